@@ -1,0 +1,156 @@
+"""A sequence of policies and every way to run a call through it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+from resilience._engine import _sync
+from resilience._engine._colour import Colour, colour_of
+from resilience.clock import SYSTEM_SLEEPER, Sleeper
+from resilience.errors import ConfigurationError
+from resilience.policy import AroundPolicy, Policy
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ("Chain", "Guard")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Chain:
+    """`policies`, first one outermost, compiled once per function that is wrapped."""
+
+    def __init__(
+        self, name: str, policies: tuple[Policy | AroundPolicy, ...], sleeper: Sleeper = SYSTEM_SLEEPER
+    ) -> None:
+        self.name = name
+        self.policies = policies
+        self._sleeper = sleeper
+
+    def __call__(self, fn: F) -> F:
+        """Return `fn` guarded, in its own colour and with its own signature."""
+        if isinstance(fn, staticmethod | classmethod):
+            return cast("F", type(fn)(self(fn.__func__)))
+        colour = colour_of(fn)
+        if colour is Colour.SYNC:
+            guarded = self._compile_sync(fn)
+        elif colour is Colour.ASYNC:
+            guarded = self._compile_async(fn)
+        elif colour is Colour.GENERATOR:
+            guarded = _sync.compile_sync_generator(self._settling(colour.value), fn, self._sleeper.sleep)
+        else:
+            guarded = _aio().compile_async_generator(self._settling(colour.value), fn, self._sleeper.asleep)
+        return cast("F", functools.wraps(fn)(guarded))
+
+    def wrap_async(self, fn: Callable[P, Any]) -> Callable[P, Coroutine[Any, Any, Any]]:
+        """Guard a plain function that returns an awaitable, as the coroutine function it really is.
+
+        `pipeline(fn)` finds out by itself at the first call; this says so from the start.
+        """
+        return functools.wraps(fn)(self._compile_async(fn))
+
+    def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call `fn(*args, **kwargs)` guarded. For a coroutine function, the result is to be awaited."""
+        return cast("R", self._caller(fn, *args, **kwargs))
+
+    def acall(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Any]:
+        """Return the coroutine of `fn(*args, **kwargs)` guarded; `fn` may also be a plain function."""
+        return self._acaller(fn, *args, **kwargs)
+
+    def guard(self) -> Guard:
+        """Guard a block: `with pipeline.guard():` or `async with pipeline.guard():`.
+
+        Raises `ConfigurationError` where a policy needs to run the block again, replace its outcome or run it
+        elsewhere: a `with` block runs once, here.
+        """
+        for policy in self.policies:
+            if getattr(policy, "retries", False):
+                reason = "a `with` block runs only once; wrap a function to have it retried"
+                raise ConfigurationError(f"pipeline {self.name!r} cannot guard a block with {policy.name!r}: {reason}")
+        return Guard(self)
+
+    @functools.cached_property
+    def _caller(self) -> Callable[..., Any]:
+        return self._compile_sync(lambda fn, /, *args, **kwargs: fn(*args, **kwargs))
+
+    @functools.cached_property
+    def _acaller(self) -> Callable[..., Coroutine[Any, Any, Any]]:
+        return self._compile_async(_aio().resume(lambda fn, /, *args, **kwargs: fn(*args, **kwargs)))
+
+    @functools.cached_property
+    def _blocking_block(self) -> Callable[[], contextlib.AbstractContextManager[None]]:
+        def block() -> Generator[None, None, None]:
+            yield
+
+        policies = self._settling("`with` block")
+        return contextlib.contextmanager(_sync.compile_sync_generator(policies, block, self._sleeper.sleep))
+
+    @functools.cached_property
+    def _awaiting_block(self) -> Callable[[], contextlib.AbstractAsyncContextManager[None]]:
+        return contextlib.asynccontextmanager(
+            _aio().compile_async_block(self.policies, self.name, self._sleeper.asleep)
+        )
+
+    def _compile_sync(self, fn: Callable[P, R]) -> Callable[P, R]:
+        def defer(awaitable: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+            resume = _aio().resume
+            return self._compile_async(resume(fn, awaitable)), self._compile_async(resume(fn))
+
+        return _sync.compile_sync(self.policies, fn, self._sleeper.sleep, defer)
+
+    def _compile_async(self, fn: Callable[P, Any]) -> Callable[P, Coroutine[Any, Any, Any]]:
+        guarded: Callable[P, Coroutine[Any, Any, Any]]
+        guarded = _aio().compile_async(self.policies, fn, self._sleeper.asleep)
+        return guarded
+
+    def _settling(self, what: str) -> tuple[Policy, ...]:
+        """Return the policies, none of which owns the call; the others cannot hold something that suspends itself."""
+        for policy in self.policies:
+            if isinstance(policy, AroundPolicy):
+                reason = f"it has to own the call, which a {what} does not allow"
+                raise ConfigurationError(f"pipeline {self.name!r} cannot guard a {what} with {policy.name!r}: {reason}")
+        return cast("tuple[Policy, ...]", self.policies)
+
+
+class Guard:
+    """A guarded block, in either colour. Each use admits anew."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+        self._block: contextlib.AbstractContextManager[None] | None = None
+        self._ablock: contextlib.AbstractAsyncContextManager[None] | None = None
+
+    def __enter__(self) -> None:
+        self._block = self._chain._blocking_block()  # noqa: SLF001 - one idea in two classes
+        self._block.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        if self._block is None:
+            raise RuntimeError("the guard was left without having been entered")
+        return self._block.__exit__(kind, error, traceback)
+
+    def __aenter__(self) -> Coroutine[Any, Any, None]:
+        self._ablock = self._chain._awaiting_block()  # noqa: SLF001 - one idea in two classes
+        return self._ablock.__aenter__()
+
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Coroutine[Any, Any, bool | None]:
+        if self._ablock is None:
+            raise RuntimeError("the guard was left without having been entered")
+        return self._ablock.__aexit__(kind, error, traceback)
+
+
+def _aio() -> Any:
+    """Import the awaiting driver when something awaits: blocking programs do not pay for asyncio."""
+    from resilience._engine import _aio as driver  # noqa: PLC0415 - see above
+
+    return driver

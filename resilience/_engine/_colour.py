@@ -1,0 +1,34 @@
+"""Which of the four kinds of function a callable is."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import inspect
+from typing import Any
+
+__all__ = ("Colour", "colour_of")
+
+
+class Colour(enum.Enum):
+    """How a function hands over what it produces."""
+
+    SYNC = "function"
+    ASYNC = "coroutine function"
+    GENERATOR = "generator function"
+    ASYNC_GENERATOR = "async generator function"
+
+
+def colour_of(function: Any) -> Colour:
+    """Look through partials and callable objects, but not through wrappers: what a wrapper returns is its own."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    candidates = (function, getattr(type(function), "__call__", None))  # noqa: B004 - we want the method, not a verdict
+    for candidate in candidates:
+        if inspect.iscoroutinefunction(candidate):
+            return Colour.ASYNC
+        if inspect.isasyncgenfunction(candidate):
+            return Colour.ASYNC_GENERATOR
+        if inspect.isgeneratorfunction(candidate):
+            return Colour.GENERATOR
+    return Colour.SYNC

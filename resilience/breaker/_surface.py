@@ -1,0 +1,228 @@
+"""pybreaker's interface over our machine: the parameters, methods and properties its users know."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Generator
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+import pybreaker
+
+from resilience.breaker import _aio
+from resilience.breaker._hooks import Hooks, label
+from resilience.breaker._machine import HalfOpen, Machine, Transition
+from resilience.breaker._options import BreakerOptions
+from resilience.clock import Clock
+from resilience.errors import ConfigurationError, Problem
+
+if TYPE_CHECKING:
+    from resilience._engine._chain import Chain
+    from resilience.events import Emitter
+
+__all__ = ("Surface",)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Surface(pybreaker.CircuitBreaker):
+    """What pybreaker's users call. Deciding is left to the machine, locking and events to the policy."""
+
+    kind: str
+    events: Emitter
+    _name: str | None
+    _clock: Clock
+    _hooks: Hooks
+    _machine: Machine
+    _options: BreakerOptions
+    _storage: pybreaker.CircuitBreakerStorage | None
+    name: str  # narrowed: ours always has one
+
+    def _change(self, change: Callable[[float], Transition]) -> None: ...
+
+    def _reconfigure(self, **changes: Any) -> None: ...
+
+    def call(self, func: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call `func` guarded. A generator function's generator is guarded from its first item to its end."""
+        flags = getattr(getattr(func, "__code__", None), "co_flags", 0)
+        caller = self._generator_caller if flags & inspect.CO_GENERATOR else self._caller
+        return cast("R", caller(func, *args, **kwargs))
+
+    call_async = _aio.call_async
+
+    @contextlib.contextmanager
+    def calling(self) -> Generator[None, None, None]:
+        """Guard a block: `with breaker.calling():`."""
+
+        def block() -> Generator[None, None, None]:
+            yield
+
+        yield from self._generator_caller(block)
+
+    def __call__(self, *call_args: Any, **call_kwargs: bool) -> Any:
+        """Return the function given, guarded in its own colour. `@breaker` and `@breaker()` both work.
+
+        `__pybreaker_call_async=True` says that a plain function returns an awaitable.
+        """
+        awaits = call_kwargs.pop("__pybreaker_call_async", False)
+
+        def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
+            announced = functools.wraps(func)(functools.partial(self._invoke, func)) if self._hooks else func
+            return self._chain.wrap_async(announced) if awaits else self._chain(announced)
+
+        return decorate(*call_args) if call_args else decorate
+
+    def open(self) -> bool:
+        """Open the circuit for `reset_timeout`, whatever it is now. Never waits for a call in progress."""
+        self._change(lambda now: self._machine.open(now, "opened by hand"))
+        return self._options.throw_new_error_on_trip
+
+    def half_open(self) -> None:
+        """Admit trial calls now."""
+        self._change(lambda _now: self._machine.half_open("half-opened by hand"))
+
+    def close(self) -> None:
+        """Close the circuit and forget what it counted."""
+        self._change(lambda _now: self._machine.close("closed by hand"))
+
+    def is_system_error(self, exception: BaseException) -> bool:
+        """Whether `exception` counts as a failure of the dependency."""
+        for exclusion in self._excluded_exceptions:
+            # pybreaker asks `type(exclusion) is type`, which takes a class with a metaclass for a predicate
+            if isinstance(exception, exclusion) if isinstance(exclusion, type) else exclusion(exception):
+                return False
+        return True
+
+    def add_excluded_exception(self, exception: Any) -> None:
+        """Never count `exception` (a class, or a predicate over the error) as a failure."""
+        if not callable(exception) or (isinstance(exception, type) and not issubclass(exception, BaseException)):
+            raise ConfigurationError(
+                [Problem("exclude", exception, "an exception class or a predicate over the error")]
+            )
+        super().add_excluded_exception(exception)
+
+    @property
+    def current_state(self) -> str:
+        """`closed`, `open` or `half-open`."""
+        return self._machine.epoch.state if self._storage is None else self._storage.state
+
+    @property
+    def state(self) -> Any:
+        """pybreaker's state object; its `name` is `current_state`. Assign a state name to change it."""
+        return label(self, self.current_state)
+
+    @state.setter
+    def state(self, state: str) -> None:
+        changes = {"open": self.open, "half-open": self.half_open, "closed": self.close}
+        if state not in changes:
+            raise ConfigurationError([Problem("state", state, "one of " + ", ".join(changes))])
+        changes[state]()
+
+    @property
+    def fail_counter(self) -> int:
+        """Failures that count towards opening: the unbroken run, or those in the window."""
+        if self._storage is not None:
+            return self._storage.counter
+        with self._lock:
+            return self._machine.counts()[0]
+
+    @property
+    def success_counter(self) -> int:
+        """Trial calls that succeeded in the present half-open phase."""
+        epoch = self._machine.epoch
+        return epoch.successes if isinstance(epoch, HalfOpen) else 0
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds until an open circuit may admit a trial call; None when it is not open."""
+        with self._lock:
+            return self._machine.retry_after(self._clock())
+
+    @property
+    def fail_max(self) -> int:
+        """Consecutive failures that open the circuit."""
+        return self._options.fail_max
+
+    @fail_max.setter
+    def fail_max(self, number: int) -> None:
+        self._reconfigure(fail_max=number)
+
+    @property
+    def reset_timeout(self) -> float:
+        """Seconds the circuit stays open."""
+        return self._options.reset_timeout
+
+    @reset_timeout.setter
+    def reset_timeout(self, timeout: float | str | timedelta) -> None:
+        self._reconfigure(reset_timeout=timeout)
+
+    @property
+    def success_threshold(self) -> int:
+        """Successful trial calls that close the circuit."""
+        return self._options.success_threshold
+
+    @success_threshold.setter
+    def success_threshold(self, threshold: int) -> None:
+        self._reconfigure(success_threshold=threshold)
+
+    @property
+    def options(self) -> BreakerOptions:
+        """What this breaker was told, validated."""
+        return self._options
+
+    @property
+    def listeners(self) -> tuple[Any, ...]:
+        """Every listener, pybreaker's and ours."""
+        ours = (known for known in self.events.listeners if known != self._hooks.on_event)
+        return (*self._hooks.listeners, *ours)
+
+    def add_listener(self, listener: Any) -> None:
+        """Add a `pybreaker.CircuitBreakerListener`, or any callable that takes one `Event`."""
+        if isinstance(listener, pybreaker.CircuitBreakerListener):
+            with self._lock:
+                if not self._hooks:
+                    self.events.subscribe(self._hooks.on_event)
+                self._hooks.listeners = (*self._hooks.listeners, listener)
+        elif callable(listener):
+            self.events.subscribe(listener)
+        else:
+            expected = "a pybreaker.CircuitBreakerListener or a callable that takes one Event"
+            raise ConfigurationError([Problem("listeners", listener, expected)])
+
+    def remove_listener(self, listener: Any) -> None:
+        """Take a listener away again."""
+        with self._lock:
+            self._hooks.listeners = tuple(known for known in self._hooks.listeners if known is not listener)
+        self.events.unsubscribe(listener)
+
+    def __repr__(self) -> str:
+        return f"<CircuitBreaker {self.name!r} {self.current_state}>"
+
+    @functools.cached_property
+    def _chain(self) -> Chain:
+        from resilience._engine._chain import Chain  # noqa: PLC0415 - the one step upwards: a breaker on its own
+
+        return Chain(self.name, (cast("Any", self),))
+
+    @functools.cached_property
+    def _caller(self) -> Callable[..., Any]:
+        return self._chain(self._invoke)
+
+    @functools.cached_property
+    def _acaller(self) -> Callable[..., Coroutine[Any, Any, Any]]:
+        return self._chain.wrap_async(self._invoke)
+
+    @functools.cached_property
+    def _generator_caller(self) -> Callable[..., Generator[Any, Any, Any]]:
+        def invoke(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+            return (yield from self._invoke(func, *args, **kwargs))
+
+        return self._chain(invoke)
+
+    def _invoke(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self._hooks:
+            self._hooks.before_call(func, *args, **kwargs)
+        return func(*args, **kwargs)

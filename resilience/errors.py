@@ -1,0 +1,267 @@
+"""Every error this toolkit raises, as one tree.
+
+::
+
+    ResilienceError
+    ├── RejectedError               we refused; the call was not made
+    │   ├── CircuitOpenError        (in resilience.breaker: it is a pybreaker.CircuitBreakerError too)
+    │   ├── RateLimitedError
+    │   ├── BulkheadFullError
+    │   └── DrainingError
+    ├── DeadlineExceededError       the time allowed ran out
+    ├── PoolError
+    │   ├── PoolClosedError
+    │   ├── PoolTimeoutError
+    │   └── PoolSaturatedError
+    ├── AppError                    the service's own errors, with a code clients can rely on
+    ├── ConfigurationError          something was set wrongly; every problem is listed at once
+    └── PluginError
+
+An error says facts about itself in attributes, never only in text: `code`, `category`, `retryable`, `http_status`,
+`grpc_status` and `retry_after` (seconds, or None when nobody knows).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+__all__ = (
+    "AppError",
+    "BulkheadFullError",
+    "ConfigurationError",
+    "DeadlineExceededError",
+    "DrainingError",
+    "PluginError",
+    "PoolClosedError",
+    "PoolError",
+    "PoolSaturatedError",
+    "PoolTimeoutError",
+    "Problem",
+    "RateLimitedError",
+    "RejectedError",
+    "ResilienceError",
+    "RunningWork",
+)
+
+
+class ResilienceError(Exception):
+    """Something this toolkit, or a service using it, has to say in terms a client can act on."""
+
+    code: str = "RESILIENCE_ERROR"
+    category: str = "internal"
+    retryable: bool = False
+    http_status: int = 500
+    grpc_status: str = "INTERNAL"
+    retry_after: float | None = None
+
+    public_message: ClassVar[str] = "The service could not handle the request."
+    """The fixed text a remote client sees; `str(error)` is for our own logs and never leaves the process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The subclasses take keyword arguments, which the default pickling of exceptions forgets.
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[ResilienceError], args: tuple[Any, ...], facts: dict[str, Any]) -> ResilienceError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
+
+class RejectedError(ResilienceError):
+    """One of our policies refused the call before it was made.
+
+    `policy` names which. Never scored as a failure of the dependency and never retried unless asked for (L4).
+    """
+
+    code = "REJECTED"
+    category = "unavailable"
+    retryable = True
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
+    public_message = "The service is temporarily unable to handle the request."
+
+    def __init__(self, message: str, *, policy: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.policy = policy
+        self.retry_after = retry_after
+
+
+class RateLimitedError(RejectedError):
+    """The caller's quota is spent; `retry_after` seconds until one more call fits, None when it never will."""
+
+    code = "RATE_LIMITED"
+    category = "rate_limit"
+    http_status = 429
+    grpc_status = "RESOURCE_EXHAUSTED"
+    public_message = "Too many requests."
+
+
+class BulkheadFullError(RejectedError):
+    """Every concurrent slot is taken, and waiting for one was not allowed or not worthwhile."""
+
+    code = "BULKHEAD_FULL"
+    grpc_status = "RESOURCE_EXHAUSTED"
+    public_message = "The service is at capacity."
+
+
+class DrainingError(RejectedError):
+    """This process is shutting down and takes no new work."""
+
+    code = "DRAINING"
+    public_message = "The service is shutting down."
+
+
+class RunningWork:
+    """Synchronous work that outlived its deadline: a thread cannot be stopped, only waited for."""
+
+    __slots__ = ("_when_done",)
+
+    def __init__(self, when_done: Callable[[Callable[[], None]], None]) -> None:
+        self._when_done = when_done
+
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once the work has really ended; at once if it already has."""
+        self._when_done(callback)
+
+
+class DeadlineExceededError(ResilienceError):
+    """The time allowed ran out. `seconds` is the allowance; `running` is set when a thread is still at work."""
+
+    code = "DEADLINE_EXCEEDED"
+    category = "timeout"
+    retryable = True
+    http_status = 504
+    grpc_status = "DEADLINE_EXCEEDED"
+    public_message = "The request took too long."
+
+    def __init__(
+        self, message: str, *, policy: str = "", seconds: float | None = None, running: RunningWork | None = None
+    ) -> None:
+        super().__init__(message)
+        self.policy = policy
+        self.seconds = seconds
+        self.running = running
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A running thread stays in the process it runs in.
+        return _restore, (type(self), self.args, {**self.__dict__, "running": None})
+
+
+class PoolError(ResilienceError):
+    """A connection pool could not hand out a connection."""
+
+    code = "POOL_ERROR"
+    category = "unavailable"
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
+    public_message = "The service is temporarily unable to handle the request."
+
+
+class PoolClosedError(PoolError):
+    """The pool has been closed."""
+
+    code = "POOL_CLOSED"
+
+
+class PoolTimeoutError(PoolError):
+    """No connection became free within the time allowed."""
+
+    code = "POOL_TIMEOUT"
+    retryable = True
+
+
+class PoolSaturatedError(PoolError):
+    """So many callers already wait that one more was refused at once."""
+
+    code = "POOL_SATURATED"
+    retryable = True
+
+
+class AppError(ResilienceError):
+    """An error of the service itself, meant for its clients.
+
+    `message` and `details` are public: they are sent to the client as they are. `code` follows
+    `[A-Z][A-Z0-9_]*[A-Z0-9]`, at most 63 characters, so that it is a valid `google.rpc.ErrorInfo.reason` as well.
+    Prefer `ErrorCatalog.error(code)`, which fills in status and message from one place.
+    """
+
+    code = "INTERNAL"
+
+    def __init__(
+        self,
+        code: str,
+        message: str = "",
+        *,
+        details: Mapping[str, Any] | None = None,
+        http_status: int = 500,
+        grpc_status: str = "INTERNAL",
+        category: str = "internal",
+        retryable: bool = False,
+        retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message or code)
+        self.code = code
+        self.message = message or self.public_message
+        self.details = dict(details or {})
+        self.http_status = http_status
+        self.grpc_status = grpc_status
+        self.category = category
+        self.retryable = retryable
+        self.retry_after = retry_after
+        self.headers = dict(headers or {})
+
+
+class Problem:
+    """One thing that is set wrongly: the option or variable, the value it has, and the rule it breaks."""
+
+    __slots__ = ("expected", "hint", "option", "value")
+
+    def __init__(self, option: str, value: object, expected: str, hint: str = "") -> None:
+        self.option = option
+        self.value = value
+        self.expected = expected
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = f"{self.option}={_shown(self.value)}: expected {self.expected}"
+        return f"{text} ({self.hint})" if self.hint else text
+
+    def __repr__(self) -> str:
+        return f"Problem({self})"
+
+
+_LONGEST_SHOWN = 80
+
+
+def _shown(value: object) -> str:
+    """Return `repr(value)`, cut short: a bad value may be a whole file."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+class ConfigurationError(ResilienceError, ValueError):
+    """Something was set wrongly. `problems` holds all of it, so that one start shows every mistake (L23)."""
+
+    code = "CONFIGURATION"
+
+    def __init__(self, problems: Iterable[Problem] | str) -> None:
+        self.problems: tuple[Problem, ...] = () if isinstance(problems, str) else tuple(problems)
+        super().__init__(problems if isinstance(problems, str) else self._listed())
+
+    def _listed(self) -> str:
+        if len(self.problems) == 1:
+            return str(self.problems[0])
+        lines = "".join(f"\n  - {problem}" for problem in self.problems)
+        return f"{len(self.problems)} configuration problems:{lines}"
+
+
+class PluginError(ResilienceError):
+    """A plugin could not be loaded; the message names the entry point, its distribution and what to install."""
+
+    code = "PLUGIN"

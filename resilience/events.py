@@ -1,0 +1,102 @@
+"""What happened, as records: one event per fact, delivered in order, after every lock is released (L6).
+
+Names of kinds are `<policy kind>.<what happened>`: `breaker.opened`, `retry.scheduled`, `ratelimit.rejected`.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ("Emitter", "Event", "Listener")
+
+_log = logging.getLogger("resilience")
+_log.addHandler(logging.NullHandler())
+
+
+class Event:
+    """One fact. `at` is monotonic seconds; `sequence` counts per emitter, so order survives any transport."""
+
+    __slots__ = ("at", "facts", "kind", "policy", "sequence", "severity")
+
+    def __init__(self, kind: str, policy: str, severity: str, at: float, sequence: int, facts: dict[str, Any]) -> None:
+        self.kind = kind
+        self.policy = policy
+        self.severity = severity
+        self.at = at
+        self.sequence = sequence
+        self.facts = facts
+
+    def __repr__(self) -> str:
+        facts = "".join(f", {key}={value!r}" for key, value in self.facts.items())
+        return f"<Event {self.kind} policy={self.policy!r} #{self.sequence}{facts}>"
+
+
+Listener = Callable[[Event], object]
+"""Receives each event. What it returns is ignored; what it raises is logged and goes no further."""
+
+
+class Emitter:
+    """Delivers events to listeners, in the order they were recorded, never while a caller's lock is held.
+
+    `record` is cheap and safe under a lock; `deliver` is called after its release. One thread delivers at a time:
+    whoever finds another one busy leaves its event to it, so a listener that re-enters cannot deadlock or reorder.
+    """
+
+    __slots__ = ("_delivering", "_lock", "_pending", "_sequence", "listeners")
+
+    def __init__(self) -> None:
+        self.listeners: tuple[Listener, ...] = ()
+        self._pending: deque[Event] = deque()
+        self._sequence = 0
+        self._lock = threading.Lock()  # guards registration and numbering
+        self._delivering = threading.Lock()
+
+    def __bool__(self) -> bool:
+        """Whether anybody listens: building an event nobody hears is skipped."""
+        return bool(self.listeners)
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Add `listener`; the function returned takes it away again (and may be called twice)."""
+        with self._lock:
+            self.listeners = (*self.listeners, listener)
+        return functools.partial(self.unsubscribe, listener)
+
+    def unsubscribe(self, listener: Listener) -> None:
+        """Take `listener` away; nothing happens when it is not there."""
+        with self._lock:
+            self.listeners = tuple(known for known in self.listeners if known != listener)
+
+    def record(self, kind: str, policy: str, at: float, severity: str = "info", **facts: Any) -> None:
+        """Queue an event. Does nothing when nobody listens."""
+        if not self.listeners:
+            return
+        with self._lock:
+            self._sequence += 1
+            self._pending.append(Event(kind, policy, severity, at, self._sequence, facts))
+
+    def deliver(self) -> None:
+        """Hand every queued event to every listener."""
+        # The outer test is repeated after the release: an event queued in between has an owner again.
+        while self._pending and self._delivering.acquire(blocking=False):
+            try:
+                while self._pending:
+                    self._tell(self._pending.popleft())
+            finally:
+                self._delivering.release()
+
+    def emit(self, kind: str, policy: str, at: float, severity: str = "info", **facts: Any) -> None:
+        """Record and deliver, for places that hold no lock."""
+        self.record(kind, policy, at, severity, **facts)
+        self.deliver()
+
+    def _tell(self, event: Event) -> None:
+        for listener in self.listeners:
+            try:
+                listener(event)
+            except Exception:
+                _log.exception("listener %r failed on %r", listener, event)

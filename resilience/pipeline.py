@@ -1,0 +1,86 @@
+"""Policies in order, compiled once per function.
+
+The first policy listed is outermost. The order that fits most calls: fallback, retry, breaker, rate limit, bulkhead,
+timeout - so that each attempt is judged, limited and timed on its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resilience._engine._chain import Chain, Guard
+from resilience.clock import SYSTEM_SLEEPER, Sleeper
+from resilience.errors import ConfigurationError, Problem
+from resilience.options import Refused, Text
+from resilience.policy import AroundPolicy, Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from resilience.events import Listener
+
+__all__ = ("Guard", "Pipeline")
+
+NAME = Text("a name of letters, digits and . _ - /", pattern=r"[A-Za-z0-9][A-Za-z0-9._/-]*", longest=100)
+
+
+class Pipeline(Chain):
+    """Guards calls to one dependency.
+
+    Use it as a decorator on `def`, `async def`, methods, generator and async generator functions; as
+    `pipeline.call(fn, ...)` and `await pipeline.acall(fn, ...)`; or as `with pipeline.guard():` and
+    `async with pipeline.guard():` around code that cannot be wrapped.
+
+    Raises `ConfigurationError` when two policies share a name or something listed is not a policy.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *policies: Policy | AroundPolicy,
+        listeners: tuple[Listener, ...] | list[Listener] = (),
+        sleeper: Sleeper = SYSTEM_SLEEPER,
+    ) -> None:
+        try:
+            NAME.check(name)
+        except Refused:
+            raise ConfigurationError([Problem("Pipeline.name", name, NAME.expected)]) from None
+        super().__init__(name, policies, sleeper)
+        _check_kinds(name, policies)
+        for policy in policies:
+            if (join := getattr(policy, "join", None)) is not None:
+                join(name)
+        _check_names(name, policies)
+        for listener in listeners:
+            self.subscribe(listener)
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Send every event of this pipeline's policies to `listener`; the function returned ends that."""
+        emitters = [policy.events for policy in self.policies if hasattr(policy, "events")]
+        ends = [emitter.subscribe(listener) for emitter in emitters]
+
+        def unsubscribe() -> None:
+            for end in ends:
+                end()
+
+        return unsubscribe
+
+    def __repr__(self) -> str:
+        inside = "".join(f", {policy!r}" for policy in self.policies)
+        return f"Pipeline({self.name!r}{inside})"
+
+
+def _check_kinds(name: str, policies: tuple[object, ...]) -> None:
+    for policy in policies:
+        if isinstance(policy, type):
+            raise ConfigurationError(f"pipeline {name!r}: {policy.__name__} is a class; give it an instance")
+        if not isinstance(policy, Policy | AroundPolicy):
+            expected = "a policy: name, admit, on_success, on_failure, on_abandon (or name, around, around_async)"
+            raise ConfigurationError([Problem(f"Pipeline({name!r})", policy, expected)])
+
+
+def _check_names(name: str, policies: tuple[Policy | AroundPolicy, ...]) -> None:
+    names = [policy.name for policy in policies]
+    for duplicate in sorted({known for known in names if names.count(known) > 1}):
+        reason = "events, metrics and settings could not tell them apart"
+        raise ConfigurationError(f"pipeline {name!r} has two policies named {duplicate!r}: {reason}; name one of them")

@@ -1,0 +1,144 @@
+"""The contract every policy keeps, built-in or third-party. Nothing here is coloured: no await, no sleep, no I/O.
+
+A driver asks, a policy answers, and a policy never calls user code. Two escape hatches exist, both decided when a
+pipeline is compiled and never per call: `WaitingPolicy` (admission that waits for somebody else, such as Redis) and
+`AroundPolicy` (policies that own the call: timeout, fallback, hedge).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+__all__ = ("Again", "AroundPolicy", "Policy", "PolicyBase", "Replace", "Verdict", "Wait", "WaitingPolicy")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Again:
+    """Verdict: make another attempt after `after` seconds, holding `permit` from then on."""
+
+    __slots__ = ("after", "permit")
+
+    def __init__(self, after: float, permit: Any) -> None:
+        self.after = after
+        self.permit = permit
+
+
+class Replace:
+    """Verdict: the caller gets `value` instead of this outcome."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Wait:
+    """Answer of `admit` (only where `may_wait` is true): admitted with `permit`, but `after` seconds from now."""
+
+    __slots__ = ("after", "permit")
+
+    def __init__(self, after: float, permit: Any) -> None:
+        self.after = after
+        self.permit = permit
+
+
+Verdict: TypeAlias = Again | Replace | None
+"""None lets the outcome stand."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Four decisions around one call. Exactly one of the `on_` methods settles each permit."""
+
+    @property
+    def name(self) -> str:
+        """Stable and low-cardinality: it becomes a metric label."""
+
+    def admit(self) -> Any:
+        """Return a permit (any object), or raise a `RejectedError`. No I/O, no blocking, no user code."""
+
+    def on_success(self, permit: Any, result: Any, /) -> Verdict:
+        """Settle a normal return. May judge the result a failure."""
+
+    def on_failure(self, permit: Any, error: Exception, /) -> Verdict:
+        """Settle an `Exception`. Whatever is raised from here must keep it as its cause."""
+
+    def on_abandon(self, permit: Any, /) -> None:
+        """Settle any other exit (cancellation, interrupt, generator close): give back, count nothing, never raise."""
+
+
+@runtime_checkable
+class WaitingPolicy(Policy, Protocol):
+    """A policy whose admission waits for somebody else, when `waits` is true: a Redis reply, a slot being freed."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether the two methods below are used instead of `admit`."""
+
+    def admit_blocking(self) -> Any:
+        """Return a permit, blocking this thread, or raise a `RejectedError`."""
+
+    def admit_awaiting(self) -> Awaitable[Any]:
+        """Return a permit, suspending this task, or raise a `RejectedError`. Cancellation leaves nothing behind."""
+
+
+@runtime_checkable
+class AroundPolicy(Protocol):
+    """A policy that owns the call: it returns a function of the same shape that decides how the inner one runs."""
+
+    @property
+    def name(self) -> str:
+        """Stable and low-cardinality: it becomes a metric label."""
+
+    def around(self, call: Callable[P, R], /) -> Callable[P, R]:
+        """Wrap a blocking call."""
+
+    def around_async(self, call: Callable[P, Awaitable[R]], /) -> Callable[P, Coroutine[Any, Any, R]]:
+        """Wrap an awaiting call."""
+
+
+class PolicyBase:
+    """Does nothing at each step; built-in and third-party policies override what they decide."""
+
+    kind: str = "policy"
+    may_wait: bool = False
+    """Whether `admit` may answer `Wait`."""
+    retries: bool = False
+    """Whether a verdict may be `Again`; such a policy cannot guard a `with` block, which runs only once."""
+
+    def __init__(self, name: str | None = None) -> None:
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """The name given, or `<pipeline>.<kind>` once a pipeline has taken an unnamed policy in."""
+        return self._name or self.kind
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._name = name
+
+    def join(self, pipeline: str) -> None:
+        """Name an unnamed policy after the first pipeline that holds it. Called while composing, never mid-traffic."""
+        if self._name is None:
+            self._name = f"{pipeline}.{self.kind}"
+
+    def admit(self) -> Any:
+        """Admit every call."""
+        return None
+
+    def on_success(self, _permit: Any, _result: Any, /) -> Verdict:
+        """Let the result stand."""
+        return None
+
+    def on_failure(self, _permit: Any, _error: Exception, /) -> Verdict:
+        """Let the error stand."""
+        return None
+
+    def on_abandon(self, _permit: Any, /) -> None:
+        """Give nothing back."""
