@@ -1,0 +1,18 @@
+"""What a bulkhead can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resilience.options import Duration, Options, Whole, option
+
+__all__ = ("BulkheadOptions",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BulkheadOptions(Options):
+    """resilience4j's words."""
+
+    max_concurrent_calls: int = option(25, Whole(1, 100_000), "calls under way at once")
+    max_wait: float = option(0.0, Duration(), "longest wait for a free place; 0 refuses at once")
+    max_waiting: int = option(1000, Whole(1, 1_000_000), "callers that may wait; one more is refused at once")

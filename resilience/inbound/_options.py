@@ -1,0 +1,50 @@
+"""What the server side can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resilience.options import Choice, Duration, Flag, Listing, Options, Text, Whole, option
+
+__all__ = ("ServerOptions",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions(Options):
+    """Guards around the requests this service serves."""
+
+    rate_limit: str | None = option(
+        None, Text("a rate such as 100/second", longest=100), "requests per client", none="no limit"
+    )
+    rate_limit_burst: int | None = option(
+        None, Whole(1), "requests that may come at once", none="the amount named in the rate"
+    )
+    rate_limit_key: str = option(
+        "ip",
+        Text("ip, user, or header:<name>", pattern=r"ip|user|header:[A-Za-z0-9-]+", longest=100),
+        "who a client is",
+    )
+    rate_limit_headers: bool = option(False, Flag(), "send RateLimit and RateLimit-Policy headers")
+    max_concurrent_requests: int | None = option(
+        None, Whole(1, 100_000), "requests under way at once; one more gets 503", none="no limit"
+    )
+    deadline: float | None = option(None, Duration(above=True), "time a request may take", none="no limit")
+    deadline_header: str = option(
+        "X-Request-Timeout",
+        Text("a header name", pattern=r"[A-Za-z0-9-]+", longest=100),
+        "header in which a client sends how long it waits (seconds, or like 250ms); only ever shortens the deadline",
+    )
+    trusted_proxies: tuple[str, ...] = option(
+        (),
+        Listing(Text("an address or network such as 10.0.0.0/8", longest=100)),
+        "proxies whose X-Forwarded-For counts",
+    )
+    errors: str = option("json", Choice("json", "problem"), "default shape of error bodies")
+    problem_type_base: str = option(
+        "about:blank", Text("a URI", longest=500), "start of the `type` of a problem+json body"
+    )
+    exclude_paths: tuple[str, ...] = option(
+        ("/livez", "/healthz", "/readyz", "/startupz", "/metrics"),
+        Listing(Text("a path", pattern=r"/.*", longest=500)),
+        "paths that are never limited, refused or timed",
+    )

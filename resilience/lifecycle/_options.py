@@ -1,0 +1,17 @@
+"""What the lifecycle can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resilience.options import Duration, Options, option
+
+__all__ = ("LifecycleOptions",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LifecycleOptions(Options):
+    """How a process says goodbye."""
+
+    drain_delay: float = option(0.0, Duration(), "how long to keep serving after readiness turned 503")
+    drain_timeout: float = option(30.0, Duration(above=True), "longest wait for requests under way")

@@ -1,0 +1,17 @@
+"""What a timeout can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resilience.options import Duration, Options, Whole, option
+
+__all__ = ("TimeoutOptions",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeoutOptions(Options):
+    """The allowance of one call; a deadline that ends sooner wins."""
+
+    seconds: float = option(30.0, Duration(above=True), "time one call may take")
+    max_threads: int = option(64, Whole(1, 10_000), "blocking calls under way at once, late ones included")
