@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from resilience._redaction import redacted
 from resilience.errors import ConfigurationError, Problem
 
 __all__ = (
@@ -246,7 +247,7 @@ class Listing:
         if text.lstrip().startswith("["):
             try:
                 return self.check(json.loads(text))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:  # the latter: brackets nested without end
                 raise Refused from error
         return tuple(self.each.parse(item.strip()) for item in text.split(",") if item.strip())
 
@@ -296,7 +297,7 @@ def option(default: T, rule: Rule, doc: str, *, none: str | None = None, secret:
     Typed as its default (the dataclass field it really returns is a detail of the decorator).
     """
     metadata = {"rule": rule, "doc": doc, "none": none, "secret": secret}
-    field: Any = dataclasses.field(default=default, metadata=metadata)
+    field: Any = dataclasses.field(default=default, metadata=metadata, repr=not secret)
     return field  # type: ignore[no-any-return]  # the dataclass decorator replaces the field by its value
 
 
@@ -323,7 +324,8 @@ class Options:
             try:
                 object.__setattr__(self, field.name, rule.check(value))
             except Refused:
-                yield Problem(field.name, value, _expected(field), f"default {field.default!r}")
+                shown = redacted(value, secret=field.metadata["secret"])
+                yield Problem(field.name, shown, _expected(field), f"default {field.default!r}")
 
     def _together(self) -> Iterable[Problem]:
         """Override: problems of fields that are fine alone and wrong together."""

@@ -1,0 +1,154 @@
+"""What holds, typed, with the source of every value."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from resilience._redaction import redacted
+from resilience.config import _schema
+from resilience.config._machine import Settled, Value, build, effective, instances
+from resilience.config._names import fold, variable
+from resilience.config._schema import POLICIES, Section
+from resilience.config._text import written
+from resilience.options import rule_of
+
+if TYPE_CHECKING:
+    from resilience.config._names import Key
+    from resilience.config._options import ServiceOptions
+    from resilience.errors import Problem
+    from resilience.health._options import HealthOptions
+    from resilience.inbound._options import ServerOptions
+    from resilience.lifecycle._options import LifecycleOptions
+    from resilience.options import Options
+    from resilience.ratelimit._options import RateLimitOptions
+    from resilience.redis._options import RedisOptions
+
+__all__ = ("Config", "Setting")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One effective value. Secrets are hidden already; `text` and `default_text` are as one would write them.
+
+    `source` is `argument`, the name of a variable, `file: <path>:<key>`, or `default`.
+    """
+
+    section: str
+    variable: str
+    value: Any
+    text: str
+    source: str
+    default: Any
+    default_text: str
+    doc: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Config:
+    """Everything that is configured; frozen. `Config()` is all defaults, `load()` reads the environment.
+
+    `unknown` lists the names that were warned about.
+    """
+
+    _settled: Settled = dataclasses.field(default_factory=dict)
+    unknown: tuple[Problem, ...] = ()
+
+    @property
+    def service(self) -> ServiceOptions:
+        """Who this service is."""
+        return cast("ServiceOptions", self._options("service"))
+
+    @property
+    def redis(self) -> RedisOptions:
+        """Where shared state lives."""
+        return cast("RedisOptions", self._options("redis"))
+
+    @property
+    def server(self) -> ServerOptions:
+        """Guards around the requests this service serves."""
+        return cast("ServerOptions", self._options("server"))
+
+    @property
+    def health(self) -> HealthOptions:
+        """Defaults of every health check."""
+        return cast("HealthOptions", self._options("health"))
+
+    @property
+    def lifecycle(self) -> LifecycleOptions:
+        """How the process says goodbye."""
+        return cast("LifecycleOptions", self._options("lifecycle"))
+
+    def pipeline(self, name: str) -> Mapping[str, Options]:
+        """Return the options of every policy that is on for the pipeline, outermost first, inherited ones included.
+
+        Keys are `retry`, `breaker`, `rate_limit`, `bulkhead`, `timeout`. `-`, `.`, `/`, `_` and case make no difference
+        in `name`.
+        """
+        found = ((policy.name, self._options(policy.pattern, name)) for policy in POLICIES)
+        return {kind: options for kind, options in found if options is not None}
+
+    def limiter(self, name: str) -> RateLimitOptions | None:
+        """Return rate and burst of a limiter, or None when it is not configured."""
+        known = _schema.section("limiter.*")
+        if not effective(self._settled, known, fold(name)):
+            return None
+        return cast("RateLimitOptions", self._options(known.pattern, name))
+
+    def values(self, *, pipeline: str | None = None) -> tuple[Setting, ...]:
+        """Return every effective value and where it comes from; with `pipeline`, only those of that one."""
+        if pipeline is not None:
+            return tuple(self._of_pipeline(fold(pipeline)))
+        return tuple(self._all())
+
+    def _all(self) -> Iterator[Setting]:
+        for known in _schema.SECTIONS:
+            if not known.has_instances:
+                yield from self._of(known, "")
+        for name in instances(self._settled, "limiter"):
+            yield from self._of(_schema.section("limiter.*"), name)
+        for name in instances(self._settled, "pipeline"):
+            yield from self._of_pipeline(name)
+
+    def _of_pipeline(self, name: str) -> Iterator[Setting]:
+        for policy in POLICIES:
+            if found := effective(self._settled, policy, name):
+                is_off = build(self._settled, policy, name) is None
+                yield from self._of(policy, name, only="enabled" if is_off else "", found=found)
+
+    def _of(
+        self, known: Section, instance: str, *, only: str = "", found: Mapping[str, Value] | None = None
+    ) -> Iterator[Setting]:
+        values = effective(self._settled, known, instance) if found is None else found
+        for name in (only,) if only else known.fields:
+            yield _setting(known, instance, name, values.get(name))
+
+    def _options(self, pattern: str, instance: str = "") -> Options | None:
+        return build(self._settled, _schema.section(pattern), fold(instance))
+
+    def __repr__(self) -> str:
+        shown = (f"{variable(key)}={self._text(key)}" for key in sorted(self._settled))
+        return f"Config({', '.join(shown)})"
+
+    def _text(self, key: Key) -> str:
+        known = _schema.find(key)
+        assert known is not None  # noqa: S101 - only keys that exist are ever settled
+        return _setting(known, known.instance_in(key), key[-1], self._settled[key]).text
+
+
+def _setting(known: Section, instance: str, name: str, value: Value | None) -> Setting:
+    field = known.fields[name]
+    is_secret = field.metadata["secret"]
+    actual = redacted(field.default if value is None else value.value, secret=is_secret)
+    rule, key = rule_of(field), known.key(name, instance)
+    return Setting(
+        section=" ".join(key[:-1]),
+        variable=variable(key),
+        value=actual,
+        text=written(actual, rule),
+        source="default" if value is None else value.entry.source,
+        default=field.default,
+        default_text=written(field.default, rule),
+        doc=field.metadata["doc"],
+    )

@@ -1,0 +1,67 @@
+"""Read what is configured. The environment of the process is looked at here, on call, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from resilience.config._config import Config
+from resilience.config._file import read_toml
+from resilience.config._machine import settle
+from resilience.config._names import Key
+from resilience.config._reading import Reading, read_arguments, read_environment, read_file
+from resilience.errors import ConfigurationError, Problem
+
+__all__ = ("ConfigurationWarning", "load")
+
+_FILE: Key = ("config_file",)
+_STRICT: Key = ("strict",)
+
+
+class ConfigurationWarning(UserWarning):
+    """A variable or key under our prefix that means nothing: most likely a typing mistake."""
+
+
+def load(
+    environ: Mapping[str, str] | None = None,
+    *,
+    strict: bool | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> Config:
+    """Return the configuration that arguments, environment, file and defaults add up to, in this order of strength.
+
+    `environ` is any mapping of strings; None reads the environment of the process. `arguments` has the structure of
+    the file: `{"pipeline": {"payments": {"retry": {"attempts": 4}}}}`. Unknown names are warned about once, or refused
+    when `strict` (or `RESILIENCE_STRICT`) says so.
+
+    Raises one `ConfigurationError` that lists every problem.
+    """
+    environment = read_environment(os.environ if environ is None else environ)
+    passed = read_arguments({**(arguments or {}), **({} if strict is None else {"strict": strict})})
+    file = _file_named_by(passed, environment)
+    settled, problems = settle((passed, environment, file))
+    unknown = [*environment.unknown, *file.unknown]
+    is_strict = settled[_STRICT].value if _STRICT in settled else False
+    if problems or (unknown and is_strict):
+        # A misspelt name often explains the rest, so it is listed even where it alone would only be a warning.
+        raise ConfigurationError([*problems, *unknown])
+    if unknown:
+        _warn(unknown)
+    return Config(settled, tuple(unknown))
+
+
+def _file_named_by(*readings: Reading) -> Reading:
+    entry = next((reading.entries[_FILE] for reading in readings if _FILE in reading.entries), None)
+    if entry is None or not isinstance(entry.raw, str) or entry.raw.lower() == "none":
+        return Reading()
+    tree, problems = read_toml(entry.raw, entry.spelled)
+    reading = read_file(tree, entry.raw)
+    reading.problems += problems
+    return reading
+
+
+def _warn(unknown: list[Problem]) -> None:
+    lines = "; ".join(str(problem) for problem in unknown)
+    warnings.warn(f"ignored: {lines}. RESILIENCE_STRICT=true refuses them", ConfigurationWarning, stacklevel=3)

@@ -1,0 +1,159 @@
+"""From what was read to what holds: precedence, rules, inheritance, and every problem at once. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from resilience._redaction import redacted
+from resilience.config import _schema
+from resilience.config._names import Key, variable
+from resilience.config._problems import Missing
+from resilience.config._reading import Entry, Reading
+from resilience.config._schema import DEFAULT, Section
+from resilience.config._text import written
+from resilience.errors import ConfigurationError, Problem
+from resilience.options import Options, Refused, rule_of
+
+__all__ = ("Settled", "Value", "build", "effective", "instances", "settle")
+
+Field = dataclasses.Field[Any]
+
+
+class Value(NamedTuple):
+    """A setting that somebody set: its working form, and who set it."""
+
+    value: Any
+    entry: Entry
+
+
+Settled = Mapping[Key, Value]
+"""Every setting that somebody set; what is absent has its default."""
+
+
+def settle(readings: Iterable[Reading]) -> tuple[Settled, list[Problem]]:
+    """Return what holds, and every problem. Earlier readings win over later ones."""
+    problems: list[Problem] = []
+    settled: dict[Key, Value] = {}
+    spoiled: set[Key] = set()
+    for reading in readings:
+        problems += reading.problems
+        for key, entry in reading.entries.items():
+            try:
+                value = Value(_checked(_field(key), entry), entry)
+            except Refused:  # a mistake is reported even where a stronger source would hide it
+                problems.append(_refused(_field(key), entry))
+                spoiled.add(key)
+            else:
+                settled.setdefault(key, value)
+    return settled, [*problems, *_problems_together(settled, spoiled)]
+
+
+def _field(key: Key) -> Field:
+    found = _schema.find(key)
+    assert found is not None  # noqa: S101 - a reading holds only keys that exist
+    return found.fields[key[-1]]
+
+
+def _checked(field: Field, entry: Entry) -> Any:
+    raw, rule = entry.raw, rule_of(field)
+    text = raw if isinstance(raw, str) and entry.origin != "argument" else None
+    is_none = raw is None or (text is not None and text.lower() == "none")
+    if is_none and field.metadata["none"] is not None:
+        return None
+    if text is not None:
+        return rule.parse(text)
+    return rule.check(raw)
+
+
+def _refused(field: Field, entry: Entry) -> Problem:
+    return Problem(entry.spelled, _shown(field, entry.raw), _expected(field), _default(field))
+
+
+def _shown(field: Field, value: Any) -> Any:
+    return redacted(value, secret=field.metadata["secret"])
+
+
+def _expected(field: Field) -> str:
+    none = field.metadata["none"]
+    return rule_of(field).expected + (f", or none ({none})" if none else "")
+
+
+def _default(field: Field) -> str:
+    return f"default {written(field.default, rule_of(field)) or 'empty'}"
+
+
+def instances(settled: Settled, prefix: str) -> tuple[str, ...]:
+    """Return the names under `prefix` (`pipeline`, `limiter`) of which anything was set, sorted, `default` first."""
+    names = {key[1] for key in settled if key[0] == prefix and len(key) > 2}  # noqa: PLR2004 - section, name, field
+    return tuple(sorted(names, key=lambda name: (name != DEFAULT, name)))
+
+
+def effective(settled: Settled, section: Section, instance: str = "") -> dict[str, Value]:
+    """Return what was set of one section, field by field; an instance's own word beats what it inherits."""
+    parents = (DEFAULT, instance) if section.is_switched else (instance,)
+    found = {}
+    for parent in parents:
+        for field in section.fields:
+            if (value := settled.get(section.key(field, parent))) is not None:
+                found[field] = value
+    return found
+
+
+def build(settled: Settled, section: Section, instance: str = "") -> Options | None:
+    """Return the options of one section, or None for a policy that nobody asked for or that was switched off."""
+    values = {field: value.value for field, value in effective(settled, section, instance).items()}
+    if section.is_switched and (not values or not values.pop("enabled", True)):
+        return None
+    return section.options(**values)
+
+
+def _problems_together(settled: Settled, spoiled: set[Key]) -> Iterator[Problem]:
+    """Yield what is wrong only in combination, once each, under the name of the variable that was set."""
+    seen = set()
+    for section, instance in _mentioned(settled):
+        inherited = {section.key(field, name) for field in section.fields for name in (instance, DEFAULT)}
+        if inherited & spoiled:
+            continue  # with one of its values unknown, the rest cannot be judged
+        for problem in _problems_of(settled, section, instance):
+            if str(problem) not in seen:
+                seen.add(str(problem))
+                yield problem
+
+
+def _mentioned(settled: Settled) -> Iterator[tuple[Section, str]]:
+    for section in _schema.SECTIONS:
+        prefix = next(iter(section.words), "")
+        names = instances(settled, prefix) if section.has_instances else ("",)
+        for name in names:
+            if any(section.covers(key) and section.instance_in(key) in (name, DEFAULT) for key in settled):
+                yield section, name
+
+
+def _problems_of(settled: Settled, section: Section, instance: str) -> Iterator[Problem]:
+    try:
+        options = build(settled, section, instance)
+    except ConfigurationError as error:
+        found = effective(settled, section, instance)
+        for problem in error.problems:
+            yield _renamed(problem, section, instance, found.get(problem.option))
+        return
+    if options is not None and section.needs and getattr(options, section.needs) is None:
+        yield _lacking(settled, section, instance)
+
+
+def _renamed(problem: Problem, section: Section, instance: str, value: Value | None) -> Problem:
+    field = section.fields[problem.option]
+    spelled = value.entry.spelled if value is not None else variable(section.key(problem.option, instance))
+    return Problem(spelled, _shown(field, problem.value), problem.expected, _default(field))
+
+
+def _lacking(settled: Settled, section: Section, instance: str) -> Problem:
+    """Return the problem of a limit that was asked for without saying how much: that must not mean unlimited."""
+    found, needs = effective(settled, section, instance), section.needs
+    others = ", ".join(value.entry.spelled for field, value in found.items() if field != needs)
+    spelled = found[needs].entry.spelled if needs in found else variable(section.key(needs, instance))
+    expected = rule_of(section.fields[needs]).expected + (f", because {others} is set" if others else "")
+    hint = f"{variable(section.key('enabled', instance))}=false takes it away" if section.is_switched else ""
+    return Missing(spelled, expected, hint)

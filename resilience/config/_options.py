@@ -1,0 +1,40 @@
+"""What the service says about itself, and what the loader itself can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resilience.options import Flag, Options, Text, option
+
+__all__ = ("LoaderOptions", "ServiceOptions", "SwitchOptions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceOptions(Options):
+    """Who this service is, to its clients and its dashboards."""
+
+    name: str = option(
+        "service",
+        Text("letters, digits and . _ -", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*", longest=100),
+        "name of this service in errors, metrics and traces",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderOptions(Options):
+    """How configuration is read."""
+
+    config_file: str | None = option(
+        None,
+        Text("the path of a TOML file", longest=4096),
+        "TOML file with the same sections in lower case",
+        none="no file",
+    )
+    strict: bool = option(False, Flag(), "refuse to start when a variable or key is unknown, instead of warning")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwitchOptions(Options):
+    """Whether a policy that is configured, or inherited, is used."""
+
+    enabled: bool = option(True, Flag(), "whether to use this policy: true adds it, false drops an inherited one")

@@ -1,0 +1,43 @@
+"""What can be wrong with a setting besides its value."""
+
+from __future__ import annotations
+
+from resilience.errors import Problem
+
+__all__ = ("Clash", "Missing", "Unknown")
+
+
+class Unknown(Problem):
+    """There is no such setting. Its value is not shown: it may be a secret under a misspelt name."""
+
+    __slots__ = ()
+
+    def __init__(self, spelled: str, noun: str, meant: str = "") -> None:
+        super().__init__(spelled, None, f"no such {noun}", f"did you mean {meant}?" if meant else "")
+
+    def __str__(self) -> str:
+        return f"{self.option}: {self.expected}" + (f" ({self.hint})" if self.hint else "")
+
+
+class Missing(Problem):
+    """Something needed was not set."""
+
+    __slots__ = ()
+
+    def __init__(self, spelled: str, expected: str, hint: str = "") -> None:
+        super().__init__(spelled, None, expected, hint)
+
+    def __str__(self) -> str:
+        return f"{self.option} is not set: expected {self.expected}" + (f" ({self.hint})" if self.hint else "")
+
+
+class Clash(Problem):
+    """Two names mean the same setting, and nothing says which one counts."""
+
+    __slots__ = ()
+
+    def __init__(self, spelled: str, other: str) -> None:
+        super().__init__(spelled, None, f"the same setting as {other}: expected only one of the two")
+
+    def __str__(self) -> str:
+        return f"{self.option}: {self.expected}"

@@ -1,0 +1,105 @@
+"""From variables, files and arguments to entries: who said what about which setting. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+from resilience.config import _schema
+from resilience.config._names import PREFIX, Key, dotted, fold, is_foreign, split
+from resilience.config._problems import Clash, Unknown
+from resilience.errors import Problem
+
+__all__ = ("Entry", "Reading", "read_arguments", "read_environment", "read_file")
+
+Origin = Literal["argument", "environment", "file"]
+
+
+class Entry(NamedTuple):
+    """One thing somebody set. `spelled` is their name for it, for error messages; `source` is how the table says it."""
+
+    raw: Any
+    origin: Origin
+    spelled: str
+    source: str
+
+
+@dataclasses.dataclass
+class Reading:
+    """Everything one source says, and what is wrong with it before any value is looked at."""
+
+    entries: dict[Key, Entry] = dataclasses.field(default_factory=dict)
+    problems: list[Problem] = dataclasses.field(default_factory=list)
+    unknown: list[Problem] = dataclasses.field(default_factory=list)
+
+    def take(self, key: Key, entry: Entry) -> None:
+        """Note `entry`, unless there is no such setting or this source has already set it."""
+        if _schema.find(key) is None:
+            self.unknown.append(_unknown(key, entry))
+        elif (earlier := self.entries.get(key)) is not None:
+            self.problems.append(Clash(entry.spelled, earlier.spelled))
+        else:
+            self.entries[key] = entry
+
+
+def read_environment(environ: Mapping[str, str]) -> Reading:
+    """Read every variable under the prefix. An empty one is unset; order does not matter."""
+    reading = Reading()
+    for name, text in sorted(environ.items()):
+        key = split(name)
+        if key is None or not text.strip() or is_foreign(name):
+            continue
+        reading.take(key, Entry(text.strip(), "environment", name, name))
+    return reading
+
+
+def read_file(tree: Mapping[str, Any], path: str) -> Reading:
+    """Read the tables of a TOML file; sources say `file: path:key`."""
+    reading = Reading()
+    for words, value in _leaves(tree):
+        spelled = f"{path}:{dotted(words)}"
+        if len(words) == 1:  # what stands outside of all sections steers the loader, and the file is already being read
+            reading.unknown.append(_unknown(_folded(words), Entry(value, "file", spelled, "")))
+        elif value != "":
+            reading.take(_folded(words), Entry(value, "file", spelled, f"file: {spelled}"))
+    return reading
+
+
+def read_arguments(tree: Mapping[str, Any]) -> Reading:
+    """Read what code passed. A name that does not exist is an error here, never a warning."""
+    reading = Reading()
+    for words, value in _leaves(tree):
+        reading.take(_folded(words), Entry(value, "argument", dotted(words), "argument"))
+    reading.problems += reading.unknown
+    reading.unknown = []
+    return reading
+
+
+def _leaves(tree: Mapping[str, Any], above: Key = ()) -> Iterator[tuple[Key, Any]]:
+    for name, value in tree.items():
+        words = (*above, str(name))
+        if isinstance(value, Mapping):
+            yield from _leaves(value, words)
+        else:
+            yield words, value
+
+
+def _folded(words: Iterable[str]) -> Key:
+    return tuple(fold(word) for word in words)
+
+
+_ALIKE = 0.6
+
+
+def _unknown(key: Key, entry: Entry) -> Unknown:
+    """Say that there is no such setting, and which one it may have been: this imports every slice to know them all."""
+    instance = key[1] if len(key) > 2 and key[1] else _schema.DEFAULT  # noqa: PLR2004 - section, instance, field
+    wanted = PREFIX + "__".join(key).upper()
+    known = list(_schema.variables(instance))
+    meant = next(iter(difflib.get_close_matches(wanted, known, n=1, cutoff=_ALIKE)), "")
+    if entry.origin == "environment":
+        return Unknown(entry.spelled, "variable", meant)
+    near = dotted(split(meant) or ()) if meant else ""
+    return Unknown(entry.spelled, "key" if entry.origin == "file" else "setting", near)

@@ -1,0 +1,157 @@
+"""Every section there is. A new one is one line here.
+
+Sections name their classes by dotted path and resolve them on first use: the options of the breaker live in a package
+that imports pybreaker, and a service that never mentions a breaker should not pay for it. Importing this module
+imports no slice at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any, cast
+
+from resilience.config._names import variable
+from resilience.config._options import SwitchOptions
+from resilience.options import Instance, Opaque, rule_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from resilience.config._names import Key
+    from resilience.options import Options
+
+    Fields = Mapping[str, dataclasses.Field[Any]]
+
+__all__ = ("DEFAULT", "POLICIES", "SECTIONS", "Section", "find", "section", "variables")
+
+ANY = "*"
+DEFAULT = "default"
+"""The pipeline every other one inherits from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One group of settings: where it stands, the options it fills, and what it builds in code.
+
+    `pattern` is the path up to the field; `*` stands for an instance name. `without` names fields that make no sense
+    here; `needs` names the field without which the rest means nothing. A switched section has the extra field
+    `enabled` and inherits from the instance `default`.
+    """
+
+    pattern: str
+    options_path: str
+    builds: str = ""
+    needs: str = ""
+    without: frozenset[str] = frozenset()
+
+    @property
+    def words(self) -> Key:
+        """The pattern, word by word."""
+        return tuple(filter(None, self.pattern.split(".")))
+
+    @property
+    def name(self) -> str:
+        """The last word: what the section is about."""
+        return next((word for word in reversed(self.words) if word != ANY), "")
+
+    @property
+    def is_switched(self) -> bool:
+        """Whether it can be turned on and off, and inherits from `default`."""
+        return self.pattern.startswith("pipeline.")
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether there is one per name."""
+        return ANY in self.words
+
+    @functools.cached_property
+    def options(self) -> type[Options]:
+        """The options class, imported on first use."""
+        return cast("type[Options]", _resolve(self.options_path))
+
+    @functools.cached_property
+    def constructor(self) -> Any:
+        """What is built from the options, imported on first use."""
+        return _resolve(self.builds)
+
+    @functools.cached_property
+    def fields(self) -> Fields:
+        """Every field that text can set, by name."""
+        own = {
+            name: field
+            for name, field in self.options.fields().items()
+            if name not in self.without and not isinstance(rule_of(field), Instance | Opaque)
+        }
+        return {**SwitchOptions.fields(), **own} if self.is_switched else own
+
+    def key(self, field: str, instance: str = "") -> Key:
+        """Return the key of `field`, for one instance where there are several."""
+        return (*(instance if word == ANY else word for word in self.words), field)
+
+    def instance_in(self, key: Key) -> str:
+        """Return which instance `key`, one of this section, speaks of."""
+        return next((actual for word, actual in zip(self.words, key, strict=False) if word == ANY), "")
+
+    def covers(self, key: Key) -> bool:
+        """Tell whether `key` has the shape of this section; its field may still be unknown."""
+        words = self.words
+        return len(key) == len(words) + 1 and all(
+            word == actual or (word == ANY and actual) for word, actual in zip(words, key, strict=False)
+        )
+
+
+def _resolve(path: str) -> Any:
+    module, _, name = path.partition(":")
+    import importlib  # noqa: PLC0415 - only needed with the first setting that is looked up
+
+    return getattr(importlib.import_module(module), name)
+
+
+SECTIONS = (
+    Section("", "resilience.config._options:LoaderOptions"),
+    Section("service", "resilience.config._options:ServiceOptions"),
+    Section("redis", "resilience.redis._options:RedisOptions"),
+    Section("server", "resilience.inbound._options:ServerOptions"),
+    Section("health", "resilience.health._options:HealthOptions", "resilience.health:Health"),
+    Section("lifecycle", "resilience.lifecycle._options:LifecycleOptions", "resilience.lifecycle:Lifecycle"),
+    Section(
+        "limiter.*",
+        "resilience.ratelimit._options:RateLimitOptions",
+        "resilience.ratelimit:TokenBucket",
+        needs="rate",
+        without=frozenset({"max_wait"}),
+    ),
+    # In the recommended order, outermost first.
+    Section("pipeline.*.retry", "resilience.retry._options:RetryOptions", "resilience.retry:Retry"),
+    Section("pipeline.*.breaker", "resilience.breaker._options:BreakerOptions", "resilience.breaker:CircuitBreaker"),
+    Section(
+        "pipeline.*.rate_limit",
+        "resilience.ratelimit._options:RateLimitOptions",
+        "resilience.ratelimit:RateLimit",
+        needs="rate",
+    ),
+    Section("pipeline.*.bulkhead", "resilience.bulkhead._options:BulkheadOptions", "resilience.bulkhead:Bulkhead"),
+    Section("pipeline.*.timeout", "resilience.timeout._options:TimeoutOptions", "resilience.timeout:Timeout"),
+)
+
+POLICIES = tuple(known for known in SECTIONS if known.is_switched)
+_BY_PATTERN = {known.pattern: known for known in SECTIONS}
+
+
+def section(pattern: str) -> Section:
+    """Return the section of exactly this pattern."""
+    return _BY_PATTERN[pattern]
+
+
+def find(key: Key) -> Section | None:
+    """Return the section in which `key` names a field, or None when there is no such setting."""
+    covering = next((known for known in SECTIONS if known.covers(key)), None)
+    return covering if covering is not None and key[-1] in covering.fields else None
+
+
+def variables(instance: str) -> Iterator[str]:
+    """Yield every variable there is, with `instance` in the place of instance names."""
+    for known in SECTIONS:
+        for field in known.fields:
+            yield variable(known.key(field, instance))
