@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from resilience._fork import renew_after_fork
+
 __all__ = ("Emitter", "Event", "Listener")
 
 _log = logging.getLogger("resilience")
@@ -47,12 +49,17 @@ class Emitter:
     whoever finds another one busy leaves its event to it, so a listener that re-enters cannot deadlock or reorder.
     """
 
-    __slots__ = ("_delivering", "_lock", "_pending", "_sequence", "listeners")
+    __slots__ = ("__weakref__", "_delivering", "_lock", "_pending", "_sequence", "listeners")
 
     def __init__(self) -> None:
         self.listeners: tuple[Listener, ...] = ()
-        self._pending: deque[Event] = deque()
         self._sequence = 0
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Start with fresh locks; what the parent had queued is the parent's to deliver."""
+        self._pending: deque[Event] = deque()
         self._lock = threading.Lock()  # guards registration and numbering
         self._delivering = threading.Lock()
 
@@ -98,5 +105,5 @@ class Emitter:
         for listener in self.listeners:
             try:
                 listener(event)
-            except Exception:
+            except Exception:  # noqa: BLE001 - a listener's failure is its own
                 _log.exception("listener %r failed on %r", listener, event)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeAlias, TypeVar, 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
-__all__ = ("Again", "AroundPolicy", "Policy", "PolicyBase", "Replace", "Verdict", "Wait", "WaitingPolicy")
+__all__ = ("Again", "AroundPolicy", "Named", "Policy", "PolicyBase", "Replace", "Verdict", "Wait", "WaitingPolicy")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -102,14 +102,10 @@ class AroundPolicy(Protocol):
         """Wrap an awaiting call."""
 
 
-class PolicyBase:
-    """Does nothing at each step; built-in and third-party policies override what they decide."""
+class Named:
+    """Has a name from the start, or takes one from the first pipeline it joins."""
 
     kind: str = "policy"
-    may_wait: bool = False
-    """Whether `admit` may answer `Wait`."""
-    retries: bool = False
-    """Whether a verdict may be `Again`; such a policy cannot guard a `with` block, which runs only once."""
 
     def __init__(self, name: str | None = None) -> None:
         self._name = name
@@ -127,6 +123,15 @@ class PolicyBase:
         """Name an unnamed policy after the first pipeline that holds it. Called while composing, never mid-traffic."""
         if self._name is None:
             self._name = f"{pipeline}.{self.kind}"
+
+
+class PolicyBase(Named):
+    """Does nothing at each step; built-in and third-party policies override what they decide."""
+
+    may_wait: bool = False
+    """Whether `admit` may answer `Wait`."""
+    retries: bool = False
+    """Whether a verdict may be `Again`; such a policy cannot guard a `with` block, which runs only once."""
 
     def admit(self) -> Any:
         """Admit every call."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ParamSpec, TypeVar
 
-from resilience._engine._sync import success_hook
+from resilience._engine._sync import decides
 from resilience.errors import ConfigurationError
 from resilience.policy import AroundPolicy, Policy, PolicyBase, Replace, Wait
 
@@ -62,11 +62,14 @@ async def _held(policy: Policy, permit: Any, after: float, sleep: AwaitingSleep)
 
 
 def _guard(policy: Policy, inner: Callable[P, Awaitable[R]], sleep: AwaitingSleep) -> AsyncCall[P, R]:
-    admit, on_success, admit_awaiting = policy.admit, success_hook(policy), _admission(policy)
+    admit, on_success, admit_awaiting = decides(policy, "admit"), decides(policy, "on_success"), _admission(policy)
     on_failure, on_abandon = policy.on_failure, policy.on_abandon
 
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        permit = admit() if admit_awaiting is None else await admit_awaiting()
+        if admit_awaiting is not None:
+            permit = await admit_awaiting()
+        else:
+            permit = None if admit is None else admit()
         if type(permit) is Wait:
             permit = await _held(policy, permit.permit, permit.after, sleep)
         while True:

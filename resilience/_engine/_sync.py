@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, ParamSpec, TypeVar
 
-from resilience.policy import AroundPolicy, Policy, PolicyBase, Replace, Verdict, Wait
+from resilience.policy import AroundPolicy, Policy, PolicyBase, Replace, Wait
 
-__all__ = ("Defer", "Sleep", "compile_sync", "compile_sync_generator", "success_hook")
+__all__ = ("Defer", "Sleep", "compile_sync", "compile_sync_generator", "decides")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,9 +34,10 @@ def _plain(result: object) -> type:
     return kind
 
 
-def success_hook(policy: Policy) -> Callable[[Any, Any], Verdict] | None:
-    """Return `on_success`, or None where the policy has nothing to say: its successes then cost nothing."""
-    return None if getattr(type(policy), "on_success", None) is PolicyBase.on_success else policy.on_success
+def decides(policy: Policy, step: str) -> Callable[..., Any] | None:
+    """Return the method of that name, or None where the policy left it as it was: the step then costs nothing."""
+    method: Callable[..., Any] = getattr(policy, step)
+    return None if getattr(method, "__func__", None) is getattr(PolicyBase, step) else method
 
 
 def compile_sync(
@@ -54,12 +55,12 @@ def compile_sync(
     return call
 
 
-def _admission(policy: Policy, sleep: Sleep) -> Callable[[], Any]:
+def _admission(policy: Policy, sleep: Sleep) -> Callable[[], Any] | None:
     if getattr(policy, "waits", False):
         blocking: Callable[[], Any] = policy.admit_blocking  # type: ignore[attr-defined]  # a WaitingPolicy: it `waits`
         return blocking
     if not getattr(policy, "may_wait", False):
-        return policy.admit
+        return decides(policy, "admit")
 
     def admit() -> Any:
         permit = policy.admit()
@@ -82,7 +83,7 @@ def _held(policy: Policy, permit: Any, after: float, sleep: Sleep) -> Any:
 
 
 def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | None) -> Callable[P, R]:
-    admit, on_success = _admission(policy, sleep), success_hook(policy)
+    admit, on_success = _admission(policy, sleep), decides(policy, "on_success")
     on_failure, on_abandon = policy.on_failure, policy.on_abandon
     plain: type = type(None)
     later: Callable[P, R] | None = None
@@ -91,7 +92,7 @@ def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | N
         nonlocal plain, later
         if later is not None:
             return later(*args, **kwargs)
-        permit = admit()
+        permit = None if admit is None else admit()
         while True:
             try:
                 result = inner(*args, **kwargs)
@@ -165,7 +166,7 @@ def _guard_generator(
     )
 
     def call(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
-        permit = admit()
+        permit = None if admit is None else admit()
         while True:
             progress = _Progress(inner(*args, **kwargs))
             try:

@@ -13,5 +13,5 @@ __all__ = ("call_async",)
 
 
 async def call_async(breaker: CircuitBreaker, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call the coroutine function `func` guarded by `breaker`. (pybreaker's own version needs tornado.)"""
+    """Call the coroutine function `func` guarded by `breaker`; pybreaker's own version needs tornado."""
     return await breaker._acaller(func, *args, **kwargs)  # noqa: SLF001 - the method's body, kept where await may stand

@@ -40,15 +40,15 @@ class Hooks:
         return bool(self.listeners)
 
     def before_call(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """An admitted call is about to be made."""
+        """Tell that an admitted call is about to be made."""
         self._each("before_call", func, *args, **kwargs)
 
     def success(self) -> None:
-        """A call went well."""
+        """Tell that a call went well."""
         self._each("success")
 
     def failure(self, error: BaseException) -> None:
-        """A call failed in a way that counts."""
+        """Tell that a call failed in a way that counts."""
         self._each("failure", error)
 
     def on_event(self, event: Event) -> None:
@@ -61,5 +61,5 @@ class Hooks:
         for listener in self.listeners:
             try:
                 getattr(listener, hook)(self._breaker, *args, **kwargs)
-            except Exception:
+            except Exception:  # noqa: BLE001 - a listener's failure is its own
                 _log.exception("pybreaker listener %r failed in %s", listener, hook)

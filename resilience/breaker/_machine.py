@@ -1,6 +1,6 @@
-"""The circuit breaker's states and transitions (Nygard, "Release It!"; permits and rates as in resilience4j).
+"""The circuit breaker's states and transitions, after Nygard's "Release It!" and resilience4j's permits.
 
-Pure: told the time, not thread-safe, silent. A permit is the `Closed` epoch itself or one `Trial` of a `HalfOpen` epoch;
+Told the time, not thread-safe, silent. A permit is the `Closed` epoch itself or one `Trial` of a `HalfOpen` epoch;
 a result whose permit does not belong to the current epoch changes nothing (L3).
 """
 

@@ -46,11 +46,14 @@ class BreakerOptions(Options):
         return self.minimum_calls or min(20, self.sliding_window)
 
     def _together(self) -> Iterable[Problem]:
-        if isinstance(self.minimum_calls, int) and isinstance(self.sliding_window, int):
-            if self.minimum_calls > self.sliding_window:
-                expected = f"at most sliding_window ({self.sliding_window}), or the rate could never be judged"
-                yield Problem("minimum_calls", self.minimum_calls, expected)
-        if isinstance(self.half_open_max_calls, int) and isinstance(self.success_threshold, int):
-            if self.half_open_max_calls < self.success_threshold:
-                expected = f"at least success_threshold ({self.success_threshold}), or the circuit could never close"
-                yield Problem("half_open_max_calls", self.half_open_max_calls, expected)
+        if _exceeds(self.minimum_calls, self.sliding_window):
+            expected = f"at most sliding_window ({self.sliding_window}), or the rate could never be judged"
+            yield Problem("minimum_calls", self.minimum_calls, expected)
+        if _exceeds(self.success_threshold, self.half_open_max_calls):
+            expected = f"at least success_threshold ({self.success_threshold}), or the circuit could never close"
+            yield Problem("half_open_max_calls", self.half_open_max_calls, expected)
+
+
+def _exceeds(number: object, limit: object) -> bool:
+    """Compare what may still be None or, in an object full of problems, not a number at all."""
+    return isinstance(number, int) and isinstance(limit, int) and number > limit

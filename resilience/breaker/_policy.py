@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pybreaker
 
+from resilience._fork import renew_after_fork
 from resilience.breaker import _storage
 from resilience.breaker._errors import CircuitOpenError
 from resilience.breaker._hooks import Hooks
@@ -75,7 +76,8 @@ class CircuitBreaker(PolicyBase, Surface):  # type: ignore[misc]  # pybreaker al
             throw_new_error_on_trip=throw_new_error_on_trip,
         )
         self._clock = clock
-        self._lock: Any = threading.RLock()  # guards the machine; never held while a caller's function runs
+        self.after_fork()
+        renew_after_fork(self)
         self._excluded_exceptions: list[Any] = []
         for exclusion in exclude or ():
             self.add_excluded_exception(exclusion)
@@ -88,6 +90,10 @@ class CircuitBreaker(PolicyBase, Surface):  # type: ignore[misc]  # pybreaker al
         if self._storage is not None:
             self.admit = self._admit_stored  # type: ignore[method-assign]  # so that all others pay nothing for it
             _storage.follow(self._machine, self._storage, clock())
+
+    def after_fork(self) -> None:
+        """Keep the state learnt, under a lock nobody holds."""
+        self._lock: Any = threading.RLock()  # guards the machine; never held while a caller's function runs
 
     # The policy contract
 

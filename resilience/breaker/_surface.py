@@ -111,7 +111,7 @@ class Surface(pybreaker.CircuitBreaker):
 
     @property
     def state(self) -> Any:
-        """pybreaker's state object; its `name` is `current_state`. Assign a state name to change it."""
+        """The state object pybreaker knows; its `name` is `current_state`. Assign a state name to change it."""
         return label(self, self.current_state)
 
     @state.setter

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from datetime import timedelta
 from types import TracebackType
 
@@ -11,7 +11,18 @@ from resilience.options import seconds as in_seconds
 
 __all__ = ("Deadline",)
 
-_current: ContextVar[Deadline | None] = ContextVar("resilience_deadline", default=None)
+
+class _Frame:
+    """A deadline in force and what was in force before it: a chain, so that one object may be entered many times."""
+
+    __slots__ = ("deadline", "outer")
+
+    def __init__(self, deadline: Deadline | None, outer: _Frame | None) -> None:
+        self.deadline = deadline
+        self.outer = outer
+
+
+_current: ContextVar[_Frame | None] = ContextVar("resilience_deadline", default=None)
 
 
 class Deadline:
@@ -20,12 +31,11 @@ class Deadline:
     The sooner one wins: entering a later deadline inside a sooner one leaves the sooner one in force.
     """
 
-    __slots__ = ("_clock", "_tokens", "at")
+    __slots__ = ("_clock", "at")
 
     def __init__(self, at: float, *, clock: Clock = monotonic) -> None:
         self.at = at
         self._clock = clock
-        self._tokens: list[Token[Deadline | None]] = []
 
     @classmethod
     def after(cls, seconds: float | str | timedelta, *, clock: Clock = monotonic) -> Deadline:
@@ -35,7 +45,8 @@ class Deadline:
     @staticmethod
     def current() -> Deadline | None:
         """Return the deadline in force here, or None."""
-        return _current.get()
+        frame = _current.get()
+        return None if frame is None else frame.deadline
 
     def remaining(self) -> float:
         """Return the seconds left, 0.0 once it has passed."""
@@ -46,16 +57,18 @@ class Deadline:
         """Whether the time is up."""
         return self._clock() >= self.at
 
-    def __enter__(self) -> Deadline:
+    def __enter__(self) -> Deadline:  # noqa: PYI034 - what is in force may be another, sooner one
         outer = _current.get()
-        effective = self if outer is None or self.at <= outer.at else outer
-        self._tokens.append(_current.set(effective))
+        sooner = None if outer is None else outer.deadline
+        effective = self if sooner is None or self.at <= sooner.at else sooner
+        _current.set(_Frame(effective, outer))
         return effective
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _current.reset(self._tokens.pop())
+        frame = _current.get()
+        _current.set(None if frame is None else frame.outer)
 
     def __repr__(self) -> str:
         return f"<Deadline in {self.remaining():.3f} s>"

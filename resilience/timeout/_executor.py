@@ -1,0 +1,135 @@
+"""Threads for blocking calls that must return on time: bounded, ours, never queueing (L9).
+
+A thread cannot be stopped, so a late call keeps its thread; at the bound new calls are refused at once instead of
+waiting behind it. The threads are daemons: a hung dependency must not hold up the end of the process.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any
+
+from resilience._fork import renew_after_fork
+
+__all__ = ("Executor", "Work")
+
+_IDLE_SECONDS = 10.0
+
+
+class Work:
+    """One call on its way through a thread."""
+
+    __slots__ = ("_call", "_callbacks", "_context", "_finished", "_guard", "error", "result")
+
+    def __init__(self, call: Callable[[], Any], context: Context) -> None:
+        self._call = call
+        self._context = context
+        self._callbacks: list[Callable[[], None]] | None = []
+        self._guard = threading.Lock()  # guards the callbacks
+        self._finished = threading.Lock()  # a latch: released once, when the call has ended
+        self._finished.acquire()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Make the call and keep what became of it."""
+        try:
+            self.result = self._context.run(self._call)
+        except BaseException as error:  # noqa: BLE001 - it belongs to the caller, who gets it in its own thread
+            self.error = error
+
+    def finish(self) -> None:
+        """Let the caller go on."""
+        with self._guard:
+            callbacks, self._callbacks = self._callbacks or [], None
+        self._finished.release()
+        for callback in callbacks:
+            callback()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait up to `seconds` for the end; return whether it came."""
+        return self._finished.acquire(timeout=seconds)
+
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        """Call `callback` at the end, in the working thread; at once if that is past."""
+        with self._guard:
+            if self._callbacks is not None:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+
+class Executor:
+    """At most `max_threads` calls at once; idle threads are used again, newest first, and end after a while."""
+
+    def __init__(self, max_threads: int) -> None:
+        self._max_threads = max_threads
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Forget the parent's threads: none of them exists here."""
+        self._lock = threading.Lock()  # guards the two below
+        self._threads = 0
+        self._idle: list[_Worker] = []
+
+    @property
+    def busy(self) -> int:
+        """Calls under way, late ones included."""
+        with self._lock:
+            return self._threads - len(self._idle)
+
+    def submit(self, work: Work) -> bool:
+        """Start `work` at once, or return False when every thread is taken."""
+        with self._lock:
+            if self._idle:
+                self._idle.pop().inbox.put(work)
+                return True
+            if self._threads >= self._max_threads:
+                return False
+            self._threads += 1
+        try:
+            _Worker(self, work).start()
+        except BaseException:  # the system is out of threads
+            with self._lock:
+                self._threads -= 1
+            raise
+        return True
+
+    def rest(self, worker: _Worker) -> None:
+        """Take `worker` back, before its caller can come again: with a bound of one it must find it here."""
+        with self._lock:
+            self._idle.append(worker)
+
+    def dismiss(self, worker: _Worker) -> bool:
+        """Let an idle worker end, unless it has just been given work."""
+        with self._lock:
+            if worker not in self._idle:
+                return False
+            self._idle.remove(worker)
+            self._threads -= 1
+            return True
+
+
+class _Worker(threading.Thread):
+    def __init__(self, executor: Executor, first: Work) -> None:
+        super().__init__(name="resilience-timeout", daemon=True)
+        self._executor = executor
+        self.inbox: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self.inbox.put(first)
+
+    def run(self) -> None:
+        while True:
+            try:
+                work = self.inbox.get(timeout=_IDLE_SECONDS)
+            except queue.Empty:
+                if self._executor.dismiss(self):
+                    return
+                continue
+            work.run()
+            self._executor.rest(self)
+            work.finish()
+            del work  # an idle thread must not keep the last result alive
