@@ -6,7 +6,7 @@ import os
 from typing import Protocol
 from weakref import WeakSet
 
-__all__ = ("Forkable", "reset_in_children")
+__all__ = ("Forkable", "renew_after_fork")
 
 
 class Forkable(Protocol):
@@ -19,7 +19,7 @@ class Forkable(Protocol):
 _known: WeakSet[Forkable] = WeakSet()
 
 
-def reset_in_children(thing: Forkable) -> None:
+def renew_after_fork(thing: Forkable) -> None:
     """Have `thing.after_fork()` called in every forked child, for as long as `thing` lives."""
     _known.add(thing)
 
