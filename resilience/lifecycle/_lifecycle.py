@@ -1,0 +1,140 @@
+"""The thread-safe lifecycle: the state machine, and the count of requests under way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any
+
+from resilience._fork import renew_after_fork
+from resilience.clock import Clock, monotonic
+from resilience.events import Emitter
+from resilience.lifecycle._machine import DRAINING, READY, STOPPED, Machine, Transition
+from resilience.lifecycle._options import LifecycleOptions
+from resilience.options import seconds
+
+__all__ = ("Lifecycle",)
+
+_EVENTS = {READY: "lifecycle.started", DRAINING: "lifecycle.draining", STOPPED: "lifecycle.stopped"}
+
+
+class Lifecycle:
+    """Where a process is between start and end: `starting`, `ready`, `draining` or `stopped`.
+
+    `started()`, `drain()` and `stopped()` move it on and may be called at any time, from any thread, any number of
+    times; each answers whether anything changed. Every request is between one `enter()` and one `leave()`.
+    Raises `ConfigurationError` only through its options.
+    """
+
+    def __init__(self, options: LifecycleOptions | None = None, *, clock: Clock = monotonic) -> None:
+        self.options = options or LifecycleOptions()
+        self.events = Emitter()
+        self._clock = clock
+        self._machine = Machine(clock())
+        self._lock = threading.RLock()  # re-entrant: a signal may arrive in the thread that holds it, and drain
+        self._in_flight = 0
+        self._waiters: set[Callable[[], None]] = set()
+        renew_after_fork(self)
+
+    @property
+    def state(self) -> str:
+        """One of `starting`, `ready`, `draining`, `stopped`."""
+        return self._machine.state
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether this process should be sent requests."""
+        return self._machine.state == READY
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether this process is on its way out: draining, or stopped already."""
+        return self._machine.state in {DRAINING, STOPPED}
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return self._in_flight
+
+    def started(self) -> bool:
+        """Declare the start finished. Changes nothing once draining: a drain is never taken back."""
+        return self._become(READY)
+
+    def drain(self) -> bool:
+        """Declare that no new requests are wanted. Requests under way go on; see `wait_idle`."""
+        return self._become(DRAINING)
+
+    def stopped(self) -> bool:
+        """Declare the end. `started()` begins a new life, for test clients that run an application twice."""
+        return self._become(STOPPED)
+
+    def _become(self, state: str) -> bool:
+        with self._lock:
+            now = self._clock()
+            change = self._machine.become(state, now)
+            if change is not None:
+                self._record(change, now)
+        self.events.deliver()
+        return change is not None
+
+    def _record(self, change: Transition, now: float) -> None:
+        facts: dict[str, Any] = {"before": change.before, "lasted": change.lasted, "in_flight": self._in_flight}
+        self.events.record(_EVENTS[change.after], "lifecycle", now, **facts)
+
+    def enter(self) -> None:
+        """Count one more request under way. Every `enter` needs exactly one `leave`."""
+        with self._lock:
+            self._in_flight += 1
+
+    def leave(self) -> None:
+        """Count one request as done."""
+        with self._lock:
+            # Never below zero: a child forked inside a request leaves what it never entered.
+            self._in_flight = max(0, self._in_flight - 1)
+            if self._in_flight or not self._waiters:
+                return
+            woken, self._waiters = self._waiters, set()
+        for wake in woken:
+            wake()
+
+    def wait_idle(self, timeout: float | str | timedelta | None = None) -> bool:
+        """Block until no request is under way; whether that came within `timeout` (default: `drain_timeout`)."""
+        idle = threading.Event()
+        limit = self._patience(timeout)
+        if not self.watch_idle(idle.set):
+            return True
+        try:
+            return idle.wait(limit)
+        finally:
+            self.forget_idle(idle.set)
+
+    def await_idle(self, timeout: float | str | timedelta | None = None) -> Coroutine[Any, Any, bool]:
+        """Suspend until no request is under way; whether that came within `timeout` (default: `drain_timeout`)."""
+        from resilience.lifecycle._aio import await_idle  # noqa: PLC0415 - asyncio costs 40 ms and few need it
+
+        return await_idle(self, self._patience(timeout))
+
+    def _patience(self, timeout: float | str | timedelta | None) -> float:
+        return self.options.drain_timeout if timeout is None else seconds(timeout, "timeout")
+
+    def watch_idle(self, wake: Callable[[], None]) -> bool:
+        """Have `wake` called, once, when the last request leaves; False (and no call) where there is none now."""
+        with self._lock:
+            if self._in_flight:
+                self._waiters.add(wake)
+            return bool(self._in_flight)
+
+    def forget_idle(self, wake: Callable[[], None]) -> None:
+        """Take back a `watch_idle`."""
+        with self._lock:
+            self._waiters.discard(wake)
+
+    def after_fork(self) -> None:
+        """Start counting afresh in a forked child: the parent's requests are the parent's."""
+        self._lock = threading.RLock()
+        self._in_flight = 0
+        self._waiters = set()
+
+    def __repr__(self) -> str:
+        return f"<Lifecycle {self.state}, {self._in_flight} in flight>"
