@@ -1,0 +1,200 @@
+"""The object a service holds: pipelines, limiters, health, lifecycle and errors, built from one configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from resilience._composition import compose
+from resilience._fork import renew_after_fork
+from resilience.config import Config, load
+from resilience.config._names import fold, variable
+from resilience.config._problems import Missing
+from resilience.config._schema import section
+from resilience.errors import ConfigurationError, Problem
+from resilience.options import Refused
+from resilience.pipeline import NAME, Pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator, Mapping
+    from types import TracebackType
+
+    from resilience.envelope import ErrorCatalog
+    from resilience.health import Health
+    from resilience.lifecycle import Lifecycle
+    from resilience.options import Options
+    from resilience.policy import AroundPolicy, Policy
+    from resilience.ratelimit import TokenBucket
+
+__all__ = ("Resilience",)
+
+T = TypeVar("T")
+
+
+class Resilience:
+    """Everything one service needs, each part built (and imported) the first time it is asked for.
+
+    `Resilience.from_env()` reads variables and file; `Resilience()` is all defaults. Safe to share between threads and
+    tasks: the same name always gives the same object. Close it when the service ends, or use it in a `with` block.
+    """
+
+    def __init__(self, config: Config | None = None) -> None:
+        self._config = Config() if config is None else config
+        self._built: dict[tuple[str, str], tuple[Any, Any]] = {}
+        self.after_fork()
+        renew_after_fork(self)
+
+    @classmethod
+    def from_env(
+        cls, environ: Mapping[str, str] | None = None, *, strict: bool | None = None, **arguments: Any
+    ) -> Resilience:
+        """Build from `environ`, by default the environment of the process as it is now.
+
+        `arguments` beat it, section by section: `from_env(service={"name": "orders"})`.
+        Raises one `ConfigurationError` that lists every problem.
+        """
+        return cls(load(environ, strict=strict, arguments=arguments))
+
+    def after_fork(self) -> None:
+        """Replace the lock, which another thread may have held at the moment of the fork."""
+        self._lock = threading.RLock()  # guards what is built; only our own constructors run under it
+
+    @property
+    def config(self) -> Config:
+        """What is configured, with the source of every value."""
+        return self._config
+
+    @property
+    def health(self) -> Health:
+        """The health checks of this process."""
+        return cast("Health", self._once("health", lambda: section("health").constructor(self._config.health)))
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """Where this process is between start and end."""
+        build = section("lifecycle").constructor
+        return cast("Lifecycle", self._once("lifecycle", lambda: build(self._config.lifecycle)))
+
+    @property
+    def catalog(self) -> ErrorCatalog:
+        """The errors this service may send to its clients."""
+
+        def build() -> ErrorCatalog:
+            from resilience.envelope import ErrorCatalog as Catalog  # noqa: PLC0415 - only services that name errors pay
+
+            return Catalog(domain=self._config.service.name)
+
+        return self._once("catalog", build)
+
+    def pipeline(self, name: str, *policies: Policy | AroundPolicy) -> Pipeline:
+        """Return the pipeline of this name; use it as a decorator, or in any other way a `Pipeline` is used.
+
+        It holds what is configured for it, in the recommended order. A policy given here replaces the configured one
+        of its kind. With nothing configured and nothing given, calls pass through unchanged.
+        Raises `ConfigurationError` when the name is already in use with other policies.
+        """
+        _check_name("pipeline", name)
+        build = lambda: Pipeline(name, *compose(policies, self._configured(name)))  # noqa: E731 - two uses of one line
+        return self._named(("pipeline", name), build, policies)
+
+    def limiter(self, name: str, rate: str | None = None, burst: int | None = None) -> TokenBucket:
+        """Return the limiter of this name: on Redis when `REDIS__URL` is set, else in this process.
+
+        `rate` (such as `"100/minute"`) and `burst` may be left out where they are configured, and win where both exist.
+        Raises `ConfigurationError` when neither says a rate, or the name is already in use with another one.
+        """
+        _check_name("limiter", name)
+        return self._named(("limiter", name), lambda: self._bucket(name, rate, burst), (rate, burst))
+
+    def close(self) -> None:
+        """Close what was opened: connections and background work. May be called twice."""
+        with contextlib.ExitStack() as stack:
+            for part in self._taken():
+                if (close := getattr(part, "close", None)) is not None:
+                    stack.callback(close)
+
+    def aclose(self) -> Coroutine[Any, Any, None]:
+        """Do the same without blocking the event loop."""
+        from resilience._toolkit_aio import close_all  # noqa: PLC0415 - blocking programs never need it
+
+        return close_all(self._taken())
+
+    def __enter__(self) -> Resilience:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __aenter__(self) -> Coroutine[Any, Any, Resilience]:
+        from resilience._toolkit_aio import entered  # noqa: PLC0415 - see aclose
+
+        return entered(self)
+
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Coroutine[Any, Any, None]:
+        return self.aclose()
+
+    def __repr__(self) -> str:
+        return f"Resilience({self._config!r})"
+
+    def _once(self, what: str, build: Callable[[], T]) -> T:
+        return self._named((what, what), build, None)
+
+    def _named(self, key: tuple[str, str], build: Callable[[], T], given: Any) -> T:
+        """Return what is known under the folded name, or build it. Naming it again with other values is a mistake."""
+        kind, name = key
+        with self._lock:
+            known = self._built.get((kind, fold(name)))
+            if known is None:
+                known = self._built[kind, fold(name)] = (build(), given)
+        thing, before = known
+        if given and any(value is not None for value in given) and given != before:
+            reason = "already in use with other values; give them where it is first asked for"
+            raise ConfigurationError(f"{kind} {name!r} is {reason}")
+        return cast("T", thing)
+
+    def _configured(self, name: str) -> Iterator[Any]:
+        for kind, options in self._config.pipeline(name).items():
+            yield section(f"pipeline.*.{kind}").constructor(**_values(options), **self._shared(kind))
+
+    def _shared(self, kind: str) -> dict[str, Any]:
+        """Return what a policy needs besides its own options."""
+        return {"store": self._store} if kind == "rate_limit" and self._store is not None else {}
+
+    def _bucket(self, name: str, rate: str | None, burst: int | None) -> TokenBucket:
+        configured = self._config.limiter(name)
+        if configured is not None:
+            rate = configured.rate if rate is None else rate
+            burst = configured.burst if burst is None else burst
+        if rate is None:
+            key = section("limiter.*").key("rate", fold(name))
+            raise ConfigurationError([Missing(variable(key), "a rate such as 100/second, here or in code")])
+        bucket = section("limiter.*").constructor(rate, burst, self._store, name=name)
+        return cast("TokenBucket", bucket)
+
+    @property
+    def _store(self) -> Any:
+        """Where limiters keep their tokens; None is this process."""
+        return None
+
+    def _taken(self) -> list[Any]:
+        """Return everything that is to be closed, and forget it."""
+        with self._lock:
+            parts = [thing for (kind, _), (thing, _) in self._built.items() if kind == "redis"]
+        return parts
+
+
+def _check_name(kind: str, name: str) -> None:
+    try:
+        NAME.check(name)
+    except Refused:
+        raise ConfigurationError([Problem(f"{kind} name", name, NAME.expected)]) from None
+
+
+def _values(options: Options) -> dict[str, Any]:
+    """Return every option by the name its constructor knows it under."""
+    return {field: getattr(options, field) for field in options.fields()}
