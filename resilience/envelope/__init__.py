@@ -1,0 +1,27 @@
+"""Errors as clients see them: a catalogue of codes, one body for all of them, and the way back."""
+
+from resilience.envelope._accept import explicit_quality, wants_problem
+from resilience.envelope._catalog import ErrorCatalog, ErrorDefinition
+from resilience.envelope._envelope import Envelope, envelope_of, http_envelope, validation_envelope
+from resilience.envelope._machine import grpc_status_for, http_status_for
+from resilience.envelope._read import read_envelope
+from resilience.envelope._schema import ENVELOPE_SCHEMA, PROBLEM_SCHEMA
+from resilience.envelope._wire import JSON_TYPE, PROBLEM_TYPE
+
+__all__ = (
+    "ENVELOPE_SCHEMA",
+    "JSON_TYPE",
+    "PROBLEM_SCHEMA",
+    "PROBLEM_TYPE",
+    "Envelope",
+    "ErrorCatalog",
+    "ErrorDefinition",
+    "envelope_of",
+    "explicit_quality",
+    "grpc_status_for",
+    "http_envelope",
+    "http_status_for",
+    "read_envelope",
+    "validation_envelope",
+    "wants_problem",
+)

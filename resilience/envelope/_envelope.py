@@ -1,0 +1,182 @@
+"""The envelope: everything a client is told about an error, and nothing else (L16)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from resilience.envelope._machine import (
+    GRPC_TO_HTTP,
+    INTERNAL,
+    INTERNAL_MESSAGE,
+    grpc_status_for,
+    is_error_status,
+    meaning_of,
+    seconds_known,
+)
+from resilience.envelope._wire import JSON_TYPE, PROBLEM_TYPE, encoded, retry_after_line, safe_headers
+from resilience.errors import AppError, ResilienceError
+
+__all__ = ("Envelope", "envelope_of", "http_envelope", "validation_envelope")
+
+_TELLS_WHEN = frozenset({429, 503})
+_SERVER_SIDE = 500
+_MOST_FIELDS = 100
+_LONGEST_TEXT = 300
+_BLANK = "about:blank"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """One error as its client sees it. `retry_after` is in seconds, None when nobody knows."""
+
+    code: str = INTERNAL
+    message: str = INTERNAL_MESSAGE
+    details: Mapping[str, Any] = field(default_factory=dict)
+    request_id: str = ""
+    trace_id: str = ""
+    retry_after: float | None = None
+    http_status: int = 500
+    grpc_status: str = "INTERNAL"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def body(self) -> dict[str, Any]:
+        """Return the members of the default body, always all of them."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "details": dict(self.details),
+            "request_id": self.request_id,
+            "trace_id": self.trace_id,
+            "retry_after": self.retry_after,
+        }
+
+    def problem(self, type_base: str = _BLANK) -> dict[str, Any]:
+        """Return the members of an RFC 9457 problem; its `type` is `type_base` followed by the code."""
+        members = {
+            "type": _type_of(type_base, self.code),
+            "title": meaning_of(self.http_status).title,
+            "status": self.http_status,
+            "detail": self.message,
+        }
+        if self.request_id:
+            members["instance"] = _instance_of(self.request_id)
+        extensions = self.body()
+        del extensions["message"]
+        if self.retry_after is None:
+            del extensions["retry_after"]
+        return members | extensions
+
+    def render(self, problem: bool = False, type_base: str = _BLANK) -> tuple[bytes, str]:  # noqa: FBT001, FBT002 - render(problem=...) reads either way
+        """Return the body and its content type. Never raises, whatever `details` holds."""
+        if problem:
+            return encoded(self.problem(type_base)), PROBLEM_TYPE
+        return encoded(self.body()), JSON_TYPE
+
+    def response_headers(self) -> dict[str, str]:
+        """Return the headers that belong to the error: its own, and `Retry-After` on 429 and 503 when known."""
+        headers = safe_headers(self.headers)
+        if self.http_status in _TELLS_WHEN and self.retry_after is not None:
+            headers["Retry-After"] = retry_after_line(self.retry_after)
+        return headers
+
+
+def _type_of(base: str, code: str) -> str:
+    if base == _BLANK:
+        return base
+    return f"{base}{code}" if base.endswith(("/", "#", "=", ":")) else f"{base}/{code}"
+
+
+def _instance_of(request_id: str) -> str:
+    """Return a URI reference of this one occurrence: an id that is a UUID names it everywhere."""
+    try:
+        return uuid.UUID(request_id).urn
+    except ValueError:
+        return "#" + quote(request_id, safe="")
+
+
+def envelope_of(error: BaseException, *, request_id: str = "", trace_id: str = "") -> Envelope:
+    """Return what the client is told about `error`.
+
+    An `AppError` speaks for itself. Of our other errors only the fixed sentence of their class leaves the process;
+    of anything else, that it happened.
+    """
+    if not isinstance(error, ResilienceError):
+        return Envelope(request_id=request_id, trace_id=trace_id)
+    status = error.http_status if is_error_status(error.http_status) else 500
+    grpc = error.grpc_status if error.grpc_status in GRPC_TO_HTTP else grpc_status_for(status)
+    message, details, headers = _public(error)
+    return Envelope(
+        code=str(error.code),
+        message=message,
+        details=details,
+        headers=headers,
+        request_id=request_id,
+        trace_id=trace_id,
+        retry_after=seconds_known(error.retry_after),
+        http_status=status,
+        grpc_status=grpc,
+    )
+
+
+def _public(error: ResilienceError) -> tuple[str, dict[str, Any], dict[str, str]]:
+    if isinstance(error, AppError):
+        return str(error.message), dict(error.details), dict(error.headers)
+    return error.public_message, {}, {}
+
+
+def http_envelope(
+    status: int,
+    *,
+    message: str | None = None,
+    details: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+    request_id: str = "",
+    trace_id: str = "",
+) -> Envelope:
+    """Return the envelope of a framework's HTTP error.
+
+    For 400 to 499 `message` and `details` are the developer's and are sent; from 500 on they are withheld, since that
+    is where exception text ends up (L16). Raise an `AppError` to say something there. Other statuses become 500.
+    """
+    status = status if is_error_status(status) else 500
+    meaning = meaning_of(status)
+    withheld = status >= _SERVER_SIDE
+    return Envelope(
+        code=meaning.code,
+        message=meaning.message if withheld or not message else str(message),
+        details={} if withheld else dict(details or {}),
+        headers=dict(headers or {}),
+        request_id=request_id,
+        trace_id=trace_id,
+        retry_after=_stated_wait(headers or {}),
+        http_status=status,
+        grpc_status=meaning.grpc_status,
+    )
+
+
+def _stated_wait(headers: Mapping[str, str]) -> float | None:
+    for name, value in headers.items():
+        if name.lower() == "retry-after" and value.isdecimal():
+            return seconds_known(int(value))
+    return None
+
+
+def validation_envelope(fields: Iterable[Mapping[str, Any]], *, request_id: str = "", trace_id: str = "") -> Envelope:
+    """Return a 422 that says which fields are wrong and why: `field`, `message` and `type` of each, never the input.
+
+    At most 100 fields are listed; `omitted` then counts the rest.
+    """
+    every = list(fields)
+    listed = [_field_error(one) for one in every[:_MOST_FIELDS]]
+    details: dict[str, Any] = {"fields": listed}
+    if len(every) > len(listed):
+        details["omitted"] = len(every) - len(listed)
+    return http_envelope(422, details=details, request_id=request_id, trace_id=trace_id)
+
+
+def _field_error(one: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(one.get(name, ""))[:_LONGEST_TEXT] for name in ("field", "message", "type")}

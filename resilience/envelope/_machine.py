@@ -1,0 +1,187 @@
+"""What an HTTP status means: its code, phrase, gRPC status and category. Pure tables and functions.
+
+gRPC to HTTP is the mapping in google/rpc/code.proto; the way back is its inverse, with the nearest word where several
+statuses share one. (gRPC's own http-grpc-status-mapping is for proxies without a grpc-status, and not used here.)
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, NamedTuple
+
+__all__ = (
+    "GRPC_TO_HTTP",
+    "INTERNAL",
+    "INTERNAL_MESSAGE",
+    "MEANINGS",
+    "Meaning",
+    "category_for",
+    "grpc_status_for",
+    "http_status_for",
+    "is_code",
+    "is_error_status",
+    "is_retryable",
+    "meaning_of",
+    "seconds_known",
+)
+
+INTERNAL, INTERNAL_MESSAGE = "INTERNAL", "The service could not handle the request."
+
+_CODE = re.compile(r"[A-Z][A-Z0-9_]*[A-Z0-9]", re.ASCII)
+_LONGEST_CODE = 63
+_LONGEST_WAIT = 31_536_000.0
+
+GRPC_TO_HTTP = {
+    "CANCELLED": 499,
+    "UNKNOWN": 500,
+    "INVALID_ARGUMENT": 400,
+    "DEADLINE_EXCEEDED": 504,
+    "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
+    "PERMISSION_DENIED": 403,
+    "RESOURCE_EXHAUSTED": 429,
+    "FAILED_PRECONDITION": 400,
+    "ABORTED": 409,
+    "OUT_OF_RANGE": 400,
+    "UNIMPLEMENTED": 501,
+    "INTERNAL": 500,
+    "UNAVAILABLE": 503,
+    "DATA_LOSS": 500,
+    "UNAUTHENTICATED": 401,
+}
+
+
+class Meaning(NamedTuple):
+    """What one HTTP status says: the toolkit's code for it, a title, and the sentence used where nobody gave one."""
+
+    code: str
+    title: str
+    message: str
+    grpc_status: str
+    category: str
+
+
+MEANINGS = {
+    400: Meaning("BAD_REQUEST", "Bad Request", "The request is not valid.", "INVALID_ARGUMENT", "validation"),
+    401: Meaning("UNAUTHENTICATED", "Unauthorized", "Authentication is required.", "UNAUTHENTICATED", "authentication"),
+    402: Meaning("PAYMENT_REQUIRED", "Payment Required", "Payment is required.", "FAILED_PRECONDITION", "precondition"),
+    403: Meaning("PERMISSION_DENIED", "Forbidden", "This is not allowed.", "PERMISSION_DENIED", "permission"),
+    404: Meaning("NOT_FOUND", "Not Found", "There is nothing here.", "NOT_FOUND", "not_found"),
+    405: Meaning("METHOD_NOT_ALLOWED", "Method Not Allowed", "This method is not allowed.", "UNIMPLEMENTED", "client"),
+    406: Meaning("NOT_ACCEPTABLE", "Not Acceptable", "No acceptable format exists.", "INVALID_ARGUMENT", "client"),
+    408: Meaning("REQUEST_TIMEOUT", "Request Timeout", "The request was too slow.", "DEADLINE_EXCEEDED", "timeout"),
+    409: Meaning("CONFLICT", "Conflict", "The request conflicts with the current state.", "ABORTED", "conflict"),
+    410: Meaning("GONE", "Gone", "This is no longer here.", "NOT_FOUND", "not_found"),
+    411: Meaning("LENGTH_REQUIRED", "Length Required", "A length is required.", "INVALID_ARGUMENT", "client"),
+    412: Meaning(
+        "PRECONDITION_FAILED", "Precondition Failed", "A precondition failed.", "FAILED_PRECONDITION", "precondition"
+    ),
+    413: Meaning("PAYLOAD_TOO_LARGE", "Content Too Large", "The request is too large.", "INVALID_ARGUMENT", "client"),
+    414: Meaning("URI_TOO_LONG", "URI Too Long", "The address is too long.", "INVALID_ARGUMENT", "client"),
+    415: Meaning(
+        "UNSUPPORTED_MEDIA_TYPE",
+        "Unsupported Media Type",
+        "This format is not supported.",
+        "INVALID_ARGUMENT",
+        "client",
+    ),
+    416: Meaning(
+        "RANGE_NOT_SATISFIABLE",
+        "Range Not Satisfiable",
+        "The range asked for does not exist.",
+        "OUT_OF_RANGE",
+        "client",
+    ),
+    422: Meaning(
+        "VALIDATION_FAILED", "Unprocessable Content", "The request is not valid.", "INVALID_ARGUMENT", "validation"
+    ),
+    423: Meaning("LOCKED", "Locked", "This is locked.", "FAILED_PRECONDITION", "precondition"),
+    424: Meaning(
+        "FAILED_DEPENDENCY",
+        "Failed Dependency",
+        "A step this depends on failed.",
+        "FAILED_PRECONDITION",
+        "precondition",
+    ),
+    425: Meaning("TOO_EARLY", "Too Early", "The request came too early.", "UNAVAILABLE", "unavailable"),
+    426: Meaning(
+        "UPGRADE_REQUIRED", "Upgrade Required", "Another protocol is required.", "FAILED_PRECONDITION", "client"
+    ),
+    428: Meaning(
+        "PRECONDITION_REQUIRED",
+        "Precondition Required",
+        "A precondition is required.",
+        "FAILED_PRECONDITION",
+        "precondition",
+    ),
+    429: Meaning("RATE_LIMITED", "Too Many Requests", "Too many requests.", "RESOURCE_EXHAUSTED", "rate_limit"),
+    431: Meaning(
+        "HEADERS_TOO_LARGE",
+        "Request Header Fields Too Large",
+        "The headers are too large.",
+        "INVALID_ARGUMENT",
+        "client",
+    ),
+    499: Meaning("CANCELLED", "Client Closed Request", "The request was cancelled.", "CANCELLED", "cancelled"),
+    500: Meaning(INTERNAL, "Internal Server Error", INTERNAL_MESSAGE, "INTERNAL", "internal"),
+    501: Meaning("NOT_IMPLEMENTED", "Not Implemented", "This is not implemented.", "UNIMPLEMENTED", "internal"),
+    502: Meaning("BAD_GATEWAY", "Bad Gateway", "A service this one needs failed.", "UNAVAILABLE", "dependency"),
+    503: Meaning(
+        "UNAVAILABLE",
+        "Service Unavailable",
+        "The service is temporarily unable to handle the request.",
+        "UNAVAILABLE",
+        "unavailable",
+    ),
+    504: Meaning("DEADLINE_EXCEEDED", "Gateway Timeout", "The request took too long.", "DEADLINE_EXCEEDED", "timeout"),
+}
+
+_RETRYABLE = frozenset({408, 425, 429, 502, 503, 504})
+
+
+def is_code(code: object) -> bool:
+    """Return whether `code` can be a client's constant and a `google.rpc.ErrorInfo.reason`."""
+    return isinstance(code, str) and len(code) <= _LONGEST_CODE and _CODE.fullmatch(code) is not None
+
+
+def is_error_status(status: object) -> bool:
+    """Return whether `status` is an HTTP client or server error, 400 to 599."""
+    return isinstance(status, int) and not isinstance(status, bool) and 400 <= status <= 599  # noqa: PLR2004 - HTTP's own
+
+
+def meaning_of(status: int) -> Meaning:
+    """Return what `status` (400 to 599) says; one nobody registered gets the code `HTTP_<status>`."""
+    known = MEANINGS.get(status)
+    if known is not None:
+        return known
+    if status >= 500:  # noqa: PLR2004 - HTTP's own
+        return Meaning(f"HTTP_{status}", "Server Error", INTERNAL_MESSAGE, "INTERNAL", "internal")
+    return Meaning(f"HTTP_{status}", "Client Error", "The request is not valid.", "INVALID_ARGUMENT", "client")
+
+
+def grpc_status_for(http_status: int) -> str:
+    """Return the gRPC status nearest to an HTTP error status."""
+    return meaning_of(http_status).grpc_status
+
+
+def category_for(http_status: int) -> str:
+    """Return the category of an HTTP error status, such as `validation` or `unavailable`."""
+    return meaning_of(http_status).category
+
+
+def http_status_for(grpc_status: str) -> int:
+    """Return the HTTP status of a gRPC status by name, 500 for a name gRPC does not have."""
+    return GRPC_TO_HTTP.get(grpc_status, 500)
+
+
+def is_retryable(http_status: int) -> bool:
+    """Return whether a status by itself says that the same request may succeed later."""
+    return http_status in _RETRYABLE
+
+
+def seconds_known(value: Any) -> float | None:
+    """Return a wait in seconds, or None for anything nobody can wait for: negative, NaN, infinite, beyond a year."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value) if 0 <= value <= _LONGEST_WAIT else None

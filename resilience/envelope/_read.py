@@ -1,0 +1,82 @@
+"""The way back: a remote service's error body becomes the `AppError` it was made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from resilience.envelope._catalog import ErrorCatalog
+from resilience.envelope._machine import (
+    category_for,
+    grpc_status_for,
+    is_code,
+    is_error_status,
+    is_retryable,
+    seconds_known,
+)
+from resilience.errors import AppError
+
+__all__ = ("read_envelope",)
+
+_LARGEST = 1_048_576
+"""Bytes of a body that are looked at; an error larger than this is not one of ours."""
+_LONGEST_MESSAGE = 4096
+_OURS = ErrorCatalog()
+
+
+def read_envelope(
+    status: int, body: bytes | Mapping[str, Any], headers: Mapping[str, str], *, catalog: ErrorCatalog | None = None
+) -> AppError | None:
+    """Return the error a response carries in either of our shapes, or None where it carries none. Never raises.
+
+    gRPC status, category and whether to retry come from `catalog` where it knows the code, else from the status: HTTP
+    has no place for them. `retry_after` comes from the body, else from the `Retry-After` header (a date counts from
+    the response's own `Date`, so that no two clocks are compared).
+    """
+    members = _members(body)
+    if not is_error_status(status) or members is None or not is_code(members.get("code")):
+        return None
+    message, details = members.get("message", members.get("detail")), members.get("details")
+    if not isinstance(message, str):
+        return None
+    error = _blank(status, members["code"], catalog)
+    error.args = (message[:_LONGEST_MESSAGE] or error.code,)
+    error.message = message[:_LONGEST_MESSAGE]
+    error.details = dict(details) if isinstance(details, Mapping) else {}
+    stated = seconds_known(members.get("retry_after"))
+    error.retry_after = _from_header(headers) if stated is None else stated
+    return error
+
+
+def _blank(status: int, code: str, catalog: ErrorCatalog | None) -> AppError:
+    for known in (catalog, _OURS):
+        if known is not None and code in known and known.get(code).http_status == status:
+            return known.error(code)
+    grpc, category, retryable = grpc_status_for(status), category_for(status), is_retryable(status)
+    return AppError(code, http_status=status, grpc_status=grpc, category=category, retryable=retryable)
+
+
+def _members(body: Any) -> Mapping[str, Any] | None:
+    if isinstance(body, Mapping):
+        return body
+    if not isinstance(body, bytes | bytearray) or len(body) > _LARGEST:
+        return None
+    try:
+        members = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return members if isinstance(members, dict) else None
+
+
+def _from_header(headers: Mapping[str, str]) -> float | None:
+    lowered = {str(name).lower(): str(value).strip() for name, value in headers.items()}
+    text = lowered.get("retry-after", "")
+    if text.isascii() and text.isdecimal():
+        return seconds_known(float(text))
+    try:
+        wait = parsedate_to_datetime(text) - parsedate_to_datetime(lowered.get("date", ""))
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, wait.total_seconds())

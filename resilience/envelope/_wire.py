@@ -1,0 +1,93 @@
+"""From details and headers as programs hold them to bytes and lines that are safe to send."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import enum
+import json
+import logging
+import math
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+__all__ = ("JSON_TYPE", "PROBLEM_TYPE", "encoded", "retry_after_line", "safe_headers")
+
+_log = logging.getLogger("resilience")
+
+JSON_TYPE, PROBLEM_TYPE = "application/json", "application/problem+json"
+
+_DEEPEST = 16
+_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_OURS = frozenset({"content-length", "content-type", "transfer-encoding", "retry-after"})
+"""Headers that describe our body or that we work out ourselves."""
+
+
+def encoded(body: dict[str, Any]) -> bytes:
+    """Return `body` as JSON; whatever JSON has no form for becomes text, and never an exception.
+
+    ASCII throughout, so that even half a surrogate pair in a message can be sent.
+    """
+    try:
+        return json.dumps(body, default=_plain, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError):  # NaN, keys that are not text, cycles: rare enough to look twice
+        return json.dumps(_tidy(body, 0), allow_nan=False, separators=(",", ":")).encode()
+
+
+_FORMS: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
+    (dt.date | dt.time, lambda value: value.isoformat()),
+    (dt.timedelta, lambda value: value.total_seconds()),
+    (uuid.UUID | decimal.Decimal, str),
+    (enum.Enum, lambda value: value.value),
+    (Mapping, dict),
+    (set | frozenset, lambda value: sorted(value, key=repr)),
+)
+
+
+def _plain(value: Any) -> Any:
+    """Return a JSON form of `value`: its type's name where showing more could show too much (L16)."""
+    for kinds, form in _FORMS:
+        if isinstance(value, kinds):
+            return form(value)
+    return f"<{type(value).__name__}>"
+
+
+def _tidy(value: Any, depth: int) -> Any:
+    """Return `value` rebuilt from what JSON has, no deeper than it can be a mistake."""
+    if depth > _DEEPEST:
+        return "..."
+    if isinstance(value, Mapping):
+        return {str(_scalar(key)): _tidy(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_tidy(item, depth + 1) for item in value]
+    return _scalar(value)
+
+
+def _scalar(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        value = value.value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    plain = _plain(value)
+    return plain if isinstance(plain, str | float) else f"<{type(value).__name__}>"
+
+
+def retry_after_line(seconds: float) -> str:
+    """Return whole seconds for a Retry-After header, rounded up: coming too early is refused again."""
+    return str(math.ceil(seconds))
+
+
+def safe_headers(headers: Mapping[Any, Any]) -> dict[str, str]:
+    """Return the headers that may be sent: one that could start a new line is dropped and logged."""
+    safe = {}
+    for name, value in headers.items():
+        if not (isinstance(name, str) and isinstance(value, str) and _NAME.fullmatch(name) and _VALUE.fullmatch(value)):
+            _log.warning("an error's header %.80r was dropped: its name or value is not valid in HTTP", name)
+        elif name.lower() not in _OURS:
+            safe[name] = value
+    return safe
