@@ -1,0 +1,9 @@
+"""The server side, without a framework: who asks, under which id, until when, and whether the request may come in."""
+
+from resilience.inbound._context import RequestContext, current_request
+from resilience.inbound._gate import Inbound
+from resilience.inbound._key import KeyRule
+from resilience.inbound._options import ServerOptions
+from resilience.inbound._quota import Quota
+
+__all__ = ("Inbound", "KeyRule", "Quota", "RequestContext", "ServerOptions", "current_request")

@@ -1,0 +1,93 @@
+"""What is known about the request being served, visible to everything the request runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resilience.inbound._gate import Inbound
+    from resilience.inbound._quota import Charge
+    from resilience.timeout import Deadline
+
+__all__ = ("RequestContext", "current_request")
+
+_current: ContextVar[RequestContext | None] = ContextVar("resilience_request", default=None)
+
+
+def current_request() -> RequestContext | None:
+    """Return the request being served here, or None outside one. Works in threads and tasks the request started."""
+    return _current.get()
+
+
+class RequestContext:
+    """One request, as one object that is changed in place.
+
+    A value set in a context variable by a thread or a child task is lost to whoever started it, so what the request
+    learns on its way (its user, its charges) is written here. Inside `with context:` it is `current_request()` and its
+    deadline is in force; both are taken back by token, so nothing reaches the next request of a reused thread (L19).
+    """
+
+    __slots__ = (
+        "_tokens",
+        "charges",
+        "client",
+        "deadline",
+        "headers",
+        "holds_place",
+        "inbound",
+        "is_counted",
+        "is_excluded",
+        "request_id",
+        "source",
+        "trace_id",
+        "user",
+    )
+
+    def __init__(
+        self,
+        request_id: str = "",
+        trace_id: str = "",
+        client: str = "",
+        *,
+        deadline: Deadline | None = None,
+        headers: Mapping[str, str] | None = None,
+        inbound: Inbound | None = None,
+        is_excluded: bool = False,
+    ) -> None:
+        self.request_id = request_id
+        self.trace_id = trace_id
+        self.client = client
+        """The caller's address as far as it can be trusted; empty where there is none (a Unix socket)."""
+        self.deadline = deadline
+        self.headers = {} if headers is None else headers
+        """The few headers the server side looks at, by lower-case name. Not the request's headers."""
+        self.inbound = inbound
+        self.is_excluded = is_excluded
+        """Whether this request is never limited, refused or timed (a probe)."""
+        self.is_counted = False
+        self.holds_place = False
+        self.user: str | None = None
+        """Who the caller has proven to be; set by the service or its framework."""
+        self.source: Any = None
+        """What the framework calls a request (an ASGI scope, a WSGI environ), for keys computed by user code."""
+        self.charges: list[Charge] = []
+        self._tokens: list[Token[RequestContext | None]] = []
+
+    def __enter__(self) -> RequestContext:  # noqa: PYI034 - never subclassed: adapters compose
+        self._tokens.append(_current.set(self))
+        if self.deadline is not None:
+            self.deadline.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.deadline is not None:
+            self.deadline.__exit__(kind, error, traceback)
+        _current.reset(self._tokens.pop())
+
+    def __repr__(self) -> str:
+        return f"<RequestContext {self.request_id}>"

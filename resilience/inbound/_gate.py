@@ -1,0 +1,189 @@
+"""The gate: every request is recognised, and most are let in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from resilience.bulkhead import Bulkhead
+from resilience.errors import ConfigurationError, Problem, RateLimitedError
+from resilience.inbound import _aio
+from resilience.inbound._client import FORWARDED_FOR, TrustedProxies
+from resilience.inbound._context import RequestContext
+from resilience.inbound._deadline import lift, patience_of, sooner
+from resilience.inbound._identity import REQUEST_ID, TRACEPARENT, request_id_of, trace_id_of
+from resilience.inbound._key import KeyRule, bounded
+from resilience.inbound._options import ServerOptions
+from resilience.inbound._quota import Decision, Quota, quota_headers
+from resilience.timeout import Deadline
+
+if TYPE_CHECKING:
+    from resilience.inbound._quota import Bucket
+    from resilience.lifecycle import Lifecycle
+
+__all__ = ("Inbound",)
+
+Limiter = Callable[[str, str, int | None], "Bucket"]
+"""Makes or finds the bucket of a name, a rate and a burst: `Resilience.limiter`."""
+
+
+class _Config(Protocol):
+    @property
+    def server(self) -> ServerOptions: ...
+
+
+class _Toolkit(Protocol):
+    """The parts of `Resilience` the gate is built from."""
+
+    @property
+    def config(self) -> _Config: ...
+    @property
+    def lifecycle(self) -> Lifecycle: ...
+    @property
+    def limiter(self) -> Limiter: ...
+
+
+class Inbound:
+    """What happens to a request before the service sees it, for any framework.
+
+    An adapter calls `receive` with the headers named in `wanted`; then `enter`, and `charge` (or `await acharge`) for
+    the `quota_of` the request, either of which may refuse; `answered` when the last byte is out, and `leave` when all
+    that ran behind the answer has ended too. `key` decides whose quota is charged where `rate_limit_key` says too
+    little.
+    """
+
+    def __init__(
+        self,
+        options: ServerOptions | None = None,
+        *,
+        limiter: Limiter | None = None,
+        lifecycle: Lifecycle | None = None,
+        key: Callable[[RequestContext], str] | None = None,
+    ) -> None:
+        self.options = options = options or ServerOptions()
+        self.lifecycle = lifecycle
+        self._limiter = limiter
+        self._proxies = TrustedProxies(options.trusted_proxies)
+        rule = KeyRule(options.rate_limit_key)
+        self._key: Callable[[RequestContext], str] = rule if key is None else key
+        self._deadline_header = options.deadline_header.lower()
+        self.wanted = frozenset(
+            filter(None, (REQUEST_ID, TRACEPARENT, FORWARDED_FOR, self._deadline_header, rule.header))
+        )
+        """Lower-case names of the headers `receive` looks at; several lines of one are joined by a comma."""
+        self._exact, self._prefixes = _split(options.exclude_paths)
+        most = options.max_concurrent_requests
+        self.slots = None if most is None else Bulkhead(most, name="server")
+        self.quota = (
+            None if options.rate_limit is None
+            else self.quota_for("default", options.rate_limit, options.rate_limit_burst, name="server")
+        )  # fmt: skip
+
+    @classmethod
+    def of(cls, toolkit: _Toolkit, *, key: Callable[[RequestContext], str] | None = None) -> Inbound:
+        """Build the gate a `Resilience` is configured for."""
+        return cls(toolkit.config.server, limiter=toolkit.limiter, lifecycle=toolkit.lifecycle, key=key)
+
+    def receive(
+        self, headers: Mapping[str, str], peer: str | None = None, *, path: str = "", patience: float | None = None
+    ) -> RequestContext:
+        """Return the context of a request. Nothing in `headers` can make this fail; `peer` is the socket's other end.
+
+        `path` is what `exclude_paths` speaks of (HTTP path, gRPC method). `patience` is how long the transport says
+        the caller waits, in seconds (gRPC knows, HTTP does not).
+        """
+        is_excluded = self.is_excluded(path)
+        return RequestContext(
+            request_id_of(headers.get(REQUEST_ID)),
+            trace_id_of(headers.get(TRACEPARENT)),
+            self._proxies.client_of(peer, headers.get(FORWARDED_FOR)) if peer else "",
+            deadline=None if is_excluded else self._deadline(headers.get(self._deadline_header), patience),
+            headers=headers,
+            inbound=self,
+            is_excluded=is_excluded,
+        )
+
+    def _deadline(self, asked: str | None, patience: float | None) -> Deadline | None:
+        allowed = self.options.deadline
+        if asked is not None or patience is not None:
+            allowed = sooner(allowed, patience, None if asked is None else patience_of(asked))
+        return None if allowed is None else Deadline.after(allowed)
+
+    def is_excluded(self, path: str) -> bool:
+        """Whether requests to `path` are never limited, refused or timed."""
+        return path in self._exact or (bool(self._prefixes) and path.startswith(self._prefixes))
+
+    def enter(self, context: RequestContext, *, takes_place: bool = True) -> None:
+        """Count a request as under way, or raise `BulkheadFullError`. Excluded paths are neither counted nor refused.
+
+        A connection that lives for hours (a websocket) is counted with `takes_place=False`: it keeps nobody out.
+        """
+        if context.is_excluded:
+            return
+        if takes_place and self.slots is not None:
+            self.slots.admit()
+            context.holds_place = True
+        if self.lifecycle is not None:
+            self.lifecycle.enter()
+        context.is_counted = True
+
+    def leave(self, context: RequestContext) -> None:
+        """Undo `enter`: the answer is complete, and so is all that ran behind it. A second call does nothing."""
+        if not context.is_counted:
+            return
+        context.is_counted = False
+        if self.lifecycle is not None:
+            self.lifecycle.leave()
+        if context.holds_place and self.slots is not None:
+            context.holds_place = False
+            self.slots.on_success(None, None)
+
+    def answered(self, context: RequestContext) -> None:
+        """Note that the last byte is out: what goes on after it is not bound by the deadline any more."""
+        lift(context.deadline)
+
+    def quota_of(self, context: RequestContext) -> Quota | None:
+        """Return the quota every request is charged to, or None where there is none or the path is excluded."""
+        return None if context.is_excluded else self.quota
+
+    def charge(self, context: RequestContext, quota: Quota, key: str | None = None, cost: int = 1) -> None:
+        """Charge `quota` with `cost`, or raise `RateLimitedError`. May block, for as long as Redis is allowed to."""
+        self.judge(context, quota, quota.bucket.acquire(self.key_of(context, key), cost))
+
+    def acharge(
+        self, context: RequestContext, quota: Quota, key: str | None = None, cost: int = 1
+    ) -> Coroutine[Any, Any, None]:
+        """Charge `quota` with `cost`, suspending, or raise `RateLimitedError`."""
+        return _aio.charge(self, context, quota, self.key_of(context, key), cost)
+
+    def key_of(self, context: RequestContext, key: str | None = None) -> str:
+        """Return whose quota is charged; whatever user code makes of it is bounded in length."""
+        return bounded(self._key(context) if key is None else key)
+
+    def judge(self, context: RequestContext, quota: Quota, decision: Decision) -> None:
+        """Note a decision, and raise `RateLimitedError` where it says no."""
+        context.charges.append(quota.charge(decision))
+        if not decision.allowed:
+            name = quota.bucket.name
+            raise RateLimitedError(f"{name}: quota spent", policy=name, retry_after=decision.retry_after)
+
+    def quota_for(self, label: str, rate: str, burst: int | None = None, *, name: str) -> Quota:
+        """Return a quota kept in the bucket `name`, known to callers as `label`."""
+        if self._limiter is None:
+            raise ConfigurationError([Problem("rate_limit", rate, "a limiter to keep it in")])
+        return Quota(label, rate, self._limiter(name, rate, burst))
+
+    def quota_headers(self, context: RequestContext) -> tuple[tuple[str, str], ...]:
+        """Return the `RateLimit` headers of what was charged; none unless `rate_limit_headers` is set."""
+        return quota_headers(context.charges) if context.charges and self.options.rate_limit_headers else ()
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether a client should open its next request on another connection."""
+        return self.lifecycle is not None and self.lifecycle.is_draining
+
+
+def _split(paths: tuple[str, ...]) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Tell exact paths from those ending in `*`, which stand for all that starts so."""
+    prefixes = tuple(path[:-1] for path in paths if path.endswith("*"))
+    return frozenset(path for path in paths if not path.endswith("*")), prefixes

@@ -1,0 +1,52 @@
+"""Whose quota a request is charged to. Keys are bounded, and nothing secret is stored as a key."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+from resilience.errors import ConfigurationError, Problem
+from resilience.inbound._client import address_group
+from resilience.inbound._context import RequestContext
+from resilience.inbound._options import ServerOptions
+from resilience.options import Refused, rule_of
+
+__all__ = ("KeyRule", "bounded")
+
+_LONGEST = 128
+_HEADER = "header:"
+
+
+def bounded(key: str) -> str:
+    """Return a key no longer than 128 characters: a longer one is replaced by its digest."""
+    return key if len(key) <= _LONGEST else _digest(key)
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+class KeyRule:
+    """`ip`, `user` or `header:<name>`. Who has no such user or header is counted by address.
+
+    `header` is the lower-case name to look for, or None. Raises `ConfigurationError` for any other rule.
+    """
+
+    __slots__ = ("header", "rule")
+
+    def __init__(self, rule: str = "ip") -> None:
+        option = rule_of(ServerOptions.fields()["rate_limit_key"])
+        try:
+            self.rule: str = option.check(rule)
+        except Refused:
+            raise ConfigurationError([Problem("key", rule, option.expected)]) from None
+        self.header = self.rule.removeprefix(_HEADER).lower() if self.rule.startswith(_HEADER) else None
+
+    def __call__(self, context: RequestContext) -> str:
+        """Return the key of `context`; a header's value is an API key as often as not, so only its digest is kept."""
+        if self.header is not None:
+            value = context.headers.get(self.header)
+            if value:
+                return f"header:{_digest(value)}"
+        elif self.rule == "user" and context.user:
+            return bounded(f"user:{context.user}")
+        return f"ip:{address_group(context.client)}"

@@ -1,0 +1,87 @@
+"""What a rate limit tells the caller: draft-ietf-httpapi-ratelimit-headers, two structured fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Iterable
+from typing import NamedTuple, Protocol
+
+__all__ = ("Bucket", "Charge", "Decision", "Quota", "quota_headers")
+
+
+class Decision(Protocol):
+    """What a token bucket answered."""
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the call fits."""
+
+    @property
+    def remaining(self) -> float:
+        """What is left of the quota."""
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds until the call would fit, None when never."""
+
+    @property
+    def reset_after(self) -> float:
+        """Seconds until the quota is whole again."""
+
+
+class Bucket(Protocol):
+    """A token bucket, in memory or shared."""
+
+    @property
+    def name(self) -> str:
+        """Stable and low-cardinality."""
+
+    def acquire(self, key: str = "", cost: int = 1) -> Decision:
+        """Take `cost` tokens of `key`."""
+
+    def aacquire(self, key: str = "", cost: int = 1) -> Awaitable[Decision]:
+        """Take `cost` tokens of `key`, suspending."""
+
+
+class Quota:
+    """A bucket under the name and size its callers are told."""
+
+    __slots__ = ("bucket", "label", "policy")
+
+    def __init__(self, label: str, rate: str, bucket: Bucket) -> None:
+        from limits import parse  # noqa: PLC0415 - 100 ms of import that only who limits pays
+
+        item = parse(rate)
+        quoted = "".join(c for c in label if " " <= c <= "~" and c not in '"\\')
+        self.bucket = bucket
+        self.label = f'"{quoted}"'
+        self.policy = f"{self.label};q={item.amount};w={item.get_expiry()}"
+
+    def charge(self, decision: Decision) -> Charge:
+        """Return the record of one decision."""
+        return Charge(self, decision)
+
+
+class Charge(NamedTuple):
+    """One decision about one request."""
+
+    quota: Quota
+    decision: Decision
+
+    def state(self) -> str:
+        """Return the member of the `RateLimit` field: what remains (`r`), and in how many seconds there is more (`t`).
+
+        A refused caller is given its `Retry-After` as `t`, because the draft wants the two to agree.
+        """
+        decision = self.decision
+        after = decision.reset_after if decision.allowed else decision.retry_after or decision.reset_after
+        return f"{self.quota.label};r={max(0, int(decision.remaining))};t={math.ceil(after)}"
+
+
+def quota_headers(charges: Iterable[Charge]) -> tuple[tuple[str, str], ...]:
+    """Return the `RateLimit-Policy` and `RateLimit` fields; none where nothing was charged."""
+    policies = [charge.quota.policy for charge in charges]
+    if not policies:
+        return ()
+    states = [charge.state() for charge in charges]
+    return ("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(states))
