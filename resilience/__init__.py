@@ -1,0 +1,110 @@
+"""A plugin-based resilience toolkit for existing Python web services.
+
+Names are loaded when they are first used (PEP 562): `import resilience` costs a few milliseconds, and a service that
+only retries never imports what breakers need.
+"""
+
+from __future__ import annotations
+
+from resilience._version import __version__
+
+TYPE_CHECKING = False  # importing it from typing would be most of what `import resilience` costs
+if TYPE_CHECKING:
+    from resilience.breaker import CircuitBreaker, CircuitOpenError
+    from resilience.bulkhead import Bulkhead
+    from resilience.envelope import ErrorCatalog
+    from resilience.errors import (
+        AppError,
+        BulkheadFullError,
+        ConfigurationError,
+        DeadlineExceededError,
+        DrainingError,
+        PluginError,
+        PoolClosedError,
+        PoolError,
+        PoolSaturatedError,
+        PoolTimeoutError,
+        RateLimitedError,
+        RejectedError,
+        ResilienceError,
+    )
+    from resilience.events import Event
+    from resilience.fallback import Fallback
+    from resilience.health import Health
+    from resilience.lifecycle import Lifecycle
+    from resilience.pipeline import Pipeline
+    from resilience.policy import Again, Policy, PolicyBase, Replace, Wait
+    from resilience.ratelimit import RateLimit, TokenBucket
+    from resilience.retry import Retry, RetryBudget
+    from resilience.timeout import Deadline, Timeout
+    from resilience.toolkit import Resilience
+
+__all__ = (
+    "Again",
+    "AppError",
+    "Bulkhead",
+    "BulkheadFullError",
+    "CircuitBreaker",
+    "CircuitOpenError",
+    "ConfigurationError",
+    "Deadline",
+    "DeadlineExceededError",
+    "DrainingError",
+    "ErrorCatalog",
+    "Event",
+    "Fallback",
+    "Health",
+    "Lifecycle",
+    "Pipeline",
+    "PluginError",
+    "Policy",
+    "PolicyBase",
+    "PoolClosedError",
+    "PoolError",
+    "PoolSaturatedError",
+    "PoolTimeoutError",
+    "RateLimit",
+    "RateLimitedError",
+    "RejectedError",
+    "Replace",
+    "Resilience",
+    "ResilienceError",
+    "Retry",
+    "RetryBudget",
+    "Timeout",
+    "TokenBucket",
+    "Wait",
+    "__version__",
+)
+
+_HOMES = {
+    "breaker": ("CircuitBreaker", "CircuitOpenError"),
+    "bulkhead": ("Bulkhead",),
+    "envelope": ("ErrorCatalog",),
+    "errors": tuple(name for name in __all__ if name.endswith("Error") and name != "CircuitOpenError"),
+    "events": ("Event",),
+    "fallback": ("Fallback",),
+    "health": ("Health",),
+    "lifecycle": ("Lifecycle",),
+    "pipeline": ("Pipeline",),
+    "policy": ("Again", "Policy", "PolicyBase", "Replace", "Wait"),
+    "ratelimit": ("RateLimit", "TokenBucket"),
+    "retry": ("Retry", "RetryBudget"),
+    "timeout": ("Deadline", "Timeout"),
+    "toolkit": ("Resilience",),
+}
+
+
+def __getattr__(name: str) -> object:
+    for home, names in _HOMES.items():
+        if name in names:
+            import importlib  # noqa: PLC0415 - already loaded by the interpreter; kept out of our namespace
+
+            value: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

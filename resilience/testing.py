@@ -1,0 +1,228 @@
+"""Tools for testing code that uses the toolkit, and policies written for it.
+
+`ManualClock` owns time, `RecordingListener` keeps events, and `PolicyConformance` is the suite every built-in policy
+passes: subclass it in your own tests, say how to make your policy, and pytest runs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
+
+from resilience._engine._chain import Chain
+from resilience.errors import RejectedError
+from resilience.events import Event
+from resilience.policy import AroundPolicy, Policy
+
+__all__ = ("ManualClock", "PolicyConformance", "RecordingListener")
+
+
+class ManualClock:
+    """Time that passes when told to: call it for the time, `advance` it, and use it as a pipeline's `sleeper`."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+        self.slept: list[float] = []
+        """Every sleep asked for, in seconds."""
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` pass."""
+        self.now += seconds
+
+    def sleep(self, seconds: float, /) -> None:
+        """Return at once, that much later."""
+        self.slept.append(seconds)
+        self.advance(seconds)
+
+    def asleep(self, seconds: float, /) -> Awaitable[None]:
+        """Let other tasks run once; it is that much later then."""
+        self.sleep(seconds)
+        return asyncio.sleep(0)
+
+
+class RecordingListener:
+    """Keeps every event it is given, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        """Keep `event`."""
+        self.events.append(event)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of the events, in order."""
+        return [event.kind for event in self.events]
+
+
+class _Counting:
+    """Wraps a policy to see that each permit is settled exactly once."""
+
+    retries = False
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self.waits = getattr(policy, "waits", False)
+        self.may_wait = getattr(policy, "may_wait", False)
+        self.admitted = 0
+        self.settled: list[str] = []
+
+    @property
+    def name(self) -> str:
+        """The policy's own."""
+        return self._policy.name
+
+    def admit(self) -> Any:
+        permit = self._policy.admit()
+        self.admitted += 1
+        return permit
+
+    def admit_blocking(self) -> Any:
+        permit = self._policy.admit_blocking()  # type: ignore[attr-defined]  # only called where `waits` is true
+        self.admitted += 1
+        return permit
+
+    async def admit_awaiting(self) -> Any:
+        permit = await self._policy.admit_awaiting()  # type: ignore[attr-defined]  # only called where `waits` is true
+        self.admitted += 1
+        return permit
+
+    def on_success(self, permit: Any, result: Any, /) -> Any:
+        self.settled.append("success")
+        return self._policy.on_success(permit, result)
+
+    def on_failure(self, permit: Any, error: Exception, /) -> Any:
+        self.settled.append("failure")
+        return self._policy.on_failure(permit, error)
+
+    def on_abandon(self, permit: Any, /) -> None:
+        self.settled.append("abandon")
+        self._policy.on_abandon(permit)
+
+
+class Boom(Exception):  # noqa: N818 - it is what the tests throw, not an error anyone handles
+    """What a guarded function raises in the suite."""
+
+
+class PolicyConformance:
+    """The laws of a policy that settles permits, in both colours. Subclass and implement `make_policy`.
+
+    The policy made must admit a first call and let its outcome stand.
+    """
+
+    def make_policy(self) -> Policy:
+        """Return a fresh policy that admits at least one call at a time."""
+        raise NotImplementedError
+
+    def _chain(self) -> tuple[Chain, _Counting]:
+        counting = _Counting(self.make_policy())
+        return Chain("conformance", (counting,)), counting
+
+    def test_has_the_shape_of_a_policy(self) -> None:
+        """A policy has a stable name and the four steps."""
+        policy = self.make_policy()
+        assert isinstance(policy, Policy | AroundPolicy)
+        assert policy.name == policy.name
+        assert policy.name
+
+    def test_result_passes_through(self) -> None:
+        """A result reaches the caller unchanged and settles its permit once (L2)."""
+        chain, counting = self._chain()
+        assert chain(lambda value: value)(3) == 3
+        assert counting.settled == ["success"]
+
+    def test_error_passes_through(self) -> None:
+        """The error itself reaches the caller and settles its permit once (L2)."""
+        chain, counting = self._chain()
+        boom = Boom()
+
+        def fail() -> None:
+            raise boom
+
+        assert _raised(chain(fail)) is boom
+        assert counting.settled == ["failure"]
+
+    def test_interrupt_abandons(self) -> None:
+        """KeyboardInterrupt is not an outcome: the permit is given back (L2)."""
+        chain, counting = self._chain()
+
+        def interrupted() -> None:
+            raise KeyboardInterrupt
+
+        assert isinstance(_raised(chain(interrupted)), KeyboardInterrupt)
+        assert counting.settled == ["abandon"]
+
+    def test_abandoned_generator_abandons(self) -> None:
+        """A generator left half-way gives its permit back (L2)."""
+        chain, counting = self._chain()
+
+        def items() -> Generator[int, None, None]:
+            yield 1
+            yield 2
+
+        generator = chain(items)()
+        assert next(generator) == 1
+        generator.close()
+        assert counting.settled == ["abandon"]
+
+    def test_refusal_is_neutral(self) -> None:
+        """A refusal by an inner policy passes through as it is (L4)."""
+        chain, counting = self._chain()
+        refusal = RejectedError("no", policy="inner")
+
+        def refused() -> None:
+            raise refusal
+
+        assert _raised(chain(refused)) is refusal
+        assert len(counting.settled) == 1
+
+    def test_colours_agree(self) -> None:
+        """The awaiting driver settles exactly as the blocking one does."""
+        asyncio.run(self._colours_agree())
+
+    async def _colours_agree(self) -> None:
+        for outcome, expected in ((3, "success"), (Boom(), "failure"), (asyncio.CancelledError(), "abandon")):
+            chain, counting = self._chain()
+
+            async def act(outcome: Any = outcome) -> Any:
+                await asyncio.sleep(0)
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                return outcome
+
+            assert await _outcome(chain(act)()) is outcome
+            assert counting.settled == [expected]
+
+    def test_cancelled_task_abandons(self) -> None:
+        """A task cancelled while the guarded call waits gives its permit back (L2)."""
+        asyncio.run(self._cancelled_task_abandons())
+
+    async def _cancelled_task_abandons(self) -> None:
+        chain, counting = self._chain()
+        task = asyncio.ensure_future(chain(asyncio.Event().wait)())
+        while not counting.admitted:  # noqa: ASYNC110 - admission has no event to wait for; it is a few steps away
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        assert isinstance(await _outcome(task), asyncio.CancelledError)
+        assert counting.settled == ["abandon"]
+
+
+def _raised(call: Callable[[], object]) -> BaseException | None:
+    try:
+        call()
+    except BaseException as error:  # noqa: BLE001 - the suite asks what came out, whatever it is
+        return error
+    return None
+
+
+async def _outcome(awaitable: Awaitable[Any]) -> Any:
+    try:
+        return await awaitable
+    except BaseException as error:  # noqa: BLE001 - the suite asks what came out, whatever it is
+        return error

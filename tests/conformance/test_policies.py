@@ -1,0 +1,96 @@
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+from resilience import Bulkhead, CircuitBreaker, RateLimit, Retry, RetryBudget
+from resilience.policy import PolicyBase
+from resilience.testing import PolicyConformance
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class TestBase(PolicyConformance):
+    def make_policy(self) -> PolicyBase:
+        return PolicyBase("base")
+
+
+class TestBreaker(PolicyConformance):
+    def make_policy(self) -> CircuitBreaker:
+        return CircuitBreaker()
+
+
+class TestBreakerByRate(PolicyConformance):
+    def make_policy(self) -> CircuitBreaker:
+        return CircuitBreaker(failure_rate_threshold=0.5)
+
+
+class TestRetryOfOtherErrors(PolicyConformance):
+    def make_policy(self) -> Retry:
+        return Retry(on=OSError)
+
+
+class TestRetryWithBudget(PolicyConformance):
+    def make_policy(self) -> Retry:
+        return Retry(on=OSError, timeout=5, budget=RetryBudget())
+
+
+class TestRetryByTenacity(PolicyConformance):
+    def make_policy(self) -> Retry:
+        return Retry(retry=lambda _state: False)
+
+
+class TestBulkhead(PolicyConformance):
+    def make_policy(self) -> Bulkhead:
+        return Bulkhead(1)
+
+
+class TestWaitingBulkhead(PolicyConformance):
+    def make_policy(self) -> Bulkhead:
+        return Bulkhead(1, max_wait=1)
+
+
+class TestRateLimit(PolicyConformance):
+    def make_policy(self) -> RateLimit:
+        return RateLimit("1000/second")
+
+
+class TestWaitingRateLimit(PolicyConformance):
+    def make_policy(self) -> RateLimit:
+        return RateLimit("1000/second", max_wait=1)
+
+
+class TestThirdParty(PolicyConformance):
+    """A policy written from the documentation alone, with nothing of ours in it."""
+
+    class Plain:
+        name = "plain"
+
+        def admit(self) -> None:
+            return None
+
+        def on_success(self, permit: Any, result: Any, /) -> None:
+            return None
+
+        def on_failure(self, permit: Any, error: Exception, /) -> None:
+            return None
+
+        def on_abandon(self, permit: Any, /) -> None:
+            return None
+
+    def make_policy(self) -> Any:
+        return self.Plain()
+
+
+class Around:
+    """An around policy written by a third party."""
+
+    name = "around"
+
+    def around(self, call: Callable[P, R], /) -> Callable[P, R]:
+        return call
+
+    def around_async(self, call: Callable[P, Awaitable[R]], /) -> Callable[P, Coroutine[Any, Any, R]]:
+        async def inner(*args: P.args, **kwargs: P.kwargs) -> R:
+            return await call(*args, **kwargs)
+
+        return inner

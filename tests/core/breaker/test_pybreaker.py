@@ -1,0 +1,267 @@
+"""pybreaker's documented behaviour, on our subclass."""
+
+import asyncio
+from collections.abc import Generator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pybreaker
+import pytest
+
+from resilience import CircuitBreaker, CircuitOpenError
+from resilience.testing import ManualClock
+
+
+def fail() -> None:
+    raise ValueError("down")
+
+
+class Hooks(pybreaker.CircuitBreakerListener):
+    def __init__(self) -> None:
+        self.log: list[Any] = []
+
+    def before_call(self, cb: Any, func: Any, *args: Any, **kwargs: Any) -> None:
+        self.log.append(("before_call", args, kwargs))
+
+    def success(self, cb: Any) -> None:
+        self.log.append("success")
+
+    def failure(self, cb: Any, exc: BaseException) -> None:
+        self.log.append(("failure", str(exc)))
+
+    def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:
+        self.log.append((old_state.name, new_state.name))
+
+
+def test_is_one() -> None:
+    """Ours is a `pybreaker.CircuitBreaker`, with its defaults and its state objects."""
+    breaker = CircuitBreaker()
+    assert isinstance(breaker, pybreaker.CircuitBreaker)
+    assert (breaker.fail_max, breaker.reset_timeout, breaker.success_threshold) == (5, 60, 1)
+    assert isinstance(breaker.state, pybreaker.CircuitClosedState)
+    assert breaker.current_state == pybreaker.STATE_CLOSED
+
+
+def test_opens_after_fail_max_consecutive_failures() -> None:
+    """Five consecutive failures open it; a success in between starts the count again."""
+    breaker = CircuitBreaker()
+    for expected in (1, 2, 3, 4):
+        with pytest.raises(ValueError, match="down"):
+            breaker.call(fail)
+        assert breaker.fail_counter == expected
+    breaker.call(int)
+    assert breaker.fail_counter == 0
+    for _ in range(5):
+        with pytest.raises(ValueError, match="down"):
+            breaker.call(fail)
+    assert breaker.current_state == "open"
+    with pytest.raises(pybreaker.CircuitBreakerError):
+        breaker.call(int)
+
+
+def test_all_four_hooks() -> None:
+    """The four listener hooks are called in pybreaker's order, with its arguments."""
+    hooks, clock = Hooks(), ManualClock()
+    breaker = CircuitBreaker(1, 10, listeners=[hooks], clock=clock)
+    breaker.call(int, "3", base=10)
+    with pytest.raises(ValueError, match="down"):
+        breaker.call(fail)
+    with pytest.raises(CircuitOpenError):
+        breaker.call(int)
+    clock.advance(10)
+    breaker.call(int)
+    assert hooks.log == [
+        ("before_call", ("3",), {"base": 10}),
+        "success",
+        ("before_call", (), {}),
+        ("failure", "down"),
+        ("closed", "open"),
+        ("open", "half-open"),
+        ("before_call", (), {}),
+        ("half-open", "closed"),
+        "success",
+    ]
+
+
+def test_decorated_function_announces_its_calls() -> None:
+    """`before_call` is heard for decorated functions too."""
+    hooks = Hooks()
+
+    @CircuitBreaker(listeners=[hooks])
+    def add(left: int, right: int) -> int:
+        return left + right
+
+    assert add(1, right=2) == 3
+    assert hooks.log == [("before_call", (1,), {"right": 2}), "success"]
+    assert add.__name__ == "add"
+
+
+def test_hook_that_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A hook's error is logged and never reaches the caller."""
+
+    class Broken(Hooks):
+        def success(self, cb: Any) -> None:
+            raise RuntimeError("hook bug")
+
+    assert CircuitBreaker(listeners=[Broken()]).call(int) == 0
+    assert "hook bug" in caplog.text
+
+
+def test_listener_management() -> None:
+    """Listeners can be listed, added and removed."""
+    first, second = Hooks(), Hooks()
+    breaker = CircuitBreaker(listeners=[first])
+    breaker.add_listeners(second)
+    assert breaker.listeners == (first, second)
+    breaker.remove_listener(first)
+    breaker.call(int)
+    assert (first.log, second.log[-1]) == ([], "success")
+
+
+def test_memory_storage_is_followed() -> None:
+    """Breakers that share a storage count together, and follow a state set from outside."""
+    storage = pybreaker.CircuitMemoryStorage(pybreaker.STATE_CLOSED)
+    left, right = CircuitBreaker(2, state_storage=storage), CircuitBreaker(2, state_storage=storage)
+    for breaker in (left, right):
+        with pytest.raises(ValueError, match="down"):
+            breaker.call(fail)
+    assert storage.state == "open"
+    for breaker in (left, right):
+        with pytest.raises(CircuitOpenError):
+            breaker.call(int)
+    storage.state = pybreaker.STATE_HALF_OPEN
+    left.call(int)
+    assert (left.current_state, right.current_state, storage.state) == ("closed", "closed", "closed")
+    right.call(int)
+    assert storage.counter == 0
+
+
+def test_memory_storage_may_start_open() -> None:
+    """A storage that says open, and since when, keeps the circuit open for the rest of the reset timeout."""
+    storage = pybreaker.CircuitMemoryStorage(pybreaker.STATE_OPEN)
+    assert CircuitBreaker(1, state_storage=storage).call(int) == 0  # open since nobody knows when: tried at once
+    storage = pybreaker.CircuitMemoryStorage(pybreaker.STATE_OPEN)
+    storage.opened_at = datetime.now(UTC) - timedelta(seconds=30)
+    breaker = CircuitBreaker(1, 60, state_storage=storage)
+    with pytest.raises(CircuitOpenError) as caught:
+        breaker.call(int)
+    assert caught.value.retry_after == pytest.approx(30, abs=1)
+
+
+def test_storage_hears_of_our_transitions() -> None:
+    """State, opening time and counters are written to the storage."""
+    clock = ManualClock()
+    storage = pybreaker.CircuitMemoryStorage(pybreaker.STATE_CLOSED)
+    breaker = CircuitBreaker(1, 10, 2, state_storage=storage, clock=clock)
+    with pytest.raises(ValueError, match="down"):
+        breaker.call(fail)
+    assert storage.opened_at is not None
+    assert breaker.fail_counter == 1
+    clock.advance(10)
+    breaker.call(int)
+    assert (storage.state, storage.success_counter) == ("half-open", 1)
+    breaker.call(int)
+    assert (storage.state, storage.success_counter, storage.counter) == ("closed", 0, 0)
+    breaker.open()
+    assert storage.state == "open"
+    breaker.half_open()
+    breaker.close()
+    assert storage.state == "closed"
+
+
+def test_calling_guards_a_block() -> None:
+    """`with breaker.calling()` counts what happens in the block."""
+    breaker = CircuitBreaker(1)
+    with breaker.calling():
+        pass
+    with pytest.raises(ValueError, match="down"), breaker.calling():
+        fail()
+    with pytest.raises(CircuitOpenError), breaker.calling():
+        pytest.fail("the block must not run")
+
+
+def test_call_guards_generator_functions() -> None:
+    """`call` with a generator function returns a guarded generator."""
+    breaker = CircuitBreaker(1)
+
+    def items(last: int) -> Generator[int, int, None]:
+        received = yield 1
+        yield received + last
+
+    generator = breaker.call(items, 10)
+    assert (next(generator), generator.send(5)) == (1, 15)
+
+
+def test_call_async_is_a_plain_coroutine_function() -> None:
+    """`call_async` works with asyncio and is recognised as a coroutine function."""
+    import inspect  # noqa: PLC0415 - only here
+
+    breaker = CircuitBreaker(1)
+
+    async def failing() -> None:
+        raise ValueError("down")
+
+    async def main() -> None:
+        assert await breaker.call_async(asyncio.sleep, 0, "done") == "done"
+        with pytest.raises(ValueError, match="down"):
+            await breaker.call_async(failing)
+
+    assert inspect.iscoroutinefunction(breaker.call_async)
+    asyncio.run(main())
+    assert breaker.current_state == "open"
+
+
+async def test_decorator_works_on_async_def() -> None:
+    """Decorating `async def` counts its failures, which pybreaker never sees."""
+    breaker = CircuitBreaker(2)
+
+    @breaker
+    async def failing() -> None:
+        raise ValueError("down")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="down"):
+            await failing()
+    assert breaker.current_state == "open"
+
+
+async def test_decorator_forms() -> None:
+    """`@breaker`, `@breaker()` and pybreaker's keyword for functions that return an awaitable all work."""
+    breaker = CircuitBreaker()
+
+    @breaker()
+    def plain() -> int:
+        return 1
+
+    @breaker(__pybreaker_call_async=True)
+    def deferred() -> Any:
+        return asyncio.sleep(0, 2)
+
+    assert plain() == 1
+    assert await deferred() == 2
+
+
+def test_excluded_exception_management() -> None:
+    """Excluded exceptions can be listed, added and removed."""
+    breaker = CircuitBreaker(exclude=[KeyError])
+    breaker.add_excluded_exceptions(ValueError)
+    assert breaker.excluded_exceptions == (KeyError, ValueError)
+    with pytest.raises(ValueError, match="down"):
+        breaker.call(fail)
+    assert breaker.fail_counter == 0
+    breaker.remove_excluded_exception(ValueError)
+    assert breaker.is_system_error(ValueError())
+
+
+def test_manual_changes() -> None:
+    """`open` refuses at once and says whether a trip raises a new error; `half_open` and `close` undo it."""
+    breaker = CircuitBreaker()
+    assert breaker.open() is False
+    with pytest.raises(CircuitOpenError):
+        breaker.call(int)
+    breaker.half_open()
+    breaker.call(int)
+    assert breaker.current_state == "closed"
+    breaker.open()
+    breaker.close()
+    assert breaker.call(int) == 0

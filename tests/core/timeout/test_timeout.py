@@ -1,0 +1,283 @@
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from resilience import (
+    Bulkhead,
+    BulkheadFullError,
+    CircuitBreaker,
+    ConfigurationError,
+    Deadline,
+    DeadlineExceededError,
+    Pipeline,
+    Timeout,
+)
+from resilience.testing import ManualClock, RecordingListener
+from resilience.timeout import _executor
+
+
+def until(condition: Callable[[], bool]) -> bool:
+    """Wait a little for another thread."""
+    end = time.monotonic() + 5
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.001)
+    return condition()
+
+
+async def test_coroutine_is_cancelled_on_time() -> None:
+    """A coroutine that takes too long is cancelled, and the caller gets our error on time."""
+    cancelled = False
+
+    async def slow() -> None:
+        nonlocal cancelled
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            cancelled = True
+            raise
+
+    start = time.monotonic()
+    with pytest.raises(DeadlineExceededError, match=r"p\.timeout allows 0\.02 s") as caught:
+        await Pipeline("p", Timeout("20ms")).acall(slow)
+    assert time.monotonic() - start < 1
+    assert cancelled
+    assert (caught.value.policy, caught.value.seconds, caught.value.running) == ("p.timeout", 0.02, None)
+
+
+def test_blocking_call_returns_on_time_and_keeps_its_place_until_the_thread_ends() -> None:
+    """The caller of a blocking function is free on time; the bulkhead outside stays occupied until the end (L9)."""
+    release = threading.Event()
+    bulkhead, timeout = Bulkhead(1), Timeout("20ms")
+    pipeline = Pipeline("p", bulkhead, timeout)
+    start = time.monotonic()
+    with pytest.raises(DeadlineExceededError):
+        pipeline.call(release.wait, 10)
+    assert time.monotonic() - start < 1
+    assert (bulkhead.concurrent_calls, timeout.busy_threads) == (1, 1)
+    with pytest.raises(BulkheadFullError):
+        pipeline.call(int)
+    release.set()
+    assert until(lambda: bulkhead.concurrent_calls == 0 and timeout.busy_threads == 0)
+    assert pipeline.call(int) == 0
+
+
+def test_new_work_is_refused_at_the_bound() -> None:
+    """With every thread taken by a late call, new work is refused at once instead of queueing (L9)."""
+    release, listener = threading.Event(), RecordingListener()
+    timeout = Timeout(0.01, max_threads=2)
+    pipeline = Pipeline("p", timeout, listeners=[listener])
+    for _ in range(2):
+        with pytest.raises(DeadlineExceededError):
+            pipeline.call(release.wait, 10)
+    start = time.monotonic()
+    with pytest.raises(BulkheadFullError, match="2 blocking calls under way"):
+        pipeline.call(int)
+    assert time.monotonic() - start < 1
+    assert listener.kinds == ["timeout.elapsed", "timeout.elapsed", "timeout.rejected"]
+    release.set()
+    assert until(lambda: timeout.busy_threads == 0)
+
+
+def test_threads_are_used_again() -> None:
+    """Sequential calls share one thread, even with a bound of one."""
+    pipeline = Pipeline("p", Timeout(5, max_threads=1))
+    assert len({pipeline.call(threading.get_ident) for _ in range(50)}) == 1
+
+
+def test_idle_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread nobody needs any more ends by itself, and a new one is started when needed."""
+    monkeypatch.setattr(_executor, "_IDLE_SECONDS", 0.01)
+    pipeline = Pipeline("p", Timeout(5))
+    thread = pipeline.call(threading.current_thread)
+    thread.join(5)
+    assert not thread.is_alive()
+    assert pipeline.call(threading.current_thread) is not thread
+
+
+def test_executor_is_out_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the system gives no thread the error is the system's, and no place is lost."""
+    timeout = Timeout(5, max_threads=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", _refuse)
+        with pytest.raises(RuntimeError, match="can't start"):
+            Pipeline("p", timeout).call(int)
+    assert Pipeline("p", timeout).call(int) == 0
+
+
+def _refuse(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_worker_given_work_at_the_last_moment_stays() -> None:
+    """A worker that is no longer idle is not dismissed."""
+    executor = _executor.Executor(1)
+    worker = _executor._Worker(executor, _executor.Work(int, contextvars_copy()))
+    assert not executor.dismiss(worker)
+
+
+def contextvars_copy() -> Any:
+    import contextvars  # noqa: PLC0415 - only here
+
+    return contextvars.copy_context()
+
+
+@pytest.mark.parametrize("colour", ["blocking", "awaiting"])
+def test_timeout_error_of_the_function_stays_its_own(colour: str) -> None:
+    """A TimeoutError raised by the guarded function is never reported as ours (L10)."""
+    own = TimeoutError("upstream")
+
+    def blocking() -> None:
+        raise own
+
+    async def awaiting() -> None:
+        raise own
+
+    pipeline = Pipeline("p", Timeout(5))
+    with pytest.raises(TimeoutError) as caught:
+        pipeline.call(blocking) if colour == "blocking" else asyncio.run(pipeline.acall(awaiting))
+    assert caught.value is own
+
+
+async def test_outer_cancellation_stays_a_cancellation() -> None:
+    """A task cancelled from outside is cancelled, whether or not the timer went off as well."""
+    for delay in (0.0, 0.03):
+        task = asyncio.ensure_future(Pipeline("p", Timeout("20ms")).acall(_stubborn))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.sleep(delay)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert task.cancelled()
+
+
+async def _stubborn() -> None:
+    await asyncio.sleep(10)
+
+
+async def test_function_that_swallows_the_cancellation_returns_late() -> None:
+    """A coroutine that catches our cancellation and returns keeps its result, and the task is not left cancelled."""
+
+    async def cleans_up() -> str:
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            return "cleaned up"
+        return "never"
+
+    assert await Pipeline("p", Timeout("10ms")).acall(cleans_up) == "cleaned up"
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_nested_timeouts_take_the_sooner_deadline() -> None:
+    """Inside a timeout `Deadline.current()` tells what remains; a sooner outer deadline wins over a later inner one."""
+
+    async def remaining() -> float:
+        deadline = Deadline.current()
+        assert deadline is not None
+        return deadline.remaining()
+
+    inner = Pipeline("inner", Timeout(60))
+    outer = Pipeline("outer", Timeout(5))
+    assert 4 < await outer.acall(inner(remaining)) <= 5
+    assert outer.call(lambda: inner.call(_remaining)) <= 5
+    assert Deadline.current() is None
+
+
+def _remaining() -> float:
+    deadline = Deadline.current()
+    assert deadline is not None
+    return deadline.remaining()
+
+
+async def test_passed_deadline_refuses_before_the_call() -> None:
+    """When the deadline has passed already the function is not called at all."""
+    with Deadline.after(0), pytest.raises(DeadlineExceededError, match="had passed before the call"):
+        Pipeline("p", Timeout(1)).call(pytest.fail)
+
+
+def test_deadline_of_the_breaker_counts() -> None:
+    """Our timeout is evidence against the dependency: the breaker outside counts it."""
+    breaker = CircuitBreaker(1)
+    with pytest.raises(DeadlineExceededError):
+        Pipeline("p", breaker, Timeout("10ms")).call(time.sleep, 0.05)
+    assert breaker.current_state == "open"
+
+
+def test_deadlines_nest_and_restore() -> None:
+    """Deadlines nest; the sooner one is in force; leaving restores what was before; one object may be entered twice."""
+    clock = ManualClock()
+    outer, inner = Deadline.after("10s", clock=clock), Deadline.after(timedelta(seconds=60), clock=clock)
+    with outer:
+        with inner as effective, inner:
+            assert effective is outer
+            assert Deadline.current() is outer
+        assert Deadline.current() is outer
+    assert Deadline.current() is None
+    clock.advance(4)
+    assert (outer.remaining(), outer.expired) == (6, False)
+    clock.advance(60)
+    assert (outer.remaining(), outer.expired) == (0, True)
+    assert repr(outer) == "<Deadline in 0.000 s>"
+
+
+def test_one_deadline_in_many_threads() -> None:
+    """One deadline object entered in several threads at once stays each thread's own affair (L19)."""
+    deadline, barrier = Deadline.after(60), threading.Barrier(4)
+
+    def enter(_: int) -> bool:
+        with deadline:
+            barrier.wait(5)
+            inside = Deadline.current() is deadline
+        barrier.wait(5)
+        return inside and Deadline.current() is None
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(enter, range(4)))
+
+
+def test_done_callback_after_the_end_runs_at_once() -> None:
+    """Asking to be told about work that has ended already is answered at once."""
+    called: list[int] = []
+    release = threading.Event()
+    with pytest.raises(DeadlineExceededError) as caught:
+        Pipeline("p", timeout := Timeout("10ms")).call(release.wait, 5)
+    running = caught.value.running
+    assert running is not None
+    release.set()
+    assert until(lambda: timeout.busy_threads == 0)
+    assert until(lambda: not running.add_done_callback(lambda: called.append(1)) and bool(called))  # type: ignore[func-returns-value]  # waits for the finish
+
+
+async def test_timeout_needs_a_task() -> None:
+    """A scope entered outside a task says what is missing."""
+    failure: list[BaseException] = []
+
+    def enter() -> None:
+        try:
+            Timeout(1).scope().enter()  # type: ignore[attr-defined]  # what `async with` does first
+        except RuntimeError as error:
+            failure.append(error)
+
+    asyncio.get_running_loop().call_soon(enter)
+    await asyncio.sleep(0.01)
+    assert "inside a task" in str(failure[0])
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), "soon", True, None, 10**12, "1h30"])
+def test_bad_seconds_are_refused(seconds: Any) -> None:
+    """A bad allowance is refused at construction."""
+    with pytest.raises(ConfigurationError, match="seconds="):
+        Timeout(seconds)
+
+
+def test_repr() -> None:
+    """A timeout says what it allows."""
+    assert repr(Timeout("1m30s", name="t")) == "<Timeout 't' 90 s>"
