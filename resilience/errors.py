@@ -241,7 +241,10 @@ _LONGEST_SHOWN = 80
 
 def _shown(value: object) -> str:
     """Return `repr(value)`, cut short: a bad value may be a whole file."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - whatever is wrong with the value's repr, the report must still appear
+        return f"<{type(value).__name__}>"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 

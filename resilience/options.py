@@ -53,13 +53,17 @@ class Rule(Protocol):
         """Return the value in its working form, or raise `Refused`."""
 
     def parse(self, text: str, /) -> Any:
-        """The same for text from the environment or a command line."""
+        """Return the working form of text from the environment or a command line, or raise `Refused`."""
 
 
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Refused
-    if not math.isfinite(value):
+    try:
+        is_finite = math.isfinite(value)
+    except OverflowError:  # a whole number beyond what a float can hold
+        is_finite = False
+    if not is_finite:
         raise Refused
     return value
 
@@ -238,7 +242,7 @@ class Listing:
 
     def check(self, value: Any, /) -> tuple[Any, ...]:
         """Return a tuple."""
-        if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
             raise Refused
         return tuple(self.each.check(item) for item in value)
 

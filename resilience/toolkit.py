@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from resilience._composition import compose
 from resilience._fork import renew_after_fork
@@ -41,7 +41,7 @@ class Resilience:
 
     def __init__(self, config: Config | None = None) -> None:
         self._config = Config() if config is None else config
-        self._built: dict[tuple[str, str], tuple[Any, Any]] = {}
+        self._built: dict[tuple[str, str], tuple[Any, tuple[Any, ...]]] = {}
         self.after_fork()
         renew_after_fork(self)
 
@@ -120,7 +120,7 @@ class Resilience:
 
         return close_all(self._taken())
 
-    def __enter__(self) -> Resilience:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -128,7 +128,7 @@ class Resilience:
     ) -> None:
         self.close()
 
-    def __aenter__(self) -> Coroutine[Any, Any, Resilience]:
+    def __aenter__(self) -> Coroutine[Any, Any, Self]:
         from resilience._toolkit_aio import entered  # noqa: PLC0415 - see aclose
 
         return entered(self)
@@ -142,9 +142,9 @@ class Resilience:
         return f"Resilience({self._config!r})"
 
     def _once(self, what: str, build: Callable[[], T]) -> T:
-        return self._named((what, what), build, None)
+        return self._named((what, what), build, ())
 
-    def _named(self, key: tuple[str, str], build: Callable[[], T], given: Any) -> T:
+    def _named(self, key: tuple[str, str], build: Callable[[], T], given: tuple[Any, ...]) -> T:
         """Return what is known under the folded name, or build it. Naming it again with other values is a mistake."""
         kind, name = key
         with self._lock:
@@ -152,7 +152,7 @@ class Resilience:
             if known is None:
                 known = self._built[kind, fold(name)] = (build(), given)
         thing, before = known
-        if given and any(value is not None for value in given) and given != before:
+        if not _agree(given, before):
             reason = "already in use with other values; give them where it is first asked for"
             raise ConfigurationError(f"{kind} {name!r} is {reason}")
         return cast("T", thing)
@@ -184,8 +184,7 @@ class Resilience:
     def _taken(self) -> list[Any]:
         """Return everything that is to be closed, and forget it."""
         with self._lock:
-            parts = [thing for (kind, _), (thing, _) in self._built.items() if kind == "redis"]
-        return parts
+            return [thing for (kind, _), (thing, _) in self._built.items() if kind == "redis"]
 
 
 def _check_name(kind: str, name: str) -> None:
@@ -193,6 +192,15 @@ def _check_name(kind: str, name: str) -> None:
         NAME.check(name)
     except Refused:
         raise ConfigurationError([Problem(f"{kind} name", name, NAME.expected)]) from None
+
+
+def _agree(given: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
+    """Tell whether asking again says nothing new: nothing at all, or the same as the first time."""
+    if not given:
+        return True
+    return len(given) == len(before) and all(
+        now is None or now == then for now, then in zip(given, before, strict=True)
+    )
 
 
 def _values(options: Options) -> dict[str, Any]:

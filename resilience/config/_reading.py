@@ -95,11 +95,17 @@ _ALIKE = 0.6
 
 def _unknown(key: Key, entry: Entry) -> Unknown:
     """Say that there is no such setting, and which one it may have been: this imports every slice to know them all."""
-    instance = key[1] if len(key) > 2 and key[1] else _schema.DEFAULT  # noqa: PLR2004 - section, instance, field
     wanted = PREFIX + "__".join(key).upper()
-    known = list(_schema.variables(instance))
+    known = list(_schema.variables(_instance(key)))
     meant = next(iter(difflib.get_close_matches(wanted, known, n=1, cutoff=_ALIKE)), "")
     if entry.origin == "environment":
         return Unknown(entry.spelled, "variable", meant)
     near = dotted(split(meant) or ()) if meant else ""
     return Unknown(entry.spelled, "key" if entry.origin == "file" else "setting", near)
+
+
+def _instance(key: Key) -> str:
+    """Return the instance that was probably meant: none, where the name of a policy stands in its place."""
+    policies = {policy.name for policy in _schema.POLICIES}
+    has_instance = len(key) > 2 and key[1] and key[1] not in policies  # noqa: PLR2004 - section, instance, field
+    return key[1] if has_instance else _schema.DEFAULT

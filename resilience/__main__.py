@@ -1,0 +1,86 @@
+"""`python -m resilience`: demo, config, codes, doctor."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from resilience._version import __version__
+from resilience.cli import codes, config, demo, doctor
+from resilience.cli.answer import Answer, Paint
+from resilience.errors import ResilienceError
+
+__all__ = ("main",)
+
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+
+_COMMANDS = {"config": config, "codes": codes, "doctor": doctor}
+_HELP = {
+    "demo": "watch the toolkit guard a small shop while its supplier breaks down",
+    "config": "print every effective setting and where it comes from",
+    "codes": "print the error codes a client may see",
+    "doctor": "check this machine: Python, extras, configuration, Redis",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status: 0 fine, 1 a problem (told on standard error), 2 wrong usage."""
+    try:
+        return _run(_parser(), list(sys.argv[1:] if argv is None else argv))
+    except ResilienceError as error:
+        print(f"resilience: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _stop_writing()
+        return PIPE_CLOSED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("resilience", description="Guards for existing web services.")
+    parser.add_argument("--version", action="version", version=f"resilience-plugins {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    commands.add_parser("demo", help=_HELP["demo"], add_help=False)
+    for name, command in _COMMANDS.items():
+        command.configure(commands.add_parser(name, help=_HELP[name], description=_HELP[name].capitalize() + "."))
+    return parser
+
+
+def _run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.command == "demo":
+        return demo.run(rest)
+    if rest:
+        parser.error(f"unrecognised arguments: {' '.join(rest)}")
+    _show(answer := _COMMANDS[arguments.command].run(arguments, Paint(is_on=_has_colours())))
+    return answer.status
+
+
+def _show(answer: Answer) -> None:
+    for warning in answer.warnings:
+        print(f"resilience: ignored {warning}", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a value may hold what this terminal cannot show
+    sys.stdout.write(answer.text)
+    sys.stdout.flush()
+
+
+def _has_colours() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _stop_writing() -> None:
+    """Point standard output at nothing, so that the interpreter's last flush does not complain either."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""The commands of `python -m resilience`, one file each: `configure` declares its arguments, `run` answers."""

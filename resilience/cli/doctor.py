@@ -1,0 +1,111 @@
+"""`doctor`: whether this machine is ready to run what is configured."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import platform
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from resilience import _version
+from resilience.cli.answer import Answer, Paint
+from resilience.config import Config, ConfigurationWarning, load
+from resilience.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ("configure", "run")
+
+_OLDEST = (3, 11)
+_EXTRAS = {
+    "redis": "redis",
+    "fastapi": "fastapi",
+    "flask": "flask",
+    "grpc": "grpc",
+    "otel": "opentelemetry.instrumentation",
+    "prometheus": "prometheus_client",
+}
+_DISTRIBUTIONS = {
+    "grpc": "grpcio",
+    "opentelemetry.instrumentation": "opentelemetry-instrumentation",
+    "prometheus_client": "prometheus-client",
+}
+
+
+class Finding(NamedTuple):
+    """One line: `is_fine` is None where nothing is wrong and nothing is there."""
+
+    is_fine: bool | None
+    subject: str
+    text: str
+
+
+def configure(_parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments: there are none."""
+
+
+def run(_arguments: argparse.Namespace, paint: Paint) -> Answer:
+    """Check Python, extras, configuration and Redis. The status is 0 only when nothing is wrong."""
+    findings = list(_findings())
+    width = max(len(finding.subject) for finding in findings)
+    lines = [_line(finding, width, paint) for finding in findings]
+    wrong = sum(finding.is_fine is False for finding in findings)
+    lines.append("\n" + (f"{wrong} thing{'s' * (wrong > 1)} to fix." if wrong else "All is well."))
+    return Answer("\n".join(lines) + "\n", status=1 if wrong else 0)
+
+
+def _line(finding: Finding, width: int, paint: Paint) -> str:
+    marks = {True: paint.good("ok  "), False: paint.bad("FAIL"), None: paint.dim("-   ")}
+    text = finding.text.replace("\n", "\n" + " " * (width + 8))
+    line = f"{marks[finding.is_fine]}  {finding.subject.ljust(width)}  "
+    return line + (paint.dim(text) if finding.is_fine is None else text)
+
+
+def _findings() -> Iterator[Finding]:
+    python = platform.python_version()
+    yield Finding(sys.version_info >= _OLDEST, "python", f"{python} ({sys.executable})")
+    yield Finding(True, "resilience-plugins", _version.__version__)
+    for extra, module in _EXTRAS.items():
+        yield _extra(extra, module)
+    finding, config = _configuration()
+    yield finding
+    if config is not None:
+        yield _redis(config)
+
+
+def _extra(extra: str, module: str) -> Finding:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError:
+        return Finding(None, extra, f'not installed; pip install "resilience-plugins[{extra}]"')
+    except Exception as error:  # noqa: BLE001 - a broken installation can raise anything
+        return Finding(False, extra, f"{module} is installed but does not import: {error}")
+    try:
+        return Finding(True, extra, importlib.metadata.version(_DISTRIBUTIONS.get(module, module)))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(True, extra, "importable, version unknown")
+
+
+def _configuration() -> tuple[Finding, Config | None]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConfigurationWarning)
+            config = load()
+    except ConfigurationError as error:
+        return Finding(False, "configuration", str(error)), None
+    count = sum(setting.source != "default" for setting in config.values())
+    text = f"{count} value{'s' * (count != 1)} set; `resilience config` shows them"
+    if config.unknown:
+        text = "\n".join(("ignored:", *(f"  {problem}" for problem in config.unknown)))
+        return Finding(False, "configuration", text), config
+    return Finding(True, "configuration", text), config
+
+
+def _redis(config: Config) -> Finding:
+    if config.redis.url is None:
+        return Finding(None, "redis server", "RESILIENCE_REDIS__URL is not set; state stays in each process")
+    return Finding(None, "redis server", "not checked")

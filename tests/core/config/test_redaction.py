@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilience._redaction import redacted
+from resilience.config import ConfigurationWarning, load
+from resilience.errors import ConfigurationError
+from resilience.redis._options import RedisOptions
+
+PASSWORD = "hunter2"  # noqa: S105 - the one that must never show
+URL = f"redis://shop:{PASSWORD}@cache:6379/0?password={PASSWORD}&db=1"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://cache:6379/0", "redis://cache:6379/0"),
+        ("redis://shop:hunter2@cache:6379/0", "redis://shop:***@cache:6379/0"),
+        ("redis://:hunter2@cache", "redis://:***@cache"),
+        ("redis://hunter2@cache", "redis://***@cache"),
+        ("rediss://u:hun@ter2@cache", "rediss://u:***@cache"),
+        ("redis://u:hun/ter2@cache/0", "redis://u:***@cache/0"),
+        ("redis://u:hun?ter2@cache/0", "redis://***"),
+        ("redis://cache/0?password=hun@ter2", "redis://***"),
+        ("redis://cache/0?db=1&password=hunter2", "redis://cache/0?db=***&password=***"),
+        ("unix://u:hunter2@/run/redis.sock", "unix://u:***@/run/redis.sock"),
+        ("hunter2", "***"),
+    ],
+)
+def test_a_secret_url_shows_its_place_and_no_password(url: str, shown: str) -> None:
+    """The host helps to find a mistake; whatever could be a password is hidden, ambiguous cases whole."""
+    assert redacted(url, secret=True) == shown
+
+
+@given(
+    st.text(min_size=8, alphabet=st.characters(codec="ascii", exclude_characters="*")),
+    st.sampled_from(["u:{}@h", "{}@h", ":{}@h/0", "h/0?password={}"]),
+)
+def test_no_password_survives(password: str, shape: str) -> None:
+    """Whatever a password holds, it is not to be found in what is shown."""
+    assert password not in redacted("redis://" + shape.format(password), secret=True)
+
+
+def test_passwords_in_urls_are_hidden_even_where_no_secret_is_expected() -> None:
+    """A URL in an ordinary option loses its password and keeps the rest."""
+    assert redacted("https://u:hunter2@docs/errors?x=1", secret=False) == "https://u:***@docs/errors?x=1"
+    assert redacted(("https://u:p@h", "plain"), secret=False) == ("https://u:***@h", "plain")
+
+
+def test_nothing_and_numbers_need_no_hiding() -> None:
+    """None says that nothing is set, which is no secret; other values are."""
+    assert redacted(None, secret=True) is None
+    assert redacted(5, secret=True) == "***"
+    assert redacted(5, secret=False) == 5
+
+
+def test_no_text_of_a_configuration_shows_a_secret() -> None:
+    """repr of the configuration and of its sections, and every row of the table."""
+    config = load({"RESILIENCE_REDIS__URL": URL})
+    assert config.redis.url == URL
+    for text in (repr(config), repr(config.redis), repr(config.values()), str(config)):
+        assert PASSWORD not in text
+    assert "redis://shop:***@cache:6379/0" in repr(config)
+
+
+@pytest.mark.parametrize("url", [f"http://u:{PASSWORD}@h", PASSWORD, f"//u:{PASSWORD}@h"])
+def test_no_error_shows_a_secret(url: str) -> None:
+    """A bad secret is reported without being shown, in the environment and in code."""
+    with pytest.raises(ConfigurationError) as caught:
+        load({"RESILIENCE_REDIS__URL": url})
+    assert PASSWORD not in str(caught.value)
+    with pytest.raises(ConfigurationError) as caught:
+        RedisOptions(url=url)
+    assert PASSWORD not in str(caught.value)
+
+
+def test_a_secret_under_a_misspelt_name_is_not_shown() -> None:
+    """An unknown variable is named, its value never."""
+    with pytest.warns(ConfigurationWarning) as warned:
+        load({"RESILIENCE_REDIS__PASSWORD": PASSWORD})
+    assert PASSWORD not in str(warned[0].message)
