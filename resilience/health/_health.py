@@ -1,0 +1,184 @@
+"""The registry of checks, and the questions a probe may ask it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from resilience.clock import Clock, monotonic
+from resilience.errors import ConfigurationError, Problem
+from resilience.events import Emitter
+from resilience.health import _sync
+from resilience.health._asking import Asking, unknown_excludes
+from resilience.health._check import Check, Launch, Probe
+from resilience.health._options import HealthOptions
+from resilience.health._reply import Question, Reply, question_of, reply_to
+from resilience.health._report import Entry, Report
+
+if TYPE_CHECKING:
+    from resilience.lifecycle import Lifecycle
+
+__all__ = ("Health",)
+
+P = TypeVar("P", bound=Callable[[], Any])
+Query = str | bytes | Mapping[str, Sequence[str]]
+_GROUPS = ("live", "ready", "startup")
+_FAILURES = ("fail", "warn")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+_PING, _LIFECYCLE = "ping", "lifecycle"
+
+
+class Health:
+    """The checks of one process and the answers of its probes.
+
+    Liveness runs no check unless one is added to the group `live` by name: it says that this process answers, and a
+    dependency that is down must not get it killed. Readiness is 503 before the start is finished and while draining,
+    once a lifecycle is attached. Probes share one run of a check and its cached outcome; a check that hangs is reported
+    and not started again, and holds up neither other checks nor the probe beyond its timeout (L18).
+    """
+
+    def __init__(
+        self, options: HealthOptions | None = None, *, lifecycle: Lifecycle | None = None, clock: Clock = monotonic
+    ) -> None:
+        self.options = options or HealthOptions()
+        self.events = Emitter()
+        self._clock = clock
+        self._lifecycle = lifecycle
+        self._checks: dict[str, Check] = {}
+
+    def attach(self, lifecycle: Lifecycle) -> None:
+        """Let `lifecycle` decide about start and drain from now on."""
+        self._lifecycle = lifecycle
+
+    def add(
+        self,
+        name: str,
+        check: Probe,
+        *,
+        groups: Collection[str] = ("ready",),
+        timeout: float | str | timedelta | None = None,
+        cache: float | str | timedelta | None = None,
+        failure: str | None = None,
+    ) -> None:
+        """Add a check: a function, plain or async, that raises or returns False when something is wrong.
+
+        `timeout` and `cache` are durations and default to the options. With `failure="warn"` it is shown and takes
+        nothing out of service; the default is `"fail"`, unless the check has another one (`redis_check`). Raises
+        `ConfigurationError` for a name in use and for everything else that is wrong.
+        """
+        failure = failure if failure is not None else getattr(check, "failure", "fail")
+        problems = list(_wrong(name, check, groups, failure))
+        if problems:
+            raise ConfigurationError(problems)
+        options = self._options_with(timeout, cache)
+        added = Check(name, check, tuple(groups), cast("str", failure), options, self._clock, self.events)
+        # One atomic step, so that of two threads adding the same name one is told.
+        if self._checks.setdefault(name, added) is not added:
+            raise ConfigurationError([Problem("name", name, "a name no other check has")])
+
+    def check(
+        self,
+        name: str,
+        *,
+        groups: Collection[str] = ("ready",),
+        timeout: float | str | timedelta | None = None,
+        cache: float | str | timedelta | None = None,
+        failure: str | None = None,
+    ) -> Callable[[P], P]:
+        """Add the decorated function as a check; see `add`. The function itself stays as it is."""
+
+        def register(check: P) -> P:
+            self.add(name, check, groups=groups, timeout=timeout, cache=cache, failure=failure)
+            return check
+
+        return register
+
+    def _options_with(
+        self, timeout: float | str | timedelta | None, cache: float | str | timedelta | None
+    ) -> HealthOptions:
+        given = {"timeout": timeout, "cache": cache}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return dataclasses.replace(self.options, **changes)
+
+    def names(self, group: str) -> tuple[str, ...]:
+        """Return what a report of `group` lists, in order."""
+        own = (_PING, _LIFECYCLE) if self._lifecycle is not None and group != "live" else (_PING,)
+        return (*own, *(check.name for check in self._members(group)))
+
+    def _members(self, group: str) -> list[Check]:
+        if group not in _GROUPS:
+            raise ConfigurationError([Problem("group", group, "one of " + ", ".join(_GROUPS))])
+        return [check for check in tuple(self._checks.values()) if group in check.groups]
+
+    def report(self, group: str, *, exclude: Iterable[str] = (), only: str | None = None) -> Report:
+        """Return the state of `group`, running what is not fresh; blocks for the longest timeout at most.
+
+        `exclude` leaves checks out (a name that is none becomes a warning); `only` asks for a single one. Checks that
+        are coroutine functions run in a loop of their own: in async code use `areport`.
+        """
+        asking = self._ask(group, tuple(exclude), only, _sync.launch)
+        return asking.answered(_sync.collect(asking.asked))
+
+    def areport(
+        self, group: str, *, exclude: Iterable[str] = (), only: str | None = None
+    ) -> Coroutine[Any, Any, Report]:
+        """Return the same, suspended for the longest timeout at most. Coroutine functions run in the calling loop."""
+        from resilience.health._health_aio import areport  # noqa: PLC0415 - asyncio costs 40 ms; WSGI needs none of it
+
+        return areport(functools.partial(self._ask, group, tuple(exclude), only))
+
+    def handle(self, path: str, query: Query = "", accept: str | None = None) -> Reply:
+        """Answer a probe, blocking. `path` is what follows the prefix the probes are mounted at: `/readyz/redis`.
+
+        `query` is the raw query string, or every value of each parameter.
+        """
+        found = question_of(path, query, accept, self.names)
+        if isinstance(found, Reply):
+            return found
+        return reply_to(found, self.report(found.group, exclude=found.exclude, only=found.only))
+
+    def ahandle(self, path: str, query: Query = "", accept: str | None = None) -> Coroutine[Any, Any, Reply]:
+        """Answer a probe, suspended."""
+        from resilience.health._health_aio import areply  # noqa: PLC0415 - as above
+
+        return areply(question_of(path, query, accept, self.names), self._areport_for)
+
+    def _areport_for(self, question: Question) -> Coroutine[Any, Any, Report]:
+        return self.areport(question.group, exclude=question.exclude, only=question.only)
+
+    def _ask(self, group: str, exclude: tuple[str, ...], only: str | None, launch: Launch) -> Asking:
+        if only is not None and only not in self.names(group):
+            raise ConfigurationError([Problem("only", only, "one of " + ", ".join(self.names(group)))])
+        members = self._members(group)
+        wanted = [check for check in members if check.name not in exclude and only in {None, check.name}]
+        return Asking(
+            group=group,
+            own=tuple(entry for entry in self._own(group) if only in {None, entry.name}),
+            asked=[(check, check.ask(launch)) for check in wanted],
+            warnings=unknown_excludes(exclude, {check.name for check in members}),
+            details=self.options.details,
+        )
+
+    def _own(self, group: str) -> Iterable[Entry]:
+        """Return what cannot be excluded: no probe may send requests to a process that leaves."""
+        yield Entry(name=_PING)
+        if self._lifecycle is None or group == "live":
+            return
+        state = self._lifecycle.state
+        stands = state == "ready" or (group == "startup" and state != "starting")
+        yield Entry(name=_LIFECYCLE, status="ok" if stands else "failed", reason=state, is_public=True)
+
+
+def _wrong(name: Any, check: Any, groups: Any, failure: Any) -> Iterable[Problem]:
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in {_PING, _LIFECYCLE}:
+        yield Problem("name", name, "letters, digits and . _ -, at most 63 characters; not ping or lifecycle")
+    if not callable(check):
+        yield Problem("check", check, "a function without parameters, plain or async")
+    if isinstance(groups, str) or not isinstance(groups, Collection) or not groups or set(groups) - set(_GROUPS):
+        yield Problem("groups", groups, "one or more of " + ", ".join(_GROUPS))
+    if failure not in _FAILURES:
+        yield Problem("failure", failure, "one of " + ", ".join(_FAILURES))

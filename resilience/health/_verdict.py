@@ -1,0 +1,23 @@
+"""What the outcome of a probe means, in one word of text: why it failed, or nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ("reason_of", "verdict_of")
+
+_LONGEST = 500
+
+
+def verdict_of(result: Any) -> str:
+    """Return why what a probe returned is a failure; empty for a pass, which is anything but False."""
+    return "it returned False" if result is False else ""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error in one line. Its own text may be what fails."""
+    kind = type(error).__name__
+    try:
+        return f"{kind}: {error}"[:_LONGEST]
+    except Exception:  # noqa: BLE001 - user code in __str__
+        return kind
