@@ -81,7 +81,7 @@ def _import(point: EntryPoint) -> Any:
         return point.load()
     except ModuleNotFoundError as error:
         hint = f"{error.name!r} is not installed"
-        if plugin.distribution == "resilience-plugins":
+        if plugin.distribution == "resilience-plugins" and plugin.group == "resilience.adapters":
             hint += f'; install it with: pip install "resilience-plugins[{plugin.name}]"'
         raise PluginError(f"plugin {plugin.name!r} of {plugin.distribution} cannot be loaded: {hint}") from error
     except Exception as error:

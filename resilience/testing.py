@@ -26,7 +26,7 @@ class ManualClock:
         self.slept: list[float] = []
         """Every sleep asked for, in seconds."""
 
-    def __call__(self) -> float:
+    def __call__(self) -> float:  # noqa: D102 - the class says what calling it does
         return self.now
 
     def advance(self, seconds: float) -> None:

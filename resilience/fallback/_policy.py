@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
@@ -52,15 +53,15 @@ class Fallback(Named):
 
     def around(self, call: Callable[P, R], /) -> Callable[P, R]:
         """Replace the errors of the blocking `call`."""
+        if inspect.iscoroutinefunction(self._function):
+            reason = "a coroutine function cannot stand in for a blocking call (wrap_async says that a call is awaited)"
+            raise ConfigurationError(f"{self.name}: {reason}")
 
         def covered(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
                 return call(*args, **kwargs)
             except self._on as error:
-                instead: R = self.instead_of(error)
-                if hasattr(type(instead), "__await__"):
-                    raise TypeError(f"{self.name}: a coroutine function cannot stand in for a blocking call") from error
-                return instead
+                return cast("R", self.instead_of(error))
 
         return covered
 

@@ -116,7 +116,7 @@ async def test_plain_function_returning_awaitable_is_guarded_where_it_happens() 
             raise outcome
         return outcome
 
-    guarded: Callable[[], Any] = Pipeline("p", Spy("a", log))(lambda: real())
+    guarded: Callable[[], Any] = Pipeline("p", Spy("a", log))(lambda: real())  # noqa: PLW0108 - a plain function is the point
     first = guarded()
     assert log == ["a admit", "a abandon"]  # nothing has happened yet, so nothing is scored
     with pytest.raises(ValueError, match="down"):
@@ -138,7 +138,7 @@ async def test_plain_function_returning_awaitable_is_retried() -> None:
         return calls
 
     guarded: Callable[[], Any] = Pipeline("p", Fallback(0, on=KeyError), Retry(wait_initial=0, wait_jitter=0))(
-        lambda: flaky()
+        lambda: flaky()  # noqa: PLW0108 - a plain function is the point
     )
     assert await guarded() == 3
 

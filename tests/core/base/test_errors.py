@@ -1,0 +1,63 @@
+import copy
+import pickle
+
+import pytest
+
+from resilience import (
+    AppError,
+    BulkheadFullError,
+    CircuitOpenError,
+    ConfigurationError,
+    DeadlineExceededError,
+    RateLimitedError,
+    RejectedError,
+    ResilienceError,
+)
+from resilience.errors import Problem, RunningWork
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RejectedError("no", policy="p", retry_after=1.5),
+        CircuitOpenError("open", policy="p", retry_after=2.0),
+        DeadlineExceededError("late", policy="p", seconds=1.0),
+        AppError("ORDERS_V001", "bad", details={"field": "x"}, http_status=422),
+        ConfigurationError([Problem("a", 1, "b")]),
+    ],
+)
+def test_errors_survive_pickling_and_copying(error: ResilienceError) -> None:
+    """An error crosses a process boundary with its text and its facts."""
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(twin) is type(error)
+        assert str(twin) == str(error)
+        assert {**twin.__dict__, "problems": 0} == {**error.__dict__, "problems": 0}
+
+
+def test_running_work_stays_in_its_process() -> None:
+    """A thread that is still at work cannot be pickled along with the error."""
+    error = DeadlineExceededError("late", running=RunningWork(lambda callback: callback()))
+    assert pickle.loads(pickle.dumps(error)).running is None
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "http", "grpc"),
+    [
+        (RateLimitedError("x"), "RATE_LIMITED", 429, "RESOURCE_EXHAUSTED"),
+        (BulkheadFullError("x"), "BULKHEAD_FULL", 503, "RESOURCE_EXHAUSTED"),
+        (CircuitOpenError("x"), "CIRCUIT_OPEN", 503, "UNAVAILABLE"),
+        (DeadlineExceededError("x"), "DEADLINE_EXCEEDED", 504, "DEADLINE_EXCEEDED"),
+        (AppError("X_1"), "X_1", 500, "INTERNAL"),
+    ],
+)
+def test_errors_say_their_facts(error: ResilienceError, code: str, http: int, grpc: str) -> None:
+    """Code and statuses are attributes, never only text."""
+    assert (error.code, error.http_status, error.grpc_status) == (code, http, grpc)
+
+
+def test_problem_shows_long_values_cut_short() -> None:
+    """A bad value that is a whole file does not flood the log."""
+    text = str(Problem("option", "x" * 10_000, "less", "default 3"))
+    assert len(text) < 200
+    assert text.endswith("...: expected less (default 3)")
+    assert "option='xxx" in repr(Problem("option", "xxx", "less"))

@@ -1,0 +1,344 @@
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import tenacity
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilience import (
+    AppError,
+    CircuitBreaker,
+    CircuitOpenError,
+    ConfigurationError,
+    Deadline,
+    Pipeline,
+    RejectedError,
+    Retry,
+    RetryBudget,
+)
+from resilience.retry import RetryOptions
+from resilience.retry._backoff import backoff
+from resilience.retry._machine import Attempts, GiveUp, next_attempt
+from resilience.testing import ManualClock, RecordingListener
+
+
+class Flaky:
+    """Fails `failures` times, then answers how often it was called."""
+
+    def __init__(self, failures: int, error: Callable[[], Exception] = ConnectionError) -> None:
+        self.failures, self.error, self.calls = failures, error, 0
+
+    def __call__(self) -> int:
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise self.error()
+        return self.calls
+
+
+def guarded(clock: ManualClock | None = None, **options: Any) -> Pipeline:
+    clock = clock or ManualClock()
+    return Pipeline("p", Retry(clock=clock, randomness=lambda: 0.5, **options), sleeper=clock)
+
+
+def test_retries_until_it_succeeds() -> None:
+    """A call is made again, with growing waits, until it succeeds."""
+    clock, flaky = ManualClock(), Flaky(3)
+    assert guarded(clock, attempts=5, wait_initial=1, wait_max=60, wait_jitter=1).call(flaky) == 4
+    assert clock.slept == [1.5, 2.5, 4.5]
+
+
+async def test_retries_awaiting() -> None:
+    """The same when awaited."""
+    clock, flaky = ManualClock(), Flaky(2)
+
+    async def call() -> int:
+        return flaky()
+
+    assert await guarded(clock, wait_jitter=0).acall(call) == 3
+    assert clock.slept == [0.1, 0.2]
+
+
+def test_last_error_is_raised_with_a_note() -> None:
+    """When attempts run out the last error itself is raised, saying in a note what was tried."""
+    listener, clock = RecordingListener(), ManualClock()
+    pipeline = guarded(clock, attempts=3, wait_jitter=0)
+    pipeline.subscribe(listener)
+    with pytest.raises(ConnectionError) as caught:
+        pipeline.call(Flaky(9))
+    assert caught.value.__notes__ == ["p.retry: gave up after 3 attempts in 0.300 s (attempts)"]
+    assert listener.kinds == ["retry.scheduled", "retry.scheduled", "retry.exhausted"]
+    assert listener.events[-1].facts["attempts"] == 3
+
+
+def test_first_success_touches_nothing() -> None:
+    """A call that succeeds at once reads no clock and leaves no record."""
+    retry = Retry(clock=pytest.fail)  # type: ignore[arg-type]  # would fail the test when read
+    assert Pipeline("p", retry).call(int) == 0
+    assert repr(retry) == "<Retry 'p.retry' attempts=3>"
+
+
+@pytest.mark.parametrize(
+    ("on", "error", "calls"),
+    [
+        (ConnectionError, ConnectionError, 2),
+        (ConnectionError, KeyError, 1),
+        ((KeyError, ConnectionError), KeyError, 2),
+        (lambda error: isinstance(error, KeyError), KeyError, 2),
+        (lambda error: isinstance(error, KeyError), ValueError, 1),
+        ((OSError, lambda error: "x" in str(error)), lambda: ValueError("x"), 2),
+        (Exception, lambda: RejectedError("no"), 1),
+        (lambda _: True, lambda: RejectedError("no"), 1),
+        ((OSError, RejectedError), lambda: RejectedError("no"), 2),
+        (Exception, lambda: AppError("FINAL", "no"), 1),
+        (Exception, lambda: AppError("AGAIN", "yes", retryable=True), 2),
+    ],
+)
+def test_what_is_retried(on: Any, error: Callable[[], Exception], calls: int) -> None:
+    """Classes and predicates say what is retried; refusals and errors that call themselves final need asking (L4)."""
+    flaky = Flaky(1, error)
+    try:
+        guarded(on=on).call(flaky)
+    except Exception:  # noqa: BLE001 - whatever was not retried
+        assert calls == 1
+    assert flaky.calls == calls
+
+
+@pytest.mark.parametrize("answer", [7, 7.0, timedelta(seconds=7)])
+def test_predicate_may_name_the_wait(answer: Any) -> None:
+    """A predicate may answer with the wait it wants."""
+    clock = ManualClock()
+    guarded(clock, on=lambda _: answer).call(Flaky(1))
+    assert clock.slept == [7]
+
+
+@pytest.mark.parametrize(("asked", "waited"), [(30, 30), (0.01, 0.1), (None, 0.1), (float("nan"), 0.1), (True, 0.1)])
+def test_retry_after_is_a_floor(asked: Any, waited: float) -> None:
+    """A server's Retry-After is never undercut (L8)."""
+
+    class Busy(Exception):  # noqa: N818 - a user's name
+        retry_after = asked
+
+    clock = ManualClock()
+    guarded(clock, wait_jitter=0).call(Flaky(1, Busy))
+    assert clock.slept == [waited]
+
+
+def test_never_sleeps_past_its_timeout() -> None:
+    """No wait is begun that would end after the total time (L8)."""
+    clock = ManualClock()
+    with pytest.raises(ConnectionError) as caught:
+        guarded(clock, attempts=None, timeout=1, wait_initial=0.3, wait_jitter=0).call(Flaky(99))
+    assert clock.slept == pytest.approx([0.3, 0.6])
+    assert "(timeout)" in caught.value.__notes__[0]
+
+
+def test_never_sleeps_past_the_deadline() -> None:
+    """No wait is begun that would reach the deadline in force (L8)."""
+    clock = ManualClock()
+    with Deadline.after(0.25, clock=clock), pytest.raises(ConnectionError) as caught:
+        guarded(clock, wait_jitter=0).call(Flaky(9))
+    assert clock.slept == [0.1]
+    assert "(deadline)" in caught.value.__notes__[0]
+
+
+@given(
+    st.integers(1, 10**6), st.floats(0, 0.999), st.floats(0, 10), st.floats(0, 60), st.floats(0, 5), st.floats(1, 100)
+)
+def test_backoff_is_bounded(
+    attempt: int, dice: float, initial: float, longest: float, jitter: float, base: float
+) -> None:
+    """However many attempts, the wait is a number between 0 and its cap."""
+    options = RetryOptions(wait_initial=initial, wait_max=longest, wait_jitter=jitter, wait_exp_base=base)
+    assert 0 <= backoff(options, attempt, lambda: dice) <= longest
+
+
+@given(st.integers(1, 5), st.floats(0, 10), st.none() | st.floats(0, 10), st.none() | st.floats(0, 10))
+def test_machine_never_waits_too_long_or_too_little(
+    number: int, wait: float, floor: float | None, remaining: float | None
+) -> None:
+    """The machine's wait respects the floor and ends before timeout and deadline, or there is none."""
+    attempts = Attempts(0.0)
+    attempts.number = number
+    answer = next_attempt(RetryOptions(attempts=4, timeout=8), attempts, 1.0, wait, floor, remaining)
+    if isinstance(answer, GiveUp):
+        needed = max(wait, floor or 0)
+        assert number >= 4 or 1 + needed >= 8 or (remaining is not None and needed >= remaining)
+    else:
+        assert answer >= (floor or 0)
+        assert 1 + answer < 8
+        assert remaining is None or answer < remaining
+
+
+def test_tenacity_strategies_decide() -> None:
+    """tenacity's wait, stop, retry and before_sleep objects are used as they are."""
+    seen: list[Any] = []
+    clock = ManualClock(100.0)
+    pipeline = guarded(
+        clock,
+        wait=tenacity.wait_fixed(2) + tenacity.wait_incrementing(0, 1),
+        stop=tenacity.stop_after_attempt(9) | tenacity.stop_after_delay(5),
+        retry=tenacity.retry_if_exception_type(ConnectionError) | tenacity.retry_if_result(lambda value: value < 3),
+        before_sleep=lambda state: seen.append((state.attempt_number, state.next_action.sleep, state.idle_for)),
+    )
+    assert pipeline.call(Flaky(1)) == 3
+    assert seen == [(1, 2, 0), (2, 3, 2)]
+    with pytest.raises(ConnectionError) as caught:
+        pipeline.call(Flaky(99))
+    assert "(stop)" in caught.value.__notes__[0]
+
+
+def test_tenacity_decides_about_results() -> None:
+    """A result the strategy rejects is retried; when attempts run out the caller gets the last one."""
+    values = iter([None, None, 5])
+    assert guarded(retry=tenacity.retry_if_result(lambda value: value is None)).call(lambda: next(values)) == 5
+    assert guarded(attempts=2, retry=tenacity.retry_if_result(lambda value: value is None)).call(lambda: None) is None
+
+
+def test_tenacity_log_callback_works(caplog: pytest.LogCaptureFixture) -> None:
+    """tenacity's own logging callback finds what it needs."""
+    import logging  # noqa: PLC0415 - only here
+
+    caplog.set_level(logging.INFO)
+    guarded(before_sleep=tenacity.before_sleep_log(logging.getLogger("x"), logging.INFO), wait_jitter=0).call(Flaky(1))
+    assert "<Retry 'p.retry' attempts=3> in 0.1 seconds as it raised ConnectionError" in caplog.text
+
+
+def test_without_stop_our_attempts_hold() -> None:
+    """A tenacity wait alone leaves the number of attempts to us."""
+    flaky = Flaky(99)
+    with pytest.raises(ConnectionError):
+        guarded(wait=tenacity.wait_none()).call(flaky)
+    assert flaky.calls == 3
+
+
+def test_budget_caps_the_share_of_retries() -> None:
+    """With the budget spent an error stands instead of being retried, and no slot of the budget leaks."""
+    budget = RetryBudget(ratio=0.0, minimum=1)
+    clock = ManualClock()
+    inner = guarded(clock, budget=budget, wait_jitter=0)
+    flaky, notes = Flaky(1), []
+
+    def outer() -> int:
+        if flaky.calls == 0:
+            flaky()
+        try:
+            inner.call(Flaky(1))
+        except ConnectionError as error:
+            notes.append(error)
+        return flaky()
+
+    assert guarded(clock, budget=budget, wait_jitter=0).call(outer) == 2
+    assert len(notes) == 1
+    assert (budget.calls, budget.retries) == (0, 0)
+    assert repr(budget) == "<RetryBudget 0 of 0 in flight are retries>"
+
+
+async def test_budget_is_given_back_on_cancellation() -> None:
+    """A call cancelled while it waits for its next attempt leaves the budget."""
+    budget = RetryBudget()
+
+    async def fail() -> None:
+        raise ConnectionError
+
+    task = asyncio.ensure_future(Pipeline("p", Retry(wait_initial=9, wait_max=9, budget=budget)).acall(fail))
+    await asyncio.sleep(0.01)
+    assert (budget.calls, budget.retries) == (1, 1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert (budget.calls, budget.retries) == (0, 0)
+
+
+def test_budget_survives_a_predicate_that_raises() -> None:
+    """A predicate's own error reaches the caller and leaks nothing."""
+    budget = RetryBudget()
+
+    def broken(_: Exception) -> bool:
+        raise RuntimeError("predicate bug")
+
+    with pytest.raises(RuntimeError, match="predicate bug") as caught:
+        guarded(on=broken, budget=budget).call(Flaky(1))
+    assert isinstance(caught.value.__context__, ConnectionError)
+    assert (budget.calls, budget.retries) == (0, 0)
+
+
+def test_budget_counts_are_exact_under_threads() -> None:
+    """Concurrent calls leave the counts at zero."""
+    budget = RetryBudget(minimum=1000)
+    pipeline = Pipeline("p", Retry(wait_initial=0, wait_jitter=0, budget=budget))
+
+    def work() -> None:
+        for _ in range(200):
+            pipeline.call(Flaky(1))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (budget.calls, budget.retries) == (0, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_child_starts_with_an_empty_budget() -> None:
+    """Calls in flight in the parent do not count in a forked child."""
+    budget = RetryBudget()
+
+    def fork() -> int:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if budget.calls == 0 else 1)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert guarded(budget=budget).call(fork) == 0
+
+
+def test_open_circuit_inside_a_retry_is_not_hammered() -> None:
+    """Once the breaker inside opens, the retry stops: the refusal reaches the caller."""
+    clock, flaky = ManualClock(), Flaky(99)
+    pipeline = Pipeline("p", Retry(5, wait_jitter=0, clock=clock), CircuitBreaker(2, clock=clock), sleeper=clock)
+    with pytest.raises(CircuitOpenError):
+        pipeline.call(flaky)
+    assert flaky.calls == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"attempts": 0}, "attempts=0"),
+        ({"attempts": "three"}, "attempts='three'"),
+        ({"timeout": -1}, "timeout=-1"),
+        ({"wait_initial": float("nan")}, "wait_initial=nan"),
+        ({"wait_max": 10**10}, "wait_max="),
+        ({"wait_exp_base": 0.5}, "wait_exp_base=0.5"),
+        ({"on": int}, "on="),
+        ({"on": ()}, "on="),
+        ({"budget": 0.2}, "budget=0.2"),
+        ({"wait": 3}, "wait=3"),
+    ],
+)
+def test_bad_options_are_named(options: dict[str, Any], named: str) -> None:
+    """A bad option is refused at construction."""
+    with pytest.raises(ConfigurationError, match=named):
+        Retry(**options)
+
+
+def test_coroutine_strategies_are_refused() -> None:
+    """A strategy that would have to be awaited is refused instead of being taken for true."""
+
+    async def always(_: Any) -> bool:
+        return True
+
+    with pytest.raises(ConfigurationError, match="coroutine strategies are not supported"):
+        Retry(retry=always)
+
+
+def test_bad_budget_is_named() -> None:
+    """A bad budget is refused at construction."""
+    with pytest.raises(ConfigurationError, match=r"ratio=1\.5"):
+        RetryBudget(1.5)

@@ -1,0 +1,244 @@
+"""The shape of the code base, read from its syntax trees."""
+
+import ast
+import importlib
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import resilience
+
+ROOT = Path(__file__).parent.parent
+CORE = sorted((ROOT / "resilience").rglob("*.py"))
+ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
+SOURCES = CORE + ADAPTERS
+
+LEVELS = {
+    "_version": 0,
+    "_fork": 0,
+    "errors": 0,
+    "clock": 0,
+    "events": 1,
+    "options": 1,
+    "policy": 2,
+    # Policies and parts: a part may use the contract and the parts listed before it.
+    "redis": 3,
+    "breaker": 3,
+    "bulkhead": 3,
+    "fallback": 3,
+    "ratelimit": 4,
+    "timeout": 3,
+    "retry": 4,
+    "envelope": 3,
+    "lifecycle": 3,
+    "health": 4,
+    "inbound": 5,
+    "_engine": 6,
+    "pipeline": 7,
+    "plugins": 7,
+    "testing": 7,
+    "config": 8,
+    "toolkit": 9,
+    "cli": 10,
+    "demo": 10,
+    "__main__": 11,
+}
+PURE = {"time", "threading", "asyncio", "random", "os", "socket", "logging", "redis", "pybreaker", "tenacity", "limits"}
+AWAITING = ("_aio.py", "testing.py")
+
+
+def module_of(path: Path) -> str:
+    relative = path.relative_to(ROOT if "adapters" not in path.parts else ROOT / "adapters").with_suffix("")
+    parts = [part for part in relative.parts if part != "__init__"]
+    return ".".join(parts)
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+def top_level_imports(tree: ast.Module) -> list[str]:
+    """Return the imports that run when the module is imported: not those for checkers, not those inside functions."""
+    found: list[str] = []
+    for node in tree.body:
+        nodes = node.body if isinstance(node, ast.Try) else [node]
+        for each in nodes:
+            if isinstance(each, ast.Import):
+                found += [alias.name for alias in each.names]
+            elif isinstance(each, ast.ImportFrom) and each.module:
+                found += [f"{each.module}.{alias.name}" for alias in each.names]
+    return found
+
+
+def all_imports(tree: ast.Module) -> list[str]:
+    found: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def part_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+@pytest.mark.parametrize("path", CORE, ids=module_of)
+def test_imports_go_down_only(path: Path) -> None:
+    """A part of the core imports, at import time, only parts below it."""
+    part = part_of(module_of(path))
+    for name in top_level_imports(tree_of(path)):
+        if name.startswith("resilience.") and part:
+            other = part_of(name)
+            if other != part:
+                assert LEVELS[other] < LEVELS[part], f"{module_of(path)} imports {name}"
+
+
+def test_every_part_has_a_level() -> None:
+    """A new part of the core takes its place in the order before anything imports it."""
+    parts = {part_of(module_of(path)) for path in CORE} - {""}
+    assert parts <= set(LEVELS)
+
+
+def test_no_import_cycles() -> None:
+    """No module imports itself, however indirectly."""
+    modules = {module_of(path): path for path in SOURCES}
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        graph[module] = set()
+        for name in top_level_imports(tree_of(path)):
+            target = name if name in modules else name.rpartition(".")[0]
+            if target in modules and target != module:
+                graph[module].add(target)
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join((*trail, module))
+        if module not in done:
+            for target in graph[module]:
+                visit(target, (*trail, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("path", [path for path in CORE if path.name == "_machine.py"], ids=module_of)
+def test_machines_are_pure(path: Path) -> None:
+    """A machine knows no clock, lock, thread, loop, chance, log or I/O: it is told the time."""
+    roots = {name.split(".")[0] for name in all_imports(tree_of(path))}
+    assert not roots & PURE
+
+
+@pytest.mark.parametrize("path", CORE, ids=module_of)
+def test_await_stands_only_in_the_awaiting_shells(path: Path) -> None:
+    """`async def` and `await` are written only in `_aio.py` files (and in the test tools)."""
+    if path.name.endswith(AWAITING) or "demo" in path.parts:
+        return
+    coloured = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
+    assert not [node.lineno for node in ast.walk(tree_of(path)) if isinstance(node, coloured)]
+
+
+@pytest.mark.parametrize("path", CORE, ids=module_of)
+def test_core_knows_no_framework(path: Path) -> None:
+    """The core never imports a web framework or an adapter, not even lazily (the demo runs one)."""
+    if "demo" in path.parts:
+        return
+    roots = {name.split(".")[0] for name in all_imports(tree_of(path))}
+    assert not roots & {
+        "fastapi",
+        "starlette",
+        "flask",
+        "grpc",
+        "resilience_fastapi",
+        "resilience_flask",
+        "resilience_grpc",
+    }
+
+
+@pytest.mark.parametrize("path", ADAPTERS, ids=module_of)
+def test_adapters_use_public_names_only(path: Path) -> None:
+    """An adapter imports public names of `resilience`, and no other adapter."""
+    own = module_of(path).split(".")[0]
+    for name in all_imports(tree_of(path)):
+        parts = name.split(".")
+        if parts[0] == "resilience":
+            assert not [part for part in parts if part.startswith("_")], name
+        assert not parts[0].startswith("resilience_") or parts[0] == own, name
+
+
+@pytest.mark.parametrize("path", ADAPTERS, ids=module_of)
+def test_adapters_decide_nothing(path: Path) -> None:
+    """An adapter holds no lock and never sleeps: that is policy, and policy is in the core."""
+    names = {node.attr for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)}
+    assert not names & {"sleep", "Lock", "RLock", "Semaphore"}
+
+
+def test_adapters_is_not_a_package() -> None:
+    """`adapters/` is a source root: as a package it would clash with a real one on PyPI."""
+    assert not (ROOT / "adapters" / "__init__.py").exists()
+
+
+def test_tests_are_not_packages() -> None:
+    """No `__init__.py` under tests/: one called `resilience` would shadow the product."""
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_files_and_functions_fit_in_the_head(path: Path) -> None:
+    """No file over 400 lines, no function over 50 (its docstring not counted)."""
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1 - (ast.get_docstring(node) or "").count("\n")
+            assert length <= 52, f"{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda path: path.stem)
+def test_every_test_states_its_law(path: Path) -> None:
+    """Every test has a docstring: one sentence, the law it keeps."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            assert ast.get_docstring(node), f"{path.name}:{node.lineno} {node.name}"
+
+
+def test_every_ignore_has_a_code_and_a_reason() -> None:
+    """A `type: ignore` or `noqa` names what it silences and says why."""
+    for path in SOURCES:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            for marker in ("# type: ignore", "# noqa"):
+                if marker in line:
+                    rest = line.split(marker, 1)[1]
+                    assert rest[:1] in "[:", f"{path}:{number} names no code"
+                    assert "  # " in rest or " - " in rest, f"{path}:{number} gives no reason"
+
+
+def public_modules() -> list[str]:
+    names = [info.name for info in pkgutil.iter_modules(resilience.__path__) if not info.name.startswith("_")]
+    return ["resilience", *(f"resilience.{name}" for name in names if name != "demo")]
+
+
+@pytest.mark.parametrize("name", public_modules())
+def test_exports_are_stated(name: str) -> None:
+    """Every public module states its names (ruff keeps them sorted), and has each of them."""
+    module = importlib.import_module(name)
+    assert isinstance(module.__all__, tuple)
+    assert [missing for missing in module.__all__ if not hasattr(module, missing)] == []
+
+
+def test_root_names_have_one_home() -> None:
+    """Every name of the root is loaded from the part that owns it, and `dir` shows it."""
+    homes = [name for names in resilience._HOMES.values() for name in names]
+    assert sorted([*homes, "__version__"]) == sorted(resilience.__all__)
+    assert set(resilience.__all__) <= set(dir(resilience))
+    with pytest.raises(AttributeError, match="no attribute 'Retyr'"):
+        _ = resilience.Retyr  # type: ignore[attr-defined]  # wrong on purpose
+
+
+def test_every_public_name_is_documented() -> None:
+    """Every name of the root has a docstring."""
+    for name in resilience.__all__:
+        assert name == "__version__" or getattr(resilience, name).__doc__

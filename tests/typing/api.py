@@ -1,0 +1,104 @@
+"""The public types, as two checkers see them. Checked by mypy and pyright, never run."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from typing import Any, assert_type
+
+import pybreaker
+import tenacity
+
+from resilience import (
+    AppError,
+    Bulkhead,
+    CircuitBreaker,
+    Deadline,
+    ErrorCatalog,
+    Fallback,
+    Pipeline,
+    Policy,
+    RateLimit,
+    Resilience,
+    Retry,
+    RetryBudget,
+    Timeout,
+    TokenBucket,
+)
+from resilience.policy import AroundPolicy
+
+breaker = CircuitBreaker(failure_rate_threshold=0.5, sliding_window=100, minimum_calls=20, reset_timeout=30)
+payments = Pipeline(
+    "payments",
+    Fallback(None, on=KeyError),
+    Retry(attempts=3, on=ConnectionError, wait_initial=0.1, wait_max=5, wait_jitter=1, timeout=None, budget=None),
+    breaker,
+    RateLimit("50/second", burst=100),
+    Bulkhead(max_concurrent_calls=20, max_wait=0),
+    Timeout("800ms"),
+)
+Retry(wait=tenacity.wait_fixed(1), stop=tenacity.stop_after_attempt(3), on=(OSError, lambda error: 1.5))
+Retry(budget=RetryBudget(0.2))
+
+
+@payments
+def blocking(order: int, *, express: bool = False) -> str:
+    return str(order)
+
+
+@payments
+async def awaiting(order: int) -> str:
+    return str(order)
+
+
+@payments
+def generating(count: int) -> Generator[int, None, str]:
+    yield count
+    return "end"
+
+
+@payments
+async def streaming(count: int) -> AsyncGenerator[int, None]:
+    yield count
+
+
+class Service:
+    @payments
+    def method(self, order: int) -> str:
+        return str(order)
+
+
+def plain() -> Awaitable[int]:
+    raise AssertionError
+
+
+async def uses() -> None:
+    assert_type(blocking(1, express=True), str)
+    assert_type(await awaiting(1), str)
+    assert_type(generating(1), Generator[int, None, str])
+    assert_type([item async for item in streaming(1)], list[int])
+    assert_type(Service().method(1), str)
+    assert_type(payments.call(int, "7", base=8), int)
+    assert_type(payments.wrap_async(plain), Callable[[], Coroutine[Any, Any, Any]])
+    with payments.guard():
+        pass
+    async with payments.guard():
+        pass
+    assert_type(Deadline.current(), Deadline | None)
+    decision = TokenBucket("100/minute", 10).acquire("key", 2)
+    assert_type(decision.allowed, bool)
+    assert_type(decision.remaining, int)
+    assert_type((await TokenBucket("100/minute").aacquire("key")).allowed, bool)
+
+
+def is_a(policy: Policy, around: AroundPolicy, upstream: pybreaker.CircuitBreaker) -> None: ...
+
+
+is_a(breaker, Timeout(1), breaker)
+is_a(Bulkhead(), Fallback(1), breaker)
+
+
+def toolkit() -> None:
+    resilience = Resilience.from_env({"RESILIENCE_SERVICE__NAME": "orders"})
+    assert_type(resilience.pipeline("payments"), Pipeline)
+    assert_type(resilience.limiter("login", rate="5/minute"), TokenBucket)
+    assert_type(resilience.catalog, ErrorCatalog)
+    assert_type(resilience.catalog.error("ORDERS_V001"), AppError)
+    resilience.close()
