@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resilience.options import Duration, Options, Text, Whole, option
+from resilience.options import Duration, Options, Whole, option
+from resilience.ratelimit._rate import RateText
 
 __all__ = ("RateLimitOptions",)
 
@@ -13,8 +14,8 @@ __all__ = ("RateLimitOptions",)
 class RateLimitOptions(Options):
     """A token bucket: `rate` fills it, `burst` is its size."""
 
-    rate: str | None = option(
-        None, Text("a rate such as 100/second, 5 per 2 minutes", longest=100), "sustained rate", none="no limit"
+    rate: str | None = option(None, RateText(), "sustained rate", none="no limit")
+    burst: int | None = option(
+        None, Whole(1, 1_000_000_000), "calls that may come at once", none="the amount named in the rate"
     )
-    burst: int | None = option(None, Whole(1), "calls that may come at once", none="the amount named in the rate")
     max_wait: float = option(0.0, Duration(), "longest wait for a token; 0 refuses at once")

@@ -1,0 +1,102 @@
+"""The limiter people hold: a token bucket per key."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, final
+
+from resilience.clock import Clock, monotonic
+from resilience.errors import ConfigurationError, Problem
+from resilience.options import Refused, Text
+from resilience.ratelimit._machine import Quota
+from resilience.ratelimit._memory import MemoryStore
+from resilience.ratelimit._options import RateLimitOptions
+from resilience.ratelimit._rate import Rate, as_rate
+from resilience.ratelimit._store import Store
+
+if TYPE_CHECKING:
+    from resilience.ratelimit._decision import Decision
+
+__all__ = ("TokenBucket", "quota_of")
+
+_NAME = Text("a name of letters, digits and . _ - /", pattern=r"[A-Za-z0-9][A-Za-z0-9._/-]*", longest=100)
+
+
+def quota_of(name: str, rate: str | Rate, burst: int | None) -> Quota:
+    """Return the quota, or raise `ConfigurationError` naming what is wrong with it."""
+    pace = as_rate(rate)
+    size = RateLimitOptions(rate=str(pace), burst=burst).burst
+    try:
+        _NAME.check(name)
+    except Refused:
+        raise ConfigurationError([Problem("name", name, _NAME.expected)]) from None
+    return Quota(name, pace, pace.amount if size is None else size)
+
+
+def checked_store(store: Store | None) -> Store:
+    """Return the store, a new one in memory for None."""
+    if store is None:
+        return MemoryStore()
+    if not isinstance(store, Store):
+        raise ConfigurationError([Problem("store", store, "a MemoryStore, a RedisStore or another Store, or None")])
+    return store
+
+
+@final
+class TokenBucket:
+    """Allows `burst` calls at once and `rate` of them over time, for each key by itself.
+
+    `rate` is text such as `"100/minute"` or `"5 per 2 minutes"`; `burst` is the amount named in it unless given.
+    Without a `store` the buckets are this process's own; two limiters with the same `name` share them through the same
+    store. Over any time t at most `rate` x t + `burst` calls are allowed. A refusal costs nothing, and a call that costs
+    more than `burst` never fits. Safe to share between threads and tasks. Raises `ConfigurationError`.
+    """
+
+    def __init__(
+        self,
+        rate: str | Rate,
+        burst: int | None = None,
+        store: Store | None = None,
+        *,
+        name: str = "default",
+        clock: Clock = monotonic,
+    ) -> None:
+        self._quota = quota_of(name, rate, burst)
+        self._ledger = checked_store(store).open(self._quota, clock)
+        # Straight to the store: a limiter is asked on every request, and a method in between is a tenth of its cost.
+        self.acquire = self._ledger.take  # type: ignore[method-assign]  # the same signature, plus `allowance`
+
+    def acquire(self, key: str = "", cost: int = 1) -> Decision:
+        """Take `cost` tokens of `key`, or none. On Redis this blocks for up to its timeout."""
+        return self._ledger.take(key, cost)
+
+    def aacquire(self, key: str = "", cost: int = 1) -> Coroutine[Any, Any, Decision]:
+        """Take `cost` tokens of `key`, or none, without blocking the event loop."""
+        return self._ledger.atake(key, cost)
+
+    def reset(self, key: str = "") -> None:
+        """Fill the bucket of `key`. On Redis this blocks for up to its timeout, and does nothing while it is away."""
+        self._ledger.reset(key)
+
+    @property
+    def name(self) -> str:
+        """What its buckets are kept under."""
+        return self._quota.name
+
+    @property
+    def rate(self) -> Rate:
+        """The sustained rate."""
+        return self._quota.rate
+
+    @property
+    def burst(self) -> int:
+        """The size of each bucket."""
+        return self._quota.burst
+
+    @property
+    def limit(self) -> int:
+        """The size of each bucket, as a decision names it."""
+        return self._quota.burst
+
+    def __repr__(self) -> str:
+        return f"<TokenBucket {self.name!r} {self.rate} burst={self.burst}>"

@@ -1,0 +1,27 @@
+"""Keys and costs as callers give them."""
+
+from __future__ import annotations
+
+import hashlib
+
+from resilience.errors import ConfigurationError, Problem
+
+__all__ = ("LONGEST", "checked_cost", "stored_key")
+
+LONGEST = 256
+_MOST = 1_000_000_000
+
+
+def stored_key(key: str) -> str:
+    """Return the key to store: a long one is replaced by its hash, so that clients cannot choose how much we keep."""
+    if not isinstance(key, str):
+        raise ConfigurationError([Problem("key", key, "text")])
+    if len(key) <= LONGEST:
+        return key
+    return "blake2b:" + hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
+
+
+def checked_cost(cost: object) -> None:
+    """Raise `ConfigurationError` for a cost that is no whole number from 1 on."""
+    if not isinstance(cost, int) or isinstance(cost, bool) or not 1 <= cost <= _MOST:
+        raise ConfigurationError([Problem("cost", cost, f"a whole number from 1 to {_MOST:,}")])

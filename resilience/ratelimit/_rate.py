@@ -1,0 +1,91 @@
+"""Rates in the notation of the limits package: `100/minute`, `5 per 2 minutes`, `10/second`.
+
+The grammar is small and restated here because importing limits costs 100 ms; a property test holds the two together.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from resilience.errors import ConfigurationError, Problem
+from resilience.options import Refused
+
+__all__ = ("EXPECTED", "Rate", "RateText", "as_rate")
+
+_DAY = 86_400
+# limits' units: a month is 30 days and a year 12 of those.
+_UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": _DAY, "month": 30 * _DAY, "year": 360 * _DAY}
+_ONE = re.compile(r"\s*([0-9]+)\s*(?:/|per)\s*([0-9]+)?\s*([a-z]+)\s*", re.IGNORECASE)
+_SEPARATORS = re.compile(r"[,;|]")
+_MOST = 1_000_000_000
+_LONGEST = 10 * 360 * _DAY
+
+EXPECTED = "a rate such as 100/minute or 5 per 2 minutes (units second, minute, hour, day, month, year)"
+_ONLY_ONE = "one rate: a bucket has one size; put several limits one after the other in a pipeline"
+_BOUNDS = f"a rate of 1 to {_MOST:,} per 1 second to 10 years"
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """`amount` calls per `period_seconds`. Raises `ConfigurationError` beyond 1e9 calls or ten years."""
+
+    amount: int
+    period_seconds: int
+
+    def __post_init__(self) -> None:
+        if not (_is_whole(self.amount, _MOST) and _is_whole(self.period_seconds, _LONGEST)):
+            raise ConfigurationError([Problem("rate", (self.amount, self.period_seconds), _BOUNDS)])
+
+    @property
+    def interval(self) -> float:
+        """Seconds from one token to the next."""
+        return self.period_seconds / self.amount
+
+    def __str__(self) -> str:
+        name, seconds = next(unit for unit in reversed(_UNITS.items()) if self.period_seconds % unit[1] == 0)
+        multiples = self.period_seconds // seconds
+        return f"{self.amount}/{name}" if multiples == 1 else f"{self.amount} per {multiples} {name}s"
+
+
+def _is_whole(number: object, most: int) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= most
+
+
+def as_rate(rate: object, option: str = "rate") -> Rate:
+    """Return `rate`, read from its notation; raises `ConfigurationError` naming `option`."""
+    if isinstance(rate, Rate):
+        return rate
+    if not isinstance(rate, str) or len(rate) > RateText.longest:
+        raise ConfigurationError([Problem(option, rate, EXPECTED)])
+    if _SEPARATORS.search(rate):
+        raise ConfigurationError([Problem(option, rate, _ONLY_ONE)])
+    match = _ONE.fullmatch(rate)
+    unit = _UNITS.get(match[3].lower()) or _UNITS.get(match[3].lower().removesuffix("s")) if match else None
+    if match is None or unit is None:
+        raise ConfigurationError([Problem(option, rate, EXPECTED)])
+    amount, period = int(match[1]), int(match[2] or 1) * unit
+    if not (_is_whole(amount, _MOST) and _is_whole(period, _LONGEST)):
+        raise ConfigurationError([Problem(option, rate, _BOUNDS)])
+    return Rate(amount, period)
+
+
+class RateText:
+    """The rule of an option that holds a rate as text; a `Rate` is accepted in its place."""
+
+    expected = EXPECTED
+    longest = 100
+
+    def check(self, value: object, /) -> str:
+        """Return the text unchanged; a `Rate` as text."""
+        if not isinstance(value, str | Rate):
+            raise Refused
+        try:
+            as_rate(value)
+        except ConfigurationError:
+            raise Refused from None
+        return str(value)
+
+    def parse(self, text: str, /) -> str:
+        """Accept the text as it stands."""
+        return self.check(text)

@@ -1,0 +1,102 @@
+"""Buckets on Redis: what both colours share."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resilience.clock import Clock, monotonic
+from resilience.events import Emitter
+from resilience.ratelimit import _redis_sync
+from resilience.ratelimit._decision import Decision
+from resilience.ratelimit._key import checked_cost, stored_key
+from resilience.ratelimit._machine import Quota
+from resilience.ratelimit._memory import MemoryStore
+from resilience.ratelimit._store import Ledger
+from resilience.ratelimit._units import units_of
+from resilience.redis import OutageGuard, Script
+
+if TYPE_CHECKING:
+    from resilience.redis import RedisConnection
+
+__all__ = ("RedisLedger", "RedisStore")
+
+_SCRIPT = Path(__file__).with_name("token_bucket.lua")
+
+
+class RedisStore:
+    """Keeps buckets on a Redis that several processes share; decisions use the server's clock.
+
+    While Redis is away, decisions follow the connection's `outage` option: `local` limits in each process by itself at
+    the full rate (how many instances there are is not known yet), `allow` lets everything through, `deny` refuses everything. The first call that notices
+    waits for the connection's timeout, the next ones for nothing, until one of them finds Redis back. `events` tells
+    `ratelimit.outage` and `ratelimit.recovered`, once each time.
+    """
+
+    waits = True
+
+    def __init__(self, connection: RedisConnection, *, clock: Clock = monotonic) -> None:
+        self.connection = connection
+        self.events = Emitter()
+        self.script = Script(_SCRIPT.read_text(encoding="utf-8"))
+        self.outage = OutageGuard("ratelimit", self.events, lease=2 * connection.options.timeout, clock=clock)
+        self._local = MemoryStore()
+
+    def open(self, quota: Quota, clock: Clock) -> RedisLedger:
+        """Return the buckets of `quota.name`. `clock` only paces what is decided here while Redis is away."""
+        return RedisLedger(self, quota, self._local.open(quota, clock))
+
+
+class RedisLedger:
+    """One quota on one Redis: what to ask, and what an answer means."""
+
+    def __init__(self, store: RedisStore, quota: Quota, local: Ledger) -> None:
+        self.store = store
+        self._quota = quota
+        self._local = local
+        self._units = units_of(quota)
+
+    def question(self, key: str, cost: int, allowance: float) -> tuple[bytes, tuple[int, int, int, int]]:
+        """Return the Redis key and the script's arguments; raises `ConfigurationError` for a key or cost that is none."""
+        checked_cost(cost)
+        token, refill, _ = self._units
+        return self.redis_key(key), (token, refill, self._units.limit(allowance), cost)
+
+    def redis_key(self, key: str) -> bytes:
+        """Return the Redis key; all of it is a hash tag, so that whatever is added later lives on the same node."""
+        parts = f"{{{self.store.connection.options.prefix}:ratelimit:{self._quota.name}:{stored_key(key)}}}"
+        return parts.encode("utf-8", "surrogatepass")
+
+    def answer(self, reply: Any, cost: int) -> Decision:
+        """Return what the script decided."""
+        units = int(reply)
+        missing = units if units >= 0 else -1 - units
+        return Decision((units >= 0, self._units.seconds(missing), 0.0, cost, self._quota))
+
+    def alone(self, key: str, cost: int, allowance: float) -> Decision:
+        """Decide without Redis."""
+        outage = self.store.connection.options.outage
+        if outage == "local":
+            return self._local.take(key, cost, allowance)
+        if outage == "allow":
+            return Decision((True, 0.0, 0.0, cost, self._quota))
+        return Decision.refusal(self._quota, cost, self.store.outage.probe_after)
+
+    def take(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
+        """Pay `cost` tokens, blocking this thread for one round trip."""
+        return _redis_sync.take(self, key, cost, allowance)
+
+    def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Coroutine[Any, Any, Decision]:
+        """Pay `cost` tokens, suspending this task for one round trip."""
+        from resilience.ratelimit import _redis_aio  # noqa: PLC0415 - blocking programs never need it
+
+        return _redis_aio.take(self, key, cost, allowance)
+
+    def give_back(self, key: str, decision: Decision) -> None:
+        """Keep it: telling Redis would mean waiting where nobody may wait. The limit errs on the strict side."""
+
+    def reset(self, key: str = "") -> None:
+        """Fill the bucket of `key`, here and on Redis where it can be reached."""
+        self._local.reset(key)
+        _redis_sync.reset(self, key)

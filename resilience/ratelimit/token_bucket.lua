@@ -1,0 +1,46 @@
+-- One decision of one token bucket, in one round trip, on the server's own clock.
+--
+-- KEYS[1]  the bucket: "F:R", the microsecond at which it is full again and the fraction of one beyond it, in units
+-- ARGV     token    units that one token costs
+--          refill   units that come back per microsecond
+--          limit    units that may be missing after this call
+--          cost     tokens wanted; 0 only looks
+--
+-- All numbers are whole and below 2^53, so that arithmetic in doubles is exact. Returns the units missing from a full
+-- bucket afterwards, or -1 minus the units missing now where the call does not fit (and then nothing is written).
+
+local token, refill = tonumber(ARGV[1]), tonumber(ARGV[2])
+local limit, cost = tonumber(ARGV[3]), tonumber(ARGV[4])
+
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+
+local missing = 0
+local state = redis.pcall('GET', KEYS[1])
+if type(state) == 'string' then -- a key of another type is not a bucket: it reads as full and is overwritten
+  local full, fraction = string.match(state, '^(%d+):(%d+)$')
+  if full then
+    missing = math.max(0, (full - now) * refill + fraction)
+  end
+end
+
+local beyond = missing > limit -- the server's clock went back, or the bucket has become smaller
+if beyond then
+  missing = limit
+end
+
+local after = missing + cost * token
+local fits = after <= limit
+if not fits then
+  after = missing
+end
+
+if (fits and cost > 0) or beyond then
+  local fraction = math.fmod(after, refill)
+  local micros = (after - fraction) / refill
+  local value = string.format('%.0f:%.0f', now + micros, fraction)
+  -- Expiry counts from a clock read in milliseconds and rounded down: one more keeps the key until it is really full.
+  redis.call('SET', KEYS[1], value, 'PX', string.format('%.0f', math.ceil(micros / 1000) + 1))
+end
+
+return fits and after or -1 - after

