@@ -71,7 +71,8 @@ class Inbound:
             filter(None, (REQUEST_ID, TRACEPARENT, FORWARDED_FOR, self._deadline_header, rule.header))
         )
         """Lower-case names of the headers `receive` looks at; several lines of one are joined by a comma."""
-        self._exact, self._prefixes = _split(options.exclude_paths)
+        self._excluded = frozenset(options.exclude_paths)
+        self._below_excluded = tuple(f"{path}/" for path in options.exclude_paths)
         most = options.max_concurrent_requests
         self.slots = None if most is None else Bulkhead(most, name="server")
         self.quota = (
@@ -110,8 +111,8 @@ class Inbound:
         return None if allowed is None else Deadline.after(allowed)
 
     def is_excluded(self, path: str) -> bool:
-        """Whether requests to `path` are never limited, refused or timed."""
-        return path in self._exact or (bool(self._prefixes) and path.startswith(self._prefixes))
+        """Whether requests to `path`, or to something above it, are never limited, refused or timed."""
+        return path in self._excluded or path.startswith(self._below_excluded)
 
     def enter(self, context: RequestContext, *, takes_place: bool = True) -> None:
         """Count a request as under way, or raise `BulkheadFullError`. Excluded paths are neither counted nor refused.
@@ -171,7 +172,7 @@ class Inbound:
         """Return a quota kept in the bucket `name`, known to callers as `label`."""
         if self._limiter is None:
             raise ConfigurationError([Problem("rate_limit", rate, "a limiter to keep it in")])
-        return Quota(label, rate, self._limiter(name, rate, burst))
+        return Quota(label, self._limiter(name, rate, burst))
 
     def quota_headers(self, context: RequestContext) -> tuple[tuple[str, str], ...]:
         """Return the `RateLimit` headers of what was charged; none unless `rate_limit_headers` is set."""
@@ -181,9 +182,3 @@ class Inbound:
     def is_closing(self) -> bool:
         """Whether a client should open its next request on another connection."""
         return self.lifecycle is not None and self.lifecycle.is_draining
-
-
-def _split(paths: tuple[str, ...]) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Tell exact paths from those ending in `*`, which stand for all that starts so."""
-    prefixes = tuple(path[:-1] for path in paths if path.endswith("*"))
-    return frozenset(path for path in paths if not path.endswith("*")), prefixes

@@ -46,5 +46,5 @@ class ServerOptions(Options):
     exclude_paths: tuple[str, ...] = option(
         ("/livez", "/healthz", "/readyz", "/startupz", "/metrics"),
         Listing(Text("a path", pattern=r"/.*", longest=500)),
-        "paths that are never limited, refused or timed",
+        "paths that, with all below them, are never limited, refused or timed",
     )

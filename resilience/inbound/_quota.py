@@ -29,8 +29,24 @@ class Decision(Protocol):
         """Seconds until the quota is whole again."""
 
 
+class Rate(Protocol):
+    """So many calls in so many seconds."""
+
+    @property
+    def amount(self) -> int:
+        """Calls."""
+
+    @property
+    def period_seconds(self) -> int:
+        """Seconds."""
+
+
 class Bucket(Protocol):
-    """A token bucket, in memory or shared."""
+    """A token bucket, in memory or shared: `resilience.ratelimit.TokenBucket`."""
+
+    @property
+    def rate(self) -> Rate:
+        """The sustained rate."""
 
     @property
     def name(self) -> str:
@@ -48,14 +64,11 @@ class Quota:
 
     __slots__ = ("bucket", "label", "policy")
 
-    def __init__(self, label: str, rate: str, bucket: Bucket) -> None:
-        from limits import parse  # noqa: PLC0415 - 100 ms of import that only who limits pays
-
-        item = parse(rate)
+    def __init__(self, label: str, bucket: Bucket) -> None:
         quoted = "".join(c for c in label if " " <= c <= "~" and c not in '"\\')
         self.bucket = bucket
         self.label = f'"{quoted}"'
-        self.policy = f"{self.label};q={item.amount};w={item.get_expiry()}"
+        self.policy = f"{self.label};q={bucket.rate.amount};w={bucket.rate.period_seconds}"
 
     def charge(self, decision: Decision) -> Charge:
         """Return the record of one decision."""

@@ -1,0 +1,12 @@
+"""Resilience for a FastAPI application that exists: `install(app)`, and nothing else in it changes.
+
+Needs the `fastapi` extra: `pip install "resilience-plugins[fastapi]"`.
+"""
+
+from resilience_fastapi._health import health_router
+from resilience_fastapi._install import install
+from resilience_fastapi._limit import rate_limit
+from resilience_fastapi._middleware import ResilienceMiddleware
+from resilience_fastapi._openapi import error_responses
+
+__all__ = ("ResilienceMiddleware", "error_responses", "health_router", "install", "rate_limit")

@@ -1,0 +1,120 @@
+"""The answer is due: 504 on time, whether the endpoint is a coroutine or sits in a thread.
+
+An endpoint that awaits is cancelled, once, as `asyncio.timeout` would: its `finally` blocks may await. One that runs
+in a worker thread cannot be stopped. Cancelling it would only hide it: the thread would go on with its place in the
+bulkhead and in AnyIO's limiter already given away, and threads without bound would follow. So its client gets the 504,
+and its place is kept until the thread returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable, Coroutine
+from types import AsyncGeneratorType, CodeType, TracebackType
+from typing import Any
+
+from anyio import CapacityLimiter, to_thread
+
+from resilience.errors import DeadlineExceededError
+from resilience.timeout import Deadline
+from resilience_fastapi._exchange import Exchange
+
+__all__ = ("Timer",)
+
+Answer = Callable[[Exchange, Exception], Coroutine[Any, Any, None]]
+
+_LOOK_AGAIN = 0.05
+_IN_THREAD: CodeType = to_thread.run_sync.__code__
+_IN_QUEUE = CapacityLimiter.acquire_on_behalf_of.__name__
+
+
+class Timer:
+    """Ends one exchange when its deadline passes, unless the answer is complete by then.
+
+    Around the application's call: leaves quietly when the client was given a 504 in time, raises
+    `DeadlineExceededError` when an answer had begun and is broken off.
+    """
+
+    __slots__ = ("_answer", "_before", "_exchange", "_handle", "_is_cancelled", "_loop", "_reply", "_task")
+
+    def __init__(self, exchange: Exchange, deadline: Deadline, answer: Answer) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - an ASGI application is always called in a task
+        self._task: asyncio.Task[Any] = task
+        self._before = task.cancelling()
+        self._loop = task.get_loop()
+        self._exchange = exchange
+        self._answer = answer
+        self._reply: asyncio.Task[None] | None = None
+        self._is_cancelled = False
+        self._handle = self._loop.call_later(deadline.remaining(), self._fire)
+        # Once the answer is complete the deadline is met, and background tasks may take their time.
+        exchange.on_finish = self._stop
+
+    def _stop(self) -> None:
+        self._handle.cancel()
+
+    def _fire(self) -> None:
+        if not self._exchange.started:
+            # From here on the application cannot answer any more; what it still says is dropped.
+            self._exchange.abandoned = True
+            self._reply = self._loop.create_task(self._answer(self._exchange, _error()))
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if _waits_for_thread(self._task.get_coro()):
+            self._handle = self._loop.call_later(_LOOK_AGAIN, self._cancel)
+        else:
+            self._is_cancelled = True
+            self._task.cancel()
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, _error_raised: BaseException | None, _traceback: TracebackType | None
+    ) -> bool:
+        self._stop()
+        is_cancellation = kind is not None and issubclass(kind, asyncio.CancelledError)
+        # As in asyncio.timeout: a cancellation from outside that came along with ours must go on.
+        is_ours = self._is_cancelled and self._task.uncancel() <= self._before and is_cancellation
+        if is_cancellation and not is_ours:
+            if self._reply is not None:
+                self._reply.cancel()
+            return False
+        if self._reply is not None:
+            await self._reply
+        elif is_ours:
+            raise _error() from None
+        return is_ours
+
+
+def _error() -> DeadlineExceededError:
+    return DeadlineExceededError("the deadline passed before the answer was complete", policy="server")
+
+
+def _waits_for_thread(link: Any) -> bool:
+    """Follow what a task waits for, down to the bottom, and return whether that is a thread at work.
+
+    Waiting in AnyIO's queue for a thread is not: a request whose caller has gone need not begin.
+    """
+    in_thread = False
+    while link is not None:
+        code = getattr(link, "cr_code", None)
+        in_thread = in_thread or code is _IN_THREAD
+        if in_thread and code is not None and code.co_name == _IN_QUEUE:
+            return False
+        link = _awaited(link)
+    return in_thread
+
+
+def _awaited(link: Any) -> Any:
+    if isinstance(link, Coroutine):
+        return link.cr_await if hasattr(link, "cr_await") else None
+    if isinstance(link, AsyncGeneratorType):
+        return link.ag_await
+    if isinstance(link, asyncio.Future):
+        return None
+    # The step of an async generator (a sync dependency with `yield`) does not say whose step it is; its referents do.
+    return next((thing for thing in gc.get_referents(link) if isinstance(thing, AsyncGeneratorType)), None)

@@ -1,0 +1,127 @@
+"""Exceptions as envelopes, for an application that has not said otherwise: its own handlers stand."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exception_handlers import (
+    http_exception_handler,
+    request_validation_exception_handler,
+    websocket_request_validation_exception_handler,
+)
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.status import WS_1008_POLICY_VIOLATION, WS_1011_INTERNAL_ERROR, WS_1013_TRY_AGAIN_LATER
+from starlette.websockets import WebSocket, WebSocketState
+
+from resilience.envelope import envelope_of, http_envelope, validation_envelope
+from resilience.errors import AppError, DeadlineExceededError, PoolError, RejectedError, ResilienceError
+from resilience_fastapi._answers import ids_of, respond
+
+__all__ = ("ANSWERED", "add_handlers", "own_handler")
+
+Answerer = Callable[[Any, Any], Awaitable[Response | None]]
+
+ANSWERED: tuple[type[ResilienceError], ...] = (AppError, DeadlineExceededError, PoolError, RejectedError)
+"""Errors that are answers. The others (a bad configuration, a missing plugin) are faults: logged, and a 500."""
+
+_FIRST_ERROR_STATUS = 400
+_SHORTEST_SECRET = 4
+_WRITTEN_BY_HAND = frozenset({"value_error", "assertion_error"})
+
+
+async def _on_http_exception(request: Request, error: HTTPException) -> Response:
+    if error.status_code < _FIRST_ERROR_STATUS:  # a redirect raised as an exception, or 304: not an error
+        return await http_exception_handler(request, error)
+    headers = error.headers or {}
+    message, details = _told(error.detail)
+    envelope = http_envelope(
+        error.status_code, message=message, details=details, headers=headers, **ids_of(request.scope)
+    )
+    return respond(request.scope, envelope, _kept(headers))
+
+
+def _told(detail: Any) -> tuple[str | None, Mapping[str, Any] | None]:
+    """Return message and details for what was given to `HTTPException(detail=...)`: anything JSON has a form for."""
+    if detail is None or isinstance(detail, str):
+        return detail, None
+    return None, detail if isinstance(detail, Mapping) else {"detail": detail}
+
+
+def _kept(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return a wait the application stated itself: it may be a date, and on any status."""
+    return {name: value for name, value in headers.items() if name.lower() == "retry-after"}
+
+
+async def _on_invalid_request(request: Request, error: RequestValidationError) -> Response:
+    fields = [_field(one) for one in error.errors()]
+    return respond(request.scope, validation_envelope(fields, **ids_of(request.scope)))
+
+
+def _field(one: Mapping[str, Any]) -> dict[str, str]:
+    return {"field": ".".join(map(str, one["loc"])), "message": _reason(one), "type": one["type"]}
+
+
+def _reason(one: Mapping[str, Any]) -> str:
+    """Return why a field is wrong, unless a validator wrote the value it refused into its text."""
+    message: str = one["msg"]
+    if one["type"] in _WRITTEN_BY_HAND and any(text in message for text in _texts(one.get("input"))):
+        return "The value is not valid."
+    return message
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return [text for item in value.values() for text in _texts(item)]
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [text for item in value for text in _texts(item)]
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return [text] if len(text) >= _SHORTEST_SECRET else []
+
+
+async def _on_invalid_websocket(websocket: WebSocket, _error: WebSocketRequestValidationError) -> None:
+    # FastAPI's own handler puts the inputs into the reason.
+    await websocket.close(WS_1008_POLICY_VIOLATION, "invalid request")
+
+
+async def _on_answered(connection: HTTPConnection, error: ResilienceError) -> Response | None:
+    if isinstance(connection, WebSocket) and not _can_deny(connection):
+        await connection.close(WS_1013_TRY_AGAIN_LATER if error.retryable else WS_1011_INTERNAL_ERROR, error.code[:120])
+        return None
+    return respond(connection.scope, envelope_of(error, **ids_of(connection.scope)))
+
+
+def _can_deny(websocket: WebSocket) -> bool:
+    """Whether the handshake can still be answered with an HTTP response."""
+    is_open = websocket.application_state is not WebSocketState.CONNECTING
+    return not is_open and "websocket.http.response" in websocket.scope.get("extensions", {})
+
+
+_REPLACED: dict[type[Exception], tuple[Any, Answerer]] = {
+    HTTPException: (http_exception_handler, _on_http_exception),
+    RequestValidationError: (request_validation_exception_handler, _on_invalid_request),
+    WebSocketRequestValidationError: (websocket_request_validation_exception_handler, _on_invalid_websocket),
+}
+"""For each exception FastAPI handles by default: its handler, and ours."""
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Answer with envelopes wherever the application still has FastAPI's own handler, or none."""
+    known: dict[Any, Any] = app.exception_handlers
+    for kind, (default, ours) in _REPLACED.items():
+        if known.get(kind, default) is default:
+            known[kind] = ours
+    for kind in ANSWERED:
+        known.setdefault(kind, _on_answered)
+
+
+def own_handler(app: Any, error: Exception) -> Any:
+    """Return the handler the application registered for `error`, or for a class above it; None where it did not."""
+    known = getattr(app, "exception_handlers", {})
+    kinds = type(error).__mro__[: -len(Exception.__mro__)]
+    handler = next((known[kind] for kind in kinds if kind in known), None)
+    return None if handler is _on_answered else handler

@@ -1,0 +1,177 @@
+"""The layer around an application: pure ASGI, one object for all requests, nothing per request but what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.requests import HTTPConnection, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from resilience import Resilience
+from resilience.envelope import envelope_of
+from resilience.inbound import Inbound, RequestContext
+from resilience_fastapi._answers import ids_of, respond
+from resilience_fastapi._deadline import Timer
+from resilience_fastapi._exchange import REQUEST_ID, SCOPE_KEY, Exchange
+from resilience_fastapi._faults import adopt_fault_handler, call, cors_inside, through_cors
+from resilience_fastapi._handlers import ANSWERED, own_handler
+from resilience_fastapi._probes import Probes
+from resilience_fastapi._scope import path_of, user_of
+
+__all__ = ("ResilienceMiddleware",)
+
+_HANDSHAKE = frozenset({"websocket.accept", "websocket.http.response.start"})
+
+
+class ResilienceMiddleware:
+    """Recognises, admits, times and accounts for every request, and answers for what nobody else does.
+
+    `install(app)` adds it together with the rest; by itself it is `app.add_middleware(ResilienceMiddleware)`. Without a
+    `resilience` it uses `Resilience.from_env()`. `key` computes whose quota a request is charged to.
+    With `answers_probes` it answers `/livez` and its siblings itself, before any other layer can refuse them.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        resilience: Resilience | None = None,
+        *,
+        key: Callable[[HTTPConnection], str] | None = None,
+        answers_probes: bool = False,
+    ) -> None:
+        self.app = app
+        self.resilience = resilience = Resilience.from_env() if resilience is None else resilience
+        self._inbound = Inbound.of(resilience, key=None if key is None else lambda context: key(_connection(context)))
+        self._wanted = {name.encode("ascii"): name for name in self._inbound.wanted}
+        self._probes = Probes(resilience.health) if answers_probes else None
+        self._cors = cors_inside(app)
+        self._app_answers_faults = False
+        self._is_acquainted = False
+        self._has_lifespan = False
+        resilience.health.attach(resilience.lifecycle)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request or connection; scopes of other types pass through untouched."""
+        kind = scope["type"]
+        if kind == "http":
+            serve = self._serve_inside if SCOPE_KEY in scope else self._serve
+            await serve(scope, receive, send)
+        elif kind == "websocket" and SCOPE_KEY not in scope:
+            await self._attend(scope, receive, send)
+        else:
+            self._has_lifespan = self._has_lifespan or kind == "lifespan"
+            await self.app(scope, receive, send)
+
+    def _acquaint(self, scope: Scope) -> None:
+        """Look at the finished application once, at its first request: handlers may be added until then."""
+        self._is_acquainted = True
+        self._app_answers_faults = adopt_fault_handler(scope.get("app"))
+        if not self._has_lifespan:
+            # A server that runs the lifespan does so before the first request; this one never will.
+            self.resilience.lifecycle.started()
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._is_acquainted:
+            self._acquaint(scope)
+        inbound, path = self._inbound, path_of(scope)
+        context = self._receive(scope, path)
+        exchange = Exchange(inbound, context, scope, receive, send)
+        with context:
+            try:
+                if self._probes is not None and self._probes.are_asked(scope, path):
+                    await exchange.answer(await self._probes.response(scope, path))
+                    return
+                inbound.enter(context)
+                quota = inbound.quota_of(context)
+                if quota is not None:
+                    context.user = user_of(scope)
+                    await inbound.acharge(context, quota)
+                await self._run(exchange, receive)
+            except Exception as error:
+                if not await self._answered(exchange, error):
+                    raise
+            finally:
+                inbound.leave(context)
+
+    def _receive(self, scope: Scope, path: str) -> RequestContext:
+        picked: dict[str, str] = {}
+        wanted = self._wanted
+        for name, value in scope["headers"]:
+            if name in wanted:
+                key, text = wanted[name], value.decode("latin-1")
+                picked[key] = f"{picked[key]}, {text}" if key in picked else text
+        peer = scope.get("client")
+        context = self._inbound.receive(picked, peer[0] if peer else None, path=path)
+        context.source = scope
+        scope[SCOPE_KEY] = context
+        return context
+
+    async def _run(self, exchange: Exchange, receive: Receive) -> None:
+        deadline = exchange.context.deadline
+        if deadline is None:
+            await self.app(exchange.scope, receive, exchange.send)
+            return
+        async with Timer(exchange, deadline, self._answer):
+            await self.app(exchange.scope, receive, exchange.send)
+
+    async def _answered(self, exchange: Exchange, error: Exception) -> bool:
+        """Answer `error` if nobody has, and return whether that was all there is to it.
+
+        An unhandled error is answered too, and goes on: the server logs it, once.
+        """
+        if exchange.started:
+            return False
+        is_answer = isinstance(error, ANSWERED)
+        if is_answer or not self._app_answers_faults:
+            await self._answer(exchange, error)
+        return is_answer
+
+    async def _answer(self, exchange: Exchange, error: Exception) -> None:
+        scope = exchange.scope
+        handler = own_handler(scope.get("app"), error)
+        if handler is None:
+            response: ASGIApp = respond(scope, envelope_of(error, **ids_of(scope)))
+        else:
+            response = await call(handler, Request(scope), error)
+        await exchange.answer(through_cors(self._cors, response))
+
+    async def _serve_inside(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a mounted application under one that has all this already: only its errors are left to do."""
+        if not self._is_acquainted:
+            self._is_acquainted = True
+            self._app_answers_faults = adopt_fault_handler(scope.get("app"))
+        is_started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal is_started
+            is_started = is_started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except Exception as error:
+            if not is_started and not self._app_answers_faults:
+                await respond(scope, envelope_of(error, **ids_of(scope)))(scope, receive, send)
+            raise
+
+    async def _attend(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Accompany a websocket: known and counted, but neither limited nor timed - it is not one request."""
+        context = self._receive(scope, path_of(scope))
+        context.deadline = None
+
+        async def identified(message: Message) -> None:
+            if message["type"] in _HANDSHAKE:
+                id_header = (REQUEST_ID, context.request_id.encode("ascii"))
+                message = {**message, "headers": [*message.get("headers", ()), id_header]}
+            await send(message)
+
+        with context:
+            self._inbound.enter(context, takes_place=False)
+            try:
+                await self.app(scope, receive, identified)
+            finally:
+                self._inbound.leave(context)
+
+
+def _connection(context: RequestContext) -> HTTPConnection:
+    return HTTPConnection(context.source)
