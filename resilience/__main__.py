@@ -7,7 +7,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from resilience._version import __version__
 from resilience.cli import codes, config, demo, doctor
@@ -58,7 +58,9 @@ def _run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
         return demo.run(rest)
     if rest:
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
-    _show(answer := _COMMANDS[arguments.command].run(arguments, Paint(is_on=_has_colours())))
+    run: Callable[[argparse.Namespace, Paint], Answer] = _COMMANDS[arguments.command].run
+    answer = run(arguments, Paint(is_on=_has_colours()))
+    _show(answer)
     return answer.status
 
 

@@ -10,7 +10,6 @@ __all__ = ("HIDDEN", "redacted")
 HIDDEN = "***"
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(.*)", re.DOTALL)
 _PLAIN = re.compile(r"[A-Za-z0-9._-]*")
-_PARAMETER = re.compile(r"=[^&]*")
 
 
 def redacted(value: Any, *, secret: bool) -> Any:
@@ -36,5 +35,5 @@ def _without_password(rest: str, *, secret: bool) -> str:
 
 
 def _without_parameters(place: str) -> str:
-    path, question, parameters = place.partition("?")
-    return path + question + _PARAMETER.sub(f"={HIDDEN}", parameters)
+    path, question, _ = place.partition("?")
+    return path + question + (HIDDEN if question else "")

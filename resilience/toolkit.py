@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from resilience.lifecycle import Lifecycle
     from resilience.options import Options
     from resilience.policy import AroundPolicy, Policy
-    from resilience.ratelimit import TokenBucket
+    from resilience.ratelimit import Store, TokenBucket
+    from resilience.redis import RedisConnection
 
 __all__ = ("Resilience",)
 
@@ -54,7 +55,9 @@ class Resilience:
         `arguments` beat it, section by section: `from_env(service={"name": "orders"})`.
         Raises one `ConfigurationError` that lists every problem.
         """
-        return cls(load(environ, strict=strict, arguments=arguments))
+        toolkit = cls(load(environ, strict=strict, arguments=arguments))
+        _ = toolkit.redis  # a URL nobody can read, or an extra that is missing, should stop the start and not a call
+        return toolkit
 
     def after_fork(self) -> None:
         """Replace the lock, which another thread may have held at the moment of the fork."""
@@ -68,13 +71,20 @@ class Resilience:
     @property
     def health(self) -> Health:
         """The health checks of this process."""
-        return cast("Health", self._once("health", lambda: section("health").constructor(self._config.health)))
+        return self._once("health", self._new_health)
 
     @property
     def lifecycle(self) -> Lifecycle:
         """Where this process is between start and end."""
         build = section("lifecycle").constructor
         return cast("Lifecycle", self._once("lifecycle", lambda: build(self._config.lifecycle)))
+
+    @property
+    def redis(self) -> RedisConnection | None:
+        """The connection that state is shared through; None when no URL is set. Nothing is sent before it is used."""
+        if self._config.redis.url is None:
+            return None
+        return self._once("redis", self._new_redis)
 
     @property
     def catalog(self) -> ErrorCatalog:
@@ -110,7 +120,7 @@ class Resilience:
     def close(self) -> None:
         """Close what was opened: connections and background work. May be called twice."""
         with contextlib.ExitStack() as stack:
-            for part in self._taken():
+            for part in self._closable():
                 if (close := getattr(part, "close", None)) is not None:
                     stack.callback(close)
 
@@ -118,7 +128,7 @@ class Resilience:
         """Do the same without blocking the event loop."""
         from resilience._toolkit_aio import close_all  # noqa: PLC0415 - blocking programs never need it
 
-        return close_all(self._taken())
+        return close_all(self._closable())
 
     def __enter__(self) -> Self:
         return self
@@ -176,13 +186,38 @@ class Resilience:
         bucket = section("limiter.*").constructor(rate, burst, self._store, name=name)
         return cast("TokenBucket", bucket)
 
-    @property
-    def _store(self) -> Any:
-        """Where limiters keep their tokens; None is this process."""
-        return None
+    def _new_redis(self) -> RedisConnection:
+        from resilience.redis import RedisConnection  # noqa: PLC0415 - only services with a URL pay
 
-    def _taken(self) -> list[Any]:
-        """Return everything that is to be closed, and forget it."""
+        try:
+            return RedisConnection(self._config.redis)
+        except ConfigurationError as error:
+            raise _under_variables("redis", error) from None
+
+    def _new_health(self) -> Health:
+        from resilience.health import Health, redis_check  # noqa: PLC0415 - only services that answer probes pay
+
+        health = Health(self._config.health, lifecycle=self.lifecycle)
+        if self.redis is not None:
+            health.add("redis", redis_check(self.redis))
+        return health
+
+    @property
+    def _store(self) -> Store | None:
+        """Where limiters keep their tokens; None is this process."""
+        connection = self.redis
+        if connection is None:
+            return None
+
+        def build() -> Store:
+            from resilience.ratelimit import RedisStore  # noqa: PLC0415 - only services with a URL pay
+
+            return RedisStore(connection)
+
+        return self._once("store", build)
+
+    def _closable(self) -> list[Any]:
+        """Return what holds something open, if it was ever built."""
         with self._lock:
             return [thing for (kind, _), (thing, _) in self._built.items() if kind == "redis"]
 
@@ -192,6 +227,16 @@ def _check_name(kind: str, name: str) -> None:
         NAME.check(name)
     except Refused:
         raise ConfigurationError([Problem(f"{kind} name", name, NAME.expected)]) from None
+
+
+def _under_variables(pattern: str, error: ConfigurationError) -> ConfigurationError:
+    """Return the same error with variables in the place of option names."""
+    known = section(pattern)
+    problems = [
+        Problem(variable(known.key(problem.option)), problem.value, problem.expected, problem.hint)
+        for problem in error.problems
+    ]
+    return ConfigurationError(problems) if problems else error
 
 
 def _agree(given: tuple[Any, ...], before: tuple[Any, ...]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import platform
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from resilience import _version
 from resilience.cli.answer import Answer, Paint
+from resilience.clock import monotonic
 from resilience.config import Config, ConfigurationWarning, load
 from resilience.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ("configure", "run")
+__all__ = ("check_extra", "configure", "run")
 
 _OLDEST = (3, 11)
 _EXTRAS = {
@@ -69,25 +71,26 @@ def _findings() -> Iterator[Finding]:
     python = platform.python_version()
     yield Finding(sys.version_info >= _OLDEST, "python", f"{python} ({sys.executable})")
     yield Finding(True, "resilience-plugins", _version.__version__)
-    for extra, module in _EXTRAS.items():
-        yield _extra(extra, module)
+    for name, module in _EXTRAS.items():
+        yield check_extra(name, module)
     finding, config = _configuration()
     yield finding
     if config is not None:
         yield _redis(config)
 
 
-def _extra(extra: str, module: str) -> Finding:
+def check_extra(name: str, module: str) -> Finding:
+    """Tell whether what the extra `name` brings can be imported, and its version."""
     try:
         importlib.import_module(module)
     except ModuleNotFoundError:
-        return Finding(None, extra, f'not installed; pip install "resilience-plugins[{extra}]"')
+        return Finding(None, name, f'not installed; pip install "resilience-plugins[{name}]"')
     except Exception as error:  # noqa: BLE001 - a broken installation can raise anything
-        return Finding(False, extra, f"{module} is installed but does not import: {error}")
+        return Finding(False, name, f"{module} is installed but does not import: {error}")
     try:
-        return Finding(True, extra, importlib.metadata.version(_DISTRIBUTIONS.get(module, module)))
+        return Finding(True, name, importlib.metadata.version(_DISTRIBUTIONS.get(module, module)))
     except importlib.metadata.PackageNotFoundError:
-        return Finding(True, extra, "importable, version unknown")
+        return Finding(True, name, "importable, version unknown")
 
 
 def _configuration() -> tuple[Finding, Config | None]:
@@ -108,4 +111,17 @@ def _configuration() -> tuple[Finding, Config | None]:
 def _redis(config: Config) -> Finding:
     if config.redis.url is None:
         return Finding(None, "redis server", "RESILIENCE_REDIS__URL is not set; state stays in each process")
-    return Finding(None, "redis server", "not checked")
+    from resilience.redis import RedisConnection  # noqa: PLC0415 - only where one is configured
+
+    start = monotonic()
+    try:
+        connection = RedisConnection(config.redis)
+        with contextlib.closing(connection):
+            connection.sync.ping()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is what the doctor was asked about
+        return Finding(False, "redis server", f"{_place(config)} does not answer: {error}")
+    return Finding(True, "redis server", f"{_place(config)} answered in {(monotonic() - start) * 1e3:.0f} ms")
+
+
+def _place(config: Config) -> str:
+    return next(setting.text for setting in config.values() if setting.variable == "RESILIENCE_REDIS__URL")

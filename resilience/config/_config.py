@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -55,27 +56,27 @@ class Config:
     _settled: Settled = dataclasses.field(default_factory=dict)
     unknown: tuple[Problem, ...] = ()
 
-    @property
+    @functools.cached_property
     def service(self) -> ServiceOptions:
         """Who this service is."""
         return cast("ServiceOptions", self._options("service"))
 
-    @property
+    @functools.cached_property
     def redis(self) -> RedisOptions:
         """Where shared state lives."""
         return cast("RedisOptions", self._options("redis"))
 
-    @property
+    @functools.cached_property
     def server(self) -> ServerOptions:
         """Guards around the requests this service serves."""
         return cast("ServerOptions", self._options("server"))
 
-    @property
+    @functools.cached_property
     def health(self) -> HealthOptions:
         """Defaults of every health check."""
         return cast("HealthOptions", self._options("health"))
 
-    @property
+    @functools.cached_property
     def lifecycle(self) -> LifecycleOptions:
         """How the process says goodbye."""
         return cast("LifecycleOptions", self._options("lifecycle"))

@@ -92,12 +92,11 @@ def instances(settled: Settled, prefix: str) -> tuple[str, ...]:
 
 def effective(settled: Settled, section: Section, instance: str = "") -> dict[str, Value]:
     """Return what was set of one section, field by field; an instance's own word beats what it inherits."""
-    parents = (DEFAULT, instance) if section.is_switched else (instance,)
     found = {}
-    for parent in parents:
-        for field in section.fields:
-            if (value := settled.get(section.key(field, parent))) is not None:
-                found[field] = value
+    for parent in (DEFAULT, instance) if section.is_switched else (instance,):
+        for key, value in settled.items():  # not over the fields: that would import a slice nobody has mentioned
+            if section.covers(key) and section.instance_in(key) == parent:
+                found[key[-1]] = value
     return found
 
 

@@ -12,13 +12,13 @@ from resilience.errors import ConfigurationError
 ATTEMPTS = "RESILIENCE_PIPELINE__PAYMENTS__RETRY__ATTEMPTS"
 
 
-def refusal(environ: dict[str, str], **more: object) -> ConfigurationError:
+def _refusal(environ: dict[str, str], **more: object) -> ConfigurationError:
     with pytest.raises(ConfigurationError) as caught:
         load(environ, **more)  # type: ignore[arg-type]  # each test passes what its law is about
     return caught.value
 
 
-def retry_attempts(config: Config, name: str = "payments") -> object:
+def _retry_attempts(config: Config, name: str = "payments") -> object:
     return getattr(config.pipeline(name)["retry"], "attempts")  # noqa: B009 - the mapping is typed as plain Options
 
 
@@ -27,13 +27,13 @@ def retry_attempts(config: Config, name: str = "payments") -> object:
 
 def test_a_bad_value_names_variable_value_rule_and_default() -> None:
     """One error tells what to fix: which variable, what it holds, what is expected, what the default is (L23)."""
-    error = refusal({ATTEMPTS: "abc"})
+    error = _refusal({ATTEMPTS: "abc"})
     assert str(error) == f"{ATTEMPTS}='abc': expected a whole number from 1 to 1,000, or none (no limit) (default 3)"
 
 
 def test_five_mistakes_are_one_error_of_five_lines() -> None:
     """Every mistake shows at the first start, not one a start (L23)."""
-    error = refusal(
+    error = _refusal(
         {
             ATTEMPTS: "abc",
             "RESILIENCE_SERVER__DEADLINE": "-1",
@@ -49,7 +49,7 @@ def test_five_mistakes_are_one_error_of_five_lines() -> None:
 
 def test_no_other_exception_is_chained() -> None:
     """The traceback of a bad start is one error, and holds no value that the message has hidden."""
-    error = refusal({"RESILIENCE_REDIS__URL": "hunter2", ATTEMPTS: "hunter3"})
+    error = _refusal({"RESILIENCE_REDIS__URL": "hunter2", ATTEMPTS: "hunter3"})
     text = "".join(traceback.format_exception(error))
     assert "hunter2" not in text
     assert error.__cause__ is None
@@ -58,7 +58,7 @@ def test_no_other_exception_is_chained() -> None:
 
 def test_fields_wrong_only_together_are_named_by_their_variables() -> None:
     """A rule between fields is reported under the variable that was set."""
-    error = refusal({"RESILIENCE_PIPELINE__PAYMENTS__BREAKER__MINIMUM_CALLS": "300"})
+    error = _refusal({"RESILIENCE_PIPELINE__PAYMENTS__BREAKER__MINIMUM_CALLS": "300"})
     (problem,) = error.problems
     assert problem.option == "RESILIENCE_PIPELINE__PAYMENTS__BREAKER__MINIMUM_CALLS"
     assert "sliding_window (100)" in problem.expected
@@ -68,13 +68,13 @@ def test_an_inherited_mistake_is_reported_once_under_the_variable_that_made_it()
     """Ten pipelines that inherit one mistake make one line."""
     environ = {f"RESILIENCE_PIPELINE__P{number}__BREAKER__FAIL_MAX": "3" for number in range(10)}
     environ["RESILIENCE_PIPELINE__DEFAULT__BREAKER__MINIMUM_CALLS"] = "300"
-    (problem,) = refusal(environ).problems
+    (problem,) = _refusal(environ).problems
     assert problem.option == "RESILIENCE_PIPELINE__DEFAULT__BREAKER__MINIMUM_CALLS"
 
 
 def test_fields_beside_a_bad_one_are_not_judged_together() -> None:
     """A consequence of a mistake is not reported as a second mistake."""
-    error = refusal(
+    error = _refusal(
         {
             "RESILIENCE_PIPELINE__PAYMENTS__BREAKER__MINIMUM_CALLS": "300",
             "RESILIENCE_PIPELINE__PAYMENTS__BREAKER__SLIDING_WINDOW": "lots",
@@ -86,8 +86,8 @@ def test_fields_beside_a_bad_one_are_not_judged_together() -> None:
 @pytest.mark.parametrize("section", ["PIPELINE__PAYMENTS__RATE_LIMIT", "LIMITER__LOGIN"])
 def test_a_limit_without_a_rate_is_a_mistake(section: str) -> None:
     """A limit that was asked for is never silently unlimited."""
-    (problem,) = refusal({f"RESILIENCE_{section}__BURST": "10"}).problems
-    assert str(problem).startswith(f"RESILIENCE_{section}__RATE is not set: expected a rate such as 100/second")
+    (problem,) = _refusal({f"RESILIENCE_{section}__BURST": "10"}).problems
+    assert str(problem).startswith(f"RESILIENCE_{section}__RATE is not set: expected a rate such as 100/minute")
     assert f"because RESILIENCE_{section}__BURST is set" in str(problem)
 
 
@@ -129,13 +129,13 @@ def test_an_unknown_variable_is_warned_about_with_what_was_meant(wrong: str, mea
 @pytest.mark.parametrize("strict", [{"RESILIENCE_STRICT": "true"}, {"RESILIENCE_STRICT": "On"}])
 def test_strict_mode_refuses_unknown_variables(strict: dict[str, str]) -> None:
     """In strict mode a typing mistake stops the start."""
-    error = refusal({"RESILIENCE_SERVER__RATELIMIT": "5/second", **strict})
+    error = _refusal({"RESILIENCE_SERVER__RATELIMIT": "5/second", **strict})
     assert str(error) == "RESILIENCE_SERVER__RATELIMIT: no such variable (did you mean RESILIENCE_SERVER__RATE_LIMIT?)"
 
 
 def test_the_argument_beats_the_variable_in_strictness_too() -> None:
     """`strict=` in code wins over RESILIENCE_STRICT, either way."""
-    refusal({"RESILIENCE_TYPO__X": "1"}, strict=True)
+    _refusal({"RESILIENCE_TYPO__X": "1"}, strict=True)
     with pytest.warns(ConfigurationWarning):
         load({"RESILIENCE_TYPO__X": "1", "RESILIENCE_STRICT": "true"}, strict=False)
 
@@ -171,7 +171,7 @@ def test_variables_of_others_are_left_alone() -> None:
 def test_instance_names_match_after_folding(spelled: str, asked: str) -> None:
     """`-`, `.`, `/`, `_` and case make no difference in the name of an instance."""
     config = load({f"RESILIENCE_PIPELINE__{spelled}__RETRY__ATTEMPTS": "7"})
-    assert retry_attempts(config, asked) == 7
+    assert _retry_attempts(config, asked) == 7
 
 
 def test_two_variables_for_one_field_are_a_problem_that_names_both() -> None:
@@ -180,7 +180,7 @@ def test_two_variables_for_one_field_are_a_problem_that_names_both() -> None:
         "RESILIENCE_PIPELINE__PAYMENTS_API__RETRY__ATTEMPTS",
         "RESILIENCE_PIPELINE__payments-api__RETRY__ATTEMPTS",
     )
-    (problem,) = refusal({one: "3", other: "3"}).problems
+    (problem,) = _refusal({one: "3", other: "3"}).problems
     assert one in str(problem)
     assert other in str(problem)
 
@@ -191,7 +191,7 @@ def test_an_empty_second_spelling_does_not_clash() -> None:
         "RESILIENCE_PIPELINE__PAYMENTS_API__RETRY__ATTEMPTS",
         "RESILIENCE_PIPELINE__payments-api__RETRY__ATTEMPTS",
     )
-    assert retry_attempts(load({one: "3", other: " "}), "payments-api") == 3
+    assert _retry_attempts(load({one: "3", other: " "}), "payments-api") == 3
 
 
 # Values
@@ -235,8 +235,8 @@ def test_none_takes_a_limit_away_where_none_has_a_meaning() -> None:
     config = load(
         {"RESILIENCE_PIPELINE__DEFAULT__RETRY__TIMEOUT": "5s", "RESILIENCE_PIPELINE__PAYMENTS__RETRY__TIMEOUT": "None"}
     )
-    assert getattr(config.pipeline("payments")["retry"], "timeout") is None  # noqa: B009 - see retry_attempts
-    refusal({"RESILIENCE_PIPELINE__PAYMENTS__TIMEOUT__SECONDS": "none"})
+    assert getattr(config.pipeline("payments")["retry"], "timeout") is None  # noqa: B009 - see _retry_attempts
+    _refusal({"RESILIENCE_PIPELINE__PAYMENTS__TIMEOUT__SECONDS": "none"})
 
 
 # Precedence and sources
@@ -244,6 +244,7 @@ def test_none_takes_a_limit_away_where_none_has_a_meaning() -> None:
 
 @pytest.fixture
 def toml(tmp_path: Path) -> Path:
+    """Write a file that sets a little of everything."""
     path = tmp_path / "resilience.toml"
     path.write_text(
         '[server]\ndeadline = "3s"\nrate_limit_headers = true\n'
@@ -254,7 +255,7 @@ def toml(tmp_path: Path) -> Path:
     return path
 
 
-def sources(config: Config) -> dict[str, tuple[str, str]]:
+def _sources(config: Config) -> dict[str, tuple[str, str]]:
     return {setting.variable: (setting.text, setting.source) for setting in config.values()}
 
 
@@ -265,7 +266,7 @@ def test_argument_beats_environment_beats_file_beats_default(toml: Path) -> None
         "RESILIENCE_SERVER__DEADLINE": "2s",
         "RESILIENCE_SERVER__ERRORS": "problem",
     }
-    found = sources(load(environ, arguments={"server": {"errors": "json"}}))
+    found = _sources(load(environ, arguments={"server": {"errors": "json"}}))
     assert found["RESILIENCE_SERVER__ERRORS"] == ("json", "argument")
     assert found["RESILIENCE_SERVER__DEADLINE"] == ("2s", "RESILIENCE_SERVER__DEADLINE")
     assert found["RESILIENCE_SERVER__RATE_LIMIT_HEADERS"] == ("true", f"file: {toml}:server.rate_limit_headers")
@@ -277,7 +278,7 @@ def test_argument_beats_environment_beats_file_beats_default(toml: Path) -> None
 def test_a_bad_value_is_reported_even_where_a_stronger_source_hides_it(toml: Path) -> None:
     """A mistake in the file shows now, not on the day the variable goes away."""
     toml.write_text('[server]\ndeadline = "soon"\n', encoding="utf-8")
-    error = refusal({"RESILIENCE_CONFIG_FILE": str(toml), "RESILIENCE_SERVER__DEADLINE": "2s"})
+    error = _refusal({"RESILIENCE_CONFIG_FILE": str(toml), "RESILIENCE_SERVER__DEADLINE": "2s"})
     assert [problem.option for problem in error.problems] == [f"{toml}:server.deadline"]
 
 
@@ -290,9 +291,9 @@ def test_pipelines_inherit_from_default_field_by_field() -> None:
             ATTEMPTS: "4",
         }
     )
-    assert retry_attempts(config) == 4
-    assert retry_attempts(config, "anything") == 2
-    found = sources(config)
+    assert _retry_attempts(config) == 4
+    assert _retry_attempts(config, "anything") == 2
+    found = _sources(config)
     assert found["RESILIENCE_PIPELINE__PAYMENTS__RETRY__WAIT_MAX"] == (
         "9s",
         "RESILIENCE_PIPELINE__DEFAULT__RETRY__WAIT_MAX",
@@ -353,15 +354,15 @@ def test_values_of_one_pipeline_exist_even_when_all_are_inherited() -> None:
 
 def test_an_argument_that_does_not_exist_is_always_an_error() -> None:
     """Code is not warned: a wrong name in it is wrong."""
-    error = refusal({}, arguments={"pipeline": {"payments": {"retry": {"atempts": 3}}}})
+    error = _refusal({}, arguments={"pipeline": {"payments": {"retry": {"atempts": 3}}}})
     assert "pipeline.payments.retry.atempts: no such setting" in str(error)
     assert "did you mean pipeline.payments.retry.attempts?" in str(error)
 
 
 def test_arguments_are_values_and_not_text() -> None:
     """In code a number is a number: "4" is refused where the constructor would refuse it too."""
-    refusal({}, arguments={"pipeline": {"payments": {"retry": {"attempts": "4"}}}})
-    assert retry_attempts(load({}, arguments={"pipeline": {"payments": {"retry": {"attempts": None}}}})) is None
+    _refusal({}, arguments={"pipeline": {"payments": {"retry": {"attempts": "4"}}}})
+    assert _retry_attempts(load({}, arguments={"pipeline": {"payments": {"retry": {"attempts": None}}}})) is None
 
 
 # Files
@@ -381,7 +382,7 @@ def test_a_broken_file_names_variable_path_and_reason(tmp_path: Path, content: b
     """A file that cannot be used is one problem, of the variable that names it."""
     path = tmp_path / "broken.toml"
     path.write_bytes(content)
-    (problem,) = refusal({"RESILIENCE_CONFIG_FILE": str(path)}).problems
+    (problem,) = _refusal({"RESILIENCE_CONFIG_FILE": str(path)}).problems
     assert problem.option == "RESILIENCE_CONFIG_FILE"
     assert problem.value == str(path)
     assert reason in problem.hint
@@ -399,7 +400,7 @@ def test_a_broken_file_names_variable_path_and_reason(tmp_path: Path, content: b
 )
 def test_a_path_that_is_no_file_is_one_problem(path: str, reason: str) -> None:
     """Directories, devices and what is not there are refused without being read."""
-    (problem,) = refusal({"RESILIENCE_CONFIG_FILE": path}).problems
+    (problem,) = _refusal({"RESILIENCE_CONFIG_FILE": path}).problems
     assert reason in problem.hint
 
 
@@ -422,7 +423,7 @@ def test_an_unknown_key_of_the_file_is_treated_like_an_unknown_variable(
     path.write_text(content, encoding="utf-8")
     with pytest.warns(ConfigurationWarning, match="no such key"):
         load({"RESILIENCE_CONFIG_FILE": str(path)})
-    (problem,) = refusal({"RESILIENCE_CONFIG_FILE": str(path)}, strict=True).problems
+    (problem,) = _refusal({"RESILIENCE_CONFIG_FILE": str(path)}, strict=True).problems
     assert problem.option == f"{path}:{spelled}"
 
 
@@ -430,7 +431,7 @@ def test_two_keys_of_the_file_for_one_field_clash(tmp_path: Path) -> None:
     """Folding applies to the file too, and so does the refusal to choose."""
     path = tmp_path / "r.toml"
     path.write_text("[pipeline.a-b.retry]\nattempts=1\n[pipeline.a_b.retry]\nattempts=2\n", encoding="utf-8")
-    (problem,) = refusal({"RESILIENCE_CONFIG_FILE": str(path)}).problems
+    (problem,) = _refusal({"RESILIENCE_CONFIG_FILE": str(path)}).problems
     assert "pipeline.a-b.retry.attempts" in str(problem)
     assert "pipeline.a_b.retry.attempts" in str(problem)
 
@@ -440,7 +441,7 @@ def test_a_bad_value_in_the_file_names_file_and_key(tmp_path: Path, value: str) 
     """A number is expected; everything else TOML can say is one problem."""
     path = tmp_path / "r.toml"
     path.write_text(f"[pipeline.a.retry]\nattempts = {value}\n", encoding="utf-8")
-    (problem,) = refusal({"RESILIENCE_CONFIG_FILE": str(path)}).problems
+    (problem,) = _refusal({"RESILIENCE_CONFIG_FILE": str(path)}).problems
     assert problem.option == f"{path}:pipeline.a.retry.attempts"
 
 

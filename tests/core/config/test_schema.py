@@ -28,7 +28,7 @@ def test_every_options_class_is_in_the_schema() -> None:
 
 @pytest.mark.parametrize("known", SECTIONS, ids=lambda known: known.pattern or "loader")
 def test_every_knob_has_a_rule_a_doc_a_default_and_a_variable(known: Section) -> None:
-    """Every field of every Options class is documented, checked, and set by exactly the variable its name says (L22)."""
+    """Every field of every Options class is documented, checked, and set by the variable its name says (L22)."""
     fields = known.options.fields()
     assert fields
     for name, field in fields.items():
@@ -83,7 +83,9 @@ def test_the_environment_of_the_process_is_not_read_at_import() -> None:
     """A broken environment is reported when it is loaded, not when a module is imported."""
     code = "import resilience.config, resilience.toolkit, resilience.__main__; print('fine')"
     environ = {"RESILIENCE_SERVER__DEADLINE": "never", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=True, timeout=30
+    )
     assert done.stdout.strip() == "fine"
 
 
