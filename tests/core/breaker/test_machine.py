@@ -191,7 +191,7 @@ class BreakerModel(RuleBasedStateMachine):
     def trials_never_exceed_the_permits(self) -> None:
         epoch = self.machine.epoch
         if isinstance(epoch, HalfOpen):
-            assert 0 <= epoch.free
+            assert epoch.free >= 0
             assert epoch.free + len(epoch.out) + epoch.successes == 2
         if isinstance(epoch, Open):
             assert epoch.until <= self.now + 10.0
