@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pybreaker
 import pytest
@@ -271,7 +272,7 @@ def test_parameters_can_change_at_run_time() -> None:
     """fail_max, reset_timeout and success_threshold can be set, are validated, and hold from the next decision on."""
     clock = ManualClock()
     breaker = CircuitBreaker(5, clock=clock)
-    breaker.fail_max, breaker.reset_timeout, breaker.success_threshold = 1, "5s", 2  # type: ignore[assignment]  # text is accepted
+    breaker.fail_max, breaker.reset_timeout, breaker.success_threshold = 1, "5s", 2
     assert (breaker.fail_max, breaker.reset_timeout, breaker.success_threshold) == (1, 5.0, 2)
     trip(breaker)
     assert breaker.fail_counter == 1
@@ -336,7 +337,8 @@ def test_state_can_be_assigned_by_name() -> None:
     breaker = CircuitBreaker()
     for state in ("open", "half-open", "closed"):
         breaker.state = state
-        assert (breaker.state.name, breaker.current_state) == (state, state)
+        named: Any = breaker.state
+        assert (named.name, breaker.current_state) == (state, state)
     with pytest.raises(ConfigurationError, match="state='ajar'"):
         breaker.state = "ajar"
 

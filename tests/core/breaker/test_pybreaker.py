@@ -229,16 +229,14 @@ async def test_decorator_forms() -> None:
     """`@breaker`, `@breaker()` and pybreaker's keyword for functions that return an awaitable all work."""
     breaker = CircuitBreaker()
 
-    @breaker()
     def plain() -> int:
         return 1
 
-    @breaker(__pybreaker_call_async=True)
     def deferred() -> Any:
         return asyncio.sleep(0, 2)
 
-    assert plain() == 1
-    assert await deferred() == 2
+    assert breaker()(plain)() == 1
+    assert await breaker(__pybreaker_call_async=True)(deferred)() == 2
 
 
 def test_excluded_exception_management() -> None:

@@ -148,7 +148,7 @@ async def test_wait_ends() -> None:
     pipeline = Pipeline("p", bulkhead)
     release = threading.Event()
     loop = asyncio.get_running_loop()
-    holder = loop.run_in_executor(None, pipeline.call, release.wait, 5)
+    holder = loop.run_in_executor(None, lambda: pipeline.call(release.wait, 5))
     while not bulkhead.concurrent_calls:
         await asyncio.sleep(0.001)
     with pytest.raises(BulkheadFullError, match=r"none became free within 0\.02 s"):
@@ -204,14 +204,14 @@ def test_waiter_of_a_dead_loop_is_skipped() -> None:
     async def wait() -> None:
         await bulkhead.admit_awaiting()
 
-    waiting = loop.create_task(wait())
+    waiting: Any = loop.create_task(wait())
     loop.run_until_complete(asyncio.sleep(0.01))
     assert bulkhead.waiting == 1
-    waiting._log_destroy_pending = False  # type: ignore[attr-defined]  # its loop dies on purpose
+    waiting._log_destroy_pending = False  # its loop dies on purpose
     loop.close()
     bulkhead.on_abandon(None)
     assert (bulkhead.concurrent_calls, bulkhead.waiting) == (0, 0)
-    waiting.get_coro().close()  # type: ignore[union-attr]  # the coroutine this test left hanging
+    waiting.get_coro().close()  # the coroutine this test left hanging
 
 
 def test_interrupt_while_waiting_leaves_the_line(monkeypatch: pytest.MonkeyPatch) -> None:

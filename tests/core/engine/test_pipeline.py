@@ -170,7 +170,7 @@ def test_replace_stands_for_the_outcome() -> None:
         raise ValueError
 
     assert pipeline(fail)() == 1
-    assert pipeline(lambda: 0)() == 2
+    assert pipeline.call(int) == 2
     assert log[:4] == ["a admit", "b admit", "b failure", "a success"]
 
 
@@ -437,7 +437,7 @@ def test_guard_has_to_be_entered() -> None:
     with pytest.raises(RuntimeError, match="without having been entered"):
         guard.__exit__(None, None, None)
     with pytest.raises(RuntimeError, match="without having been entered"):
-        guard.__aexit__(None, None, None)
+        guard.__aexit__(None, None, None).close()
 
 
 def test_two_policies_of_one_name_are_refused() -> None:

@@ -33,7 +33,7 @@ def test_success_and_other_errors_pass_through() -> None:
     assert pipeline.call(lambda: 3) == 3
     with pytest.raises(ValueError, match="down"):
         pipeline.call(fail)
-    assert pipeline.call({}.__getitem__, "x") is None
+    assert pipeline.call(dict[str, int]().__getitem__, "x") is None
 
 
 async def test_cancellation_passes_through() -> None:

@@ -77,7 +77,7 @@ def test_last_error_is_raised_with_a_note() -> None:
 
 def test_first_success_touches_nothing() -> None:
     """A call that succeeds at once reads no clock and leaves no record."""
-    retry = Retry(clock=pytest.fail)  # type: ignore[arg-type]  # would fail the test when read
+    retry = Retry(clock=pytest.fail)  # would fail the test when read
     assert Pipeline("p", retry).call(int) == 0
     assert repr(retry) == "<Retry 'p.retry' attempts=3>"
 
