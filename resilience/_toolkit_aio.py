@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import Coroutine, Iterable
+from typing import Any, Protocol, TypeVar
 
-__all__ = ("close_all", "entered")
+__all__ = ("Closable", "close_all", "entered")
 
 T = TypeVar("T")
 
 
-async def close_all(parts: Iterable[Any]) -> None:
+class Closable(Protocol):
+    """Something that holds connections or background work."""
+
+    def close(self) -> None:
+        """Let go of them. May be called twice."""
+
+    def aclose(self) -> Coroutine[Any, Any, None]:
+        """Do the same without blocking the event loop."""
+
+
+async def close_all(parts: Iterable[Closable]) -> None:
     """Close every part, the last one built first; one that fails does not keep the others open."""
     async with contextlib.AsyncExitStack() as stack:
         for part in parts:
-            if (aclose := getattr(part, "aclose", None)) is not None:
-                stack.push_async_callback(aclose)
-            elif (close := getattr(part, "close", None)) is not None:
-                stack.callback(close)
+            stack.push_async_callback(part.aclose)
 
 
 async def entered(thing: T) -> T:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping
     from types import TracebackType
 
+    from resilience._toolkit_aio import Closable
     from resilience.envelope import ErrorCatalog
     from resilience.health import Health
     from resilience.lifecycle import Lifecycle
@@ -121,8 +122,7 @@ class Resilience:
         """Close what was opened: connections and background work. May be called twice."""
         with contextlib.ExitStack() as stack:
             for part in self._closable():
-                if (close := getattr(part, "close", None)) is not None:
-                    stack.callback(close)
+                stack.callback(part.close)
 
     def aclose(self) -> Coroutine[Any, Any, None]:
         """Do the same without blocking the event loop."""
@@ -216,7 +216,7 @@ class Resilience:
 
         return self._once("store", build)
 
-    def _closable(self) -> list[Any]:
+    def _closable(self) -> list[Closable]:
         """Return what holds something open, if it was ever built."""
         with self._lock:
             return [thing for (kind, _), (thing, _) in self._built.items() if kind == "redis"]

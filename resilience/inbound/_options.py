@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from resilience.options import Choice, Duration, Flag, Listing, Options, Text, Whole, option
+from resilience.ratelimit._rate import RateText
 
 __all__ = ("ServerOptions",)
 
@@ -13,9 +14,7 @@ __all__ = ("ServerOptions",)
 class ServerOptions(Options):
     """Guards around the requests this service serves."""
 
-    rate_limit: str | None = option(
-        None, Text("a rate such as 100/second", longest=100), "requests per client", none="no limit"
-    )
+    rate_limit: str | None = option(None, RateText(), "requests per client", none="no limit")
     rate_limit_burst: int | None = option(
         None, Whole(1), "requests that may come at once", none="the amount named in the rate"
     )
