@@ -14,6 +14,7 @@ class Forkable(Protocol):
 
     def after_fork(self) -> None:
         """Replace locks and forget work that only the parent's threads were doing. Must not raise."""
+        ...
 
 
 _known: WeakSet[Forkable] = WeakSet()

@@ -26,9 +26,11 @@ class Sleeper(Protocol):
 
     def sleep(self, seconds: float, /) -> None:
         """Block this thread for `seconds`."""
+        ...
 
     def asleep(self, seconds: float, /) -> Awaitable[None]:
         """Suspend this task for `seconds`."""
+        ...
 
 
 class _SystemSleeper:

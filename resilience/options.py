@@ -51,9 +51,11 @@ class Rule(Protocol):
 
     def check(self, value: Any, /) -> Any:
         """Return the value in its working form, or raise `Refused`."""
+        ...
 
     def parse(self, text: str, /) -> Any:
         """Return the working form of text from the environment or a command line, or raise `Refused`."""
+        ...
 
 
 def _number(value: Any) -> float:

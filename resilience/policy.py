@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeAlias, TypeVar, 
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
+    from contextlib import AbstractAsyncContextManager
 
-__all__ = ("Again", "AroundPolicy", "Named", "Policy", "PolicyBase", "Replace", "Verdict", "Wait", "WaitingPolicy")
+__all__ = ("Again", "AroundPolicy", "Named", "Policy", "PolicyBase", "Replace", "ScopedPolicy", "Verdict", "Wait", "WaitingPolicy")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,18 +59,23 @@ class Policy(Protocol):
     @property
     def name(self) -> str:
         """Stable and low-cardinality: it becomes a metric label."""
+        ...
 
     def admit(self) -> Any:
         """Return a permit (any object), or raise a `RejectedError`. No I/O, no blocking, no user code."""
+        ...
 
     def on_success(self, permit: Any, result: Any, /) -> Verdict:
         """Settle a normal return. May judge the result a failure."""
+        ...
 
     def on_failure(self, permit: Any, error: Exception, /) -> Verdict:
         """Settle an `Exception`. Whatever is raised from here must keep it as its cause."""
+        ...
 
     def on_abandon(self, permit: Any, /) -> None:
         """Settle any other exit (cancellation, interrupt, generator close): give back, count nothing, never raise."""
+        ...
 
 
 @runtime_checkable
@@ -79,12 +85,15 @@ class WaitingPolicy(Policy, Protocol):
     @property
     def waits(self) -> bool:
         """Whether the two methods below are used instead of `admit`."""
+        ...
 
     def admit_blocking(self) -> Any:
         """Return a permit, blocking this thread, or raise a `RejectedError`."""
+        ...
 
     def admit_awaiting(self) -> Awaitable[Any]:
         """Return a permit, suspending this task, or raise a `RejectedError`. Cancellation leaves nothing behind."""
+        ...
 
 
 @runtime_checkable
@@ -94,12 +103,24 @@ class AroundPolicy(Protocol):
     @property
     def name(self) -> str:
         """Stable and low-cardinality: it becomes a metric label."""
+        ...
 
     def around(self, call: Callable[P, R], /) -> Callable[P, R]:
         """Wrap a blocking call."""
+        ...
 
     def around_async(self, call: Callable[P, Awaitable[R]], /) -> Callable[P, Coroutine[Any, Any, R]]:
         """Wrap an awaiting call."""
+        ...
+
+
+@runtime_checkable
+class ScopedPolicy(AroundPolicy, Protocol):
+    """An around policy that can own an `async with` block as well."""
+
+    def scope(self) -> AbstractAsyncContextManager[Any]:
+        """Return a context manager around the block."""
+        ...
 
 
 class Named:

@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from resilience._engine._sync import decides
 from resilience.errors import ConfigurationError
-from resilience.policy import AroundPolicy, Policy, PolicyBase, Replace, Wait
+from resilience.policy import AroundPolicy, Policy, PolicyBase, Replace, ScopedPolicy, Wait
 
 __all__ = ("AwaitingSleep", "compile_async", "compile_async_block", "compile_async_generator", "resume")
 
@@ -180,7 +180,7 @@ def compile_async_block(
     for policy in reversed(policies):
         if not isinstance(policy, AroundPolicy):
             call = _guard_generator(policy, call, sleep)
-        elif hasattr(policy, "scope"):
+        elif isinstance(policy, ScopedPolicy):
             call = _scoped(policy.scope, call)
         else:
             raise ConfigurationError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
@@ -39,7 +39,7 @@ class Surface(pybreaker.CircuitBreaker):
     _machine: Machine
     _options: BreakerOptions
     _storage: pybreaker.CircuitBreakerStorage | None
-    name: str  # narrowed: ours always has one
+    name: str  # pyright: ignore[reportIncompatibleMethodOverride]  # narrowed: ours always has one
 
     def _change(self, change: Callable[[float], Transition]) -> None: ...
 
@@ -51,7 +51,16 @@ class Surface(pybreaker.CircuitBreaker):
         caller = self._generator_caller if flags & inspect.CO_GENERATOR else self._caller
         return cast("R", caller(func, *args, **kwargs))
 
-    call_async = _aio.call_async
+    if TYPE_CHECKING:
+
+        def call_async(  # pyright: ignore[reportIncompatibleMethodOverride]  # pybreaker's is tornado's
+            self, func: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+        ) -> Coroutine[Any, Any, R]:
+            """Call the coroutine function `func` guarded. A plain coroutine function itself; no tornado needed."""
+            ...
+
+    else:
+        call_async = _aio.call_async
 
     @contextlib.contextmanager
     def calling(self) -> Generator[None, None, None]:

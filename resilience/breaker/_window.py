@@ -25,12 +25,15 @@ class TripRule(Protocol):
     @property
     def succeeded(self) -> Callable[[], object]:
         """Counts a success; atomic. An attribute, so that the hot path calls it without a frame of ours."""
+        ...
 
     def failed(self) -> bool:
         """Count a failure; return whether the circuit must open."""
+        ...
 
     def counts(self) -> tuple[int, int]:
         """Return (failures, calls) as the rule sees them now."""
+        ...
 
 
 class _Numbered:

@@ -16,6 +16,7 @@ class Waiter(Protocol):
 
     def wake(self) -> None:
         """Tell the caller that it has a place; raises RuntimeError if there is nobody left to tell."""
+        ...
 
 
 class Queue:

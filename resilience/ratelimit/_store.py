@@ -17,15 +17,19 @@ class Ledger(Protocol):
 
     def take(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
         """Pay `cost` tokens (1 or more); `allowance` is how many seconds of waiting the caller accepts for them."""
+        ...
 
     def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Coroutine[Any, Any, Decision]:
         """Do the same, suspending this task instead of blocking its thread."""
+        ...
 
     def give_back(self, key: str, decision: Decision) -> None:
         """Return what a wait that never ended had paid for, where that is known to be harmless. Never blocks."""
+        ...
 
     def reset(self, key: str = "") -> None:
         """Fill the bucket of `key`."""
+        ...
 
 
 @runtime_checkable
@@ -35,6 +39,8 @@ class Store(Protocol):
     @property
     def waits(self) -> bool:
         """Whether deciding may block: then policies ask it where blocking or awaiting is allowed."""
+        ...
 
     def open(self, quota: Quota, clock: Clock) -> Ledger:
         """Return the buckets of `quota.name`."""
+        ...
