@@ -1,0 +1,293 @@
+"""The gate: recognising, admitting, charging."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilience.errors import BulkheadFullError, ConfigurationError, RateLimitedError
+from resilience.inbound import Inbound, KeyRule, RequestContext, ServerOptions, current_request
+from resilience.inbound._deadline import patience_of
+from resilience.lifecycle import Lifecycle
+from resilience.ratelimit import TokenBucket
+from resilience.timeout import Deadline
+
+
+def gate(key: Any = None, **options: Any) -> Inbound:
+    def limiter(name: str, rate: str, burst: int | None) -> TokenBucket:
+        return TokenBucket(rate, burst, name=name, clock=lambda: 0.0)
+
+    return Inbound(ServerOptions(**options), limiter=limiter, lifecycle=Lifecycle(), key=key)
+
+
+def in_flight(inbound: Inbound) -> int:
+    assert inbound.lifecycle is not None
+    return inbound.lifecycle.in_flight
+
+
+def test_request_is_recognised() -> None:
+    """Ids, address and deadline come from headers and peer."""
+    inbound = gate(trusted_proxies=("10.0.0.0/8",), deadline=5)
+    headers = {"x-request-id": "abc", "x-forwarded-for": "203.0.113.9", "x-request-timeout": "250ms"}
+    context = inbound.receive(headers, "10.0.0.1")
+    assert (context.request_id, context.trace_id, context.client) == ("abc", "", "203.0.113.9")
+    assert context.deadline is not None
+    assert 0 < context.deadline.remaining() <= 0.25
+
+
+def test_request_without_anything() -> None:
+    """A request that says nothing about itself has an id and nothing else."""
+    context = gate().receive({})
+    assert context.request_id
+    assert (context.client, context.deadline, context.user) == ("", None, None)
+    assert context.request_id in repr(context)
+
+
+@pytest.mark.parametrize("asked", ["10", "1h", "0", "-1", "nan", "inf", "soon", "", "9" * 400, "1e9"])
+def test_header_only_shortens(asked: str) -> None:
+    """A deadline header never lengthens the server's own deadline, and garbage changes nothing."""
+    context = gate(deadline=2).receive({"x-request-timeout": asked})
+    assert context.deadline is not None
+    assert 1.5 < context.deadline.remaining() <= 2
+
+
+def test_transport_patience_counts() -> None:
+    """What the transport knows of the caller's patience shortens the deadline too."""
+    context = gate(deadline=2).receive({}, patience=0.5)
+    assert context.deadline is not None
+    assert context.deadline.remaining() <= 0.5
+    assert gate().receive({}, patience=None).deadline is None
+
+
+@given(st.text() | st.floats().map(str) | st.from_regex(r"[0-9]{1,6}(ms|s|m|h|d)", fullmatch=True))
+def test_patience_is_sensible_or_nothing(text: str) -> None:
+    """Whatever a header says, the seconds it asks for are above zero and at most a day."""
+    seconds = patience_of(text)
+    assert seconds is None or 0 < seconds <= 86_400
+
+
+@given(st.dictionaries(st.sampled_from(sorted(gate().wanted)), st.text()), st.none() | st.text())
+def test_nothing_in_headers_raises(headers: dict[str, str], peer: str | None) -> None:
+    """No header and no peer can make receiving a request fail."""
+    context = gate(trusted_proxies=("0.0.0.0/0", "::/0"), deadline=1).receive(headers, peer)
+    assert context.deadline is not None
+    assert context.deadline.remaining() <= 1
+
+
+def test_answered_request_has_no_deadline() -> None:
+    """Once the answer is out the deadline is lifted: background work is not refused for being late."""
+    inbound = gate(deadline=1)
+    context = inbound.receive({})
+    with context:
+        current = Deadline.current()
+        assert current is not None
+        inbound.answered(context)
+        assert current.remaining() == math.inf
+
+
+def test_context_is_current_only_inside() -> None:
+    """Request and deadline are in force inside the block and gone after it, whatever ends it (L19)."""
+    context = gate(deadline=1).receive({})
+
+    def serve() -> None:
+        with context:
+            assert current_request() is context
+            assert Deadline.current() is context.deadline
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        serve()
+    assert current_request() is None
+    assert Deadline.current() is None
+
+
+def test_nothing_reaches_the_next_request_of_a_thread() -> None:
+    """On a reused thread the second request does not see the first one's context (L19)."""
+    seen: list[object] = []
+
+    def work() -> None:
+        for _ in range(2):
+            seen.append(current_request())
+            with gate().receive({}) as first, gate().receive({}) as second:
+                assert current_request() is second is not first
+            seen.append(current_request())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(5)
+    assert seen == [None] * 4
+
+
+def test_one_too_many_is_refused() -> None:
+    """At the limit the next request is refused at once; a place given back is taken again."""
+    inbound = gate(max_concurrent_requests=1)
+    first, second = inbound.receive({}), inbound.receive({})
+    inbound.enter(first)
+    with pytest.raises(BulkheadFullError):
+        inbound.enter(second)
+    inbound.leave(second)
+    assert in_flight(inbound) == 1
+    inbound.leave(first)
+    inbound.leave(first)
+    assert in_flight(inbound) == 0
+    inbound.enter(second)
+
+
+def test_long_connections_take_no_place() -> None:
+    """A connection that lives for hours is counted as under way and keeps nobody out."""
+    inbound = gate(max_concurrent_requests=1)
+    connection, request = inbound.receive({}), inbound.receive({})
+    inbound.enter(connection, takes_place=False)
+    inbound.enter(request)
+    assert in_flight(inbound) == 2
+    inbound.leave(connection)
+    with pytest.raises(BulkheadFullError):
+        inbound.enter(inbound.receive({}))
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz/redis", "/metrics"])
+def test_excluded_paths_pass(path: str) -> None:
+    """Excluded paths, and all below them, are not limited, refused, timed or counted."""
+    inbound = gate(max_concurrent_requests=1, rate_limit="1/day", deadline=1)
+    inbound.enter(inbound.receive({}))
+    context = inbound.receive({"x-request-timeout": "1ms"}, path=path)
+    inbound.enter(context)
+    inbound.leave(context)
+    assert (inbound.quota_of(context), context.deadline, in_flight(inbound)) == (None, None, 1)
+
+
+@pytest.mark.parametrize("path", ["/", "/livezz", "/metricsx/", "//livez", "/x/livez"])
+def test_other_paths_do_not(path: str) -> None:
+    """A path that only looks like an excluded one is not."""
+    assert not gate().is_excluded(path)
+
+
+def test_quota_is_charged_until_spent() -> None:
+    """A caller beyond its quota is refused with the time to wait; another caller is not."""
+    inbound = gate(rate_limit="2/minute")
+    quota = inbound.quota
+    assert quota is not None
+    greedy, modest = inbound.receive({}, "203.0.113.9"), inbound.receive({}, "203.0.113.10")
+    inbound.charge(greedy, quota)
+    inbound.charge(greedy, quota)
+    with pytest.raises(RateLimitedError) as caught:
+        inbound.charge(greedy, quota)
+    assert caught.value.retry_after == pytest.approx(30)
+    inbound.charge(modest, quota)
+
+
+async def test_quota_is_the_same_in_both_colours() -> None:
+    """Charging with and without await spends the same bucket."""
+    inbound = gate(rate_limit="2/minute")
+    assert inbound.quota is not None
+    context = inbound.receive({}, "203.0.113.9")
+    inbound.charge(context, inbound.quota)
+    await inbound.acharge(context, inbound.quota)
+    with pytest.raises(RateLimitedError):
+        await asyncio.wait_for(inbound.acharge(context, inbound.quota), 5)
+
+
+def test_quota_headers_follow_the_draft() -> None:
+    """Behind the flag, a caller is told each quota it was charged to, as structured fields."""
+    inbound = gate(rate_limit="100/minute", rate_limit_headers=True)
+    assert inbound.quota is not None
+    context = inbound.receive({}, "203.0.113.9")
+    assert inbound.quota_headers(context) == ()
+    inbound.charge(context, inbound.quota)
+    inbound.charge(context, inbound.quota_for('5 "per" minute\n', "1/minute", name="route"))
+    assert inbound.quota_headers(context) == (
+        ("RateLimit-Policy", '"default";q=100;w=60, "5 per minute";q=1;w=60'),
+        ("RateLimit", '"default";r=99;t=1, "5 per minute";r=0;t=60'),
+    )
+
+
+def test_quota_headers_agree_with_retry_after() -> None:
+    """A refused caller is told to come back exactly when Retry-After says."""
+    inbound = gate(rate_limit="2/minute", rate_limit_headers=True)
+    assert inbound.quota is not None
+    context = inbound.receive({}, "203.0.113.9")
+    for _ in range(2):
+        inbound.charge(context, inbound.quota)
+    with pytest.raises(RateLimitedError):
+        inbound.charge(context, inbound.quota)
+    assert inbound.quota_headers(context)[1][1].endswith('"default";r=0;t=30')
+
+
+def test_quota_headers_are_off_by_default() -> None:
+    """Without the flag no caller learns about quotas."""
+    inbound = gate(rate_limit="2/minute")
+    assert inbound.quota is not None
+    context = inbound.receive({})
+    inbound.charge(context, inbound.quota)
+    assert inbound.quota_headers(context) == ()
+
+
+def test_quota_needs_a_limiter() -> None:
+    """A rate without anything to keep it in is a mistake, said at construction."""
+    with pytest.raises(ConfigurationError, match="limiter"):
+        Inbound(ServerOptions(rate_limit="1/second"))
+
+
+def test_gate_without_lifecycle() -> None:
+    """A gate without a lifecycle counts nothing and never closes."""
+    inbound = Inbound()
+    context = inbound.receive({})
+    inbound.enter(context)
+    inbound.leave(context)
+    assert not inbound.is_closing
+
+
+def test_closing_follows_the_lifecycle() -> None:
+    """While draining, clients are asked to open another connection."""
+    inbound = gate()
+    assert not inbound.is_closing
+    assert inbound.lifecycle is not None
+    inbound.lifecycle.drain()
+    assert inbound.is_closing
+
+
+class TestKey:
+    def test_ip(self) -> None:
+        """By default a client is its address, an IPv6 one its /64."""
+        assert KeyRule()(RequestContext(client="203.0.113.9")) == "ip:203.0.113.9"
+        assert KeyRule("ip")(RequestContext(client="2001:db8::1")) == "ip:2001:db8::/64"
+
+    def test_header(self) -> None:
+        """An API key is recognised but never stored; without one the address counts."""
+        rule = KeyRule("header:X-Api-Key")
+        one = rule(RequestContext(client="203.0.113.9", headers={"x-api-key": "s3cret"}))
+        other = rule(RequestContext(client="203.0.113.9", headers={"x-api-key": "other"}))
+        assert one != other
+        assert "s3cret" not in one
+        assert rule(RequestContext(client="203.0.113.9")) == "ip:203.0.113.9"
+
+    def test_user(self) -> None:
+        """A known user counts as one, wherever it comes from; an unknown one by address."""
+        context = RequestContext(client="203.0.113.9")
+        assert KeyRule("user")(context) == "ip:203.0.113.9"
+        context.user = "ann"
+        assert KeyRule("user")(context) == "user:ann"
+
+    @given(st.text(min_size=1))
+    def test_bounded(self, text: str) -> None:
+        """However long a user's name or a computed key is, the key of its bucket is not."""
+        context = RequestContext()
+        context.user = text * 50
+        assert len(KeyRule("user")(context)) <= 128
+        assert len(gate(key=lambda _: text * 50).key_of(context)) <= 128
+
+    def test_lone_surrogates(self) -> None:
+        """Text that is no valid Unicode makes a key like any other."""
+        assert KeyRule("header:x")(RequestContext(headers={"x": "\ud800"})).startswith("header:")
+
+    @pytest.mark.parametrize("rule", ["", "cookie", "header:", "header:a b", 5])
+    def test_unknown(self, rule: Any) -> None:
+        """A rule nobody knows is refused by name."""
+        with pytest.raises(ConfigurationError, match="header:<name>"):
+            KeyRule(rule)

@@ -1,0 +1,68 @@
+"""Which request this is."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilience.inbound._identity import request_id_of, trace_id_of
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@pytest.mark.parametrize("offered", ["a", "A-z_0.9", "x" * 128])
+def test_sane_id_is_kept(offered: str) -> None:
+    """A request id of harmless characters is the caller's."""
+    assert request_id_of(offered) == offered
+
+
+@pytest.mark.parametrize("offered", [None, "", "x" * 129, "a b", "a\nb", "a\n", "é", "a, b", "a;b", '"', "<script>"])
+def test_other_ids_are_replaced(offered: str | None) -> None:
+    """Anything that could do harm in a log or a header is replaced by 32 hexadecimal characters."""
+    assert re.fullmatch("[0-9a-f]{32}", request_id_of(offered))
+
+
+def test_made_ids_differ() -> None:
+    """No two requests are given the same id."""
+    assert len({request_id_of(None) for _ in range(1000)}) == 1000
+
+
+@given(st.text())
+def test_any_text_gives_a_sane_id(offered: str) -> None:
+    """Whatever a caller sends, the id in use fits the pattern."""
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,128}", request_id_of(offered))
+
+
+@pytest.mark.parametrize("traceparent", [f"00-{TRACE}-{PARENT}-01", f"cc-{TRACE}-{PARENT}-03-more"])
+def test_trace_id_is_read(traceparent: str) -> None:
+    """A well-formed traceparent of this or a later version names the trace."""
+    assert trace_id_of(traceparent) == TRACE
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        None,
+        "",
+        "garbage",
+        f"ff-{TRACE}-{PARENT}-01",
+        f"00-{TRACE}-{PARENT}-01-more",
+        f"00-{'0' * 32}-{PARENT}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{TRACE.upper()}-{PARENT}-01",
+        f"00-{TRACE}-{PARENT}-01\n",
+        f"00-{TRACE}-{PARENT}-01, 00-{TRACE}-{PARENT}-01",
+    ],
+)
+def test_malformed_traceparent_is_no_trace(traceparent: str | None) -> None:
+    """A traceparent that breaks the specification is ignored."""
+    assert trace_id_of(traceparent) == ""
+
+
+@given(st.text() | st.from_regex(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", fullmatch=True))
+def test_trace_id_is_hexadecimal_or_nothing(traceparent: str) -> None:
+    """Whatever a caller sends, the trace id is 32 hexadecimal characters or empty."""
+    assert re.fullmatch("([0-9a-f]{32})?", trace_id_of(traceparent))
