@@ -56,8 +56,8 @@ class Pipeline(Chain):
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Send every event of this pipeline's policies to `listener`; the function returned ends that."""
-        emitters = [policy.events for policy in self.policies if hasattr(policy, "events")]
-        ends = [emitter.subscribe(listener) for emitter in emitters]
+        emitters = [getattr(policy, "events", None) for policy in self.policies]
+        ends = [emitter.subscribe(listener) for emitter in emitters if emitter is not None]
 
         def unsubscribe() -> None:
             for end in ends:

@@ -111,7 +111,7 @@ class Surface(pybreaker.CircuitBreaker):
             raise ConfigurationError(
                 [Problem("exclude", exception, "an exception class or a predicate over the error")]
             )
-        super().add_excluded_exception(exception)
+        super().add_excluded_exception(cast("Any", exception))
 
     @property
     def current_state(self) -> str:
@@ -124,11 +124,11 @@ class Surface(pybreaker.CircuitBreaker):
         return label(self, self.current_state)
 
     @state.setter
-    def state(self, state: str) -> None:
+    def state(self, state_str: str) -> None:
         changes = {"open": self.open, "half-open": self.half_open, "closed": self.close}
-        if state not in changes:
-            raise ConfigurationError([Problem("state", state, "one of " + ", ".join(changes))])
-        changes[state]()
+        if state_str not in changes:
+            raise ConfigurationError([Problem("state", state_str, "one of " + ", ".join(changes))])
+        changes[state_str]()
 
     @property
     def fail_counter(self) -> int:
