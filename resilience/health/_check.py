@@ -75,7 +75,7 @@ class Check:
             begins = answer is None
             found = self._machine.begin(now) if answer is None else answer
             self._record(change)
-        self._tell(change, orphans)
+        self._tell(_line(change), orphans)
         if begins and isinstance(found, Run):
             self._start(launch, found)
         return found
@@ -114,15 +114,13 @@ class Check:
             change = self._machine.finish(run, reason, self._clock())
             woken = self._release() if is_current else set()
             self._record(change)
-        if is_current and change is None and run.outcome is not None and not run.outcome.ok:
-            _log.warning("health check %r failed again: %s", self.name, run.outcome.reason)
-        self._tell(change, woken)
+        self._tell(_line(change, run.outcome if is_current else None), woken)
 
     def abandon(self, run: Run) -> None:
         """Say that `run` will never answer."""
         with self._lock:
             woken = self._give_up(run)
-        self._tell(None, woken)
+        self._tell("", woken)
 
     def watch(self, run: Run, wake: Callable[[], None]) -> bool:
         """Have `wake` called, once, when `run` is over; False (and no call) where it is already."""
@@ -145,7 +143,7 @@ class Check:
         with self._lock:
             outcome, change = self._machine.overdue(run, self._clock())
             self._record(change)
-        self._tell(change, set())
+        self._tell(_line(change), set())
         return outcome
 
     def age(self, outcome: Outcome) -> float:
@@ -160,12 +158,24 @@ class Check:
                 "health.changed", self.name, at, severity, ok=ok, before=change.before, reason=reason, seconds=seconds
             )
 
-    def _tell(self, change: Change | None, woken: set[Callable[[], None]]) -> None:
-        """Speak to the log, the waiting and the listeners, now that no lock is held."""
-        for wake in woken:
-            wake()
-        if change is not None and not change.outcome.ok:
-            _log.warning("health check %r failed: %s", self.name, change.outcome.reason)
-        elif change is not None and change.before is False:
-            _log.warning("health check %r passes again", self.name)
+    def _tell(self, line: str, woken: set[Callable[[], None]]) -> None:
+        """Speak to the log, the waiting and the listeners, in this order, now that no lock is held.
+
+        Whoever reads "reason withheld" finds the reason logged already; a slow listener holds up no probe.
+        """
+        try:
+            if line:
+                _log.warning("health check %r %s", self.name, line)
+        finally:
+            for wake in woken:
+                wake()
         self._events.deliver()
+
+
+def _line(change: Change | None, outcome: Outcome | None = None) -> str:
+    """Return what the log should say: every failed run, being stuck once, and the end of a failure."""
+    if change is None:
+        return f"failed again: {outcome.reason}" if outcome is not None and not outcome.ok else ""
+    if not change.outcome.ok:
+        return f"failed: {change.outcome.reason}"
+    return "passes again" if change.before is False else ""

@@ -178,7 +178,13 @@ def _wrong(name: Any, check: Any, groups: Any, failure: Any) -> Iterable[Problem
         yield Problem("name", name, "letters, digits and . _ -, at most 63 characters; not ping or lifecycle")
     if not callable(check):
         yield Problem("check", check, "a function without parameters, plain or async")
-    if isinstance(groups, str) or not isinstance(groups, Collection) or not groups or set(groups) - set(_GROUPS):
+    if not _are_groups(groups):
         yield Problem("groups", groups, "one or more of " + ", ".join(_GROUPS))
     if failure not in _FAILURES:
         yield Problem("failure", failure, "one of " + ", ".join(_FAILURES))
+
+
+def _are_groups(groups: Any) -> bool:
+    if isinstance(groups, str) or not isinstance(groups, Collection):
+        return False
+    return bool(groups) and all(group in _GROUPS for group in groups)

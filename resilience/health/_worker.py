@@ -33,7 +33,7 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Have `work` (which must not raise) run in the thread. RuntimeError where no thread can be started."""
+        """Have `work` run in the thread. RuntimeError where no thread can be started."""
         with self._ready:
             self._work.append(work)
             if self._thread is not None:
@@ -49,7 +49,11 @@ class Worker:
 
     def _loop(self) -> None:
         while (work := self._next()) is not None:
-            work()
+            try:
+                work()
+            except BaseException as error:  # noqa: BLE001 - a log handler's; it must not end the thread work is queued for
+                facts = (type(error), error, error.__traceback__, threading.current_thread())
+                threading.excepthook(threading.ExceptHookArgs(facts))
             del work  # what a check held on to is freed while idle
 
     def _next(self) -> Callable[[], None] | None:

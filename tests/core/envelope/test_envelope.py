@@ -324,7 +324,7 @@ def test_an_app_error_survives_copies() -> None:
         "X_1", "m", details={"a": [1]}, http_status=404, grpc_status="NOT_FOUND", category="c", retryable=True,
         retry_after=1.0, headers={"Allow": "GET"},
     )  # fmt: skip
-    for twin in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error), copy.copy(error)):  # noqa: S301 - our own bytes
+    for twin in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error), copy.copy(error)):
         assert (type(twin), twin.args, vars(twin)) == (AppError, error.args, vars(error))
         assert envelope_of(twin) == envelope_of(error)
     assert copy.deepcopy(error).details is not error.details
