@@ -67,9 +67,8 @@ def _run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
 def _show(answer: Answer) -> None:
     for warning in answer.warnings:
         print(f"resilience: ignored {warning}", file=sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a value may hold what this terminal cannot show
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a value may hold what this terminal cannot show
     sys.stdout.write(answer.text)
     sys.stdout.flush()
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resilience.cli.answer import Answer, Paint
+from resilience.config import ConfigurationWarning, load
 from resilience.errors import ConfigurationError, PluginError
 from resilience.toolkit import Resilience
 
@@ -29,9 +31,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, _paint: Paint) -> Answer:
     """Print the catalogue of the service, or the toolkit's own codes when none is named."""
-    catalog = Resilience.from_env().catalog if arguments.app is None else _catalog(arguments.app)
+    catalog = _own() if arguments.app is None else _catalog(arguments.app)
     text = catalog.json() if arguments.json else catalog.markdown()
     return Answer(text if text.endswith("\n") else text + "\n")
+
+
+def _own() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConfigurationWarning)  # `config` is where typing mistakes are told
+        return Resilience(load()).catalog
 
 
 def _catalog(path: str) -> Any:

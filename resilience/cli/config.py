@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ("configure", "run")
 
-_WIDEST_VALUE = 26
+_WIDEST_VALUE = 32
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

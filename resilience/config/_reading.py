@@ -107,5 +107,5 @@ def _unknown(key: Key, entry: Entry) -> Unknown:
 def _instance(key: Key) -> str:
     """Return the instance that was probably meant: none, where the name of a policy stands in its place."""
     policies = {policy.name for policy in _schema.POLICIES}
-    has_instance = len(key) > 2 and key[1] and key[1] not in policies  # noqa: PLR2004 - section, instance, field
-    return key[1] if has_instance else _schema.DEFAULT
+    instance = key[1] if len(key) > 2 else ""  # noqa: PLR2004 - section, instance, field
+    return instance if instance and instance not in policies else _schema.DEFAULT
