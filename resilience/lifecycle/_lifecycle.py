@@ -90,8 +90,8 @@ class Lifecycle:
     def leave(self) -> None:
         """Count one request as done."""
         with self._lock:
-            # Never below zero: a child forked inside a request leaves what it never entered.
-            self._in_flight = max(0, self._in_flight - 1)
+            if self._in_flight:  # a child forked inside a request leaves what it never entered
+                self._in_flight -= 1
             if self._in_flight or not self._waiters:
                 return
             woken, self._waiters = self._waiters, set()
