@@ -48,8 +48,8 @@ class TokenBucket:
 
     `rate` is text such as `"100/minute"` or `"5 per 2 minutes"`; `burst` is the amount named in it unless given.
     Without a `store` the buckets are this process's own; two limiters with the same `name` share them through the same
-    store. Over any time t at most `rate` x t + `burst` calls are allowed. A refusal costs nothing, and a call that costs
-    more than `burst` never fits. Safe to share between threads and tasks. Raises `ConfigurationError`.
+    store. Over any time t at most `rate` x t + `burst` calls are allowed. A refusal costs nothing, and a call that
+    costs more than `burst` never fits. Safe to share between threads and tasks. Raises `ConfigurationError`.
     """
 
     def __init__(

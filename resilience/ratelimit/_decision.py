@@ -2,75 +2,79 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from resilience.ratelimit._machine import Quota
 
 __all__ = ("Decision",)
 
 
-class Decision(tuple[bool, float, float, int, Quota]):
+class Decision:
     """Whether the call fits; true exactly when it does. Durations are seconds from the moment it was made.
 
-    A tuple underneath, because building one is part of every call: what follows from it is computed when asked for.
+    Holds what was found and computes the rest when asked for it. It has no constructor because making one is part of
+    every call, and calling `__init__` is a quarter of that: use `Decision.of`.
     """
 
-    __slots__ = ()
+    __slots__ = ("allowed", "cost", "full_at", "made_at", "quota")
+
+    allowed: bool
+    """Whether the cost was paid."""
+    cost: int
+    """Tokens asked for."""
+    full_at: float
+    """The moment the bucket is full if nothing else is taken, on the clock of whoever decided."""
+    made_at: float
+    """The moment of the decision, on the same clock."""
+    quota: Quota
+    """What was decided by."""
+
+    @classmethod
+    def of(cls, quota: Quota, cost: int, *, allowed: bool, full_at: float, made_at: float) -> Decision:
+        """Return a decision."""
+        decision = cls()
+        decision.quota, decision.cost, decision.allowed = quota, cost, allowed
+        decision.full_at, decision.made_at = full_at, made_at
+        return decision
 
     @classmethod
     def refusal(cls, quota: Quota, cost: int, retry_after: float) -> Decision:
-        """Refuse without a bucket at hand, for the `retry_after` seconds given."""
-        return cls((False, quota.capacity - cost * quota.interval + retry_after, 0.0, cost, quota))
-
-    @property
-    def allowed(self) -> bool:
-        """Whether the cost was paid."""
-        return self[0]
+        """Return a refusal for `retry_after` seconds, made without a bucket at hand."""
+        full_at = quota.capacity - cost * quota.interval + retry_after
+        return cls.of(quota, cost, allowed=False, full_at=full_at, made_at=0.0)
 
     @property
     def limit(self) -> int:
         """The size of the bucket."""
-        return self[4].burst
+        return self.quota.burst
 
     @property
     def remaining(self) -> int:
         """Whole tokens left."""
-        quota = self[4]
+        quota = self.quota
         return min(quota.burst, max(0, int((quota.room - self.reset_after) / quota.interval)))
 
     @property
     def retry_after(self) -> float | None:
         """Seconds until the same call fits: 0 where it did, None where it costs more than the bucket ever holds."""
-        if self[0]:
+        if self.allowed:
             return 0.0
-        quota, cost = self[4], self[3]
-        if cost > quota.burst:
+        if self.cost > self.quota.burst:
             return None
-        return max(0.0, self.reset_after + cost * quota.interval - quota.capacity)
+        return max(0.0, self.reset_after + self.cost * self.quota.interval - self.quota.capacity)
 
     @property
     def reset_after(self) -> float:
         """Seconds until the bucket is full."""
-        return max(0.0, self[1] - self[2])
+        return max(0.0, self.full_at - self.made_at)
 
     @property
     def wait(self) -> float:
         """Seconds an admitted call has to hold back; above 0 only where it was allowed to wait."""
-        quota = self[4]
-        return self.reset_after - quota.capacity if self[0] and self.reset_after > quota.room else 0.0
-
-    @property
-    def full_at(self) -> float:
-        """The moment the bucket is full, on the clock of whoever decided."""
-        return self[1]
+        missing = self.reset_after
+        return missing - self.quota.capacity if self.allowed and missing > self.quota.room else 0.0
 
     def __bool__(self) -> bool:
-        return self[0]
+        return self.allowed
 
     def __repr__(self) -> str:
         after = "" if self.retry_after is None else f", retry_after={self.retry_after:.6g}"
-        return f"<Decision allowed={self[0]} remaining={self.remaining}/{self.limit}{after}>"
-
-
-NEW: Final = tuple.__new__
-"""Builds a `Decision` without the detour through its class."""
+        return f"<Decision allowed={self.allowed} remaining={self.remaining}/{self.limit}{after}>"

@@ -45,7 +45,7 @@ class Quota:
         With an `allowance` a bucket may go that many seconds of filling below empty: the payer waits as long as it
         is below. A clock that went back finds the bucket as empty as it was left, never fuller.
         """
-        full_after = (max(now, full_at)) + cost * self.interval
+        full_after = max(now, full_at) + cost * self.interval
         if full_after - now > self.room + allowance:
             return Spent(False, full_at)
         return Spent(True, full_after)

@@ -61,6 +61,10 @@ class RateLimit(PolicyBase):
         self._store = checked_store(store)
         self.waits = self._store.waits
         self.may_wait = self.options.max_wait > 0 and not self.waits
+        if self.waits:
+            self.admit = self.admit_blocking  # type: ignore[method-assign]  # for who asks without a driver
+        elif self.may_wait:
+            self.admit = self._admit_in_turn  # type: ignore[method-assign]  # so that all others pay nothing for it
         _forward(self._store, self)
         self._open()
 
@@ -78,11 +82,14 @@ class RateLimit(PolicyBase):
 
     def admit(self) -> Wait | None:
         """Take a token, or raise `RateLimitedError`."""
-        allowance = self.options.max_wait
-        decision = self._take(self.key, 1, allowance) if allowance else self._take(self.key)
-        if not decision[0]:
-            raise self._refused(decision)
-        if not allowance or not decision.wait:
+        decision = self._take(self.key)
+        if decision.allowed:
+            return None
+        raise self._refused(decision)
+
+    def _admit_in_turn(self) -> Wait | None:
+        decision = self.checked(self._take(self.key, 1, self.options.max_wait))
+        if not decision.wait:
             return None
         return Wait(decision.wait, _Turn(decision, self._clock() + decision.wait))
 
@@ -104,7 +111,7 @@ class RateLimit(PolicyBase):
 
     def checked(self, decision: Decision) -> Decision:
         """Return a decision that lets the call through; raise `RateLimitedError` for another."""
-        if not decision[0]:
+        if not decision.allowed:
             raise self._refused(decision)
         return decision
 

@@ -28,10 +28,10 @@ _SCRIPT = Path(__file__).with_name("token_bucket.lua")
 class RedisStore:
     """Keeps buckets on a Redis that several processes share; decisions use the server's clock.
 
-    While Redis is away, decisions follow the connection's `outage` option: `local` limits in each process by itself at
-    the full rate (how many instances there are is not known yet), `allow` lets everything through, `deny` refuses everything. The first call that notices
-    waits for the connection's timeout, the next ones for nothing, until one of them finds Redis back. `events` tells
-    `ratelimit.outage` and `ratelimit.recovered`, once each time.
+    While Redis is away, decisions follow the connection's `outage` option: `local` limits in each process by itself, at
+    the full rate (nothing counts the instances yet); `allow` lets everything through; `deny` refuses everything. The
+    first call that notices waits for the connection's timeout, the next ones for nothing, until one of them finds
+    Redis back. `events` tells `ratelimit.outage` and `ratelimit.recovered`, once each time.
     """
 
     waits = True
@@ -58,7 +58,7 @@ class RedisLedger:
         self._units = units_of(quota)
 
     def question(self, key: str, cost: int, allowance: float) -> tuple[bytes, tuple[int, int, int, int]]:
-        """Return the Redis key and the script's arguments; raises `ConfigurationError` for a key or cost that is none."""
+        """Return the Redis key and the script's arguments, or raise `ConfigurationError` naming what is wrong."""
         checked_cost(cost)
         token, refill, _ = self._units
         return self.redis_key(key), (token, refill, self._units.limit(allowance), cost)
@@ -72,7 +72,8 @@ class RedisLedger:
         """Return what the script decided."""
         units = int(reply)
         missing = units if units >= 0 else -1 - units
-        return Decision((units >= 0, self._units.seconds(missing), 0.0, cost, self._quota))
+        full_at = self._units.seconds(missing)
+        return Decision.of(self._quota, cost, allowed=units >= 0, full_at=full_at, made_at=0.0)
 
     def alone(self, key: str, cost: int, allowance: float) -> Decision:
         """Decide without Redis."""
@@ -80,7 +81,7 @@ class RedisLedger:
         if outage == "local":
             return self._local.take(key, cost, allowance)
         if outage == "allow":
-            return Decision((True, 0.0, 0.0, cost, self._quota))
+            return Decision.of(self._quota, cost, allowed=True, full_at=0.0, made_at=0.0)
         return Decision.refusal(self._quota, cost, self.store.outage.probe_after)
 
     def take(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import limits
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilience.errors import ConfigurationError
+from resilience.ratelimit import Rate, RateLimitOptions
+from resilience.ratelimit._rate import as_rate
+
+UNITS = ["second", "minute", "hour", "day", "month", "year"]
+spaces = st.sampled_from(["", " ", "  "])
+
+
+@given(
+    amount=st.integers(1, 10**9),
+    multiples=st.none() | st.integers(1, 10),
+    unit=st.sampled_from(UNITS),
+    plural=st.booleans(),
+    separator=st.sampled_from(["/", " / ", "per ", " per "]),
+    upper=st.booleans(),
+    gap=spaces,
+)
+def test_what_limits_reads_we_read_the_same(
+    amount: int, multiples: int | None, unit: str, plural: bool, separator: str, upper: bool, gap: str
+) -> None:
+    """A rate means exactly what it means to the limits package."""
+    name = unit + "s" * plural
+    text = f"{gap}{amount}{separator}{multiples or ''}{gap}{name.upper() if upper else name}{gap}"
+    theirs = limits.parse(text)
+    assert as_rate(text) == Rate(theirs.amount, theirs.get_expiry())
+
+
+@given(st.text(alphabet="0123456789/ persconduhyamit,;K\u017f\u0660\n-.", max_size=20))
+def test_what_limits_refuses_we_refuse(text: str) -> None:
+    """We read no text as a rate that limits does not."""
+    try:
+        ours = as_rate(text)
+    except ConfigurationError:
+        return
+    theirs = limits.parse(text)
+    assert (ours.amount, ours.period_seconds) == (theirs.amount, theirs.get_expiry())
+
+
+@given(st.builds(Rate, st.integers(1, 10**9), st.integers(1, 10 * 360 * 86400)))
+def test_written_and_read_back(rate: Rate) -> None:
+    """A rate as text is the same rate again."""
+    assert as_rate(str(rate)) == rate
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["", "abc", "100", "100/", "/minute", "100/fortnight", "0/second", "5 per 0 minutes", "-1/second", "1.5/second"]
+    + ["2000000000/second", "1 per 20 years", "100/minutess", "9" * 200 + "/second", None, 5, b"5/second"],
+)
+def test_no_rate(bad: object) -> None:
+    """What is no rate is refused with the option, the value and an example of one."""
+    with pytest.raises(ConfigurationError, match="rate=.*expected a rate"):
+        as_rate(bad)
+
+
+@pytest.mark.parametrize("several", ["1/second;5/minute", "1/second, 5/minute", "1/second|5/minute"])
+def test_several_rates(several: str) -> None:
+    """Several rates in one text are refused with the reason."""
+    with pytest.raises(ConfigurationError, match="a bucket has one size"):
+        as_rate(several)
+
+
+def test_rate_built_by_hand() -> None:
+    """A `Rate` keeps the bounds of the notation, and goes wherever its text does."""
+    assert as_rate(Rate(5, 120)).interval == 24
+    assert str(Rate(5, 120)) == "5 per 2 minutes"
+    for amount, period in ((0, 1), (1, 0), (True, 1), (1.5, 1), (10**10, 1), (1, 10**9)):
+        with pytest.raises(ConfigurationError):
+            Rate(amount, period)  # type: ignore[arg-type]  # what the test is about
+
+
+def test_options_check_the_rate() -> None:
+    """A bad rate fails when it is configured, not when it is first used."""
+    assert RateLimitOptions(rate="5/minute").rate == "5/minute"
+    assert RateLimitOptions(rate=Rate(5, 60)).rate == "5/minute"  # type: ignore[arg-type]  # accepted in its place
+    for bad in ("5/fortnight", 5):
+        with pytest.raises(ConfigurationError, match="rate="):
+            RateLimitOptions(rate=bad)  # type: ignore[arg-type]  # what the test is about
