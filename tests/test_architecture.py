@@ -40,8 +40,6 @@ LEVELS = {
     "plugins": 7,
     "testing": 7,
     "config": 8,
-    "_composition": 8,
-    "_toolkit_aio": 8,
     "toolkit": 9,
     "cli": 10,
     "demo": 10,

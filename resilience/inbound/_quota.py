@@ -15,18 +15,22 @@ class Decision(Protocol):
     @property
     def allowed(self) -> bool:
         """Whether the call fits."""
+        ...
 
     @property
     def remaining(self) -> float:
         """What is left of the quota."""
+        ...
 
     @property
     def retry_after(self) -> float | None:
         """Seconds until the call would fit, None when never."""
+        ...
 
     @property
     def reset_after(self) -> float:
         """Seconds until the quota is whole again."""
+        ...
 
 
 class Rate(Protocol):
@@ -35,10 +39,12 @@ class Rate(Protocol):
     @property
     def amount(self) -> int:
         """Calls."""
+        ...
 
     @property
     def period_seconds(self) -> int:
         """Seconds."""
+        ...
 
 
 class Bucket(Protocol):
@@ -47,16 +53,20 @@ class Bucket(Protocol):
     @property
     def rate(self) -> Rate:
         """The sustained rate."""
+        ...
 
     @property
     def name(self) -> str:
         """Stable and low-cardinality."""
+        ...
 
     def acquire(self, key: str = "", cost: int = 1) -> Decision:
         """Take `cost` tokens of `key`."""
+        ...
 
     def aacquire(self, key: str = "", cost: int = 1) -> Awaitable[Decision]:
         """Take `cost` tokens of `key`, suspending."""
+        ...
 
 
 class Quota:

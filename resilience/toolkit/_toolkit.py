@@ -1,4 +1,4 @@
-"""The object a service holds: pipelines, limiters, health, lifecycle and errors, built from one configuration."""
+"""The toolkit: each part built, and imported, the first time it is asked for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
-from resilience._composition import compose
 from resilience._fork import renew_after_fork
 from resilience.config import Config, load
 from resilience.config._names import fold, variable
@@ -15,12 +14,12 @@ from resilience.config._schema import section
 from resilience.errors import ConfigurationError, Problem
 from resilience.options import Refused
 from resilience.pipeline import NAME, Pipeline
+from resilience.toolkit._machine import compose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping
     from types import TracebackType
 
-    from resilience._toolkit_aio import Closable
     from resilience.envelope import ErrorCatalog
     from resilience.health import Health
     from resilience.lifecycle import Lifecycle
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from resilience.policy import AroundPolicy, Policy
     from resilience.ratelimit import Store, TokenBucket
     from resilience.redis import RedisConnection
+    from resilience.toolkit._aio import Closable
 
 __all__ = ("Resilience",)
 
@@ -126,7 +126,7 @@ class Resilience:
 
     def aclose(self) -> Coroutine[Any, Any, None]:
         """Do the same without blocking the event loop."""
-        from resilience._toolkit_aio import close_all  # noqa: PLC0415 - blocking programs never need it
+        from resilience.toolkit._aio import close_all  # noqa: PLC0415 - blocking programs never need it
 
         return close_all(self._closable())
 
@@ -139,7 +139,7 @@ class Resilience:
         self.close()
 
     def __aenter__(self) -> Coroutine[Any, Any, Self]:
-        from resilience._toolkit_aio import entered  # noqa: PLC0415 - see aclose
+        from resilience.toolkit._aio import entered  # noqa: PLC0415 - see aclose
 
         return entered(self)
 
