@@ -23,8 +23,9 @@ async def await_idle(lifecycle: Lifecycle, limit: float) -> bool:
 
     if not lifecycle.watch_idle(wake):
         return True
+    patience = asyncio.timeout(limit)
     try:
-        async with asyncio.timeout(limit) as patience:
+        async with patience:
             await idle.wait()
     except TimeoutError:
         if not patience.expired():
