@@ -1,0 +1,184 @@
+"""Rate limits: one decision in this process's memory, and one on a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import harness
+from harness import Case, Contender, Sample, Session, Unit
+
+from resilience import Pipeline, RateLimit, TokenBucket
+
+__all__ = ("CASES",)
+
+_PLENTY = "1000000000/second"
+_SLOW, _BURST = "1000000/day", 1_000_000_000
+"""A bucket that is never empty and never full again: a client in the middle of spending."""
+_KEYS = [f"client-{number}" for number in range(1000)]
+_TASKS = 64
+
+
+def work(order: int) -> int:
+    """Do as little as a function can."""
+    return order
+
+
+def _limits(strategy: str) -> Callable[[Session], Sample]:
+    def build(_session: Session) -> Sample:
+        limits = harness.peer("limits")
+        storage = limits.storage.MemoryStorage()
+        limiter = getattr(harness.peer("limits.strategies"), strategy)(storage)
+        sample = harness.keyed(limiter.hit, _KEYS, limits.parse(_PLENTY))
+
+        def fresh(number: int) -> float:
+            storage.reset()  # the moving window keeps an entry a call: let it not grow from sample to sample
+            return sample(number)
+
+        return fresh
+
+    return build
+
+
+def _pyresilience(_session: Session) -> Sample:
+    module = harness.peer("pyresilience._rate_limiter", "pyresilience")
+    config = harness.peer("pyresilience").RateLimiterConfig(max_calls=10**9, period=1)
+    return harness.calls(module.RateLimiter(config).acquire)
+
+
+def _pyresilience_policy(_session: Session) -> Sample:
+    module = harness.peer("pyresilience")
+    config = module.RateLimiterConfig(max_calls=10**9, period=1)
+    return harness.calls(module.resilient(rate_limiter=config)(work), 1)
+
+
+ACQUIRE = Case(
+    "bucket",
+    "One decision in memory",
+    Contender("empty loop", lambda _session: harness.idle(_KEYS)),
+    (
+        Contender(
+            "resilience, acquire(key), buckets in use",
+            lambda _session: harness.keyed(TokenBucket(_SLOW, _BURST).acquire, _KEYS),
+            "token bucket; the answer says what remains and when to come back",
+            350,
+        ),
+        Contender(
+            "resilience, acquire(key), buckets full again",
+            lambda _session: harness.keyed(TokenBucket(_PLENTY).acquire, _KEYS),
+            "every call finds a bucket that has been forgotten since, as for clients that stay below their rate",
+        ),
+        Contender("pyresilience", _pyresilience, "token bucket without keys; the answer is yes or no"),
+        Contender("limits, fixed window", _limits("FixedWindowRateLimiter"), "the answer is yes or no"),
+        Contender("limits, moving window", _limits("MovingWindowRateLimiter"), "emptied before each sample"),
+    ),
+    note=(
+        "1,000 keys in turn, one thread, every call allowed. The time that limits spends in its timer threads is not "
+        "counted."
+    ),
+)
+
+POLICY = Case(
+    "bucket-policy",
+    "The same around a call",
+    Contender("bare call", lambda _session: harness.calls(work, 1)),
+    (
+        Contender(
+            "resilience, RateLimit in a pipeline",
+            lambda _session: harness.calls(Pipeline("bench", RateLimit(_SLOW, _BURST))(work), 1),
+            "one key",
+            450,
+        ),
+        Contender("pyresilience", _pyresilience_policy, "its decorator; no keys"),
+    ),
+)
+
+
+def _store(session: Session) -> Any:
+    url = session.redis_url
+    from resilience.ratelimit import RedisStore
+    from resilience.redis import RedisConnection
+
+    # The bound is for outages; a busy machine must not turn a slow reply into a decision made alone.
+    connection = RedisConnection.from_url(url, timeout=5)
+    session.stack.callback(connection.close)
+    return RedisStore(connection)
+
+
+def _ping(session: Session) -> Sample:
+    client = harness.peer("redis").Redis.from_url(session.redis_url, socket_timeout=5)
+    session.stack.callback(client.close)
+    return harness.calls(client.ping, clock=time.perf_counter_ns)
+
+
+def _acquire(session: Session) -> Sample:
+    bucket = TokenBucket(_PLENTY, store=_store(session))
+    return harness.calls(bucket.acquire, "client-7", clock=time.perf_counter_ns)
+
+
+def _limits_redis(session: Session) -> Sample:
+    limits = harness.peer("limits")
+    storage = limits.storage.RedisStorage(session.redis_url)
+    limiter = harness.peer("limits.strategies").FixedWindowRateLimiter(storage)
+    return harness.calls(limiter.hit, limits.parse(_PLENTY), "client-7", clock=time.perf_counter_ns)
+
+
+REDIS = Case(
+    "redis-bucket",
+    "One decision on Redis, blocking, one thread",
+    Contender("PING", _ping, "redis-py, one connection"),
+    (
+        Contender("resilience, TokenBucket.acquire(key)", _acquire, "one script, one round trip", 0.85),
+        Contender("limits, fixed window", _limits_redis, "redis-py; a script as well"),
+    ),
+    unit=Unit.SHARE,
+    note="A real server on loopback, in elapsed time.",
+    largest=5000,
+)
+
+
+def _crowd(loop: asyncio.AbstractEventLoop, function: Callable[[], Awaitable[Any]]) -> Sample:
+    """Time `await function()` in 64 tasks at once."""
+
+    async def one(number: int) -> None:
+        for _ in range(number):
+            await function()
+
+    async def all_of_them(number: int) -> float:
+        begin = time.perf_counter_ns()
+        await asyncio.gather(*(one(number) for _ in range(_TASKS)))
+        return (time.perf_counter_ns() - begin) / (number * _TASKS)
+
+    return lambda number: loop.run_until_complete(all_of_them(-(-number // _TASKS)))
+
+
+def _aping(session: Session) -> Sample:
+    loop, url = session.new_loop(), session.redis_url
+    client = harness.peer("redis.asyncio", "redis").Redis.from_url(url, socket_timeout=5)
+    session.stack.callback(lambda: loop.run_until_complete(client.aclose()))
+    return _crowd(loop, client.ping)
+
+
+def _aacquire(session: Session) -> Sample:
+    loop, store = session.new_loop(), _store(session)
+    session.stack.callback(lambda: loop.run_until_complete(store.connection.aclose()))
+    bucket = TokenBucket(_PLENTY, store=store)
+    return _crowd(loop, lambda: bucket.aacquire("client-7"))
+
+
+REDIS_AIO = Case(
+    "aio-redis-bucket",
+    "One decision on Redis, awaiting, 64 tasks, one key",
+    Contender("PING", _aping, "redis-py asyncio, a connection a task"),
+    (Contender("resilience, TokenBucket.aacquire(key)", _aacquire, "one script, one round trip"),),
+    unit=Unit.SHARE,
+    note=(
+        "In elapsed time. The budget is 150,000 a second, for callers that wait together sharing one script call; that "
+        "is not built yet, so this is what one round trip a decision costs."
+    ),
+    largest=20_000,
+)
+
+CASES = (ACQUIRE, POLICY, REDIS, REDIS_AIO)

@@ -1,0 +1,150 @@
+"""Figures as text: aligned for the terminal, as Markdown for the page."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from harness import Case, Figure, Unit
+
+__all__ = ("aligned", "cells", "page")
+
+_INTRODUCTION = """\
+# Performance
+
+What a guarded call costs more than the bare one, beside what other libraries cost.
+
+This page is generated. `python tests/bench/run.py --write` measures and writes it again (three minutes; `--quick` prints
+the tables in seconds, `--only CASE` measures one, by the name in brackets). `tox -e bench` brings the libraries along.
+
+Measured on {today}: {python}, {machine}.
+With {versions}.
+
+**{met} of {judged} budgets are met.** A budget is what was set as the goal before the code was written.
+
+Contenders take turns within each round, with the garbage collector off, and each is held against the bare call of the
+same round. A figure is the median over 15 rounds; in each the best of three samples of at least 5 ms counts. What
+happens inside the process is measured in CPU time. Awaiting loops let the event loop run every 64 calls. Compare figures
+of one table with each other: on another machine all of them move together.
+"""
+
+Measured = tuple[Case, Sequence[Figure]]
+
+_HEADINGS = {
+    Unit.NANOSECONDS: ("", "one call, ns", "added, ns", "x bare", "budget, ns", "verdict"),
+    Unit.MILLISECONDS: ("", "in all, ms", "added, ms", "x bare", "budget, ms", "verdict"),
+    Unit.SHARE: ("", "each, us", "a second", "of bare", "budget", "verdict"),
+}
+_PEERS = (
+    "pybreaker",
+    "circuitbreaker",
+    "interlock-cb",
+    "pyresilience",
+    "tenacity",
+    "stamina",
+    "limits",
+    "slowapi",
+    "redis",
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "httptools",
+    "uvloop",
+)
+
+
+def cells(case: Case, figures: Iterable[Figure]) -> list[tuple[str, ...]]:
+    """Return the table of `case`, headings first."""
+    return [_HEADINGS[case.unit], *(_row(case, figure) for figure in figures)]
+
+
+def _row(case: Case, figure: Figure) -> tuple[str, ...]:
+    if figure.unavailable is not None:
+        return (figure.contender.name, "-", "-", "-", "-", f"left out: {figure.unavailable}")
+    is_bare = figure.contender is case.bare
+    each = f"{figure.each / case.unit.scale:,.{0 if case.unit is Unit.NANOSECONDS else 1}f}"
+    if case.unit is Unit.SHARE:
+        middle = (each, f"{1e9 / figure.each:,.0f}", "" if is_bare else f"{figure.share:.2f}")
+    else:
+        added = f"{figure.value(case.unit):,.{0 if case.unit is Unit.NANOSECONDS else 1}f}"
+        middle = (each, "" if is_bare else added, "" if is_bare else f"{1 / figure.share:,.1f}")
+    return (figure.contender.name, *middle, *_verdict(case, figure))
+
+
+def _verdict(case: Case, figure: Figure) -> tuple[str, str]:
+    budget, is_met = figure.contender.budget, figure.is_met(case.unit)
+    if budget is None or is_met is None:
+        return "", ""
+    off = abs(figure.value(case.unit) / budget - 1)
+    return f"{budget:,g}", "met" if is_met else f"missed by {off:.0%}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return `rows` in columns: names to the left, numbers to the right, remarks to the left."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    last = len(widths) - 1
+
+    def place(column: int, text: str) -> str:
+        return text.ljust(widths[column]) if column in {0, last} else text.rjust(widths[column])
+
+    lines = ["  ".join(place(column, text) for column, text in enumerate(row)).rstrip() for row in rows]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def page(groups: Sequence[tuple[str, Sequence[Measured]]]) -> str:
+    """Return `docs/performance.md`."""
+    measured = [each for _, cases in groups for each in cases]
+    sections = [section for title, cases in groups for section in _group(title, cases)]
+    return "\n".join([*_head(measured), *sections]) + "\n"
+
+
+def _head(measured: Sequence[Measured]) -> list[str]:
+    judged = [figure.is_met(case.unit) for case, figures in measured for figure in figures]
+    return _INTRODUCTION.format(
+        today=dt.datetime.now(dt.UTC).date().isoformat(),
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        machine=_machine(),
+        versions=", ".join(f"{name} {version}" for name in _PEERS if (version := _version(name))),
+        met=judged.count(True),
+        judged=judged.count(True) + judged.count(False),
+    ).splitlines()
+
+
+def _group(title: str, cases: Sequence[Measured]) -> list[str]:
+    lines = ["", f"## {title}"]
+    for case, figures in cases:
+        lines += ["", f"### {case.title} (`{case.key}`)", ""]
+        lines += [case.note, ""] if case.note else []
+        lines += _markdown(cells(case, figures))
+        lines += ["", *_setups(figures)]
+    return lines
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    ruler = "|---|" + "---:|" * (len(rows[0]) - 2) + "---|"
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], ruler, *lines[1:]]
+
+
+def _setups(figures: Sequence[Figure]) -> list[str]:
+    return [f"- {figure.contender.name}: {figure.contender.how}" for figure in figures if figure.contender.how]
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _machine() -> str:
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        named = (line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line)
+        model = next(named, model)
+    return f"{platform.system()} on {os.cpu_count()} cores ({model})"

@@ -1,0 +1,97 @@
+"""Measure what guarded calls cost: `python tests/bench/run.py`.
+
+    --quick        a few seconds a table: to see that it runs, and roughly where it stands
+    --only CASE    one table, or all whose name starts with CASE (again for more); --list names them
+    --write        write docs/performance.md (measures everything, about three minutes)
+
+Never part of a pytest run. Libraries to compare with come from `pip install --group bench`; what is missing is left
+out, with the reason in its row. A machine that does nothing else gives the best figures; a busy one gives usable ones,
+because every figure is held against the bare call of the same moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parents[1] / "docs" / "performance.md"
+for home in (HERE, HERE.parent / "support"):
+    if str(home) not in sys.path:  # PYTHONSAFEPATH leaves the script's own directory out
+        sys.path.insert(0, str(home))
+
+from harness import Case, Effort, Figure, Session, measure  # noqa: E402 - the path comes first
+from report import aligned, cells, page  # noqa: E402 - see above
+
+__all__ = ("GROUPS", "main")
+
+GROUPS = {
+    "Circuit breaker": "cases_breaker",
+    "Retry": "cases_retry",
+    "Rate limit": "cases_limiter",
+    "Policies together": "cases_chain",
+    "Web": "cases_web",
+    "Start-up": "cases_imports",
+}
+Group = tuple[str, list[Case]]
+
+
+def load() -> list[Group]:
+    """Return every group with its cases."""
+    return [(title, list(importlib.import_module(module).CASES)) for title, module in GROUPS.items()]
+
+
+def chosen(groups: Sequence[Group], only: Sequence[str]) -> list[Group]:
+    """Return the cases whose key starts with one of `only`; all of them for none."""
+    picked = [
+        (title, [case for case in cases if not only or case.key.startswith(tuple(only))]) for title, cases in groups
+    ]
+    return [(title, cases) for title, cases in picked if cases]
+
+
+def main(arguments: Sequence[str] | None = None, groups: Sequence[Group] | None = None) -> int:
+    """Measure, print, and write the page where asked to."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    known = load() if groups is None else groups
+    if options.list:
+        print("\n".join(f"{case.key:20} {case.title}" for _, cases in known for case in cases))
+        return 0
+    wanted = chosen(known, options.only)
+    if not wanted:
+        keys = ", ".join(case.key for _, cases in known for case in cases)
+        parser.error(f"--only {' '.join(options.only)}: no such case; there are {keys}")
+    if options.write and (options.quick or options.only):
+        parser.error("--write publishes figures: it measures everything, and not quickly")
+    measured = [
+        (title, list(_measured(cases, Effort.quick() if options.quick else Effort()))) for title, cases in wanted
+    ]
+    if options.write:
+        PAGE.write_text(page(measured), encoding="utf-8")
+        print(f"written: {PAGE}")
+    return 0
+
+
+def _measured(cases: Sequence[Case], effort: Effort) -> Iterator[tuple[Case, list[Figure]]]:
+    for case in cases:
+        # A session for each case: no server or loop of an earlier one takes time from the next.
+        with Session(effort) as session:
+            figures = measure(case, session)
+        print(f"\n{case.title} [{case.key}]\n{aligned(cells(case, figures))}", flush=True)
+        yield case, figures
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="run.py", description="Measure what guarded calls cost.")
+    parser.add_argument("--quick", action="store_true", help="measure briefly")
+    parser.add_argument("--only", action="append", default=[], metavar="CASE", help="measure these tables alone")
+    parser.add_argument("--list", action="store_true", help="name the tables")
+    parser.add_argument("--write", action="store_true", help="write docs/performance.md")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

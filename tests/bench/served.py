@@ -1,0 +1,99 @@
+"""The application that is measured, bare and guarded; run as a program it serves one of them on a free port."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = str(Path(__file__).resolve().parent)
+if HERE not in sys.path:  # PYTHONSAFEPATH leaves the script's own directory out
+    sys.path.insert(0, HERE)
+
+import harness  # noqa: E402 - the path comes first
+
+__all__ = ("build",)
+
+_PLENTY = "1000000000/second"
+
+
+def _bare() -> Any:
+    app = harness.peer("fastapi").FastAPI()
+
+    async def read(order: int) -> dict[str, int]:
+        return {"order": order}
+
+    app.get("/orders/{order}")(read)
+    return app
+
+
+def _resilience(settings: dict[str, str]) -> Any:
+    adapter = harness.peer("resilience_fastapi", "resilience-plugins[fastapi]")
+    app = _bare()
+    adapter.install(app, harness.peer("resilience").Resilience.from_env(settings))
+    return app
+
+
+def _everything() -> Any:
+    return _resilience(
+        {
+            "RESILIENCE_SERVER__RATE_LIMIT": _PLENTY,
+            "RESILIENCE_SERVER__MAX_CONCURRENT_REQUESTS": "200",
+            "RESILIENCE_SERVER__DEADLINE": "10s",
+        }
+    )
+
+
+def _defaults() -> Any:
+    return _resilience({})
+
+
+def _slowapi(middleware: str) -> Any:
+    slowapi = harness.peer("slowapi")
+    app = _bare()
+    app.state.limiter = slowapi.Limiter(
+        key_func=harness.peer("slowapi.util").get_remote_address, default_limits=[_PLENTY]
+    )
+    app.add_middleware(getattr(harness.peer("slowapi.middleware"), middleware))
+    return app
+
+
+def _pyresilience() -> Any:
+    module, middleware = harness.peer("pyresilience"), harness.peer("pyresilience.contrib.fastapi")
+    config = module.ResilienceConfig(
+        rate_limiter=module.RateLimiterConfig(max_calls=10**9, period=1),
+        bulkhead=module.BulkheadConfig(max_concurrent=200),
+        timeout=module.TimeoutConfig(seconds=10),
+    )
+    app = _bare()
+    app.add_middleware(middleware.ResilientMiddleware, config=config)
+    return app
+
+
+_APPS = {
+    "bare": _bare,
+    "resilience": _everything,
+    "resilience, defaults": _defaults,
+    "slowapi": lambda: _slowapi("SlowAPIASGIMiddleware"),
+    "slowapi, BaseHTTPMiddleware": lambda: _slowapi("SlowAPIMiddleware"),
+    "pyresilience": _pyresilience,
+}
+
+
+def build(name: str) -> Any:
+    """Return the application of that name; `harness.Unavailable` where something it needs is not installed."""
+    return _APPS[name]()
+
+
+def main(name: str) -> None:
+    """Serve on a free port and print which, once connections are accepted."""
+    uvicorn = harness.peer("uvicorn")
+    listener = socket.create_server(("127.0.0.1", 0))
+    print(listener.getsockname()[1], flush=True)
+    config = uvicorn.Config(build(name), access_log=False, log_level="warning")
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
