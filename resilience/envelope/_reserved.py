@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from resilience import errors
@@ -23,7 +24,7 @@ class Meant(NamedTuple):
 
 
 def _of_class(kind: type[errors.ResilienceError]) -> Meant:
-    description = (kind.__doc__ or "").partition("\n")[0]
+    description = re.split(r"[.;](?:\s|$)", kind.__doc__ or "")[0] + "."  # what follows speaks of attributes
     return Meant(
         kind.code, kind.public_message, kind.http_status, kind.grpc_status, kind.category, kind.retryable, description
     )

@@ -13,5 +13,4 @@ __all__ = ("LifecycleOptions",)
 class LifecycleOptions(Options):
     """How a process says goodbye."""
 
-    drain_delay: float = option(0.0, Duration(), "how long to keep serving after readiness turned 503")
     drain_timeout: float = option(30.0, Duration(above=True), "longest wait for requests under way")

@@ -228,7 +228,7 @@ def test_parts_are_built_once_from_their_options() -> None:
         {
             "RESILIENCE_SERVICE__NAME": "orders",
             "RESILIENCE_HEALTH__TIMEOUT": "3s",
-            "RESILIENCE_LIFECYCLE__DRAIN_DELAY": "2s",
+            "RESILIENCE_LIFECYCLE__DRAIN_TIMEOUT": "2s",
         }
     )
     assert isinstance(toolkit.health, Health)
@@ -237,7 +237,7 @@ def test_parts_are_built_once_from_their_options() -> None:
     assert toolkit.lifecycle is toolkit.lifecycle
     assert toolkit.catalog is toolkit.catalog
     assert toolkit.health.options.timeout == 3.0
-    assert toolkit.lifecycle.options.drain_delay == 2.0
+    assert toolkit.lifecycle.options.drain_timeout == 2.0
     assert toolkit.catalog.domain == "orders"
 
 

@@ -483,10 +483,10 @@ def test_every_section_is_typed() -> None:
             "RESILIENCE_SERVICE__NAME": "orders",
             "RESILIENCE_REDIS__TIMEOUT": "100ms",
             "RESILIENCE_HEALTH__CACHE": "0",
-            "RESILIENCE_LIFECYCLE__DRAIN_DELAY": "2s",
+            "RESILIENCE_LIFECYCLE__DRAIN_TIMEOUT": "2s",
         }
     )
     assert config.service.name == "orders"
     assert config.redis.timeout == 0.1
     assert config.health.cache == 0.0
-    assert config.lifecycle.drain_delay == 2.0
+    assert config.lifecycle.drain_timeout == 2.0
