@@ -1,0 +1,410 @@
+"""One shape for errors, and nothing internal in it."""
+
+from __future__ import annotations
+
+import http
+from typing import Annotated, Any
+
+import pytest
+from fastapi import Body, FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from pydantic import BaseModel, field_validator
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.middleware.base import BaseHTTPMiddleware
+
+from resilience.breaker import CircuitOpenError
+from resilience.errors import (
+    AppError,
+    BulkheadFullError,
+    ConfigurationError,
+    DeadlineExceededError,
+    PoolTimeoutError,
+    RateLimitedError,
+)
+from resilience.inbound import current_request
+from resilience_fastapi import ResilienceMiddleware, error_responses, install
+
+SECRET = "postgres://admin:hunter2@db"  # noqa: S105 - what must never be seen
+MEMBERS = {"code", "message", "details", "request_id", "trace_id", "retry_after"}
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+class Account(BaseModel):
+    password: str
+    age: int
+
+    @field_validator("password")
+    @classmethod
+    def strong(cls, value: str) -> str:
+        if len(value) < 20:
+            raise ValueError(f"{value} is too weak")
+        return value
+
+
+def shop(**options: Any) -> FastAPI:
+    app = FastAPI(**options)
+
+    @app.get("/boom")
+    async def boom() -> None:
+        raise ValueError(SECRET)
+
+    @app.get("/raise/{name}")
+    async def fail(name: str) -> None:
+        raise ERRORS[name]
+
+    @app.post("/accounts")
+    def create(account: Annotated[Account, Body()]) -> str:
+        return account.password
+
+    return app
+
+
+ERRORS: dict[str, Exception] = {
+    "limited": RateLimitedError(SECRET, policy="x", retry_after=1.2),
+    "full": BulkheadFullError(SECRET),
+    "open": CircuitOpenError(SECRET, policy="x", retry_after=3),
+    "late": DeadlineExceededError(SECRET),
+    "pool": PoolTimeoutError(SECRET),
+    "app": AppError("ORDERS_V001", "No such size.", details={"size": 7}, http_status=409, headers={"X-Hint": "8"}),
+    "broken": ConfigurationError(SECRET),
+    "auth": HTTPException(401, headers={"WWW-Authenticate": "Bearer"}),
+    "text": HTTPException(404, "No such hat."),
+    "facts": HTTPException(409, {"held_by": "ann"}),
+    "list": HTTPException(400, ["a", "b"]),
+    "later": HTTPException(413, headers={"Retry-After": "Fri, 31 Dec 2027 23:59:59 GMT"}),
+    "seconds": HTTPException(503, headers={"Retry-After": "7"}),
+    "moved": HTTPException(307, headers={"Location": "/elsewhere"}),
+    "unchanged": HTTPException(304),
+    "leak": HTTPException(500, SECRET),
+}
+
+
+async def test_unhandled_error_is_an_envelope(browse: Any) -> None:
+    """An unhandled error is a fixed message, a code and the request's ids, and nothing of the error itself (L16)."""
+    app = shop()
+    install(app)
+    async with browse(app) as client:
+        answer = await client.get("/boom", headers={"X-Request-ID": "abc-1", "traceparent": TRACEPARENT})
+    assert answer.status_code == 500
+    assert answer.json().keys() == MEMBERS
+    assert answer.json()["code"] == "INTERNAL"
+    assert answer.json()["request_id"] == answer.headers["X-Request-ID"] == "abc-1"
+    assert answer.json()["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert SECRET not in answer.text
+
+
+@pytest.mark.parametrize("is_cors_first", [True, False])
+@pytest.mark.parametrize("path", ["/boom", "/raise/limited", "/limited"])
+async def test_answers_of_ours_follow_cors(browse: Any, toolkit: Any, path: str, *, is_cors_first: bool) -> None:
+    """A browser may read our errors: they carry the application's own CORS headers, whichever was added first."""
+    app = shop()
+    rules = {"allow_origins": ["https://a.example"], "allow_credentials": True}
+    if is_cors_first:
+        app.add_middleware(CORSMiddleware, **rules)
+    install(app, toolkit(server__rate_limit="1/day") if path == "/limited" else None)
+    if not is_cors_first:
+        app.add_middleware(CORSMiddleware, **rules)
+    async with browse(app) as client:
+        await client.get("/nothing")
+        answer = await client.get(path, headers={"Origin": "https://a.example"})
+        preflight = await client.options(
+            path, headers={"Origin": "https://a.example", "Access-Control-Request-Method": "GET"}
+        )
+    assert answer.is_error
+    assert answer.headers["Access-Control-Allow-Origin"] == "https://a.example"
+    assert answer.headers["X-Request-ID"] == answer.json()["request_id"]
+    assert answer.headers["Vary"] == "Accept, Origin"
+    assert preflight.status_code == 200
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("kind", [Exception, 500])
+async def test_own_handler_for_500_wins(browse: Any, when: str, kind: Any) -> None:
+    """The application's own answer to unhandled errors stands, is asked once, knows the request and carries its id."""
+    app, seen = shop(), []
+
+    def add() -> None:
+        @app.exception_handler(kind)
+        async def own(request: Request, error: Exception) -> JSONResponse:
+            context = current_request()
+            seen.append(context and context.request_id)
+            return JSONResponse({"mine": True}, 500)
+
+    if when == "before":
+        add()
+    install(app)
+    if when == "after":
+        add()
+    async with browse(app) as client:
+        answer = await client.get("/boom", headers={"X-Request-ID": "abc"})
+    assert (answer.json(), answer.headers["X-Request-ID"], seen) == ({"mine": True}, "abc", ["abc"])
+
+
+async def test_own_blocking_handler_for_500_wins(browse: Any) -> None:
+    """A plain function as handler for 500 works as it did."""
+    app = shop()
+    app.add_exception_handler(Exception, lambda request, error: JSONResponse({"mine": True}, 500))
+    install(app)
+    async with browse(app) as client:
+        answer = await client.get("/boom")
+    assert answer.json() == {"mine": True}
+    assert answer.headers["X-Request-ID"]
+
+
+async def test_debug_pages_stay(browse: Any) -> None:
+    """Who asked for debug pages gets them."""
+    app = shop(debug=True)
+    install(app)
+    async with browse(app) as client:
+        assert "ValueError" in (await client.get("/boom")).text
+
+
+async def test_own_middleware_may_catch(browse: Any) -> None:
+    """An application whose own middleware answers for errors keeps that answer."""
+    app = shop()
+
+    async def catch(request: Request, call_next: Any) -> Response:
+        try:
+            answer: Response = await call_next(request)
+        except ValueError:
+            return JSONResponse({"caught": True}, 418)
+        return answer
+
+    app.add_middleware(BaseHTTPMiddleware, dispatch=catch)
+    install(app)
+    async with browse(app) as client:
+        assert (await client.get("/boom")).json() == {"caught": True}
+
+
+async def test_own_middleware_may_refuse(browse: Any) -> None:
+    """One of our errors that leaves the application's own middleware is answered, not logged as a fault."""
+    app = shop()
+
+    async def refuse(request: Request, call_next: Any) -> Response:
+        raise ERRORS["open"]
+
+    app.add_middleware(BaseHTTPMiddleware, dispatch=refuse)
+    install(app)
+    async with browse(app) as client:
+        assert (await client.get("/boom")).json()["code"] == "CIRCUIT_OPEN"
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "code", "retry_after"),
+    [
+        ("limited", 429, "RATE_LIMITED", "2"),
+        ("full", 503, "BULKHEAD_FULL", None),
+        ("open", 503, "CIRCUIT_OPEN", "3"),
+        ("late", 504, "DEADLINE_EXCEEDED", None),
+        ("pool", 503, "POOL_TIMEOUT", None),
+        ("broken", 500, "CONFIGURATION", None),
+    ],
+)
+async def test_toolkit_errors(browse: Any, name: str, status: int, code: str, retry_after: str | None) -> None:
+    """Errors of ours raised in an endpoint are answers, with the time to wait, and without their text (L16)."""
+    app = shop()
+    install(app)
+    async with browse(app) as client:
+        answer = await client.get(f"/raise/{name}")
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers.get("Retry-After") == retry_after
+    assert SECRET not in answer.text
+    assert answer.headers["X-Request-ID"] == answer.json()["request_id"]
+
+
+async def test_app_error_speaks_for_itself(browse: Any) -> None:
+    """The service's own error reaches the client with message, details and headers."""
+    app = shop()
+    install(app)
+    async with browse(app) as client:
+        answer = await client.get("/raise/app")
+    body = answer.json()
+    assert (answer.status_code, body["code"], body["message"]) == (409, "ORDERS_V001", "No such size.")
+    assert (body["details"], answer.headers["X-Hint"]) == ({"size": 7}, "8")
+
+
+async def test_http_exceptions(browse: Any) -> None:
+    """What is given to HTTPException is sent: text as message, facts as details, headers as they are."""
+    app = shop()
+    install(app)
+    async with browse(app) as client:
+        answers = {name: await client.get(f"/raise/{name}") for name in ERRORS}
+        missing, wrong_method = await client.get("/nowhere"), await client.delete("/boom")
+    assert answers["auth"].headers["WWW-Authenticate"] == "Bearer"
+    assert answers["text"].json()["message"] == "No such hat."
+    assert answers["facts"].json()["details"] == {"held_by": "ann"}
+    assert answers["list"].json()["details"] == {"detail": ["a", "b"]}
+    assert answers["later"].headers["Retry-After"] == "Fri, 31 Dec 2027 23:59:59 GMT"
+    assert answers["seconds"].headers.get_list("Retry-After") == ["7"]
+    assert answers["seconds"].json()["retry_after"] == 7
+    assert (missing.status_code, missing.json()["code"]) == (404, "NOT_FOUND")
+    assert (wrong_method.status_code, wrong_method.headers["Allow"]) == (405, "GET")
+    assert all(SECRET not in answer.text for answer in answers.values())
+
+
+async def test_redirects_are_no_errors(browse: Any) -> None:
+    """A redirect keeps its headers and gets no error body, raised or not, and so does 304."""
+    app = shop()
+
+    @app.get("/old", response_class=RedirectResponse)
+    def old() -> str:
+        return "/new"
+
+    @app.get("/folder/")
+    def folder() -> str:
+        return ""
+
+    install(app)
+    async with browse(app) as client:
+        moved, unchanged = await client.get("/raise/moved"), await client.get("/raise/unchanged")
+        assert (moved.status_code, moved.headers["Location"]) == (307, "/elsewhere")
+        assert (unchanged.status_code, unchanged.content) == (304, b"")
+        assert (await client.get("/old")).headers["Location"] == "/new"
+        assert (await client.get("/folder")).headers["Location"] == "http://shop.example/folder/"
+
+
+@pytest.mark.parametrize(
+    "body", [{"password": SECRET[:15], "age": "x" + SECRET}, {"password": {"a": SECRET}}, [SECRET], SECRET, None]
+)
+async def test_validation_does_not_echo(browse: Any, body: Any) -> None:
+    """A 422 says which field and why, and never what was sent, not even through a validator's own text (L16)."""
+    app = shop()
+    install(app)
+    async with browse(app) as client:
+        answer = await client.post("/accounts", json=body)
+        broken = await client.post("/accounts", content=b'{"' + SECRET.encode())
+    assert (answer.status_code, answer.json()["code"]) == (422, "VALIDATION_FAILED")
+    assert all(field["field"].startswith("body") for field in answer.json()["details"]["fields"])
+    for text in (answer.text, broken.text):
+        assert SECRET not in text
+        assert SECRET[:15] not in text
+
+
+async def test_own_handlers_stand(browse: Any) -> None:
+    """Handlers the application registered itself, by class or status, before or after, win over ours."""
+    app = shop()
+
+    @app.exception_handler(StarletteHTTPException)
+    async def http_error(request: Request, error: StarletteHTTPException) -> JSONResponse:
+        return JSONResponse({"own": "http"}, error.status_code)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return JSONResponse({"own": "invalid"}, 400)
+
+    install(app)
+
+    @app.exception_handler(RateLimitedError)
+    async def limited(request: Request, error: RateLimitedError) -> JSONResponse:
+        return JSONResponse({"own": "limited"}, 429)
+
+    async with browse(app) as client:
+        assert (await client.get("/nowhere")).json() == {"own": "http"}
+        assert (await client.post("/accounts")).json() == {"own": "invalid"}
+        assert (await client.get("/raise/limited")).json() == {"own": "limited"}
+        assert (await client.get("/raise/full")).json()["code"] == "BULKHEAD_FULL"
+
+
+@pytest.mark.parametrize("colour", ["async", "sync"])
+async def test_own_handler_answers_for_the_gate(browse: Any, toolkit: Any, colour: str) -> None:
+    """A handler the application registered for one of our errors is asked when our gate refuses, too."""
+    app = shop()
+
+    async def limited(request: Request, error: RateLimitedError) -> JSONResponse:
+        return JSONResponse({"own": error.code}, 429)
+
+    def blocking(request: Request, error: RateLimitedError) -> JSONResponse:
+        return JSONResponse({"own": error.code}, 429)
+
+    app.add_exception_handler(RateLimitedError, limited if colour == "async" else blocking)
+    install(app, toolkit(server__rate_limit="1/day"))
+    async with browse(app) as client:
+        await client.get("/nowhere")
+        answer = await client.get("/nowhere")
+    assert answer.json() == {"own": "RATE_LIMITED"}
+    assert answer.headers["X-Request-ID"]
+
+
+@pytest.mark.parametrize("path", ["/boom", "/nowhere", "/raise/open", "/accounts"])
+async def test_problem_on_request(browse: Any, path: str) -> None:
+    """A client that prefers problem+json gets it, from every kind of error, and caches are told it was a choice."""
+    app = shop()
+    install(app)
+    async with browse(app) as client:
+        method = "POST" if path == "/accounts" else "GET"
+        problem = await client.request(method, path, headers={"Accept": "application/problem+json"})
+        plain = await client.request(method, path)
+    assert problem.headers["Content-Type"] == "application/problem+json"
+    assert problem.json()["status"] == problem.status_code == plain.status_code
+    assert plain.headers["Content-Type"] == "application/json"
+    assert problem.headers["Vary"] == plain.headers["Vary"] == "Accept"
+
+
+async def test_problem_by_setting(browse: Any, toolkit: Any) -> None:
+    """A service may prefer problem+json, with its own base of types."""
+    app = shop()
+    install(app, toolkit(server__errors="problem", server__problem_type_base="https://e.example/"))
+    async with browse(app) as client:
+        problem = await client.get("/nowhere")
+        plain = await client.get("/nowhere", headers={"Accept": "application/json"})
+    assert problem.json()["type"] == "https://e.example/NOT_FOUND"
+    assert plain.json().keys() == MEMBERS
+
+
+async def test_mounted_application(browse: Any) -> None:
+    """A mounted application is left alone unless it is installed on, too; then its errors are enveloped as well."""
+    app, plain, guarded = shop(), shop(), shop()
+    install(guarded)
+    app.mount("/plain", plain)
+    app.mount("/guarded", guarded)
+    install(app)
+    async with browse(app) as client:
+        left_alone = await client.get("/plain/boom")
+        enveloped = await client.get("/guarded/boom", headers={"X-Request-ID": "abc"})
+        refused = await client.get("/guarded/raise/limited")
+        fine = await client.get("/guarded/openapi.json")
+    assert (left_alone.text, bool(left_alone.headers["X-Request-ID"])) == ("Internal Server Error", True)
+    assert enveloped.json()["request_id"] == "abc"
+    assert enveloped.headers.get_list("X-Request-ID") == ["abc"]
+    assert (refused.status_code, fine.status_code) == (429, 200)
+
+
+async def test_wrapping_from_outside(browse: Any) -> None:
+    """The middleware may also wrap a whole application: ids are added, and errors are the application's own."""
+    app = ResilienceMiddleware(shop())
+    async with browse(app) as client:
+        answer = await client.get("/boom")
+    assert (answer.status_code, answer.text) == (500, "Internal Server Error")
+    assert answer.headers["X-Request-ID"]
+
+
+async def test_wrapping_any_asgi_application(browse: Any) -> None:
+    """Around an application that answers for nothing, the middleware does."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise ValueError(SECRET)
+
+    async with browse(ResilienceMiddleware(app)) as client:
+        assert (await client.get("/")).json()["code"] == "INTERNAL"
+
+
+async def test_openapi_describes_the_envelope(browse: Any) -> None:
+    """`error_responses()` puts the envelope into the OpenAPI document and FastAPI's own 422 out of it."""
+    app = FastAPI(responses=error_responses())
+
+    @app.get("/items/{item}")
+    def read(item: int) -> int:
+        return item
+
+    install(app)
+    async with browse(app) as client:
+        document = (await client.get("/openapi.json")).json()
+    answers = document["paths"]["/items/{item}"]["get"]["responses"]
+    assert set(answers) == {"200", "422", "429", "500", "503", "504"}
+    assert set(answers["422"]["content"]["application/json"]["schema"]["properties"]) == MEMBERS
+    assert answers["503"]["description"] == http.HTTPStatus(503).phrase
+    assert "HTTPValidationError" not in document.get("components", {}).get("schemas", {})
+    assert "/livez" not in document["paths"]
+    assert set(error_responses(404)) == {404}

@@ -1,0 +1,322 @@
+"""`install(app)` on an application that exists: nothing of it changes but what was asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import StreamingResponse
+
+from resilience import Resilience
+from resilience.errors import ConfigurationError
+from resilience_fastapi import ResilienceMiddleware, health_router, install
+
+
+@contextlib.asynccontextmanager
+async def life(app: FastAPI) -> AsyncIterator[list[dict[str, Any]]]:
+    """Run the lifespan as a server does, and collect what the application says."""
+    said: list[dict[str, Any]] = []
+    orders: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def send(message: Any) -> None:
+        said.append(message)
+        await answers.put(message)
+
+    scope: dict[str, Any] = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
+    running = asyncio.create_task(app(scope, orders.get, send))
+    await orders.put({"type": "lifespan.startup"})
+    await asyncio.wait_for(answers.get(), 5)
+    said.append(scope["state"])
+    yield said
+    await orders.put({"type": "lifespan.shutdown"})
+    with contextlib.suppress(RuntimeError):
+        await asyncio.wait_for(running, 5)
+
+
+def with_lifespan(log: list[str]) -> FastAPI:
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, str]]:
+        log.append("start")
+        yield {"db": "connected"}
+        log.append("stop")
+
+    return FastAPI(lifespan=lifespan)
+
+
+def with_router_lifespan(log: list[str]) -> FastAPI:
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[dict[str, str]]:
+        log.append("start")
+        yield {"db": "connected"}
+        log.append("stop")
+
+    app = FastAPI()
+    app.include_router(APIRouter(lifespan=lifespan))
+    return app
+
+
+def with_events(log: list[str]) -> FastAPI:
+    app = FastAPI()
+    app.router.on_startup.append(lambda: log.append("start"))
+    app.router.on_shutdown.append(lambda: log.append("stop"))
+    return app
+
+
+def with_nothing(log: list[str]) -> FastAPI:
+    return FastAPI()
+
+
+@pytest.mark.parametrize("build", [with_lifespan, with_router_lifespan, with_events, with_nothing])
+async def test_lifespan_is_as_without_us(build: Callable[[list[str]], FastAPI]) -> None:
+    """Start, stop, their order and the state an application yields are the same with and without us (L15)."""
+    results = []
+    for installed in (False, True):
+        log: list[str] = []
+        app = build(log)
+        if installed:
+            install(app)
+        async with life(app) as said:
+            log.append("serving")
+        results.append((log, said))
+    assert results[0] == results[1]
+
+
+async def test_lifecycle_follows_the_application() -> None:
+    """Readiness comes after the application's own start and ends before its stop; a second life is possible."""
+    log: list[str] = []
+    states: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        states.append(resilience.lifecycle.state)
+        yield
+        states.append(resilience.lifecycle.state)
+
+    app = FastAPI(lifespan=lifespan)
+    resilience = Resilience()
+    install(app, resilience)
+    for _ in range(2):
+        async with life(app):
+            states.append(resilience.lifecycle.state)
+    assert states == ["starting", "ready", "draining", "stopped", "ready", "draining"]
+    assert resilience.lifecycle.state == "stopped"
+    assert log == []
+
+
+async def test_failed_start_is_reported_and_torn_down() -> None:
+    """An application that fails to start says so as without us, and is never ready."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        raise RuntimeError("no database")
+        yield
+
+    app = FastAPI(lifespan=lifespan)
+    resilience = install(app)
+    with contextlib.suppress(RuntimeError):
+        async with life(app) as said:
+            assert said[0]["type"] == "lifespan.startup.failed"
+    assert resilience.lifecycle.state == "stopped"
+
+
+async def test_without_lifespan_the_first_request_is_the_start(browse: Any) -> None:
+    """Where no server runs the lifespan (a test client), an application that serves requests is ready."""
+    app = FastAPI()
+    install(app)
+    async with browse(app) as client:
+        assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_second_install_changes_nothing(browse: Any) -> None:
+    """Installing twice is installing once."""
+    app = FastAPI()
+    first = install(app)
+    layers, lifespan, handlers = list(app.user_middleware), app.router.lifespan_context, dict(app.exception_handlers)
+    assert install(app) is install(app, first) is first
+    assert (app.user_middleware, app.router.lifespan_context) == (layers, lifespan)
+    assert app.exception_handlers == handlers
+    async with browse(app) as client:
+        assert len((await client.get("/")).headers.get_list("X-Request-ID")) == 1
+        assert install(app) is first
+
+
+def test_another_toolkit_is_refused() -> None:
+    """One application has one toolkit."""
+    app = FastAPI()
+    install(app, Resilience())
+    with pytest.raises(ConfigurationError, match="another Resilience"):
+        install(app, Resilience())
+
+
+async def test_too_late(browse: Any) -> None:
+    """Installing on an application that already runs is refused with the reason."""
+    app = FastAPI()
+    async with browse(app) as client:
+        await client.get("/")
+    with pytest.raises(ConfigurationError, match="has started"):
+        install(app)
+
+
+async def test_environment_is_read_at_install(monkeypatch: pytest.MonkeyPatch, browse: Any) -> None:
+    """Without a toolkit the environment says what to do."""
+    monkeypatch.setenv("RESILIENCE_SERVER__RATE_LIMIT", "1/minute")
+    app = FastAPI()
+    install(app)
+    async with browse(app) as client:
+        assert [(await client.get("/")).status_code for _ in range(2)] == [404, 429]
+
+
+async def test_middleware_alone(browse: Any) -> None:
+    """The middleware can be added without the rest."""
+    app = FastAPI()
+    app.add_middleware(ResilienceMiddleware, resilience=Resilience())
+
+    @app.get("/boom")
+    async def boom() -> None:
+        raise ValueError
+
+    async with browse(app) as client:
+        assert (await client.get("/boom")).json()["code"] == "INTERNAL"
+        assert (await client.get("/livez")).status_code == 404
+
+
+class TestProbes:
+    @pytest.mark.parametrize("path", ["/livez", "/healthz", "/readyz", "/startupz", "/readyz/ping", "/livez/ping"])
+    async def test_answered(self, browse: Any, path: str) -> None:
+        """Every probe answers, for GET and HEAD, under no limit, and is never cached."""
+        app = FastAPI()
+        install(app)
+        async with browse(app) as client:
+            answers = [await client.request(method, path) for method in ("GET", "HEAD")]
+        assert [answer.status_code for answer in answers] == [200, 200]
+        assert answers[0].headers["Cache-Control"] == "no-store"
+
+    @pytest.mark.parametrize("path", ["/livezz", "/livez-x", "/readyz/nothing", "/nope"])
+    async def test_other_paths(self, browse: Any, path: str) -> None:
+        """What is no probe is not answered as one."""
+        app = FastAPI()
+        install(app)
+        async with browse(app) as client:
+            assert (await client.get(path)).status_code == 404
+            assert (await client.post("/livez")).status_code == 404
+
+    async def test_own_routes_win(self, browse: Any) -> None:
+        """A probe path the application has a route for is the application's, in an included router too."""
+        app, router = FastAPI(), APIRouter()
+
+        @app.get("/healthz")
+        def healthz() -> str:
+            return "mine"
+
+        install(app)
+
+        @router.get("/z")
+        def readyz() -> str:
+            return "mine"
+
+        app.include_router(router, prefix="/ready")
+        router.add_api_route("y", readyz)
+        inner = APIRouter()
+        inner.add_api_route("/readyz", readyz)
+        app.include_router(inner)
+        async with browse(app) as client:
+            assert (await client.get("/healthz")).json() == "mine"
+            assert (await client.get("/readyz")).json() == "mine"
+            assert (await client.get("/livez")).text.startswith("ok")
+
+    async def test_nothing_stands_in_the_way(self, browse: Any) -> None:
+        """Neither a catch-all route nor a dependency that refuses everybody keeps a probe from its answer."""
+        app = FastAPI()
+
+        @app.get("/{path:path}")
+        def everything(path: str) -> str:
+            return path
+
+        install(app)
+        async with browse(app) as client:
+            assert (await client.get("/livez")).text.startswith("ok")
+            assert (await client.get("/other")).json() == "other"
+
+    async def test_failed_check_is_503(self, browse: Any) -> None:
+        """A failing check takes readiness away and leaves liveness alone (L18)."""
+        app = FastAPI()
+        resilience = install(app)
+        resilience.health.add("db", lambda: False)
+        async with browse(app) as client:
+            statuses = {path: (await client.get(path)).status_code for path in ("/livez", "/readyz", "/readyz/db")}
+            excluded = await client.get("/readyz?exclude=db&verbose")
+        assert statuses == {"/livez": 200, "/readyz": 503, "/readyz/db": 503}
+        assert (excluded.status_code, "[+]ping ok" in excluded.text) == (200, True)
+
+    async def test_behind_a_root_path(self, browse: Any) -> None:
+        """Probes are found where a server passes the prefix a proxy took off."""
+        app = FastAPI()
+        install(app)
+
+        async def prefixed(scope: Any, receive: Any, send: Any) -> None:
+            await app({**scope, "root_path": "/shop", "path": "/shop" + scope["path"]}, receive, send)
+
+        async with browse(prefixed) as client:
+            assert (await client.get("/livez")).status_code == 200
+
+    @pytest.mark.parametrize("source", ["resilience", "health", "environment"])
+    async def test_router(self, browse: Any, source: str) -> None:
+        """The same answers can be had from a router, anywhere, with checks of one's own."""
+        app, resilience = FastAPI(), Resilience()
+        resilience.lifecycle.started()
+        given = {"resilience": resilience, "health": resilience.health, "environment": None}[source]
+        app.include_router(health_router(given, prefix="/internal"))
+        async with browse(app) as client:
+            for path in ("/internal/livez", "/internal/livez/ping"):
+                assert (await client.get(path)).status_code == 200
+                assert (await client.head(path)).status_code == 200
+            ready = await client.get("/internal/readyz")
+        assert app.openapi()["paths"] == {}
+        assert ready.status_code == (503 if source == "environment" else 200)
+
+
+async def test_host_application_answers_as_before(browse: Any) -> None:
+    """The same application with and without us gives the same bodies, statuses and headers, but for the id (L15)."""
+
+    def build() -> FastAPI:
+        app = FastAPI()
+
+        @app.get("/json")
+        async def as_json(request: Request) -> dict[str, str]:
+            return {"url": str(request.url)}
+
+        @app.post("/echo")
+        async def echo(request: Request) -> StreamingResponse:
+            body = await request.body()
+            return StreamingResponse((body[n : n + 1000] for n in range(0, len(body), 1000)), headers={"X-Mine": "1"})
+
+        @app.get("/sync")
+        def sync() -> list[int]:
+            return [1, 2]
+
+        sub = FastAPI()
+        sub.add_api_route("/", sync)
+        app.mount("/sub", sub)
+        router = APIRouter()
+        router.add_api_route("/{item}", sync)
+        app.include_router(router, prefix="/one")
+        app.include_router(router, prefix="/two")
+        return app
+
+    answers = []
+    for installed in (False, True):
+        app = build()
+        if installed:
+            install(app)
+        async with browse(app) as client:
+            got = [await client.get(path) for path in ("/json", "/sync", "/sub/", "/one/1", "/two/1", "/openapi.json")]
+            got.append(await client.post("/echo", content=b"x" * 100_000))
+        for answer in got:
+            answer.headers.pop("X-Request-ID", None)
+        answers.append([(answer.status_code, answer.content, answer.headers.raw) for answer in got])
+    assert answers[0] == answers[1]
