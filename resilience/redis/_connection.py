@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import threading
 from collections.abc import Coroutine
 from importlib import import_module
@@ -104,7 +105,7 @@ class RedisConnection:
             raise ConfigurationError([problem]) from None
         for ours in ("max_connections", "timeout", "retry_on_timeout", "retry_on_error"):
             named.pop(ours, None)
-        return named | _bounds(module, self.options.timeout)
+        return named | _bounds(module, self.options.timeout, is_local="path" in named)
 
     def __repr__(self) -> str:
         where = urlsplit(self.options.url or "")
@@ -126,7 +127,7 @@ def _spelt_for_redis(url: str | None) -> str:
     return _SCHEMES.get(scheme, scheme) + separator + rest
 
 
-def _bounds(module: str, timeout: float) -> dict[str, Any]:
+def _bounds(module: str, timeout: float, *, is_local: bool) -> dict[str, Any]:
     from redis.backoff import NoBackoff  # noqa: PLC0415 - an extra
     from redis.exceptions import ConnectionError as NotConnected  # noqa: PLC0415 - an extra
 
@@ -134,14 +135,19 @@ def _bounds(module: str, timeout: float) -> dict[str, Any]:
     retry = import_module("redis.asyncio.retry" if is_awaiting else "redis.retry").Retry
     return {
         "socket_timeout": timeout,
-        "socket_connect_timeout": timeout,
-        "socket_keepalive": True,
+        **_bounded_connecting(module, timeout, is_local=is_local),
         # Once, and only for a connection that is gone: a server that is slow is not asked twice.
         "retry": retry(NoBackoff(), 1, supported_errors=(NotConnected,)),
         "health_check_interval": 0,
         "protocol": 2,
         **_without_introduction(),
     }
+
+
+def _bounded_connecting(module: str, timeout: float, *, is_local: bool) -> dict[str, float]:
+    """Return the bound on connecting; connecting to a local socket never blocks, and older redis-py takes no bound."""
+    knows = inspect.signature(import_module(module).AbstractConnection.__init__).parameters
+    return {"socket_connect_timeout": timeout} if not is_local or "socket_connect_timeout" in knows else {}
 
 
 def _without_introduction() -> dict[str, Any]:

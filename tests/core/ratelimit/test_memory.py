@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -112,16 +113,17 @@ def test_bad_cost(cost: object) -> None:
 
 def test_bad_arguments() -> None:
     """Every bad argument is refused with its name."""
-    for options, name in (
+    bad: tuple[tuple[dict[str, Any], str], ...] = (
         ({"burst": 0}, "burst"),
         ({"burst": 1.5}, "burst"),
         ({"burst": 10**10}, "burst"),
         ({"name": "a:b"}, "name"),
         ({"name": None}, "name"),
         ({"store": "redis://"}, "store"),
-    ):
+    )
+    for options, name in bad:
         with pytest.raises(ConfigurationError, match=f"^{name}="):
-            TokenBucket("5/second", **options)  # type: ignore[arg-type]  # what the test is about
+            TokenBucket("5/second", **options)
     with pytest.raises(ConfigurationError, match="max_keys="):
         MemoryStore(0)
     with pytest.raises(ConfigurationError, match="key="):

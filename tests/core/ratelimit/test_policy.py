@@ -84,7 +84,7 @@ def test_refuses_in_both_colours() -> None:
     plain()
     asyncio.run(awaiting())
     for attempt in (plain, lambda: asyncio.run(awaiting())):
-        with pytest.raises(RateLimitedError, match="orders.ratelimit: 10/second exceeded") as caught:
+        with pytest.raises(RateLimitedError, match=r"orders\.ratelimit: 10/second exceeded") as caught:
             attempt()
         assert caught.value.policy == "orders.ratelimit"
         assert caught.value.retry_after == pytest.approx(0.1)
@@ -257,7 +257,7 @@ def test_interrupted_wait_on_a_shared_store(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_store_events_reach_the_pipeline() -> None:
-    """Whoever listens to a pipeline hears of its shared store; a policy that is gone hears nothing and breaks nothing."""
+    """Whoever listens to a pipeline hears of its shared store; a policy that is gone hears nothing."""
     store = SharedStore()
     seen: list[Event] = []
     pipeline = Pipeline("orders", RateLimit("1/minute", store=store), listeners=[seen.append])

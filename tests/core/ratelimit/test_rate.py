@@ -23,7 +23,7 @@ spaces = st.sampled_from(["", " ", "  "])
     gap=spaces,
 )
 def test_what_limits_reads_we_read_the_same(
-    amount: int, multiples: int | None, unit: str, plural: bool, separator: str, upper: bool, gap: str
+    *, amount: int, multiples: int | None, unit: str, plural: bool, separator: str, upper: bool, gap: str
 ) -> None:
     """A rate means exactly what it means to the limits package."""
     name = unit + "s" * plural
@@ -51,12 +51,25 @@ def test_written_and_read_back(rate: Rate) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    ["", "abc", "100", "100/", "/minute", "100/fortnight", "0/second", "5 per 0 minutes", "-1/second", "1.5/second"]
-    + ["2000000000/second", "1 per 20 years", "100/minutess", "9" * 200 + "/second", None, 5, b"5/second"],
+    [
+        *(
+            "",
+            "abc",
+            "100",
+            "100/",
+            "/minute",
+            "100/fortnight",
+            "0/second",
+            "5 per 0 minutes",
+            "-1/second",
+            "1.5/second",
+        ),
+        *("2000000000/second", "1 per 20 years", "100/minutess", "9" * 200 + "/second", None, 5, b"5/second"),
+    ],
 )
 def test_no_rate(bad: object) -> None:
     """What is no rate is refused with the option, the value and an example of one."""
-    with pytest.raises(ConfigurationError, match="rate=.*expected a rate"):
+    with pytest.raises(ConfigurationError, match=r"rate=.*expected a rate"):
         as_rate(bad)
 
 

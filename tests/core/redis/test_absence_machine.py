@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilience.events import Emitter, Event
+from resilience.redis import OutageGuard
+from resilience.redis._machine import LONGEST_PAUSE, Absence, Away, Probe, Up
+
+
+def test_one_failure_closes_the_door() -> None:
+    """After a failure nobody asks until the pause is over; then exactly one caller does."""
+    absence = Absence(lease=1)
+    permit = absence.admit(0)
+    assert isinstance(permit, Up)
+    assert absence.failed(permit, 0, jitter=0)
+    assert absence.admit(0.09) is None
+    assert round(absence.probe_after(0.04), 6) == 0.06
+    probe = absence.admit(0.1)
+    assert isinstance(probe, Probe)
+    assert absence.admit(0.1) is None
+
+
+def test_many_failures_are_one_outage() -> None:
+    """Of fifty callers that fail together one finds the outage; none of them lengthens the pause."""
+    absence = Absence(lease=1)
+    permits = [absence.admit(0) for _ in range(50)]
+    found = [absence.failed(permit, 0, jitter=0) for permit in permits if permit is not None]
+    assert found == [True] + [False] * 49
+    assert absence.admit(0.1) is not None
+
+
+def test_pauses_grow_and_shrink_back() -> None:
+    """Each failed probe doubles the pause up to the longest; a success forgets it all."""
+    absence, now, pauses = Absence(lease=1), 0.0, []
+    permit = absence.admit(now)
+    assert permit is not None
+    absence.failed(permit, now, jitter=0)
+    for _ in range(9):
+        pauses.append(round(absence.probe_after(now), 6))
+        now += absence.probe_after(now)
+        probe = absence.admit(now)
+        assert probe is not None
+        assert not absence.failed(probe, now, jitter=0)
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, LONGEST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE]
+    probe = absence.admit(now + LONGEST_PAUSE)
+    assert probe is not None
+    assert absence.succeeded(probe)
+    assert isinstance(absence.epoch, Up)
+    assert absence.probe_after(now) == 0
+
+
+@given(st.floats(0, 1))
+def test_jitter_only_shortens(jitter: float) -> None:
+    """Jitter takes up to half of a pause away, so that a fleet does not come back in one moment."""
+    absence = Absence(lease=1)
+    absence.failed(absence.epoch if isinstance(absence.epoch, Up) else Up(), 0, jitter)
+    assert 0.05 <= absence.probe_after(0) <= 0.1
+
+
+def test_stragglers_change_nothing() -> None:
+    """What a call of an earlier epoch reports, good or bad, neither ends nor starts an outage."""
+    absence = Absence(lease=1)
+    early = absence.admit(0)
+    assert early is not None
+    absence.failed(early, 0, jitter=0)
+    assert not absence.succeeded(early)
+    assert isinstance(absence.epoch, Away)
+    probe = absence.admit(1)
+    assert probe is not None
+    assert absence.succeeded(probe)
+    assert not absence.succeeded(probe)
+    assert not absence.failed(early, 1, jitter=0)
+    assert not absence.failed(probe, 1, jitter=0)
+    assert isinstance(absence.epoch, Up)
+
+
+def test_lost_probe() -> None:
+    """A probe that was cancelled makes room at once; one that never reported does when its lease is over."""
+    absence = Absence(lease=1)
+    first = absence.admit(0)
+    assert first is not None
+    absence.failed(first, 0, jitter=0)
+    cancelled = absence.admit(0.1)
+    assert cancelled is not None
+    absence.abandoned(cancelled)
+    absence.abandoned(first)
+    lost = absence.admit(0.2)
+    assert lost is not None
+    assert absence.admit(1.19) is None
+    assert absence.admit(1.2) is not None
+    assert not absence.succeeded(lost)
+
+
+def test_guard_tells_each_change_once() -> None:
+    """The shell emits one event when Redis goes and one when it is back, and swallows what Redis raised."""
+    now = [0.0]
+    events, seen = Emitter(), list[Event]()
+    events.subscribe(seen.append)
+    guard = OutageGuard("ratelimit", events, lease=1, clock=lambda: now[0])
+    for _ in range(3):
+        with guard.attempt() as attempt:
+            if attempt.may_try:
+                raise ConnectionError("redis://:secret@host is away")
+    away = [guard.is_away]
+    now[0] = 1.0
+    with guard.attempt() as attempt:
+        assert attempt.may_try
+    assert [*away, guard.is_away] == [True, False]
+    assert [event.kind for event in seen] == ["ratelimit.outage", "ratelimit.recovered"]
+    assert seen[0].facts == {"error": "ConnectionError"}
+
+
+def test_guard_lets_interrupts_through() -> None:
+    """An interrupt inside an attempt goes on, is no outage, and frees the probe."""
+    now = [0.0]
+    guard = OutageGuard("ratelimit", Emitter(), lease=9, clock=lambda: now[0])
+    for interrupt, is_away in ((KeyboardInterrupt(), False), (ValueError(), True), (KeyboardInterrupt(), True)):
+        now[0] += 1
+        try:
+            with guard.attempt():
+                raise interrupt
+        except KeyboardInterrupt:
+            pass
+        assert guard.is_away is is_away
+    assert guard.admit() is not None
+    assert guard.admit() is None
