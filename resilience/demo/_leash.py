@@ -1,0 +1,53 @@
+"""No process of the demo outlives it, not even after `kill -9`: each one holds a pipe and ends when the pipe closes.
+
+As a program it runs another one that knows nothing of this: `python -m resilience.demo._leash valkey-server ...`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import IO
+
+__all__ = ("end_with", "main")
+
+GRACE = 2.0
+"""Seconds a process gets to end in good order."""
+
+
+def end_with(pipe: IO[bytes], end: Callable[[], object], *, grace: float = GRACE) -> None:
+    """Call `end` when the other side of `pipe` is gone, and end this process for good `grace` seconds later."""
+
+    def watch() -> None:
+        while pipe.read(1024):
+            pass
+        killer = threading.Timer(grace, os._exit, (1,))
+        killer.daemon = True
+        killer.start()
+        end()
+
+    threading.Thread(target=watch, name="leash", daemon=True).start()
+
+
+def main(command: list[str]) -> int:
+    """Run `command` until it ends, or standard input does, or a SIGTERM asks for it; return its exit status."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 - our own caller names the program
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    end_with(sys.stdin.buffer, lambda: _stop(process), grace=GRACE + 1)
+    return process.wait()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,99 @@
+"""The demo as plain lines, for scripts and small terminals: no colours, no markup, nothing drawn twice."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+from resilience.demo._inside import Transition
+from resilience.demo._record import GUARDED, PLAIN, PRICES, Tally
+from resilience.demo._stage import Stage
+from resilience.demo._verdict import Criterion, milliseconds
+
+__all__ = ("INSTALLED", "Lines", "deeds")
+
+INSTALLED = {GUARDED: "with", PLAIN: "without"}
+_HEAD = ("phase", "toolkit", "orders", "ok", "errors", "rejected", "p50", "p95", "max")
+_ROW = "{:<10} {:<8} {:>6} {:>6} {:>7} {:>9} {:>9} {:>9} {:>9}"
+
+
+class Lines:
+    """Writes a line when something happens, and the table at the end."""
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = sys.stdout if out is None else out
+
+    def opened(self, stage: Stage) -> None:
+        """Say which servers run."""
+        for server in stage.servers:
+            self._say(f"started  {server}")
+        self._say(f"{stage.script.seconds:g} s of traffic, the same with the toolkit and without it:")
+
+    def phase(self, stage: Stage) -> None:
+        """Say what happens now."""
+        if stage.phase is not None:
+            self._say(f"{stage.marks[stage.phase.name]:6.2f} s  {stage.phase.name}: {stage.phase.words}")
+
+    def news(self, transition: Transition) -> None:
+        """Say what the breaker did."""
+        self._say(f"{transition.at:6.2f} s  {transition.words}")
+
+    def tick(self, stage: Stage) -> None:
+        """Say nothing: a script wants results."""
+
+    def ended(self, stage: Stage, criteria: list[Criterion]) -> None:
+        """Say how it went: the table, what each policy did, and each promise."""
+        self._say("")
+        for row in _rows(stage):
+            self._say(row)
+        self._say("")
+        for name, deed in deeds(stage):
+            self._say(f"{name:<9} {deed}")
+        self._say("")
+        for criterion in criteria:
+            self._say(f"{'PASS' if criterion.is_met else 'FAIL'}  {criterion.name}: {criterion.measured}")
+
+    def interrupted(self) -> None:
+        """Say that it was stopped."""
+        self._say("stopped")
+
+    def failed(self, words: str) -> None:
+        """Say why there is no result."""
+        self._say(f"FAIL  {words}")
+
+    def close(self) -> None:
+        """Leave nothing unsaid."""
+        self._out.flush()
+
+    def _say(self, line: str) -> None:
+        self._out.write(line + "\n")
+        self._out.flush()
+
+
+def deeds(stage: Stage) -> Iterator[tuple[str, str]]:
+    """Yield what each policy has done so far, in words."""
+    inside, prices = stage.inside, stage.record.total(PRICES)
+    yield "retry", f"tried again {inside.count('retry.scheduled')} x, gave up {inside.count('retry.exhausted')} x"
+    kinds = [transition.kind for transition in inside.transitions]
+    opened, closed = kinds.count("breaker.opened"), kinds.count("breaker.closed")
+    yield "breaker", f"opened {opened} x, closed {closed} x, {inside.count('breaker.rejected')} calls refused at once"
+    over = f"{prices.outcomes['rejected']} over the limit"
+    yield "limiter", f"GET /prices: {prices.outcomes['ok']} answered, {over}; counted {stage.state}"
+    yield "bulkhead", f"{inside.count('bulkhead.rejected')} calls refused while all {inside.places} places were taken"
+    yield "timeout", f"{inside.count('timeout.elapsed')} calls cut short"
+
+
+def _rows(stage: Stage) -> Iterator[str]:
+    yield _ROW.format(*_HEAD)
+    for phase in stage.script.phases:
+        for side, word in INSTALLED.items():
+            yield _ROW.format(phase.name, word, *_figures(stage.record.of(side, phase.name)))
+
+
+def _figures(tally: Tally) -> Iterator[str]:
+    yield str(len(tally.seconds) + tally.unsent)
+    for outcome in ("ok", "error", "rejected"):
+        yield str(tally.outcomes[outcome])
+    for share in (0.5, 0.95, 1.0):
+        yield milliseconds(tally.percentile(share))

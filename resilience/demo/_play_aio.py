@@ -1,0 +1,161 @@
+"""The performance: start the servers, let the customers in, break the provider, repair it, judge."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+import httpx
+
+from resilience.clock import Clock, monotonic
+from resilience.demo import _needs
+from resilience.demo._children_aio import START, BrokenStageError, Child, Children
+from resilience.demo._script import Phase, Script, environment
+from resilience.demo._stage import Stage, View
+from resilience.demo._traffic_aio import Traffic
+from resilience.demo._verdict import Criterion, judge
+
+__all__ = ("play",)
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_TICK = 0.25
+_LAST_REPORT = 0.3
+_PATIENCE = 10.0
+
+
+def play(script: Script, view: View) -> int:
+    """Perform `script` before `view` and return the exit status."""
+    return asyncio.run(_until_signalled(_shown(script, view), view))
+
+
+async def _until_signalled(performance: Coroutine[Any, Any, int], view: View) -> int:
+    """Cancel the performance at the first signal, let it clean up whatever signals follow, and return 128 + n."""
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(performance)
+    received: list[int] = []
+
+    def receive(number: int) -> None:
+        if not received:
+            task.cancel()
+        received.append(number)
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, receive, number)
+    await asyncio.wait([task])
+    if task.cancelled() and received:
+        view.interrupted()
+        return 128 + received[0]
+    return task.result()
+
+
+async def _shown(script: Script, view: View) -> int:
+    try:
+        criteria = await _perform(Stage(script), view)
+    except (BrokenStageError, httpx.HTTPError) as error:
+        view.failed(str(error))
+        return 1
+    finally:
+        view.close()
+    return 0 if all(criterion.is_met for criterion in criteria) else 1
+
+
+async def _perform(stage: Stage, view: View) -> list[Criterion]:
+    async with Children() as children:
+        provider = await children.serve("provider", _needs.example("flaky_upstream.py"))
+        shop = await _open_shop(stage, children, provider)
+        stage.servers = [child.words for child in children.running]
+        await _first_of(_ready(shop), children.watch())
+        view.opened(stage)
+        await _acts(stage, view, children, provider, shop)
+    criteria = judge(stage)
+    view.ended(stage, criteria)
+    return criteria
+
+
+async def _open_shop(stage: Stage, children: Children, provider: Child) -> Child:
+    binary = _needs.valkey_binary()
+    valkey = None if binary is None else await children.valkey(binary)
+    stage.state = "in this process's memory (no Valkey here)" if valkey is None else "in Valkey"
+    url = None if valkey is None else f"redis://127.0.0.1:{valkey.port}/0"
+    settings = environment(os.environ, stage.script, url)
+    settings["SHOP_PROVIDER_URL"] = f"http://127.0.0.1:{provider.port}"
+    return await children.serve("shop", _needs.example("fastapi_shop.py"), "payments", environ=settings)
+
+
+async def _ready(shop: Child) -> None:
+    """Wait until the shop says that it has started."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(START), _client(shop) as http:
+            while True:
+                with contextlib.suppress(httpx.HTTPError):
+                    if (await http.get("/startupz")).is_success:
+                        return
+                await asyncio.sleep(0.05)
+    raise BrokenStageError(shop.complaint())
+
+
+async def _acts(stage: Stage, view: View, children: Children, provider: Child, shop: Child) -> None:
+    """Let everything happen at once until the last phase is over, or a server breaks down."""
+    start = monotonic()
+
+    def clock() -> float:
+        return monotonic() - start
+
+    async with _client(provider) as admin, _client(shop) as http:
+        await _first_of(
+            _direct(stage, view, admin, clock),
+            Traffic(stage, http, clock).flow(),
+            _listen(stage, view, shop, clock),
+            _show(stage, view, clock),
+            children.watch(),
+        )
+
+
+async def _first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Run all of them until one ends, and raise what it raised."""
+    tasks = [asyncio.ensure_future(each) for each in coroutines]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _direct(stage: Stage, view: View, admin: httpx.AsyncClient, clock: Clock) -> None:
+    for phase in stage.script.phases:
+        await _begin(stage, phase, admin, clock)
+        view.phase(stage)
+        await asyncio.sleep(phase.seconds)
+    await asyncio.sleep(_LAST_REPORT)
+
+
+async def _begin(stage: Stage, phase: Phase, admin: httpx.AsyncClient, clock: Clock) -> None:
+    stage.marks[phase.name] = clock()
+    stage.phase = phase
+    (await admin.put(f"/admin/mode/{phase.mode}")).raise_for_status()
+
+
+async def _listen(stage: Stage, view: View, shop: Child, clock: Clock) -> None:
+    async for line in shop.lines():
+        for transition in stage.inside.hear(line, clock()):
+            view.news(transition)
+    await asyncio.Event().wait()  # the shop has ended: `watch` knows and says why
+
+
+async def _show(stage: Stage, view: View, clock: Clock) -> None:
+    while True:
+        stage.elapsed = clock()
+        view.tick(stage)
+        await asyncio.sleep(_TICK)
+
+
+def _client(server: Child) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+    url = f"http://127.0.0.1:{server.port}"
+    return httpx.AsyncClient(base_url=url, timeout=_PATIENCE, limits=limits, trust_env=False)

@@ -1,0 +1,203 @@
+"""The demo live in a terminal, by rich."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from resilience.demo import _chart
+from resilience.demo._inside import Transition
+from resilience.demo._lines import deeds
+from resilience.demo._record import GUARDED, OUTCOMES, PLAIN, Tally
+from resilience.demo._script import Phase
+from resilience.demo._stage import Stage
+from resilience.demo._verdict import Criterion
+
+__all__ = ("HEIGHT", "WIDTH", "Screen")
+
+WIDTH, HEIGHT = 96, 29
+"""The smallest window it fits in."""
+
+_WIDEST = 130
+_TITLES = {GUARDED: "with the toolkit: POST /orders", PLAIN: "without: POST /plain/orders"}
+_COLOURS = {"ok": "green", "error": "red", "rejected": "yellow", "": ""}
+_STATES = {"closed": "green", "open": "red", "half-open": "yellow"}
+_NEWS = 3
+_RECENT = 1.0
+_SECOND = 1.0
+_COLUMNS = {"ok": 4, "error": 5, "refused": 7, "p50": 5, "p95": 5, "max": 5}
+_GAUGE = 10
+
+
+class Screen:
+    """Draws everything anew several times a second, and leaves the last picture standing."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False)
+        self._news: deque[Transition] = deque(maxlen=_NEWS)
+
+    def opened(self, stage: Stage) -> None:
+        """Name the servers, and take over the terminal."""
+        for server in stage.servers:
+            self._console.print(Text(f"started  {server}", style="dim"))
+        self._live.start()
+
+    def phase(self, stage: Stage) -> None:
+        """Show what has changed."""
+        self.tick(stage)
+
+    def news(self, transition: Transition) -> None:
+        """Keep it for the next picture."""
+        self._news.append(transition)
+
+    def tick(self, stage: Stage) -> None:
+        """Draw how things are."""
+        log = [Text(f"{known.at:6.2f} s  {known.words}", style="dim") for known in self._news]
+        self._draw(stage, log + [Text()] * (_NEWS - len(log)))
+
+    def ended(self, stage: Stage, criteria: list[Criterion]) -> None:
+        """Draw how it went."""
+        stage.phase = None
+        self._draw(stage, [_promise(criterion) for criterion in criteria])
+
+    def interrupted(self) -> None:
+        """Say that it was stopped."""
+        self.close()
+        self._console.print("stopped")
+
+    def failed(self, words: str) -> None:
+        """Say why there is no result."""
+        self.close()
+        self._console.print(Text(words, style="red"))
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        self._live.stop()
+
+    def _draw(self, stage: Stage, last: Iterable[RenderableType]) -> None:
+        width = min(self._console.width, _WIDEST)
+        sides = Table.grid(padding=0)
+        sides.add_row(*(_side(stage, side, width // 2) for side in _TITLES))
+        inside = Panel(_inside(stage), title="inside the payments pipeline", title_align="left", width=width // 2 * 2)
+        self._live.update(Group(_head(stage, width), sides, inside, *last), refresh=True)
+
+
+def _head(stage: Stage, width: int) -> RenderableType:
+    total = stage.script.seconds
+    clock = Text(f"{min(stage.elapsed, total):4.1f} of {total:g} s", style="dim")
+    words = Text("The provider is back, and so is the shop.", style="green")
+    if stage.phase is not None:
+        words = Text(stage.phase.words, style="red" if stage.phase.is_outage else "green")
+    head = Table.grid(expand=True)
+    head.width = width
+    head.add_column(ratio=1)
+    head.add_column(justify="right")
+    head.add_row(_way(stage), clock)
+    head.add_row(words, "")
+    return head
+
+
+def _way(stage: Stage) -> Text:
+    """Return the phases as a way, with what lies behind, the present one, and what is to come."""
+    way = Text()
+    for number, phase in enumerate(stage.script.phases):
+        way.append(" ── " if number else " ", style="dim")
+        way.append(*_milestone(stage, phase))
+    return way
+
+
+def _milestone(stage: Stage, phase: Phase) -> tuple[str, str]:
+    colour = "red" if phase.is_outage else "green"
+    if phase is stage.phase:
+        return f"● {phase.name}", f"bold {colour}"
+    return (f"✓ {phase.name}", colour) if phase.name in stage.marks else (f"○ {phase.name}", "dim")
+
+
+def _side(stage: Stage, side: str, width: int) -> Panel:
+    colour = "cyan" if side == GUARDED else "magenta"
+    body = Group(_now(stage, side), *_bars(stage, side, width - 12), _table(stage, side))
+    return Panel(body, title=_TITLES[side], title_align="left", width=width, border_style=colour)
+
+
+def _now(stage: Stage, side: str) -> Text:
+    """Return what happened in the last second; when all is over, what has happened at all."""
+    if stage.phase is None:
+        tally = stage.record.total(side)
+        return _counts(f"{len(tally.seconds):>5}", f"{tally.outcomes['ok']:>5}", stage.record.waiting[side], stage)
+    since = stage.elapsed - _RECENT
+    recent = [known for known in stage.record.answers if known.side == side and known.began + known.seconds > since]
+    sold = sum(answer.outcome == "ok" for answer in recent)
+    return _counts(f"{len(recent):>3}/s", f"{sold:>3}/s", stage.record.waiting[side], stage)
+
+
+def _counts(answered: str, sold: str, waiting: int, stage: Stage) -> Text:
+    text = Text("answered ").append(answered, style="bold")
+    text.append("   sold ").append(sold, style="bold").append("   waiting ")
+    return text.append(f"{waiting:3}", style="bold red" if waiting > stage.script.rate else "bold")
+
+
+def _bars(stage: Stage, side: str, width: int) -> Iterable[Text]:
+    answers = (answer for answer in stage.record.answers if answer.side == side)
+    found = _chart.columns(answers, stage.script.seconds, width)
+    for label, row in zip(_chart.ROWS, _chart.rows(found), strict=True):
+        line = Text(f"{label:>6} ", style="dim")
+        for block, outcome in row:
+            line.append(block, style=_COLOURS[outcome])
+        yield line
+
+
+def _table(stage: Stage, side: str) -> Table:
+    table = Table(box=None, padding=(0, 0, 0, 1), expand=True, pad_edge=False, header_style="dim")
+    table.add_column("phase", min_width=max(len(phase.name) for phase in stage.script.phases))
+    for title, width in _COLUMNS.items():
+        table.add_column(title, justify="right", no_wrap=True, min_width=width)
+    for phase in stage.script.phases:
+        table.add_row(phase.name, *_figures(stage.record.of(side, phase.name)))
+    return table
+
+
+def _figures(tally: Tally) -> Iterable[Text]:
+    for outcome in OUTCOMES:
+        count = tally.outcomes[outcome]
+        yield Text(str(count), style=_COLOURS[outcome] if count else "dim")
+    for share in (0.5, 0.95, 1.0):
+        yield Text(_short(tally.percentile(share)))
+
+
+def _short(seconds: float | None) -> str:
+    """Return a latency in five characters."""
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1000:.0f}ms" if seconds < _SECOND else f"{seconds:.1f}s"
+
+
+def _inside(stage: Stage) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", width=8)
+    table.add_column(width=11)
+    for name, deed in deeds(stage):
+        table.add_row(name, _gauge(stage, name), deed)
+    return table
+
+
+def _gauge(stage: Stage, name: str) -> Text:
+    inside = stage.inside
+    if name == "breaker":
+        return Text(f"● {inside.breaker}", style=f"bold {_STATES[inside.breaker]}")
+    if name == "bulkhead" and inside.places:
+        cells = min(_GAUGE, inside.places)
+        taken = -(-inside.in_use * cells // inside.places)  # rounded up: one call under way is seen
+        return Text("■" * taken + "□" * (cells - taken), style="cyan")
+    return Text()
+
+
+def _promise(criterion: Criterion) -> Text:
+    mark = Text("✓ ", style="green") if criterion.is_met else Text("✗ ", style="red")
+    return mark.append(f"{criterion.name}: ", style="bold").append(criterion.measured)

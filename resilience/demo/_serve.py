@@ -1,0 +1,63 @@
+"""One example under uvicorn: `python -m resilience.demo._serve examples/fastapi_shop.py payments`.
+
+It takes a free loopback port, says which on its first line, reports what the pipeline named does, and ends with the
+pipe it reads from.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import uvicorn
+
+from resilience.demo._leash import end_with
+from resilience.demo._report import Reporter
+
+__all__ = ("load", "main")
+
+
+def main(argv: list[str]) -> int:
+    """Serve the example until SIGTERM, or until standard input ends."""
+    path, *pipeline = argv
+    end_with(sys.stdin.buffer, lambda: signal.raise_signal(signal.SIGTERM))
+    module = load(Path(path))
+    listening = _socket()
+    config = uvicorn.Config(module.app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+    _say(json.dumps({"port": listening.getsockname()[1]}))
+    for name in pipeline:
+        Reporter(getattr(module, name), _say).start()
+    uvicorn.Server(config).run(sockets=[listening])
+    return 0
+
+
+def _socket() -> socket.socket:
+    """Return a socket on a free port. asyncio sends without delay only where the protocol was named as TCP."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.bind(("127.0.0.1", 0))
+    return listening
+
+
+def load(path: Path) -> ModuleType:
+    """Import the file at `path` under its own name."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

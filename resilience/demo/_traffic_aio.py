@@ -1,0 +1,92 @@
+"""The customers: orders that come at a fixed rate, and shoppers who wait for each answer, all bounded in number."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+
+from resilience.clock import monotonic
+from resilience.demo._record import GUARDED, PLAIN, PRICES, Answer, outcome_of
+from resilience.demo._script import Phase
+from resilience.demo._stage import Stage
+
+__all__ = ("Traffic", "blamed")
+
+_PATHS = {GUARDED: "/orders", PLAIN: "/plain/orders", PRICES: "/prices"}
+_ORDER = {"item": "tea", "quantity": 1}
+
+
+class Traffic:
+    """Asks the shop at `http` what the script says, the same of both sides, and records every answer."""
+
+    def __init__(self, stage: Stage, http: httpx.AsyncClient, clock: Callable[[], float]) -> None:
+        self._stage = stage
+        self._http = http
+        self._clock = clock
+
+    async def flow(self) -> None:
+        """Go on until cancelled."""
+        script = self._stage.script
+        async with asyncio.TaskGroup() as group:
+            for side in (GUARDED, PLAIN):
+                group.create_task(self._at_rate(side, script.rate, group))
+                for _ in range(script.shoppers):
+                    group.create_task(self._shop(side))
+            group.create_task(self._at_rate(PRICES, script.lookers, group))
+
+    async def _at_rate(self, side: str, rate: float, group: asyncio.TaskGroup) -> None:
+        """Ask `rate` times a second, whatever becomes of the answers."""
+        for due in _beats(monotonic(), 1 / rate):
+            await asyncio.sleep(max(0.0, due - monotonic()))
+            if self._stage.record.waiting[side] < self._stage.script.most_waiting:
+                group.create_task(self._ask(side))
+            else:
+                self._stage.record.tallies[side, blamed(None, self._stage.phase)].unsent += 1
+
+    async def _shop(self, side: str) -> None:
+        """Ask, wait for the answer, pause, ask again."""
+        while True:
+            await self._ask(side)
+            await asyncio.sleep(self._stage.script.pause)
+
+    async def _ask(self, side: str) -> None:
+        record, asked, began = self._stage.record, self._stage.phase, self._clock()
+        record.waiting[side] += 1
+        try:
+            outcome, code = await self._answer(side)
+        finally:
+            record.waiting[side] -= 1
+        phase = blamed(asked, self._stage.phase)
+        record.add(Answer(side, phase, began, self._clock() - began, outcome, code))
+
+    async def _answer(self, side: str) -> tuple[str, str]:
+        method, body = ("GET", None) if side == PRICES else ("POST", _ORDER)
+        try:
+            response = await self._http.request(method, _PATHS[side], json=body)
+        except httpx.HTTPError as error:
+            return "error", type(error).__name__
+        code = "" if response.is_success else _code(response)
+        return outcome_of(response.status_code, code), code
+
+
+def blamed(asked: Phase | None, answered: Phase | None) -> str:
+    """Return the phase an order counts for: the one it was asked in, unless the provider went down meanwhile."""
+    went_down = answered is not None and answered.is_outage and asked is not None and not asked.is_outage
+    phase = answered if went_down or asked is None else asked
+    return "" if phase is None else phase.name
+
+
+def _code(response: httpx.Response) -> str:
+    try:
+        body: Any = response.json()
+    except ValueError:
+        return ""
+    return str(body.get("code", "")) if isinstance(body, dict) else ""
+
+
+def _beats(start: float, interval: float) -> Iterator[float]:
+    return (start + number * interval for number in itertools.count())

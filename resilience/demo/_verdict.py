@@ -1,0 +1,84 @@
+"""Did the toolkit do what it promises? Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from resilience.demo._inside import Inside, Transition
+from resilience.demo._record import GUARDED, PLAIN
+from resilience.demo._stage import Stage
+
+__all__ = ("Criterion", "judge", "milliseconds")
+
+FAST = 0.25
+"""Seconds within which half of the guarded orders have to be answered while the provider is down.
+
+Less than the 300 ms one call to the provider is given: so quick is only who did not wait for it.
+"""
+
+FEWEST = 20
+"""Orders during the outage without which nothing can be said."""
+
+
+class Criterion(NamedTuple):
+    """One promise, whether it was kept, and the figure that says so."""
+
+    name: str
+    is_met: bool
+    measured: str
+
+
+def judge(stage: Stage) -> list[Criterion]:
+    """Return the three promises of the demo."""
+    begins, ends = _outage(stage)
+    opened = _first(stage.inside.transitions, "breaker.opened", begins, ends)
+    return [_opened(opened, begins), _closed(stage.inside, opened, ends), _failed_fast(stage)]
+
+
+def _opened(opened: Transition | None, begins: float) -> Criterion:
+    if opened is None:
+        return Criterion("breaker opened", False, "never, while the provider was down")
+    return Criterion("breaker opened", True, f"{opened.at - begins:.2f} s after the provider hung")
+
+
+def _closed(inside: Inside, opened: Transition | None, ends: float) -> Criterion:
+    name = "breaker closed again"
+    closed = None if opened is None else _first(inside.transitions, "breaker.closed", max(ends, opened.at))
+    if closed is None:
+        return Criterion(name, False, f"never, after the provider was back; it is {inside.breaker}")
+    if inside.breaker != "closed":
+        return Criterion(name, False, f"it is {inside.breaker} at the end")
+    return Criterion(name, True, f"{closed.at - ends:.2f} s after the provider was back")
+
+
+def _failed_fast(stage: Stage) -> Criterion:
+    name = "failed fast"
+    names = [phase.name for phase in stage.script.phases if phase.is_outage]
+    guarded, plain = stage.record.of(GUARDED, *names), stage.record.of(PLAIN, *names)
+    median = guarded.percentile(0.5)
+    if median is None or len(guarded.seconds) < FEWEST:
+        return Criterion(name, False, f"only {len(guarded.seconds)} guarded orders were answered during the outage")
+    measured = (
+        f"half of the orders during the outage were answered within {milliseconds(median)}, "
+        f"at most {milliseconds(FAST)} allowed; without the toolkit {milliseconds(plain.percentile(0.5))}"
+    )
+    return Criterion(name, median <= FAST, measured)
+
+
+def _outage(stage: Stage) -> tuple[float, float]:
+    """Return when the provider went and when it came back; infinity for what did not happen."""
+    marks = [(phase.is_outage, stage.marks.get(phase.name, math.inf)) for phase in stage.script.phases]
+    begins = next((at for is_down, at in marks if is_down), math.inf)
+    ends = next((at for is_down, at in marks if not is_down and at > begins), math.inf)
+    return begins, ends
+
+
+def _first(transitions: Iterable[Transition], kind: str, after: float, before: float = math.inf) -> Transition | None:
+    return next((known for known in transitions if known.kind == kind and after <= known.at <= before), None)
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Return a latency as people read it; nothing measured is a dash."""
+    return "-" if seconds is None else f"{seconds * 1000:,.0f} ms"
