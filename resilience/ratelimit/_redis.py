@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resilience.clock import Clock, monotonic
+from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter
 from resilience.ratelimit import _redis_sync
 from resilience.ratelimit._decision import Decision
@@ -15,10 +16,7 @@ from resilience.ratelimit._machine import Quota
 from resilience.ratelimit._memory import MemoryStore
 from resilience.ratelimit._store import Ledger
 from resilience.ratelimit._units import units_of
-from resilience.redis import OutageGuard, Script
-
-if TYPE_CHECKING:
-    from resilience.redis import RedisConnection
+from resilience.redis import OutageGuard, RedisConnection, Script
 
 __all__ = ("RedisLedger", "RedisStore")
 
@@ -37,6 +35,8 @@ class RedisStore:
     waits = True
 
     def __init__(self, connection: RedisConnection, *, clock: Clock = monotonic) -> None:
+        if not isinstance(connection, RedisConnection):
+            raise ConfigurationError([Problem("connection", connection, "a RedisConnection")])
         self.connection = connection
         self.events = Emitter()
         self.script = Script(_SCRIPT.read_text(encoding="utf-8"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import threading
 from collections.abc import Coroutine
 from importlib import import_module
@@ -60,9 +59,9 @@ class RedisConnection:
         if (client := self._sync) is not None:
             return client
         with self._lock:
-            if self._sync is None:
-                self._sync = self._build("redis", self._sync_settings)
-            return self._sync
+            client = self._sync or self._build("redis", self._sync_settings)
+            self._sync = client
+            return client
 
     @property
     def aio(self) -> redis.asyncio.Redis:
@@ -138,6 +137,7 @@ def _bounds(module: str, timeout: float, *, is_local: bool) -> dict[str, Any]:
         **_bounded_connecting(module, timeout, is_local=is_local),
         # Once, and only for a connection that is gone: a server that is slow is not asked twice.
         "retry": retry(NoBackoff(), 1, supported_errors=(NotConnected,)),
+        "retry_on_error": [NotConnected],  # redis-py before 6 asks here as well
         "health_check_interval": 0,
         "protocol": 2,
         **_without_introduction(),
@@ -146,6 +146,8 @@ def _bounds(module: str, timeout: float, *, is_local: bool) -> dict[str, Any]:
 
 def _bounded_connecting(module: str, timeout: float, *, is_local: bool) -> dict[str, float]:
     """Return the bound on connecting; connecting to a local socket never blocks, and older redis-py takes no bound."""
+    import inspect  # noqa: PLC0415 - 10 ms that only who connects pays
+
     knows = inspect.signature(import_module(module).AbstractConnection.__init__).parameters
     return {"socket_connect_timeout": timeout} if not is_local or "socket_connect_timeout" in knows else {}
 

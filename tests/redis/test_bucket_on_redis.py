@@ -138,8 +138,7 @@ def test_every_key_expires_when_full(any_server: RedisProcess, rate: str) -> Non
     """Every key has a time to live: what its bucket needs to be full, and a moment more."""
     with connected(any_server.url) as store, contextlib.closing(any_server.client()) as client:
         limiter = TokenBucket(rate, 5, store, name="orders")
-        for _ in range(3):
-            decision = limiter.acquire("k")
+        decision = [limiter.acquire("k") for _ in range(3)][-1]
         refused = limiter.acquire("k", 4)
         assert decision
         assert not refused or rate.startswith("1000000000")

@@ -9,6 +9,7 @@ import pytest
 from redis_process import RedisProcess
 
 from resilience.errors import ConfigurationError
+from resilience.ratelimit import RedisStore
 from resilience.redis import RedisConnection, RedisOptions, Script
 
 pytestmark = pytest.mark.redis
@@ -27,6 +28,12 @@ def test_bad_url(url: str | None, why: str) -> None:
     """A URL that cannot be read is refused where the connection is made, without showing its password."""
     with pytest.raises(ConfigurationError, match=why):
         RedisConnection(RedisOptions(url=url))
+
+
+def test_store_wants_a_connection() -> None:
+    """A URL where a connection belongs is refused with the reason."""
+    with pytest.raises(ConfigurationError, match="connection='redis://host': expected a RedisConnection"):
+        RedisStore("redis://host")  # type: ignore[arg-type]  # what the test is about
 
 
 def test_redis_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
