@@ -35,9 +35,7 @@ class Hooks:
     def __init__(self, breaker: pybreaker.CircuitBreaker) -> None:
         self._breaker = breaker
         self.listeners: tuple[pybreaker.CircuitBreakerListener, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.listeners)
+        """Empty for most: callers look before they call a hook."""
 
     def before_call(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Tell that an admitted call is about to be made."""

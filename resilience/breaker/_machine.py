@@ -52,13 +52,19 @@ class HalfOpen:
         """Trials on their way and when each one's lease ends, oldest first."""
 
 
+def _unreported() -> None:
+    """Stand in until the trial is handed out."""
+
+
 class Trial:
     """The permit of one call admitted while half-open."""
 
-    __slots__ = ("epoch",)
+    __slots__ = ("epoch", "succeeded")
 
     def __init__(self, epoch: HalfOpen) -> None:
         self.epoch = epoch
+        self.succeeded: Callable[[], object] = _unreported
+        """Set by whoever admits; both kinds of permit are told of a success in the same way."""
 
 
 Epoch: TypeAlias = Closed | Open | HalfOpen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -14,7 +15,7 @@ from resilience._fork import renew_after_fork
 from resilience.breaker import _storage
 from resilience.breaker._errors import CircuitOpenError
 from resilience.breaker._hooks import Hooks
-from resilience.breaker._machine import Closed, Machine, Permit, Refusal, Transition
+from resilience.breaker._machine import Closed, Machine, Open, Permit, Refusal, Transition, Trial
 from resilience.breaker._options import BreakerOptions
 from resilience.breaker._surface import Surface
 from resilience.breaker._window import ConsecutiveFailures, FailureRate, TripRule
@@ -83,13 +84,15 @@ class CircuitBreaker(PolicyBase, Surface):  # type: ignore[misc]  # pybreaker al
             self.add_excluded_exception(exclusion)
         self._storage = _checked_storage(state_storage)
         self._machine = self._new_machine()
+        self._closed = cast("Closed | None", self._machine.epoch)
+        """The epoch while calls pass freely, else None."""
         self._hooks = Hooks(self)
         self.events = Emitter()
         for listener in listeners or ():
             self.add_listener(listener)
         if self._storage is not None:
             self.admit = self._admit_stored  # type: ignore[method-assign]  # so that all others pay nothing for it
-            _storage.follow(self._machine, self._storage, clock())
+            self._note(_storage.follow(self._machine, self._storage, clock()), clock(), publish=False)
 
     def after_fork(self) -> None:
         """Keep the state learnt, under a lock nobody holds."""
@@ -98,50 +101,55 @@ class CircuitBreaker(PolicyBase, Surface):  # type: ignore[misc]  # pybreaker al
     # The policy contract
 
     def admit(self) -> Permit:
-        """Return a permit, or raise `CircuitOpenError`. While closed this takes no lock and reads no clock."""
+        """Return a permit, or raise `CircuitOpenError`. Takes no lock while closed or open, no clock while closed."""
+        closed = self._closed  # one load: whatever happens meanwhile, this is a state the circuit was in
+        if closed is not None:
+            return closed
         epoch = self._machine.epoch
-        if type(epoch) is Closed:
-            return epoch
-        return self._admit_slowly()
+        if type(epoch) is Open:
+            now = self._clock()
+            if now < epoch.until:
+                raise self._refused(epoch.until - now, now)
+        return self._admit_trial()
 
-    def _admit_slowly(self) -> Permit:
+    def _admit_trial(self) -> Permit:
         with self._lock:
             now = self._clock()
             answer, change = self._machine.admit(now)
             self._note(change, now)
-            if isinstance(answer, Refusal):
-                self.events.record("breaker.rejected", self.name, now, "warning", retry_after=answer.retry_after)
         self.events.deliver()
         if isinstance(answer, Refusal):
-            wait = answer.retry_after
-            raise CircuitOpenError(f"circuit {self.name!r} is open", policy=self.name, retry_after=wait)
+            raise self._refused(answer.retry_after, now)
+        if isinstance(answer, Trial):
+            answer.succeeded = functools.partial(self._succeeded, answer)
         return answer
+
+    def _refused(self, retry_after: float, now: float) -> CircuitOpenError:
+        name = self._name or self.kind
+        if self.events:
+            self.events.emit("breaker.rejected", name, now, "warning", retry_after=retry_after)
+        return CircuitOpenError(f"circuit {name!r} is open", policy=name, retry_after=retry_after)
 
     def _admit_stored(self) -> Permit:
         if self._storage is None:
-            return self._admit_slowly()
+            return self._admit_trial()
         with self._lock:
             now = self._clock()
             self._note(_storage.follow(self._machine, self._storage, now), now, publish=False)
         self.events.deliver()
-        return self._admit_slowly()
+        return self._admit_trial()
 
     def on_success(self, permit: Permit, _result: Any, /) -> None:
         """Count a success; for a closed circuit one atomic call, into the permit's own epoch even if that is over."""
-        if type(permit) is Closed:
-            permit.succeeded()
-        else:
-            self._succeeded(permit)
-        if self._hooks:
+        permit.succeeded()
+        if self._hooks.listeners:
             self._hooks.success()
 
-    def _succeeded(self, permit: Permit) -> None:
+    def _succeeded(self, trial: Trial) -> None:
         with self._lock:
-            if isinstance(permit, Closed):
-                return
             if self._storage is not None:
                 self._storage.increment_success_counter()
-            self._note(self._machine.succeeded(permit), self._clock())
+            self._note(self._machine.succeeded(trial), self._clock())
         self.events.deliver()
 
     def on_failure(self, permit: Permit, error: Exception, /) -> None:
@@ -177,6 +185,8 @@ class CircuitBreaker(PolicyBase, Surface):  # type: ignore[misc]  # pybreaker al
         """Queue the event of a transition; called under the lock, delivered after it."""
         if change is None:
             return
+        epoch = self._machine.epoch
+        self._closed = epoch if isinstance(epoch, Closed) else None
         if publish and self._storage is not None:
             _storage.publish(change, self._storage)
         self.events.record(

@@ -47,9 +47,10 @@ class Surface(pybreaker.CircuitBreaker):
 
     def call(self, func: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `func` guarded. A generator function's generator is guarded from its first item to its end."""
-        flags = getattr(getattr(func, "__code__", None), "co_flags", 0)
-        caller = self._generator_caller if flags & inspect.CO_GENERATOR else self._caller
-        return cast("R", caller(func, *args, **kwargs))
+        code = getattr(func, "__code__", None)
+        if code is not None and code.co_flags & inspect.CO_GENERATOR:
+            return self._generator_caller(func, *args, **kwargs)  # type: ignore[return-value]  # R is its generator
+        return self._caller(func, *args, **kwargs)  # type: ignore[no-any-return]  # R is what `func` returns
 
     if TYPE_CHECKING:
 
@@ -79,7 +80,7 @@ class Surface(pybreaker.CircuitBreaker):
         awaits = call_kwargs.pop("__pybreaker_call_async", False)
 
         def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
-            announced = functools.wraps(func)(functools.partial(self._invoke, func)) if self._hooks else func
+            announced = functools.wraps(func)(functools.partial(self._invoke, func)) if self._hooks.listeners else func
             return self._chain.wrap_async(announced) if awaits else self._chain(announced)
 
         return decorate(*call_args) if call_args else decorate
@@ -192,7 +193,7 @@ class Surface(pybreaker.CircuitBreaker):
         """Add a `pybreaker.CircuitBreakerListener`, or any callable that takes one `Event`."""
         if isinstance(listener, pybreaker.CircuitBreakerListener):
             with self._lock:
-                if not self._hooks:
+                if not self._hooks.listeners:
                     self.events.subscribe(self._hooks.on_event)
                 self._hooks.listeners = (*self._hooks.listeners, listener)
         elif callable(listener):
@@ -232,6 +233,6 @@ class Surface(pybreaker.CircuitBreaker):
         return self._chain(invoke)
 
     def _invoke(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self._hooks:
+        if self._hooks.listeners:
             self._hooks.before_call(func, *args, **kwargs)
         return func(*args, **kwargs)
