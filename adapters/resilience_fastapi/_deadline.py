@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
 from types import AsyncGeneratorType, CodeType, TracebackType
 from typing import Any
 
@@ -20,13 +21,50 @@ from resilience.errors import DeadlineExceededError
 from resilience.timeout import Deadline
 from resilience_fastapi._exchange import Exchange
 
-__all__ = ("Timer",)
+__all__ = ("Bell", "Timer")
 
 Answer = Callable[[Exchange, Exception], Coroutine[Any, Any, None]]
 
+_TICKS = 200
+"""Per second."""
 _LOOK_AGAIN = 0.05
 _IN_THREAD: CodeType = to_thread.run_sync.__code__
 _IN_QUEUE = CapacityLimiter.acquire_on_behalf_of.__name__
+
+
+class Bell:
+    """Rings for the deadlines of one event loop, a few milliseconds late at most.
+
+    A timer of the loop costs more than the rest of a request's bookkeeping, and hardly any is ever needed: requests
+    that are due in the same few milliseconds share one, and leave it when they are done.
+    """
+
+    __slots__ = ("_due", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._due: dict[int, dict[Timer, Deadline]] = {}
+
+    def set(self, timer: Timer, deadline: Deadline) -> int:
+        """Have `timer.fire()` called when `deadline` has passed, and return what `forget` wants to know."""
+        tick = int(deadline.at * _TICKS) + 1
+        due = self._due.get(tick)
+        if due is None:
+            due = self._due[tick] = {}
+            # The context of whichever request comes first must not outlive it, let alone ring for the others (L19).
+            self.loop.call_later(deadline.remaining() + 1 / _TICKS, self._ring, tick, context=Context())
+        due[timer] = deadline
+        return tick
+
+    def forget(self, timer: Timer, tick: int) -> None:
+        """Do not ring for `timer` any more."""
+        due = self._due.get(tick)
+        if due is not None:
+            due.pop(timer, None)
+
+    def _ring(self, tick: int) -> None:
+        for timer in self._due.pop(tick):
+            timer.fire()
 
 
 class Timer:
@@ -36,30 +74,49 @@ class Timer:
     `DeadlineExceededError` when an answer had begun and is broken off.
     """
 
-    __slots__ = ("_answer", "_before", "_exchange", "_handle", "_is_cancelled", "_loop", "_reply", "_task")
+    __slots__ = (
+        "_answer",
+        "_before",
+        "_bell",
+        "_context",
+        "_exchange",
+        "_handle",
+        "_is_cancelled",
+        "_loop",
+        "_reply",
+        "_task",
+        "_tick",
+    )
 
-    def __init__(self, exchange: Exchange, deadline: Deadline, answer: Answer) -> None:
+    def __init__(self, exchange: Exchange, deadline: Deadline, answer: Answer, bell: Bell) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - an ASGI application is always called in a task
         self._task: asyncio.Task[Any] = task
         self._before = task.cancelling()
-        self._loop = task.get_loop()
+        self._loop = bell.loop
+        self._context = copy_context()
         self._exchange = exchange
         self._answer = answer
         self._reply: asyncio.Task[None] | None = None
         self._is_cancelled = False
-        self._handle = self._loop.call_later(deadline.remaining(), self._fire)
         # Once the answer is complete the deadline is met, and background tasks may take their time.
         exchange.on_finish = self._stop
+        self._handle: asyncio.TimerHandle | None = None
+        self._bell = bell
+        self._tick = bell.set(self, deadline)
 
     def _stop(self) -> None:
-        self._handle.cancel()
+        self._exchange.on_finish = None
+        self._bell.forget(self, self._tick)
+        if self._handle is not None:
+            self._handle.cancel()
 
-    def _fire(self) -> None:
+    def fire(self) -> None:
+        """Answer for the application, if it has not begun to, and stop it."""
         if not self._exchange.started:
             # From here on the application cannot answer any more; what it still says is dropped.
-            self._exchange.abandoned = True
-            self._reply = self._loop.create_task(self._answer(self._exchange, _error()))
+            answer = self._answer(self._exchange.abandon(), _error())
+            self._reply = self._loop.create_task(answer, context=self._context)
         self._cancel()
 
     def _cancel(self) -> None:
@@ -110,8 +167,8 @@ def _waits_for_thread(link: Any) -> bool:
 
 
 def _awaited(link: Any) -> Any:
-    if isinstance(link, Coroutine):
-        return link.cr_await if hasattr(link, "cr_await") else None
+    if hasattr(link, "cr_await"):
+        return link.cr_await
     if isinstance(link, AsyncGeneratorType):
         return link.ag_await
     if isinstance(link, asyncio.Future):

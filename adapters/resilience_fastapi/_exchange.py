@@ -15,6 +15,7 @@ SCOPE_KEY = "resilience"
 
 REQUEST_ID = b"x-request-id"
 _CLOSE = (b"connection", b"close")
+_QUOTA = {"RateLimit-Policy": b"ratelimit-policy", "RateLimit": b"ratelimit"}
 _LAST = frozenset({"http.response.body", "http.response.pathsend"})
 
 
@@ -22,10 +23,22 @@ class Exchange:
     """Adds our headers to the answer and knows how far it has come.
 
     `started`: the status is out, so no other answer can be given. `finished`: the last byte is out. `abandoned`: the
-    client already has another answer, and what the application still says goes nowhere.
+    client already has another answer, and what the application still says goes nowhere. `closes`: the server is about
+    to close the connection, and the client had better not use it again.
     """
 
-    __slots__ = ("_inbound", "_receive", "_send", "abandoned", "context", "finished", "on_finish", "scope", "started")
+    __slots__ = (
+        "_inbound",
+        "_receive",
+        "_send",
+        "abandoned",
+        "closes",
+        "context",
+        "finished",
+        "on_finish",
+        "scope",
+        "started",
+    )
 
     def __init__(self, inbound: Inbound, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
         self._inbound = inbound
@@ -36,18 +49,13 @@ class Exchange:
         self.started = False
         self.finished = False
         self.abandoned = False
+        self.closes = False
         self.on_finish: Callable[[], None] | None = None
 
     async def send(self, message: Message) -> None:
         """Pass on what the application says."""
-        if not self.abandoned:
-            await self._pass(message)
-
-    async def answer(self, response: ASGIApp) -> None:
-        """Give an answer of our own, through the same door."""
-        await response(self.scope, self._receive, self._pass)
-
-    async def _pass(self, message: Message) -> None:
+        if self.abandoned:
+            return
         kind = message["type"]
         if kind == "http.response.start":
             self.started = True
@@ -63,14 +71,27 @@ class Exchange:
         else:
             await self._send(message)
 
+    async def answer(self, response: ASGIApp) -> None:
+        """Give an answer of our own, through the same door."""
+        await response(self.scope, self._receive, self.send)
+
+    def abandon(self) -> Exchange:
+        """Let the application speak to nobody from now on; the exchange returned speaks to the client."""
+        self.abandoned = self.started = True
+        return Exchange(self._inbound, self.context, self.scope, self._receive, self._send)
+
     def _headed(self, given: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         headers = list(given)
-        if not any(name == REQUEST_ID for name, _ in headers):
+        for name, _ in headers:
+            if name == REQUEST_ID:
+                break
+        else:
             headers.append((REQUEST_ID, self.context.request_id.encode("ascii")))
         if self.context.charges:
-            for name, value in self._inbound.quota_headers(self.context):
-                headers.append((name.lower().encode("ascii"), value.encode("ascii")))
+            headers += [
+                (_QUOTA[name], text.encode("ascii")) for name, text in self._inbound.quota_headers(self.context)
+            ]
         # Hop-by-hop headers do not exist in HTTP/2 and later.
-        if self._inbound.is_closing and self.scope.get("http_version", "1.1").startswith("1"):
+        if (self.closes or self._inbound.is_closing) and self.scope.get("http_version", "1.1").startswith("1"):
             headers.append(_CLOSE)
         return headers

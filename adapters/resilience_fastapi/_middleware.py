@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from starlette.requests import HTTPConnection, Request
@@ -11,7 +12,7 @@ from resilience import Resilience
 from resilience.envelope import envelope_of
 from resilience.inbound import Inbound, RequestContext
 from resilience_fastapi._answers import ids_of, respond
-from resilience_fastapi._deadline import Timer
+from resilience_fastapi._deadline import Bell, Timer
 from resilience_fastapi._exchange import REQUEST_ID, SCOPE_KEY, Exchange
 from resilience_fastapi._faults import adopt_fault_handler, call, cors_inside, through_cors
 from resilience_fastapi._handlers import ANSWERED, own_handler
@@ -45,6 +46,7 @@ class ResilienceMiddleware:
         self._wanted = {name.encode("ascii"): name for name in self._inbound.wanted}
         self._probes = Probes(resilience.health) if answers_probes else None
         self._cors = cors_inside(app)
+        self._bell: Bell | None = None
         self._app_answers_faults = False
         self._is_acquainted = False
         self._has_lifespan = False
@@ -92,6 +94,7 @@ class ResilienceMiddleware:
                     raise
             finally:
                 inbound.leave(context)
+                context.source = None  # it holds the context, too, and only the garbage collector could part them
 
     def _receive(self, scope: Scope, path: str) -> RequestContext:
         picked: dict[str, str] = {}
@@ -111,8 +114,14 @@ class ResilienceMiddleware:
         if deadline is None:
             await self.app(exchange.scope, receive, exchange.send)
             return
-        async with Timer(exchange, deadline, self._answer):
+        async with Timer(exchange, deadline, self._answer, self._bell_here()):
             await self.app(exchange.scope, receive, exchange.send)
+
+    def _bell_here(self) -> Bell:
+        loop = asyncio.get_running_loop()
+        if self._bell is None or self._bell.loop is not loop:
+            self._bell = Bell(loop)
+        return self._bell
 
     async def _answered(self, exchange: Exchange, error: Exception) -> bool:
         """Answer `error` if nobody has, and return whether that was all there is to it.
@@ -123,6 +132,8 @@ class ResilienceMiddleware:
             return False
         is_answer = isinstance(error, ANSWERED)
         if is_answer or not self._app_answers_faults:
+            # Servers close a connection whose application raised; a client not told would lose its next request.
+            exchange.closes = not is_answer
             await self._answer(exchange, error)
         return is_answer
 
@@ -171,6 +182,7 @@ class ResilienceMiddleware:
                 await self.app(scope, receive, identified)
             finally:
                 self._inbound.leave(context)
+                context.source = None
 
 
 def _connection(context: RequestContext) -> HTTPConnection:

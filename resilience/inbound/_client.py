@@ -14,15 +14,21 @@ FORWARDED_FOR = "x-forwarded-for"
 
 _MOST_HOPS = 32
 _LONGEST_ADDRESS = 64
+_LONGEST_REMEMBERED = 256
 _IPV6_CUSTOMER = 64
 """Bits of an IPv6 address that name a customer: within a /64 anybody takes as many addresses as they like."""
 
 
-@lru_cache(maxsize=4096)
 def _parsed(text: str) -> IPv4Address | IPv6Address | None:
     """Return the address in `text`, with or without port and brackets; None where there is none."""
+    # What is remembered is bounded in size too: the text is the client's to choose.
+    return None if len(text) > _LONGEST_ADDRESS else _remembered(text)
+
+
+@lru_cache(maxsize=4096)
+def _remembered(text: str) -> IPv4Address | IPv6Address | None:
     text = text.strip()
-    if not text or len(text) > _LONGEST_ADDRESS:
+    if not text:
         return None
     if text[0] == "[":
         text = text[1:].partition("]")[0]
@@ -38,7 +44,12 @@ def _parsed(text: str) -> IPv4Address | IPv6Address | None:
 
 def plain_address(text: str) -> str:
     """Return an address in its one canonical spelling; "" where `text` is none. ::ffff:10.0.0.1 is 10.0.0.1."""
-    address = _parsed(text)
+    return "" if len(text) > _LONGEST_ADDRESS else _spelled(text)
+
+
+@lru_cache(maxsize=4096)
+def _spelled(text: str) -> str:
+    address = _remembered(text)
     return "" if address is None else str(address)
 
 
@@ -65,6 +76,7 @@ class TrustedProxies:
                 problems.append(Problem("trusted_proxies", text, expected))
         if problems:
             raise ConfigurationError(problems)
+        self._walked = lru_cache(maxsize=4096)(self._walk)
 
     def __bool__(self) -> bool:
         return bool(self._networks)
@@ -75,13 +87,19 @@ class TrustedProxies:
         The header is read from the right, where our own proxies append. An entry that is no address ends the walk:
         whatever stands left of it was not written by a proxy of ours.
         """
+        if not forwarded_for or not self._networks:
+            return plain_address(peer)
+        if len(forwarded_for) > _LONGEST_REMEMBERED:
+            return self._walk(peer, forwarded_for)
+        return self._walked(peer, forwarded_for)
+
+    def _walk(self, peer: str, forwarded_for: str) -> str:
         client = _parsed(peer)
         if client is None:
             return ""
-        if forwarded_for and self._networks:
-            hops = reversed(forwarded_for.rsplit(",", _MOST_HOPS)[-_MOST_HOPS:])
-            while self._trusts(client) and (hop := _parsed(next(hops, ""))) is not None:
-                client = hop
+        hops = reversed(forwarded_for.rsplit(",", _MOST_HOPS)[-_MOST_HOPS:])
+        while self._trusts(client) and (hop := _parsed(next(hops, ""))) is not None:
+            client = hop
         return str(client)
 
     def _trusts(self, address: IPv4Address | IPv6Address) -> bool:

@@ -14,11 +14,13 @@ _LONGEST_TEXT = 32
 _patience = Duration(above=True, maximum=86_400)
 
 
-@lru_cache(maxsize=256)
 def patience_of(text: str) -> float | None:
     """Return the seconds a header asks for; None for anything that is not a sensible duration."""
-    if len(text) > _LONGEST_TEXT:
-        return None
+    return None if len(text) > _LONGEST_TEXT else _parsed(text)
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> float | None:
     try:
         return _patience.parse(text)
     except Refused:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resilience.bulkhead import Bulkhead
+from resilience.clock import monotonic
 from resilience.errors import ConfigurationError, Problem, RateLimitedError
 from resilience.inbound import _aio
 from resilience.inbound._client import FORWARDED_FOR, TrustedProxies
@@ -27,16 +28,11 @@ Limiter = Callable[[str, str, int | None], "Bucket"]
 """Makes or finds the bucket of a name, a rate and a burst: `Resilience.limiter`."""
 
 
-class _Config(Protocol):
-    @property
-    def server(self) -> ServerOptions: ...
-
-
 class _Toolkit(Protocol):
     """The parts of `Resilience` the gate is built from."""
 
     @property
-    def config(self) -> _Config: ...
+    def config(self) -> Any: ...  # its sections are attributes made from the schema, which no checker sees
     @property
     def lifecycle(self) -> Lifecycle: ...
     @property
@@ -108,7 +104,7 @@ class Inbound:
         allowed = self.options.deadline
         if asked is not None or patience is not None:
             allowed = sooner(allowed, patience, None if asked is None else patience_of(asked))
-        return None if allowed is None else Deadline.after(allowed)
+        return None if allowed is None else Deadline(monotonic() + allowed)  # after() would check it once more
 
     def is_excluded(self, path: str) -> bool:
         """Whether requests to `path`, or to something above it, are never limited, refused or timed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Sequence
 from typing import NamedTuple, Protocol
 
 __all__ = ("Bucket", "Charge", "Decision", "Quota", "quota_headers")
@@ -101,10 +101,7 @@ class Charge(NamedTuple):
         return f"{self.quota.label};r={max(0, int(decision.remaining))};t={math.ceil(after)}"
 
 
-def quota_headers(charges: Iterable[Charge]) -> tuple[tuple[str, str], ...]:
-    """Return the `RateLimit-Policy` and `RateLimit` fields; none where nothing was charged."""
-    policies = [charge.quota.policy for charge in charges]
-    if not policies:
-        return ()
-    states = [charge.state() for charge in charges]
-    return ("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(states))
+def quota_headers(charges: Sequence[Charge]) -> tuple[tuple[str, str], ...]:
+    """Return the `RateLimit-Policy` and `RateLimit` fields of what was charged."""
+    policies = ", ".join([charge.quota.policy for charge in charges])
+    return ("RateLimit-Policy", policies), ("RateLimit", ", ".join([charge.state() for charge in charges]))

@@ -169,12 +169,12 @@ async def test_deadline_is_known_inside(browse: Any, toolkit: Any) -> None:
     @app.get("/async")
     async def in_async() -> float | None:
         deadline = Deadline.current()
-        return deadline and deadline.remaining()
+        return None if deadline is None else deadline.remaining()
 
     @app.get("/sync")
     def in_sync() -> float | None:
         deadline = Deadline.current()
-        return deadline and deadline.remaining()
+        return None if deadline is None else deadline.remaining()
 
     install(app, toolkit(server__deadline="5s", server__deadline_header="X-Patience"))
     async with browse(app) as client:

@@ -10,7 +10,7 @@ from fastapi import Body, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, field_validator, model_validator
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.base import BaseHTTPMiddleware
 
@@ -41,6 +41,16 @@ class Account(BaseModel):
         if len(value) < 20:
             raise ValueError(f"{value} is too weak")
         return value
+
+
+class Transfer(BaseModel):
+    accounts: list[str]
+    note: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def check(cls, data: Any) -> Any:
+        raise ValueError(f"not allowed: {data['accounts'][0]}" if data["accounts"] else "no accounts")
 
 
 def shop(**options: Any) -> FastAPI:
@@ -100,7 +110,7 @@ async def test_unhandled_error_is_an_envelope(browse: Any) -> None:
 async def test_answers_of_ours_follow_cors(browse: Any, toolkit: Any, path: str, *, is_cors_first: bool) -> None:
     """A browser may read our errors: they carry the application's own CORS headers, whichever was added first."""
     app = shop()
-    rules = {"allow_origins": ["https://a.example"], "allow_credentials": True}
+    rules: dict[str, Any] = {"allow_origins": ["https://a.example"], "allow_credentials": True}
     if is_cors_first:
         app.add_middleware(CORSMiddleware, **rules)
     install(app, toolkit(server__rate_limit="1/day") if path == "/limited" else None)
@@ -265,6 +275,21 @@ async def test_redirects_are_no_errors(browse: Any) -> None:
         assert (await client.get("/folder")).headers["Location"] == "http://shop.example/folder/"
 
 
+async def test_validators_of_models_do_not_echo(browse: Any) -> None:
+    """The text of a validator that saw a whole object is withheld when a value of it is in the text (L16)."""
+    app = FastAPI()
+
+    @app.post("/transfer")
+    def transfer(order: Transfer) -> None: ...
+
+    install(app)
+    async with browse(app) as client:
+        echo = await client.post("/transfer", json={"accounts": [SECRET]})
+        plain = await client.post("/transfer", json={"accounts": []})
+    assert [field["message"] for field in echo.json()["details"]["fields"]] == ["The value is not valid."]
+    assert [field["message"] for field in plain.json()["details"]["fields"]] == ["Value error, no accounts"]
+
+
 @pytest.mark.parametrize(
     "body", [{"password": SECRET[:15], "age": "x" + SECRET}, {"password": {"a": SECRET}}, [SECRET], SECRET, None]
 )
@@ -318,7 +343,8 @@ async def test_own_handler_answers_for_the_gate(browse: Any, toolkit: Any, colou
     def blocking(request: Request, error: RateLimitedError) -> JSONResponse:
         return JSONResponse({"own": error.code}, 429)
 
-    app.add_exception_handler(RateLimitedError, limited if colour == "async" else blocking)
+    own: Any = limited if colour == "async" else blocking
+    app.add_exception_handler(RateLimitedError, own)
     install(app, toolkit(server__rate_limit="1/day"))
     async with browse(app) as client:
         await client.get("/nowhere")

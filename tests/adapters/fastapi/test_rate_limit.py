@@ -1,0 +1,212 @@
+"""Limits per route, as a dependency without a `request` parameter."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pytest
+from fastapi import APIRouter, Depends, FastAPI, WebSocket
+from starlette.requests import HTTPConnection
+
+from resilience import Resilience
+from resilience.errors import ConfigurationError
+from resilience_fastapi import install, rate_limit
+
+
+async def statuses(client: Any, *paths: str, **options: Any) -> list[int]:
+    return [(await client.get(path, **options)).status_code for path in paths]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("colour", ["async", "sync"])
+async def test_route_is_limited(browse: Any, colour: str, *, installed: bool) -> None:
+    """An endpoint of either colour, without parameters, is limited per client; with or without `install`."""
+    app = FastAPI()
+
+    async def in_loop() -> str:
+        return "a"
+
+    def in_thread() -> str:
+        return "s"
+
+    limited = [Depends(rate_limit("2/minute", name=f"{colour}{installed}"))]
+    app.add_api_route("/", in_loop if colour == "async" else in_thread, dependencies=limited)
+    if installed:
+        install(app, Resilience())
+    codes = []
+    for host in ("203.0.113.9", "203.0.113.10"):
+        async with browse(app, (host, 1)) as client:
+            codes += await statuses(client, "/", "/", "/")
+    refusal = 429 if installed else 500
+    assert codes == [200, 200, refusal] * 2
+
+
+async def test_refusal_is_an_envelope(browse: Any) -> None:
+    """Beyond the limit comes 429 with the time to wait."""
+    app = FastAPI(dependencies=[Depends(rate_limit("1/minute"))])
+    app.add_api_route("/", lambda: "x")
+    install(app, Resilience())
+    async with browse(app) as client:
+        assert (await client.get("/")).status_code == 200
+        answer = await client.get("/")
+    assert (answer.status_code, answer.json()["code"], answer.headers["Retry-After"]) == (429, "RATE_LIMITED", "60")
+
+
+async def test_included_twice(browse: Any) -> None:
+    """A router included under two prefixes, nested or mounted is limited in each place by itself."""
+    router, outer, app, sub = (
+        APIRouter(dependencies=[Depends(rate_limit("1/minute"))]),
+        APIRouter(),
+        FastAPI(),
+        FastAPI(),
+    )
+
+    @router.get("/items/{item}")
+    def read(item: int) -> int:
+        return item
+
+    outer.include_router(router, prefix="/nested")
+    app.include_router(router, prefix="/v1")
+    app.include_router(router, prefix="/v2")
+    app.include_router(outer, prefix="/outer")
+    sub.include_router(router)
+    app.mount("/sub", sub)
+    install(app, Resilience())
+    install(sub, Resilience())
+    async with browse(app) as client:
+        for prefix in ("/v1", "/v2", "/outer/nested", "/sub"):
+            assert await statuses(client, *(f"{prefix}/items/{item}" for item in range(3))) == [200, 429, 429]
+
+
+async def test_methods_and_routes_are_apart(browse: Any) -> None:
+    """One dependency on several routes and methods limits each by itself, unless it has a name."""
+    app = FastAPI()
+    apart, together = Depends(rate_limit("1/minute")), Depends(rate_limit("1/minute", name="all"))
+    for path in ("/a", "/b"):
+        app.add_api_route(path, lambda: "x", methods=["GET", "PUT"], dependencies=[apart])
+        app.add_api_route(f"/shared{path}", lambda: "x", dependencies=[together])
+    install(app, Resilience())
+    async with browse(app) as client:
+        assert await statuses(client, "/a", "/b", "/a") == [200, 200, 429]
+        assert (await client.put("/a")).status_code == 200
+        assert await statuses(client, "/shared/a", "/shared/b") == [200, 429]
+
+
+async def test_paths_are_no_way_around(browse: Any) -> None:
+    """Varying path parameters, case of the method's answer or the query never gives a new quota."""
+    app = FastAPI()
+    app.add_api_route("/items/{item}", lambda item: item, dependencies=[Depends(rate_limit("1/minute"))])
+    install(app, Resilience())
+    async with browse(app) as client:
+        assert await statuses(client, "/items/1", "/items/2", "/items/1?a=b") == [200, 429, 429]
+
+
+async def test_keys(browse: Any) -> None:
+    """A key can be a header or a function of the connection, of either colour."""
+    app = FastAPI()
+
+    async def tenant(connection: HTTPConnection) -> str:
+        return connection.headers["X-Tenant"]
+
+    keys: dict[str, Any] = {
+        "/header": "header:X-Tenant",
+        "/async": tenant,
+        "/sync": lambda connection: connection.headers["X-Tenant"],
+    }
+    for path, key in keys.items():
+        app.add_api_route(path, lambda: "x", dependencies=[Depends(rate_limit("1/minute", key=key))])
+    install(app, Resilience())
+    async with browse(app) as client:
+        for path in keys:
+            codes = [await statuses(client, path, headers={"X-Tenant": name}) for name in ("a", "b", "a")]
+            assert codes == [[200], [200], [429]]
+
+
+async def test_cost_and_burst(browse: Any) -> None:
+    """A request may cost more than one, and more may come at once than the rate says."""
+    app = FastAPI()
+    limit = rate_limit("1/minute", burst=5, cost=2)
+    app.add_api_route("/", lambda: "x", dependencies=[Depends(limit)])
+    install(app, Resilience())
+    async with browse(app) as client:
+        assert await statuses(client, "/", "/", "/") == [200, 200, 429]
+
+
+async def test_two_limits(browse: Any, toolkit: Any) -> None:
+    """Several limits on one route hold together, and the caller is told each."""
+    app = FastAPI()
+    limits = [Depends(rate_limit("2/minute")), Depends(rate_limit("3/hour"))]
+    app.add_api_route("/", lambda: "x", dependencies=limits)
+    install(app, toolkit(server__rate_limit_headers="on"))
+    async with browse(app) as client:
+        answer = await client.get("/")
+    assert answer.headers["RateLimit-Policy"] == '"2/minute";q=2;w=60, "3/hour";q=3;w=3600'
+
+
+async def test_one_dependency_in_two_applications(browse: Any) -> None:
+    """A limit written once and used in two applications counts in each by itself."""
+    limit = Depends(rate_limit("1/minute"))
+    for _ in range(2):
+        app = FastAPI()
+        app.add_api_route("/", lambda: "x", dependencies=[limit])
+        install(app, Resilience())
+        async with browse(app) as client:
+            assert await statuses(client, "/", "/") == [200, 429]
+
+
+def test_schema_is_untouched() -> None:
+    """A limit adds no parameter to the OpenAPI document."""
+
+    def endpoint(_: Annotated[None, Depends(rate_limit("1/minute"))], size: int) -> int:
+        return size
+
+    app = FastAPI()
+    app.add_api_route("/", endpoint)
+    parameters = app.openapi()["paths"]["/"]["get"]["parameters"]
+    assert [parameter["name"] for parameter in parameters] == ["size"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rate": "5"}, {"burst": 0}, {"cost": 0}, {"cost": True}, {"cost": 1.5}, {"key": "cookie"}]
+)
+def test_bad_arguments(wrong: dict[str, Any]) -> None:
+    """A bad argument is refused where it is written."""
+    arguments = {"rate": "5/minute", **wrong}
+    with pytest.raises(ConfigurationError):
+        rate_limit(arguments.pop("rate"), **arguments)
+
+
+async def test_websocket_handshakes_are_limited(browse: Any) -> None:
+    """A dependency on a websocket route refuses the handshake."""
+    app = FastAPI()
+
+    @app.websocket("/ws", dependencies=[Depends(rate_limit("1/minute"))])
+    async def talk(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.close()
+
+    install(app, Resilience())
+    assert [await handshake(app), await handshake(app)] == ["websocket.accept", "websocket.close"]
+    assert await handshake(app, "websocket.http.response") == "websocket.http.response.start"
+
+
+async def handshake(app: FastAPI, *extensions: str) -> str:
+    """Knock, and return the type of the first thing the application says."""
+    said: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    scope = {
+        "type": "websocket",
+        "path": "/ws",
+        "headers": [],
+        "query_string": b"",
+        "client": ("203.0.113.9", 1),
+        "extensions": {name: {} for name in extensions},
+    }
+    await app(scope, receive, send)
+    return str(said[0]["type"])
