@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import IO
 
 __all__ = ("end_with", "main")
 
@@ -19,11 +18,12 @@ GRACE = 2.0
 """Seconds a process gets to end in good order."""
 
 
-def end_with(pipe: IO[bytes], end: Callable[[], object], *, grace: float = GRACE) -> None:
+def end_with(pipe: int, end: Callable[[], object], *, grace: float = GRACE) -> None:
     """Call `end` when the other side of `pipe` is gone, and end this process for good `grace` seconds later."""
 
     def watch() -> None:
-        while pipe.read(1024):
+        # Not through `sys.stdin.buffer`: the lock of a reader still at it aborts the interpreter at its regular end.
+        while os.read(pipe, 1024):
             pass
         killer = threading.Timer(grace, os._exit, (1,))
         killer.daemon = True
@@ -35,10 +35,20 @@ def end_with(pipe: IO[bytes], end: Callable[[], object], *, grace: float = GRACE
 
 def main(command: list[str]) -> int:
     """Run `command` until it ends, or standard input does, or a SIGTERM asks for it; return its exit status."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 - our own caller names the program
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    end_with(sys.stdin.buffer, lambda: _stop(process), grace=GRACE + 1)
-    return process.wait()
+    running: list[subprocess.Popen[bytes]] = []
+    is_over = threading.Event()
+
+    def end(*_: object) -> None:
+        is_over.set()
+        for process in running:
+            process.terminate()
+
+    signal.signal(signal.SIGTERM, end)  # first: nobody else would end a command started before it
+    running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))  # noqa: S603 - our caller names the program
+    if is_over.is_set():
+        end()
+    end_with(sys.stdin.fileno(), lambda: _stop(running[0]), grace=GRACE + 1)
+    return running[0].wait()
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

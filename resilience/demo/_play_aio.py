@@ -78,7 +78,7 @@ async def _perform(stage: Stage, view: View) -> list[Criterion]:
 async def _open_shop(stage: Stage, children: Children, provider: Child) -> Child:
     binary = _needs.valkey_binary()
     valkey = None if binary is None else await children.valkey(binary)
-    stage.state = "in this process's memory (no Valkey here)" if valkey is None else "in Valkey"
+    stage.state = "in the shop's memory (no Valkey here)" if valkey is None else "in Valkey"
     url = None if valkey is None else f"redis://127.0.0.1:{valkey.port}/0"
     settings = environment(os.environ, stage.script, url)
     settings["SHOP_PROVIDER_URL"] = f"http://127.0.0.1:{provider.port}"

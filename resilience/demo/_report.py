@@ -40,9 +40,11 @@ class Reporter:
             self._news.append(event)
             self._has_news.set()
 
-    def start(self) -> None:
+    def start(self) -> threading.Thread:
         """Tell from now on, until the process ends or nobody reads any more."""
-        threading.Thread(target=self._tell, name="reporter", daemon=True).start()
+        thread = threading.Thread(target=self._tell, name="reporter", daemon=True)
+        thread.start()
+        return thread
 
     def line(self) -> str:
         """Return how things are, and the transitions not told yet."""

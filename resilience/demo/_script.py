@@ -59,7 +59,12 @@ def _phases(*seconds: float) -> tuple[Phase, ...]:
 
 
 FULL = Script(_phases(6, 9, 5, 8), {f"{_PASSED_ON}BREAKER__RESET_TIMEOUT": "2s"})
-SHORT = Script(_phases(2, 4, 2, 4.5), {f"{_PASSED_ON}BREAKER__RESET_TIMEOUT": "1s"})
+SHORT = Script(
+    _phases(2, 4, 2, 4.5),
+    {f"{_PASSED_ON}BREAKER__RESET_TIMEOUT": "1s"},
+    rate=10,  # machines that run scripts are busy
+    shoppers=2,
+)
 
 
 def environment(inherited: Mapping[str, str], script: Script, redis_url: str | None) -> dict[str, str]:

@@ -24,13 +24,14 @@ __all__ = ("load", "main")
 
 def main(argv: list[str]) -> int:
     """Serve the example until SIGTERM, or until standard input ends."""
-    path, *pipeline = argv
-    end_with(sys.stdin.buffer, lambda: signal.raise_signal(signal.SIGTERM))
+    path, *pipelines = argv
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn stops in good order, then raises it once more
+    end_with(sys.stdin.fileno(), lambda: signal.raise_signal(signal.SIGTERM))
     module = load(Path(path))
     listening = _socket()
     config = uvicorn.Config(module.app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
     _say(json.dumps({"port": listening.getsockname()[1]}))
-    for name in pipeline:
+    for name in pipelines:
         Reporter(getattr(module, name), _say).start()
     uvicorn.Server(config).run(sockets=[listening])
     return 0

@@ -14,7 +14,7 @@ from resilience.demo._record import GUARDED, PLAIN, PRICES, Answer, outcome_of
 from resilience.demo._script import Phase
 from resilience.demo._stage import Stage
 
-__all__ = ("Traffic", "blamed")
+__all__ = ("Traffic", "blamed", "code_of")
 
 _PATHS = {GUARDED: "/orders", PLAIN: "/plain/orders", PRICES: "/prices"}
 _ORDER = {"item": "tea", "quantity": 1}
@@ -69,7 +69,7 @@ class Traffic:
             response = await self._http.request(method, _PATHS[side], json=body)
         except httpx.HTTPError as error:
             return "error", type(error).__name__
-        code = "" if response.is_success else _code(response)
+        code = "" if response.is_success else code_of(response)
         return outcome_of(response.status_code, code), code
 
 
@@ -80,7 +80,8 @@ def blamed(asked: Phase | None, answered: Phase | None) -> str:
     return "" if phase is None else phase.name
 
 
-def _code(response: httpx.Response) -> str:
+def code_of(response: httpx.Response) -> str:
+    """Return the code of an envelope, or nothing."""
     try:
         body: Any = response.json()
     except ValueError:

