@@ -32,7 +32,7 @@ class _Toolkit(Protocol):
     """The parts of `Resilience` the gate is built from."""
 
     @property
-    def config(self) -> Any: ...  # its sections are attributes made from the schema, which no checker sees
+    def config(self) -> Any: ...  # resilience.config.Config: pyright takes no cached_property for a property
     @property
     def lifecycle(self) -> Lifecycle: ...
     @property
