@@ -12,7 +12,7 @@ import asyncio
 import gc
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
-from types import AsyncGeneratorType, CodeType, TracebackType
+from types import AsyncGeneratorType, CodeType
 from typing import Any
 
 from anyio import CapacityLimiter, to_thread
@@ -70,8 +70,7 @@ class Bell:
 class Timer:
     """Ends one exchange when its deadline passes, unless the answer is complete by then.
 
-    Around the application's call: leaves quietly when the client was given a 504 in time, raises
-    `DeadlineExceededError` when an answer had begun and is broken off.
+    The client is given a 504 where no answer has begun; one that has is broken off by a `DeadlineExceededError`.
     """
 
     __slots__ = (
@@ -126,24 +125,27 @@ class Timer:
             self._is_cancelled = True
             self._task.cancel()
 
-    async def __aenter__(self) -> None:
-        pass
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, _error_raised: BaseException | None, _traceback: TracebackType | None
-    ) -> bool:
+    async def settle(self) -> None:
+        """End the watch over an application that returned; it may have swallowed our cancellation."""
         self._stop()
-        is_cancellation = kind is not None and issubclass(kind, asyncio.CancelledError)
-        # As in asyncio.timeout: a cancellation from outside that came along with ours must go on.
-        is_ours = self._is_cancelled and self._task.uncancel() <= self._before and is_cancellation
-        if is_cancellation and not is_ours:
-            if self._reply is not None:
-                self._reply.cancel()
-            return False
+        if self._is_cancelled:
+            self._task.uncancel()
         if self._reply is not None:
             await self._reply
-        elif is_ours:
+
+    async def swallows(self, error: BaseException) -> bool:
+        """End the watch over an application that raised, and return whether that was our doing and is dealt with."""
+        self._stop()
+        is_cancellation = isinstance(error, asyncio.CancelledError)
+        # As in asyncio.timeout: a cancellation from outside that came along with ours must go on.
+        is_ours = self._is_cancelled and self._task.uncancel() <= self._before and is_cancellation
+        if is_ours and self._reply is None:
             raise _error() from None
+        if self._reply is not None:
+            if is_ours or isinstance(error, Exception):
+                await self._reply
+            else:
+                self._reply.cancel()
         return is_ours
 
 

@@ -114,8 +114,14 @@ class ResilienceMiddleware:
         if deadline is None:
             await self.app(exchange.scope, receive, exchange.send)
             return
-        async with Timer(exchange, deadline, self._answer, self._bell_here()):
+        timer = Timer(exchange, deadline, self._answer, self._bell_here())
+        try:
             await self.app(exchange.scope, receive, exchange.send)
+        except BaseException as error:
+            if not await timer.swallows(error):
+                raise
+        else:
+            await timer.settle()
 
     def _bell_here(self) -> Bell:
         loop = asyncio.get_running_loop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from resilience.inbound._gate import Inbound
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 __all__ = ("RequestContext", "current_request")
 
 _current: ContextVar[RequestContext | None] = ContextVar("resilience_request", default=None)
+
+
+_Entered: TypeAlias = "tuple[Token[RequestContext | None], _Entered | None]"
 
 
 def current_request() -> RequestContext | None:
@@ -31,7 +34,7 @@ class RequestContext:
     """
 
     __slots__ = (
-        "_tokens",
+        "_entered",
         "charges",
         "client",
         "deadline",
@@ -73,11 +76,11 @@ class RequestContext:
         """Who the caller has proven to be; set by the service or its framework."""
         self.source: Any = None
         """What the framework calls a request (an ASGI scope, a WSGI environ), for keys computed by user code."""
-        self.charges: list[Charge] = []
-        self._tokens: list[Token[RequestContext | None]] = []
+        self.charges: tuple[Charge, ...] = ()
+        self._entered: _Entered | None = None
 
     def __enter__(self) -> RequestContext:  # noqa: PYI034 - never subclassed: adapters compose
-        self._tokens.append(_current.set(self))
+        self._entered = (_current.set(self), self._entered)
         if self.deadline is not None:
             self.deadline.__enter__()
         return self
@@ -87,7 +90,9 @@ class RequestContext:
     ) -> None:
         if self.deadline is not None:
             self.deadline.__exit__(kind, error, traceback)
-        _current.reset(self._tokens.pop())
+        if self._entered is not None:
+            token, self._entered = self._entered
+            _current.reset(token)
 
     def __repr__(self) -> str:
         return f"<RequestContext {self.request_id}>"

@@ -159,7 +159,7 @@ class Inbound:
 
     def judge(self, context: RequestContext, quota: Quota, decision: Decision) -> None:
         """Note a decision, and raise `RateLimitedError` where it says no."""
-        context.charges.append(quota.charge(decision))
+        context.charges = (*context.charges, quota.charge(decision))
         if not decision.allowed:
             name = quota.bucket.name
             raise RateLimitedError(f"{name}: quota spent", policy=name, retry_after=decision.retry_after)
