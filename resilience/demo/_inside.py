@@ -28,14 +28,17 @@ class Inside:
     counts: dict[str, int] = field(default_factory=dict)
     transitions: list[Transition] = field(default_factory=list)
 
-    def hear(self, line: str, now: float) -> list[Transition]:
-        """Take in one line and return the transitions that are news; `now` is seconds since the traffic began."""
+    def hear(self, line: str, start: float) -> list[Transition]:
+        """Take in one line and return the transitions that are news.
+
+        `start` is when the traffic began, by the monotonic clock that all processes of a machine share.
+        """
         facts = json.loads(line)
         self.breaker = facts.get("breaker", self.breaker)
         self.in_use = facts.get("in_use", self.in_use)
         self.places = facts.get("places", self.places)
         self.counts = facts.get("counts", self.counts)
-        news = [Transition(now - told["ago"], told["kind"], _words(told)) for told in facts.get("news", ())]
+        news = [Transition(told["at"] - start, told["kind"], _words(told)) for told in facts.get("news", ())]
         self.transitions += news
         return news
 

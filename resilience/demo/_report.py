@@ -8,7 +8,6 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from resilience.clock import monotonic
 from resilience.events import Event
 from resilience.pipeline import Pipeline
 
@@ -73,4 +72,4 @@ class Reporter:
 
 def _told(event: Event) -> dict[str, Any]:
     kept = {key: event.facts[key] for key in ("reason", "failures", "calls")}
-    return {"kind": event.kind, "ago": monotonic() - event.at, **kept}
+    return {"kind": event.kind, "at": event.at, **kept}

@@ -38,7 +38,7 @@ class Script:
     """Customers on each side who wait for their answer, pause, and order again."""
     pause: float = 0.15
     lookers: float = 20.0
-    """Requests per second for the price list, which is limited to half of that."""
+    """Requests per second for the price list, which the shop limits to 10."""
     most_waiting: int = 150
     """Orders of one side under way at once; those that come on top are not sent, and counted."""
 
@@ -61,9 +61,10 @@ def _phases(*seconds: float) -> tuple[Phase, ...]:
 FULL = Script(_phases(6, 9, 5, 8), {f"{_PASSED_ON}BREAKER__RESET_TIMEOUT": "2s"})
 SHORT = Script(
     _phases(2, 4, 2, 4.5),
-    {f"{_PASSED_ON}BREAKER__RESET_TIMEOUT": "1s"},
-    rate=10,  # machines that run scripts are busy
-    shoppers=2,
+    {f"{_PASSED_ON}BREAKER__RESET_TIMEOUT": "1s", f"{_PASSED_ON}BULKHEAD__MAX_CONCURRENT_CALLS": "4"},
+    rate=10,  # machines that run scripts are busy: half the customers, and places for them
+    shoppers=1,
+    lookers=15,
 )
 
 

@@ -14,10 +14,10 @@ from resilience.demo._record import GUARDED, PLAIN, PRICES, Answer, outcome_of
 from resilience.demo._script import Phase
 from resilience.demo._stage import Stage
 
-__all__ = ("Traffic", "blamed", "code_of")
+__all__ = ("ORDER", "Traffic", "blamed", "code_of")
 
 _PATHS = {GUARDED: "/orders", PLAIN: "/plain/orders", PRICES: "/prices"}
-_ORDER = {"item": "tea", "quantity": 1}
+ORDER = {"item": "tea", "quantity": 1}
 
 
 class Traffic:
@@ -64,7 +64,7 @@ class Traffic:
         record.add(Answer(side, phase, began, self._clock() - began, outcome, code))
 
     async def _answer(self, side: str) -> tuple[str, str]:
-        method, body = ("GET", None) if side == PRICES else ("POST", _ORDER)
+        method, body = ("GET", None) if side == PRICES else ("POST", ORDER)
         try:
             response = await self._http.request(method, _PATHS[side], json=body)
         except httpx.HTTPError as error:

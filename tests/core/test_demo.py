@@ -46,8 +46,8 @@ TINY = Script(tuple(Phase(phase.name, phase.mode, 0.1, phase.words) for phase in
 
 
 @contextlib.contextmanager
-def demo(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("RESILIENCE_")}
+def demo(*arguments: str, without: tuple[str, ...] = ("RESILIENCE_",)) -> Iterator[subprocess.Popen[str]]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(without)}
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "resilience", "demo", *arguments],
         cwd=ROOT,
@@ -97,7 +97,7 @@ def gone(groups: list[int], within: float) -> bool:
 @pytest.mark.realtime
 def test_the_fast_demo_keeps_its_promises() -> None:
     """`demo --fast` plays in under 20 s of an idle machine, says what it measured, and ends with status 0."""
-    with demo("--fast") as process:
+    with demo("--fast", without=("RESILIENCE_", "COVERAGE_")) as process:  # at the speed a user sees
         said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     assert said.isascii()
@@ -185,8 +185,8 @@ def test_only_settings_of_the_payments_are_passed_on() -> None:
     """A demo touches nobody's Redis and knows nobody's limits, but other payment settings can be tried."""
     tried = "RESILIENCE_PIPELINE__PAYMENTS__BREAKER__RESET_TIMEOUT"
     around = {"PATH": "/bin", "RESILIENCE_REDIS__URL": "redis://production", "RESILIENCE_STRICT": "1"}
-    assert environment(around, SHORT, None) == {"PATH": "/bin", tried: "1s"}
-    assert environment({tried: "9s"}, SHORT, "redis://ours") == {"RESILIENCE_REDIS__URL": "redis://ours", tried: "9s"}
+    assert environment(around, FULL, None) == {"PATH": "/bin", tried: "2s"}
+    assert environment({tried: "9s"}, FULL, "redis://ours") == {"RESILIENCE_REDIS__URL": "redis://ours", tried: "9s"}
 
 
 # Servers
@@ -272,15 +272,13 @@ def test_the_shop_reports_what_its_policies_do() -> None:
     for _ in range(2):
         with pytest.raises(OSError):
             charge()
-    news = inside.hear(reporter.line(), 10.0)
-    assert [(known.kind, known.words) for known in news] == [
-        ("breaker.opened", "breaker opened: consecutive failures, 2 of 2 calls failed")
-    ]
+    news = inside.hear(reporter.line(), clock() - 2.5)
+    assert news == [Transition(2.5, "breaker.opened", "breaker opened: consecutive failures, 2 of 2 calls failed")]
     assert (inside.breaker, inside.in_use, inside.places) == ("open", 0, 3)
     assert inside.count("breaker.opened") == 1
-    assert inside.hear(reporter.line(), 11.0) == []
+    assert inside.hear(reporter.line(), 0.0) == []
     breaker.close()
-    assert inside.hear(reporter.line(), 12.0)[0].words.startswith("breaker closed: ")
+    assert inside.hear(reporter.line(), 0.0)[0].words.startswith("breaker closed: ")
     assert len(inside.transitions) == 2
 
 
@@ -339,7 +337,8 @@ async def test_traffic_is_bounded_and_survives_the_shop() -> None:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(Traffic(stage, http, time.monotonic).flow(), 0.2)
             tally = stage.record.total(GUARDED)
-            assert (tally.unsent > 0, tally.outcomes["error"] > 0) == (most_waiting == 0, most_waiting > 0)
+            assert (tally.outcomes["error"] > 0) == (most_waiting > 0)
+            assert most_waiting or tally.unsent
             assert not stage.record.waiting.total()
 
 
