@@ -15,7 +15,7 @@ from resilience import Pipeline, RateLimit, TokenBucket
 __all__ = ("CASES",)
 
 _PLENTY = "1000000000/second"
-_SLOW, _BURST = "1000000/day", 1_000_000_000
+_SLOW, _BURST = "1000000/day", 1_000_000
 """A bucket that is never empty and never full again: a client in the middle of spending."""
 _KEYS = [f"client-{number}" for number in range(1000)]
 _TASKS = 64

@@ -99,6 +99,8 @@ class Case:
     contenders: Sequence[Contender]
     unit: Unit = Unit.NANOSECONDS
     note: str = ""
+    smallest: int = 1
+    """Operations in one sample at least, where the clock is coarser than ours."""
     largest: int = 10**9
     """Operations in one sample at most, where memory or time grows with them."""
 
@@ -295,7 +297,8 @@ def _rounds(prepared: dict[Contender, tuple[Sample, int]], effort: Effort) -> It
 
 def _prepare(contender: Contender, case: Case, session: Session) -> tuple[Sample, int]:
     """Build, warm up, and find how many operations make a sample long enough."""
-    sample, number = contender.build(session), 1
+    sample, number = contender.build(session), case.smallest
+    sample(number)
     while number < case.largest and (each := sample(number)) * number < session.effort.sample_ns:
         enough = int(session.effort.sample_ns / max(each, 1.0)) + 1
         number = min(case.largest, max(2 * number, enough), 32 * number)

@@ -18,7 +18,7 @@ _INTRODUCTION = """\
 
 What a guarded call costs more than the bare one, beside what other libraries cost.
 
-This page is generated. `python tests/bench/run.py --write` measures and writes it again (three minutes; `--quick` prints
+This page is generated. `python tests/bench/run.py --write` measures and writes it again (minutes; `--quick` prints
 the tables in seconds, `--only CASE` measures one, by the name in brackets). `tox -e bench` brings the libraries along.
 
 Measured on {today}: {python}, {machine}.
@@ -28,8 +28,8 @@ With {versions}.
 
 Contenders take turns within each round, with the garbage collector off, and each is held against the bare call of the
 same round. A figure is the median over 15 rounds; in each the best of three samples of at least 5 ms counts. What
-happens inside the process is measured in CPU time. Awaiting loops let the event loop run every 64 calls. Compare figures
-of one table with each other: on another machine all of them move together.
+happens inside the process is measured in CPU time. Awaiting loops let the event loop run every 64 calls. Compare
+figures of one table with each other: on another machine all of them move together.
 """
 
 Measured = tuple[Case, Sequence[Figure]]
