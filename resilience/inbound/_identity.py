@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 
+from resilience._fork import renew_after_fork
+
 __all__ = ("REQUEST_ID", "TRACEPARENT", "request_id_of", "trace_id_of")
 
 REQUEST_ID = "x-request-id"
@@ -13,15 +15,45 @@ TRACEPARENT = "traceparent"
 _is_sane = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch
 _traceparent = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?", re.DOTALL).fullmatch
 
+_ID_BYTES, _AT_ONCE = 16, 128
 _NO_TRACE, _NO_PARENT = "0" * 32, "0" * 16
+
+
+class _Supply:
+    """Ids from the kernel's randomness, fetched many at a time: a system call per request is felt.
+
+    The kernel's, because a seed the application sets must not repeat them; and never a parent's left-overs in a fork.
+    """
+
+    def __init__(self) -> None:
+        self._ready: list[str] = []
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Throw away what the parent may use as well."""
+        self._ready = []
+
+    def take(self) -> str:
+        """Return an id nobody has had. Taking one off the list is atomic, so threads need no lock."""
+        try:
+            return self._ready.pop()
+        except IndexError:
+            drawn = os.urandom(_ID_BYTES * _AT_ONCE).hex()
+            digits = 2 * _ID_BYTES
+            ready = [drawn[start : start + digits] for start in range(0, len(drawn), digits)]
+            last = ready.pop()
+            self._ready = ready  # of two threads here at once, one batch is lost and none is used twice
+            return last
+
+
+_supply = _Supply()
 
 
 def request_id_of(offered: str | None) -> str:
     """Return the caller's id where it is sane, else a new one: 32 hexadecimal characters."""
     if offered and _is_sane(offered):
         return offered
-    # The kernel's randomness needs no reseeding after a fork and no seed of the application's can repeat it.
-    return os.urandom(16).hex()
+    return _supply.take()
 
 
 def trace_id_of(traceparent: str | None) -> str:

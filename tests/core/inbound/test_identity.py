@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -28,6 +30,32 @@ def test_other_ids_are_replaced(offered: str | None) -> None:
 def test_made_ids_differ() -> None:
     """No two requests are given the same id."""
     assert len({request_id_of(None) for _ in range(1000)}) == 1000
+
+
+def test_made_ids_differ_between_threads() -> None:
+    """Threads that draw ids at the same time never draw the same one."""
+    with ThreadPoolExecutor(8) as pool:
+        drawn = [
+            one for batch in pool.map(lambda _: [request_id_of(None) for _ in range(500)], range(16)) for one in batch
+        ]
+    assert len(set(drawn)) == len(drawn)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # 3.12 warns of any thread, an idle one too
+def test_made_ids_differ_after_a_fork() -> None:
+    """A forked child does not give its requests the ids its parent gives."""
+    request_id_of(None)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, " ".join(request_id_of(None) for _ in range(20)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(reader, 4096).decode().split()
+    os.close(reader)
+    os.close(writer)
+    assert len(theirs) == 20
+    assert not set(theirs) & {request_id_of(None) for _ in range(300)}
 
 
 @given(st.text())
