@@ -78,7 +78,7 @@ class Refusal(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """The state changed, and why."""
+    """The state changed, and why; `failures` of `calls` are what the epoch that ended had counted."""
 
     before: str
     after: str
@@ -141,10 +141,11 @@ class Machine:
         if isinstance(permit, Trial):
             if not self._settle(permit):
                 return None
-            return self._open(now, "trial call failed", permit.epoch.failures + 1, permit.epoch.successes + 1)
+            epoch = Open(now + self.reset_timeout, permit.epoch.failures + 1)
+            return self._become(epoch, "trial call failed", 1, permit.epoch.successes + 1)
         if permit is not self.epoch or not permit.rule.failed():
             return None
-        return self._open(now, permit.rule.reason, *permit.rule.counts())
+        return self.open(now, permit.rule.reason)
 
     def abandoned(self, permit: Permit) -> None:
         """Give back the permit of a call that ended without a verdict."""
@@ -157,9 +158,7 @@ class Machine:
 
     def open(self, now: float, reason: str, *, seconds: float | None = None) -> Transition:
         """Refuse calls from now on, for the reset timeout or the `seconds` given."""
-        return self._open(now, reason, *self.counts(), seconds=seconds)
-
-    def _open(self, now: float, reason: str, failures: int, calls: int, *, seconds: float | None = None) -> Transition:
+        failures, calls = self.counts()
         duration = self.reset_timeout if seconds is None else seconds
         return self._become(Open(now + duration, failures), reason, failures, calls)
 

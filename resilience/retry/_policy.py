@@ -120,6 +120,8 @@ class Retry(PolicyBase):
         else:
             wanted = error is not None and self._is_retryable(error)
         if wanted is False:
+            if error is not None and attempts.number > 1:
+                self._exhausted(attempts, error, GiveUp("not retryable"), now)
             return None
         return self._again(attempts, record, error, now, None if wanted is True else float(wanted))
 

@@ -123,7 +123,7 @@ def test_failed_trial_opens_again() -> None:
     first, second = admitted(model, 0.0), admitted(model, 0.0)
     change = model.failed(first, 1.0)
     assert change is not None
-    assert change.after == "open"
+    assert (change.after, change.failures, change.calls) == ("open", 1, 1)
     assert model.succeeded(second) is None
     assert model.retry_after(1.0) == pytest.approx(10.0)
 

@@ -194,8 +194,11 @@ def test_tenacity_strategies_decide() -> None:
 
 def test_tenacity_decides_about_results() -> None:
     """A result the strategy rejects is retried; when attempts run out the caller gets the last one."""
-    values = iter([None, None, 5])
-    assert guarded(retry=tenacity.retry_if_result(lambda value: value is None)).call(lambda: next(values)) == 5
+    values, listener = iter([None, None, 5]), RecordingListener()
+    pipeline = guarded(retry=tenacity.retry_if_result(lambda value: value is None))
+    pipeline.subscribe(listener)
+    assert pipeline.call(lambda: next(values)) == 5
+    assert listener.kinds == ["retry.scheduled", "retry.scheduled"]
     assert guarded(attempts=2, retry=tenacity.retry_if_result(lambda value: value is None)).call(lambda: None) is None
 
 
@@ -302,9 +305,13 @@ def test_open_circuit_inside_a_retry_is_not_hammered() -> None:
     """Once the breaker inside opens, the retry stops: the refusal reaches the caller."""
     clock, flaky = ManualClock(), Flaky(99)
     pipeline = Pipeline("p", Retry(5, wait_jitter=0, clock=clock), CircuitBreaker(2, clock=clock), sleeper=clock)
-    with pytest.raises(CircuitOpenError):
+    listener = RecordingListener()
+    pipeline.subscribe(listener)
+    with pytest.raises(CircuitOpenError) as caught:
         pipeline.call(flaky)
     assert flaky.calls == 2
+    assert listener.kinds[-1] == "retry.exhausted"
+    assert "(not retryable)" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize(
