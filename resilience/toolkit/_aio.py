@@ -16,9 +16,11 @@ class Closable(Protocol):
 
     def close(self) -> None:
         """Let go of them. May be called twice."""
+        ...
 
     def aclose(self) -> Coroutine[Any, Any, None]:
         """Do the same without blocking the event loop."""
+        ...
 
 
 async def close_all(parts: Iterable[Closable]) -> None:
