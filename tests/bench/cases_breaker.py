@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import harness
+import samples
 from harness import Case, Contender, Sample, Session
 
 from resilience import CircuitBreaker, CircuitOpenError, Pipeline
@@ -76,15 +77,15 @@ def _interlock(function: Callable[..., Any]) -> Any:
 
 
 def _sync(build: Callable[[], Callable[..., Any]]) -> Callable[[Session], Sample]:
-    return lambda _session: harness.calls(build(), 1)
+    return lambda _session: samples.calls(build(), 1)
 
 
 def _aio(build: Callable[[], Callable[..., Any]]) -> Callable[[Session], Sample]:
-    return lambda session: harness.awaits(session, build())
+    return lambda session: samples.awaits(session, build())
 
 
 def _called(breaker: Callable[[], Any]) -> Callable[[Session], Sample]:
-    return lambda _session: harness.calls(breaker().call, work, 1)
+    return lambda _session: samples.calls(breaker().call, work, 1)
 
 
 def _refused(build: Callable[[], Any], error: Callable[[], type[BaseException]]) -> Callable[[Session], Sample]:
@@ -93,7 +94,7 @@ def _refused(build: Callable[[], Any], error: Callable[[], type[BaseException]])
         for _ in range(25):
             with contextlib.suppress(Exception):
                 guarded(1)
-        return harness.rejections(guarded, error())
+        return samples.rejections(guarded, error())
 
     return prepared
 
@@ -105,7 +106,7 @@ def _raise_one(order: int) -> int:
 CLOSED = Case(
     "breaker",
     "Closed, blocking",
-    Contender("bare call", lambda _session: harness.calls(work, 1)),
+    Contender("bare call", lambda _session: samples.calls(work, 1)),
     (
         Contender("resilience, window, in a pipeline", _sync(lambda: _piped(_window(), work)), _WINDOW, 220),
         Contender("resilience, window, @breaker", _sync(lambda: _window()(work)), _WINDOW),
@@ -126,7 +127,7 @@ CLOSED = Case(
 CLOSED_AIO = Case(
     "aio-breaker",
     "Closed, awaiting",
-    Contender("bare call", lambda session: harness.awaits(session, awork)),
+    Contender("bare call", lambda session: samples.awaits(session, awork)),
     (
         Contender("resilience, window, in a pipeline", _aio(lambda: _piped(_window(), awork)), _WINDOW, 300),
         Contender("resilience, window, @breaker", _aio(lambda: _window()(awork)), _WINDOW),
@@ -142,9 +143,9 @@ CLOSED_AIO = Case(
 OPEN = Case(
     "open-breaker",
     "Open: the refusal raised and caught, blocking",
-    Contender("bare call that succeeds", lambda _session: harness.rejections(work, LookupError)),
+    Contender("bare call that succeeds", lambda _session: samples.rejections(work, LookupError)),
     (
-        Contender("any error raised and caught", lambda _session: harness.rejections(_raise_one, LookupError)),
+        Contender("any error raised and caught", lambda _session: samples.rejections(_raise_one, LookupError)),
         Contender(
             "resilience, in a pipeline",
             _refused(lambda: _piped(_window(), fail), lambda: CircuitOpenError),

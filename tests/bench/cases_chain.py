@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import harness
+import samples
 from harness import Case, Contender, Sample, Session
 
 from resilience import Bulkhead, CircuitBreaker, Pipeline, RateLimit, Retry, Timeout
@@ -80,7 +81,7 @@ def _by_hand(_session: Session) -> Sample:
         finally:
             places.release()
 
-    return harness.calls(_tenacity(breaker(guarded)), 1)
+    return samples.calls(_tenacity(breaker(guarded)), 1)
 
 
 def _by_hand_aio(session: Session) -> Sample:
@@ -97,7 +98,7 @@ def _by_hand_aio(session: Session) -> Sample:
             return await awork(order)
 
     broken = circuitbreaker.circuit(failure_threshold=5, name="bench-by-hand")(guarded)
-    return harness.awaits(session, _tenacity(broken), loop)
+    return samples.awaits(session, _tenacity(broken), loop)
 
 
 async def _inside_loop(build: Callable[[], Any]) -> Any:
@@ -106,17 +107,17 @@ async def _inside_loop(build: Callable[[], Any]) -> Any:
 
 def _pyresilience_aio(session: Session) -> Sample:
     timed = functools.partial(harness.peer("pyresilience").TimeoutConfig, seconds=0.8)
-    return harness.awaits(session, _pyresilience(awork, timeout=timed()))
+    return samples.awaits(session, _pyresilience(awork, timeout=timed()))
 
 
 CASES = (
     Case(
         "chain",
         "Retry, breaker, rate limit, bulkhead, blocking",
-        Contender("bare call", lambda _session: harness.calls(work, 1)),
+        Contender("bare call", lambda _session: samples.calls(work, 1)),
         (
-            Contender("resilience", lambda _session: harness.calls(_ours()(work), 1), _HOW, 1500),
-            Contender("pyresilience", lambda _session: harness.calls(_pyresilience(work), 1), _HOW),
+            Contender("resilience", lambda _session: samples.calls(_ours()(work), 1), _HOW, 1500),
+            Contender("pyresilience", lambda _session: samples.calls(_pyresilience(work), 1), _HOW),
             Contender(
                 "tenacity + pybreaker + limits",
                 _by_hand,
@@ -127,17 +128,17 @@ CASES = (
     Case(
         "aio-chain",
         "The same and a timeout, awaiting",
-        Contender("bare call", lambda session: harness.awaits(session, awork)),
+        Contender("bare call", lambda session: samples.awaits(session, awork)),
         (
             Contender(
                 "resilience",
-                lambda session: harness.awaits(session, _ours(Timeout(0.8))(awork)),
+                lambda session: samples.awaits(session, _ours(Timeout(0.8))(awork)),
                 f"{_HOW}; 0.8 s",
                 3500,
             ),
             Contender(
                 "resilience, without the timeout",
-                lambda session: harness.awaits(session, _ours()(awork)),
+                lambda session: samples.awaits(session, _ours()(awork)),
                 _HOW,
             ),
             Contender("pyresilience", _pyresilience_aio, f"{_HOW}; 0.8 s"),

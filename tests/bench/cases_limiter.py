@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import harness
+import samples
 from harness import Case, Contender, Sample, Session, Unit
 
 from resilience import Pipeline, RateLimit, TokenBucket
@@ -31,7 +32,7 @@ def _limits(strategy: str) -> Callable[[Session], Sample]:
         limits = harness.peer("limits")
         storage = limits.storage.MemoryStorage()
         limiter = getattr(harness.peer("limits.strategies"), strategy)(storage)
-        sample = harness.keyed(limiter.hit, _KEYS, limits.parse(_PLENTY))
+        sample = samples.keyed(limiter.hit, _KEYS, limits.parse(_PLENTY))
 
         def fresh(number: int) -> float:
             storage.reset()  # the moving window keeps an entry a call: let it not grow from sample to sample
@@ -45,29 +46,29 @@ def _limits(strategy: str) -> Callable[[Session], Sample]:
 def _pyresilience(_session: Session) -> Sample:
     module = harness.peer("pyresilience._rate_limiter", "pyresilience")
     config = harness.peer("pyresilience").RateLimiterConfig(max_calls=10**9, period=1)
-    return harness.calls(module.RateLimiter(config).acquire)
+    return samples.calls(module.RateLimiter(config).acquire)
 
 
 def _pyresilience_policy(_session: Session) -> Sample:
     module = harness.peer("pyresilience")
     config = module.RateLimiterConfig(max_calls=10**9, period=1)
-    return harness.calls(module.resilient(rate_limiter=config)(work), 1)
+    return samples.calls(module.resilient(rate_limiter=config)(work), 1)
 
 
 ACQUIRE = Case(
     "bucket",
     "One decision in memory",
-    Contender("empty loop", lambda _session: harness.idle(_KEYS)),
+    Contender("empty loop", lambda _session: samples.idle(_KEYS)),
     (
         Contender(
             "resilience, acquire(key), buckets in use",
-            lambda _session: harness.keyed(TokenBucket(_SLOW, _BURST).acquire, _KEYS),
+            lambda _session: samples.keyed(TokenBucket(_SLOW, _BURST).acquire, _KEYS),
             "token bucket; the answer says what remains and when to come back",
             350,
         ),
         Contender(
             "resilience, acquire(key), buckets full again",
-            lambda _session: harness.keyed(TokenBucket(_PLENTY).acquire, _KEYS),
+            lambda _session: samples.keyed(TokenBucket(_PLENTY).acquire, _KEYS),
             "every call finds a bucket that has been forgotten since, as for clients that stay below their rate",
         ),
         Contender("pyresilience", _pyresilience, "token bucket without keys; the answer is yes or no"),
@@ -83,11 +84,11 @@ ACQUIRE = Case(
 POLICY = Case(
     "bucket-policy",
     "The same around a call",
-    Contender("bare call", lambda _session: harness.calls(work, 1)),
+    Contender("bare call", lambda _session: samples.calls(work, 1)),
     (
         Contender(
             "resilience, RateLimit in a pipeline",
-            lambda _session: harness.calls(Pipeline("bench", RateLimit(_SLOW, _BURST))(work), 1),
+            lambda _session: samples.calls(Pipeline("bench", RateLimit(_SLOW, _BURST))(work), 1),
             "one key",
             450,
         ),
@@ -110,19 +111,19 @@ def _store(session: Session) -> Any:
 def _ping(session: Session) -> Sample:
     client = harness.peer("redis").Redis.from_url(session.redis_url, socket_timeout=5)
     session.stack.callback(client.close)
-    return harness.calls(client.ping, clock=time.perf_counter_ns)
+    return samples.calls(client.ping, clock=time.perf_counter_ns)
 
 
 def _acquire(session: Session) -> Sample:
     bucket = TokenBucket(_PLENTY, store=_store(session))
-    return harness.calls(bucket.acquire, "client-7", clock=time.perf_counter_ns)
+    return samples.calls(bucket.acquire, "client-7", clock=time.perf_counter_ns)
 
 
 def _limits_redis(session: Session) -> Sample:
     limits = harness.peer("limits")
     storage = limits.storage.RedisStorage(session.redis_url)
     limiter = harness.peer("limits.strategies").FixedWindowRateLimiter(storage)
-    return harness.calls(limiter.hit, limits.parse(_PLENTY), "client-7", clock=time.perf_counter_ns)
+    return samples.calls(limiter.hit, limits.parse(_PLENTY), "client-7", clock=time.perf_counter_ns)
 
 
 REDIS = Case(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import harness
+import samples
 from harness import Case, Contender, Sample, Session
 
 from resilience import Pipeline, Retry
@@ -50,11 +51,11 @@ def _pyresilience(function: Callable[..., Any]) -> Any:
 
 
 def _sync(wrap: Callable[[Callable[..., Any]], Any]) -> Callable[[Session], Sample]:
-    return lambda _session: harness.calls(wrap(work), 1)
+    return lambda _session: samples.calls(wrap(work), 1)
 
 
 def _aio(wrap: Callable[[Callable[..., Any]], Any]) -> Callable[[Session], Sample]:
-    return lambda session: harness.awaits(session, wrap(awork))
+    return lambda session: samples.awaits(session, wrap(awork))
 
 
 def _contenders(colour: Callable[[Any], Callable[[Session], Sample]], budget: float) -> tuple[Contender, ...]:
@@ -73,13 +74,13 @@ CASES = (
     Case(
         "retry",
         "First attempt succeeds, blocking",
-        Contender("bare call", lambda _session: harness.calls(work, 1)),
+        Contender("bare call", lambda _session: samples.calls(work, 1)),
         _contenders(_sync, 150),
     ),
     Case(
         "aio-retry",
         "First attempt succeeds, awaiting",
-        Contender("bare call", lambda session: harness.awaits(session, awork)),
+        Contender("bare call", lambda session: samples.awaits(session, awork)),
         _contenders(_aio, 230),
     ),
 )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import harness
+import samples
 import served
 from harness import Case, Contender, Sample, Session, Unavailable, Unit
 
@@ -65,7 +65,7 @@ def _inside(name: str) -> Callable[[Session], Sample]:
         async def serve(_order: int) -> None:
             await app(_scope(), receive, send)
 
-        return harness.awaits(session, serve)
+        return samples.awaits(session, serve)
 
     return build
 

@@ -14,11 +14,9 @@ import enum
 import functools
 import gc
 import importlib
-import itertools
 import statistics
 import tempfile
-import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -32,20 +30,12 @@ __all__ = (
     "Session",
     "Unavailable",
     "Unit",
-    "awaits",
-    "calls",
-    "idle",
-    "keyed",
     "measure",
     "peer",
-    "rejections",
 )
 
 Sample = Callable[[int], float]
 """Runs the operation that many times; returns the nanoseconds one took."""
-
-_BREATH = 64
-"""Awaiting loops let the event loop run after so many calls: else cancelled timers pile up as in no real service."""
 
 
 class Unavailable(Exception):  # noqa: N818 - not an error: the contender is left out, with this as the reason
@@ -168,95 +158,6 @@ def peer(module: str, distribution: str | None = None) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise Unavailable(f"not installed: pip install {distribution or module} ({error})") from error
-
-
-def calls(function: Callable[..., Any], *arguments: Any, clock: Callable[[], int] = time.thread_time_ns) -> Sample:
-    """Time `function(*arguments)`, of which there may be up to two."""
-    one, two = (*arguments, None, None)[:2]
-
-    def without(number: int) -> float:
-        begin = clock()
-        for _ in itertools.repeat(None, number):
-            function()
-        return (clock() - begin) / number
-
-    def with_one(number: int) -> float:
-        begin = clock()
-        for _ in itertools.repeat(None, number):
-            function(one)
-        return (clock() - begin) / number
-
-    def with_two(number: int) -> float:
-        begin = clock()
-        for _ in itertools.repeat(None, number):
-            function(one, two)
-        return (clock() - begin) / number
-
-    # Written out: passing `*arguments` would cost more than some of what is measured, and forbid inlined calls.
-    return (without, with_one, with_two)[len(arguments)]
-
-
-def keyed(function: Callable[..., Any], keys: Sequence[str], *before: Any) -> Sample:
-    """Time `function(*before, key)` with `keys` taken in turn; `before` is at most one argument."""
-    (first,) = before or (None,)
-
-    def alone(number: int) -> float:
-        begin = time.thread_time_ns()
-        for key in itertools.islice(itertools.cycle(keys), number):
-            function(key)
-        return (time.thread_time_ns() - begin) / number
-
-    def second(number: int) -> float:
-        begin = time.thread_time_ns()
-        for key in itertools.islice(itertools.cycle(keys), number):
-            function(first, key)
-        return (time.thread_time_ns() - begin) / number
-
-    return second if before else alone
-
-
-def idle(keys: Sequence[str]) -> Sample:
-    """Time the empty loop over `keys`: what remains when there is no call at all."""
-
-    def sample(number: int) -> float:
-        begin = time.thread_time_ns()
-        for _key in itertools.islice(itertools.cycle(keys), number):
-            pass
-        return (time.thread_time_ns() - begin) / number
-
-    return sample
-
-
-def rejections(function: Callable[[int], Any], error: type[BaseException]) -> Sample:
-    """Time `function(1)` with `error` caught."""
-
-    def sample(number: int) -> float:
-        begin = time.thread_time_ns()
-        for _ in itertools.repeat(None, number):
-            try:  # noqa: SIM105 - suppress() would cost more than some of what is measured
-                function(1)
-            except error:
-                pass
-        return (time.thread_time_ns() - begin) / number
-
-    return sample
-
-
-def awaits(
-    session: Session, function: Callable[..., Awaitable[Any]], loop: asyncio.AbstractEventLoop | None = None
-) -> Sample:
-    """Time `await function(1)` in one task, on a loop of its own unless `function` is bound to one."""
-    runs_on = session.new_loop() if loop is None else loop
-
-    async def spin(number: int) -> float:
-        begin = time.thread_time_ns()
-        for rest in range(number, 0, -_BREATH):
-            for _ in itertools.repeat(None, min(rest, _BREATH)):
-                await function(1)
-            await asyncio.sleep(0)
-        return (time.thread_time_ns() - begin) / number
-
-    return lambda number: runs_on.run_until_complete(spin(number))
 
 
 def measure(case: Case, session: Session) -> list[Figure]:

@@ -7,6 +7,7 @@ import harness
 import pytest
 import report
 import run
+import samples
 from harness import Case, Contender, Effort, Figure, Sample, Session, Unavailable, Unit
 
 TINY = Effort(rounds=2, sample_ns=1, best_of=1)
@@ -134,11 +135,11 @@ def test_calls_are_really_made() -> None:
     async def awaited(argument: object) -> None:
         seen.append((argument,))
 
-    harness.calls(lambda: seen.append(()))(2)
-    harness.calls(lambda one: seen.append((one,)), 1)(2)
-    harness.calls(lambda one, two: seen.append((one, two)), 1, 2)(2)
-    harness.keyed(lambda key: seen.append((key,)), ["a", "b"])(3)
-    harness.keyed(lambda first, key: seen.append((first, key)), ["a"], 0)(1)
+    samples.calls(lambda: seen.append(()))(2)
+    samples.calls(lambda one: seen.append((one,)), 1)(2)
+    samples.calls(lambda one, two: seen.append((one, two)), 1, 2)(2)
+    samples.keyed(lambda key: seen.append((key,)), ["a", "b"])(3)
+    samples.keyed(lambda first, key: seen.append((first, key)), ["a"], 0)(1)
     with Session(TINY) as session:
-        harness.awaits(session, awaited)(65)
+        samples.awaits(session, awaited)(65)
     assert seen == [(), (), (1,), (1,), (1, 2), (1, 2), ("a",), ("b",), ("a",), (0, "a"), *[(1,)] * 65]
