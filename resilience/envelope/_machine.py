@@ -184,4 +184,4 @@ def seconds_known(value: Any) -> float | None:
     """Return a wait in seconds, or None for anything nobody can wait for: negative, NaN, infinite, beyond a year."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    return float(value) if 0 <= value <= _LONGEST_WAIT else None
+    return round(float(value), 3) if 0 <= value <= _LONGEST_WAIT else None  # nobody waits by the microsecond
