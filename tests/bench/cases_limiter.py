@@ -88,7 +88,7 @@ POLICY = Case(
     (
         Contender(
             "resilience, RateLimit in a pipeline",
-            lambda _session: samples.calls(Pipeline("bench", RateLimit(_SLOW, _BURST))(work), 1),
+            lambda _session: samples.calls(Pipeline("bench", RateLimit(_PLENTY))(work), 1),
             "one key",
             450,
         ),
