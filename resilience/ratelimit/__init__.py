@@ -8,7 +8,7 @@ from resilience.ratelimit._options import RateLimitOptions
 from resilience.ratelimit._policy import RateLimit
 from resilience.ratelimit._rate import Rate
 from resilience.ratelimit._redis import RedisStore
-from resilience.ratelimit._store import Ledger, Store
+from resilience.ratelimit._store import Ledger, SpendingLedger, Store
 
 __all__ = (
     "Decision",
@@ -19,6 +19,7 @@ __all__ = (
     "RateLimit",
     "RateLimitOptions",
     "RedisStore",
+    "SpendingLedger",
     "Store",
     "TokenBucket",
 )

@@ -1,18 +1,19 @@
 """The token bucket as arithmetic, and the bounded table of buckets in a process.
 
 A bucket is one number: the moment it will be full again (the generic cell rate algorithm, ITU-T I.371, read as a
-bucket). A token is `interval` seconds of filling; a bucket that is full needs no memory at all. Pure: told the time,
-not thread-safe. Any unit of time will do as long as it is one unit; here it is seconds.
+bucket). A token is `interval` seconds of filling; a bucket that is full needs no memory at all. Pure: told the time.
+Any unit of time will do as long as it is one unit; here it is seconds.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import NamedTuple
 
 from resilience.ratelimit._rate import Rate
 
-__all__ = ("Quota", "Spent", "Table")
+__all__ = ("Cell", "Quota", "Spent", "Table")
 
 _EARLY = 1e-3
 """A token may be used this fraction of itself early, once: room for the rounding of floats, never accumulating."""
@@ -56,22 +57,32 @@ class Quota:
 
 _LOOKS = 2
 _CHOICES = 8
-_LONG_AGO = float("-inf")
+_NEVER = float("inf")
+
+Cell = list[float]
+"""One bucket as several threads share it: `[full_at]`, and empty while somebody is spending from it.
+
+The number is its own lock, because `pop` and `append` are one step each to every other thread. Cells are emptied before
+they leave the table, so whoever finds one empty has to look its key up again.
+"""
 
 
 class Table:
-    """The moments at which buckets will be full, by key: at most `max_keys`, the full ones forgotten.
+    """The buckets of a process by key: at most `max_keys`, those that are full forgotten.
 
     Every key that comes in has two others looked at, in turn, and dropped where they are full: no timer, no sweep, and
     no more than a fixed piece of work per call. When all `max_keys` are in use, the bucket nearest to full among the
-    next eight makes room: the one whose owner gains least from being forgotten.
+    next eight makes room: the one whose owner gains least from being forgotten. Buckets somebody is spending from
+    stay, even where that is one too many until the next key comes.
+
+    One thread at a time may call its methods; others may spend from its cells meanwhile.
     """
 
-    __slots__ = ("_max_keys", "_order", "displaced", "full_at")
+    __slots__ = ("_max_keys", "_order", "cells", "displaced")
 
     def __init__(self, max_keys: int) -> None:
         self._max_keys = max_keys
-        self.full_at: dict[str, float] = {}
+        self.cells: dict[str, Cell] = {}
         self._order: deque[str] = deque()
         self.displaced = 0
         """Buckets that were forgotten while not full."""
@@ -80,30 +91,45 @@ class Table:
         """Remember a bucket that is not in the table."""
         for _ in range(min(_LOOKS, len(self._order))):
             self._look(now)
-        if len(self.full_at) >= self._max_keys:
-            self._displace()
-        self.full_at[key] = full_at
+        while len(self.cells) >= self._max_keys and self._displace():
+            self.displaced += 1
+        # In this order: an interrupt may leave a key in line that has no bucket, never a bucket nobody looks at again.
         self._order.append(key)
+        self.cells[key] = [full_at]
 
     def _look(self, now: float) -> None:
-        key = self._order.popleft()
-        if self.full_at[key] <= now:
-            del self.full_at[key]
-        else:
-            self._order.append(key)
+        order = self._order
+        order.rotate(-1)
+        if self._drop(order[-1], now):
+            order.pop()
 
-    def _displace(self) -> None:
-        order, full_at = self._order, self.full_at
-        keys = [order.popleft() for _ in range(min(_CHOICES, len(order)))]
-        chosen = min(keys, key=full_at.__getitem__)
-        order.extend(key for key in keys if key is not chosen)
-        del full_at[chosen]
-        self.displaced += 1
+    def _displace(self) -> bool:
+        order = self._order
+        keys = list(islice(order, _CHOICES))
+        chosen = min(keys, key=self._full_at)
+        if not self._drop(chosen, _NEVER):
+            return False
+        order.remove(chosen)  # while it is in front: this looks from there
+        order.rotate(1 - len(keys))
+        return True
 
-    def forget(self, key: str) -> None:
-        """Fill the bucket of `key`; its place in the line is given up when its turn comes."""
-        if key in self.full_at:
-            self.full_at[key] = _LONG_AGO
+    def _full_at(self, key: str) -> float:
+        return next(iter(self.cells.get(key, ())), _NEVER)
+
+    def _drop(self, key: str, latest: float) -> bool:
+        """Forget a bucket that is full by `latest`, unless somebody is spending from it."""
+        cell = self.cells.get(key)
+        if cell is None:
+            return True
+        try:
+            full_at = cell.pop()
+        except IndexError:
+            return False
+        if full_at > latest:
+            cell.append(full_at)
+            return False
+        del self.cells[key]
+        return True
 
     def __len__(self) -> int:
-        return len(self.full_at)
+        return len(self.cells)

@@ -16,7 +16,7 @@ from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._key import stored_key
 from resilience.ratelimit._options import RateLimitOptions
 from resilience.ratelimit._rate import Rate, as_rate
-from resilience.ratelimit._store import Store
+from resilience.ratelimit._store import SpendingLedger, Store
 
 __all__ = ("RateLimit",)
 
@@ -79,13 +79,18 @@ class RateLimit(PolicyBase):
         quota = quota_of(self.name, cast("str", self.options.rate), self.options.burst)
         self._ledger = self._store.open(quota, self._clock)
         self._take = self._ledger.take
+        self._spend = self._ledger.spend if isinstance(self._ledger, SpendingLedger) else self._spend_by_taking
+
+    def _spend_by_taking(self, key: str) -> Decision | None:
+        decision = self._take(key)
+        return None if decision.allowed else decision
 
     def admit(self) -> Wait | None:
         """Take a token, or raise `RateLimitedError`."""
-        decision = self._take(self.key)
-        if decision.allowed:
+        refusal = self._spend(self.key)
+        if refusal is None:
             return None
-        raise self._refused(decision)
+        raise self._refused(refusal)
 
     def _admit_in_turn(self) -> Wait | None:
         decision = self.checked(self._take(self.key, 1, self.options.max_wait))

@@ -9,7 +9,7 @@ from resilience.clock import Clock
 from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._machine import Quota
 
-__all__ = ("Ledger", "Store")
+__all__ = ("Ledger", "SpendingLedger", "Store")
 
 
 class Ledger(Protocol):
@@ -29,6 +29,15 @@ class Ledger(Protocol):
 
     def reset(self, key: str = "") -> None:
         """Fill the bucket of `key`."""
+        ...
+
+
+@runtime_checkable
+class SpendingLedger(Ledger, Protocol):
+    """A ledger that spares policies a decision when there is nothing to tell. Only for stores that do not wait."""
+
+    def spend(self, key: str, /) -> Decision | None:
+        """Pay one token; return the refusal, or None where it was paid."""
         ...
 
 

@@ -86,12 +86,12 @@ def test_table_is_bounded_and_keeps_count(entries: list[tuple[int, float, float]
     table, now = Table(most), 0.0
     for key, pause, missing in entries:
         now += pause
-        if str(key) in table.full_at:
-            table.full_at[str(key)] = now + missing
+        if str(key) in table.cells:
+            table.cells[str(key)] = [now + missing]
         else:
             table.add(str(key), now + missing, now)
         assert len(table) <= most
-        assert sorted(table._order) == sorted(table.full_at)
+        assert sorted(table._order) == sorted(table.cells)
 
 
 def test_full_buckets_are_forgotten() -> None:
@@ -101,7 +101,7 @@ def test_full_buckets_are_forgotten() -> None:
         table.add(f"a{client}", 1.0, 0.0)
     for client in range(5_001):
         table.add(f"b{client}", 101.0, 100.0)
-    assert not [key for key in table.full_at if key.startswith("a")]
+    assert not [key for key in table.cells if key.startswith("a")]
     assert table.displaced == 0
 
 
@@ -110,8 +110,21 @@ def test_who_is_displaced() -> None:
     table = Table(3)
     for key, missing in (("a", 30.0), ("b", 10.0), ("c", 20.0), ("d", 40.0)):
         table.add(key, missing, 0.0)
-    assert sorted(table.full_at) == ["a", "c", "d"]
+    assert sorted(table.cells) == ["a", "c", "d"]
     assert table.displaced == 1
+
+
+def test_those_who_were_spared_go_to_the_end() -> None:
+    """A bucket that another was displaced instead of is not asked again before all others were."""
+    table = Table(30)
+    for number in range(30):
+        table.add(str(number), 100.0, 0.0)
+    line = list(table._order)
+    for place, key in enumerate(line):
+        table.cells[key] = [100.0 + place]
+    table.add("x", 500.0, 0.0)
+    table.add("y", 500.0, 0.0)
+    assert set(line) - set(table.cells) == {line[2], line[12]}
 
 
 @given(st.builds(Rate, st.integers(1, 10**9), st.integers(1, 360 * 86400)), st.integers(1, 10**6))

@@ -53,16 +53,19 @@ def test_cost_beyond_the_burst_never_fits() -> None:
 
 @given(st.integers(1, 50), st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=100))
 def test_short_way_and_rule_agree(burst: int, steps: list[tuple[float, bool]]) -> None:
-    """The written-out common case decides exactly as the machine does."""
+    """The written-out common case decides exactly as the machine does, with and without a decision to show."""
     clock = ManualClock()
     rate = Rate(10, 1)
     bucket = TokenBucket(rate, burst, clock=clock)
+    ledger = MemoryStore().open(Quota("q", rate, burst), clock)
     quota, full_at = Quota("q", rate, burst), 0.0
     for pause, is_repeated in steps:
         clock.now += pause * quota.interval
         for _ in range(1 + is_repeated):
             paid = quota.spend(full_at, clock.now)
-            decision = bucket.acquire("k")
+            decision, refusal = bucket.acquire("k"), ledger.spend("k")
+            assert (refusal is None) is decision.allowed
+            assert refusal is None or (refusal.full_at, refusal.made_at) == (decision.full_at, decision.made_at)
             assert (decision.allowed, decision.full_at if decision.allowed else full_at) == (
                 paid.is_paid,
                 paid.full_at if paid.is_paid else full_at,
@@ -101,7 +104,7 @@ def test_long_keys_are_hashed() -> None:
     assert bucket.acquire(long + "1")
     assert bucket.acquire(long + "2\udc80")
     assert not bucket.acquire(long + "1")
-    assert max(len(key) for shelf in store._shelves.values() for key in shelf.table.full_at) <= 256
+    assert max(len(key) for shelf in store._shelves.values() for key in shelf.table.cells) <= 256
 
 
 @pytest.mark.parametrize("cost", [0, -1, 1.5, float("nan"), "1", None, 10**10])

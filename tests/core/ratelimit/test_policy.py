@@ -218,6 +218,16 @@ def test_third_party_store_in_both_colours() -> None:
         asyncio.run(pipeline.acall(len, ""))
 
 
+def test_third_party_store_that_does_not_wait() -> None:
+    """A ledger that has `take` and nothing quicker is asked with it."""
+    store = SharedStore()
+    store.waits = False
+    pipeline = Pipeline("orders", RateLimit("2/minute", store=store))
+    assert [pipeline.call(len, "") for _ in range(2)] == [0, 0]
+    with pytest.raises(RateLimitedError):
+        pipeline.call(len, "")
+
+
 @pytest.mark.realtime
 def test_third_party_store_with_waiting() -> None:
     """On a shared store a call waits for its turn in its own colour."""
