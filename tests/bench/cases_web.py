@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import harness
 import samples
 import served
 from harness import Case, Contender, Sample, Session, Unavailable, Unit
@@ -85,7 +86,8 @@ class Server:
     """One uvicorn process, and as many connections to it as it takes to keep it busy."""
 
     def __init__(self, name: str) -> None:
-        served.build(name)  # here, so that what is missing is said before a process starts
+        harness.peer("uvicorn")  # here, so that what is missing is said before a process starts
+        served.build(name)
         self._process = subprocess.Popen(
             [sys.executable, str(Path(served.__file__)), name], stdout=subprocess.PIPE, text=True
         )
