@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from datetime import timedelta
 from types import TracebackType
+from typing import TypeAlias
 
 from resilience.clock import Clock, monotonic
 from resilience.options import seconds as in_seconds
@@ -12,15 +13,8 @@ from resilience.options import seconds as in_seconds
 __all__ = ("Deadline",)
 
 
-class _Frame:
-    """A deadline in force and what was in force before it: a chain, so that one object may be entered many times."""
-
-    __slots__ = ("deadline", "outer")
-
-    def __init__(self, deadline: Deadline | None, outer: _Frame | None) -> None:
-        self.deadline = deadline
-        self.outer = outer
-
+_Frame: TypeAlias = "tuple[Deadline, _Frame | None]"
+"""A deadline in force and what was in force before it: a chain, so that one object may be entered many times."""
 
 _current: ContextVar[_Frame | None] = ContextVar("resilience_deadline", default=None)
 
@@ -46,7 +40,7 @@ class Deadline:
     def current() -> Deadline | None:
         """Return the deadline in force here, or None."""
         frame = _current.get()
-        return None if frame is None else frame.deadline
+        return None if frame is None else frame[0]
 
     def remaining(self) -> float:
         """Return the seconds left, 0.0 once it has passed."""
@@ -59,16 +53,15 @@ class Deadline:
 
     def __enter__(self) -> Deadline:  # noqa: PYI034 - what is in force may be another, sooner one
         outer = _current.get()
-        sooner = None if outer is None else outer.deadline
-        effective = self if sooner is None or self.at <= sooner.at else sooner
-        _current.set(_Frame(effective, outer))
+        effective = self if outer is None or self.at <= outer[0].at else outer[0]
+        _current.set((effective, outer))
         return effective
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         frame = _current.get()
-        _current.set(None if frame is None else frame.outer)
+        _current.set(None if frame is None else frame[1])
 
     def __repr__(self) -> str:
         return f"<Deadline in {self.remaining():.3f} s>"

@@ -48,6 +48,7 @@ class Timeout(Named):
         self._clock = clock
         self.events = Emitter()
         self._executor = Executor(self.options.max_threads)
+        self.line: Any = None  # the awaiting shell's, of the loop that used it last
 
     @property
     def busy_threads(self) -> int:
