@@ -126,7 +126,7 @@ class CircuitBreaker(PolicyBase, Surface):  # type: ignore[misc]  # pybreaker al
 
     def _refused(self, retry_after: float, now: float) -> CircuitOpenError:
         name = self._name or self.kind
-        if self.events:
+        if self.events.listeners:  # not `if self.events`: a call of ours on every refusal
             self.events.emit("breaker.rejected", name, now, "warning", retry_after=retry_after)
         return CircuitOpenError(f"circuit {name!r} is open", policy=name, retry_after=retry_after)
 
