@@ -74,7 +74,8 @@ def _guard(policy: Policy, inner: Callable[P, Awaitable[R]], sleep: AwaitingSlee
             permit = await _held(policy, permit.permit, permit.after, sleep)
         while True:
             try:
-                result = await inner(*args, **kwargs)
+                # As in the blocking driver: no dictionary where there are no keywords.
+                result = await (inner(*args, **kwargs) if kwargs else inner(*args))  # type: ignore[call-arg]  # see above
             except Exception as error:
                 verdict = on_failure(permit, error)
                 if verdict is None:

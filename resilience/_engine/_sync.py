@@ -95,7 +95,8 @@ def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | N
         permit = None if admit is None else admit()
         while True:
             try:
-                result = inner(*args, **kwargs)
+                # Passing on an empty `**kwargs` would cost a dictionary for each policy of each call.
+                result = inner(*args, **kwargs) if kwargs else inner(*args)  # type: ignore[call-arg]  # none to pass
                 if type(result) is not plain:  # most functions return one type: remembering it makes the test cheap
                     plain = _plain(result)
             except Exception as error:
