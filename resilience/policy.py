@@ -13,7 +13,18 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
 
-__all__ = ("Again", "AroundPolicy", "Named", "Policy", "PolicyBase", "Replace", "ScopedPolicy", "Verdict", "Wait", "WaitingPolicy")
+__all__ = (
+    "Again",
+    "AroundPolicy",
+    "Named",
+    "Policy",
+    "PolicyBase",
+    "Replace",
+    "ScopedPolicy",
+    "Verdict",
+    "Wait",
+    "WaitingPolicy",
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
