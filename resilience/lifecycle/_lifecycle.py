@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from resilience.options import seconds
 
 __all__ = ("Lifecycle",)
 
+_LEAVING = frozenset({DRAINING, STOPPED})
 _EVENTS = {READY: "lifecycle.started", DRAINING: "lifecycle.draining", STOPPED: "lifecycle.stopped"}
 
 
@@ -32,9 +34,7 @@ class Lifecycle:
         self.events = Emitter()
         self._clock = clock
         self._machine = Machine(clock())
-        self._lock = threading.RLock()  # re-entrant: a signal may arrive in the thread that holds it, and drain
-        self._in_flight = 0
-        self._waiters: set[Callable[[], None]] = set()
+        self.after_fork()
         renew_after_fork(self)
 
     @property
@@ -50,12 +50,12 @@ class Lifecycle:
     @property
     def is_draining(self) -> bool:
         """Whether this process is on its way out: draining, or stopped already."""
-        return self._machine.state in {DRAINING, STOPPED}
+        return self._machine.state in _LEAVING
 
     @property
     def in_flight(self) -> int:
         """Requests under way."""
-        return self._in_flight
+        return len(self._present)
 
     def started(self) -> bool:
         """Declare the start finished. Changes nothing once draining: a drain is never taken back."""
@@ -79,20 +79,26 @@ class Lifecycle:
         return change is not None
 
     def _record(self, change: Transition, now: float) -> None:
-        facts: dict[str, Any] = {"before": change.before, "lasted": change.lasted, "in_flight": self._in_flight}
+        facts: dict[str, Any] = {"before": change.before, "lasted": change.lasted, "in_flight": self.in_flight}
         self.events.record(_EVENTS[change.after], "lifecycle", now, **facts)
 
     def enter(self) -> None:
         """Count one more request under way. Every `enter` needs exactly one `leave`."""
-        with self._lock:
-            self._in_flight += 1
+        self._present.append(None)
 
     def leave(self) -> None:
-        """Count one request as done."""
+        """Count one request as done. Takes no lock, unless somebody waits for the last one."""
+        try:
+            self._present.pop()
+        except IndexError:  # a child forked inside a request leaves what it never entered
+            return
+        # Whoever waits was in the set before it looked for requests: either it saw this one gone, or it is seen here.
+        if self._waiters and not self._present:
+            self._wake()
+
+    def _wake(self) -> None:
         with self._lock:
-            if self._in_flight:  # a child forked inside a request leaves what it never entered
-                self._in_flight -= 1
-            if self._in_flight or not self._waiters:
+            if self._present:  # somebody came in meanwhile, and will be here again
                 return
             woken, self._waiters = self._waiters, set()
         for wake in woken:
@@ -121,9 +127,11 @@ class Lifecycle:
     def watch_idle(self, wake: Callable[[], None]) -> bool:
         """Have `wake` called, once, when the last request leaves; False (and no call) where there is none now."""
         with self._lock:
-            if self._in_flight:
-                self._waiters.add(wake)
-            return bool(self._in_flight)
+            self._waiters.add(wake)
+            is_busy = bool(self._present)
+            if not is_busy:
+                self._waiters.discard(wake)
+            return is_busy
 
     def forget_idle(self, wake: Callable[[], None]) -> None:
         """Take back a `watch_idle`."""
@@ -132,9 +140,10 @@ class Lifecycle:
 
     def after_fork(self) -> None:
         """Start counting afresh in a forked child: the parent's requests are the parent's."""
-        self._lock = threading.RLock()
-        self._in_flight = 0
-        self._waiters = set()
+        self._lock = threading.RLock()  # re-entrant: a signal may arrive in the thread that holds it, and drain
+        # One token a request: adding and taking one is a single atomic step each, so there is no count to get wrong.
+        self._present: deque[None] = deque()
+        self._waiters: set[Callable[[], None]] = set()
 
     def __repr__(self) -> str:
-        return f"<Lifecycle {self.state}, {self._in_flight} in flight>"
+        return f"<Lifecycle {self.state}, {self.in_flight} in flight>"

@@ -122,6 +122,37 @@ def test_wait_idle_returns_with_the_last_request() -> None:
     assert waited.is_set()
 
 
+def test_no_last_request_is_missed() -> None:
+    """Whoever starts to wait while the last request leaves is woken, or told at once that nobody is left."""
+    lifecycle, rounds = Lifecycle(), 500
+    together = threading.Barrier(2)
+
+    def leave() -> None:
+        for _ in range(rounds):
+            together.wait(10)
+            lifecycle.leave()
+
+    with ThreadPoolExecutor(1) as pool:
+        leaving = pool.submit(leave)
+        for _ in range(rounds):
+            lifecycle.enter()
+            together.wait(10)
+            assert lifecycle.wait_idle("10s")
+        leaving.result()
+    assert not lifecycle._waiters
+
+
+def test_who_came_in_meanwhile_is_waited_for() -> None:
+    """A request that comes in between the last one's end and the wake-up keeps the waiting going."""
+    lifecycle, woken = Lifecycle(), list[bool]()
+    lifecycle.enter()
+    assert lifecycle.watch_idle(lambda: woken.append(True))
+    lifecycle._wake()
+    assert not woken
+    lifecycle.leave()
+    assert woken == [True]
+
+
 def test_wait_idle_gives_up() -> None:
     """Waiting ends at the timeout, the options' where none is given, and leaves nothing behind."""
     lifecycle = Lifecycle(LifecycleOptions(drain_timeout=0.01))
