@@ -37,6 +37,13 @@ class Lifecycle:
         self.after_fork()
         renew_after_fork(self)
 
+    def after_fork(self) -> None:
+        """Start counting afresh in a forked child: the parent's requests are the parent's."""
+        self._lock = threading.RLock()  # re-entrant: a signal may arrive in the thread that holds it, and drain
+        # One token a request: adding and taking one is a single atomic step each, so there is no count to get wrong.
+        self._present: deque[None] = deque()
+        self._waiters: set[Callable[[], None]] = set()
+
     @property
     def state(self) -> str:
         """One of `starting`, `ready`, `draining`, `stopped`."""
@@ -137,13 +144,6 @@ class Lifecycle:
         """Take back a `watch_idle`."""
         with self._lock:
             self._waiters.discard(wake)
-
-    def after_fork(self) -> None:
-        """Start counting afresh in a forked child: the parent's requests are the parent's."""
-        self._lock = threading.RLock()  # re-entrant: a signal may arrive in the thread that holds it, and drain
-        # One token a request: adding and taking one is a single atomic step each, so there is no count to get wrong.
-        self._present: deque[None] = deque()
-        self._waiters: set[Callable[[], None]] = set()
 
     def __repr__(self) -> str:
         return f"<Lifecycle {self.state}, {self.in_flight} in flight>"
