@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Coroutine, Generator
+from types import CodeType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from resilience._engine import _sync
 from resilience._engine._colour import Colour, colour_of
 from resilience.clock import SYSTEM_SLEEPER, Sleeper
-from resilience.errors import ConfigurationError
+from resilience.errors import ConfigurationError, Problem
 from resilience.policy import AroundPolicy, Policy
 
 if TYPE_CHECKING:
@@ -21,32 +23,47 @@ __all__ = ("Chain", "Guard")
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
+Through = Callable[..., Any]
+"""Makes the call: takes the function, then its arguments."""
+_SUSPENDS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+
+
+def _apply(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    return fn(*args, **kwargs)
 
 
 class Chain:
     """`policies`, first one outermost, compiled once per function that is wrapped."""
 
     def __init__(
-        self, name: str, policies: tuple[Policy | AroundPolicy, ...], sleeper: Sleeper = SYSTEM_SLEEPER
+        self,
+        name: str,
+        policies: tuple[Policy | AroundPolicy, ...],
+        sleeper: Sleeper = SYSTEM_SLEEPER,
+        *,
+        through: Through = _apply,
     ) -> None:
         self.name = name
         self.policies = policies
         self._sleeper = sleeper
+        self._through = through
+        self._callers: dict[Colour, Callable[..., Any]] = {}
 
     def __call__(self, fn: F) -> F:
         """Return `fn` guarded, in its own colour and with its own signature."""
+        return self._wrap(fn, None)
+
+    def wrap_through(self, fn: F) -> F:
+        """Do the same, and have every call of `fn` made by the `through` this chain was given."""
+        return self._wrap(fn, self._through)
+
+    def _wrap(self, fn: F, through: Through | None) -> F:
         if isinstance(fn, staticmethod | classmethod):
-            return cast("F", type(fn)(self(fn.__func__)))
-        colour = colour_of(fn)
-        if colour is Colour.SYNC:
-            guarded = self._compile_sync(fn)
-        elif colour is Colour.ASYNC:
-            guarded = self._compile_async(fn)
-        elif colour is Colour.GENERATOR:
-            guarded = _sync.compile_sync_generator(self._settling(colour.value), fn, self._sleeper.sleep)
-        else:
-            guarded = _aio().compile_async_generator(self._settling(colour.value), fn, self._sleeper.asleep)
-        return cast("F", functools.wraps(fn)(guarded))
+            return cast("F", type(fn)(self._wrap(fn.__func__, through)))
+        if not callable(fn):
+            raise ConfigurationError([Problem(self.name, fn, "a function, method or other callable to guard")])
+        inner = fn if through is None else functools.partial(through, fn)
+        return cast("F", functools.wraps(fn)(self._compile(inner, colour_of(fn))))
 
     def wrap_async(self, fn: Callable[P, Any]) -> Callable[P, Coroutine[Any, Any, Any]]:
         """Guard a plain function that returns an awaitable, as the coroutine function it really is.
@@ -56,8 +73,14 @@ class Chain:
         return functools.wraps(fn)(self._compile_async(fn))
 
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call `fn(*args, **kwargs)` guarded. For a coroutine function, the result is to be awaited."""
-        return cast("R", self._caller(fn, *args, **kwargs))
+        """Call `fn(*args, **kwargs)` guarded.
+
+        The result of a coroutine function is to be awaited; a generator is guarded from its first item to its end.
+        """
+        code = getattr(fn, "__code__", None)  # far cheaper than `colour_of`; a remote proxy has any attribute at all
+        if type(code) is CodeType and code.co_flags & _SUSPENDS:
+            return cast("R", self._caller(colour_of(fn))(fn, *args, **kwargs))
+        return cast("R", self.plain_caller(fn, *args, **kwargs))
 
     def acall(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Any]:
         """Return the coroutine of `fn(*args, **kwargs)` guarded; `fn` may also be a plain function."""
@@ -76,12 +99,19 @@ class Chain:
         return Guard(self)
 
     @functools.cached_property
-    def _caller(self) -> Callable[..., Any]:
-        return self._compile_sync(lambda fn, /, *args, **kwargs: fn(*args, **kwargs))
+    def plain_caller(self) -> Callable[..., Any]:
+        """Guards one call of the plain function it is given, with its arguments."""
+        # Every call may bring another function: what one of them returned says nothing about the next.
+        return self._compile_sync(self._through, is_one_function=False)
+
+    def _caller(self, colour: Colour) -> Callable[..., Any]:
+        if colour not in self._callers:
+            self._callers[colour] = self._compile(self._through, colour)
+        return self._callers[colour]
 
     @functools.cached_property
     def _acaller(self) -> Callable[..., Coroutine[Any, Any, Any]]:
-        return self._compile_async(_aio().resume(lambda fn, /, *args, **kwargs: fn(*args, **kwargs)))
+        return self._compile_async(_aio().resume(self._through))
 
     @functools.cached_property
     def _blocking_block(self) -> Callable[[], contextlib.AbstractContextManager[None]]:
@@ -97,10 +127,21 @@ class Chain:
             _aio().compile_async_block(self.policies, self.name, self._sleeper.asleep)
         )
 
-    def _compile_sync(self, fn: Callable[P, R]) -> Callable[P, R]:
-        def defer(awaitable: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def _compile(self, fn: Callable[..., Any], colour: Colour) -> Callable[..., Any]:
+        if colour is Colour.SYNC:
+            return self._compile_sync(fn)
+        if colour is Colour.ASYNC:
+            return self._compile_async(fn)
+        policies = self._settling(colour.value)
+        if colour is Colour.GENERATOR:
+            return _sync.compile_sync_generator(policies, fn, self._sleeper.sleep)
+        return cast("Callable[..., Any]", _aio().compile_async_generator(policies, fn, self._sleeper.asleep))
+
+    def _compile_sync(self, fn: Callable[P, R], *, is_one_function: bool = True) -> Callable[P, R]:
+        def defer(awaitable: Any) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
             resume = _aio().resume
-            return self._compile_async(resume(fn, awaitable)), self._compile_async(resume(fn))
+            later = self._compile_async(resume(fn)) if is_one_function else None
+            return self._compile_async(resume(fn, awaitable)), later
 
         return _sync.compile_sync(self.policies, fn, self._sleeper.sleep, defer)
 

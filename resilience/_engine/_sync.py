@@ -15,8 +15,8 @@ __all__ = ("Defer", "Sleep", "compile_sync", "compile_sync_generator", "decides"
 P = ParamSpec("P")
 R = TypeVar("R")
 Sleep = Callable[[float], object]
-Defer = Callable[[Any], tuple[Callable[..., Any], Callable[..., Any]]]
-"""Given the awaitable a plain function returned: how to finish this call, and how to make every later one."""
+Defer = Callable[[Any], tuple[Callable[..., Any], Callable[..., Any] | None]]
+"""Given the awaitable a plain function returned: how to finish this call, and every later one (None: found anew)."""
 
 
 class _ReturnedAwaitable(BaseException):

@@ -12,6 +12,6 @@ if TYPE_CHECKING:
 __all__ = ("call_async",)
 
 
-async def call_async(breaker: CircuitBreaker, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+async def call_async(breaker: CircuitBreaker, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Call the coroutine function `func` guarded by `breaker`; pybreaker's own version needs tornado."""
-    return await breaker._acaller(func, *args, **kwargs)  # noqa: SLF001 - the method's body, kept where await may stand
+    return await breaker._chain.acall(func, *args, **kwargs)  # noqa: SLF001 - the method's body, kept where await may stand

@@ -37,7 +37,7 @@ class Hooks:
         self.listeners: tuple[pybreaker.CircuitBreakerListener, ...] = ()
         """Empty for most: callers look before they call a hook."""
 
-    def before_call(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    def before_call(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         """Tell that an admitted call is about to be made."""
         self._each("before_call", func, *args, **kwargs)
 
@@ -55,7 +55,7 @@ class Hooks:
             before, after = (label(self._breaker, event.facts[end]) for end in ("before", "after"))
             self._each("state_change", before, after)
 
-    def _each(self, hook: str, *args: Any, **kwargs: Any) -> None:
+    def _each(self, hook: str, /, *args: Any, **kwargs: Any) -> None:
         for listener in self.listeners:
             try:
                 getattr(listener, hook)(self._breaker, *args, **kwargs)

@@ -7,6 +7,7 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from datetime import timedelta
+from types import CodeType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import pybreaker
@@ -26,6 +27,7 @@ __all__ = ("Surface",)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_SUSPENDS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
 class Surface(pybreaker.CircuitBreaker):
@@ -47,10 +49,10 @@ class Surface(pybreaker.CircuitBreaker):
 
     def call(self, func: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `func` guarded. A generator function's generator is guarded from its first item to its end."""
-        code = getattr(func, "__code__", None)
-        if code is not None and code.co_flags & inspect.CO_GENERATOR:
-            return self._generator_caller(func, *args, **kwargs)  # type: ignore[return-value]  # R is its generator
-        return self._caller(func, *args, **kwargs)  # type: ignore[no-any-return]  # R is what `func` returns
+        code = getattr(func, "__code__", None)  # `Chain.call`, inlined: this is what pybreaker's users call
+        if type(code) is CodeType and code.co_flags & _SUSPENDS:
+            return self._chain.call(func, *args, **kwargs)
+        return self._plain_caller(func, *args, **kwargs)  # type: ignore[no-any-return]  # R is what `func` returns
 
     if TYPE_CHECKING:
 
@@ -70,7 +72,7 @@ class Surface(pybreaker.CircuitBreaker):
         def block() -> Generator[None, None, None]:
             yield
 
-        yield from self._generator_caller(block)
+        yield from self._chain.call(block)
 
     def __call__(self, *call_args: Any, **call_kwargs: bool) -> Any:
         """Return the function given, guarded in its own colour. `@breaker` and `@breaker()` both work.
@@ -80,8 +82,9 @@ class Surface(pybreaker.CircuitBreaker):
         awaits = call_kwargs.pop("__pybreaker_call_async", False)
 
         def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
-            announced = functools.wraps(func)(functools.partial(self._invoke, func)) if self._hooks.listeners else func
-            return self._chain.wrap_async(announced) if awaits else self._chain(announced)
+            if awaits:
+                return self._chain.wrap_async(functools.wraps(func)(functools.partial(self._invoke, func)))
+            return self._chain.wrap_through(func) if self._hooks.listeners else self._chain(func)
 
         return decorate(*call_args) if call_args else decorate
 
@@ -206,6 +209,8 @@ class Surface(pybreaker.CircuitBreaker):
         """Take a listener away again."""
         with self._lock:
             self._hooks.listeners = tuple(known for known in self._hooks.listeners if known is not listener)
+            if not self._hooks.listeners:
+                self.events.unsubscribe(self._hooks.on_event)
         self.events.unsubscribe(listener)
 
     def __repr__(self) -> str:
@@ -215,24 +220,13 @@ class Surface(pybreaker.CircuitBreaker):
     def _chain(self) -> Chain:
         from resilience._engine._chain import Chain  # noqa: PLC0415 - the one step upwards: a breaker on its own
 
-        return Chain(self.name, (cast("Any", self),))
+        return Chain(self.name, (cast("Any", self),), through=self._invoke)
 
     @functools.cached_property
-    def _caller(self) -> Callable[..., Any]:
-        return self._chain(self._invoke)
+    def _plain_caller(self) -> Callable[..., Any]:
+        return self._chain.plain_caller
 
-    @functools.cached_property
-    def _acaller(self) -> Callable[..., Coroutine[Any, Any, Any]]:
-        return self._chain.wrap_async(self._invoke)
-
-    @functools.cached_property
-    def _generator_caller(self) -> Callable[..., Generator[Any, Any, Any]]:
-        def invoke(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            return (yield from self._invoke(func, *args, **kwargs))
-
-        return self._chain(invoke)
-
-    def _invoke(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _invoke(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         if self._hooks.listeners:
             self._hooks.before_call(func, *args, **kwargs)
         return func(*args, **kwargs)

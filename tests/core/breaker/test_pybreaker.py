@@ -1,7 +1,8 @@
 """pybreaker's documented behaviour, on our subclass."""
 
 import asyncio
-from collections.abc import Generator
+import inspect
+from collections.abc import AsyncGenerator, Generator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -194,8 +195,6 @@ def test_call_guards_generator_functions() -> None:
 
 def test_call_async_is_a_plain_coroutine_function() -> None:
     """`call_async` works with asyncio and is recognised as a coroutine function."""
-    import inspect  # noqa: PLC0415 - only here
-
     breaker = CircuitBreaker(1)
 
     async def failing() -> None:
@@ -237,6 +236,78 @@ async def test_decorator_forms() -> None:
 
     assert breaker()(plain)() == 1
     assert await breaker(__pybreaker_call_async=True)(deferred)() == 2
+
+
+async def test_listeners_leave_a_function_what_it_is() -> None:
+    """With a listener, decorated functions of every kind keep their kind and are judged to their end."""
+    hooks = Hooks()
+    breaker = CircuitBreaker(listeners=[hooks])
+
+    class Service:
+        @breaker
+        async def later(self) -> int:
+            return 1
+
+        @breaker
+        def items(self) -> Generator[int, None, None]:
+            yield 2
+            fail()
+
+        @breaker
+        async def stream(self) -> AsyncGenerator[int, None]:
+            yield 3
+            fail()
+
+        @breaker
+        @classmethod
+        def made(cls) -> str:
+            return cls.__name__
+
+        @breaker
+        @staticmethod
+        def four() -> int:
+            return 4
+
+    service = Service()
+    assert inspect.iscoroutinefunction(service.later)
+    assert inspect.isgeneratorfunction(service.items)
+    assert inspect.isasyncgenfunction(service.stream)
+    assert (await service.later(), service.made(), service.four()) == (1, "Service", 4)
+    with pytest.raises(ValueError, match="down"):
+        list(service.items())
+    with pytest.raises(ValueError, match="down"):
+        _ = [item async for item in service.stream()]
+    assert [entry for entry in hooks.log if entry[0] != "before_call"] == ["success"] * 3 + [("failure", "down")] * 2
+    assert breaker.fail_counter == 2
+
+
+@pytest.mark.parametrize("keyword", ["func", "hook", "breaker", "call", "fn"])
+async def test_keywords_of_the_function_are_its_own(keyword: str) -> None:
+    """No name of a parameter of ours gets in the way of the guarded function's."""
+    breaker = CircuitBreaker(listeners=[Hooks()])
+
+    def given(**keywords: int) -> dict[str, int]:
+        return keywords
+
+    async def later(**keywords: int) -> dict[str, int]:
+        return keywords
+
+    assert breaker(given)(**{keyword: 1}) == {keyword: 1}
+    if keyword != "func":  # pybreaker's own parameter of these two
+        assert breaker.call(given, **{keyword: 1}) == {keyword: 1}
+    assert await breaker.call_async(later, **{keyword: 1}) == {keyword: 1}
+
+
+def test_a_listener_taken_away_is_replaced_by_one() -> None:
+    """A listener added after the last one was taken away hears each change once."""
+    hooks = Hooks()
+    breaker = CircuitBreaker(listeners=[hooks])
+    breaker.remove_listener(hooks)
+    breaker.open()
+    assert hooks.log == []
+    breaker.add_listener(hooks)
+    breaker.close()
+    assert hooks.log == [("open", "closed")]
 
 
 def test_excluded_exception_management() -> None:

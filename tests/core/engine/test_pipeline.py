@@ -161,6 +161,52 @@ async def test_call_and_acall() -> None:
     assert log == ["a admit", "a success"] * 3
 
 
+async def test_each_call_is_guarded_as_what_it_calls() -> None:
+    """`call` guards every kind of function it is given, and no call changes what the next one is."""
+    log: list[str] = []
+    pipeline = Pipeline("p", Spy("a", log))
+
+    async def later() -> int:
+        return 1
+
+    async def stream() -> AsyncGenerator[int, None]:
+        yield 2
+
+    for _ in range(2):
+        assert await pipeline.call(later) == 1
+        assert await pipeline.call(functools.partial(later)) == 1
+        assert pipeline.call(len, "abc") == 3
+    log.clear()
+    generator = pipeline.call(items, 1)
+    assert not log
+    assert next(generator) == 1
+    generator.close()
+    assert log == ["a admit", "a abandon"]
+    assert [item async for item in pipeline.call(stream)] == [2]
+    assert log[2:] == ["a admit", "a success"]
+
+
+def test_call_takes_a_proxy_that_has_every_attribute() -> None:
+    """A remote proxy (xmlrpc's, say) answers any attribute with another proxy; it is called like any function."""
+
+    class Proxy:
+        def __getattr__(self, name: str) -> "Proxy":
+            return Proxy()
+
+        def __call__(self) -> int:
+            return 3
+
+    assert Pipeline("p", CircuitBreaker()).call(Proxy()) == 3
+    assert CircuitBreaker().call(Proxy()) == 3
+
+
+@pytest.mark.parametrize("wrong", [None, 3, property(len)])
+def test_only_callables_can_be_guarded(wrong: Any) -> None:
+    """Decorating what cannot be called is refused at once, not scored as a failure at the first call."""
+    with pytest.raises(ConfigurationError, match="expected a function, method or other callable"):
+        Pipeline("p", CircuitBreaker())(wrong)
+
+
 def test_replace_stands_for_the_outcome() -> None:
     """A policy may replace an error or a result; outer policies see the replacement."""
     log: list[str] = []
