@@ -120,8 +120,8 @@ class Machine:
                 return Refusal(lease_end - now)
             del epoch.out[oldest]  # it never reported: presumed lost, its permit goes to this call (L5)
             epoch.free += 1
-        if not epoch.free:  # every permit was used up by successes that did not suffice
-            return Refusal(self.lease)
+        if not epoch.free:  # every permit was used up by successes that do not suffice: more are wanted than there were
+            epoch.free = self.wanted - epoch.successes
         epoch.free -= 1
         trial = Trial(epoch)
         epoch.out[trial] = now + self.lease
@@ -174,6 +174,13 @@ class Machine:
     def _become(self, epoch: Epoch, reason: str, failures: int, calls: int) -> Transition:
         before, self.epoch = self.epoch.state, epoch
         return Transition(before, epoch.state, reason, failures, calls)
+
+    def adopt(self, limits: Machine) -> None:
+        """Take over the limits of another machine: an open circuit's time counts from when it opened."""
+        if isinstance(self.epoch, Open):
+            self.epoch.until += limits.reset_timeout - self.reset_timeout
+        self.reset_timeout, self.lease = limits.reset_timeout, limits.lease
+        self.permits, self.wanted = limits.permits, limits.wanted
 
     def counts(self) -> tuple[int, int]:
         """Return (failures, calls): of the window while closed, else those that led here."""

@@ -205,9 +205,8 @@ class CircuitBreaker(PolicyBase, Surface):  # type: ignore[misc]  # pybreaker al
         """Apply new limits from the next decision on; what was counted stays."""
         with self._lock:
             options = self._options = dataclasses.replace(self._options, **changes)
-            fresh, machine = self._new_machine(), self._machine
-            machine.reset_timeout, machine.lease = fresh.reset_timeout, fresh.lease
-            machine.permits, machine.wanted = fresh.permits, fresh.wanted
+            machine = self._machine
+            machine.adopt(self._new_machine())
             rule = machine.epoch.rule if isinstance(machine.epoch, Closed) else None
             if isinstance(rule, ConsecutiveFailures | _storage.StoredFailures):
                 rule.limit = options.fail_max

@@ -109,12 +109,16 @@ def test_abandoning_twice_frees_once() -> None:
     assert model.epoch.free == 2
 
 
-def test_successes_used_up_without_a_verdict_are_refused_for_a_lease() -> None:
-    """When every permit was used and none is out, callers are told to wait rather than let through."""
-    model = half_open(permits=2, wanted=2)
-    assert isinstance(model.epoch, HalfOpen)
-    model.epoch.free = 0
-    assert model.admit(0.0) == (Refusal(5.0), None)
+def test_successes_that_no_longer_suffice_admit_the_trials_missing() -> None:
+    """When more successes are wanted than trials were admitted, exactly the missing trials are admitted (L5)."""
+    model = half_open(permits=1, wanted=1)
+    trial = admitted(model, 0.0)
+    model.adopt(machine(permits=3, wanted=3))
+    assert model.succeeded(trial) is None
+    second, third = admitted(model, 0.0), admitted(model, 0.0)
+    assert isinstance(model.admit(0.0)[0], Refusal)
+    assert model.succeeded(second) is None
+    assert model.succeeded(third) is not None
 
 
 def test_failed_trial_opens_again() -> None:

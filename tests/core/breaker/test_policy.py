@@ -377,3 +377,26 @@ def test_lock_held_at_a_fork_does_not_block_the_child() -> None:
     release.set()
     holder.join()
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_more_successes_asked_for_while_trying() -> None:
+    """Raising `success_threshold` during the trials admits the trials now missing; it never refuses for good."""
+    breaker = CircuitBreaker()
+    breaker.half_open()
+    trial = breaker.admit()
+    breaker.success_threshold = 3
+    breaker.on_success(trial, None)
+    assert [breaker.call(int), breaker.call(int)] == [0, 0]
+    assert breaker.current_state == "closed"
+
+
+def test_reset_timeout_reaches_an_open_circuit() -> None:
+    """A new `reset_timeout` holds for a circuit that is open already, counted from when it opened (as in pybreaker)."""
+    clock = ManualClock()
+    breaker = CircuitBreaker(reset_timeout=60, clock=clock)
+    breaker.open()
+    clock.advance(5)
+    breaker.reset_timeout = "8s"
+    assert breaker.retry_after == 3
+    clock.advance(3)
+    assert breaker.call(int) == 0
