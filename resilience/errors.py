@@ -154,6 +154,11 @@ class DeadlineExceededError(ResilienceError):
         self.seconds = seconds
         self.running = running
 
+    @property
+    def is_before_call(self) -> bool:
+        """Whether nothing of the time was left to begin with: the call was not made."""
+        return self.seconds == 0.0
+
     def __reduce__(self) -> tuple[Any, ...]:
         # A running thread stays in the process it runs in.
         return _restore, (type(self), self.args, {**self.__dict__, "running": None})

@@ -20,7 +20,7 @@ from resilience.breaker._options import BreakerOptions
 from resilience.breaker._surface import Surface
 from resilience.breaker._window import ConsecutiveFailures, FailureRate, TripRule
 from resilience.clock import Clock, monotonic
-from resilience.errors import ConfigurationError, Problem, RejectedError
+from resilience.errors import ConfigurationError, DeadlineExceededError, Problem, RejectedError
 from resilience.events import Emitter, Listener
 from resilience.policy import PolicyBase
 
@@ -117,7 +117,12 @@ class CircuitBreaker(PolicyBase, Surface):  # type: ignore[misc]  # pybreaker al
             now = self._clock()
             answer, change = self._machine.admit(now)
             self._note(change, now)
-        self.events.deliver()
+        try:
+            self.events.deliver()
+        except BaseException:  # an interrupt that came while a listener was told
+            if not isinstance(answer, Refusal):
+                self.on_abandon(answer)
+            raise
         if isinstance(answer, Refusal):
             raise self._refused(answer.retry_after, now)
         if isinstance(answer, Trial):
@@ -153,8 +158,13 @@ class CircuitBreaker(PolicyBase, Surface):  # type: ignore[misc]  # pybreaker al
         self.events.deliver()
 
     def on_failure(self, permit: Permit, error: Exception, /) -> None:
-        """Count a failure, unless it is a refusal by one of our own policies (L4) or an excluded error."""
-        if isinstance(error, RejectedError) or not self.is_system_error(error):
+        """Count a failure, unless one of our own policies refused the call (L4) or the error is excluded."""
+        try:
+            counts = not _is_refusal(error) and self.is_system_error(error)
+        except BaseException:  # an exclusion is a predicate of the user's
+            self.on_abandon(permit)
+            raise
+        if not counts:
             self.on_abandon(permit)
             return
         with self._lock:
@@ -228,6 +238,11 @@ class CircuitBreaker(PolicyBase, Surface):  # type: ignore[misc]  # pybreaker al
         if self._storage is not None:
             return _storage.StoredFailures(self._storage, options.fail_max)
         return ConsecutiveFailures(options.fail_max)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the dependency was never called, so that the error says nothing about it (L4)."""
+    return isinstance(error, RejectedError) or (isinstance(error, DeadlineExceededError) and error.is_before_call)
 
 
 def _checked_storage(storage: Any) -> pybreaker.CircuitBreakerStorage | None:

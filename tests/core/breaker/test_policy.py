@@ -11,7 +11,17 @@ from typing import Any
 import pybreaker
 import pytest
 
-from resilience import CircuitBreaker, CircuitOpenError, ConfigurationError, Pipeline, RateLimitedError, RejectedError
+from resilience import (
+    CircuitBreaker,
+    CircuitOpenError,
+    ConfigurationError,
+    Deadline,
+    DeadlineExceededError,
+    Pipeline,
+    RateLimitedError,
+    RejectedError,
+    Timeout,
+)
 from resilience.testing import ManualClock, RecordingListener
 
 
@@ -400,3 +410,44 @@ def test_reset_timeout_reaches_an_open_circuit() -> None:
     assert breaker.retry_after == 3
     clock.advance(3)
     assert breaker.call(int) == 0
+
+
+def test_exclusion_that_raises_gives_the_trial_back() -> None:
+    """An error in a predicate of `exclude` reaches the caller and costs no trial (L2)."""
+    breaker = half_opened(1)
+
+    def broken(_: Exception) -> bool:
+        raise KeyError("predicate bug")
+
+    breaker.add_excluded_exception(broken)
+    with pytest.raises(KeyError, match="predicate bug"):
+        breaker.call(fail)
+    assert breaker.call(int) == 0
+
+
+def test_interrupt_in_a_listener_gives_the_trial_back() -> None:
+    """An interrupt that arrives while listeners hear of the half-open state costs no trial (L2)."""
+    clock = ManualClock()
+
+    def interrupted(event: Any) -> None:
+        if event.kind == "breaker.half_opened":
+            raise KeyboardInterrupt
+
+    breaker = CircuitBreaker(1, 10, listeners=[interrupted], clock=clock)
+    breaker.open()
+    clock.advance(10)
+    with pytest.raises(KeyboardInterrupt):
+        breaker.call(int)
+    assert breaker.call(int) == 0
+
+
+async def test_time_used_up_before_the_call_says_nothing_about_the_dependency() -> None:
+    """A deadline that had passed before the call was made is no failure of what was never called (L4)."""
+    breaker = CircuitBreaker(1)
+    pipeline = Pipeline("p", breaker, Timeout(1))
+    with Deadline.after(0):
+        with pytest.raises(DeadlineExceededError):
+            pipeline.call(int)
+        with pytest.raises(DeadlineExceededError):
+            await pipeline.acall(asyncio.sleep, 0)
+    assert breaker.current_state == "closed"
