@@ -7,6 +7,7 @@ dataclasses whose fields carry their rule; building one reports every bad field 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 import re
@@ -30,6 +31,7 @@ __all__ = (
     "Rule",
     "Text",
     "Whole",
+    "is_plain_callable",
     "option",
     "rule_of",
     "seconds",
@@ -173,6 +175,12 @@ def seconds(value: float | str | timedelta, option_name: str, *, above: bool = F
         return rule.check(value)
     except Refused:
         raise ConfigurationError([Problem(option_name, value, rule.expected)]) from None
+
+
+def is_plain_callable(value: object) -> bool:
+    """Whether calling `value` gives an answer: a coroutine function gives a coroutine, which every `if` takes for yes."""
+    # B004: the method itself is wanted, not whether there is one
+    return callable(value) and not any(map(inspect.iscoroutinefunction, (value, getattr(value, "__call__", None))))  # noqa: B004 - see above
 
 
 class Flag:

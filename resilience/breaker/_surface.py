@@ -18,6 +18,7 @@ from resilience.breaker._machine import HalfOpen, Machine, Transition
 from resilience.breaker._options import BreakerOptions
 from resilience.clock import Clock
 from resilience.errors import ConfigurationError, Problem
+from resilience.options import is_plain_callable
 
 if TYPE_CHECKING:
     from resilience._engine._chain import Chain
@@ -111,10 +112,10 @@ class Surface(pybreaker.CircuitBreaker):
 
     def add_excluded_exception(self, exception: Any) -> None:
         """Never count `exception` (a class, or a predicate over the error) as a failure."""
-        if not callable(exception) or (isinstance(exception, type) and not issubclass(exception, BaseException)):
-            raise ConfigurationError(
-                [Problem("exclude", exception, "an exception class or a predicate over the error")]
-            )
+        is_class = isinstance(exception, type)
+        if not (issubclass(exception, BaseException) if is_class else is_plain_callable(exception)):
+            expected = "an exception class or a predicate over the error (not a coroutine function)"
+            raise ConfigurationError([Problem("exclude", exception, expected)])
         super().add_excluded_exception(cast("Any", exception))
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from resilience.options import LONGEST
 from resilience.retry._options import RetryOptions
 
 __all__ = ("Attempts", "GiveUp", "next_attempt")
@@ -38,6 +39,8 @@ def next_attempt(
         return GiveUp("attempts")
     if floor is not None:
         wait = max(wait, floor)
+    if wait > LONGEST:  # no clock counts that far, and sleeping less would not be what was asked
+        return GiveUp("wait")
     if options.timeout is not None and now + wait - attempts.started >= options.timeout:
         return GiveUp("timeout")
     if remaining is not None and wait >= remaining:

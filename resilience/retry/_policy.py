@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 from collections.abc import Callable
@@ -116,7 +117,7 @@ class Retry(PolicyBase):
     def _verdict(self, attempts: Attempts, error: Exception | None, result: Any, now: float) -> Again | None:
         record = self._strategies.record(attempts, error, result, now) if self._strategies else None
         if record is not None and self._strategies.retry is not None:
-            wanted: bool | float = self._strategies.retry(record)
+            wanted: bool | float = bool(self._strategies.retry(record))  # tenacity takes any truth for a yes
         else:
             wanted = error is not None and self._is_retryable(error)
         if wanted is False:
@@ -134,13 +135,12 @@ class Retry(PolicyBase):
         if isinstance(answer, GiveUp):
             self._exhausted(attempts, error, answer, now)
             return None
+        number = attempts.number
         attempts.slept += answer
+        attempts.number += 1  # before anything of the user's may raise: from here on the budget counts a retry
         if record is not None and self._strategies.before_sleep is not None:
             self._announce(record, answer)
-        self.events.emit(
-            "retry.scheduled", self.name, now, "warning", attempt=attempts.number, wait=answer, error=error
-        )
-        attempts.number += 1
+        self.events.emit("retry.scheduled", self.name, now, "warning", attempt=number, wait=answer, error=error)
         return Again(answer, attempts)
 
     def _next(
@@ -171,7 +171,12 @@ class Retry(PolicyBase):
     def _exhausted(self, attempts: Attempts, error: Exception | None, why: GiveUp, now: float) -> None:
         elapsed = now - attempts.started
         if error is not None and attempts.number > 1:
-            error.add_note(f"{self.name}: gave up after {attempts.number} attempts in {elapsed:.3f} s ({why.reason})")
+            with contextlib.suppress(
+                Exception
+            ):  # an error that takes no note (a frozen dataclass) is still the caller's
+                error.add_note(
+                    f"{self.name}: gave up after {attempts.number} attempts in {elapsed:.3f} s ({why.reason})"
+                )
         facts = {"attempts": attempts.number, "reason": why.reason, "elapsed": elapsed, "error": error}
         self.events.emit("retry.exhausted", self.name, now, "error", **facts)
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from resilience.errors import ConfigurationError, Problem, RejectedError, ResilienceError
+from resilience.options import is_plain_callable
 
 __all__ = ("On", "Retryable")
 
@@ -23,9 +24,10 @@ class Retryable:
     def __init__(self, on: On | tuple[On, ...]) -> None:
         given: tuple[Any, ...] = on if isinstance(on, tuple) else (on,)
         for each in given:
-            fits = issubclass(each, Exception) if isinstance(each, type) else callable(each)
+            fits = issubclass(each, Exception) if isinstance(each, type) else is_plain_callable(each)
             if not fits:
-                raise ConfigurationError([Problem("on", each, "an Exception class, a predicate, or a tuple of them")])
+                expected = "an Exception class, a predicate (not a coroutine function), or a tuple of them"
+                raise ConfigurationError([Problem("on", each, expected)])
         if not given:
             raise ConfigurationError([Problem("on", on, "at least one Exception class or predicate")])
         self._classes = tuple(each for each in given if isinstance(each, type))
@@ -39,7 +41,14 @@ class Retryable:
         if isinstance(error, self._classes):
             return True
         for predicate in self._predicates:
-            answer = predicate(error)
+            answer = _understood(predicate(error))
             if answer is not False:
-                return answer.total_seconds() if isinstance(answer, timedelta) else answer
+                return answer
         return False
+
+
+def _understood(answer: object) -> bool | float:
+    """Return a wait as seconds and anything else as yes or no, as `if` would take it."""
+    if isinstance(answer, timedelta):
+        return answer.total_seconds()
+    return answer if isinstance(answer, bool | int | float) else bool(answer)

@@ -6,11 +6,11 @@ here (unless `retry=` may judge results).
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 from resilience.errors import ConfigurationError, Problem
+from resilience.options import is_plain_callable
 from resilience.retry._machine import Attempts
 
 __all__ = ("Strategies",)
@@ -57,7 +57,7 @@ def _callable(option: str, strategy: Strategy | None) -> Strategy | None:
         return None
     if not callable(strategy):
         raise ConfigurationError([Problem(option, strategy, "a tenacity strategy: a callable taking a RetryCallState")])
-    if inspect.iscoroutinefunction(strategy) or inspect.iscoroutinefunction(getattr(strategy, "__call__", None)):  # noqa: B004 - the method itself is wanted
+    if not is_plain_callable(strategy):
         raise ConfigurationError(
             [Problem(option, strategy, "a plain callable: coroutine strategies are not supported")]
         )

@@ -451,3 +451,13 @@ async def test_time_used_up_before_the_call_says_nothing_about_the_dependency() 
         with pytest.raises(DeadlineExceededError):
             await pipeline.acall(asyncio.sleep, 0)
     assert breaker.current_state == "closed"
+
+
+def test_coroutine_functions_cannot_exclude() -> None:
+    """A coroutine function in `exclude` would exclude every error and never open the circuit; it is refused."""
+
+    async def never(_: Exception) -> bool:
+        return False
+
+    with pytest.raises(ConfigurationError, match="not a coroutine function"):
+        CircuitBreaker(exclude=[never])  # type: ignore[list-item]  # wrong on purpose

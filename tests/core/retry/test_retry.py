@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import os
 import threading
 from collections.abc import Callable
@@ -349,3 +350,76 @@ def test_bad_budget_is_named() -> None:
     """A bad budget is refused at construction."""
     with pytest.raises(ConfigurationError, match=r"ratio=1\.5"):
         RetryBudget(1.5)
+
+
+@pytest.mark.parametrize("answer", [None, False, "", [], ()])
+def test_falsy_answers_of_a_predicate_let_the_error_stand(answer: Any) -> None:
+    """A predicate that answers nothing (a forgotten `return`, an empty match) says no, as an `if` would take it."""
+    flaky = Flaky(1)
+    with pytest.raises(ConnectionError):
+        guarded(on=lambda _: answer).call(flaky)
+    assert flaky.calls == 1
+
+
+@pytest.mark.parametrize("answer", [[1], "yes", object()])
+def test_truthy_answers_of_a_predicate_are_a_yes(answer: Any) -> None:
+    """A predicate may answer with any object that is true; only numbers and timedeltas are waits."""
+    clock = ManualClock()
+    assert guarded(clock, on=lambda _: answer, wait_initial=2, wait_jitter=0).call(Flaky(1)) == 2
+    assert clock.slept == [2]
+
+
+@pytest.mark.parametrize("answer", [None, [], [1], 1, "yes"])
+def test_tenacity_predicates_may_answer_with_any_object(answer: Any) -> None:
+    """tenacity hands through what the predicate returned and takes its truth; so do we, and a number is no wait."""
+    clock = ManualClock()
+    pipeline = guarded(clock, attempts=2, wait_initial=2, retry=tenacity.retry_if_result(lambda _: answer))
+    assert pipeline.call(str) == ""
+    assert len(clock.slept) == bool(answer)
+    assert 1 not in clock.slept
+
+
+@pytest.mark.parametrize("asked", [1e9, 1e30, 10**400])
+def test_wait_no_clock_can_count_is_not_begun(asked: float) -> None:
+    """A server that asks for longer than a year is not waited for: the caller gets its error, not an OverflowError."""
+    error = ConnectionError("down")
+    error.retry_after = asked  # type: ignore[attr-defined]  # what HTTP clients do
+    flaky = Flaky(1, lambda: error)
+    with pytest.raises(ConnectionError, match="down"):
+        Pipeline("p", Retry(wait_initial=0, wait_jitter=0)).call(flaky)
+    with pytest.raises(ConnectionError, match="down"):
+        Pipeline("p", Retry(on=lambda _: float("inf"))).call(Flaky(1, lambda: ConnectionError("down")))
+
+
+def test_budget_survives_callbacks_that_raise() -> None:
+    """A `before_sleep` that raises does not leave its retry counted for ever."""
+    budget = RetryBudget()
+
+    def broken(_: Any) -> None:
+        raise KeyError("callback bug")
+
+    for _ in range(3):
+        with pytest.raises(KeyError, match="callback bug"):
+            guarded(budget=budget, before_sleep=broken).call(Flaky(1))
+    assert (budget.calls, budget.retries) == (0, 0)
+
+
+def test_error_that_takes_no_note_is_still_the_callers() -> None:
+    """An error that cannot be changed (a frozen dataclass) is raised as it is."""
+
+    @dataclasses.dataclass(frozen=True)
+    class FrozenError(Exception):
+        reason: str
+
+    with pytest.raises(FrozenError, match="down"):
+        guarded().call(Flaky(9, lambda: FrozenError("down")))
+
+
+def test_coroutine_functions_cannot_decide() -> None:
+    """A coroutine function as predicate would always say yes; it is refused."""
+
+    async def always(_: Exception) -> bool:
+        return True
+
+    with pytest.raises(ConfigurationError, match="not a coroutine function"):
+        Retry(on=always)  # type: ignore[arg-type]  # wrong on purpose
