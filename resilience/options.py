@@ -178,9 +178,9 @@ def seconds(value: float | str | timedelta, option_name: str, *, above: bool = F
 
 
 def is_plain_callable(value: object) -> bool:
-    """Whether calling `value` gives an answer: a coroutine function gives a coroutine, which every `if` takes for yes."""
-    # B004: the method itself is wanted, not whether there is one
-    return callable(value) and not any(map(inspect.iscoroutinefunction, (value, getattr(value, "__call__", None))))  # noqa: B004 - see above
+    """Whether calling `value` gives an answer; a coroutine function gives a coroutine, which is always true."""
+    call = getattr(type(value), "__call__", None)  # noqa: B004 - the method is wanted, not whether there is one
+    return callable(value) and not inspect.iscoroutinefunction(value) and not inspect.iscoroutinefunction(call)
 
 
 class Flag:

@@ -124,7 +124,7 @@ class Retry(PolicyBase):
             if error is not None and attempts.number > 1:
                 self._exhausted(attempts, error, GiveUp("not retryable"), now)
             return None
-        return self._again(attempts, record, error, now, None if wanted is True else float(wanted))
+        return self._again(attempts, record, error, now, None if wanted is True else wanted)
 
     def _again(
         self, attempts: Attempts, record: Any, error: Exception | None, now: float, wait: float | None
@@ -171,12 +171,11 @@ class Retry(PolicyBase):
     def _exhausted(self, attempts: Attempts, error: Exception | None, why: GiveUp, now: float) -> None:
         elapsed = now - attempts.started
         if error is not None and attempts.number > 1:
+            note = f"{self.name}: gave up after {attempts.number} attempts in {elapsed:.3f} s ({why.reason})"
             with contextlib.suppress(
                 Exception
-            ):  # an error that takes no note (a frozen dataclass) is still the caller's
-                error.add_note(
-                    f"{self.name}: gave up after {attempts.number} attempts in {elapsed:.3f} s ({why.reason})"
-                )
+            ):  # what cannot take one (a frozen dataclass) is still the caller's error
+                error.add_note(note)
         facts = {"attempts": attempts.number, "reason": why.reason, "elapsed": elapsed, "error": error}
         self.events.emit("retry.exhausted", self.name, now, "error", **facts)
 
@@ -198,6 +197,6 @@ class Retry(PolicyBase):
 def _floor(error: Exception | None) -> float | None:
     """Return the seconds a server asked us to stay away, as our errors and many others' say in `retry_after`."""
     asked = getattr(error, "retry_after", None)
-    if isinstance(asked, int | float) and not isinstance(asked, bool) and math.isfinite(asked) and asked > 0:
+    if isinstance(asked, int | float) and not isinstance(asked, bool) and 0 < asked < math.inf:
         return asked
     return None
