@@ -13,8 +13,8 @@ from resilience.options import seconds as in_seconds
 __all__ = ("Deadline",)
 
 
-_Frame: TypeAlias = "tuple[Deadline, _Frame | None]"
-"""A deadline in force and what was in force before it: a chain, so that one object may be entered many times."""
+_Frame: TypeAlias = "tuple[Deadline, Deadline, _Frame | None]"
+"""The deadline in force, the one entered, and the frame before: a chain, so one object may be entered many times."""
 
 _current: ContextVar[_Frame | None] = ContextVar("resilience_deadline", default=None)
 
@@ -54,14 +54,17 @@ class Deadline:
     def __enter__(self) -> Deadline:  # noqa: PYI034 - what is in force may be another, sooner one
         outer = _current.get()
         effective = self if outer is None or self.at <= outer[0].at else outer[0]
-        _current.set((effective, outer))
+        _current.set((effective, self, outer))
         return effective
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         frame = _current.get()
-        _current.set(None if frame is None else frame[1])
+        while frame is not None and frame[1] is not self:
+            frame = frame[2]  # entered inside and never left: a generator that was abandoned half-way
+        if frame is not None:
+            _current.set(frame[2])
 
     def __repr__(self) -> str:
         return f"<Deadline in {self.remaining():.3f} s>"

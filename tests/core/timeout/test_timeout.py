@@ -1,7 +1,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -285,3 +285,21 @@ def test_bad_seconds_are_refused(seconds: Any) -> None:
 def test_repr() -> None:
     """A timeout says what it allows."""
     assert repr(Timeout("1m30s", name="t")) == "<Timeout 't' 90 s>"
+
+
+async def test_deadline_entered_inside_and_never_left_does_not_stay() -> None:
+    """A deadline that a generator abandoned half-way never left ends with the timeout around it (L19)."""
+    abandoned: list[AsyncGenerator[int, None]] = []
+
+    async def items() -> AsyncGenerator[int, None]:
+        with Deadline.after(100):
+            yield 1
+
+    async def act() -> None:
+        abandoned.append(items())
+        await anext(abandoned[0])
+
+    await Pipeline("p", Timeout(0.5))(act)()
+    assert Deadline.current() is None
+    await abandoned[0].aclose()
+    assert Deadline.current() is None
