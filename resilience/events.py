@@ -89,12 +89,13 @@ class Emitter:
     def deliver(self) -> None:
         """Hand every queued event to every listener."""
         # The outer test is repeated after the release: an event queued in between has an owner again.
-        while self._pending and self._delivering.acquire(blocking=False):
+        delivering = self._delivering  # the one to release, even where a listener forked and this is the child
+        while self._pending and delivering.acquire(blocking=False):
             try:
                 while self._pending:
                     self._tell(self._pending.popleft())
             finally:
-                self._delivering.release()
+                delivering.release()
 
     def emit(self, kind: str, policy: str, at: float, severity: str = "info", **facts: Any) -> None:
         """Record and deliver, for places that hold no lock."""

@@ -97,3 +97,21 @@ def test_child_forked_during_delivery_can_emit() -> None:
     emitter.subscribe(fork)
     emitter.emit("fork", "p", 0.0)
     assert codes == [0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_listener_that_forks_returns_in_both_processes() -> None:
+    """A listener may fork and return: delivery ends well in the child too."""
+    emitter, parent = Emitter(), os.getpid()
+    children: list[int] = []
+    emitter.subscribe(lambda _: children.append(os.fork()))
+    try:
+        emitter.emit("fork", "p", 0.0)
+        failed = False
+    except RuntimeError:
+        failed = True
+    if os.getpid() != parent:
+        gc.disable()
+        os._exit(failed)
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
