@@ -10,7 +10,14 @@ from resilience._engine._sync import decides
 from resilience.errors import ConfigurationError
 from resilience.policy import AroundPolicy, Policy, PolicyBase, Replace, ScopedPolicy, Wait
 
-__all__ = ("AwaitingSleep", "compile_async", "compile_async_block", "compile_async_generator", "resume")
+__all__ = (
+    "AwaitingSleep",
+    "compile_async",
+    "compile_async_block",
+    "compile_async_generator",
+    "enter",
+    "resume",
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,7 +32,7 @@ def compile_async(
     call: Callable[P, Coroutine[Any, Any, Any]] = fn
     for policy in reversed(policies):
         call = policy.around_async(call) if isinstance(policy, AroundPolicy) else _guard(policy, call, sleep)
-    return call if policies else _guard(PolicyBase(), fn, sleep)
+    return _guard(PolicyBase(), fn, sleep) if call is fn else call
 
 
 def resume(fn: Callable[P, Any], first: Any = None) -> AsyncCall[P, Any]:
@@ -188,6 +195,15 @@ def compile_async_block(
                 f"pipeline {name!r} cannot guard an `async with` block with {policy.name!r}: it has to own the call"
             )
     return call
+
+
+async def enter(block: AbstractAsyncContextManager[None], refused: Callable[[], object]) -> None:
+    """Enter `block`; tell `refused` where that fails."""
+    try:
+        await block.__aenter__()
+    except BaseException:
+        refused()
+        raise
 
 
 async def _block() -> AsyncGenerator[None, None]:

@@ -160,34 +160,45 @@ class Chain:
 
 
 class Guard:
-    """A guarded block, in either colour. Each use admits anew."""
+    """A guarded block, in either colour. Each use admits anew; one that overlaps another needs a guard of its own."""
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
-        self._block: contextlib.AbstractContextManager[None] | None = None
-        self._ablock: contextlib.AbstractAsyncContextManager[None] | None = None
+        self._entered: Any = None
 
     def __enter__(self) -> None:
-        self._block = self._chain._blocking_block()  # noqa: SLF001 - one idea in two classes
-        self._block.__enter__()
+        block = self._occupy(self._chain._blocking_block)  # noqa: SLF001 - one idea in two classes
+        try:
+            block.__enter__()
+        except BaseException:
+            self._vacate()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        if self._block is None:
-            raise RuntimeError("the guard was left without having been entered")
-        return self._block.__exit__(kind, error, traceback)
+        return cast("bool | None", self._vacate().__exit__(kind, error, traceback))
 
     def __aenter__(self) -> Coroutine[Any, Any, None]:
-        self._ablock = self._chain._awaiting_block()  # noqa: SLF001 - one idea in two classes
-        return self._ablock.__aenter__()
+        block = self._occupy(self._chain._awaiting_block)  # noqa: SLF001 - one idea in two classes
+        return cast("Coroutine[Any, Any, None]", _aio().enter(block, self._vacate))
 
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Coroutine[Any, Any, bool | None]:
-        if self._ablock is None:
+        return cast("Coroutine[Any, Any, bool | None]", self._vacate().__aexit__(kind, error, traceback))
+
+    def _occupy(self, make: Callable[[], Any]) -> Any:
+        if self._entered is not None:  # remembering two blocks would leave the wrong one first
+            raise RuntimeError("this guard is in use already; call guard() for each block")
+        self._entered = make()
+        return self._entered
+
+    def _vacate(self) -> Any:
+        block, self._entered = self._entered, None
+        if block is None:
             raise RuntimeError("the guard was left without having been entered")
-        return self._ablock.__aexit__(kind, error, traceback)
+        return block
 
 
 def _aio() -> Any:

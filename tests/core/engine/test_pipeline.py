@@ -2,12 +2,24 @@ import asyncio
 import contextvars
 import functools
 import gc
+import inspect
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 import pytest
 
-from resilience import Again, Bulkhead, CircuitBreaker, ConfigurationError, Fallback, Pipeline, Replace, Retry, Timeout
+from resilience import (
+    Again,
+    Bulkhead,
+    BulkheadFullError,
+    CircuitBreaker,
+    ConfigurationError,
+    Fallback,
+    Pipeline,
+    Replace,
+    Retry,
+    Timeout,
+)
 from resilience.policy import PolicyBase, Verdict, Wait
 from resilience.testing import ManualClock, RecordingListener
 
@@ -484,6 +496,49 @@ def test_guard_has_to_be_entered() -> None:
         guard.__exit__(None, None, None)
     with pytest.raises(RuntimeError, match="without having been entered"):
         guard.__aexit__(None, None, None).close()
+
+
+async def test_guard_is_used_again_but_not_twice_at_once() -> None:
+    """A guard can be used block after block, also after a refusal; a second block inside the first is refused."""
+    bulkhead = Bulkhead(1)
+    guard = Pipeline("p", bulkhead).guard()
+    with guard:
+        with pytest.raises(RuntimeError, match="in use already"), guard:
+            pass
+        with pytest.raises(RuntimeError, match="in use already"):
+            async with guard:
+                pass
+        assert bulkhead.concurrent_calls == 1
+    with Pipeline("q", bulkhead).guard():
+        with pytest.raises(BulkheadFullError), guard:
+            pass
+        with pytest.raises(BulkheadFullError):
+            async with guard:
+                pass
+    async with guard:
+        assert bulkhead.concurrent_calls == 1
+    assert bulkhead.concurrent_calls == 0
+
+
+async def test_around_policy_may_return_the_call_it_was_given() -> None:
+    """A third party's policy that adds nothing leaves the function itself alone: no wrapper refers to itself."""
+
+    class Idle:
+        name = "idle"
+
+        def around(self, call: Callable[..., Any], /) -> Callable[..., Any]:
+            return call
+
+        def around_async(self, call: Callable[..., Any], /) -> Callable[..., Any]:
+            return call
+
+    async def act(value: int) -> int:
+        return value
+
+    guarded = Pipeline("p", Idle())(act)
+    assert guarded is not act
+    assert list(inspect.signature(guarded).parameters) == ["value"]
+    assert await guarded(3) == 3
 
 
 def test_two_policies_of_one_name_are_refused() -> None:
