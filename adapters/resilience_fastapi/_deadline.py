@@ -13,7 +13,7 @@ import gc
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from types import AsyncGeneratorType, CodeType
-from typing import Any
+from typing import Any, TypeAlias
 
 from anyio import CapacityLimiter, to_thread
 
@@ -23,7 +23,9 @@ from resilience_fastapi._exchange import Exchange
 
 __all__ = ("Bell", "Timer")
 
-Answer = Callable[[Exchange, Exception], Coroutine[Any, Any, None]]
+Answer: TypeAlias = Callable[[Exchange, Exception], Coroutine[Any, Any, None]]
+_Call: TypeAlias = "tuple[asyncio.Task[Any], int, Context]"
+"""Who works on a request, how often that task had been cancelled before, and what it knows."""
 
 _TICKS = 200
 """Per second."""
@@ -39,74 +41,53 @@ class Bell:
     that are due in the same few milliseconds share one, and leave it when they are done.
     """
 
-    __slots__ = ("_due", "loop")
+    __slots__ = ("_answer", "_due", "loop")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, answer: Answer) -> None:
         self.loop = loop
-        self._due: dict[int, dict[Timer, Deadline]] = {}
+        self._answer = answer
+        self._due: dict[int, dict[Exchange, _Call]] = {}
 
-    def set(self, timer: Timer, deadline: Deadline) -> int:
-        """Have `timer.fire()` called when `deadline` has passed, and return what `forget` wants to know."""
+    def watch(self, exchange: Exchange, deadline: Deadline) -> None:
+        """End `exchange`, which this task works on, when `deadline` passes; whoever is done takes it out of `due`."""
         tick = int(deadline.at * _TICKS) + 1
         due = self._due.get(tick)
         if due is None:
             due = self._due[tick] = {}
             # The context of whichever request comes first must not outlive it, let alone ring for the others (L19).
             self.loop.call_later(deadline.remaining() + 1 / _TICKS, self._ring, tick, context=Context())
-        due[timer] = deadline
-        return tick
-
-    def forget(self, timer: Timer, tick: int) -> None:
-        """Do not ring for `timer` any more."""
-        due = self._due.get(tick)
-        if due is not None:
-            due.pop(timer, None)
+        task = asyncio.current_task(self.loop)
+        assert task is not None  # noqa: S101 - an ASGI application is always called in a task
+        due[exchange] = task, task.cancelling(), copy_context()
+        exchange.due = due
 
     def _ring(self, tick: int) -> None:
-        for timer in self._due.pop(tick):
-            timer.fire()
+        due = self._due.pop(tick)
+        for exchange, call in list(due.items()):
+            exchange.timer = Timer(exchange, call, self._answer, self.loop)
+            exchange.timer.fire()
+        due.clear()
 
 
 class Timer:
-    """Ends one exchange when its deadline passes, unless the answer is complete by then.
+    """Ends one exchange whose deadline has passed.
 
     The client is given a 504 where no answer has begun; one that has is broken off by a `DeadlineExceededError`.
     """
 
-    __slots__ = (
-        "_answer",
-        "_before",
-        "_bell",
-        "_context",
-        "_exchange",
-        "_handle",
-        "_is_cancelled",
-        "_loop",
-        "_reply",
-        "_task",
-        "_tick",
-    )
+    __slots__ = ("_answer", "_before", "_context", "_exchange", "_handle", "_is_cancelled", "_loop", "_reply", "_task")
 
-    def __init__(self, exchange: Exchange, deadline: Deadline, answer: Answer, bell: Bell) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - an ASGI application is always called in a task
-        self._task: asyncio.Task[Any] = task
-        self._before = task.cancelling()
-        self._loop = bell.loop
-        self._context = copy_context()
+    def __init__(self, exchange: Exchange, call: _Call, answer: Answer, loop: asyncio.AbstractEventLoop) -> None:
+        self._task, self._before, self._context = call
         self._exchange = exchange
         self._answer = answer
+        self._loop = loop
         self._reply: asyncio.Task[None] | None = None
         self._is_cancelled = False
-        # Once the answer is complete the deadline is met, and background tasks may take their time.
-        exchange.on_finish = self._stop
         self._handle: asyncio.TimerHandle | None = None
-        self._bell = bell
-        self._tick = bell.set(self, deadline)
 
-    def _stop(self) -> None:
-        self._exchange.on_finish = None
-        self._bell.forget(self, self._tick)
+    def stop(self) -> None:
+        """Leave the application alone from now on."""
         if self._handle is not None:
             self._handle.cancel()
 
@@ -127,7 +108,7 @@ class Timer:
 
     async def settle(self) -> None:
         """End the watch over an application that returned; it may have swallowed our cancellation."""
-        self._stop()
+        self.stop()
         if self._is_cancelled:
             self._task.uncancel()
         if self._reply is not None:
@@ -135,7 +116,7 @@ class Timer:
 
     async def swallows(self, error: BaseException) -> bool:
         """End the watch over an application that raised, and return whether that was our doing and is dealt with."""
-        self._stop()
+        self.stop()
         is_cancellation = isinstance(error, asyncio.CancelledError)
         # As in asyncio.timeout: a cancellation from outside that came along with ours must go on.
         is_ours = self._is_cancelled and self._task.uncancel() <= self._before and is_cancellation

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from resilience.inbound import Inbound, RequestContext
+
+if TYPE_CHECKING:
+    from resilience_fastapi._deadline import Timer
 
 __all__ = ("REQUEST_ID", "SCOPE_KEY", "Exchange")
 
@@ -19,12 +23,16 @@ _QUOTA = {"RateLimit-Policy": b"ratelimit-policy", "RateLimit": b"ratelimit"}
 _LAST = frozenset({"http.response.body", "http.response.pathsend"})
 
 
+async def _nowhere() -> None:
+    """Send nothing."""
+
+
 class Exchange:
     """Adds our headers to the answer and knows how far it has come.
 
-    `started`: the status is out, so no other answer can be given. `finished`: the last byte is out. `abandoned`: the
-    client already has another answer, and what the application still says goes nowhere. `closes`: the server is about
-    to close the connection, and the client had better not use it again.
+    `started`: the status is out, so no other answer can be given. `abandoned`: the client already has another answer,
+    and what the application still says goes nowhere. `closes`: the server is about to close the connection, and the
+    client had better not use it again. `due`: among whom it waits for its deadline; `timer`: the deadline has passed.
     """
 
     __slots__ = (
@@ -34,10 +42,10 @@ class Exchange:
         "abandoned",
         "closes",
         "context",
-        "finished",
-        "on_finish",
+        "due",
         "scope",
         "started",
+        "timer",
     )
 
     def __init__(self, inbound: Inbound, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,30 +54,36 @@ class Exchange:
         self._send = send
         self.context = context
         self.scope = scope
-        self.started = False
-        self.finished = False
-        self.abandoned = False
-        self.closes = False
-        self.on_finish: Callable[[], None] | None = None
+        self.started = self.abandoned = self.closes = False
+        self.due: dict[Exchange, Any] | None = None
+        self.timer: Timer | None = None
 
-    async def send(self, message: Message) -> None:
-        """Pass on what the application says."""
+    def send(self, message: Message) -> Awaitable[None]:
+        """Pass on what the application says. No coroutine of our own: nearly all messages only pass."""
         if self.abandoned:
-            return
+            return _nowhere()
         kind = message["type"]
         if kind == "http.response.start":
             self.started = True
             # A copy: an application may keep one message, or one list of headers, for all its answers.
-            message = {**message, "headers": self._headed(message.get("headers", ()))}
-            await self._send(message)
-        elif kind in _LAST and not message.get("more_body", False):
-            await self._send(message)
-            self.finished = True
-            self._inbound.answered(self.context)
-            if self.on_finish is not None:
-                self.on_finish()
-        else:
-            await self._send(message)
+            return self._send({**message, "headers": self._headed(message.get("headers", ()))})
+        if self.context.deadline is not None and kind in _LAST and not message.get("more_body", False):
+            return self._complete(message)
+        return self._send(message)
+
+    async def _complete(self, message: Message) -> None:
+        """Send the last of the answer: the deadline is met, and background tasks may take their time."""
+        await self._send(message)
+        self._inbound.answered(self.context)
+        self.forget()
+
+    def forget(self) -> None:
+        """Have nothing more done about the deadline."""
+        if self.due is not None:
+            self.due.pop(self, None)
+            self.due = None
+        if self.timer is not None:
+            self.timer.stop()
 
     async def answer(self, response: ASGIApp) -> None:
         """Give an answer of our own, through the same door."""
@@ -87,7 +101,7 @@ class Exchange:
                 break
         else:
             headers.append((REQUEST_ID, self.context.request_id.encode("ascii")))
-        if self.context.charges:
+        if self._inbound.options.rate_limit_headers and self.context.charges:
             headers += [
                 (_QUOTA[name], text.encode("ascii")) for name, text in self._inbound.quota_headers(self.context)
             ]

@@ -11,12 +11,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from resilience import Resilience
 from resilience.envelope import envelope_of
 from resilience.inbound import Inbound, RequestContext
+from resilience.timeout import Deadline
 from resilience_fastapi._answers import ids_of, respond
-from resilience_fastapi._deadline import Bell, Timer
+from resilience_fastapi._deadline import Bell
 from resilience_fastapi._exchange import REQUEST_ID, SCOPE_KEY, Exchange
 from resilience_fastapi._faults import adopt_fault_handler, call, cors_inside, through_cors
 from resilience_fastapi._handlers import ANSWERED, own_handler
-from resilience_fastapi._probes import Probes
+from resilience_fastapi._probes import PROBE_PATHS, Probes
 from resilience_fastapi._scope import path_of, user_of
 
 __all__ = ("ResilienceMiddleware",)
@@ -54,10 +55,42 @@ class ResilienceMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or connection; scopes of other types pass through untouched."""
+        if scope["type"] != "http" or SCOPE_KEY in scope:
+            await self._serve_other(scope, receive, send)
+            return
+        if not self._is_acquainted:
+            self._acquaint(scope)
+        inbound, path = self._inbound, path_of(scope)
+        context = self._receive(scope, path)
+        exchange = Exchange(inbound, context, scope, receive, send)
+        with context:
+            try:
+                if path.startswith(PROBE_PATHS) and self._probes is not None and self._probes.are_asked(scope, path):
+                    await exchange.answer(await self._probes.response(scope, path))
+                    return
+                inbound.enter(context)
+                quota = inbound.quota_of(context)
+                if quota is not None:
+                    context.user = user_of(scope)
+                    if quota.waits:
+                        await inbound.acharge(context, quota)
+                    else:
+                        inbound.charge(context, quota)
+                if context.deadline is None:
+                    await self.app(scope, receive, exchange.send)
+                else:
+                    await self._run(exchange, receive, context.deadline)
+            except Exception as error:
+                if not await self._answered(exchange, error):
+                    raise
+            finally:
+                inbound.leave(context)
+                context.source = None  # it holds the context, too, and only the garbage collector could part them
+
+    async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http":
-            serve = self._serve_inside if SCOPE_KEY in scope else self._serve
-            await serve(scope, receive, send)
+            await self._serve_inside(scope, receive, send)
         elif kind == "websocket" and SCOPE_KEY not in scope:
             await self._attend(scope, receive, send)
         else:
@@ -72,30 +105,6 @@ class ResilienceMiddleware:
             # A server that runs the lifespan does so before the first request; this one never will.
             self.resilience.lifecycle.started()
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self._is_acquainted:
-            self._acquaint(scope)
-        inbound, path = self._inbound, path_of(scope)
-        context = self._receive(scope, path)
-        exchange = Exchange(inbound, context, scope, receive, send)
-        with context:
-            try:
-                if self._probes is not None and self._probes.are_asked(scope, path):
-                    await exchange.answer(await self._probes.response(scope, path))
-                    return
-                inbound.enter(context)
-                quota = inbound.quota_of(context)
-                if quota is not None:
-                    context.user = user_of(scope)
-                    await inbound.acharge(context, quota)
-                await self._run(exchange, receive)
-            except Exception as error:
-                if not await self._answered(exchange, error):
-                    raise
-            finally:
-                inbound.leave(context)
-                context.source = None  # it holds the context, too, and only the garbage collector could part them
-
     def _receive(self, scope: Scope, path: str) -> RequestContext:
         picked: dict[str, str] = {}
         wanted = self._wanted
@@ -109,25 +118,21 @@ class ResilienceMiddleware:
         scope[SCOPE_KEY] = context
         return context
 
-    async def _run(self, exchange: Exchange, receive: Receive) -> None:
-        deadline = exchange.context.deadline
-        if deadline is None:
-            await self.app(exchange.scope, receive, exchange.send)
-            return
-        timer = Timer(exchange, deadline, self._answer, self._bell_here())
+    async def _run(self, exchange: Exchange, receive: Receive, deadline: Deadline) -> None:
+        loop, bell = asyncio.get_running_loop(), self._bell
+        if bell is None or bell.loop is not loop:
+            bell = self._bell = Bell(loop, self._answer)
+        bell.watch(exchange, deadline)
         try:
             await self.app(exchange.scope, receive, exchange.send)
         except BaseException as error:
-            if not await timer.swallows(error):
+            exchange.forget()
+            if exchange.timer is None or not await exchange.timer.swallows(error):
                 raise
         else:
-            await timer.settle()
-
-    def _bell_here(self) -> Bell:
-        loop = asyncio.get_running_loop()
-        if self._bell is None or self._bell.loop is not loop:
-            self._bell = Bell(loop)
-        return self._bell
+            exchange.forget()
+            if exchange.timer is not None:
+                await exchange.timer.settle()
 
     async def _answered(self, exchange: Exchange, error: Exception) -> bool:
         """Answer `error` if nobody has, and return whether that was all there is to it.

@@ -88,7 +88,7 @@ class TrustedProxies:
         whatever stands left of it was not written by a proxy of ours.
         """
         if not forwarded_for or not self._networks:
-            return plain_address(peer)
+            return "" if len(peer) > _LONGEST_ADDRESS else _spelled(peer)  # plain_address, on every request
         if len(forwarded_for) > _LONGEST_REMEMBERED:
             return self._walk(peer, forwarded_for)
         return self._walked(peer, forwarded_for)

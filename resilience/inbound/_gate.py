@@ -15,7 +15,7 @@ from resilience.inbound._deadline import lift, patience_of, sooner
 from resilience.inbound._identity import REQUEST_ID, TRACEPARENT, request_id_of, trace_id_of
 from resilience.inbound._key import KeyRule, bounded
 from resilience.inbound._options import ServerOptions
-from resilience.inbound._quota import Decision, Quota, quota_headers
+from resilience.inbound._quota import Charge, Decision, Quota, quota_headers
 from resilience.timeout import Deadline
 
 if TYPE_CHECKING:
@@ -53,15 +53,17 @@ class Inbound:
         options: ServerOptions | None = None,
         *,
         limiter: Limiter | None = None,
+        limiter_waits: bool = True,
         lifecycle: Lifecycle | None = None,
         key: Callable[[RequestContext], str] | None = None,
     ) -> None:
         self.options = options = options or ServerOptions()
         self.lifecycle = lifecycle
-        self._limiter = limiter
-        self._proxies = TrustedProxies(options.trusted_proxies)
+        self._limiter, self._limiter_waits = limiter, limiter_waits
+        self._allowed = options.deadline
+        self._client_of = TrustedProxies(options.trusted_proxies).client_of
         rule = KeyRule(options.rate_limit_key)
-        self._key: Callable[[RequestContext], str] = rule if key is None else key
+        self._key: Callable[[RequestContext], str] = rule if key is None else lambda context: bounded(key(context))
         self._deadline_header = options.deadline_header.lower()
         self.wanted = frozenset(
             filter(None, (REQUEST_ID, TRACEPARENT, FORWARDED_FOR, self._deadline_header, rule.header))
@@ -79,7 +81,9 @@ class Inbound:
     @classmethod
     def of(cls, toolkit: _Toolkit, *, key: Callable[[RequestContext], str] | None = None) -> Inbound:
         """Build the gate a `Resilience` is configured for."""
-        return cls(toolkit.config.server, limiter=toolkit.limiter, lifecycle=toolkit.lifecycle, key=key)
+        config, limiter = toolkit.config, toolkit.limiter
+        in_memory = config.redis.url is None
+        return cls(config.server, limiter=limiter, limiter_waits=not in_memory, lifecycle=toolkit.lifecycle, key=key)
 
     def receive(
         self, headers: Mapping[str, str], peer: str | None = None, *, path: str = "", patience: float | None = None
@@ -89,22 +93,24 @@ class Inbound:
         `path` is what `exclude_paths` speaks of (HTTP path, gRPC method). `patience` is how long the transport says
         the caller waits, in seconds (gRPC knows, HTTP does not).
         """
-        is_excluded = self.is_excluded(path)
-        return RequestContext(
+        traceparent = headers.get(TRACEPARENT)
+        context = RequestContext(
             request_id_of(headers.get(REQUEST_ID)),
-            trace_id_of(headers.get(TRACEPARENT)),
-            self._proxies.client_of(peer, headers.get(FORWARDED_FOR)) if peer else "",
-            deadline=None if is_excluded else self._deadline(headers.get(self._deadline_header), patience),
-            headers=headers,
-            inbound=self,
-            is_excluded=is_excluded,
+            trace_id_of(traceparent) if traceparent else "",
+            self._client_of(peer, headers.get(FORWARDED_FOR)) if peer else "",
         )
-
-    def _deadline(self, asked: str | None, patience: float | None) -> Deadline | None:
-        allowed = self.options.deadline
+        # Not by name in the call above: Python makes a dictionary of the names, and requests are many.
+        context.inbound = self
+        context.headers = headers
+        if path in self._excluded or path.startswith(self._below_excluded):
+            context.is_excluded = True
+            return context
+        allowed, asked = self._allowed, headers.get(self._deadline_header)
         if asked is not None or patience is not None:
             allowed = sooner(allowed, patience, None if asked is None else patience_of(asked))
-        return None if allowed is None else Deadline(monotonic() + allowed)  # after() would check it once more
+        if allowed is not None:
+            context.deadline = Deadline(monotonic() + allowed)  # after() would check it once more
+        return context
 
     def is_excluded(self, path: str) -> bool:
         """Whether requests to `path`, or to something above it, are never limited, refused or timed."""
@@ -145,7 +151,8 @@ class Inbound:
 
     def charge(self, context: RequestContext, quota: Quota, key: str | None = None, cost: int = 1) -> None:
         """Charge `quota` with `cost`, or raise `RateLimitedError`. May block, for as long as Redis is allowed to."""
-        self.judge(context, quota, quota.bucket.acquire(self.key_of(context, key), cost))
+        key = self._key(context) if key is None else bounded(key)
+        self.judge(context, quota, quota.bucket.acquire(key, cost))
 
     def acharge(
         self, context: RequestContext, quota: Quota, key: str | None = None, cost: int = 1
@@ -155,11 +162,11 @@ class Inbound:
 
     def key_of(self, context: RequestContext, key: str | None = None) -> str:
         """Return whose quota is charged; whatever user code makes of it is bounded in length."""
-        return bounded(self._key(context) if key is None else key)
+        return self._key(context) if key is None else bounded(key)
 
     def judge(self, context: RequestContext, quota: Quota, decision: Decision) -> None:
         """Note a decision, and raise `RateLimitedError` where it says no."""
-        context.charges = (*context.charges, quota.charge(decision))
+        context.charges += (Charge(quota, decision),)
         if not decision.allowed:
             name = quota.bucket.name
             raise RateLimitedError(f"{name}: quota spent", policy=name, retry_after=decision.retry_after)
@@ -168,7 +175,7 @@ class Inbound:
         """Return a quota kept in the bucket `name`, known to callers as `label`."""
         if self._limiter is None:
             raise ConfigurationError([Problem("rate_limit", rate, "a limiter to keep it in")])
-        return Quota(label, self._limiter(name, rate, burst))
+        return Quota(label, self._limiter(name, rate, burst), waits=self._limiter_waits)
 
     def quota_headers(self, context: RequestContext) -> tuple[tuple[str, str], ...]:
         """Return the `RateLimit` headers of what was charged; none unless `rate_limit_headers` is set."""

@@ -26,24 +26,21 @@ class _Supply:
     """
 
     def __init__(self) -> None:
-        self._ready: list[str] = []
+        self.ready: list[str] = []
         renew_after_fork(self)
 
     def after_fork(self) -> None:
         """Throw away what the parent may use as well."""
-        self._ready = []
+        self.ready = []
 
-    def take(self) -> str:
-        """Return an id nobody has had. Taking one off the list is atomic, so threads need no lock."""
-        try:
-            return self._ready.pop()
-        except IndexError:
-            drawn = os.urandom(_ID_BYTES * _AT_ONCE).hex()
-            digits = 2 * _ID_BYTES
-            ready = [drawn[start : start + digits] for start in range(0, len(drawn), digits)]
-            last = ready.pop()
-            self._ready = ready  # of two threads here at once, one batch is lost and none is used twice
-            return last
+    def draw(self) -> str:
+        """Return an id nobody has had, and have more `ready`. Taking one off there is atomic: threads need no lock."""
+        drawn = os.urandom(_ID_BYTES * _AT_ONCE).hex()
+        digits = 2 * _ID_BYTES
+        ready = [drawn[start : start + digits] for start in range(0, len(drawn), digits)]
+        last = ready.pop()
+        self.ready = ready  # of two threads here at once, one batch is lost and none is used twice
+        return last
 
 
 _supply = _Supply()
@@ -53,7 +50,10 @@ def request_id_of(offered: str | None) -> str:
     """Return the caller's id where it is sane, else a new one: 32 hexadecimal characters."""
     if offered and _is_sane(offered):
         return offered
-    return _supply.take()
+    try:
+        return _supply.ready.pop()
+    except IndexError:
+        return _supply.draw()
 
 
 def trace_id_of(traceparent: str | None) -> str:

@@ -31,7 +31,7 @@ class KeyRule:
     `header` is the lower-case name to look for, or None. Raises `ConfigurationError` for any other rule.
     """
 
-    __slots__ = ("header", "rule")
+    __slots__ = ("_is_address", "header", "rule")
 
     def __init__(self, rule: str = "ip") -> None:
         option = rule_of(ServerOptions.fields()["rate_limit_key"])
@@ -40,9 +40,12 @@ class KeyRule:
         except Refused:
             raise ConfigurationError([Problem("key", rule, option.expected)]) from None
         self.header = self.rule.removeprefix(_HEADER).lower() if self.rule.startswith(_HEADER) else None
+        self._is_address = self.rule == "ip"
 
     def __call__(self, context: RequestContext) -> str:
         """Return the key of `context`; a header's value is an API key as often as not, so only its digest is kept."""
+        if self._is_address:
+            return f"ip:{address_group(context.client)}"
         if self.header is not None:
             value = context.headers.get(self.header)
             if value:

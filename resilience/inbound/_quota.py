@@ -72,17 +72,15 @@ class Bucket(Protocol):
 class Quota:
     """A bucket under the name and size its callers are told."""
 
-    __slots__ = ("bucket", "label", "policy")
+    __slots__ = ("bucket", "label", "policy", "waits")
 
-    def __init__(self, label: str, bucket: Bucket) -> None:
+    def __init__(self, label: str, bucket: Bucket, *, waits: bool = True) -> None:
         quoted = "".join(c for c in label if " " <= c <= "~" and c not in '"\\')
         self.bucket = bucket
+        self.waits = waits
+        """Whether asking the bucket may block, as Redis does; one in memory need not be awaited."""
         self.label = f'"{quoted}"'
         self.policy = f"{self.label};q={bucket.rate.amount};w={bucket.rate.period_seconds}"
-
-    def charge(self, decision: Decision) -> Charge:
-        """Return the record of one decision."""
-        return Charge(self, decision)
 
 
 class Charge(NamedTuple):
