@@ -14,10 +14,11 @@ _PLAIN = re.compile(r"[A-Za-z0-9._-]*")
 
 def redacted(value: Any, *, secret: bool) -> Any:
     """Return `value` fit to be shown: a secret as `***`, a URL without its password and parameters."""
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value):
         return value
     if isinstance(value, tuple | list):
-        return type(value)(redacted(item, secret=secret) for item in value)
+        shown = [redacted(item, secret=secret) for item in value]
+        return shown if isinstance(value, list) else tuple(shown)
     if isinstance(value, str) and (url := _URL.fullmatch(value)) is not None:
         return url[1] + _without_password(url[2], secret=secret)
     return HIDDEN if secret else value

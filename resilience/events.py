@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from resilience._fork import renew_after_fork
+from resilience.options import Opaque, checked, is_plain_callable
 
-__all__ = ("Emitter", "Event", "Listener")
+__all__ = ("LISTENER", "Emitter", "Event", "Listener")
 
 _log = logging.getLogger("resilience")
 _log.addHandler(logging.NullHandler())
@@ -40,6 +41,7 @@ class Event:
 
 Listener = Callable[[Event], object]
 """Receives each event. What it returns is ignored; what it raises is logged and goes no further."""
+LISTENER = Opaque("a function that takes one Event (not a coroutine function)", is_plain_callable)
 
 
 class Emitter:
@@ -69,6 +71,7 @@ class Emitter:
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Add `listener`; the function returned takes it away again (and may be called twice)."""
+        checked(listener, "listener", LISTENER)
         with self._lock:
             self.listeners = (*self.listeners, listener)
         return functools.partial(self.unsubscribe, listener)

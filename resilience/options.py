@@ -19,6 +19,7 @@ from resilience._redaction import redacted
 from resilience.errors import ConfigurationError, Problem
 
 __all__ = (
+    "CLOCK",
     "Choice",
     "Duration",
     "Flag",
@@ -31,6 +32,7 @@ __all__ = (
     "Rule",
     "Text",
     "Whole",
+    "checked",
     "is_plain_callable",
     "option",
     "rule_of",
@@ -170,7 +172,11 @@ class Duration(_Bounded):
 
 def seconds(value: float | str | timedelta, option_name: str, *, above: bool = False) -> float:
     """Return a duration in seconds, or raise the `ConfigurationError` that names `option_name`."""
-    rule = Duration(above=above)
+    return float(checked(value, option_name, Duration(above=above)))
+
+
+def checked(value: object, option_name: str, rule: Rule) -> Any:
+    """Return `value` in its working form, or raise the `ConfigurationError` that names `option_name`."""
     try:
         return rule.check(value)
     except Refused:
@@ -301,6 +307,8 @@ class Opaque:
         """Refuse: there is no text for it."""
         raise Refused
 
+
+CLOCK = Opaque("a function without arguments that returns seconds", is_plain_callable)
 
 T = TypeVar("T")
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from resilience._engine._chain import Chain, Guard
 from resilience.clock import SYSTEM_SLEEPER, Sleeper
 from resilience.errors import ConfigurationError, Problem
-from resilience.options import Refused, Text
+from resilience.events import LISTENER
+from resilience.options import Listing, Opaque, Text, checked
 from resilience.policy import AroundPolicy, Policy
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 __all__ = ("Guard", "Pipeline")
 
 NAME = Text("a name of letters, digits and . _ - /", pattern=r"[A-Za-z0-9][A-Za-z0-9._/-]*", longest=100)
+_LISTENERS = Listing(LISTENER)
+_SLEEPER = Opaque(
+    "an object with the methods sleep(seconds) and asleep(seconds)",
+    lambda value: all(callable(getattr(value, method, None)) for method in ("sleep", "asleep")),
+)
 
 
 class Pipeline(Chain):
@@ -41,17 +47,13 @@ class Pipeline(Chain):
         listeners: tuple[Listener, ...] | list[Listener] = (),
         sleeper: Sleeper = SYSTEM_SLEEPER,
     ) -> None:
-        try:
-            NAME.check(name)
-        except Refused:
-            raise ConfigurationError([Problem("Pipeline.name", name, NAME.expected)]) from None
-        super().__init__(name, policies, sleeper)
+        super().__init__(checked(name, "Pipeline.name", NAME), policies, checked(sleeper, "Pipeline.sleeper", _SLEEPER))
         _check_kinds(name, policies)
         for policy in policies:
             if (join := getattr(policy, "join", None)) is not None:
                 join(name)
         _check_names(name, policies)
-        for listener in listeners:
+        for listener in checked(listeners, "Pipeline.listeners", _LISTENERS):
             self.subscribe(listener)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+from resilience.options import Text, checked
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
@@ -28,6 +30,7 @@ __all__ = (
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_NAME = Text("a name", longest=100)
 
 
 class Again:
@@ -140,7 +143,7 @@ class Named:
     kind: str = "policy"
 
     def __init__(self, name: str | None = None) -> None:
-        self._name = name
+        self._name = None if name is None else checked(name, "name", _NAME)
 
     @property
     def name(self) -> str:
@@ -149,7 +152,7 @@ class Named:
 
     @name.setter
     def name(self, name: str) -> None:
-        self._name = name
+        self._name = checked(name, "name", _NAME)
 
     def join(self, pipeline: str) -> None:
         """Name an unnamed policy after the first pipeline that holds it. Called while composing, never mid-traffic."""

@@ -20,8 +20,8 @@ LEVELS = {
     "_redaction": 0,
     "errors": 0,
     "clock": 0,
-    "events": 1,
     "options": 1,
+    "events": 2,
     "policy": 2,
     # Policies and parts: a part may use the contract and the parts listed before it.
     "redis": 3,

@@ -22,6 +22,7 @@ from resilience.breaker._window import ConsecutiveFailures, FailureRate, TripRul
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, DeadlineExceededError, Problem, RejectedError
 from resilience.events import Emitter, Listener
+from resilience.options import CLOCK, checked
 from resilience.policy import PolicyBase
 
 __all__ = ("CircuitBreaker",)
@@ -76,11 +77,11 @@ class CircuitBreaker(PolicyBase, Surface):  # type: ignore[misc]  # pybreaker al
             minimum_calls=minimum_calls,
             throw_new_error_on_trip=throw_new_error_on_trip,
         )
-        self._clock = clock
+        self._clock: Clock = checked(clock, "clock", CLOCK)
         self.after_fork()
         renew_after_fork(self)
         self._excluded_exceptions: list[Any] = []
-        for exclusion in exclude or ():
+        for exclusion in _listed("exclude", exclude):
             self.add_excluded_exception(exclusion)
         self._storage = _checked_storage(state_storage)
         self._machine = self._new_machine()
@@ -88,7 +89,7 @@ class CircuitBreaker(PolicyBase, Surface):  # type: ignore[misc]  # pybreaker al
         """The epoch while calls pass freely, else None."""
         self._hooks = Hooks(self)
         self.events = Emitter()
-        for listener in listeners or ():
+        for listener in _listed("listeners", listeners):
             self.add_listener(listener)
         if self._storage is not None:
             self.admit = self._admit_stored  # type: ignore[method-assign]  # so that all others pay nothing for it
@@ -243,6 +244,14 @@ class CircuitBreaker(PolicyBase, Surface):  # type: ignore[misc]  # pybreaker al
 def _is_refusal(error: Exception) -> bool:
     """Whether the dependency was never called, so that the error says nothing about it (L4)."""
     return isinstance(error, RejectedError) or (isinstance(error, DeadlineExceededError) and error.is_before_call)
+
+
+def _listed(option: str, values: Any) -> Iterable[Any]:
+    if values is None:
+        return ()
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise ConfigurationError([Problem(option, values, "a list, or None")])
+    return values
 
 
 def _checked_storage(storage: Any) -> pybreaker.CircuitBreakerStorage | None:

@@ -200,10 +200,10 @@ class Surface(pybreaker.CircuitBreaker):
                 if not self._hooks.listeners:
                     self.events.subscribe(self._hooks.on_event)
                 self._hooks.listeners = (*self._hooks.listeners, listener)
-        elif callable(listener):
+        elif is_plain_callable(listener):
             self.events.subscribe(listener)
         else:
-            expected = "a pybreaker.CircuitBreakerListener or a callable that takes one Event"
+            expected = "a pybreaker.CircuitBreakerListener, or a function that takes one Event"
             raise ConfigurationError([Problem("listeners", listener, expected)])
 
     def remove_listener(self, listener: Any) -> None:

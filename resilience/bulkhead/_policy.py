@@ -15,6 +15,7 @@ from resilience.bulkhead._queue import Queue
 from resilience.clock import Clock, monotonic
 from resilience.errors import BulkheadFullError, DeadlineExceededError
 from resilience.events import Emitter
+from resilience.options import CLOCK, checked
 from resilience.policy import PolicyBase
 
 __all__ = ("Bulkhead",)
@@ -43,7 +44,7 @@ class Bulkhead(PolicyBase):
         self.options = BulkheadOptions(
             max_concurrent_calls=max_concurrent_calls, max_wait=cast("float", max_wait), max_waiting=max_waiting
         )
-        self._clock = clock
+        self._clock: Clock = checked(clock, "clock", CLOCK)
         self.events = Emitter()
         self._queue = Queue(max_concurrent_calls, max_waiting) if self.options.max_wait else None
         self.waits = self._queue is not None

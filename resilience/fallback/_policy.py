@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter
+from resilience.options import CLOCK, checked
 from resilience.policy import Named
 
 __all__ = ("Fallback",)
@@ -48,7 +49,7 @@ class Fallback(Named):
         self._value = value
         self._function = function
         self._on = kinds
-        self._clock = clock
+        self._clock: Clock = checked(clock, "clock", CLOCK)
         self.events = Emitter()
 
     def around(self, call: Callable[P, R], /) -> Callable[P, R]:

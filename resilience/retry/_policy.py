@@ -12,6 +12,7 @@ from typing import Any, cast
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter
+from resilience.options import CLOCK, Opaque, checked, is_plain_callable
 from resilience.policy import Again, PolicyBase
 from resilience.retry._backoff import backoff
 from resilience.retry._budget import RetryBudget
@@ -22,6 +23,8 @@ from resilience.retry._tenacity import Strategies, Strategy
 from resilience.timeout import Deadline
 
 __all__ = ("Retry",)
+
+_RANDOMNESS = Opaque("a function without arguments that returns a number from 0 to 1", is_plain_callable)
 
 
 class Retry(PolicyBase):
@@ -70,8 +73,8 @@ class Retry(PolicyBase):
         self._is_retryable = Retryable(on)
         self._strategies = Strategies(self, wait, stop, retry, before_sleep)
         self._budget = budget
-        self._clock = clock
-        self._random = randomness
+        self._clock: Clock = checked(clock, "clock", CLOCK)
+        self._random: Callable[[], float] = checked(randomness, "randomness", _RANDOMNESS)
         self.events = Emitter()
         self._use_only_what_is_needed()
 

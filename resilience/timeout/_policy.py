@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from resilience.clock import Clock, monotonic
 from resilience.errors import BulkheadFullError, DeadlineExceededError, RunningWork
 from resilience.events import Emitter
+from resilience.options import CLOCK, checked
 from resilience.policy import Named
 from resilience.timeout._deadline import Deadline
 from resilience.timeout._executor import Executor, Work
@@ -45,7 +46,7 @@ class Timeout(Named):
     ) -> None:
         super().__init__(name)
         self.options = TimeoutOptions(seconds=cast("float", seconds), max_threads=max_threads)
-        self._clock = clock
+        self._clock: Clock = checked(clock, "clock", CLOCK)
         self.events = Emitter()
         self._executor = Executor(self.options.max_threads)
         self.line: Any = None  # the awaiting shell's, of the loop that used it last
