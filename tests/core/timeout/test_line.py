@@ -51,7 +51,7 @@ async def test_a_sooner_deadline_does_not_wait_in_line() -> None:
 
 @pytest.mark.realtime
 async def test_one_timer_watches_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thousand calls that end in time set one timer between them, and it finds the next call after they have gone."""
+    """A thousand calls share one timer an allowance, and it finds the next call after they have gone."""
     loop, timers = asyncio.get_running_loop(), []
     call_later = loop.call_later
 
@@ -61,10 +61,10 @@ async def test_one_timer_watches_them_all(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(loop, "call_later", counting)
     timeout = Timeout(0.2)
-    guarded = Pipeline("quick", timeout)(quick)
+    guarded, begin = Pipeline("quick", timeout)(quick), time.monotonic()
     for _ in range(10):
         await asyncio.gather(*(guarded() for _ in range(100)))
-    assert timers == [0.2]
+    assert 1 <= len(timers) <= 1 + (time.monotonic() - begin) / 0.2
     assert 0.19 <= await elapsed(Pipeline("slow", timeout)(slow)) < 0.4
 
 
