@@ -52,19 +52,23 @@ class HalfOpen:
         """Trials on their way and when each one's lease ends, oldest first."""
 
 
-def _unreported() -> None:
+def _unreported(_trial: Trial) -> None:
     """Stand in until the trial is handed out."""
 
 
 class Trial:
     """The permit of one call admitted while half-open."""
 
-    __slots__ = ("epoch", "succeeded")
+    __slots__ = ("epoch", "report")
 
     def __init__(self, epoch: HalfOpen) -> None:
         self.epoch = epoch
-        self.succeeded: Callable[[], object] = _unreported
-        """Set by whoever admits; both kinds of permit are told of a success in the same way."""
+        self.report: Callable[[Trial], object] = _unreported
+        """Set by whoever admits: what a success is told to."""
+
+    def succeeded(self) -> None:
+        """Report a success; both kinds of permit are told of one in the same way."""
+        self.report(self)
 
 
 Epoch: TypeAlias = Closed | Open | HalfOpen

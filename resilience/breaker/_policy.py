@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import threading
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -127,7 +126,7 @@ class CircuitBreaker(PolicyBase, Surface):  # type: ignore[misc]  # pybreaker al
         if isinstance(answer, Refusal):
             raise self._refused(answer.retry_after, now)
         if isinstance(answer, Trial):
-            answer.succeeded = functools.partial(self._succeeded, answer)
+            answer.report = self._succeeded
         return answer
 
     def _refused(self, retry_after: float, now: float) -> CircuitOpenError:

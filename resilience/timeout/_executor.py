@@ -39,7 +39,8 @@ class Work:
         try:
             self.result = self._context.run(self._call)
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller, who gets it in its own thread
-            self.error = error
+            mine = error.__traceback__  # this frame refers to the work, and the work to the error: cut the cycle
+            self.error = error.with_traceback(None if mine is None else mine.tb_next)
 
     def finish(self) -> None:
         """Let the caller go on."""

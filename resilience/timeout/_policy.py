@@ -68,10 +68,11 @@ class Timeout(Named):
                 raise self.exceeded(seconds, RunningWork(work.add_done_callback))
             if work.error is None:
                 return cast("R", work.result)
+            error, work.error = work.error, None  # the thread may hold on to its work a moment longer
             try:
-                raise work.error
+                raise error
             finally:
-                del work  # the error's traceback refers to this frame: no cycle through it
+                del error  # its traceback refers to this frame: no cycle through it
 
         return timed
 

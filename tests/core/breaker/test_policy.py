@@ -2,6 +2,7 @@ import abc
 import asyncio
 import gc
 import os
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -461,3 +462,17 @@ def test_coroutine_functions_cannot_exclude() -> None:
 
     with pytest.raises(ConfigurationError, match="not a coroutine function"):
         CircuitBreaker(exclude=[never])  # type: ignore[list-item]  # wrong on purpose
+
+
+def test_settled_trials_leave_no_cycle() -> None:
+    """A trial is freed when it is settled, without waiting for the garbage collector."""
+    breaker = half_opened(2)
+    gc.disable()
+    try:
+        trial = breaker.admit()
+        before = sys.getrefcount(breaker)
+        breaker.on_success(trial, None)
+        del trial
+        assert sys.getrefcount(breaker) < before
+    finally:
+        gc.enable()

@@ -1,6 +1,9 @@
 import asyncio
+import gc
 import threading
 import time
+import traceback
+import weakref
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -303,3 +306,25 @@ async def test_deadline_entered_inside_and_never_left_does_not_stay() -> None:
     assert Deadline.current() is None
     await abandoned[0].aclose()
     assert Deadline.current() is None
+
+
+def test_errors_of_threads_leave_no_cycle() -> None:
+    """An error that crossed threads is freed with its last user, and its traceback starts in the caller's code."""
+
+    class Down(Exception):  # noqa: N818 - what the function raises
+        pass
+
+    def fail() -> None:
+        raise Down
+
+    guarded = Pipeline("p", Timeout(5))(fail)
+    gc.disable()
+    try:
+        try:
+            guarded()
+        except Down as error:
+            gone, text = weakref.ref(error), "".join(traceback.format_tb(error.__traceback__))
+        assert gone() is None
+        assert "_executor.py" not in text
+    finally:
+        gc.enable()
