@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from resilience._fork import renew_after_fork
 from resilience.errors import ConfigurationError, Problem
-from resilience.redis._options import RedisOptions
+from resilience.redis._options import EXPECTED_URL, RedisOptions
 
 if TYPE_CHECKING:
     import redis
@@ -36,6 +36,7 @@ class RedisConnection:
         self.options = options
         _require_redis()
         self._sync_settings = self._settings("redis.connection")
+        _check_parameters(self._sync_settings)
         self._inherited: list[Any] = []
         self._sync: redis.Redis | None = None
         self._loops: dict[Any, Any] = {}
@@ -97,11 +98,11 @@ class RedisConnection:
 
     def _settings(self, module: str) -> dict[str, Any]:
         """Return what a connection is made with: the URL's word, then ours."""
+        url = _spelt_for_redis(self.options.url)
         try:
-            named: dict[str, Any] = import_module(module).parse_url(_spelt_for_redis(self.options.url))
-        except ValueError as error:
-            problem = Problem("url", "(hidden)", "a Redis URL such as redis://host:6379/0", str(error))
-            raise ConfigurationError([problem]) from None
+            named: dict[str, Any] = import_module(module).parse_url(url)
+        except ValueError:
+            raise _unknown_parameter() from None
         for ours in ("max_connections", "timeout", "retry_on_timeout", "retry_on_error"):
             named.pop(ours, None)
         return named | _bounds(module, self.options.timeout, is_local="path" in named)
@@ -119,9 +120,24 @@ def _require_redis() -> None:
         raise ConfigurationError(f"shared state needs the redis package: {install}") from None
 
 
+def _check_parameters(settings: dict[str, Any]) -> None:
+    """Make a connection, which sends nothing: what fails here would fail every call, and pass for an outage."""
+    named = dict(settings)
+    kind = named.pop("connection_class", None) or import_module("redis").Connection
+    try:
+        kind(**named)
+    except (TypeError, ValueError):
+        raise _unknown_parameter() from None
+
+
+def _unknown_parameter() -> ConfigurationError:
+    hint = "a parameter after its ? is unknown to redis-py, or has a value that it cannot read"
+    return ConfigurationError([Problem("url", "(hidden)", EXPECTED_URL, hint)])
+
+
 def _spelt_for_redis(url: str | None) -> str:
     if url is None:
-        raise ConfigurationError([Problem("url", None, "a Redis URL such as redis://host:6379/0")])
+        raise ConfigurationError([Problem("url", None, EXPECTED_URL)])
     scheme, separator, rest = url.partition("://")
     return _SCHEMES.get(scheme, scheme) + separator + rest
 

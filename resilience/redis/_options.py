@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
 
-from resilience.options import Choice, Duration, Options, Text, Whole, option
+from resilience.options import Choice, Duration, Options, Refused, Text, Whole, option
 
-__all__ = ("RedisOptions",)
+__all__ = ("EXPECTED_URL", "RedisOptions")
+
+EXPECTED_URL = "a Redis URL such as redis://host:6379/0 (percent-encode its password)"
+_DATABASE = re.compile(r"/?[0-9]*")
+
+
+class RedisUrl(Text):
+    """The rule of a Redis URL: host, port and database can be told apart. Parameters are left to redis-py."""
+
+    def __init__(self) -> None:
+        super().__init__(EXPECTED_URL, pattern=r"(rediss?|valkeys?|unix)://.*", longest=2000)
+
+    def check(self, value: Any, /) -> str:
+        """Return the URL unchanged."""
+        url = super().check(value)
+        try:
+            where = urlsplit(url)
+            _ = where.port  # reading it is what checks it
+        except ValueError:  # says what it could not read, which may be the password: nothing of it is passed on
+            raise Refused from None
+        if not (where.path if where.scheme == "unix" else _DATABASE.fullmatch(where.path)):
+            raise Refused
+        return url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +40,7 @@ class RedisOptions(Options):
 
     url: str | None = option(
         None,
-        Text("a Redis URL", pattern=r"(rediss?|valkeys?|unix)://.*", longest=2000),
+        RedisUrl(),
         "Redis server; redis://, rediss:// or unix://",
         none="state stays in this process",
         secret=True,

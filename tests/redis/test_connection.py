@@ -20,7 +20,7 @@ pytestmark = pytest.mark.redis
     [
         (None, "url=None: expected a Redis URL"),
         ("http://x", "url="),
-        ("redis://host:notaport/0", "url=.*hidden"),
+        ("redis://host:notaport/0", "url='redis://host:notaport/0'"),
         ("redis://host:6379/0?db=x", "url=.*hidden"),
     ],
 )

@@ -73,7 +73,7 @@ def test_doctor_finds_redis(
     assert "ok    redis server" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("url", ["redis://u:hunter2@127.0.0.1:1/0", "redis://u:hunter2@127.0.0.1:port/0"])
+@pytest.mark.parametrize("url", ["redis://u:hunter2@127.0.0.1:1/0", "redis://u:hunter2@127.0.0.1:1/0?tls=1"])
 def test_doctor_misses_redis(url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that does not answer is a failure, told without the password."""
     monkeypatch.setenv("RESILIENCE_REDIS__URL", url)
