@@ -122,11 +122,11 @@ def _require_redis() -> None:
 
 def _check_parameters(settings: dict[str, Any]) -> None:
     """Make a connection, which sends nothing: what fails here would fail every call, and pass for an outage."""
-    named = dict(settings)
-    kind = named.pop("connection_class", None) or import_module("redis").Connection
+    redis, named = import_module("redis"), dict(settings)
+    kind = named.pop("connection_class", redis.Connection)
     try:
         kind(**named)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, redis.RedisError):
         raise _unknown_parameter() from None
 
 

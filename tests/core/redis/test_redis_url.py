@@ -50,12 +50,19 @@ def test_unreadable_url_is_listed_with_all_other_mistakes(kind: str) -> None:
     assert "hunter2" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    "parameter", ["db=hunter2", "max_connections=hunter2", "foo=hunter2", "connection_class=hunter2"]
-)
-def test_parameter_that_redis_does_not_take_stops_the_start(parameter: str) -> None:
+REFUSED_BY_REDIS = [
+    "redis://localhost?db=hunter2",
+    "redis://localhost?max_connections=hunter2",
+    "redis://localhost?foo=hunter2",
+    "redis://localhost?connection_class=hunter2",
+    "rediss://localhost?ssl_cert_reqs=hunter2",
+]
+
+
+@pytest.mark.parametrize("url", REFUSED_BY_REDIS)
+def test_parameter_that_redis_does_not_take_stops_the_start(url: str) -> None:
     """A parameter with which no connection could ever be made is refused at start, and not taken for an outage."""
     pytest.importorskip("redis")
     with pytest.raises(ConfigurationError, match=r"RESILIENCE_REDIS__URL=.*parameter") as refused:
-        Resilience.from_env({"RESILIENCE_REDIS__URL": f"redis://localhost:6379/0?{parameter}"})
+        Resilience.from_env({"RESILIENCE_REDIS__URL": url})
     assert "hunter2" not in str(refused.value)
