@@ -112,11 +112,11 @@ class Boom(Exception):  # noqa: N818 - it is what the tests throw, not an error 
 class PolicyConformance:
     """The laws of a policy that settles permits, in both colours. Subclass and implement `make_policy`.
 
-    The policy made must admit a first call and let its outcome stand.
+    The policy made must admit two calls, one after the other, and let their outcomes stand.
     """
 
     def make_policy(self) -> Policy:
-        """Return a fresh policy that admits at least one call at a time."""
+        """Return a fresh policy that admits at least one call at a time, and another one after it."""
         raise NotImplementedError
 
     def _chain(self) -> tuple[Chain, _Counting]:
@@ -156,6 +156,19 @@ class PolicyConformance:
 
         assert isinstance(_raised(chain(interrupted)), KeyboardInterrupt)
         assert counting.settled == ["abandon"]
+
+    def test_admits_again_however_a_call_ended(self) -> None:
+        """What a call took is given back on every way out: the next one is admitted (L2)."""
+        for outcome in (None, Boom(), KeyboardInterrupt()):
+            chain, counting = self._chain()
+
+            def act(outcome: BaseException | None = outcome) -> None:
+                if outcome is not None:
+                    raise outcome
+
+            for calls in (1, 2):
+                assert _raised(chain(act)) is outcome
+                assert counting.admitted == calls
 
     def test_abandoned_generator_abandons(self) -> None:
         """A generator left half-way gives its permit back (L2)."""
@@ -211,6 +224,7 @@ class PolicyConformance:
         task.cancel()
         assert isinstance(await _outcome(task), asyncio.CancelledError)
         assert counting.settled == ["abandon"]
+        assert await chain.acall(asyncio.sleep, 0, 3) == 3
 
 
 def _raised(call: Callable[[], object]) -> BaseException | None:

@@ -126,6 +126,13 @@ def test_no_import_cycles() -> None:
         visit(module, ())
 
 
+def test_imports_are_absolute() -> None:
+    """No import is relative: the tests here read whole names."""
+    for path in SOURCES:
+        nodes = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.ImportFrom)]
+        assert not [node.lineno for node in nodes if node.level], path
+
+
 @pytest.mark.parametrize("path", [path for path in CORE if path.name == "_machine.py"], ids=module_of)
 def test_machines_are_pure(path: Path) -> None:
     """A machine knows no clock, lock, thread, loop, chance, log or I/O: it is told the time."""

@@ -1,7 +1,9 @@
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
-from resilience import Bulkhead, CircuitBreaker, RateLimit, Retry, RetryBudget
+import pytest
+
+from resilience import Bulkhead, CircuitBreaker, RateLimit, RejectedError, Retry, RetryBudget
 from resilience.policy import PolicyBase
 from resilience.testing import PolicyConformance
 
@@ -79,6 +81,40 @@ class TestThirdParty(PolicyConformance):
 
     def make_policy(self) -> Any:
         return self.Plain()
+
+
+class Keeping(PolicyBase):
+    """Has one place and forgets to give it back where the call did not return."""
+
+    def __init__(self, kept: str) -> None:
+        super().__init__("keeping")
+        self.is_free, self.kept = True, kept
+
+    def admit(self) -> None:
+        if not self.is_free:
+            raise RejectedError("no", policy=self.name)
+        self.is_free = False
+
+    def on_success(self, _permit: Any, _result: Any, /) -> None:
+        self.is_free = True
+
+    def on_failure(self, _permit: Any, _error: Exception, /) -> None:
+        self.is_free = self.kept != "failure"
+
+    def on_abandon(self, _permit: Any, /) -> None:
+        self.is_free = self.kept != "abandon"
+
+
+@pytest.mark.parametrize("kept", ["failure", "abandon"])
+def test_the_suite_fails_a_policy_that_keeps_what_it_took(kept: str) -> None:
+    """The suite finds a policy that does not give back what admission took."""
+
+    class Suite(PolicyConformance):
+        def make_policy(self) -> PolicyBase:
+            return Keeping(kept)
+
+    with pytest.raises(AssertionError):
+        Suite().test_admits_again_however_a_call_ended()
 
 
 class Around:
