@@ -49,9 +49,12 @@ def follow(machine: Machine, storage: pybreaker.CircuitBreakerStorage, now: floa
 
 def _remaining(machine: Machine, storage: pybreaker.CircuitBreakerStorage) -> float:
     """Return the open time left. The storage keeps wall-clock time, so this much of L7 is out of our hands."""
-    if storage.opened_at is None:
+    opened_at = storage.opened_at
+    if opened_at is None:
         return 0.0  # as in pybreaker: open since nobody knows when may be tried at once
-    elapsed = (datetime.now(UTC) - storage.opened_at).total_seconds()
+    if opened_at.tzinfo is None:
+        opened_at = opened_at.replace(tzinfo=UTC)  # storages written for older pybreakers keep naive UTC
+    elapsed = (datetime.now(UTC) - opened_at).total_seconds()
     return min(machine.reset_timeout, max(0.0, machine.reset_timeout - elapsed))
 
 

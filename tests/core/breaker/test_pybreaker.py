@@ -334,3 +334,11 @@ def test_manual_changes() -> None:
     breaker.open()
     breaker.close()
     assert breaker.call(int) == 0
+
+
+def test_storage_with_naive_times() -> None:
+    """A storage that keeps UTC without saying so, as older pybreakers did, is understood."""
+    storage = pybreaker.CircuitMemoryStorage("open")
+    storage.opened_at = datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=50)
+    breaker = CircuitBreaker(reset_timeout=60, state_storage=storage)
+    assert breaker.retry_after == pytest.approx(10, abs=5)
