@@ -32,7 +32,8 @@ class Exchange:
 
     `started`: the status is out, so no other answer can be given. `abandoned`: the client already has another answer,
     and what the application still says goes nowhere. `closes`: the server is about to close the connection, and the
-    client had better not use it again. `due`: among whom it waits for its deadline; `timer`: the deadline has passed.
+    client had better not use it again. `due`: where it stands until its deadline is met; `timer`: what ends it once
+    that has been missed.
     """
 
     __slots__ = (
@@ -72,18 +73,24 @@ class Exchange:
         return self._send(message)
 
     async def _complete(self, message: Message) -> None:
-        """Send the last of the answer: the deadline is met, and background tasks may take their time."""
+        """Send the last of the answer. Then the deadline is met, and background tasks may take their time."""
         await self._send(message)
         self._inbound.answered(self.context)
         self.forget()
 
     def forget(self) -> None:
         """Have nothing more done about the deadline."""
-        if self.due is not None:
-            self.due.pop(self, None)
-            self.due = None
         if self.timer is not None:
             self.timer.stop()
+        elif self.due is not None:
+            self.due.pop(self, None)
+            self.due = None
+
+    async def settle(self) -> None:
+        """End the watch over an application that returned with the deadline still to come, or past."""
+        self.forget()
+        if self.timer is not None:
+            await self.timer.settle()
 
     async def answer(self, response: ASGIApp) -> None:
         """Give an answer of our own, through the same door."""

@@ -58,9 +58,8 @@ class ResilienceMiddleware:
         if scope["type"] != "http" or SCOPE_KEY in scope:
             await self._serve_other(scope, receive, send)
             return
-        if not self._is_acquainted:
-            self._acquaint(scope)
-        inbound, path = self._inbound, path_of(scope)
+        inbound = self._inbound
+        path = path_of(scope) if scope.get("root_path") else scope["path"]
         context = self._receive(scope, path)
         exchange = Exchange(inbound, context, scope, receive, send)
         with context:
@@ -68,21 +67,20 @@ class ResilienceMiddleware:
                 if path.startswith(PROBE_PATHS) and self._probes is not None and self._probes.are_asked(scope, path):
                     await exchange.answer(await self._probes.response(scope, path))
                     return
-                inbound.enter(context)
-                quota = inbound.quota_of(context)
-                if quota is not None:
+                if "user" in scope:
                     context.user = user_of(scope)
-                    if quota.waits:
-                        await inbound.acharge(context, quota)
-                    else:
-                        inbound.charge(context, quota)
-                if context.deadline is None:
-                    await self.app(scope, receive, exchange.send)
-                else:
-                    await self._run(exchange, receive, context.deadline)
-            except Exception as error:
-                if not await self._answered(exchange, error):
+                quota = inbound.admit(context)
+                if quota is not None:
+                    await inbound.acharge(context, quota)
+                if context.deadline is not None:
+                    self._watch(exchange, context.deadline)
+                await self.app(scope, receive, exchange.send)
+            except BaseException as error:
+                if not await self._is_dealt_with(exchange, error):
                     raise
+            else:
+                if exchange.due is not None:
+                    await exchange.settle()
             finally:
                 inbound.leave(context)
                 context.source = None  # it holds the context, too, and only the garbage collector could part them
@@ -106,6 +104,8 @@ class ResilienceMiddleware:
             self.resilience.lifecycle.started()
 
     def _receive(self, scope: Scope, path: str) -> RequestContext:
+        if not self._is_acquainted:
+            self._acquaint(scope)
         picked: dict[str, str] = {}
         wanted = self._wanted
         for name, value in scope["headers"]:
@@ -118,21 +118,18 @@ class ResilienceMiddleware:
         scope[SCOPE_KEY] = context
         return context
 
-    async def _run(self, exchange: Exchange, receive: Receive, deadline: Deadline) -> None:
+    def _watch(self, exchange: Exchange, deadline: Deadline) -> None:
         loop, bell = asyncio.get_running_loop(), self._bell
         if bell is None or bell.loop is not loop:
             bell = self._bell = Bell(loop, self._answer)
         bell.watch(exchange, deadline)
-        try:
-            await self.app(exchange.scope, receive, exchange.send)
-        except BaseException as error:
-            exchange.forget()
-            if exchange.timer is None or not await exchange.timer.swallows(error):
-                raise
-        else:
-            exchange.forget()
-            if exchange.timer is not None:
-                await exchange.timer.settle()
+
+    async def _is_dealt_with(self, exchange: Exchange, error: BaseException) -> bool:
+        """End the watch over an application that raised, and return whether nobody else need know."""
+        exchange.forget()
+        if exchange.timer is not None and await exchange.timer.swallows(error):
+            return True
+        return isinstance(error, Exception) and await self._answered(exchange, error)
 
     async def _answered(self, exchange: Exchange, error: Exception) -> bool:
         """Answer `error` if nobody has, and return whether that was all there is to it.

@@ -1,14 +1,12 @@
-"""How long the caller waits, and what becomes of that once it has its answer."""
+"""How long the caller waits."""
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 from resilience.options import Duration, Refused
-from resilience.timeout import Deadline
 
-__all__ = ("lift", "patience_of", "sooner")
+__all__ = ("patience_of", "sooner")
 
 _LONGEST_TEXT = 32
 _patience = Duration(above=True, maximum=86_400)
@@ -31,9 +29,3 @@ def sooner(*allowances: float | None) -> float | None:
     """Return the shortest allowance, or None where nobody is in a hurry."""
     named = [seconds for seconds in allowances if seconds is not None]
     return min(named) if named else None
-
-
-def lift(deadline: Deadline | None) -> None:
-    """Take a deadline back: the answer is out, and work that follows it (background tasks) delays nobody."""
-    if deadline is not None:
-        deadline.at = math.inf

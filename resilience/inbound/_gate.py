@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,11 +12,11 @@ from resilience.errors import ConfigurationError, Problem, RateLimitedError
 from resilience.inbound import _aio
 from resilience.inbound._client import FORWARDED_FOR, TrustedProxies
 from resilience.inbound._context import RequestContext
-from resilience.inbound._deadline import lift, patience_of, sooner
+from resilience.inbound._deadline import patience_of, sooner
 from resilience.inbound._identity import REQUEST_ID, TRACEPARENT, request_id_of, trace_id_of
 from resilience.inbound._key import KeyRule, bounded
 from resilience.inbound._options import ServerOptions
-from resilience.inbound._quota import Charge, Decision, Quota, quota_headers
+from resilience.inbound._quota import Decision, Quota, quota_headers
 from resilience.timeout import Deadline
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ class _Toolkit(Protocol):
 class Inbound:
     """What happens to a request before the service sees it, for any framework.
 
-    An adapter calls `receive` with the headers named in `wanted`; then `enter`, and `charge` (or `await acharge`) for
-    the `quota_of` the request, either of which may refuse; `answered` when the last byte is out, and `leave` when all
+    An adapter calls `receive` with the headers named in `wanted`; then `admit`, and `charge` (or `await acharge`) for
+    the quota it returns, either of which may refuse; `answered` when the last byte is out, and `leave` when all
     that ran behind the answer has ended too. `key` decides whose quota is charged where `rate_limit_key` says too
     little.
     """
@@ -63,7 +64,7 @@ class Inbound:
         self._allowed = options.deadline
         self._client_of = TrustedProxies(options.trusted_proxies).client_of
         rule = KeyRule(options.rate_limit_key)
-        self._key: Callable[[RequestContext], str] = rule if key is None else lambda context: bounded(key(context))
+        self._key: Callable[[RequestContext], str] = rule.of if key is None else lambda context: bounded(key(context))
         self._deadline_header = options.deadline_header.lower()
         self.wanted = frozenset(
             filter(None, (REQUEST_ID, TRACEPARENT, FORWARDED_FOR, self._deadline_header, rule.header))
@@ -93,11 +94,12 @@ class Inbound:
         `path` is what `exclude_paths` speaks of (HTTP path, gRPC method). `patience` is how long the transport says
         the caller waits, in seconds (gRPC knows, HTTP does not).
         """
-        traceparent = headers.get(TRACEPARENT)
+        find = headers.get
+        traceparent = find(TRACEPARENT)
         context = RequestContext(
-            request_id_of(headers.get(REQUEST_ID)),
+            request_id_of(find(REQUEST_ID)),
             trace_id_of(traceparent) if traceparent else "",
-            self._client_of(peer, headers.get(FORWARDED_FOR)) if peer else "",
+            self._client_of(peer, find(FORWARDED_FOR)) if peer else "",
         )
         # Not by name in the call above: Python makes a dictionary of the names, and requests are many.
         context.inbound = self
@@ -105,7 +107,7 @@ class Inbound:
         if path in self._excluded or path.startswith(self._below_excluded):
             context.is_excluded = True
             return context
-        allowed, asked = self._allowed, headers.get(self._deadline_header)
+        allowed, asked = self._allowed, find(self._deadline_header)
         if asked is not None or patience is not None:
             allowed = sooner(allowed, patience, None if asked is None else patience_of(asked))
         if allowed is not None:
@@ -130,6 +132,20 @@ class Inbound:
             self.lifecycle.enter()
         context.is_counted = True
 
+    def admit(self, context: RequestContext) -> Quota | None:
+        """Let a request in as `enter` does, and charge it; either may refuse.
+
+        Returns the quota that is still to be charged where its bucket may keep us waiting: `charge` or `acharge` it.
+        """
+        self.enter(context)
+        quota = self.quota
+        if quota is None or context.is_excluded:
+            return None
+        if quota.waits:
+            return quota
+        self.charge(context, quota)
+        return None
+
     def leave(self, context: RequestContext) -> None:
         """Undo `enter`: the answer is complete, and so is all that ran behind it. A second call does nothing."""
         if not context.is_counted:
@@ -142,8 +158,9 @@ class Inbound:
             self.slots.on_success(None, None)
 
     def answered(self, context: RequestContext) -> None:
-        """Note that the last byte is out: what goes on after it is not bound by the deadline any more."""
-        lift(context.deadline)
+        """Lift the deadline: the last byte is out, and work that follows it (background tasks) delays nobody."""
+        if context.deadline is not None:
+            context.deadline.at = math.inf
 
     def quota_of(self, context: RequestContext) -> Quota | None:
         """Return the quota every request is charged to, or None where there is none or the path is excluded."""
@@ -166,7 +183,7 @@ class Inbound:
 
     def judge(self, context: RequestContext, quota: Quota, decision: Decision) -> None:
         """Note a decision, and raise `RateLimitedError` where it says no."""
-        context.charges += (Charge(quota, decision),)
+        context.charges += ((quota, decision),)
         if not decision.allowed:
             name = quota.bucket.name
             raise RateLimitedError(f"{name}: quota spent", policy=name, retry_after=decision.retry_after)

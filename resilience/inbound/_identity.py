@@ -35,9 +35,7 @@ class _Supply:
 
     def draw(self) -> str:
         """Return an id nobody has had, and have more `ready`. Taking one off there is atomic: threads need no lock."""
-        drawn = os.urandom(_ID_BYTES * _AT_ONCE).hex()
-        digits = 2 * _ID_BYTES
-        ready = [drawn[start : start + digits] for start in range(0, len(drawn), digits)]
+        ready = os.urandom(_ID_BYTES * _AT_ONCE).hex(" ", _ID_BYTES).split()
         last = ready.pop()
         self.ready = ready  # of two threads here at once, one batch is lost and none is used twice
         return last

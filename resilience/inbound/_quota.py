@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol, TypeAlias
 
 __all__ = ("Bucket", "Charge", "Decision", "Quota", "quota_headers")
 
@@ -83,23 +83,20 @@ class Quota:
         self.policy = f"{self.label};q={bucket.rate.amount};w={bucket.rate.period_seconds}"
 
 
-class Charge(NamedTuple):
-    """One decision about one request."""
+Charge: TypeAlias = tuple[Quota, Decision]
+"""One decision about one request."""
 
-    quota: Quota
-    decision: Decision
 
-    def state(self) -> str:
-        """Return the member of the `RateLimit` field: what remains (`r`), and in how many seconds there is more (`t`).
+def _state(quota: Quota, decision: Decision) -> str:
+    """Return the member of the `RateLimit` field: what remains (`r`), and in how many seconds there is more (`t`).
 
-        A refused caller is given its `Retry-After` as `t`, because the draft wants the two to agree.
-        """
-        decision = self.decision
-        after = decision.reset_after if decision.allowed else decision.retry_after or decision.reset_after
-        return f"{self.quota.label};r={max(0, int(decision.remaining))};t={math.ceil(after)}"
+    A refused caller is given its `Retry-After` as `t`, because the draft wants the two to agree.
+    """
+    after = decision.reset_after if decision.allowed else decision.retry_after or decision.reset_after
+    return f"{quota.label};r={max(0, int(decision.remaining))};t={math.ceil(after)}"
 
 
 def quota_headers(charges: Sequence[Charge]) -> tuple[tuple[str, str], ...]:
     """Return the `RateLimit-Policy` and `RateLimit` fields of what was charged."""
-    policies = ", ".join([charge.quota.policy for charge in charges])
-    return ("RateLimit-Policy", policies), ("RateLimit", ", ".join([charge.state() for charge in charges]))
+    policies = ", ".join([quota.policy for quota, _ in charges])
+    return ("RateLimit-Policy", policies), ("RateLimit", ", ".join([_state(*charge) for charge in charges]))

@@ -34,6 +34,8 @@ class Lifecycle:
         self.events = Emitter()
         self._clock = clock
         self._machine = Machine(clock())
+        self.is_draining = False
+        """Whether this process is on its way out: draining, or stopped already."""
         self.after_fork()
         renew_after_fork(self)
 
@@ -53,11 +55,6 @@ class Lifecycle:
     def is_ready(self) -> bool:
         """Whether this process should be sent requests."""
         return self._machine.state == READY
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether this process is on its way out: draining, or stopped already."""
-        return self._machine.state in _LEAVING
 
     @property
     def in_flight(self) -> int:
@@ -80,6 +77,7 @@ class Lifecycle:
         with self._lock:
             now = self._clock()
             change = self._machine.become(state, now)
+            self.is_draining = self._machine.state in _LEAVING
             if change is not None:
                 self._record(change, now)
         self.events.deliver()
