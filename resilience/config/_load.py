@@ -38,7 +38,7 @@ def load(
 
     Raises one `ConfigurationError` that lists every problem.
     """
-    environment = read_environment(os.environ if environ is None else environ)
+    environment = read_environment(_mapping(os.environ if environ is None else environ))
     passed = read_arguments({**(arguments or {}), **({} if strict is None else {"strict": strict})})
     file = _file_named_by(passed, environment)
     settled, problems = settle((passed, environment, file))
@@ -50,6 +50,12 @@ def load(
     if unknown:
         _warn(unknown)
     return Config(settled, tuple(unknown))
+
+
+def _mapping(environ: Any) -> Mapping[Any, Any]:
+    if not isinstance(environ, Mapping):
+        raise ConfigurationError([Problem("environ", type(environ).__name__, "a mapping such as os.environ")])
+    return environ
 
 
 def _file_named_by(*readings: Reading) -> Reading:

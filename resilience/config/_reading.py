@@ -44,14 +44,17 @@ class Reading:
             self.entries[key] = entry
 
 
-def read_environment(environ: Mapping[str, str]) -> Reading:
-    """Read every variable under the prefix. An empty one is unset; order does not matter."""
+def read_environment(environ: Mapping[Any, Any]) -> Reading:
+    """Read every variable under the prefix. An empty one is unset; order and what is not ours do not matter."""
     reading = Reading()
-    for name, text in sorted(environ.items()):
-        key = split(name)
-        if key is None or not text.strip() or is_foreign(name):
+    for name in sorted(name for name in environ if isinstance(name, str)):
+        key, text = split(name), environ[name]
+        if key is None or is_foreign(name):
             continue
-        reading.take(key, Entry(text.strip(), "environment", name, name))
+        if not isinstance(text, str):
+            reading.problems.append(Problem(name, type(text).__name__, "text, as in every environment"))
+        elif text.strip():
+            reading.take(key, Entry(text.strip(), "environment", name, name))
     return reading
 
 

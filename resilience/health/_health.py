@@ -18,6 +18,7 @@ from resilience.health._check import Check, Launch, Probe
 from resilience.health._options import HealthOptions
 from resilience.health._reply import Question, Reply, question_of, reply_to
 from resilience.health._report import Entry, Report
+from resilience.options import Instance, Opaque, checked
 
 if TYPE_CHECKING:
     from resilience.lifecycle import Lifecycle
@@ -28,6 +29,8 @@ P = TypeVar("P", bound=Callable[[], Any])
 Query = str | bytes | Mapping[str, Sequence[str]]
 _GROUPS = ("live", "ready", "startup")
 _FAILURES = ("fail", "warn")
+_OPTIONS = Instance(HealthOptions, expected="HealthOptions")
+_LIFE = Opaque("a Lifecycle", lambda value: isinstance(getattr(value, "state", None), str))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _PING, _LIFECYCLE = "ping", "lifecycle"
 
@@ -44,15 +47,15 @@ class Health:
     def __init__(
         self, options: HealthOptions | None = None, *, lifecycle: Lifecycle | None = None, clock: Clock = monotonic
     ) -> None:
-        self.options = options or HealthOptions()
+        self.options: HealthOptions = HealthOptions() if options is None else checked(options, "options", _OPTIONS)
         self.events = Emitter()
         self._clock = clock
-        self._lifecycle = lifecycle
+        self._lifecycle = None if lifecycle is None else checked(lifecycle, "lifecycle", _LIFE)
         self._checks: dict[str, Check] = {}
 
     def attach(self, lifecycle: Lifecycle) -> None:
         """Let `lifecycle` decide about start and drain from now on."""
-        self._lifecycle = lifecycle
+        self._lifecycle = checked(lifecycle, "lifecycle", _LIFE)
 
     def add(
         self,

@@ -42,7 +42,7 @@ class Resilience:
     """
 
     def __init__(self, config: Config | None = None) -> None:
-        self._config = Config() if config is None else config
+        self._config = Config() if config is None else _checked_config(config)
         self._built: dict[tuple[str, str], tuple[Any, tuple[Any, ...]]] = {}
         self.after_fork()
         renew_after_fork(self)
@@ -220,6 +220,13 @@ class Resilience:
         """Return what holds something open, if it was ever built."""
         with self._lock:
             return [thing for (kind, _), (thing, _) in self._built.items() if kind == "redis"]
+
+
+def _checked_config(config: Any) -> Config:
+    if not isinstance(config, Config):  # told by its type alone: what was given may hold a password
+        expected = "a Config, such as resilience.config.load() returns"
+        raise ConfigurationError([Problem("config", type(config).__name__, expected)])
+    return config
 
 
 def _check_name(kind: str, name: str) -> None:

@@ -332,3 +332,32 @@ def test_a_forked_child_is_not_stuck_on_the_parents_lock() -> None:
 async def test_aclose_does_not_need_to_be_awaited_by_the_same_task() -> None:
     """The coroutine can be handed to any task of the loop."""
     await asyncio.create_task(Resilience().aclose())
+
+
+Toolkit: Any = Resilience  # these tests give what the types forbid
+Checks: Any = Health
+NOT_CONFIGURATION: dict[str, tuple[Any, str]] = {
+    "config": (lambda: Toolkit("redis://:hunter2@cache"), "config='str': expected a Config"),
+    "environment": (
+        lambda: Toolkit({"RESILIENCE_REDIS__URL": "redis://:hunter2@cache"}),
+        "config='dict': expected a Config",
+    ),
+    "environ": (lambda: Toolkit.from_env(3), "environ='int': expected a mapping"),
+    "variable": (lambda: Toolkit.from_env({"RESILIENCE_STRICT": 1}), "RESILIENCE_STRICT='int': expected text"),
+    "options": (lambda: Checks("1s"), "options='1s': expected HealthOptions"),
+    "lifecycle": (lambda: Checks(lifecycle="ready"), "lifecycle='ready': expected a Lifecycle"),
+    "attached": (lambda: Checks().attach(None), "lifecycle=None: expected a Lifecycle"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_CONFIGURATION)
+def test_what_is_no_configuration_is_refused_by_name(kind: str) -> None:
+    """The wrong kind of object is refused where it is given, not by the first request."""
+    build, why = NOT_CONFIGURATION[kind]
+    with pytest.raises(ConfigurationError, match=why):
+        build()
+
+
+def test_only_our_own_variables_have_to_be_text() -> None:
+    """What other names in a mapping hold is none of our business."""
+    assert Toolkit.from_env({"PORT": 8000, 3: None}).config.service.name == "service"
