@@ -104,8 +104,11 @@ def _check_shape(plugin: Plugin, loaded: Any) -> None:
         if function is None:
             wanted = ", ".join(shape)
             raise PluginError(f"policy {plugin.name!r} of {plugin.distribution} has no {method}(); it needs {wanted}")
+        is_unbound = not isinstance(inspect.getattr_static(loaded, method), staticmethod | classmethod)
         try:
-            inspect.signature(function).bind(*range(arguments + 1))  # one more for self
+            inspect.signature(function).bind(*range(arguments + is_unbound))  # one more for self
+        except ValueError:
+            continue  # built in, and it does not tell what it takes
         except TypeError:
             took = inspect.signature(function)
             text = f"{method}{took} cannot be called with {arguments} arguments"

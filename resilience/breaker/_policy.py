@@ -136,11 +136,10 @@ class CircuitBreaker(PolicyBase, Surface):  # type: ignore[misc]  # pybreaker al
         return CircuitOpenError(f"circuit {name!r} is open", policy=name, retry_after=retry_after)
 
     def _admit_stored(self) -> Permit:
-        if self._storage is None:
-            return self._admit_trial()
+        storage = cast("pybreaker.CircuitBreakerStorage", self._storage)
         with self._lock:
             now = self._clock()
-            self._note(_storage.follow(self._machine, self._storage, now), now, publish=False)
+            self._note(_storage.follow(self._machine, storage, now), now, publish=False)
         self.events.deliver()
         return self._admit_trial()
 

@@ -112,6 +112,22 @@ def test_wrong_shapes_are_refused_at_load(site: Any, source: str, message: str) 
         plugins.load(POLICIES, "odd")
 
 
+def test_steps_may_be_any_kind_of_method(site: Any) -> None:
+    """Static methods, class methods and builtins that do not tell their parameters are steps like any other."""
+    source = """
+    class Policy:
+        name = "kinds"
+        on_abandon = print
+        on_success = max
+        @staticmethod
+        def admit(): ...
+        @classmethod
+        def on_failure(cls, permit, error): ...
+    """
+    site("kinds", "kinds = kinds_module:Policy", source)
+    assert plugins.load(POLICIES, "kinds").__name__ == "Policy"
+
+
 def test_policy_without_a_known_owner(monkeypatch: pytest.MonkeyPatch) -> None:
     """An entry point nobody owns is still listed."""
     point = SimpleNamespace(group=POLICIES, name="stray", value="x:y", dist=None)

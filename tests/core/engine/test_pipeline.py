@@ -320,6 +320,22 @@ def test_generator_protocol_is_kept() -> None:
     assert log[2:] == ["a admit", "a failure"]
 
 
+def test_generator_may_handle_what_is_thrown_into_it() -> None:
+    """An error the generator handles is its own affair: it goes on, and ends well."""
+    log: list[str] = []
+
+    def patient() -> Generator[str, None, None]:
+        try:
+            yield "first"
+        except KeyError:
+            yield "second"
+
+    generator = Pipeline("p", Spy("a", log))(patient)()
+    assert [next(generator), generator.throw(KeyError())] == ["first", "second"]
+    assert list(generator) == []
+    assert log == ["a admit", "a success"]
+
+
 def test_generator_dropped_half_way_abandons() -> None:
     """A generator nobody finishes gives its permit back when it is collected (L2)."""
     log: list[str] = []
