@@ -318,12 +318,14 @@ def test_errors_of_threads_leave_no_cycle() -> None:
         raise Down
 
     guarded = Pipeline("p", Timeout(5))(fail)
+    seen: list[tuple[weakref.ref[Down], str]] = []
     gc.disable()
     try:
         try:
             guarded()
         except Down as error:
-            gone, text = weakref.ref(error), "".join(traceback.format_tb(error.__traceback__))
+            seen.append((weakref.ref(error), "".join(traceback.format_tb(error.__traceback__))))
+        [(gone, text)] = seen
         assert gone() is None
         assert "_executor.py" not in text
     finally:
