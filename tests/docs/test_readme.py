@@ -3,6 +3,7 @@ import shlex
 from pathlib import Path
 
 import httpx
+import pytest
 from fastapi import FastAPI
 
 from resilience import Resilience
@@ -16,6 +17,13 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     """What CI runs is what the README tells a stranger to run."""
     command = next(line for line in README.splitlines() if line.endswith(".venv/bin/tox"))
     assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_a_source_distribution_can_be_tested_too() -> None:
+    """Unpacked, it takes the README's test command: all that tox and the tests read is in it."""
+    sdist = pytest.importorskip("hatchling.builders.sdist", reason="hatchling is not installed")
+    held = {file.distribution_path for file in sdist.SdistBuilder(str(ROOT)).recurse_included_files()}
+    assert {"tox.ini", "toxfile.py", ".ci/run", "tests/docs/test_readme.py", "docs/index.md"} <= held
 
 
 async def test_one_line_of_middleware_does_what_it_says() -> None:
