@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -172,6 +174,72 @@ async def test_outside_cancellation_goes_on(browse: Any, toolkit: Any) -> None:
         request.cancel()
         with pytest.raises(asyncio.CancelledError):
             await request
+
+
+async def test_outside_cancellation_before_the_deadline_goes_on(toolkit: Any) -> None:
+    """A task cancelled by the server, and late only because it cleans up, ends cancelled: that was not our doing."""
+    app, begun = FastAPI(), asyncio.Event()
+
+    @app.get("/")
+    async def slow() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(5)
+        finally:
+            await asyncio.sleep(5)
+
+    install(app, toolkit(server__deadline="100ms"))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop.example") as client:
+        request = asyncio.create_task(client.get("/"))
+        await asyncio.wait_for(begun.wait(), 5)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(request), 5)
+    assert request.cancelling() == 1
+
+
+async def test_serves_a_task_already_cancelled(toolkit: Any) -> None:
+    """In a task that was cancelled before the request came, a missed deadline is still answered with 504."""
+    app = FastAPI()
+
+    @app.get("/")
+    async def slow() -> None:
+        await asyncio.sleep(5)
+
+    install(app, toolkit(server__deadline="20ms"))
+    statuses = []
+
+    async def clean_up() -> None:
+        try:
+            await asyncio.sleep(5)
+        except asyncio.CancelledError:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop.example") as client:
+                statuses.append((await client.get("/")).status_code)
+
+    task = asyncio.create_task(clean_up())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait_for(task, 5)
+    assert statuses == [504]
+
+
+async def test_answered_requests_are_let_go(browse: Any, toolkit: Any) -> None:
+    """A request that was in time is held by nothing until its deadline, however far off that is."""
+    app, known = FastAPI(), list[weakref.ref[Any]]()
+
+    class Burden: ...
+
+    @app.get("/")
+    async def endpoint(request: Request) -> str:
+        request.state.burden = burden = Burden()
+        known.append(weakref.ref(burden))
+        return "done"
+
+    install(app, toolkit(server__deadline="1h"))
+    async with browse(app) as client:
+        assert (await client.get("/")).status_code == 200
+    gc.collect()
+    assert [reference() for reference in known] == [None]
 
 
 @pytest.mark.parametrize("kind", ["endpoint", "dependency", "yielding", "middleware"])

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resilience import Resilience
 from resilience.errors import BulkheadFullError, ConfigurationError, RateLimitedError
 from resilience.inbound import Inbound, KeyRule, RequestContext, ServerOptions, current_request
 from resilience.inbound._deadline import patience_of
@@ -191,6 +192,39 @@ async def test_quota_is_the_same_in_both_colours() -> None:
     await inbound.acharge(context, inbound.quota)
     with pytest.raises(RateLimitedError):
         await asyncio.wait_for(inbound.acharge(context, inbound.quota), 5)
+
+
+def test_admission_charges_what_is_at_hand() -> None:
+    """A quota in memory is charged on admission; excluded paths are not charged; one request too many is refused."""
+    inbound = Inbound.of(Resilience.from_env({"RESILIENCE_SERVER__RATE_LIMIT": "1/minute"}))
+    probe, first, second = inbound.receive({}, path="/livez"), inbound.receive({}), inbound.receive({})
+    assert inbound.admit(probe) is None
+    assert inbound.admit(first) is None
+    assert (len(probe.charges), len(first.charges)) == (0, 1)
+    with pytest.raises(RateLimitedError):
+        inbound.admit(second)
+    inbound.leave(second)
+    assert in_flight(inbound) == 1
+
+
+def test_admission_does_not_wait() -> None:
+    """A quota whose bucket may keep the caller waiting is handed back to be charged: only the adapter can await."""
+    inbound = gate(rate_limit="1/minute")
+    context = inbound.receive({})
+    quota = inbound.admit(context)
+    assert quota is inbound.quota
+    assert (context.charges, in_flight(inbound)) == ((), 1)
+    assert not inbound.receive({}, path="/livez").charges
+
+
+def test_quotas_on_redis_wait() -> None:
+    """Whether a quota keeps its callers waiting is whether it is kept on Redis."""
+    shared = Resilience.from_env({"RESILIENCE_REDIS__URL": "redis://127.0.0.1:1/0"})
+    try:
+        assert Inbound.of(shared).quota_for("a", "1/minute", name="a").waits
+    finally:
+        shared.close()
+    assert not Inbound.of(Resilience.from_env({})).quota_for("a", "1/minute", name="a").waits
 
 
 def test_quota_headers_follow_the_draft() -> None:
