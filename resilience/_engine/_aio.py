@@ -77,8 +77,8 @@ def _guard(policy: Policy, inner: Callable[P, Awaitable[R]], sleep: AwaitingSlee
             permit = await admit_awaiting()
         else:
             permit = None if admit is None else admit()
-        if type(permit) is Wait:
-            permit = await _held(policy, permit.permit, permit.after, sleep)
+            if type(permit) is Wait:
+                permit = await _held(policy, permit.permit, permit.after, sleep)
         while True:
             try:
                 # As in the blocking driver: no dictionary where there are no keywords.

@@ -25,7 +25,8 @@ R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 Through = Callable[..., Any]
 """Makes the call: takes the function, then its arguments."""
-_SUSPENDS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+_ITERATES = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+_SUSPENDS = _ITERATES | inspect.CO_COROUTINE
 
 
 def _apply(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -83,7 +84,15 @@ class Chain:
         return cast("R", self.plain_caller(fn, *args, **kwargs))
 
     def acall(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Any]:
-        """Return the coroutine of `fn(*args, **kwargs)` guarded; `fn` may also be a plain function."""
+        """Return the coroutine of `fn(*args, **kwargs)` guarded; `fn` may also be a plain function.
+
+        Raises `ConfigurationError` for a generator function: what it makes is iterated, not awaited.
+        """
+        code = getattr(fn, "__code__", None)
+        if type(code) is CodeType and code.co_flags & _ITERATES:
+            raise ConfigurationError(
+                [Problem(f"{self.name}.acall", fn, "a function to await; `call` guards generators")]
+            )
         return self._acaller(fn, *args, **kwargs)
 
     def guard(self) -> Guard:

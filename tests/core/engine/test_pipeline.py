@@ -219,6 +219,12 @@ def test_only_callables_can_be_guarded(wrong: Any) -> None:
         Pipeline("p", CircuitBreaker())(wrong)
 
 
+def test_acall_refuses_what_is_iterated() -> None:
+    """`acall` of a generator function is refused: nothing would guard what it makes."""
+    with pytest.raises(ConfigurationError, match=r"p\.acall=.*`call` guards generators"):
+        Pipeline("p").acall(items, 3)
+
+
 def test_replace_stands_for_the_outcome() -> None:
     """A policy may replace an error or a result; outer policies see the replacement."""
     log: list[str] = []
