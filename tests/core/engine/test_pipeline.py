@@ -222,7 +222,7 @@ def test_only_callables_can_be_guarded(wrong: Any) -> None:
 def test_acall_refuses_what_is_iterated() -> None:
     """`acall` of a generator function is refused: nothing would guard what it makes."""
     with pytest.raises(ConfigurationError, match=r"p\.acall=.*`call` guards generators"):
-        Pipeline("p").acall(items, 3)
+        _ = Pipeline("p").acall(items, 3)
 
 
 def test_replace_stands_for_the_outcome() -> None:
