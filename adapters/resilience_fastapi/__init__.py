@@ -3,6 +3,13 @@
 Needs the `fastapi` extra: `pip install "resilience-plugins[fastapi]"`.
 """
 
+try:
+    import fastapi as _fastapi  # noqa: F401 - asked for first, so that what is missing is named with its remedy
+except ModuleNotFoundError as _missing:
+    raise ModuleNotFoundError(
+        'resilience_fastapi needs FastAPI: pip install "resilience-plugins[fastapi]"', name="fastapi"
+    ) from _missing
+
 from resilience_fastapi._health import health_router
 from resilience_fastapi._install import install
 from resilience_fastapi._limit import rate_limit

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_network
 
-from resilience.options import Choice, Duration, Flag, Listing, Options, Text, Whole, option
+from resilience.options import Choice, Duration, Flag, Listing, Options, Refused, Text, Whole, option
 from resilience.ratelimit._rate import RateText
 
 __all__ = ("ServerOptions",)
+
+
+class Network(Text):
+    """An address or a network: what a proxy may be trusted by."""
+
+    def __init__(self) -> None:
+        super().__init__("an address or network such as 10.0.0.0/8", longest=100)
+
+    def check(self, value: object, /) -> str:
+        """Return the text unchanged, once it can be read."""
+        text = super().check(value)
+        try:
+            ip_network(text, strict=False)
+        except ValueError:
+            raise Refused from None
+        return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +52,7 @@ class ServerOptions(Options):
     )
     trusted_proxies: tuple[str, ...] = option(
         (),
-        Listing(Text("an address or network such as 10.0.0.0/8", longest=100)),
+        Listing(Network()),
         "proxies whose X-Forwarded-For counts",
     )
     errors: str = option("json", Choice("json", "problem"), "default shape of error bodies")

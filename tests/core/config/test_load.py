@@ -490,3 +490,13 @@ def test_every_section_is_typed() -> None:
     assert config.redis.timeout == 0.1
     assert config.health.cache == 0.0
     assert config.lifecycle.drain_timeout == 2.0
+
+
+def test_a_proxy_that_is_no_network_stops_the_start() -> None:
+    """A trusted proxy nobody can read is reported with its variable, like any other mistake (L23)."""
+    with pytest.raises(ConfigurationError, match=r"RESILIENCE_SERVER__TRUSTED_PROXIES='10\.0\.0\.0/99'"):
+        load({"RESILIENCE_SERVER__TRUSTED_PROXIES": "10.0.0.0/99"})
+    assert load({"RESILIENCE_SERVER__TRUSTED_PROXIES": "10.0.0.0/8,::1"}).server.trusted_proxies == (
+        "10.0.0.0/8",
+        "::1",
+    )
