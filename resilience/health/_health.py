@@ -18,7 +18,7 @@ from resilience.health._check import Check, Launch, Probe
 from resilience.health._options import HealthOptions
 from resilience.health._reply import Question, Reply, question_of, reply_to
 from resilience.health._report import Entry, Report
-from resilience.options import Instance, Opaque, checked
+from resilience.options import CLOCK, Instance, Opaque, checked
 
 if TYPE_CHECKING:
     from resilience.lifecycle import Lifecycle
@@ -49,7 +49,7 @@ class Health:
     ) -> None:
         self.options: HealthOptions = HealthOptions() if options is None else checked(options, "options", _OPTIONS)
         self.events = Emitter()
-        self._clock = clock
+        self._clock = checked(clock, "clock", CLOCK)
         self._lifecycle = None if lifecycle is None else checked(lifecycle, "lifecycle", _LIFE)
         self._checks: dict[str, Check] = {}
 

@@ -13,12 +13,14 @@ from resilience.clock import Clock, monotonic
 from resilience.events import Emitter
 from resilience.lifecycle._machine import DRAINING, READY, STOPPED, Machine, Transition
 from resilience.lifecycle._options import LifecycleOptions
-from resilience.options import seconds
+from resilience.options import CLOCK, Instance, checked, seconds
 
 __all__ = ("Lifecycle",)
 
 _LEAVING = frozenset({DRAINING, STOPPED})
 _EVENTS = {READY: "lifecycle.started", DRAINING: "lifecycle.draining", STOPPED: "lifecycle.stopped"}
+
+_OPTIONS = Instance(LifecycleOptions, expected="LifecycleOptions, or None")
 
 
 class Lifecycle:
@@ -30,9 +32,11 @@ class Lifecycle:
     """
 
     def __init__(self, options: LifecycleOptions | None = None, *, clock: Clock = monotonic) -> None:
-        self.options = options or LifecycleOptions()
+        self.options: LifecycleOptions = (
+            LifecycleOptions() if options is None else checked(options, "options", _OPTIONS)
+        )
         self.events = Emitter()
-        self._clock = clock
+        self._clock = checked(clock, "clock", CLOCK)
         self._machine = Machine(clock())
         self.is_draining = False
         """Whether this process is on its way out: draining, or stopped already."""

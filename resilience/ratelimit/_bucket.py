@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
-from resilience.options import Refused, Text
+from resilience.options import CLOCK, Refused, Text, checked
 from resilience.ratelimit._machine import Quota
 from resilience.ratelimit._memory import MemoryStore
 from resilience.ratelimit._options import RateLimitOptions
@@ -62,7 +62,7 @@ class TokenBucket:
         clock: Clock = monotonic,
     ) -> None:
         self._quota = quota_of(name, rate, burst)
-        self._ledger = checked_store(store).open(self._quota, clock)
+        self._ledger = checked_store(store).open(self._quota, checked(clock, "clock", CLOCK))
         # Straight to the store: a limiter is asked on every request, and a method in between is a tenth of its cost.
         self.acquire = self._ledger.take  # type: ignore[method-assign]  # the same signature, plus `allowance`
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 from resilience.clock import SYSTEM_SLEEPER, Clock, monotonic
 from resilience.errors import RateLimitedError
 from resilience.events import Emitter, Event
+from resilience.options import CLOCK, checked
 from resilience.policy import PolicyBase, Wait
 from resilience.ratelimit._bucket import checked_store, quota_of
 from resilience.ratelimit._decision import Decision
@@ -57,7 +58,7 @@ class RateLimit(PolicyBase):
         self.options = RateLimitOptions(rate=str(as_rate(rate)), burst=burst, max_wait=cast("float", max_wait))
         self.key = stored_key(key)
         self.events = Emitter()
-        self._clock = clock
+        self._clock = checked(clock, "clock", CLOCK)
         self._store = checked_store(store)
         self.waits = self._store.waits
         self.may_wait = self.options.max_wait > 0 and not self.waits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import random
 from collections.abc import Callable
@@ -60,14 +61,16 @@ class Retry(PolicyBase):
         randomness: Callable[[], float] = random.random,
     ) -> None:
         super().__init__(name)
-        self.options = RetryOptions(
-            attempts=attempts if stop is None else None,
+        options = RetryOptions(
+            attempts=attempts,
             timeout=cast("float | None", timeout),
             wait_initial=cast("float", wait_initial),
             wait_max=cast("float", wait_max),
             wait_jitter=cast("float", wait_jitter),
             wait_exp_base=wait_exp_base,
         )
+        # tenacity's stop decides alone; what stands beside it is checked like anything else.
+        self.options = options if stop is None else dataclasses.replace(options, attempts=None)
         if not isinstance(budget, RetryBudget | None):
             raise ConfigurationError([Problem("budget", budget, "a RetryBudget, or None")])
         self._is_retryable = Retryable(on)

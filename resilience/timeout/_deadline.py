@@ -8,10 +8,15 @@ from types import TracebackType
 from typing import TypeAlias
 
 from resilience.clock import Clock, monotonic
+from resilience.options import CLOCK, Opaque, checked
 from resilience.options import seconds as in_seconds
 
 __all__ = ("Deadline",)
 
+_MOMENT = Opaque(
+    "a moment of the clock, in seconds",
+    lambda at: isinstance(at, int | float) and not isinstance(at, bool) and at == at,  # noqa: PLR0124 - NaN differs
+)
 
 _Frame: TypeAlias = "tuple[Deadline, Deadline, _Frame | None]"
 """The deadline in force, the one entered, and the frame before: a chain, so one object may be entered many times."""
@@ -28,8 +33,11 @@ class Deadline:
     __slots__ = ("_clock", "at")
 
     def __init__(self, at: float, *, clock: Clock = monotonic) -> None:
+        # One is made for every timed call: what a running clock gives passes without a call of ours.
+        if type(at) is not float or at != at:  # noqa: PLR0124 - only NaN differs from itself
+            at = checked(at, "at", _MOMENT)
         self.at = at
-        self._clock = clock
+        self._clock = clock if clock is monotonic else checked(clock, "clock", CLOCK)
 
     @classmethod
     def after(cls, seconds: float | str | timedelta, *, clock: Clock = monotonic) -> Deadline:

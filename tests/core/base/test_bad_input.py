@@ -2,11 +2,25 @@ import math
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 
-from resilience import Bulkhead, CircuitBreaker, ConfigurationError, Fallback, Pipeline, Retry, RetryBudget, Timeout
+from resilience import (
+    Bulkhead,
+    CircuitBreaker,
+    ConfigurationError,
+    Deadline,
+    Fallback,
+    Health,
+    Lifecycle,
+    Pipeline,
+    RateLimit,
+    Retry,
+    RetryBudget,
+    Timeout,
+    TokenBucket,
+)
 from resilience.events import Emitter
 
 
@@ -125,3 +139,29 @@ def test_bad_listener_is_refused_when_it_subscribes() -> None:
     for wrong in NO_CALLABLES:
         with pytest.raises(ConfigurationError, match="a function that takes one Event"):
             Emitter().subscribe(wrong)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        *((lambda wrong=wrong: Deadline(wrong), "at=") for wrong in ("soon", None, True, math.nan, [1])),
+        (lambda: Deadline(1.0, clock=cast("Any", 3)), "clock=3"),
+        (lambda: Deadline.after("soon"), "Deadline.after='soon'"),
+        (lambda: TokenBucket("1/second", clock=cast("Any", 3)), "clock=3"),
+        (lambda: RateLimit("1/second", clock=cast("Any", 3)), "clock=3"),
+        (lambda: Health(clock=cast("Any", 3)), "clock=3"),
+        (lambda: Lifecycle(cast("Any", "abc")), "options='abc'"),
+        (lambda: Lifecycle(clock=cast("Any", 3)), "clock=3"),
+        (lambda: Retry(cast("Any", "x"), stop=lambda _: True), "attempts='x'"),
+    ],
+)
+def test_bad_input_of_other_constructors_is_refused_by_name(make: Callable[[], object], named: str) -> None:
+    """What is not a policy, and what another option overrules, is checked where it is given too."""
+    with pytest.raises(ConfigurationError, match="expected") as caught:
+        make()
+    assert named in str(caught.value)
+
+
+def test_a_moment_may_be_whole_or_never() -> None:
+    """A deadline takes any number a clock may show, and infinity for no deadline at all."""
+    assert (Deadline(3, clock=lambda: 1.0).remaining(), Deadline(math.inf).expired) == (2.0, False)
