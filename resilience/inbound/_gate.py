@@ -162,10 +162,6 @@ class Inbound:
         if context.deadline is not None:
             context.deadline.at = math.inf
 
-    def quota_of(self, context: RequestContext) -> Quota | None:
-        """Return the quota every request is charged to, or None where there is none or the path is excluded."""
-        return None if context.is_excluded else self.quota
-
     def charge(self, context: RequestContext, quota: Quota, key: str | None = None, cost: int = 1) -> None:
         """Charge `quota` with `cost`, or raise `RateLimitedError`. May block, for as long as Redis is allowed to."""
         key = self._key(context) if key is None else bounded(key)
