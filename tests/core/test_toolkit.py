@@ -291,6 +291,7 @@ async def test_closing_twice_is_fine() -> None:
     await toolkit.aclose()
     toolkit.close()
     await toolkit.aclose()
+    assert toolkit.pipeline("p").call(len, "abc") == 3  # nothing was open, so nothing is gone
 
 
 async def test_a_toolkit_is_a_context_manager_in_both_colours() -> None:
@@ -331,7 +332,9 @@ def test_a_forked_child_is_not_stuck_on_the_parents_lock() -> None:
 
 async def test_aclose_does_not_need_to_be_awaited_by_the_same_task() -> None:
     """The coroutine can be handed to any task of the loop."""
-    await asyncio.create_task(Resilience().aclose())
+    task = asyncio.create_task(Resilience().aclose())
+    await asyncio.wait([task], timeout=5)
+    assert (task.done(), task.exception()) == (True, None)
 
 
 Toolkit: Any = Resilience  # these tests give what the types forbid

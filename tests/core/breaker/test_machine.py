@@ -95,8 +95,10 @@ def test_lost_trial_costs_one_permit_for_one_lease() -> None:
 def test_cancelled_trial_frees_its_permit() -> None:
     """A cancelled trial gives its permit back at once (L5)."""
     model = half_open(permits=1, wanted=1)
-    model.abandoned(admitted(model, 0.0))
-    admitted(model, 0.0)
+    first = admitted(model, 0.0)
+    assert isinstance(model.admit(0.0)[0], Refusal)
+    model.abandoned(first)
+    assert isinstance(model.admit(0.0)[0], Trial)
 
 
 def test_abandoning_twice_frees_once() -> None:

@@ -149,7 +149,7 @@ def test_the_warning_points_at_the_caller() -> None:
 
 def test_variables_of_others_are_left_alone() -> None:
     """Other prefixes, and what Kubernetes injects for a service called resilience, are nobody's typing mistake."""
-    load(
+    config = load(
         {
             "PATH": "/bin",
             "RESILIENCE": "1",
@@ -164,6 +164,8 @@ def test_variables_of_others_are_left_alone() -> None:
         },
         strict=True,
     )
+    assert config.unknown == ()
+    assert not [setting for setting in config.values() if setting.source.startswith("RESILIENCE_")]
 
 
 @pytest.mark.parametrize("spelled", ["PAYMENTS_API", "payments-api", "Payments.Api", "payments/api", "payments_api"])

@@ -486,6 +486,7 @@ def test_guard_blocks() -> None:
     assert log == ["a admit", "inside", "a success", "a admit", "a failure", "a admit", "a abandon"]
 
 
+@pytest.mark.realtime
 async def test_async_guard_blocks() -> None:
     """`async with pipeline.guard()` does the same, with a timeout too."""
     log: list[str] = []

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import Awaitable, Coroutine
 from typing import Any
 
@@ -232,9 +233,11 @@ def test_third_party_store_that_does_not_wait() -> None:
 def test_third_party_store_with_waiting() -> None:
     """On a shared store a call waits for its turn in its own colour."""
     pipeline = Pipeline("orders", RateLimit("100/second", burst=1, store=SharedStore(), max_wait=1))
+    begin = time.monotonic()
     for _ in range(3):
         pipeline.call(len, "")
         asyncio.run(pipeline.acall(len, ""))
+    assert time.monotonic() - begin >= 0.049  # the first of six goes at once, each other one 10 ms after the last
 
 
 async def test_third_party_store_told_of_cancellation() -> None:
