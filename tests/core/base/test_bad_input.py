@@ -144,7 +144,7 @@ def test_bad_listener_is_refused_when_it_subscribes() -> None:
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        *((lambda wrong=wrong: Deadline(wrong), "at=") for wrong in ("soon", None, True, math.nan, [1])),
+        *((lambda wrong=wrong: Deadline(cast("Any", wrong)), "at=") for wrong in ("soon", None, True, math.nan, [1])),
         (lambda: Deadline(1.0, clock=cast("Any", 3)), "clock=3"),
         (lambda: Deadline.after("soon"), "Deadline.after='soon'"),
         (lambda: TokenBucket("1/second", clock=cast("Any", 3)), "clock=3"),

@@ -161,7 +161,7 @@ def test_excluded_paths_pass(path: str) -> None:
         context = inbound.receive({"x-request-timeout": "1ms"}, path=path)
         assert inbound.admit(context) is None
         inbound.leave(context)
-    assert (context.charges, context.deadline, in_flight(inbound)) == ((), None, 1)
+        assert (context.charges, context.deadline, in_flight(inbound)) == ((), None, 1)
 
 
 @pytest.mark.parametrize("path", ["/", "/livezz", "/metricsx/", "//livez", "/x/livez"])
