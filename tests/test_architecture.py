@@ -20,6 +20,7 @@ LEVELS = {
     "_redaction": 0,
     "errors": 0,
     "clock": 0,
+    "_executor": 1,
     "options": 1,
     "events": 2,
     "policy": 2,

@@ -9,13 +9,13 @@ from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 
+from resilience._executor import Executor, Work
 from resilience.clock import Clock, monotonic
 from resilience.errors import BulkheadFullError, DeadlineExceededError, RunningWork
 from resilience.events import Emitter
 from resilience.options import CLOCK, checked
 from resilience.policy import Named
 from resilience.timeout._deadline import Deadline
-from resilience.timeout._executor import Executor, Work
 from resilience.timeout._options import TimeoutOptions
 
 __all__ = ("Timeout",)

@@ -20,9 +20,9 @@ from resilience import (
     DeadlineExceededError,
     Pipeline,
     Timeout,
+    _executor,
 )
 from resilience.testing import ManualClock, RecordingListener
-from resilience.timeout import _executor
 
 
 def until(condition: Callable[[], bool]) -> bool:

@@ -66,8 +66,9 @@ class Work:
 class Executor:
     """At most `max_threads` calls at once; idle threads are used again, newest first, and end after a while."""
 
-    def __init__(self, max_threads: int) -> None:
+    def __init__(self, max_threads: int, name: str = "resilience") -> None:
         self._max_threads = max_threads
+        self.name = name
         self.after_fork()
         renew_after_fork(self)
 
@@ -117,7 +118,7 @@ class Executor:
 
 class _Worker(threading.Thread):
     def __init__(self, executor: Executor, first: Work) -> None:
-        super().__init__(name="resilience-timeout", daemon=True)
+        super().__init__(name=executor.name, daemon=True)
         self._executor = executor
         self.inbox: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self.inbox.put(first)
