@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from resilience.events import Event
     from resilience.fallback import Fallback
     from resilience.health import Health
+    from resilience.idempotency import idempotent
     from resilience.lifecycle import Lifecycle
     from resilience.pipeline import Pipeline
     from resilience.policy import Again, Policy, PolicyBase, Replace, Wait
@@ -75,6 +76,7 @@ __all__ = (
     "TokenBucket",
     "Wait",
     "__version__",
+    "idempotent",
 )
 
 _HOMES = {
@@ -85,6 +87,7 @@ _HOMES = {
     "events": ("Event",),
     "fallback": ("Fallback",),
     "health": ("Health",),
+    "idempotency": ("idempotent",),
     "lifecycle": ("Lifecycle",),
     "pipeline": ("Pipeline",),
     "policy": ("Again", "Policy", "PolicyBase", "Replace", "Wait"),

@@ -353,10 +353,21 @@ class Options:
         """Override: problems of fields that are fine alone and wrong together."""
         return ()
 
+    def as_data(self) -> dict[str, Any]:
+        """Return every value as plain data, secrets hidden, what only code can give as text."""
+        hidden = {name: field.metadata["secret"] for name, field in self.fields().items()}
+        return {name: _as_data(redacted(getattr(self, name), secret=secret)) for name, secret in hidden.items()}
+
     @classmethod
     def fields(cls) -> Mapping[str, dataclasses.Field[Any]]:
         """Every field by name, for the loader and the reference."""
         return {field.name: field for field in dataclasses.fields(cls)}
+
+
+def _as_data(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_as_data(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
 
 
 def _expected(field: dataclasses.Field[Any]) -> str:

@@ -6,14 +6,14 @@ timeout - so that each attempt is judged, limited and timed on its own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resilience._engine._chain import Chain, Guard
 from resilience.clock import SYSTEM_SLEEPER, Sleeper
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import LISTENER
 from resilience.options import Listing, Opaque, Text, checked
-from resilience.policy import AroundPolicy, Policy
+from resilience.policy import AroundPolicy, KeyedPolicy, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ class Pipeline(Chain):
     def __init__(
         self,
         name: str,
-        *policies: Policy | AroundPolicy,
+        *policies: Policy | AroundPolicy | KeyedPolicy,
         listeners: tuple[Listener, ...] | list[Listener] = (),
         sleeper: Sleeper = SYSTEM_SLEEPER,
     ) -> None:
@@ -53,6 +53,9 @@ class Pipeline(Chain):
             if (join := getattr(policy, "join", None)) is not None:
                 join(name)
         _check_names(name, policies)
+        for policy in policies:
+            if (meet := getattr(policy, "meet", None)) is not None:
+                meet(policies)
         for listener in checked(listeners, "Pipeline.listeners", _LISTENERS):
             self.subscribe(listener)
 
@@ -67,21 +70,40 @@ class Pipeline(Chain):
 
         return unsubscribe
 
+    def describe(self) -> dict[str, Any]:
+        """Return what this pipeline is made of, as plain data: each policy's kind, name, options and their sources."""
+        return {"name": self.name, "policies": [_told(policy, "describe") for policy in self.policies]}
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return how each policy is right now, as plain data: states, counts, rates, remaining times.
+
+        Looking changes nothing, sends nothing and takes no permit; with policies of other people's making it shows
+        what they offer.
+        """
+        return {"name": self.name, "policies": [_told(policy, "snapshot") for policy in self.policies]}
+
     def __repr__(self) -> str:
         inside = "".join(f", {policy!r}" for policy in self.policies)
         return f"Pipeline({self.name!r}{inside})"
+
+
+def _told(policy: Any, method: str) -> dict[str, Any]:
+    """Return what the policy says of itself, under its kind and name, which it need not repeat."""
+    kind = getattr(policy, "kind", type(policy).__name__)
+    tell = getattr(policy, method, dict)
+    return {"kind": kind, "name": policy.name, **tell()}
 
 
 def _check_kinds(name: str, policies: tuple[object, ...]) -> None:
     for policy in policies:
         if isinstance(policy, type):
             raise ConfigurationError(f"pipeline {name!r}: {policy.__name__} is a class; give it an instance")
-        if not isinstance(policy, Policy | AroundPolicy):
+        if not isinstance(policy, Policy | AroundPolicy | KeyedPolicy):
             expected = "a policy: name, admit, on_success, on_failure, on_abandon (or name, around, around_async)"
             raise ConfigurationError([Problem(f"Pipeline({name!r})", policy, expected)])
 
 
-def _check_names(name: str, policies: tuple[Policy | AroundPolicy, ...]) -> None:
+def _check_names(name: str, policies: tuple[Policy | AroundPolicy | KeyedPolicy, ...]) -> None:
     names = [policy.name for policy in policies]
     for duplicate in sorted({known for known in names if names.count(known) > 1}):
         reason = "events, metrics and settings could not tell them apart"

@@ -7,22 +7,29 @@ pipeline is compiled and never per call: `WaitingPolicy` (admission that waits f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeAlias, TypeVar, runtime_checkable
+from collections.abc import Awaitable
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeAlias, TypeVar, final, runtime_checkable
 
-from resilience.options import Text, checked
+from resilience.options import Options, Text, checked
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping, MutableMapping
     from contextlib import AbstractAsyncContextManager
 
 __all__ = (
     "Again",
     "AroundPolicy",
+    "Decision",
+    "KeyedPolicy",
     "Named",
+    "Pending",
     "Policy",
     "PolicyBase",
     "Replace",
     "ScopedPolicy",
+    "Slot",
+    "Substitute",
     "Verdict",
     "Wait",
     "WaitingPolicy",
@@ -62,8 +69,38 @@ class Wait:
         self.permit = permit
 
 
-Verdict: TypeAlias = Again | Replace | None
+Decision: TypeAlias = Again | Replace | None
 """None lets the outcome stand."""
+
+
+@final
+class Pending:
+    """Verdict that has to be awaited first (only where `awaits` is true).
+
+    A `decision` that raises has settled nothing: the driver abandons the permit.
+    """
+
+    __slots__ = ("decision",)
+
+    def __init__(self, decision: Awaitable[Decision]) -> None:
+        self.decision = decision
+
+
+Verdict: TypeAlias = Decision | Pending
+
+
+class Substitute(BaseException):
+    """Carries a stand-in for the call's outcome past the outer policies, which score the outcome itself.
+
+    Raised by a fallback that others stand around: to them the call ended with `error`, or with `result` where that is
+    None. The chain hands `value` to the caller. Not an `Exception`, so that no user's `except` can take it.
+    """
+
+    def __init__(self, value: Any, *, error: Exception | None = None, result: Any = None) -> None:
+        super().__init__(value)
+        self.value = value
+        self.error = error
+        self.result = result
 
 
 @runtime_checkable
@@ -137,10 +174,45 @@ class ScopedPolicy(AroundPolicy, Protocol):
         ...
 
 
+class Slot(Protocol):
+    """The policy of one key, and what was compiled with it."""
+
+    @property
+    def policy(self) -> Policy | AroundPolicy:
+        """The policy this key has."""
+        ...
+
+    @property
+    def compiled(self) -> MutableMapping[Any, Callable[..., Any]]:
+        """Calls already composed with the policy, by the place they have in a chain; weak in its keys."""
+        ...
+
+
+@runtime_checkable
+class KeyedPolicy(Protocol):
+    """Many policies of one make: which one guards a call depends on the call's arguments."""
+
+    @property
+    def name(self) -> str:
+        """Stable and low-cardinality: it becomes a metric label."""
+        ...
+
+    @property
+    def template(self) -> Policy | AroundPolicy:
+        """One of the make, never used for a call: it says which steps there are."""
+        ...
+
+    def slot(self, /, *args: Any, **kwargs: Any) -> Slot:
+        """Return the slot for a call with these arguments."""
+        ...
+
+
 class Named:
     """Has a name from the start, or takes one from the first pipeline it joins."""
 
     kind: str = "policy"
+    sources: Mapping[str, str] = MappingProxyType({})
+    """Where each option came from, for a policy that was configured by text."""
 
     def __init__(self, name: str | None = None) -> None:
         self._name = None if name is None else checked(name, "name", _NAME)
@@ -159,6 +231,16 @@ class Named:
         if self._name is None:
             self._name = f"{pipeline}.{self.kind}"
 
+    def describe(self) -> dict[str, Any]:
+        """Return what this policy is and was told, as plain data: kind, name, options, and their sources if known."""
+        options = getattr(self, "options", None)
+        told = options.as_data() if isinstance(options, Options) else {}
+        return {"kind": self.kind, "name": self.name, "options": told, "sources": dict(self.sources)}
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return how it is right now, as plain data. Nothing is taken, admitted or changed by looking."""
+        return {}
+
 
 class PolicyBase(Named):
     """Does nothing at each step; built-in and third-party policies override what they decide."""
@@ -167,6 +249,8 @@ class PolicyBase(Named):
     """Whether `admit` may answer `Wait`."""
     retries: bool = False
     """Whether a verdict may be `Again`; such a policy cannot guard a `with` block, which runs only once."""
+    awaits: bool = False
+    """Whether a verdict may be `Pending`; such a policy cannot guard a blocking call."""
 
     def admit(self) -> Any:
         """Admit every call."""

@@ -24,6 +24,7 @@ LEVELS = {
     "options": 1,
     "events": 2,
     "policy": 2,
+    "idempotency": 2,
     # Policies and parts: a part may use the contract and the parts listed before it.
     "redis": 3,
     "breaker": 3,

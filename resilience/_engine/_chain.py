@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Coroutine, Generator
 from types import CodeType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from resilience._engine import _sync
+from resilience._engine import _generators, _sync
 from resilience._engine._colour import Colour, colour_of
+from resilience._engine._parts import Member
 from resilience.clock import SYSTEM_SLEEPER, Sleeper
 from resilience.errors import ConfigurationError, Problem
-from resilience.policy import AroundPolicy, Policy
+from resilience.policy import AroundPolicy, KeyedPolicy, Policy
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -29,6 +31,10 @@ _ITERATES = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 _SUSPENDS = _ITERATES | inspect.CO_COROUTINE
 
 
+def _everything(_fn: Any) -> bool:
+    return True
+
+
 def _apply(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
     return fn(*args, **kwargs)
 
@@ -39,7 +45,7 @@ class Chain:
     def __init__(
         self,
         name: str,
-        policies: tuple[Policy | AroundPolicy, ...],
+        policies: tuple[Member, ...],
         sleeper: Sleeper = SYSTEM_SLEEPER,
         *,
         through: Through = _apply,
@@ -49,6 +55,8 @@ class Chain:
         self._sleeper = sleeper
         self._through = through
         self._callers: dict[Colour, Callable[..., Any]] = {}
+        self._selects = any(hasattr(policy, "serves") for policy in policies)
+        self._selections: dict[tuple[bool, ...], Chain] = {}
 
     def __call__(self, fn: F) -> F:
         """Return `fn` guarded, in its own colour and with its own signature."""
@@ -64,20 +72,34 @@ class Chain:
         if not callable(fn):
             raise ConfigurationError([Problem(self.name, fn, "a function, method or other callable to guard")])
         inner = fn if through is None else functools.partial(through, fn)
-        return cast("F", functools.wraps(fn)(self._compile(inner, colour_of(fn))))
+        return cast("F", functools.wraps(fn)(self._serving(fn)._compile(inner, colour_of(fn))))  # noqa: SLF001 - a chain like this one
+
+    def _serving(self, fn: Any) -> Chain:
+        """Return the chain of those policies that serve `fn`: each says so itself, once, and most serve everything."""
+        if not self._selects:
+            return self
+        serving = tuple(getattr(policy, "serves", _everything)(fn) for policy in self.policies)
+        if serving not in self._selections:
+            policies = tuple(itertools.compress(self.policies, serving))
+            selection = Chain(self.name, policies, self._sleeper, through=self._through)
+            selection._selects = False  # done
+            self._selections[serving] = selection
+        return self._selections[serving]
 
     def wrap_async(self, fn: Callable[P, Any]) -> Callable[P, Coroutine[Any, Any, Any]]:
         """Guard a plain function that returns an awaitable, as the coroutine function it really is.
 
         `pipeline(fn)` finds out by itself at the first call; this says so from the start.
         """
-        return functools.wraps(fn)(self._compile_async(fn))
+        return functools.wraps(fn)(self._serving(fn)._compile_async(fn))  # noqa: SLF001 - a chain like this one
 
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `fn(*args, **kwargs)` guarded.
 
         The result of a coroutine function is to be awaited; a generator is guarded from its first item to its end.
         """
+        if self._selects:
+            return self._serving(fn).call(fn, *args, **kwargs)
         code = getattr(fn, "__code__", None)  # far cheaper than `colour_of`; a remote proxy has any attribute at all
         if type(code) is CodeType and code.co_flags & _SUSPENDS:
             return cast("R", self._caller(colour_of(fn))(fn, *args, **kwargs))
@@ -88,6 +110,8 @@ class Chain:
 
         Raises `ConfigurationError` for a generator function: what it makes is iterated, not awaited.
         """
+        if self._selects:
+            return self._serving(fn).acall(fn, *args, **kwargs)
         code = getattr(fn, "__code__", None)
         if type(code) is CodeType and code.co_flags & _ITERATES:
             raise ConfigurationError(
@@ -128,12 +152,16 @@ class Chain:
             yield
 
         policies = self._settling("`with` block")
-        return contextlib.contextmanager(_sync.compile_sync_generator(policies, block, self._sleeper.sleep))
+        for policy in policies:
+            if isinstance(policy, KeyedPolicy):
+                reason = "a block has no arguments to take the key from"
+                raise ConfigurationError(f"pipeline {self.name!r} cannot guard a block with {policy.name!r}: {reason}")
+        return contextlib.contextmanager(_generators.compile_sync_generator(policies, block, self._sleeper.sleep))
 
     @functools.cached_property
     def _awaiting_block(self) -> Callable[[], contextlib.AbstractAsyncContextManager[None]]:
         return contextlib.asynccontextmanager(
-            _aio().compile_async_block(self.policies, self.name, self._sleeper.asleep)
+            _generators_aio().compile_async_block(self.policies, self.name, self._sleeper.asleep)
         )
 
     def _compile(self, fn: Callable[..., Any], colour: Colour) -> Callable[..., Any]:
@@ -143,8 +171,8 @@ class Chain:
             return self._compile_async(fn)
         policies = self._settling(colour.value)
         if colour is Colour.GENERATOR:
-            return _sync.compile_sync_generator(policies, fn, self._sleeper.sleep)
-        return cast("Callable[..., Any]", _aio().compile_async_generator(policies, fn, self._sleeper.asleep))
+            return _generators.compile_sync_generator(policies, fn, self._sleeper.sleep)
+        return cast("Callable[..., Any]", _generators_aio().compile_async_generator(policies, fn, self._sleeper.asleep))
 
     def _compile_sync(self, fn: Callable[P, R], *, is_one_function: bool = True) -> Callable[P, R]:
         def defer(awaitable: Any) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
@@ -159,13 +187,14 @@ class Chain:
         guarded = _aio().compile_async(self.policies, fn, self._sleeper.asleep)
         return guarded
 
-    def _settling(self, what: str) -> tuple[Policy, ...]:
+    def _settling(self, what: str) -> tuple[Policy | KeyedPolicy, ...]:
         """Return the policies, none of which owns the call; the others cannot hold something that suspends itself."""
         for policy in self.policies:
-            if isinstance(policy, AroundPolicy):
+            known = policy.template if isinstance(policy, KeyedPolicy) else policy
+            if isinstance(known, AroundPolicy):
                 reason = f"it has to own the call, which a {what} does not allow"
                 raise ConfigurationError(f"pipeline {self.name!r} cannot guard a {what} with {policy.name!r}: {reason}")
-        return cast("tuple[Policy, ...]", self.policies)
+        return cast("tuple[Policy | KeyedPolicy, ...]", self.policies)
 
 
 class Guard:
@@ -190,7 +219,7 @@ class Guard:
 
     def __aenter__(self) -> Coroutine[Any, Any, None]:
         block = self._occupy(self._chain._awaiting_block)  # noqa: SLF001 - one idea in two classes
-        return cast("Coroutine[Any, Any, None]", _aio().enter(block, self._vacate))
+        return cast("Coroutine[Any, Any, None]", _generators_aio().enter(block, self._vacate))
 
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -213,5 +242,11 @@ class Guard:
 def _aio() -> Any:
     """Import the awaiting driver when something awaits: blocking programs do not pay for asyncio."""
     from resilience._engine import _aio as driver  # noqa: PLC0415 - see above
+
+    return driver
+
+
+def _generators_aio() -> Any:
+    from resilience._engine import _generators_aio as driver  # noqa: PLC0415 - see above
 
     return driver

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from resilience.policy import AroundPolicy, Policy, PolicyBase, Replace, Wait
+from resilience._engine._parts import Member, blocks, by_key, decides, scored
+from resilience.policy import AroundPolicy, KeyedPolicy, Policy, PolicyBase, Replace, Substitute, Wait
 
-__all__ = ("Defer", "Sleep", "compile_sync", "compile_sync_generator", "decides")
+__all__ = ("Defer", "Sleep", "admission", "compile_sync", "held")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,28 +35,41 @@ def _plain(result: object) -> type:
     return kind
 
 
-def decides(policy: Policy, step: str) -> Callable[..., Any] | None:
-    """Return the method of that name, or None where the policy left it as it was: the step then costs nothing."""
-    method: Callable[..., Any] = getattr(policy, step)
-    return None if getattr(method, "__func__", None) is getattr(PolicyBase, step) else method
-
-
-def compile_sync(
-    policies: tuple[Policy | AroundPolicy, ...], fn: Callable[P, R], sleep: Sleep, defer: Defer
-) -> Callable[P, R]:
+def compile_sync(policies: tuple[Member, ...], fn: Callable[P, R], sleep: Sleep, defer: Defer) -> Callable[P, R]:
     """Compose `policies`, first one outermost, around the blocking function `fn`."""
-    call = fn
+    call, is_substituted = fn, False
     for position, policy in reversed(list(enumerate(policies))):
-        if isinstance(policy, AroundPolicy):
-            call = policy.around(call)
-        else:
-            call = _guard(policy, call, sleep, defer if position == 0 else None)
-    if not policies or isinstance(policies[0], AroundPolicy):
+        is_inner = position > 0
+        is_substituted |= is_inner and hasattr(policy, "around_inner")
+        call = _compose(policy, call, sleep, None if is_inner else defer, is_inner=is_inner)
+    if not policies or not isinstance(policies[0], Policy):
         call = _guard(PolicyBase(), call, sleep, defer)
+    return _delivering(call) if is_substituted else call
+
+
+def _compose(
+    policy: Member, inner: Callable[P, R], sleep: Sleep, defer: Defer | None, *, is_inner: bool
+) -> Callable[P, R]:
+    if isinstance(policy, KeyedPolicy):
+        return by_key(policy, lambda known: _compose(known, inner, sleep, None, is_inner=is_inner))
+    if not isinstance(policy, AroundPolicy):
+        return _guard(blocks(policy), inner, sleep, defer)
+    around: Callable[[Callable[P, R]], Callable[P, R]] = policy.around
+    return getattr(policy, "around_inner", around)(inner) if is_inner else around(inner)
+
+
+def _delivering(inner: Callable[P, R]) -> Callable[P, R]:
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return inner(*args, **kwargs)
+        except Substitute as given:
+            return given.value  # type: ignore[no-any-return]  # a fallback's word stands for the function's
+
     return call
 
 
-def _admission(policy: Policy, sleep: Sleep) -> Callable[[], Any] | None:
+def admission(policy: Policy, sleep: Sleep) -> Callable[[], Any] | None:
+    """Return what admits a call, sleeping where the policy says so, or None where there is nothing to ask."""
     if getattr(policy, "waits", False):
         blocking: Callable[[], Any] = policy.admit_blocking  # type: ignore[attr-defined]  # a WaitingPolicy: it `waits`
         return blocking
@@ -66,12 +80,12 @@ def _admission(policy: Policy, sleep: Sleep) -> Callable[[], Any] | None:
         permit = policy.admit()
         if type(permit) is not Wait:
             return permit
-        return _held(policy, permit.permit, permit.after, sleep)
+        return held(policy, permit.permit, permit.after, sleep)
 
     return admit
 
 
-def _held(policy: Policy, permit: Any, after: float, sleep: Sleep) -> Any:
+def held(policy: Policy, permit: Any, after: float, sleep: Sleep) -> Any:
     """Sleep while holding `permit`; whatever interrupts the sleep gives it back."""
     if after > 0:
         try:
@@ -83,7 +97,7 @@ def _held(policy: Policy, permit: Any, after: float, sleep: Sleep) -> Any:
 
 
 def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | None) -> Callable[P, R]:
-    admit, on_success = _admission(policy, sleep), decides(policy, "on_success")
+    admit, on_success = admission(policy, sleep), decides(policy, "on_success")
     on_failure, on_abandon = policy.on_failure, policy.on_abandon
     plain: type = type(None)
     later: Callable[P, R] | None = None
@@ -93,6 +107,7 @@ def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | N
         if later is not None:
             return later(*args, **kwargs)
         permit = None if admit is None else admit()
+        verdict: Any  # never `Pending`: `blocks` refused such policies
         while True:
             try:
                 # Passing on an empty `**kwargs` would cost a dictionary for each policy of each call.
@@ -101,6 +116,10 @@ def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | N
                     plain = _plain(result)
             except Exception as error:
                 verdict = on_failure(permit, error)
+                if verdict is None:
+                    raise
+            except Substitute as given:
+                verdict = scored(policy, permit, given)
                 if verdict is None:
                     raise
             except _ReturnedAwaitable as signal:
@@ -120,77 +139,6 @@ def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | N
                     return result
             if isinstance(verdict, Replace):
                 return verdict.value  # type: ignore[no-any-return]  # a policy's word stands for the function's
-            permit = _held(policy, verdict.permit, verdict.after, sleep)
-
-    return call
-
-
-class _Progress(Generator[Any, Any, Any]):
-    """A generator that remembers whether it has handed over an item: after that, nothing can start it again."""
-
-    def __init__(self, generator: Generator[Any, Any, Any]) -> None:
-        self._generator = generator
-        self.started = False
-
-    def send(self, value: Any) -> Any:
-        item = self._generator.send(value)
-        self.started = True
-        return item
-
-    def throw(self, *error: Any) -> Any:
-        item = self._generator.throw(*error)
-        self.started = True
-        return item
-
-    def close(self) -> None:
-        self._generator.close()
-
-
-def compile_sync_generator(
-    policies: tuple[Policy, ...], fn: Callable[P, Generator[Any, Any, Any]], sleep: Sleep
-) -> Callable[P, Generator[Any, Any, Any]]:
-    """Compose `policies` around a generator function. A permit is held from the first item asked for to the end."""
-    call = fn
-    for policy in reversed(policies):
-        call = _guard_generator(policy, call, sleep)
-    return call
-
-
-def _guard_generator(
-    policy: Policy, inner: Callable[P, Generator[Any, Any, Any]], sleep: Sleep
-) -> Callable[P, Generator[Any, Any, Any]]:
-    admit, on_success, on_failure, on_abandon = (
-        _admission(policy, sleep),
-        policy.on_success,
-        policy.on_failure,
-        policy.on_abandon,
-    )
-
-    def call(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
-        permit = None if admit is None else admit()
-        while True:
-            progress = _Progress(inner(*args, **kwargs))
-            try:
-                result = yield from progress
-            except Exception as error:
-                verdict = on_failure(permit, error)
-                if verdict is None:
-                    raise
-                if not isinstance(verdict, Replace) and progress.started:
-                    on_abandon(verdict.permit)  # items are out: another attempt would send them twice
-                    raise
-            except BaseException:
-                on_abandon(permit)
-                raise
-            else:
-                verdict = on_success(permit, result)
-                if verdict is None:
-                    return result
-                if not isinstance(verdict, Replace) and progress.started:
-                    on_abandon(verdict.permit)
-                    return result
-            if isinstance(verdict, Replace):
-                return verdict.value
-            permit = _held(policy, verdict.permit, verdict.after, sleep)
+            permit = held(policy, verdict.permit, verdict.after, sleep)
 
     return call

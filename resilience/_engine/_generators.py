@@ -1,0 +1,95 @@
+"""The blocking driver for generator functions: a permit is held from the first item asked for to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, ParamSpec, cast
+
+from resilience._engine._parts import blocks, by_key
+from resilience._engine._sync import Sleep, admission, held
+from resilience.policy import KeyedPolicy, Policy, PolicyBase, Replace
+
+__all__ = ("compile_sync_generator",)
+
+P = ParamSpec("P")
+
+
+class _Progress(Generator[Any, Any, Any]):
+    """A generator that remembers whether it has handed over an item: after that, nothing can start it again."""
+
+    def __init__(self, generator: Generator[Any, Any, Any]) -> None:
+        self._generator = generator
+        self.started = False
+
+    def send(self, value: Any) -> Any:
+        item = self._generator.send(value)
+        self.started = True
+        return item
+
+    def throw(self, *error: Any) -> Any:
+        item = self._generator.throw(*error)
+        self.started = True
+        return item
+
+    def close(self) -> None:
+        self._generator.close()
+
+
+def compile_sync_generator(
+    policies: tuple[Policy | KeyedPolicy, ...], fn: Callable[P, Generator[Any, Any, Any]], sleep: Sleep
+) -> Callable[P, Generator[Any, Any, Any]]:
+    """Compose `policies` around a generator function. A permit is held from the first item asked for to the end."""
+    call = fn
+    for policy in reversed(policies):
+        call = _compose(policy, call, sleep)
+    # A function that picks a generator by key is none itself: one stands before it, so that the colour stays.
+    return _guard_generator(PolicyBase(), call, sleep) if policies and isinstance(policies[0], KeyedPolicy) else call
+
+
+def _compose(
+    policy: Policy | KeyedPolicy, inner: Callable[P, Generator[Any, Any, Any]], sleep: Sleep
+) -> Callable[P, Generator[Any, Any, Any]]:
+    if isinstance(policy, KeyedPolicy):
+        return by_key(policy, lambda known: _compose(cast("Policy", known), inner, sleep))
+    return _guard_generator(blocks(policy), inner, sleep)
+
+
+def _guard_generator(
+    policy: Policy, inner: Callable[P, Generator[Any, Any, Any]], sleep: Sleep
+) -> Callable[P, Generator[Any, Any, Any]]:
+    admit, on_success, on_failure, on_abandon = (
+        admission(policy, sleep),
+        policy.on_success,
+        policy.on_failure,
+        policy.on_abandon,
+    )
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
+        permit = None if admit is None else admit()
+        verdict: Any  # never `Pending`: `blocks` refused such policies
+        while True:
+            progress = _Progress(inner(*args, **kwargs))
+            try:
+                result = yield from progress
+            except Exception as error:
+                verdict = on_failure(permit, error)
+                if verdict is None:
+                    raise
+                if not isinstance(verdict, Replace) and progress.started:
+                    on_abandon(verdict.permit)  # items are out: another attempt would send them twice
+                    raise
+            except BaseException:
+                on_abandon(permit)
+                raise
+            else:
+                verdict = on_success(permit, result)
+                if verdict is None:
+                    return result
+                if not isinstance(verdict, Replace) and progress.started:
+                    on_abandon(verdict.permit)
+                    return result
+            if isinstance(verdict, Replace):
+                return verdict.value
+            permit = held(policy, verdict.permit, verdict.after, sleep)
+
+    return call

@@ -1,0 +1,56 @@
+"""What both drivers need to know of a policy. No call is made and nothing waits here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeAlias, TypeVar
+
+from resilience.errors import ConfigurationError
+from resilience.policy import AroundPolicy, KeyedPolicy, Policy, PolicyBase, Substitute, Verdict
+
+__all__ = ("Member", "blocks", "by_key", "decides", "scored")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Member: TypeAlias = Policy | AroundPolicy | KeyedPolicy
+
+
+class _Place:
+    """One position of one compiled chain, as a weak key: what a slot compiled for it goes when the chain does."""
+
+    __slots__ = ("__weakref__",)
+
+
+def decides(policy: Policy, step: str) -> Callable[..., Any] | None:
+    """Return the method of that name, or None where the policy left it as it was: the step then costs nothing."""
+    method: Callable[..., Any] = getattr(policy, step)
+    return None if getattr(method, "__func__", None) is getattr(PolicyBase, step) else method
+
+
+def blocks(policy: Policy) -> Policy:
+    """Return `policy`, unless it has to await its verdicts."""
+    if getattr(policy, "awaits", False):
+        reason = "it awaits its decisions; guard a coroutine function, or use wrap_async"
+        raise ConfigurationError(f"{policy.name!r} cannot guard a blocking call: {reason}")
+    return policy
+
+
+def scored(policy: Policy, permit: Any, given: Substitute) -> Verdict:
+    """Settle `permit` by what really became of the call that `given` stands in for."""
+    if given.error is None:
+        return policy.on_success(permit, given.result)
+    return policy.on_failure(permit, given.error)
+
+
+def by_key(keyed: KeyedPolicy, compose: Callable[[Policy | AroundPolicy], Callable[P, R]]) -> Callable[P, R]:
+    """Return a call guarded by whichever policy its arguments choose; what it returns is of the inner call's kind."""
+    place = _Place()
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        slot = keyed.slot(*args, **kwargs)
+        guarded = slot.compiled.get(place)
+        if guarded is None:
+            guarded = slot.compiled[place] = compose(slot.policy)
+        return guarded(*args, **kwargs)
+
+    return call

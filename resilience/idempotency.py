@@ -1,0 +1,47 @@
+"""Which functions may be called twice for one result.
+
+Only whoever wrote a function knows. What repeats calls without having seen them fail (a hedge), or is told to be
+careful (`Retry(idempotent_only=True)`), serves marked functions alone - decided once, when a pipeline is compiled.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from resilience.errors import ConfigurationError, Problem
+
+__all__ = ("idempotent", "is_idempotent")
+
+F = TypeVar("F", bound=Callable[..., Any])
+_MARK = "__resilience_idempotent__"
+
+
+def idempotent(function: F) -> F:
+    """Mark `function` as safe to be called twice, even at the same time: a read, or a write that carries its own key.
+
+    Put it below the pipeline (`@pipeline` above `@idempotent`). What cannot carry a mark, such as a bound method, is
+    wrapped in a `functools.partial`. Raises `ConfigurationError` for what cannot be called.
+    """
+    if isinstance(function, staticmethod | classmethod):
+        idempotent(function.__func__)
+        return function
+    if not callable(function):
+        raise ConfigurationError([Problem("idempotent", function, "a function, method or other callable")])
+    try:
+        setattr(function, _MARK, True)
+    except AttributeError:
+        marked: Any = functools.partial(function)
+        setattr(marked, _MARK, True)
+        return marked  # type: ignore[no-any-return]  # calls just like the function given
+    return function
+
+
+def is_idempotent(function: Any) -> bool:
+    """Whether `function`, or the function a partial calls in the end, was marked."""
+    while not getattr(function, _MARK, False):
+        if not isinstance(function, functools.partial):
+            return False
+        function = function.func
+    return True
