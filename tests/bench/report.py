@@ -10,8 +10,9 @@ from importlib import metadata
 from pathlib import Path
 
 from harness import Case, Figure, Unit
+from scenarios import Scenario
 
-__all__ = ("aligned", "cells", "page")
+__all__ = ("Played", "aligned", "cells", "page", "with_scenarios")
 
 _INTRODUCTION = """\
 # Performance
@@ -34,6 +35,14 @@ figures of one table with each other: on another machine all of them move togeth
 """
 
 Measured = tuple[Case, Sequence[Figure]]
+Played = tuple[Scenario, Sequence[Sequence[str]]]
+
+_SCENARIOS = """
+## Scenarios
+
+What happens when an upstream dies, limps or is flooded. Played in virtual time, with seeded chance, through the real
+awaiting code of each library: `python tests/bench/run.py --only scenarios` prints the same figures on any machine.
+Peers are told the time in the one way each of them offers, named below its table."""
 
 _HEADINGS = {
     Unit.NANOSECONDS: ("", "one call, ns", "added, ns", "x bare", "budget, ns", "verdict"),
@@ -96,11 +105,20 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
-def page(groups: Sequence[tuple[str, Sequence[Measured]]]) -> str:
+def page(groups: Sequence[tuple[str, Sequence[Measured]]], played: Sequence[Played] = ()) -> str:
     """Return `docs/performance.md`."""
     measured = [each for _, cases in groups for each in cases]
     sections = [section for title, cases in groups for section in _group(title, cases)]
-    return "\n".join([*_head(measured), *sections]) + "\n"
+    return with_scenarios("\n".join([*_head(measured), *sections]) + "\n", played)
+
+
+def with_scenarios(text: str, played: Sequence[Played]) -> str:
+    """Return the page with these scenarios as its last section."""
+    lines = _SCENARIOS.splitlines()
+    for scenario, rows in played:
+        lines += ["", f"### {scenario.title} (`{scenario.key}`)", "", scenario.note, "", *_markdown(rows), ""]
+        lines += [f"- {guard.name}: {guard.how}" for guard in scenario.guards if guard.how]
+    return text.partition(_SCENARIOS)[0] + ("\n".join(lines) + "\n" if played else "")
 
 
 def _head(measured: Sequence[Measured]) -> list[str]:

@@ -89,7 +89,7 @@ def test_tables_line_up() -> None:
 def test_only_names_the_tables_that_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     """`--only` measures the tables whose name starts so, and no other."""
     groups = [("Some", [case(key="one"), case(key="two")]), ("More", [case(key="twofold")])]
-    assert run.main(["--quick", "--only", "two"], groups) == 0
+    assert run.main(["--quick", "--only", "two"], groups, ()) == 0
     printed = capsys.readouterr().out
     assert "[two]" in printed
     assert "[twofold]" in printed
@@ -100,7 +100,7 @@ def test_only_names_the_tables_that_are_measured(capsys: pytest.CaptureFixture[s
 def test_what_cannot_be_meant_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """A table that does not exist, and a page of hasty or partial figures, are usage errors."""
     with pytest.raises(SystemExit, match="2"):
-        run.main(arguments, [("Some", [case(key="one")])])
+        run.main(arguments, [("Some", [case(key="one")])], ())
     assert "error:" in capsys.readouterr().err
 
 

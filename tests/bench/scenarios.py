@@ -1,0 +1,201 @@
+"""What happens when an upstream dies, limps or is flooded: `python tests/bench/run.py --only scenarios`.
+
+Played in virtual time with seeded chance (`scenarios_world`), so the figures are exact and the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from harness import Unavailable
+from scenarios_guards import BUDGETED, CONSECUTIVE, NAIVE, OTHERS, PEERS, bare, breaker, with_timeout
+from scenarios_world import Guard, Health, Tally, Upstream, World, constant, traffic
+
+__all__ = ("SCENARIOS", "Scenario", "amplification", "burst", "outage", "partial", "play")
+
+Row = tuple[str, ...]
+RATE = 500.0
+
+WINDOW = breaker("window", "50 % of the last 100 calls, from 20 on", failure_rate_threshold=0.5)
+WIDE = breaker(
+    "window of 1000",
+    "50 % of the last 1000 calls, from 1000 on",
+    failure_rate_threshold=0.5,
+    sliding_window=1000,
+    minimum_calls=1000,
+)
+STRICT = breaker("window, 30 %", "30 % of the last 100 calls, from 20 on", failure_rate_threshold=0.3)
+LEASED = breaker(
+    "window, short lease",
+    "the window; a trial call that has not answered within a second makes room for another: `half_open_lease=1`",
+    failure_rate_threshold=0.5,
+    half_open_lease=1,
+)
+TIMED = with_timeout("window and timeout", "the window with `Timeout(0.8)` inside", 0.8, failure_rate_threshold=0.5)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One table: what is played, for whom, and what a reader has to know. `rows` yields the headings first."""
+
+    key: str
+    title: str
+    note: str
+    headings: Row
+    guards: Sequence[Guard]
+    row: Callable[[Guard], Row]
+    """One cell for each heading."""
+
+    def rows(self) -> Iterator[Row]:
+        """Play it for every guard; a library that is missing costs its row alone. The last column is for remarks."""
+        yield ("", *self.headings, "")
+        for guard in self.guards:
+            try:
+                yield (guard.name, *self.row(guard), "")
+            except Unavailable as reason:
+                yield (guard.name, *("-" for _ in self.headings), f"left out: {reason}")
+
+
+def play(
+    guard: Guard, health: Health, a_second: Callable[[float], float], seconds: float, seed: int = 1
+) -> tuple[Upstream, Tally]:
+    """Send traffic through `guard` for `seconds`; return what the upstream and the callers saw."""
+    world = World(seed)
+    upstream = Upstream(world, health)
+    tallies: list[Tally] = []
+
+    async def story() -> None:
+        call = guard.build(world, upstream.answer)
+        tallies.append(await traffic(world, call, guard.refusal(), a_second, seconds))
+
+    world.play(story())
+    return upstream, tallies[0]
+
+
+@dataclass(frozen=True)
+class Outage:
+    """Seconds are counted from when the upstream died, and from when it was back."""
+
+    opened_after: float | None
+    wasted: int
+    callers: int
+    recovered_after: float
+
+
+def outage(guard: Guard, failing_takes: float, *, lasts: float, rate: float = RATE, seed: int = 1) -> Outage:
+    """Have the upstream die after 2 s and come back `lasts` seconds later; watch for 15 s more."""
+    died, back = 2.0, 2.0 + lasts
+
+    def health(now: float) -> tuple[float, float]:
+        return (failing_takes, 1.0) if died <= now < back else (0.02, 0.0)
+
+    upstream, tally = play(guard, health, constant(rate), back + 15, seed)
+    refused = sorted(tally.refused_at)
+    late = [at for at in (*refused, *tally.failed_at) if at >= back]
+    asked = sum(died <= at < back for at in (*tally.served_at, *tally.failed_at, *refused))
+    return Outage(
+        opened_after=refused[0] - died if refused else None,
+        wasted=upstream.calls_within(died, back),
+        callers=asked,
+        recovered_after=max(late) - back if late else 0.0,
+    )
+
+
+def _outage_row(failing_takes: float, lasts: float) -> Callable[[Guard], Row]:
+    def row(guard: Guard) -> Row:
+        seen = outage(guard, failing_takes, lasts=lasts)
+        opened = "never" if seen.opened_after is None else f"{seen.opened_after:.3f}"
+        return (opened, f"{seen.wasted:,}", f"{seen.wasted / seen.callers:.1%}", f"{seen.recovered_after:.2f}")
+
+    return row
+
+
+def burst(guard: Guard, errors: float, *, seconds: float = 60, seed: int = 1) -> Tally:
+    """Have 100 callers a second, four times as many for the middle third; the upstream is well, `errors` apart."""
+
+    def a_second(now: float) -> float:
+        return 400.0 if seconds / 3 <= now < seconds * 2 / 3 else 100.0
+
+    def health(now: float) -> tuple[float, float]:
+        return (0.08 if a_second(now) > 100 else 0.02, errors)
+
+    return play(guard, health, a_second, seconds, seed)[1]
+
+
+def _burst_row(guard: Guard) -> Row:
+    low, high = burst(guard, 0.005), burst(guard, 0.02)
+    return f"{low.asked:,}", str(len(low.refused_at)), str(len(high.refused_at))
+
+
+def partial(guard: Guard, errors: float = 0.4, *, seconds: float = 60, seed: int = 1) -> tuple[Upstream, Tally]:
+    """Have the upstream fail `errors` of its calls, after 5 s in which it was well."""
+    return play(guard, lambda now: (0.05, errors if now >= 5 else 0.0), constant(RATE), seconds, seed)
+
+
+def _partial_row(guard: Guard) -> Row:
+    upstream, tally = partial(guard)
+    failed = f"{upstream.failures:,}"
+    return f"{tally.shed:.1%}", f"{len(upstream.called_at):,}", failed, f"{len(tally.served_at) / tally.asked:.1%}"
+
+
+def amplification(guard: Guard, *, seconds: float = 30, rate: float = RATE, seed: int = 1) -> float:
+    """Return how many calls the upstream gets for each call made, while it answers nothing but errors."""
+    upstream, tally = play(guard, lambda _now: (0.05, 1.0), constant(rate), seconds, seed)
+    return len(upstream.called_at) / tally.asked
+
+
+def _amplification_row(guard: Guard) -> Row:
+    return f"{amplification(guard):.3f}", f"{amplification(guard, rate=50):.3f}"
+
+
+_OUTAGE = ("opens after, s", "calls wasted", "of all", "well again after, s")
+_TRIES = ("at 500 calls/s", "at 50 calls/s")
+
+SCENARIOS = (
+    Scenario(
+        "scenarios-outage",
+        "The upstream dies for 12 s, errors within 50 ms",
+        "500 calls/s; circuits stay open for 5 s. Wasted: calls that reached the dead upstream. Well again: from when "
+        "it is back to the last caller who got no answer; up to 5 s, depending on where in its open time a circuit is.",
+        _OUTAGE,
+        (bare(), WINDOW, CONSECUTIVE, *PEERS),
+        _outage_row(0.05, 12),
+    ),
+    Scenario(
+        "scenarios-hang",
+        "The upstream hangs for 12 s, errors after 5 s",
+        "As above, but every call to it hangs for 5 s before it fails. What a breaker cannot see before a call returns "
+        "it cannot count: a timeout inside is what shortens this.",
+        _OUTAGE,
+        (bare(), WINDOW, LEASED, TIMED, CONSECUTIVE, *PEERS),
+        _outage_row(5.0, 12),
+    ),
+    Scenario(
+        "scenarios-burst",
+        "+300 % traffic, the upstream is well",
+        "100 calls/s for 20 s, 400 for 20 s, 100 for 20 s; answers take 20 ms, 80 ms during the burst. Every refusal "
+        "is a false one.",
+        ("calls", "refused at 0.5 % errors", "refused at 2 % errors"),
+        (WINDOW, STRICT, CONSECUTIVE, *PEERS),
+        _burst_row,
+    ),
+    Scenario(
+        "scenarios-partial",
+        "The upstream fails 40 % of its calls",
+        "500 calls/s for 60 s, from second 5 on with 40 % errors. A threshold above the error rate needs a window wide "
+        "enough to tell the two apart: of 100 calls, 50 fail by chance every few seconds.",
+        ("refused", "calls made", "of them failed", "callers served"),
+        (bare(), WIDE, WINDOW, STRICT, CONSECUTIVE, *PEERS),
+        _partial_row,
+    ),
+    Scenario(
+        "scenarios-retries",
+        "Total outage: calls made for each call asked for",
+        "Every call fails within 50 ms, for 30 s. Amplification is what an upstream has to bear when it tries to "
+        "come back.",
+        _TRIES,
+        (NAIVE, *BUDGETED, *OTHERS),
+        _amplification_row,
+    ),
+)
