@@ -1,6 +1,6 @@
 """Retry: another attempt, later, if it is worth one."""
 
-from resilience.retry._budget import RetryBudget
+from resilience.budget import RetryBudget
 from resilience.retry._options import RetryOptions
 from resilience.retry._policy import Retry
 

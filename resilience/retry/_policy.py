@@ -10,13 +10,13 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, cast
 
+from resilience.budget import RetryBudget
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter
 from resilience.options import CLOCK, Opaque, checked, is_plain_callable
 from resilience.policy import Again, PolicyBase
 from resilience.retry._backoff import backoff
-from resilience.retry._budget import RetryBudget
 from resilience.retry._machine import Attempts, GiveUp, next_attempt
 from resilience.retry._options import RetryOptions
 from resilience.retry._predicate import On, Retryable

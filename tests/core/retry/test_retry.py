@@ -239,7 +239,7 @@ def test_budget_caps_the_share_of_retries() -> None:
     assert guarded(clock, budget=budget, wait_jitter=0).call(outer) == 2
     assert len(notes) == 1
     assert (budget.calls, budget.retries) == (0, 0)
-    assert repr(budget) == "<RetryBudget 0 of 0 in flight are retries>"
+    assert repr(budget) == "<RetryBudget 'budget' 0 of 0 in flight are retries, 0 hedged>"
 
 
 async def test_budget_is_given_back_on_cancellation() -> None:
@@ -349,7 +349,7 @@ def test_coroutine_strategies_are_refused() -> None:
 def test_bad_budget_is_named() -> None:
     """A bad budget is refused at construction."""
     with pytest.raises(ConfigurationError, match=r"ratio=1\.5"):
-        RetryBudget(1.5)
+        RetryBudget(ratio=1.5)
 
 
 @pytest.mark.parametrize("answer", [None, False, "", [], ()])

@@ -1,0 +1,50 @@
+"""Who is in flight, and whether there is room for one more repeated call. Pure; not thread-safe."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ("Shares",)
+
+_QUIET = 10.0
+"""Seconds without a refusal that end an episode of exhaustion.
+
+Room comes and goes with every call that ends, so an episode that ended with the next grant would end all the time.
+"""
+
+
+class Shares:
+    """Calls in flight, and those among them that are retries or hedged attempts (extras)."""
+
+    __slots__ = ("_refused_at", "calls", "extras", "refused", "retries")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.retries = 0
+        self.extras = 0
+        self.refused = 0
+        self._refused_at = -math.inf
+
+    def limit(self, ratio: float, minimum: int) -> float:
+        """Return how many repeated calls may be in flight right now."""
+        return max(minimum, ratio * self.calls)
+
+    def has_room(self, ratio: float, minimum: int) -> bool:
+        """Whether one more repeated call fits."""
+        return self.retries + self.extras < self.limit(ratio, minimum)
+
+    def leave(self, *, retrying: bool) -> None:
+        """Count a call as ended. One that crossed a fork ends where it was never counted: nothing goes below zero."""
+        self.calls = max(0, self.calls - 1)
+        self.retries = max(0, self.retries - retrying)
+
+    def release_extra(self) -> None:
+        """Count a hedged attempt as ended."""
+        self.extras = max(0, self.extras - 1)
+
+    def refuse(self, now: float) -> bool:
+        """Count a refusal; True where it begins an episode, which lasts until nothing was refused for a while."""
+        begins = now - self._refused_at >= _QUIET
+        self.refused += 1
+        self._refused_at = now
+        return begins

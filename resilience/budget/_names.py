@@ -1,0 +1,37 @@
+"""The budgets of this process that have a name."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakValueDictionary
+
+from resilience._fork import renew_after_fork
+from resilience._names import fold
+
+__all__ = ("KNOWN",)
+
+
+class _Known:
+    """One budget a name, for as long as anybody holds it. `-`, `.`, `/`, `_` and case make no difference."""
+
+    def __init__(self) -> None:
+        self._budgets: WeakValueDictionary[str, Any] = WeakValueDictionary()
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Replace the lock, which another thread may have held at the moment of the fork."""
+        self._lock = threading.Lock()  # guards the names
+
+    def find(self, name: str, make: Callable[[str], Any]) -> Any:
+        """Return the budget of this name; `make` makes one where there is none."""
+        with self._lock:
+            found = self._budgets.get(fold(name))
+            if found is None:
+                found = self._budgets[fold(name)] = make(name)
+            return found
+
+
+KNOWN = _Known()

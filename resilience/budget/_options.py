@@ -1,0 +1,20 @@
+"""What a retry budget can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resilience.options import Flag, Number, Options, Text, Whole, option
+
+__all__ = ("BUDGET_NAME", "BudgetOptions")
+
+BUDGET_NAME = Text("a name of letters, digits and . _ - /", pattern=r"[A-Za-z0-9][A-Za-z0-9._/-]*", longest=100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetOptions(Options):
+    """Shares of the calls in flight, as in Envoy and failsafe-go. Retries and hedged attempts count together."""
+
+    ratio: float = option(0.2, Number(0, 1), "share of the calls in flight that may be retries or hedged attempts")
+    minimum: int = option(3, Whole(0), "retries and hedged attempts in flight that are always allowed")
+    shadow: bool = option(False, Flag(), "report what would be refused, refuse nothing")
