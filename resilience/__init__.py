@@ -11,6 +11,7 @@ from resilience._version import __version__
 TYPE_CHECKING = False  # importing it from typing would be most of what `import resilience` costs
 if TYPE_CHECKING:
     from resilience.breaker import CircuitBreaker, CircuitOpenError
+    from resilience.budget import RetryBudget
     from resilience.bulkhead import Bulkhead
     from resilience.envelope import ErrorCatalog
     from resilience.errors import (
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from resilience.pipeline import Pipeline
     from resilience.policy import Again, Policy, PolicyBase, Replace, Wait
     from resilience.ratelimit import RateLimit, TokenBucket
-    from resilience.retry import Retry, RetryBudget
+    from resilience.retry import Retry
     from resilience.timeout import Deadline, Timeout
     from resilience.toolkit import Resilience
 
@@ -81,6 +82,7 @@ __all__ = (
 
 _HOMES = {
     "breaker": ("CircuitBreaker", "CircuitOpenError"),
+    "budget": ("RetryBudget",),
     "bulkhead": ("Bulkhead",),
     "envelope": ("ErrorCatalog",),
     "errors": tuple(name for name in __all__ if name.endswith("Error") and name != "CircuitOpenError"),
@@ -92,7 +94,7 @@ _HOMES = {
     "pipeline": ("Pipeline",),
     "policy": ("Again", "Policy", "PolicyBase", "Replace", "Wait"),
     "ratelimit": ("RateLimit", "TokenBucket"),
-    "retry": ("Retry", "RetryBudget"),
+    "retry": ("Retry",),
     "timeout": ("Deadline", "Timeout"),
     "toolkit": ("Resilience",),
 }

@@ -17,6 +17,7 @@ SOURCES = CORE + ADAPTERS
 LEVELS = {
     "_version": 0,
     "_fork": 0,
+    "_names": 0,
     "_redaction": 0,
     "errors": 0,
     "clock": 0,
@@ -28,6 +29,7 @@ LEVELS = {
     # Policies and parts: a part may use the contract and the parts listed before it.
     "redis": 3,
     "breaker": 3,
+    "budget": 3,
     "bulkhead": 3,
     "fallback": 3,
     "ratelimit": 4,

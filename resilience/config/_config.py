@@ -16,6 +16,7 @@ from resilience.config._text import written
 from resilience.options import rule_of
 
 if TYPE_CHECKING:
+    from resilience.budget import BudgetOptions
     from resilience.config._names import Key
     from resilience.config._options import ServiceOptions
     from resilience.errors import Problem
@@ -97,6 +98,15 @@ class Config:
             return None
         return cast("RateLimitOptions", self._options(known.pattern, name))
 
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        """The names of the retry budgets that are configured."""
+        return instances(self._settled, "budget")
+
+    def budget(self, name: str) -> BudgetOptions | None:
+        """Return what a retry budget may spend, or None when it is not configured."""
+        return cast("BudgetOptions", self._options("budget.*", name)) if fold(name) in self.budgets else None
+
     def values(self, *, pipeline: str | None = None) -> tuple[Setting, ...]:
         """Return every effective value and where it comes from; with `pipeline`, only those of that one."""
         if pipeline is not None:
@@ -109,6 +119,8 @@ class Config:
                 yield from self._of(known, "")
         for name in instances(self._settled, "limiter"):
             yield from self._of(_schema.section("limiter.*"), name)
+        for name in self.budgets:
+            yield from self._of(_schema.section("budget.*"), name)
         for name in instances(self._settled, "pipeline"):
             yield from self._of_pipeline(name)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from resilience._names import fold
+
 __all__ = ("PREFIX", "Key", "dotted", "fold", "is_foreign", "split", "variable")
 
 PREFIX = "RESILIENCE_"
@@ -11,18 +13,11 @@ PREFIX = "RESILIENCE_"
 Key = tuple[str, ...]
 """Section, instance and field as folded words: `("pipeline", "payments", "retry", "attempts")`."""
 
-_BETWEEN = re.compile(r"[-._/]+")
-
 # Kubernetes gives every pod variables about each service of the namespace, so a service called "resilience" or
 # "resilience-demo" would otherwise look like a page of typing mistakes.
 _KUBERNETES = re.compile(
     r"RESILIENCE_([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9]+)*|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
-
-
-def fold(name: str) -> str:
-    """Return the form in which `payments-api`, `payments.api` and `PAYMENTS_API` are one name."""
-    return _BETWEEN.sub("_", name.lower()).strip("_")
 
 
 def split(name: str) -> Key | None:

@@ -122,6 +122,7 @@ SECTIONS = (
         needs="rate",
         without=frozenset({"max_wait"}),
     ),
+    Section("budget.*", "resilience.budget._options:BudgetOptions", "resilience.budget:RetryBudget"),
     # In the recommended order, outermost first.
     Section("pipeline.*.retry", "resilience.retry._options:RetryOptions", "resilience.retry:Retry"),
     Section("pipeline.*.breaker", "resilience.breaker._options:BreakerOptions", "resilience.breaker:CircuitBreaker"),

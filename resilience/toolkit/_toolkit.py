@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping
     from types import TracebackType
 
+    from resilience.budget import BudgetOptions, RetryBudget
     from resilience.envelope import ErrorCatalog
     from resilience.health import Health
     from resilience.lifecycle import Lifecycle
@@ -46,6 +47,8 @@ class Resilience:
         self._built: dict[tuple[str, str], tuple[Any, tuple[Any, ...]]] = {}
         self.after_fork()
         renew_after_fork(self)
+        # Held here, or what is configured would be forgotten before anybody uses it.
+        self._budgets = [self._as_configured(name) for name in self._config.budgets]
 
     @classmethod
     def from_env(
@@ -118,6 +121,12 @@ class Resilience:
         _check_name("limiter", name)
         return self._named(("limiter", name), lambda: self._bucket(name, rate, burst), (rate, burst))
 
+    def budget(self, name: str) -> RetryBudget:
+        """Return the retry budget of this name: the one every retry and hedge of this process means by it."""
+        from resilience.budget import RetryBudget  # noqa: PLC0415 - only services that share one pay
+
+        return RetryBudget(name)
+
     def close(self) -> None:
         """Close what was opened: connections and background work. May be called twice."""
         with contextlib.ExitStack() as stack:
@@ -167,6 +176,12 @@ class Resilience:
             raise ConfigurationError(f"{kind} {name!r} is {reason}")
         return cast("T", thing)
 
+    def _as_configured(self, name: str) -> RetryBudget:
+        """Return the budget of this name, which everybody in this process shares, told what is configured for it."""
+        budget = self.budget(name)
+        budget.configure(cast("BudgetOptions", self._config.budget(name)))
+        return budget
+
     def _configured(self, name: str) -> Iterator[Any]:
         for kind, options in self._config.pipeline(name).items():
             yield section(f"pipeline.*.{kind}").constructor(**_values(options), **self._shared(kind))
@@ -183,7 +198,8 @@ class Resilience:
         if rate is None:
             key = section("limiter.*").key("rate", fold(name))
             raise ConfigurationError([Missing(variable(key), "a rate such as 100/second, here or in code")])
-        bucket = section("limiter.*").constructor(rate, burst, self._store, name=name)
+        shadow = configured is not None and configured.shadow
+        bucket = section("limiter.*").constructor(rate, burst, self._store, name=name, shadow=shadow)
         return cast("TokenBucket", bucket)
 
     def _new_redis(self) -> RedisConnection:

@@ -35,7 +35,7 @@ payments = Pipeline(
     Timeout("800ms"),
 )
 Retry(wait=tenacity.wait_fixed(1), stop=tenacity.stop_after_attempt(3), on=(OSError, lambda error: 1.5))
-Retry(budget=RetryBudget(0.2))
+Retry(budget=RetryBudget(ratio=0.2))
 
 
 @payments
