@@ -8,11 +8,12 @@ from resilience.ratelimit._options import RateLimitOptions
 from resilience.ratelimit._policy import RateLimit
 from resilience.ratelimit._rate import Rate
 from resilience.ratelimit._redis import RedisStore
-from resilience.ratelimit._store import Ledger, SpendingLedger, Store
+from resilience.ratelimit._store import Ledger, LocalLedger, SpendingLedger, Store
 
 __all__ = (
     "Decision",
     "Ledger",
+    "LocalLedger",
     "MemoryStore",
     "Quota",
     "Rate",

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, final
 
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
-from resilience.options import CLOCK, Refused, Text, checked
+from resilience.events import Emitter
+from resilience.options import CLOCK, Flag, Refused, Text, checked
 from resilience.ratelimit._machine import Quota
 from resilience.ratelimit._memory import MemoryStore
 from resilience.ratelimit._options import RateLimitOptions
 from resilience.ratelimit._rate import Rate, as_rate
-from resilience.ratelimit._store import Store
+from resilience.ratelimit._store import LocalLedger, Store
 
 if TYPE_CHECKING:
     from resilience.ratelimit._decision import Decision
@@ -49,7 +50,8 @@ class TokenBucket:
     `rate` is text such as `"100/minute"` or `"5 per 2 minutes"`; `burst` is the amount named in it unless given.
     Without a `store` the buckets are this process's own; two limiters with the same `name` share them through the same
     store. Over any time t at most `rate` x t + `burst` calls are allowed. A refusal costs nothing, and a call that
-    costs more than `burst` never fits. Safe to share between threads and tasks. Raises `ConfigurationError`.
+    costs more than `burst` never fits. With `shadow` everything is allowed, and `events` tells `ratelimit.rejected` for
+    what would not have been. Safe to share between threads and tasks. Raises `ConfigurationError`.
     """
 
     def __init__(
@@ -59,20 +61,38 @@ class TokenBucket:
         store: Store | None = None,
         *,
         name: str = "default",
+        shadow: bool = False,
         clock: Clock = monotonic,
     ) -> None:
         self._quota = quota_of(name, rate, burst)
-        self._ledger = checked_store(store).open(self._quota, checked(clock, "clock", CLOCK))
-        # Straight to the store: a limiter is asked on every request, and a method in between is a tenth of its cost.
-        self.acquire = self._ledger.take  # type: ignore[method-assign]  # the same signature, plus `allowance`
+        self._clock: Clock = checked(clock, "clock", CLOCK)
+        self._ledger = checked_store(store).open(self._quota, self._clock)
+        self.events = Emitter()
+        self.shadow: bool = checked(shadow, "shadow", Flag())
+        """Whether it only tells what it would refuse."""
+        if not self.shadow:
+            # Straight to the store: a limiter is asked on every request; a method in between is a tenth of its cost.
+            self.acquire = self._ledger.take  # type: ignore[method-assign]  # the same signature, plus `allowance`
 
     def acquire(self, key: str = "", cost: int = 1) -> Decision:
         """Take `cost` tokens of `key`, or none. On Redis this blocks for up to its timeout."""
-        return self._ledger.take(key, cost)
+        decision = self._ledger.take(key, cost)
+        return decision if decision.allowed else self.let_through(decision)
 
     def aacquire(self, key: str = "", cost: int = 1) -> Coroutine[Any, Any, Decision]:
         """Take `cost` tokens of `key`, or none, without blocking the event loop."""
+        if self.shadow:
+            from resilience.ratelimit import _bucket_aio  # noqa: PLC0415 - blocking programs never need it
+
+            return _bucket_aio.acquire_in_shadow(self, self._ledger, key, cost)
         return self._ledger.atake(key, cost)
+
+    def let_through(self, refusal: Decision) -> Decision:
+        """Tell of a refusal and turn it into an admission, as a bucket in shadow does."""
+        wait = refusal.retry_after
+        self.events.emit("ratelimit.rejected", self.name, self._clock(), "warning", retry_after=wait, shadow=True)
+        refusal.allowed = True
+        return refusal
 
     def reset(self, key: str = "") -> None:
         """Fill the bucket of `key`. On Redis this blocks for up to its timeout, and does nothing while it is away."""
@@ -97,6 +117,11 @@ class TokenBucket:
     def limit(self) -> int:
         """The size of each bucket, as a decision names it."""
         return self._quota.burst
+
+    def snapshot(self, key: str = "") -> dict[str, Any]:
+        """Return rate, burst and what remains of `key`, taking nothing; None for a bucket that is elsewhere."""
+        remaining = self._ledger.look(key).remaining if isinstance(self._ledger, LocalLedger) else None
+        return {"rate": str(self.rate), "burst": self.burst, "remaining": remaining}
 
     def __repr__(self) -> str:
         return f"<TokenBucket {self.name!r} {self.rate} burst={self.burst}>"

@@ -51,6 +51,21 @@ class Quota:
             return Spent(False, full_at)
         return Spent(True, full_after)
 
+    def refunded(self, full_at: float, paid: float, cost: int) -> float:
+        """Undo the payment that left the bucket full at `paid`, unless somebody has paid after it.
+
+        Those who wait behind it keep their turn, so what it held would let another call through beside them
+        (golang.org/x/time/rate cancels reservations by the same rule).
+        """
+        return full_at - cost * self.interval if full_at == paid else full_at
+
+    def drained(self, full_at: float, now: float, wait: float = 0.0) -> float:
+        """Return the moment the bucket is full with every token taken, and the next one `wait` seconds away at least.
+
+        A bucket that is emptier than that already, because calls wait for their turn, stays as it is.
+        """
+        return max(full_at, now + self.capacity + max(0.0, wait - self.interval))
+
     def __repr__(self) -> str:
         return f"Quota({self.name!r}, {str(self.rate)!r}, burst={self.burst})"
 

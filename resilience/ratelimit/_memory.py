@@ -164,17 +164,33 @@ class MemoryLedger:
         return _memory_aio.take(self, key, cost, allowance)
 
     def give_back(self, key: str, decision: Decision) -> None:
-        """Undo a payment, unless somebody has paid after it.
-
-        Those who wait behind it keep their turn, so what it held would let another call through beside them
-        (golang.org/x/time/rate cancels reservations by the same rule).
-        """
+        """Undo a payment, unless somebody has paid after it."""
         key = stored_key(key)
         with self._shelf.lock:
             full_at = self._held(key)
             if full_at is not None:
-                is_last = full_at == decision.full_at
-                self._cells[key].append(full_at - decision.cost * self._interval if is_last else full_at)
+                self._cells[key].append(self._quota.refunded(full_at, decision.full_at, decision.cost))
+
+    def look(self, key: str = "") -> Decision:
+        """Return what is there, taking nothing."""
+        key = stored_key(key)
+        with self._shelf.lock:
+            now = self._clock()
+            full_at = self._held(key)
+            if full_at is not None:
+                self._cells[key].append(full_at)
+        return Decision.of(self._quota, 0, allowed=True, full_at=now if full_at is None else full_at, made_at=now)
+
+    def drain(self, key: str = "", wait: float = 0.0) -> None:
+        """Take all tokens of `key`; the next one comes in `wait` seconds at the earliest."""
+        key = stored_key(key)
+        with self._shelf.lock:
+            now = self._clock()
+            full_at = self._held(key)
+            if full_at is None:
+                self._shelf.table.add(key, self._quota.drained(now, now, wait), now)
+            else:
+                self._cells[key].append(self._quota.drained(full_at, now, wait))
 
     def reset(self, key: str = "") -> None:
         """Fill the bucket of `key`; its place in the table is given up when its turn comes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resilience.options import Duration, Options, Whole, option
+from resilience.options import Duration, Flag, Options, Whole, option
 from resilience.ratelimit._rate import RateText
 
 __all__ = ("RateLimitOptions",)
@@ -19,3 +19,4 @@ class RateLimitOptions(Options):
         None, Whole(1, 1_000_000_000), "calls that may come at once", none="the amount named in the rate"
     )
     max_wait: float = option(0.0, Duration(), "longest wait for a token; 0 refuses at once")
+    shadow: bool = option(False, Flag(), "report what would be refused, and refuse nothing")

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, cast
 
 from resilience.clock import SYSTEM_SLEEPER, Clock, monotonic
-from resilience.errors import RateLimitedError
+from resilience.errors import ConfigurationError, Problem, RateLimitedError, RejectedError
 from resilience.events import Emitter, Event
-from resilience.options import CLOCK, checked
+from resilience.options import CLOCK, Opaque, checked, is_plain_callable
 from resilience.policy import PolicyBase, Wait
 from resilience.ratelimit._bucket import checked_store, quota_of
 from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._key import stored_key
 from resilience.ratelimit._options import RateLimitOptions
 from resilience.ratelimit._rate import Rate, as_rate
-from resilience.ratelimit._store import SpendingLedger, Store
+from resilience.ratelimit._store import Ledger, LocalLedger, SpendingLedger, Store
 
 __all__ = ("RateLimit",)
+
+
+Outcome = object
+"""A result, or the exception raised instead."""
+DrainOn = type[BaseException] | Callable[[Any], bool]
+_DRAIN_ON = Opaque("an exception class, or a function of the outcome that says yes or no", is_plain_callable)
 
 
 class _Turn:
@@ -38,7 +45,10 @@ class RateLimit(PolicyBase):
     `rate` is text such as `"50/second"`. With `max_wait` above 0 a call waits for its turn, in the order of arrival,
     and is refused at once when that would take longer. `key` names the bucket among those of the policy's name. With a
     `RedisStore` the limit holds across all processes that use the same Redis; a call then waits for Redis as well, up
-    to the connection's timeout. Raises `ConfigurationError` naming every option that is wrong.
+    to the connection's timeout. `drain_on` (an exception class, or a predicate of the result or exception) says that
+    the other side counts differently and had too many: all tokens are taken, and its `retry_after` is kept. With
+    `shadow` nothing is refused and nothing waits; `ratelimit.rejected` tells what would have been. Raises
+    `ConfigurationError` naming every option that is wrong.
     """
 
     kind = "ratelimit"
@@ -49,25 +59,38 @@ class RateLimit(PolicyBase):
         burst: int | None = None,
         *,
         max_wait: float | str | timedelta = 0,
+        shadow: bool = False,
+        drain_on: DrainOn | None = None,
         key: str = "",
         store: Store | None = None,
         name: str | None = None,
         clock: Clock = monotonic,
     ) -> None:
         super().__init__(name)
-        self.options = RateLimitOptions(rate=str(as_rate(rate)), burst=burst, max_wait=cast("float", max_wait))
+        self.options = RateLimitOptions(
+            rate=str(as_rate(rate)), burst=burst, max_wait=cast("float", max_wait), shadow=shadow
+        )
         self.key = stored_key(key)
         self.events = Emitter()
         self._clock = checked(clock, "clock", CLOCK)
         self._store = checked_store(store)
         self.waits = self._store.waits
-        self.may_wait = self.options.max_wait > 0 and not self.waits
+        self.may_wait = self.options.max_wait > 0 and not (self.waits or self.options.shadow)
+        self.rejected = 0
+        """Calls refused so far; those that would have been, in shadow."""
+        # Each in place only where it is needed, so that all others pay nothing for it.
         if self.waits:
             self.admit = self.admit_blocking  # type: ignore[method-assign]  # for who asks without a driver
+        elif self.options.shadow:
+            self.admit = self._admit_anyway  # type: ignore[method-assign]  # see above
         elif self.may_wait:
-            self.admit = self._admit_in_turn  # type: ignore[method-assign]  # so that all others pay nothing for it
+            self.admit = self._admit_in_turn  # type: ignore[method-assign]  # see above
         _forward(self._store, self)
         self._open()
+        if drain_on is not None:
+            self._drains = _draining(drain_on, self._ledger)
+            self.on_success = self._settle  # type: ignore[method-assign]  # see above
+            self.on_failure = self._settle  # type: ignore[method-assign]  # see above
 
     def join(self, pipeline: str) -> None:
         """Take the name of the first pipeline, and the buckets kept under it."""
@@ -77,8 +100,8 @@ class RateLimit(PolicyBase):
             self._open()
 
     def _open(self) -> None:
-        quota = quota_of(self.name, cast("str", self.options.rate), self.options.burst)
-        self._ledger = self._store.open(quota, self._clock)
+        self._quota = quota_of(self.name, cast("str", self.options.rate), self.options.burst)
+        self._ledger = self._store.open(self._quota, self._clock)
         self._take = self._ledger.take
         self._spend = self._ledger.spend if isinstance(self._ledger, SpendingLedger) else self._spend_by_taking
 
@@ -93,6 +116,9 @@ class RateLimit(PolicyBase):
             return None
         raise self._refused(refusal)
 
+    def _admit_anyway(self) -> None:
+        self.checked(self._take(self.key, 1, self.options.max_wait))
+
     def _admit_in_turn(self) -> Wait | None:
         decision = self.checked(self._take(self.key, 1, self.options.max_wait))
         if not decision.wait:
@@ -102,7 +128,7 @@ class RateLimit(PolicyBase):
     def admit_blocking(self) -> None:
         """Take a token from the shared bucket, blocking this thread until it is this call's turn."""
         decision = self.checked(self._take(self.key, 1, self.options.max_wait))
-        if decision.wait:
+        if decision.wait and not self.options.shadow:
             try:
                 SYSTEM_SLEEPER.sleep(decision.wait)
             except BaseException:
@@ -116,9 +142,11 @@ class RateLimit(PolicyBase):
         return _policy_aio.admit(self, self._ledger)
 
     def checked(self, decision: Decision) -> Decision:
-        """Return a decision that lets the call through; raise `RateLimitedError` for another."""
+        """Return a decision that lets the call through; raise `RateLimitedError` for another, unless in shadow."""
         if not decision.allowed:
-            raise self._refused(decision)
+            refusal = self._refused(decision)
+            if not self.options.shadow:
+                raise refusal
         return decision
 
     def on_abandon(self, permit: Any, /) -> None:
@@ -128,12 +156,46 @@ class RateLimit(PolicyBase):
 
     def _refused(self, decision: Decision) -> RateLimitedError:
         wait = decision.retry_after
+        self.rejected += 1
         if self.events:
-            self.events.emit("ratelimit.rejected", self.name, self._clock(), "warning", retry_after=wait)
+            facts: dict[str, Any] = {"retry_after": wait}
+            if self.options.shadow:
+                facts["shadow"] = True
+            self.events.emit("ratelimit.rejected", self.name, self._clock(), "warning", **facts)
         return RateLimitedError(f"{self.name}: {self.options.rate} exceeded", policy=self.name, retry_after=wait)
 
+    def _settle(self, _permit: Any, outcome: Outcome, /) -> None:
+        if isinstance(outcome, RejectedError) or not self._drains(outcome):
+            return
+        asked = getattr(outcome, "retry_after", None)
+        wait = float(asked) if isinstance(asked, int | float) and 0 < asked < math.inf else 0.0
+        cast("LocalLedger", self._ledger).drain(self.key, wait)
+        self.events.emit("ratelimit.drained", self.name, self._clock(), "warning", retry_after=wait or None)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return rate, burst, what was refused so far, and what remains; None for a bucket that is elsewhere."""
+        remaining = self._ledger.look(self.key).remaining if isinstance(self._ledger, LocalLedger) else None
+        return {
+            "rate": self.options.rate,
+            "burst": self._quota.burst,
+            "remaining": remaining,
+            "rejected": self.rejected,
+        }
+
     def __repr__(self) -> str:
-        return f"<RateLimit {self.name!r} {self.options.rate}>"
+        return f"<RateLimit {self.name!r} {self.options.rate}{' shadow' if self.options.shadow else ''}>"
+
+
+def _draining(drain_on: DrainOn, ledger: Ledger) -> Callable[[Any], bool]:
+    """Return the predicate; raise `ConfigurationError` where buckets are out of reach of a call that ends."""
+    checked(drain_on, "drain_on", _DRAIN_ON)
+    if not isinstance(ledger, LocalLedger):
+        reason = "buckets in this process: draining others would keep a finished call waiting"
+        raise ConfigurationError([Problem("drain_on", drain_on, reason)])
+    if isinstance(drain_on, type) and issubclass(drain_on, BaseException):
+        kind = drain_on
+        return lambda outcome: isinstance(outcome, kind)
+    return cast("Callable[[Any], bool]", drain_on)
 
 
 def _forward(store: Store, policy: RateLimit) -> None:

@@ -16,7 +16,7 @@ __all__ = ("admit",)
 async def admit(policy: RateLimit, ledger: Ledger) -> None:
     """Take a token and wait for its turn, or raise `RateLimitedError`."""
     decision = policy.checked(await ledger.atake(policy.key, 1, policy.options.max_wait))
-    if decision.wait:
+    if decision.wait and not policy.options.shadow:
         try:
             await SYSTEM_SLEEPER.asleep(decision.wait)
         except BaseException:

@@ -9,7 +9,7 @@ from resilience.clock import Clock
 from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._machine import Quota
 
-__all__ = ("Ledger", "SpendingLedger", "Store")
+__all__ = ("Ledger", "LocalLedger", "SpendingLedger", "Store")
 
 
 class Ledger(Protocol):
@@ -38,6 +38,19 @@ class SpendingLedger(Ledger, Protocol):
 
     def spend(self, key: str, /) -> Decision | None:
         """Pay one token; return the refusal, or None where it was paid."""
+        ...
+
+
+@runtime_checkable
+class LocalLedger(Ledger, Protocol):
+    """A ledger whose buckets are here: they can be looked at and drained while somebody else is served."""
+
+    def look(self, key: str = "") -> Decision:
+        """Return what is there, taking nothing."""
+        ...
+
+    def drain(self, key: str = "", wait: float = 0.0) -> None:
+        """Take all tokens; the next one comes in `wait` seconds at the earliest."""
         ...
 
 

@@ -198,7 +198,8 @@ class Resilience:
         if rate is None:
             key = section("limiter.*").key("rate", fold(name))
             raise ConfigurationError([Missing(variable(key), "a rate such as 100/second, here or in code")])
-        bucket = section("limiter.*").constructor(rate, burst, self._store, name=name)
+        shadow = configured is not None and configured.shadow
+        bucket = section("limiter.*").constructor(rate, burst, self._store, name=name, shadow=shadow)
         return cast("TokenBucket", bucket)
 
     def _new_redis(self) -> RedisConnection:
