@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from resilience.events import Event
     from resilience.fallback import Fallback
     from resilience.health import Health
+    from resilience.hedge import Hedge
     from resilience.idempotency import idempotent
     from resilience.lifecycle import Lifecycle
     from resilience.pipeline import Pipeline
@@ -56,6 +57,7 @@ __all__ = (
     "Event",
     "Fallback",
     "Health",
+    "Hedge",
     "Lifecycle",
     "Pipeline",
     "PluginError",
@@ -89,6 +91,7 @@ _HOMES = {
     "events": ("Event",),
     "fallback": ("Fallback",),
     "health": ("Health",),
+    "hedge": ("Hedge",),
     "idempotency": ("idempotent",),
     "lifecycle": ("Lifecycle",),
     "pipeline": ("Pipeline",),

@@ -125,6 +125,7 @@ SECTIONS = (
     Section("budget.*", "resilience.budget._options:BudgetOptions", "resilience.budget:RetryBudget"),
     # In the recommended order, outermost first.
     Section("pipeline.*.retry", "resilience.retry._options:RetryOptions", "resilience.retry:Retry"),
+    Section("pipeline.*.hedge", "resilience.hedge._options:HedgeOptions", "resilience.hedge:Hedge"),
     Section("pipeline.*.breaker", "resilience.breaker._options:BreakerOptions", "resilience.breaker:CircuitBreaker"),
     Section(
         "pipeline.*.rate_limit",

@@ -1,0 +1,51 @@
+"""How good what an attempt came to is, by the caller's own words and by ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from resilience.errors import ConfigurationError, Problem, RejectedError, ResilienceError
+from resilience.hedge._machine import Ending, Outcome
+from resilience.options import Opaque, checked, is_plain_callable
+from resilience.policy import Substitute
+
+__all__ = ("Judge", "Kinds")
+
+Kinds = type[Exception] | tuple[type[Exception], ...]
+_ACCEPTABLE = Opaque("a predicate over the result (not a coroutine function)", is_plain_callable)
+
+
+class Judge:
+    """Rules on results by `acceptable`, on errors by `on`.
+
+    Our own refusals (L4) and errors that say they are not retryable start no other attempt unless asked for by class.
+    """
+
+    def __init__(self, on: Kinds, acceptable: Callable[[Any], object]) -> None:
+        kinds: tuple[Any, ...] = on if isinstance(on, tuple) else (on,)
+        if not kinds or not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
+            raise ConfigurationError([Problem("on", on, "an Exception class, or a tuple of them")])
+        self._on: tuple[type[Exception], ...] = kinds
+        self._asked_for = tuple(kind for kind in kinds if issubclass(kind, ResilienceError))
+        self._acceptable: Callable[[Any], object] = checked(acceptable, "acceptable", _ACCEPTABLE)
+
+    def __call__(self, attempt: int, result: Any, error: BaseException | None) -> Outcome:
+        """Return the outcome of an attempt; what `acceptable` raises goes through."""
+        if error is not None:
+            return Outcome(attempt, self._ending(error), None, error)
+        # Something to await, from a plain function, has not happened yet: the engine starts it again, awaiting.
+        is_good = hasattr(type(result), "__await__") or self._acceptable(result)
+        return Outcome(attempt, Ending.ANSWERED if is_good else Ending.UNACCEPTABLE, result)
+
+    def _ending(self, error: BaseException) -> Ending:
+        if isinstance(error, Substitute):
+            return Ending.SUBSTITUTED
+        if not isinstance(error, Exception):
+            return Ending.INTERRUPTED
+        if isinstance(error, ResilienceError) and not isinstance(error, self._asked_for):
+            if isinstance(error, RejectedError):
+                return Ending.REFUSED
+            if not error.retryable:
+                return Ending.ANSWERED
+        return Ending.FAILED if isinstance(error, self._on) else Ending.ANSWERED

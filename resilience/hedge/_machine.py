@@ -1,0 +1,222 @@
+"""What a hedge decides: how long is too long, and what becomes of one call. Pure: it is told the time."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import deque
+from typing import Any
+
+__all__ = ("Ending", "Latencies", "Outcome", "Race")
+
+_STEPS = 16  # buckets for each doubling: an estimate is at most 4.5 % too long
+_SHORTEST = 1e-6
+_LAST = 42 * _STEPS  # some 50 days
+_EDGES = tuple(_SHORTEST * 2 ** (bucket / _STEPS) for bucket in range(_LAST + 1))
+_AT_ONCE, _NEVER = -math.inf, math.inf
+
+
+def _bucket(seconds: float) -> int:
+    """Return the bucket whose upper edge is the first one not below `seconds`, within a rounding error."""
+    if not seconds > _SHORTEST:  # a clock that stood still, went back, or gave no number
+        return 0
+    return min(_LAST, math.ceil(min(math.log2(seconds / _SHORTEST), _LAST) * _STEPS))
+
+
+class _Rank:
+    """Follows the bucket in which a given share of all values is reached, a few steps for each change."""
+
+    __slots__ = ("_below", "_share", "bucket")
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._below = 0  # values in buckets before `bucket`
+        self.bucket = 0
+
+    def follow(self, counts: list[int], added: int, removed: int, total: int) -> None:
+        self._below += (added < self.bucket) - (0 <= removed < self.bucket)
+        rank = math.ceil(self._share * total)
+        while self._below >= rank:
+            self.bucket -= 1
+            self._below -= counts[self.bucket]
+        while self._below + counts[self.bucket] < rank:
+            self._below += counts[self.bucket]
+            self.bucket += 1
+
+
+class Latencies:
+    """The latencies of the last `window` answers: a histogram of fixed size, so memory and work stay bounded.
+
+    A window and not a decaying average: after a change every old value is gone within `window` answers, whether
+    latencies rose or fell; `1 - quantile` of that is enough to follow a rise.
+    """
+
+    __slots__ = ("_counts", "_latest", "_minimum", "_slow", "_typical", "_window")
+
+    def __init__(self, quantile: float, minimum: int, window: int) -> None:
+        self._minimum, self._window = minimum, window
+        self._counts = [0] * (_LAST + 1)
+        self._latest: deque[int] = deque()
+        self._slow, self._typical = _Rank(quantile), _Rank(0.5)
+
+    def observe(self, seconds: float) -> None:
+        """Learn from one answer."""
+        added, removed = _bucket(seconds), -1
+        if len(self._latest) == self._window:
+            removed = self._latest.popleft()
+            self._counts[removed] -= 1
+        self._latest.append(added)
+        self._counts[added] += 1
+        self._slow.follow(self._counts, added, removed, len(self._latest))
+        self._typical.follow(self._counts, added, removed, len(self._latest))
+
+    @property
+    def samples(self) -> int:
+        """How many answers are known, at most the window."""
+        return len(self._latest)
+
+    @property
+    def slow(self) -> float | None:
+        """Seconds within which the quantile of all answers came, never less; None while too few are known."""
+        return None if len(self._latest) < self._minimum else _EDGES[self._slow.bucket]
+
+    @property
+    def typical(self) -> float | None:
+        """The same of half of the answers."""
+        return None if len(self._latest) < self._minimum else _EDGES[self._typical.bucket]
+
+
+class Ending(enum.IntEnum):
+    """How an attempt ended. Where no attempt was acceptable the caller gets the greatest, and of equals the latest."""
+
+    REFUSED = 0
+    """By one of our own policies: nothing was asked, and asking again at once would not help."""
+    FAILED = 1
+    UNACCEPTABLE = 2
+    """A result the caller would rather not have."""
+    SUBSTITUTED = 3
+    """A fallback stood in: more than an error or a bad result, but no answer."""
+    ANSWERED = 4
+    """Acceptable, or an error that another attempt would not change."""
+    INTERRUPTED = 5
+    """By what is no outcome at all, such as KeyboardInterrupt."""
+
+
+class Outcome:
+    """What one attempt came to."""
+
+    __slots__ = ("attempt", "ending", "error", "result")
+
+    def __init__(self, attempt: int, ending: Ending, result: Any = None, error: BaseException | None = None) -> None:
+        self.attempt = attempt
+        self.ending = ending
+        self.result = result
+        self.error = error
+
+
+class Race:
+    """One call: up to `limit` attempts, each `delay` seconds after the one before, or at once when one has failed."""
+
+    __slots__ = (
+        "_answered",
+        "_due",
+        "_limit",
+        "_over",
+        "_running",
+        "_seconds",
+        "began",
+        "best",
+        "delay",
+        "failures",
+        "is_counted",
+        "started",
+    )
+
+    def __init__(self, delay: float, limit: int, now: float) -> None:
+        self.delay = delay
+        self.began = now
+        self.started = 0
+        self.best: Outcome | None = None
+        self.failures: list[Outcome] = []
+        self.is_counted = False  # in a budget
+        self._limit = limit
+        self._running = 0
+        self._due = _AT_ONCE
+        self._over: float | None = None  # when the outcome was certain
+        self._seconds: float | None = None  # how long the first attempt took
+        self._answered = False  # whether that was for an answer
+
+    @property
+    def is_single(self) -> bool:
+        """Whether there will be one attempt, whatever happens."""
+        return self._limit == 1
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the next attempt is to be started now, or denied."""
+        return self._due == _AT_ONCE
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the caller can be told: something decisive has come, or nothing more will."""
+        if self.best is None:
+            return False
+        return self.best.ending >= Ending.ANSWERED or not (self._running or self.is_due)
+
+    def start(self, now: float) -> int:
+        """Count an attempt as started and return its number; 1 is the call itself."""
+        self.started += 1
+        self._running += 1
+        self._due = _NEVER
+        if self.started < self._limit:
+            self._due = now + self.delay if self.delay else _AT_ONCE
+        return self.started
+
+    def wait(self, now: float) -> float | None:
+        """Return the seconds to wait for an answer before `elapse`; None for as long as it takes."""
+        return None if self._due == _NEVER else max(0.0, self._due - now)
+
+    def elapse(self) -> None:
+        """Take note that the wait is over, nothing having come."""
+        self._due = _AT_ONCE
+
+    def deny(self) -> None:
+        """Do without the attempt that is due. One that fails later may ask again."""
+        self._due = _NEVER
+
+    def end(self, outcome: Outcome, now: float) -> None:
+        """Take note of how an attempt ended."""
+        self._running -= 1
+        if outcome.attempt == 1:
+            self._seconds, self._answered = now - self.began, outcome.ending is Ending.ANSWERED
+        if self.best is None or outcome.ending >= self.best.ending:
+            self.best = outcome
+        if outcome.ending is Ending.REFUSED:
+            self._limit, self._due = self.started, _NEVER
+        elif outcome.ending < Ending.ANSWERED and self.started < self._limit:
+            self._due = _AT_ONCE
+        if outcome.error is not None and outcome.ending < Ending.SUBSTITUTED:
+            self.failures.append(outcome)
+        if self.is_over:
+            self._over = now
+
+    def forget(self) -> None:
+        """Let go of what the attempts came to: an error that refers to its own frames would be a cycle."""
+        self.best, self.failures = None, []
+
+    def latency(self, now: float) -> float | None:
+        """Return what this call, left now, says about latencies, if anything.
+
+        Only the first attempt counts: those that come later exist because it was slow. If it was cut off, because a
+        hedge won or the caller went away, or failed, all we know is that an answer would have taken longer than that.
+        Leaving all of these out would remove the slow end of the distribution: the quantile would sink, more calls
+        would be hedged, and it would sink further. So what outlived the delay counts with the time it was given. That
+        is too short, but on the right side of the delay, which is all a quantile asks: the share found above the delay
+        is the true one, and the estimate comes to rest where that share is what was asked for. What was cut off before
+        the delay may belong on either side and is left out.
+        """
+        if self._seconds is not None:
+            seconds = self._seconds
+        else:
+            seconds = (now if self._over is None else self._over) - self.began
+        return seconds if self._answered or seconds >= self.delay else None
