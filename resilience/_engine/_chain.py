@@ -139,12 +139,12 @@ class Chain:
 
     def _caller(self, colour: Colour) -> Callable[..., Any]:
         if colour not in self._callers:
-            self._callers[colour] = self._compile(self._through, colour)
+            self._callers[colour] = self._compile(self._through, colour, is_one_function=False)
         return self._callers[colour]
 
     @functools.cached_property
     def _acaller(self) -> Callable[..., Coroutine[Any, Any, Any]]:
-        return self._compile_async(_aio().resume(self._through))
+        return self._compile_async(_aio().resume(self._through), is_one_function=False)
 
     @functools.cached_property
     def _blocking_block(self) -> Callable[[], contextlib.AbstractContextManager[None]]:
@@ -164,11 +164,11 @@ class Chain:
             _generators_aio().compile_async_block(self.policies, self.name, self._sleeper.asleep)
         )
 
-    def _compile(self, fn: Callable[..., Any], colour: Colour) -> Callable[..., Any]:
+    def _compile(self, fn: Callable[..., Any], colour: Colour, *, is_one_function: bool = True) -> Callable[..., Any]:
         if colour is Colour.SYNC:
             return self._compile_sync(fn)
         if colour is Colour.ASYNC:
-            return self._compile_async(fn)
+            return self._compile_async(fn, is_one_function=is_one_function)
         policies = self._settling(colour.value)
         if colour is Colour.GENERATOR:
             return _generators.compile_sync_generator(policies, fn, self._sleeper.sleep)
@@ -178,14 +178,22 @@ class Chain:
         def defer(awaitable: Any) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
             resume = _aio().resume
             later = self._compile_async(resume(fn)) if is_one_function else None
-            return self._compile_async(resume(fn, awaitable)), later
+            return self._compile_async(resume(fn, awaitable), is_one_function=is_one_function), later
 
-        return _sync.compile_sync(self.policies, fn, self._sleeper.sleep, defer)
+        return _sync.compile_sync(self._for(is_one_function=is_one_function), fn, self._sleeper.sleep, defer)
 
-    def _compile_async(self, fn: Callable[P, Any]) -> Callable[P, Coroutine[Any, Any, Any]]:
+    def _compile_async(
+        self, fn: Callable[P, Any], *, is_one_function: bool = True
+    ) -> Callable[P, Coroutine[Any, Any, Any]]:
         guarded: Callable[P, Coroutine[Any, Any, Any]]
-        guarded = _aio().compile_async(self.policies, fn, self._sleeper.asleep)
+        guarded = _aio().compile_async(self._for(is_one_function=is_one_function), fn, self._sleeper.asleep)
         return guarded
+
+    def _for(self, *, is_one_function: bool) -> tuple[Member, ...]:
+        """Return the policies; those that look at arguments have to know where the first one is the function."""
+        if is_one_function:
+            return self.policies
+        return tuple(getattr(policy, "for_any_function", lambda known=policy: known)() for policy in self.policies)
 
     def _settling(self, what: str) -> tuple[Policy | KeyedPolicy, ...]:
         """Return the policies, none of which owns the call; the others cannot hold something that suspends itself."""

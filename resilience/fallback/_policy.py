@@ -1,87 +1,136 @@
-"""The fallback: what the caller gets instead of an error."""
+"""The fallback: what the caller gets instead of an error, or of a result that will not do."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar, cast
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, ParamSpec, TypeVar
 
+from resilience._matching import Errors, Kinds
+from resilience._sharing import ForAnyFunction
 from resilience.clock import Clock, monotonic
-from resilience.errors import ConfigurationError, Problem
+from resilience.errors import ConfigurationError
 from resilience.events import Emitter
-from resilience.options import CLOCK, checked
+from resilience.fallback import _sync
+from resilience.fallback._alternatives import UNSET, Alternative, alternatives
+from resilience.fallback._ending import Ending
+from resilience.options import CLOCK, Flag, Opaque, checked, is_plain_callable
 from resilience.policy import Named
 
 __all__ = ("Fallback",)
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Kinds = type[Exception] | tuple[type[Exception], ...]
-_UNSET: Any = object()
+_PREDICATE = Opaque(
+    "a function of the result that says whether to fall back (not a coroutine function)",
+    lambda value: value is None or is_plain_callable(value),
+)
 
 
 class Fallback(Named):
-    """Gives the caller `value`, or what `function(error)` returns, where the call raised one of `on`.
+    """Gives the caller a second-best answer where the call raised one of `on`, or returned what `on_result` turns down.
 
-    Give exactly one of the two. `function` may be a coroutine function when what it guards is awaited. Cancellation and
-    other errors outside `on` pass through; an error raised by `function` keeps the original one as its context.
+    Give exactly one of `value`, `function` (it takes the error, or the result that was turned down; with `pass_call`
+    the call's arguments as well) and `chain` (functions tried in turn, a value at its end). Coroutine functions only
+    where the call is awaited. `on` takes Exception classes and predicates; cancellation always passes.
+
+    When every alternative raises, the call's own outcome stands: its error, with a note for each alternative, or its
+    result. An alternative that raises `... from` the error it was given has translated it, and that is the answer.
+    Policies outside score what really became of the call, never the stand-in, and no cache keeps it.
     """
 
     kind = "fallback"
 
     def __init__(
         self,
-        value: Any = _UNSET,
+        value: Any = UNSET,
         *,
-        function: Callable[[Exception], Any] | None = None,
+        function: Callable[..., Any] | None = None,
+        chain: Sequence[Any] | None = None,
         on: Kinds = Exception,
+        on_result: Callable[[Any], bool] | None = None,
+        pass_call: bool = False,
         name: str | None = None,
         clock: Clock = monotonic,
     ) -> None:
         super().__init__(name)
-        if (value is _UNSET) is (function is None):
-            raise ConfigurationError("Fallback takes exactly one of value and function")
-        if function is not None and not callable(function):
-            raise ConfigurationError([Problem("function", function, "a function that takes the error")])
-        kinds: tuple[Any, ...] = on if isinstance(on, tuple) else (on,)
-        if not kinds or not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
-            raise ConfigurationError([Problem("on", on, "an Exception class, or a tuple of them")])
-        self._value = value
-        self._function = function
-        self._on = kinds
+        self.alternatives: tuple[Alternative, ...] = alternatives(value, function, chain)
+        self.on = Errors(on)
+        self.on_result: Callable[[Any], bool] | None = checked(on_result, "on_result", _PREDICATE)
+        self.pass_call: bool = checked(pass_call, "pass_call", Flag())
         self._clock: Clock = checked(clock, "clock", CLOCK)
         self.events = Emitter()
+        self.used = self.exhausted = 0
 
-    def around(self, call: Callable[P, R], /) -> Callable[P, R]:
-        """Replace the errors of the blocking `call`."""
-        if inspect.iscoroutinefunction(self._function):
-            reason = "a coroutine function cannot stand in for a blocking call (wrap_async says that a call is awaited)"
-            raise ConfigurationError(f"{self.name}: {reason}")
+    def around(self, call: Callable[P, R], /, *, brings: int = 0) -> Callable[P, R]:
+        """Replace what the blocking `call` comes to."""
+        return _sync.around(self._blocking(), call, brings)
 
-        def covered(*args: P.args, **kwargs: P.kwargs) -> R:
-            try:
-                return call(*args, **kwargs)
-            except self._on as error:
-                return cast("R", self.instead_of(error))
+    def around_inner(self, call: Callable[P, R], /, *, brings: int = 0) -> Callable[P, R]:
+        """Replace it for the caller; the policies outside still see what it came to."""
+        return _sync.around(self._blocking(), call, brings, is_inner=True)
 
-        return covered
-
-    def around_async(self, call: Callable[P, Awaitable[R]], /) -> Callable[P, Coroutine[Any, Any, R]]:
-        """Replace the errors of the awaiting `call`."""
+    def around_async(
+        self, call: Callable[P, Awaitable[R]], /, *, brings: int = 0
+    ) -> Callable[P, Coroutine[Any, Any, R]]:
+        """Replace what the awaiting `call` comes to."""
         from resilience.fallback import _aio  # noqa: PLC0415 - where await may stand
 
-        return _aio.around_async(self, call)
+        return _aio.around_async(self, call, brings)
 
-    @property
-    def on(self) -> tuple[type[Exception], ...]:
-        """The errors that are replaced."""
-        return self._on
+    def around_inner_async(
+        self, call: Callable[P, Awaitable[R]], /, *, brings: int = 0
+    ) -> Callable[P, Coroutine[Any, Any, R]]:
+        """Replace it for the caller; the policies outside still see what it came to."""
+        from resilience.fallback import _aio  # noqa: PLC0415 - where await may stand
 
-    def instead_of(self, error: Exception) -> Any:
-        """Return what the caller gets instead of `error` (an awaitable where `function` is a coroutine function)."""
-        self.events.emit("fallback.used", self.name, self._clock(), "warning", error=error)
-        return self._value if self._function is None else self._function(error)
+        return _aio.around_async(self, call, brings, is_inner=True)
+
+    def for_any_function(self) -> Any:
+        """Return this policy for calls that bring their function as the first argument."""
+        return ForAnyFunction(self) if self.pass_call else self
+
+    def _blocking(self) -> Fallback:
+        if any(alternative.is_awaited for alternative in self.alternatives):
+            reason = "a coroutine function cannot stand in for a blocking call (wrap_async says that a call is awaited)"
+            raise ConfigurationError(f"{self.name}: {reason}")
+        return self
+
+    def accepts(self, result: Any) -> bool:
+        """Whether `result` is the caller's. One that is still to be awaited is no result yet."""
+        if self.on_result is None or hasattr(type(result), "__await__"):
+            return True
+        return not self.on_result(result)
+
+    def answered(self, ending: Ending) -> None:
+        """Tell that an alternative has answered."""
+        self.used += 1
+        self.events.emit("fallback.used", self.name, self._clock(), "warning", **ending.facts)
+
+    def gave_up(self, ending: Ending) -> None:
+        """Tell that no alternative did, on the error itself and to the listeners."""
+        self.exhausted += 1
+        for alternative, failure in zip(self.alternatives, ending.failures, strict=True):
+            note = f"{self.name}: the alternative {alternative.label} failed too: {failure!r}"
+            if ending.error is not None:
+                with contextlib.suppress(Exception):  # one that takes no note is still the caller's error
+                    ending.error.add_note(note)
+        self.events.emit("fallback.exhausted", self.name, self._clock(), "error", **ending.facts)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the alternatives and what they stand in for, by name."""
+        turned_down = None if self.on_result is None else getattr(self.on_result, "__qualname__", repr(self.on_result))
+        labels = [alternative.label for alternative in self.alternatives]
+        options = {"alternatives": labels, "on": self.on.names, "on_result": turned_down, "pass_call": self.pass_call}
+        return {**super().describe(), "options": options}
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return how often an alternative answered, and how often none could."""
+        return {"used": self.used, "exhausted": self.exhausted}
 
     def __repr__(self) -> str:
-        source = f"value={self._value!r}" if self._function is None else f"function={self._function!r}"
-        return f"<Fallback {self.name!r} {source}>"
+        first, *more = self.alternatives
+        if more:
+            labels = ", ".join(alternative.label for alternative in self.alternatives)
+            return f"<Fallback {self.name!r} chain=[{labels}]>"
+        return f"<Fallback {self.name!r} {'value' if first.function is None else 'function'}={first.label}>"

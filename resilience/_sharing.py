@@ -1,0 +1,85 @@
+"""What policies that look at a call's arguments and results need: which calls are the same, and which results last."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import Any
+
+from resilience.options import Opaque, is_plain_callable
+
+__all__ = ("KEY", "ForAnyFunction", "Keys", "is_shareable", "unhashable")
+
+KEY = Opaque(
+    "a function of the call's arguments that returns something hashable (not a coroutine function)",
+    lambda value: value is None or is_plain_callable(value),
+)
+
+
+class ForAnyFunction:
+    """An around policy, for calls that bring the function they make as their first argument.
+
+    Its methods are those of `policy` with `brings=1`: so many arguments are not the call's own.
+    """
+
+    def __init__(self, policy: Any) -> None:
+        self.name = policy.name
+        for step in ("around", "around_async", "around_inner", "around_inner_async"):
+            if hasattr(policy, step):
+                setattr(self, step, functools.partial(getattr(policy, step), brings=1))
+
+
+class _Keywords:
+    """Stands before keyword arguments in a key, so that no positional argument can look like one."""
+
+
+class Keys:
+    """Makes a call's key: its arguments, or what `function` makes of them.
+
+    Where `brings` is 1 the first argument is the function that is called: it is part of the key and not shown to
+    `function`. Keyword arguments may come in any order; one given by position makes another key.
+    """
+
+    __slots__ = ("_function", "brings")
+
+    def __init__(self, function: Callable[..., Hashable] | None, brings: int = 0) -> None:
+        self._function = function
+        self.brings = brings
+
+    def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable:
+        """Return the key of the call that was made with these arguments."""
+        if self.brings:
+            return args[0], self.of(args[1:], kwargs)
+        return self.of(args, kwargs)
+
+    def of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable:
+        """Return the key that these arguments have, whatever function they are for."""
+        if self._function is not None:
+            return self._function(*args, **kwargs)
+        return (_Keywords, args, *sorted(kwargs.items())) if kwargs else args
+
+
+def unhashable(policy: str, key: object, error: TypeError) -> TypeError:
+    """Return what to raise where looking up `key` raised: it names `key=`, unless hashing was not at fault."""
+    for part in _parts(key):
+        try:
+            hash(part)
+        except TypeError:
+            what = f"{policy}: a {type(part).__name__} cannot be hashed, so calls cannot be told apart by it"
+            return TypeError(f"{what}; give key=, a function of the arguments that returns something hashable")
+    return error
+
+
+def _parts(key: object) -> Iterator[object]:
+    """Yield what a key is made of, the innermost first."""
+    if isinstance(key, tuple):
+        inside: Iterable[object] = key
+        for part in inside:
+            yield from _parts(part)
+    yield key
+
+
+def is_shareable(result: object) -> bool:
+    """Whether a second caller can use `result` as well: an awaitable or an iterator is used up by the first."""
+    kind = type(result)
+    return not (hasattr(kind, "__next__") or hasattr(kind, "__await__") or hasattr(kind, "__anext__"))
