@@ -20,6 +20,7 @@ from resilience.errors import ConfigurationError, Problem
 
 __all__ = (
     "CLOCK",
+    "RANDOMNESS",
     "Choice",
     "Duration",
     "Flag",
@@ -309,6 +310,7 @@ class Opaque:
 
 
 CLOCK = Opaque("a function without arguments that returns seconds", is_plain_callable)
+RANDOMNESS = Opaque("a function without arguments that returns a number from 0 to 1", is_plain_callable)
 
 T = TypeVar("T")
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ("Hooks", "label")
 
 _log = logging.getLogger("resilience")
+_TRANSITIONS = ("breaker.opened", "breaker.half_opened", "breaker.closed")
 _LABELS: dict[str, type[pybreaker.CircuitBreakerState]] = {
     pybreaker.STATE_CLOSED: pybreaker.CircuitClosedState,
     pybreaker.STATE_OPEN: pybreaker.CircuitOpenState,
@@ -51,8 +52,9 @@ class Hooks:
 
     def on_event(self, event: Event) -> None:
         """Turn a transition into `state_change`."""
-        if "before" in event.facts:
-            before, after = (label(self._breaker, event.facts[end]) for end in ("before", "after"))
+        facts = event.facts
+        if event.kind in _TRANSITIONS and "shadow" not in facts and facts["before"] != facts["after"]:
+            before, after = (label(self._breaker, facts[end]) for end in ("before", "after"))
             self._each("state_change", before, after)
 
     def _each(self, hook: str, /, *args: Any, **kwargs: Any) -> None:

@@ -1,78 +1,20 @@
-"""The circuit breaker's states and transitions, after Nygard's "Release It!" and resilience4j's permits.
+"""The circuit breaker's decisions, after Nygard's "Release It!" and resilience4j's permits.
 
-Told the time, not thread-safe, silent. A permit is the `Closed` epoch itself or one `Trial` of a `HalfOpen` epoch;
-a result whose permit does not belong to the current epoch changes nothing (L3).
+Told the time, not thread-safe, silent. What time alone brings about - an open circuit that may be tried, calls that
+have become slow, a phase that has lasted too long - happens at the next call, so that no timer is needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, cast
 
-from resilience.breaker._window import TripRule
+from resilience.breaker._epochs import Closed, Epoch, HalfOpen, Open, Permit, Ramp, Running, Timed, Trial, TrialRule
+from resilience.breaker._open_time import OpenTime
+from resilience.breaker._rules import Judge, Trip, TripRule
+from resilience.breaker._window import Counts
 
-__all__ = ("Closed", "Epoch", "HalfOpen", "Machine", "Open", "Permit", "Refusal", "Transition", "Trial")
-
-CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"  # pybreaker's words
-
-
-class Closed:
-    """Calls pass and their outcomes are counted."""
-
-    __slots__ = ("rule", "succeeded")
-    state = CLOSED
-
-    def __init__(self, rule: TripRule) -> None:
-        self.rule = rule
-        self.succeeded = rule.succeeded
-
-
-class Open:
-    """Calls are refused until `until`."""
-
-    __slots__ = ("failures", "until")
-    state = OPEN
-
-    def __init__(self, until: float, failures: int) -> None:
-        self.until = until
-        self.failures = failures
-
-
-class HalfOpen:
-    """`free` more trials are admitted; `wanted` more successes close the circuit; one failure opens it again."""
-
-    __slots__ = ("failures", "free", "out", "successes")
-    state = HALF_OPEN
-
-    def __init__(self, permits: int, failures: int) -> None:
-        self.free = permits
-        self.failures = failures
-        self.successes = 0
-        self.out: dict[Trial, float] = {}
-        """Trials on their way and when each one's lease ends, oldest first."""
-
-
-def _unreported(_trial: Trial) -> None:
-    """Stand in until the trial is handed out."""
-
-
-class Trial:
-    """The permit of one call admitted while half-open."""
-
-    __slots__ = ("epoch", "report")
-
-    def __init__(self, epoch: HalfOpen) -> None:
-        self.epoch = epoch
-        self.report: Callable[[Trial], object] = _unreported
-        """Set by whoever admits: what a success is told to."""
-
-    def succeeded(self) -> None:
-        """Report a success; both kinds of permit are told of one in the same way."""
-        self.report(self)
-
-
-Epoch: TypeAlias = Closed | Open | HalfOpen
-Permit: TypeAlias = Closed | Trial
+__all__ = ("Machine", "Plan", "Refusal", "Transition")
 
 
 class Refusal(NamedTuple):
@@ -82,40 +24,130 @@ class Refusal(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """The state changed, and why; `failures` of `calls` are what the epoch that ended had counted."""
+    """The state changed, and why; `counts` is what the epoch that ended had seen."""
 
     before: str
     after: str
     reason: str
-    failures: int
-    calls: int
+    counts: Counts
+
+
+class Plan(NamedTuple):
+    """What a circuit does besides judging; durations are seconds. `slow_after` None: calls are not timed."""
+
+    open_time: OpenTime
+    trials: TrialRule
+    lease: float
+    half_open_limit: float
+    ramp: float = 0.0
+    ramp_initial: float = 0.1
+    slow_after: float | None = None
+
+
+def _no_chance() -> float:
+    return 0.0
 
 
 class Machine:
-    """`rule` makes the judge of a new closed epoch; durations are seconds."""
+    """`rule` makes the judge of a closed epoch that begins at the time given; `random` gives [0, 1)."""
 
     def __init__(
-        self, rule: Callable[[], TripRule], *, reset_timeout: float, permits: int, wanted: int, lease: float
+        self,
+        rule: Callable[[float], TripRule],
+        plan: Plan,
+        *,
+        now: float = 0.0,
+        random: Callable[[], float] = _no_chance,
     ) -> None:
         self._rule = rule
-        self.reset_timeout = reset_timeout
-        self.permits = permits
-        self.wanted = wanted
-        self.lease = lease
-        self.epoch: Epoch = Closed(rule())
+        self.plan = plan
+        self._random = random
+        self.openings = 0
+        """Consecutive openings, as far as they still count."""
+        self.epoch: Epoch = self._new_closed(now)
 
     def admit(self, now: float) -> tuple[Permit | Refusal, Transition | None]:
-        """Decide about one call; an open circuit whose time is up becomes half-open here, with no timer."""
+        """Decide about one call."""
+        change = self.catch_up(now)
         epoch = self.epoch
-        if isinstance(epoch, Closed):
-            return epoch, None
+        if isinstance(epoch, Open):
+            return Refusal(epoch.until - now), change
         if isinstance(epoch, HalfOpen):
-            return self._try(epoch, now), None
-        if now < epoch.until:
-            return Refusal(epoch.until - now), None
-        trials = HalfOpen(self.permits, epoch.failures)
-        change = self._become(trials, "reset timeout elapsed", *self.counts())
-        return self._try(trials, now), change
+            return self._try(epoch, now), change
+        if isinstance(epoch, Ramp) and not epoch.takes(now):
+            return Refusal(epoch.started + epoch.seconds - now), change
+        return (epoch if epoch.running is None else epoch.running.begin(epoch, now)), change
+
+    def catch_up(self, now: float) -> Transition | None:
+        """Do what time alone has brought about."""
+        epoch = self.epoch
+        if isinstance(epoch, Open):
+            return self.half_open("reset timeout elapsed", now) if now >= epoch.until else None
+        if isinstance(epoch, HalfOpen):
+            return self._catch_up_trials(epoch, now)
+        if isinstance(epoch, Ramp):
+            return self._catch_up_ramp(epoch, now)
+        return self.look(now)
+
+    def look(self, now: float) -> Transition | None:
+        """Count the calls of a closed circuit that are slow by now although they are still running."""
+        epoch = self.epoch
+        if not isinstance(epoch, Closed) or epoch.running is None:
+            return None
+        for call in epoch.running.overdue(now):
+            call.number, trip = cast("Judge", epoch.rule).slowed(now)
+            if trip is not None:
+                return self._trip(epoch, trip, now)
+        return None
+
+    def succeeded(self, permit: Permit, now: float) -> Transition | None:
+        """Count a success that its permit does not count by itself."""
+        if isinstance(permit, Trial):
+            return self._trial_succeeded(permit, now)
+        if not isinstance(permit, Timed) or permit.epoch is not self.epoch:
+            return None
+        epoch, running = permit.epoch, cast("Running", permit.epoch.running)
+        running.end(permit)
+        if isinstance(epoch, Ramp):
+            return (
+                self._ramp_failed(epoch, now)
+                if permit.number is None and running.is_slow(permit.started, now)
+                else None
+            )
+        judge = cast("Judge", epoch.rule)
+        if permit.number is None and running.is_slow(permit.started, now):
+            trip = judge.slowed(now)[1]
+            return None if trip is None else self._trip(epoch, trip, now)
+        judge.tick(now)
+        if permit.number is None:
+            judge.succeeded()
+        return None
+
+    def failed(self, permit: Permit, now: float, floor: float = 0.0) -> Transition | None:
+        """Count a failure; `floor` is for how long, in seconds, the dependency asked to be left alone."""
+        if isinstance(permit, Trial):
+            return self._trial_failed(permit, now, floor) if self._settle(permit) else None
+        timed = permit if isinstance(permit, Timed) else None
+        epoch = permit if timed is None else timed.epoch
+        if epoch is not self.epoch:
+            return None
+        if timed is not None:
+            cast("Running", epoch.running).end(timed)
+        if isinstance(epoch, Ramp):
+            return self._ramp_failed(epoch, now, floor) if timed is None or timed.number is None else None
+        epoch.floor = max(epoch.floor, now + floor)
+        trip = _judged(epoch, timed, now)
+        return None if trip is None else self._trip(epoch, trip, now)
+
+    def abandoned(self, permit: Permit) -> None:
+        """Give back the permit of a call that ended without a verdict."""
+        if isinstance(permit, Trial):
+            if self._settle(permit):
+                permit.epoch.free += 1
+        elif isinstance(permit, Timed) and permit.epoch.running is not None:
+            permit.epoch.running.end(permit)
+
+    # Half-open
 
     def _try(self, epoch: HalfOpen, now: float) -> Trial | Refusal:
         if not epoch.free and epoch.out:
@@ -124,76 +156,132 @@ class Machine:
                 return Refusal(lease_end - now)
             del epoch.out[oldest]  # it never reported: presumed lost, its permit goes to this call (L5)
             epoch.free += 1
-        if not epoch.free:  # every permit was used up by successes that do not suffice: more are wanted than there were
-            epoch.free = self.wanted - epoch.successes
+        if not epoch.free:  # every permit was used up without a verdict: as many more as it can still take
+            epoch.free = max(1, epoch.rule.wanted - epoch.successes)
         epoch.free -= 1
-        trial = Trial(epoch)
-        epoch.out[trial] = now + self.lease
+        trial = Trial(epoch, now)
+        epoch.out[trial] = now + self.plan.lease
         return trial
 
-    def succeeded(self, trial: Trial) -> Transition | None:
-        """Count a trial that went well."""
+    def _catch_up_trials(self, epoch: HalfOpen, now: float) -> Transition | None:
+        running = epoch.running
+        while running is not None and epoch.out and running.is_slow((oldest := next(iter(epoch.out))).started, now):
+            del epoch.out[oldest]
+            if (change := self._trial_failed(oldest, now, 0.0, "trial call slow")) is not None:
+                return change
+        return self._reopen(epoch, now, 0.0, "half-open time limit") if now >= epoch.ends else None
+
+    def _trial_succeeded(self, trial: Trial, now: float) -> Transition | None:
         if not self._settle(trial):
             return None
-        trial.epoch.successes += 1
-        if trial.epoch.successes < self.wanted:
+        epoch = trial.epoch
+        if epoch.running is not None and epoch.running.is_slow(trial.started, now):
+            return self._trial_failed(trial, now, 0.0, "trial call slow")
+        epoch.successes += 1
+        if epoch.successes < epoch.rule.wanted:
             return None
-        return self.close("trial calls succeeded")
+        counts = Counts(epoch.losses, epoch.successes + epoch.losses)
+        if not self.plan.ramp:
+            return self._become(self._new_closed(now), "trial calls succeeded", counts)
+        ramp = Ramp(epoch.rule, now, self.plan.ramp, self.plan.ramp_initial, self._new_running())
+        return self._become(ramp, "trial calls succeeded", counts)
 
-    def failed(self, permit: Permit, now: float) -> Transition | None:
-        """Count a failure."""
-        if isinstance(permit, Trial):
-            if not self._settle(permit):
-                return None
-            epoch = Open(now + self.reset_timeout, permit.epoch.failures + 1)
-            return self._become(epoch, "trial call failed", 1, permit.epoch.successes + 1)
-        if permit is not self.epoch or not permit.rule.failed():
-            return None
-        return self.open(now, permit.rule.reason)
+    def _trial_failed(
+        self, trial: Trial, now: float, floor: float, reason: str = "trial call failed"
+    ) -> Transition | None:
+        epoch = trial.epoch
+        epoch.losses += 1
+        return self._reopen(epoch, now, floor, reason) if epoch.losses >= epoch.rule.losses else None
 
-    def abandoned(self, permit: Permit) -> None:
-        """Give back the permit of a call that ended without a verdict."""
-        if isinstance(permit, Trial) and self._settle(permit):
-            permit.epoch.free += 1
+    def _reopen(self, epoch: HalfOpen, now: float, floor: float, reason: str) -> Transition:
+        counts = Counts(epoch.losses, epoch.successes + epoch.losses)
+        return self._become(self._new_open(now, floor, epoch.failures + epoch.losses), reason, counts)
 
     def _settle(self, trial: Trial) -> bool:
         """Return whether `trial` still counts: of this epoch, and its lease not given to another call."""
         return trial.epoch is self.epoch and trial.epoch.out.pop(trial, None) is not None
 
+    # Ramped re-close
+
+    def _catch_up_ramp(self, ramp: Ramp, now: float) -> Transition | None:
+        for call in () if ramp.running is None else ramp.running.overdue(now):
+            call.number = 0
+            if (change := self._ramp_failed(ramp, now)) is not None:
+                return change
+        if now < ramp.started + ramp.seconds:
+            return None
+        return self._become(self._new_closed(now), "ramp completed", Counts(ramp.failures, ramp.calls))
+
+    def _ramp_failed(self, ramp: Ramp, now: float, floor: float = 0.0) -> Transition | None:
+        if not ramp.failed():
+            return None
+        counts = Counts(ramp.failures, ramp.calls)
+        return self._become(self._new_open(now, floor, ramp.failures), "failed while ramping up", counts)
+
+    # Opening and closing
+
+    def _trip(self, epoch: Closed, trip: Trip, now: float) -> Transition:
+        self.openings = self.plan.open_time.remembered(self.openings, now - epoch.since)
+        opened = self._new_open(now, epoch.floor - now, trip.counts.failures)
+        return self._become(opened, trip.rule, trip.counts)
+
+    def _new_open(self, now: float, floor: float, failures: int) -> Open:
+        self.openings += 1
+        return Open(now + self.plan.open_time.seconds(self.openings, floor, self._random), failures)
+
+    def _new_closed(self, now: float) -> Closed:
+        return Closed(self._rule(now), now, self._new_running())
+
+    def _new_running(self) -> Running | None:
+        return None if self.plan.slow_after is None else Running(self.plan.slow_after)
+
     def open(self, now: float, reason: str, *, seconds: float | None = None) -> Transition:
         """Refuse calls from now on, for the reset timeout or the `seconds` given."""
-        failures, calls = self.counts()
-        duration = self.reset_timeout if seconds is None else seconds
-        return self._become(Open(now + duration, failures), reason, failures, calls)
+        counts = self.counts(now)
+        duration = self.plan.open_time.base if seconds is None else seconds
+        return self._become(Open(now + duration, counts.failures), reason, counts)
 
-    def half_open(self, reason: str) -> Transition:
+    def half_open(self, reason: str, now: float) -> Transition:
         """Admit trial calls."""
-        failures, calls = self.counts()
-        return self._become(HalfOpen(self.permits, failures), reason, failures, calls)
+        counts, plan = self.counts(now), self.plan
+        trials = HalfOpen(plan.trials, now + plan.half_open_limit, counts.failures, self._new_running())
+        return self._become(trials, reason, counts)
 
-    def close(self, reason: str) -> Transition:
+    def close(self, reason: str, now: float) -> Transition:
         """Admit calls, with nothing remembered of earlier ones."""
-        return self._become(Closed(self._rule()), reason, *self.counts())
+        self.openings = 0
+        return self._become(self._new_closed(now), reason, self.counts(now))
 
-    def _become(self, epoch: Epoch, reason: str, failures: int, calls: int) -> Transition:
+    def _become(self, epoch: Epoch, reason: str, counts: Counts) -> Transition:
         before, self.epoch = self.epoch.state, epoch
-        return Transition(before, epoch.state, reason, failures, calls)
+        return Transition(before, epoch.state, reason, counts)
 
-    def adopt(self, limits: Machine) -> None:
-        """Take over the limits of another machine: an open circuit's time counts from when it opened."""
+    def adopt(self, plan: Plan) -> None:
+        """Follow another plan from now on: an open circuit's time counts from when it opened."""
         if isinstance(self.epoch, Open):
-            self.epoch.until += limits.reset_timeout - self.reset_timeout
-        self.reset_timeout, self.lease = limits.reset_timeout, limits.lease
-        self.permits, self.wanted = limits.permits, limits.wanted
+            self.epoch.until += plan.open_time.base - self.plan.open_time.base
+        elif isinstance(self.epoch, HalfOpen | Ramp):
+            self.epoch.rule = plan.trials
+        self.plan = plan
 
-    def counts(self) -> tuple[int, int]:
-        """Return (failures, calls): of the window while closed, else those that led here."""
+    def counts(self, now: float) -> Counts:
+        """Return what was counted: in the window while closed, else what led here."""
         epoch = self.epoch
         if isinstance(epoch, Closed):
-            return epoch.rule.counts()
-        return epoch.failures, epoch.failures
+            return epoch.rule.counts(now)
+        return Counts(epoch.failures, epoch.failures)
 
     def retry_after(self, now: float) -> float | None:
         """Return the seconds until a call may be admitted, or None where one may be now."""
         epoch = self.epoch
         return max(0.0, epoch.until - now) if isinstance(epoch, Open) else None
+
+
+def _judged(epoch: Closed, timed: Timed | None, now: float) -> Trip | None:
+    """Return whether the failure of a call of this epoch trips the circuit."""
+    if timed is None:
+        return epoch.rule.failed(now)
+    judge, running = cast("Judge", epoch.rule), cast("Running", epoch.running)
+    if timed.number is not None:
+        return judge.failed_late(timed.number, now)
+    return judge.failed(now, slow=running.is_slow(timed.started, now))

@@ -4,56 +4,176 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+from resilience.breaker._epochs import TrialRule
+from resilience.breaker._machine import Plan
+from resilience.breaker._open_time import OpenTime
+from resilience.breaker._rules import Limits
 from resilience.errors import Problem
-from resilience.options import Duration, Flag, Number, Options, Whole, option
+from resilience.options import Choice, Duration, Flag, Number, Options, Refused, Whole, option
 
-__all__ = ("BreakerOptions",)
+__all__ = ("MODES", "BreakerOptions", "WindowLength")
+
+MODES = ("automatic", "forced_open", "disabled", "metrics_only")
+_FAIL_MAX = 5
+_TRIALS_FOR_A_RATE = 10
+
+
+class WindowLength(Duration):
+    """A number of calls as a whole number, or a duration as text with a unit, a timedelta or a float of seconds."""
+
+    def __init__(self) -> None:
+        super().__init__(0.01)
+        self._calls = Whole(1)
+        self.expected = "a whole number of calls from 1 to 1,000,000, or a duration with its unit, like 60s or 5m"
+
+    def check(self, value: Any, /) -> float:
+        """Return an int for calls, a float for seconds."""
+        return self._calls.check(value) if isinstance(value, int) else super().check(value)
+
+    def parse(self, text: str, /) -> float:
+        """Take a bare number for calls."""
+        try:
+            return self._calls.parse(text)
+        except Refused:
+            if text.strip().replace(".", "").isdecimal():  # "2.5" and "0" are neither
+                raise
+            return super().parse(text)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BreakerOptions(Options):
     """pybreaker's parameters under their own names, resilience4j's words for the rest."""
 
-    fail_max: int = option(5, Whole(1), "consecutive failures that open the circuit, when no rate is set")
+    fail_max: int | None = option(
+        None, Whole(1), "consecutive failures that open the circuit", none="5 where no other rule is set"
+    )
+    failure_rate_threshold: float | None = option(
+        None, Number(0, 1, above=True), "share of failed calls in the window that opens the circuit", none="not a rule"
+    )
+    slow_call_rate_threshold: float | None = option(
+        None, Number(0, 1, above=True), "share of slow calls in the window that opens the circuit", none="not a rule"
+    )
+    failure_count_threshold: int | None = option(
+        None, Whole(1), "failed calls in the window that open the circuit", none="not a rule"
+    )
+    slow_call_duration_threshold: float = option(60.0, Duration(above=True), "a call that takes longer is slow")
+    sliding_window: float = option(100, WindowLength(), "what the rules look back on: the last calls, or a time")
+    minimum_calls: int | None = option(
+        None, Whole(1), "calls in the window before a rate is judged", none="20, or sliding_window if smaller"
+    )
     reset_timeout: float = option(60.0, Duration(above=True), "how long the circuit stays open before trial calls")
+    reset_timeout_jitter: float = option(0.1, Number(0, 1), "up to this share of the open time is left out, at random")
+    reset_timeout_growth: float = option(1.0, Number(1, 100), "growth of the open time with each consecutive opening")
+    reset_timeout_max: float | None = option(
+        None, Duration(above=True), "longest open time that growth leads to", none="ten times reset_timeout"
+    )
+    reset_timeout_decay: float | None = option(
+        None, Duration(above=True), "time closed that makes one opening forgotten", none="reset_timeout_max"
+    )
     success_threshold: int = option(1, Whole(1, 10_000), "successful trial calls that close the circuit")
     half_open_max_calls: int | None = option(
-        None, Whole(1, 10_000), "trial calls admitted while half-open", none="success_threshold"
+        None, Whole(1, 10_000), "trial calls admitted while half-open", none="success_threshold, or 10 beside a rate"
+    )
+    half_open_failure_rate_threshold: float | None = option(
+        None,
+        Number(0, 1, above=True),
+        "share of failed trial calls that reopens the circuit",
+        none="the first one does",
     )
     half_open_lease: float | None = option(
         None, Duration(above=True), "when a trial call that never reported is replaced", none="reset_timeout"
     )
-    failure_rate_threshold: float | None = option(
-        None, Number(0, 1, above=True), "share of failed calls that opens the circuit", none="count fail_max instead"
+    half_open_max_duration: float | None = option(
+        None, Duration(above=True), "when a half-open phase without a verdict reopens", none="ten times half_open_lease"
     )
-    sliding_window: int = option(100, Whole(1), "calls the failure rate looks back on")
-    minimum_calls: int | None = option(
-        None, Whole(1), "calls before the failure rate is judged", none="20, or sliding_window if smaller"
-    )
+    ramp: float = option(0.0, Duration(), "time after closing in which the share of admitted calls grows to all")
+    ramp_initial: float = option(0.1, Number(0, 1, above=True), "share of the calls admitted when the ramp begins")
+    mode: str = option("automatic", Choice(*MODES), "what the breaker does with its verdicts")
+    shadow: bool = option(False, Flag(), "report what would have been refused and refuse nothing (mode metrics_only)")
     throw_new_error_on_trip: bool = option(
         False, Flag(), "the call that opens the circuit gets CircuitOpenError, its own error as cause"
     )
 
     @property
-    def trials(self) -> int:
-        """Trial calls admitted while half-open."""
-        return self.half_open_max_calls or self.success_threshold
+    def consecutive(self) -> int | None:
+        """Failures in a row that open the circuit, or None where that is not a rule."""
+        others = (self.failure_rate_threshold, self.slow_call_rate_threshold, self.failure_count_threshold)
+        return _FAIL_MAX if self.fail_max is None and others == (None, None, None) else self.fail_max
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether any rule needs the window."""
+        return (self.failure_rate_threshold, self.slow_call_rate_threshold, self.failure_count_threshold) != (
+            None,
+            None,
+            None,
+        )
 
     @property
     def evidence(self) -> int:
-        """Calls needed before a failure rate means anything."""
-        return self.minimum_calls or min(20, self.sliding_window)
+        """Calls needed before a rate means anything."""
+        if self.minimum_calls is not None:
+            return self.minimum_calls
+        return min(20, self.sliding_window) if isinstance(self.sliding_window, int) else 20
+
+    @property
+    def limits(self) -> Limits:
+        """The rules for the judge of a closed circuit."""
+        return Limits(
+            self.consecutive,
+            self.failure_count_threshold,
+            self.failure_rate_threshold,
+            self.slow_call_rate_threshold,
+            self.evidence,
+        )
+
+    @property
+    def plan(self) -> Plan:
+        """Everything besides the rules, for the machine."""
+        longest = self.reset_timeout_max or 10 * self.reset_timeout
+        lease = self.half_open_lease or self.reset_timeout
+        rate = self.half_open_failure_rate_threshold
+        permits = self.half_open_max_calls or (self.success_threshold if rate is None else _TRIALS_FOR_A_RATE)
+        return Plan(
+            open_time=OpenTime(
+                base=self.reset_timeout,
+                growth=self.reset_timeout_growth,
+                cap=longest,
+                jitter=self.reset_timeout_jitter,
+                decay=self.reset_timeout_decay or longest,
+            ),
+            trials=TrialRule(permits, self.success_threshold) if rate is None else TrialRule.by_rate(permits, rate),
+            lease=lease,
+            half_open_limit=self.half_open_max_duration or 10 * lease,
+            ramp=self.ramp,
+            ramp_initial=self.ramp_initial,
+            slow_after=None if self.slow_call_rate_threshold is None else self.slow_call_duration_threshold,
+        )
 
     def _together(self) -> Iterable[Problem]:
-        if _exceeds(self.minimum_calls, self.sliding_window):
-            expected = f"at most sliding_window ({self.sliding_window}), or the rate could never be judged"
+        if isinstance(self.sliding_window, int) and _exceeds(self.minimum_calls, self.sliding_window):
+            expected = f"at most sliding_window ({self.sliding_window}), or a rate could never be judged"
             yield Problem("minimum_calls", self.minimum_calls, expected)
+        if isinstance(self.sliding_window, int) and _exceeds(self.failure_count_threshold, self.sliding_window):
+            expected = f"at most sliding_window ({self.sliding_window}), or it could never be reached"
+            yield Problem("failure_count_threshold", self.failure_count_threshold, expected)
         if _exceeds(self.success_threshold, self.half_open_max_calls):
             expected = f"at least success_threshold ({self.success_threshold}), or the circuit could never close"
             yield Problem("half_open_max_calls", self.half_open_max_calls, expected)
+        if self.half_open_failure_rate_threshold is not None and _exceeds(self.success_threshold, 1):
+            expected = "None beside success_threshold: a rate of half_open_max_calls decides, or a number of successes"
+            yield Problem("half_open_failure_rate_threshold", self.half_open_failure_rate_threshold, expected)
+        if _exceeds(self.reset_timeout, self.reset_timeout_max):
+            expected = f"at least reset_timeout ({self.reset_timeout:g} s)"
+            yield Problem("reset_timeout_max", self.reset_timeout_max, expected)
+        if self.shadow is True and self.mode not in ("automatic", "metrics_only"):
+            yield Problem(
+                "shadow", self.shadow, f"false beside mode={self.mode}: it is a mode of its own, metrics_only"
+            )
 
 
 def _exceeds(number: object, limit: object) -> bool:
     """Compare what may still be None or, in an object full of problems, not a number at all."""
-    return isinstance(number, int) and isinstance(limit, int) and number > limit
+    return isinstance(number, int | float) and isinstance(limit, int | float) and number > limit

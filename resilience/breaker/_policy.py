@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import threading
+import math
+import random
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, cast
@@ -12,91 +12,130 @@ import pybreaker
 
 from resilience._fork import renew_after_fork
 from resilience.breaker import _storage
+from resilience.breaker._classify import Condition, Matcher, checked_predicate, is_refusal, listed, requested_delay
+from resilience.breaker._control import Control
+from resilience.breaker._epochs import Closed, Open, Permit, Timed, Trial
 from resilience.breaker._errors import CircuitOpenError
 from resilience.breaker._hooks import Hooks
-from resilience.breaker._machine import Closed, Machine, Open, Permit, Refusal, Transition, Trial
+from resilience.breaker._machine import Machine, Refusal, Transition
+from resilience.breaker._mode import AUTOMATIC, DISABLED, FORCED_OPEN, METRICS_ONLY, Mode
 from resilience.breaker._options import BreakerOptions
-from resilience.breaker._surface import Surface
-from resilience.breaker._window import ConsecutiveFailures, FailureRate, TripRule
+from resilience.breaker._uncounted import UNCOUNTED
 from resilience.clock import Clock, monotonic
-from resilience.errors import ConfigurationError, DeadlineExceededError, Problem, RejectedError
+from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter, Listener
-from resilience.options import CLOCK, checked
+from resilience.options import CLOCK, RANDOMNESS, checked
 from resilience.policy import PolicyBase
 
 __all__ = ("CircuitBreaker",)
 
-Exclusion = type[BaseException] | Callable[[Any], bool]
-_EVENTS = {"closed": "breaker.closed", "open": "breaker.opened", "half-open": "breaker.half_opened"}
-_SEVERITY = {"closed": "info", "open": "error", "half-open": "warning"}
 
-
-class CircuitBreaker(PolicyBase, Surface):  # type: ignore[misc]  # pybreaker allows a nameless breaker; ours has one
+class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker allows a nameless breaker; ours has one  # type: ignore[misc]  # pybreaker allows a nameless breaker; ours has one
     """Refuses calls to a dependency that keeps failing, and lets a few through to see whether it is back.
 
     A `pybreaker.CircuitBreaker`: its parameters and methods keep their names and meaning, so changing one import line
-    upgrades an existing user. Different on purpose: no lock is held while the guarded function runs; `async def`
-    works; half-open admits exactly `half_open_max_calls` trials; cancellation counts as nothing; an excluded error is
-    neutral; time is monotonic; the call that trips the circuit gets its own error.
+    upgrades an existing user. What differs on purpose is listed in docs/howto/moving-from-pybreaker.md.
 
-    With no rule named it opens after `fail_max` consecutive failures; `failure_rate_threshold` (0 to 1) judges the
-    last `sliding_window` calls instead. `reset_timeout` and `half_open_lease` are durations. A call that is refused
-    gets `CircuitOpenError`. Raises `ConfigurationError` naming every option that is wrong.
+    With no rule named it opens after five consecutive failures. `fail_max`, `failure_rate_threshold`,
+    `slow_call_rate_threshold` and `failure_count_threshold` are rules; any that are named count, the last three in the
+    `sliding_window` (a number of calls, or a duration such as "60s"). `record` and `exclude` (or `ignore`) take
+    exception classes and predicates: what is excluded counts neither way, what is not recorded is a success.
+    `record_result` says which results are failures; `retry_after` takes an error or result and returns for how long
+    (seconds) the dependency asked to be left alone. `BreakerOptions` says what every other option means.
+
+    A refused call gets `CircuitOpenError`. Raises `ConfigurationError` naming every option that is wrong.
     """
 
     kind = "breaker"
+    snapshot = Control.snapshot
 
     def __init__(
         self,
-        fail_max: int = 5,
+        fail_max: int | None = None,
         reset_timeout: float | str | timedelta = 60,
         success_threshold: int = 1,
-        exclude: Iterable[Exclusion] | None = None,
+        exclude: Iterable[Condition] | Condition | None = None,
         listeners: Iterable[pybreaker.CircuitBreakerListener | Listener] | None = None,
         state_storage: pybreaker.CircuitBreakerStorage | None = None,
         name: str | None = None,
         throw_new_error_on_trip: bool = False,  # noqa: FBT001, FBT002 - pybreaker's signature
         *,
         failure_rate_threshold: float | None = None,
-        sliding_window: int = 100,
+        slow_call_rate_threshold: float | None = None,
+        failure_count_threshold: int | None = None,
+        slow_call_duration_threshold: float | str | timedelta = 60,
+        sliding_window: float | str | timedelta = 100,
         minimum_calls: int | None = None,
+        reset_timeout_jitter: float = 0.1,
+        reset_timeout_growth: float = 1.0,
+        reset_timeout_max: float | str | timedelta | None = None,
+        reset_timeout_decay: float | str | timedelta | None = None,
         half_open_max_calls: int | None = None,
+        half_open_failure_rate_threshold: float | None = None,
         half_open_lease: float | str | timedelta | None = None,
+        half_open_max_duration: float | str | timedelta | None = None,
+        ramp: float | str | timedelta = 0,
+        ramp_initial: float = 0.1,
+        mode: str = AUTOMATIC,
+        shadow: bool = False,
+        record: Iterable[Condition] | Condition | None = None,
+        ignore: Iterable[Condition] | Condition | None = None,
+        record_result: Callable[[Any], bool] | None = None,
+        retry_after: Callable[[Any], float | timedelta | None] | None = None,
         clock: Clock = monotonic,
+        randomness: Callable[[], float] = random.random,
     ) -> None:
         PolicyBase.__init__(self, name)
         self._options = BreakerOptions(
             fail_max=fail_max,
+            failure_rate_threshold=failure_rate_threshold,
+            slow_call_rate_threshold=slow_call_rate_threshold,
+            failure_count_threshold=failure_count_threshold,
+            slow_call_duration_threshold=cast("float", slow_call_duration_threshold),
+            sliding_window=cast("float", sliding_window),
+            minimum_calls=minimum_calls,
             reset_timeout=cast("float", reset_timeout),
+            reset_timeout_jitter=reset_timeout_jitter,
+            reset_timeout_growth=reset_timeout_growth,
+            reset_timeout_max=cast("float | None", reset_timeout_max),
+            reset_timeout_decay=cast("float | None", reset_timeout_decay),
             success_threshold=success_threshold,
             half_open_max_calls=half_open_max_calls,
+            half_open_failure_rate_threshold=half_open_failure_rate_threshold,
             half_open_lease=cast("float | None", half_open_lease),
-            failure_rate_threshold=failure_rate_threshold,
-            sliding_window=sliding_window,
-            minimum_calls=minimum_calls,
+            half_open_max_duration=cast("float | None", half_open_max_duration),
+            ramp=cast("float", ramp),
+            ramp_initial=ramp_initial,
+            mode=mode,
+            shadow=shadow,
             throw_new_error_on_trip=throw_new_error_on_trip,
         )
         self._clock: Clock = checked(clock, "clock", CLOCK)
+        self._random: Callable[[], float] = checked(randomness, "randomness", RANDOMNESS)
         self.after_fork()
         renew_after_fork(self)
-        self._excluded_exceptions: list[Any] = []
-        for exclusion in _listed("exclude", exclude):
-            self.add_excluded_exception(exclusion)
+        self._excluded = Matcher("exclude", exclude)
+        for condition in listed("ignore", ignore):
+            self._excluded.add(condition)
+        self._excluded_exceptions = self._excluded.conditions  # where pybreaker's own methods look
+        self._recorded = Matcher("record", record)
+        self._record_result = checked_predicate("record_result", record_result)
+        self._ask_delay = checked_predicate("retry_after", retry_after)
+        if self._record_result is not None:
+            self.on_success = self._judge_result  # type: ignore[method-assign]  # so that all others pay nothing for it
         self._storage = _checked_storage(state_storage)
-        self._machine = self._new_machine()
-        self._closed = cast("Closed | None", self._machine.epoch)
-        """The epoch while calls pass freely, else None."""
+        now = self._clock()
+        self._machine = Machine(self._new_rule, self._options.plan, now=now, random=self._random)
+        word = METRICS_ONLY if shadow else mode
+        self._mode = None if word == AUTOMATIC else Mode(word, reason="configured")
         self._hooks = Hooks(self)
         self.events = Emitter()
-        for listener in _listed("listeners", listeners):
+        for listener in listed("listeners", listeners):
             self.add_listener(listener)
         if self._storage is not None:
             self.admit = self._admit_stored  # type: ignore[method-assign]  # so that all others pay nothing for it
-            self._note(_storage.follow(self._machine, self._storage, clock()), clock(), publish=False)
-
-    def after_fork(self) -> None:
-        """Keep the state learnt, under a lock nobody holds."""
-        self._lock: Any = threading.RLock()  # guards the machine; never held while a caller's function runs
+            self._note(_storage.follow(self._machine, self._storage, now), now, publish=False)
+        self._set_door()
 
     # The policy contract
 
@@ -106,17 +145,18 @@ class CircuitBreaker(PolicyBase, Surface):  # type: ignore[misc]  # pybreaker al
         if closed is not None:
             return closed
         epoch = self._machine.epoch
-        if type(epoch) is Open:
+        if type(epoch) is Open and self._mode is None:
             now = self._clock()
             if now < epoch.until:
                 raise self._refused(epoch.until - now, now)
-        return self._admit_trial()
+        return self._admit_locked()
 
-    def _admit_trial(self) -> Permit:
+    def _admit_locked(self) -> Permit:
         with self._lock:
             now = self._clock()
-            answer, change = self._machine.admit(now)
-            self._note(change, now)
+            self._end_mode(now)
+            mode = self._mode
+            answer = self._by_mode(mode, now)
         try:
             self.events.deliver()
         except BaseException:  # an interrupt that came while a listener was told
@@ -124,16 +164,33 @@ class CircuitBreaker(PolicyBase, Surface):  # type: ignore[misc]  # pybreaker al
                 self.on_abandon(answer)
             raise
         if isinstance(answer, Refusal):
-            raise self._refused(answer.retry_after, now)
-        if isinstance(answer, Trial):
+            if mode is None or mode.word == FORCED_OPEN:
+                raise self._refused(answer.retry_after, now, mode)
+            self._would_refuse(answer.retry_after, now)
+            return UNCOUNTED
+        if isinstance(answer, Trial | Timed):
             answer.report = self._succeeded
         return answer
 
-    def _refused(self, retry_after: float, now: float) -> CircuitOpenError:
-        name = self._name or self.kind
+    def _by_mode(self, mode: Mode | None, now: float) -> Permit | Refusal:
+        if mode is not None and mode.word == DISABLED:
+            return UNCOUNTED
+        if mode is not None and mode.word == FORCED_OPEN:
+            return Refusal(mode.until - now)
+        answer, change = self._machine.admit(now)
+        self._note(change, now)
+        return answer
+
+    def _refused(self, retry_after: float, now: float, mode: Mode | None = None) -> CircuitOpenError:
+        name, known = self._name or self.kind, None if retry_after == math.inf else retry_after
         if self.events.listeners:  # not `if self.events`: a call of ours on every refusal
-            self.events.emit("breaker.rejected", name, now, "warning", retry_after=retry_after)
-        return CircuitOpenError(f"circuit {name!r} is open", policy=name, retry_after=retry_after)
+            self.events.emit("breaker.rejected", name, now, "warning", retry_after=known)
+        if mode is None:
+            return CircuitOpenError(f"circuit {name!r} is open", policy=name, retry_after=known)
+        return CircuitOpenError(f"circuit {name!r} is held open ({mode.reason})", policy=name, retry_after=known)
+
+    def _would_refuse(self, retry_after: float, now: float) -> None:
+        self.events.emit("breaker.rejected", self.name, now, retry_after=retry_after, shadow=True)
 
     def _admit_stored(self) -> Permit:
         storage = cast("pybreaker.CircuitBreakerStorage", self._storage)
@@ -141,7 +198,7 @@ class CircuitBreaker(PolicyBase, Surface):  # type: ignore[misc]  # pybreaker al
             now = self._clock()
             self._note(_storage.follow(self._machine, storage, now), now, publish=False)
         self.events.deliver()
-        return self._admit_trial()
+        return self._admit_locked()
 
     def on_success(self, permit: Permit, _result: Any, /) -> None:
         """Count a success; for a closed circuit one atomic call, into the permit's own epoch even if that is over."""
@@ -149,107 +206,70 @@ class CircuitBreaker(PolicyBase, Surface):  # type: ignore[misc]  # pybreaker al
         if self._hooks.listeners:
             self._hooks.success()
 
-    def _succeeded(self, trial: Trial) -> None:
+    def _judge_result(self, permit: Permit, result: Any, /) -> None:
+        try:
+            is_failure = self._record_result(result)
+            floor = requested_delay(result, self._ask_delay) if is_failure else 0.0
+        except BaseException:  # both are functions of the user's
+            self.on_abandon(permit)
+            raise
+        if is_failure:
+            self._count_failure(permit, floor)
+            self.events.deliver()
+        else:
+            CircuitBreaker.on_success(self, permit, result)
+
+    def _succeeded(self, permit: Permit) -> None:
         with self._lock:
-            if self._storage is not None:
+            if self._storage is not None and isinstance(permit, Trial):
                 self._storage.increment_success_counter()
-            self._note(self._machine.succeeded(trial), self._clock())
+            now = self._clock()
+            self._note(self._machine.succeeded(permit, now), now)
         self.events.deliver()
 
     def on_failure(self, permit: Permit, error: Exception, /) -> None:
         """Count a failure, unless one of our own policies refused the call (L4) or the error is excluded."""
         try:
-            counts = not _is_refusal(error) and self.is_system_error(error)
-        except BaseException:  # an exclusion is a predicate of the user's
+            says = self._says(error)
+            floor = requested_delay(error, self._ask_delay) if says is False else 0.0
+        except BaseException:  # conditions are functions of the user's
             self.on_abandon(permit)
             raise
-        if not counts:
+        if says is None:
             self.on_abandon(permit)
-            return
-        with self._lock:
-            now = self._clock()
-            change = self._machine.failed(permit, now)
-            self._note(change, now)
+        elif says:
+            CircuitBreaker.on_success(self, permit, None)
+        else:
+            self._failed(permit, error, floor)
+
+    def _says(self, error: Exception) -> bool | None:
+        """Return whether `error` shows a dependency that is well; None where it shows nothing."""
+        if is_refusal(error):
+            return None
+        if self.is_system_error(error):
+            return False
+        return True if self._recorded.conditions and not self._excluded(error) else None
+
+    def _failed(self, permit: Permit, error: Exception, floor: float) -> None:
+        change = self._count_failure(permit, floor)
         self._hooks.failure(error)
         self.events.deliver()
-        if change is not None and self._options.throw_new_error_on_trip:
-            wait = self._options.reset_timeout
-            raise CircuitOpenError(f"circuit {self.name!r} opened", policy=self.name, retry_after=wait) from error
+        if change is not None and self._options.throw_new_error_on_trip and self.current_state == "open":
+            message = f"circuit {self.name!r} opened"
+            raise CircuitOpenError(message, policy=self.name, retry_after=self.retry_after) from error
+
+    def _count_failure(self, permit: Permit, floor: float) -> Transition | None:
+        with self._lock:
+            now = self._clock()
+            change = self._machine.failed(permit, now, floor)
+            self._note(change, now)
+        return change
 
     def on_abandon(self, permit: Permit, /) -> None:
         """Give a trial's permit back; count nothing."""
         if type(permit) is not Closed:
             with self._lock:
                 self._machine.abandoned(permit)
-
-    # Changes from outside
-
-    def _change(self, change: Callable[[float], Transition]) -> None:
-        with self._lock:
-            now = self._clock()
-            self._note(change(now), now)
-        self.events.deliver()
-
-    def _note(self, change: Transition | None, now: float, *, publish: bool = True) -> None:
-        """Queue the event of a transition; called under the lock, delivered after it."""
-        if change is None:
-            return
-        epoch = self._machine.epoch
-        self._closed = epoch if isinstance(epoch, Closed) else None
-        if publish and self._storage is not None:
-            _storage.publish(change, self._storage)
-        self.events.record(
-            _EVENTS[change.after],
-            self.name,
-            now,
-            _SEVERITY[change.after],
-            before=change.before,
-            after=change.after,
-            reason=change.reason,
-            failures=change.failures,
-            calls=change.calls,
-        )
-
-    def _reconfigure(self, **changes: Any) -> None:
-        """Apply new limits from the next decision on; what was counted stays."""
-        with self._lock:
-            options = self._options = dataclasses.replace(self._options, **changes)
-            machine = self._machine
-            machine.adopt(self._new_machine())
-            rule = machine.epoch.rule if isinstance(machine.epoch, Closed) else None
-            if isinstance(rule, ConsecutiveFailures | _storage.StoredFailures):
-                rule.limit = options.fail_max
-
-    def _new_machine(self) -> Machine:
-        options = self._options
-        return Machine(
-            self._new_rule,
-            reset_timeout=options.reset_timeout,
-            permits=options.trials,
-            wanted=options.success_threshold,
-            lease=options.half_open_lease or options.reset_timeout,
-        )
-
-    def _new_rule(self) -> TripRule:
-        options = self._options
-        if options.failure_rate_threshold is not None:
-            return FailureRate(options.failure_rate_threshold, options.sliding_window, options.evidence)
-        if self._storage is not None:
-            return _storage.StoredFailures(self._storage, options.fail_max)
-        return ConsecutiveFailures(options.fail_max)
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether the dependency was never called, so that the error says nothing about it (L4)."""
-    return isinstance(error, RejectedError) or (isinstance(error, DeadlineExceededError) and error.is_before_call)
-
-
-def _listed(option: str, values: Any) -> Iterable[Any]:
-    if values is None:
-        return ()
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        raise ConfigurationError([Problem(option, values, "a list, or None")])
-    return values
 
 
 def _checked_storage(storage: Any) -> pybreaker.CircuitBreakerStorage | None:

@@ -6,11 +6,15 @@ its next call. Without such a storage the machine alone is the truth and none of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pybreaker
 
-from resilience.breaker._machine import CLOSED, OPEN, Machine, Transition
+from resilience.breaker._epochs import CLOSED, OPEN
+from resilience.breaker._machine import Machine, Transition
+from resilience.breaker._rules import Trip
+from resilience.breaker._window import Counts
 
 __all__ = ("StoredFailures", "follow", "publish")
 
@@ -18,21 +22,20 @@ __all__ = ("StoredFailures", "follow", "publish")
 class StoredFailures:
     """The consecutive rule, counting in the storage, so that breakers that share one count together."""
 
-    reason = "consecutive failures"
-
     def __init__(self, storage: pybreaker.CircuitBreakerStorage, limit: int) -> None:
         self.limit = limit
         self._storage = storage
-        self.succeeded = storage.reset_counter
+        self.succeeded: Callable[[], object] = storage.reset_counter
 
-    def failed(self) -> bool:
-        """Count in the storage; return whether the limit is reached."""
+    def failed(self, now: float, *, slow: bool = False) -> Trip | None:  # noqa: ARG002 - a rule's signature
+        """Count in the storage; trip where the limit is reached."""
         self._storage.increment_counter()
-        return self._storage.counter >= self.limit
+        counts = self.counts(now)
+        return Trip("consecutive failures", counts) if counts.failures >= self.limit else None
 
-    def counts(self) -> tuple[int, int]:
+    def counts(self, _now: float) -> Counts:
         """Return the stored count, twice."""
-        return self._storage.counter, self._storage.counter
+        return Counts(self._storage.counter, self._storage.counter)
 
 
 def follow(machine: Machine, storage: pybreaker.CircuitBreakerStorage, now: float) -> Transition | None:
@@ -41,10 +44,10 @@ def follow(machine: Machine, storage: pybreaker.CircuitBreakerStorage, now: floa
     if state == machine.epoch.state:
         return None
     if state == CLOSED:
-        return machine.close("storage")
+        return machine.close("storage", now)
     if state == OPEN:
         return machine.open(now, "storage", seconds=_remaining(machine, storage))
-    return machine.half_open("storage")
+    return machine.half_open("storage", now)
 
 
 def _remaining(machine: Machine, storage: pybreaker.CircuitBreakerStorage) -> float:
@@ -55,7 +58,7 @@ def _remaining(machine: Machine, storage: pybreaker.CircuitBreakerStorage) -> fl
     if opened_at.tzinfo is None:
         opened_at = opened_at.replace(tzinfo=UTC)  # storages written for older pybreakers keep naive UTC
     elapsed = (datetime.now(UTC) - opened_at).total_seconds()
-    return min(machine.reset_timeout, max(0.0, machine.reset_timeout - elapsed))
+    return min(machine.plan.open_time.base, max(0.0, machine.plan.open_time.base - elapsed))
 
 
 def publish(change: Transition, storage: pybreaker.CircuitBreakerStorage) -> None:

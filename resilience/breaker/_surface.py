@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 import pybreaker
 
 from resilience.breaker import _aio
+from resilience.breaker._classify import Matcher
+from resilience.breaker._epochs import HalfOpen
 from resilience.breaker._hooks import Hooks, label
-from resilience.breaker._machine import HalfOpen, Machine, Transition
+from resilience.breaker._machine import Machine, Transition
+from resilience.breaker._mode import Mode
 from resilience.breaker._options import BreakerOptions
 from resilience.clock import Clock
 from resilience.errors import ConfigurationError, Problem
@@ -38,13 +41,16 @@ class Surface(pybreaker.CircuitBreaker):
     events: Emitter
     _name: str | None
     _clock: Clock
+    _excluded: Matcher
     _hooks: Hooks
     _machine: Machine
+    _mode: Mode | None
     _options: BreakerOptions
+    _recorded: Matcher
     _storage: pybreaker.CircuitBreakerStorage | None
     name: str  # pyright: ignore[reportIncompatibleMethodOverride]  # narrowed: ours always has one
 
-    def _change(self, change: Callable[[float], Transition]) -> None: ...
+    def _change(self, change: Callable[[float], Transition | None]) -> None: ...
 
     def _reconfigure(self, **changes: Any) -> None: ...
 
@@ -96,31 +102,27 @@ class Surface(pybreaker.CircuitBreaker):
 
     def half_open(self) -> None:
         """Admit trial calls now."""
-        self._change(lambda _now: self._machine.half_open("half-opened by hand"))
+        self._change(lambda now: self._machine.half_open("half-opened by hand", now))
 
     def close(self) -> None:
         """Close the circuit and forget what it counted."""
-        self._change(lambda _now: self._machine.close("closed by hand"))
+        self._change(lambda now: self._machine.close("closed by hand", now))
 
     def is_system_error(self, exception: BaseException) -> bool:
         """Whether `exception` counts as a failure of the dependency."""
-        for exclusion in self._excluded_exceptions:
-            # pybreaker asks `type(exclusion) is type`, which takes a class with a metaclass for a predicate
-            if isinstance(exception, exclusion) if isinstance(exclusion, type) else exclusion(exception):
-                return False
-        return True
+        if self._excluded.conditions and self._excluded(exception):
+            return False
+        return not self._recorded.conditions or self._recorded(exception)
 
     def add_excluded_exception(self, exception: Any) -> None:
         """Never count `exception` (a class, or a predicate over the error) as a failure."""
-        is_class = isinstance(exception, type)
-        if not (issubclass(exception, BaseException) if is_class else is_plain_callable(exception)):
-            expected = "an exception class or a predicate over the error (not a coroutine function)"
-            raise ConfigurationError([Problem("exclude", exception, expected)])
-        super().add_excluded_exception(cast("Any", exception))
+        self._excluded.add(exception)
 
     @property
     def current_state(self) -> str:
         """`closed`, `open` or `half-open`."""
+        if self._mode is not None and (shown := self._mode.state) is not None:
+            return shown
         return self._machine.epoch.state if self._storage is None else self._storage.state
 
     @property
@@ -141,7 +143,7 @@ class Surface(pybreaker.CircuitBreaker):
         if self._storage is not None:
             return self._storage.counter
         with self._lock:
-            return self._machine.counts()[0]
+            return self._machine.counts(self._clock()).failures
 
     @property
     def success_counter(self) -> int:
@@ -157,8 +159,8 @@ class Surface(pybreaker.CircuitBreaker):
 
     @property
     def fail_max(self) -> int:
-        """Consecutive failures that open the circuit."""
-        return self._options.fail_max
+        """Consecutive failures that open the circuit; 0 where no number of them alone does."""
+        return self._options.consecutive or 0
 
     @fail_max.setter
     def fail_max(self, number: int) -> None:
@@ -213,9 +215,6 @@ class Surface(pybreaker.CircuitBreaker):
             if not self._hooks.listeners:
                 self.events.unsubscribe(self._hooks.on_event)
         self.events.unsubscribe(listener)
-
-    def __repr__(self) -> str:
-        return f"<CircuitBreaker {self.name!r} {self.current_state}>"
 
     @functools.cached_property
     def _chain(self) -> Chain:

@@ -1,16 +1,23 @@
-import itertools
-
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from resilience.breaker._machine import Closed, HalfOpen, Machine, Open, Refusal, Trial
-from resilience.breaker._window import ConsecutiveFailures, FailureRate
+from resilience.breaker._epochs import Closed, HalfOpen, Open, Permit, Ramp, Timed, Trial, TrialRule
+from resilience.breaker._machine import Machine, Plan, Refusal, Transition
+from resilience.breaker._open_time import OpenTime
+from resilience.breaker._rules import Judge, Limits
+from resilience.breaker._window import CallWindow, Counts, NoWindow
 
 
-def machine(limit: int = 1, *, reset: float = 10.0, permits: int = 3, wanted: int = 3, lease: float = 5.0) -> Machine:
-    return Machine(lambda: ConsecutiveFailures(limit), reset_timeout=reset, permits=permits, wanted=wanted, lease=lease)
+def plan(
+    *, reset: float = 10.0, permits: int = 3, wanted: int = 3, losses: int = 1, lease: float = 5.0, **more: float
+) -> Plan:
+    trials = TrialRule(permits, wanted, losses)
+    return Plan(OpenTime(reset), trials, lease, half_open_limit=more.pop("half_open_limit", 1000.0), **more)
+
+
+def machine(limit: int = 1, **options: float) -> Machine:
+    return Machine(lambda _now: Judge(Limits(limit), NoWindow()), plan(**options))  # type: ignore[arg-type]  # see `plan`
 
 
 def admitted(model: Machine, now: float) -> Trial:
@@ -20,41 +27,10 @@ def admitted(model: Machine, now: float) -> Trial:
 
 
 def half_open(**options: float) -> Machine:
-    model = machine(**options)  # type: ignore[arg-type]  # the options of `machine`
+    model = machine(1, **options)
     model.open(0.0, "test")
-    model.half_open("test")
+    model.half_open("test", 0.0)
     return model
-
-
-@given(st.lists(st.booleans(), max_size=60), st.integers(1, 6))
-def test_consecutive_rule_trips_at_the_end_of_an_unbroken_run(outcomes: list[bool], limit: int) -> None:
-    """The consecutive rule trips exactly when the last `limit` outcomes are all failures."""
-    trip_rule = ConsecutiveFailures(limit)
-    seen: list[bool] = []
-    for failed in outcomes:
-        seen.append(failed)
-        if failed:
-            assert trip_rule.failed() is (len(seen) >= limit and all(seen[-limit:]))
-        else:
-            trip_rule.succeeded()
-        run = len(list(itertools.takewhile(bool, reversed(seen))))
-        assert trip_rule.counts()[0] == run
-
-
-@given(st.lists(st.booleans(), max_size=80), st.integers(1, 12), st.data())
-def test_rate_rule_judges_the_last_calls(outcomes: list[bool], size: int, data: st.DataObject) -> None:
-    """The rate rule sees exactly the last `size` outcomes, and judges from `minimum` calls on."""
-    minimum = data.draw(st.integers(1, size))
-    trip_rule, seen = FailureRate(0.5, size, minimum), []
-    for failed in outcomes:
-        seen.append(failed)
-        window = seen[-size:]
-        if failed:
-            expected = len(window) >= minimum and sum(window) >= 0.5 * len(window)
-            assert trip_rule.failed() is expected
-        else:
-            trip_rule.succeeded()
-        assert trip_rule.counts() == (sum(window), len(window))
 
 
 def test_open_refuses_until_its_time_is_up() -> None:
@@ -64,7 +40,7 @@ def test_open_refuses_until_its_time_is_up() -> None:
     assert isinstance(permit, Closed)
     change = model.failed(permit, 0.0)
     assert change is not None
-    assert (change.before, change.after, change.failures) == ("closed", "open", 1)
+    assert (change.before, change.after, change.counts.failures) == ("closed", "open", 1)
     assert model.admit(9.0) == (Refusal(1.0), None)
     trial, change = model.admit(10.0)
     assert isinstance(trial, Trial)
@@ -87,7 +63,7 @@ def test_lost_trial_costs_one_permit_for_one_lease() -> None:
     replacement = admitted(model, 5.0)
     assert model.failed(lost, 5.5) is None
     assert isinstance(model.epoch, HalfOpen)
-    change = model.succeeded(replacement)
+    change = model.succeeded(replacement, 5.5)
     assert change is not None
     assert change.after == "closed"
 
@@ -115,12 +91,12 @@ def test_successes_that_no_longer_suffice_admit_the_trials_missing() -> None:
     """When more successes are wanted than trials were admitted, exactly the missing trials are admitted (L5)."""
     model = half_open(permits=1, wanted=1)
     trial = admitted(model, 0.0)
-    model.adopt(machine(permits=3, wanted=3))
-    assert model.succeeded(trial) is None
+    model.adopt(plan(permits=3, wanted=3))
+    assert model.succeeded(trial, 0.0) is None
     second, third = admitted(model, 0.0), admitted(model, 0.0)
     assert isinstance(model.admit(0.0)[0], Refusal)
-    assert model.succeeded(second) is None
-    assert model.succeeded(third) is not None
+    assert model.succeeded(second, 0.0) is None
+    assert model.succeeded(third, 0.0) is not None
 
 
 def test_failed_trial_opens_again() -> None:
@@ -129,8 +105,8 @@ def test_failed_trial_opens_again() -> None:
     first, second = admitted(model, 0.0), admitted(model, 0.0)
     change = model.failed(first, 1.0)
     assert change is not None
-    assert (change.after, change.failures, change.calls) == ("open", 1, 1)
-    assert model.succeeded(second) is None
+    assert (change.after, change.counts) == ("open", Counts(1, 1))
+    assert model.succeeded(second, 0.0) is None
     assert model.retry_after(1.0) == pytest.approx(10.0)
 
 
@@ -140,10 +116,239 @@ def test_late_failure_of_an_old_epoch_is_void() -> None:
     late, _ = model.admit(0.0)
     assert isinstance(late, Closed)
     model.open(0.0, "test")
-    model.close("test")
+    model.close("test", 0.0)
     assert model.failed(late, 1.0) is None
     assert isinstance(model.epoch, Closed)
     assert model.retry_after(1.0) is None
+
+
+def failing(model: Machine, now: float, *, floor: float = 0.0) -> Transition | None:
+    permit, _ = model.admit(now)
+    assert not isinstance(permit, Refusal)
+    return model.failed(permit, now, floor)
+
+
+def test_rate_of_trials_decides_as_soon_as_it_can() -> None:
+    """With a rate, half-open opens at the failure that reaches it and closes when the trials left cannot (early)."""
+    rule = TrialRule.by_rate(5, 0.4)
+    assert rule == TrialRule(5, 4, 2)
+    model = half_open(permits=5, wanted=4, losses=2)
+    trials = [admitted(model, 0.0) for _ in range(5)]
+    assert model.failed(trials[0], 0.0) is None
+    assert [model.succeeded(trial, 0.0) for trial in trials[1:4]] == [None, None, None]
+    closed = model.succeeded(trials[4], 0.0)
+    assert closed is not None
+    assert (closed.after, closed.counts) == ("closed", Counts(1, 5))
+    model = half_open(permits=5, wanted=4, losses=2)
+    trials = [admitted(model, 0.0) for _ in range(5)]
+    assert model.failed(trials[0], 0.0) is None
+    opened = model.failed(trials[1], 0.0)
+    assert opened is not None
+    assert (opened.after, opened.counts) == ("open", Counts(2, 2))
+
+
+@pytest.mark.parametrize(("permits", "rate"), [(1, 0.1), (1, 1.0), (10, 0.1), (10, 0.3), (7, 0.5), (3, 1.0)])
+def test_rate_of_trials_is_that_of_the_whole_phase(permits: int, rate: float) -> None:
+    """The verdict by rate is the one that all `permits` results together would have given."""
+    rule = TrialRule.by_rate(permits, rate)
+    for failures in range(permits + 1):
+        opens = failures >= rule.losses
+        assert opens is (failures > 0 and failures / permits >= rate - 1e-9)
+        assert (permits - failures >= rule.wanted) is not opens
+
+
+def test_half_open_phase_ends_by_time() -> None:
+    """A half-open phase that finds no verdict opens again when its time is over, at the next call."""
+    model = half_open(permits=1, wanted=1, lease=100.0, half_open_limit=20.0)
+    stuck = admitted(model, 0.0)
+    assert isinstance(model.admit(19.9)[0], Refusal)
+    answer, change = model.admit(20.0)
+    assert answer == Refusal(10.0)
+    assert change is not None
+    assert (change.after, change.reason) == ("open", "half-open time limit")
+    assert model.succeeded(stuck, 20.5) is None
+
+
+def test_open_time_grows_with_consecutive_openings_and_is_forgotten() -> None:
+    """Each consecutive opening lasts longer, up to the cap; every decay period closed forgets one of them."""
+    time = OpenTime(10.0, growth=2.0, cap=35.0, decay=100.0)
+    model = Machine(lambda _now: Judge(Limits(1), NoWindow()), plan(permits=1, wanted=1)._replace(open_time=time))
+    failing(model, 0.0)
+    assert model.retry_after(0.0) == 10.0
+    failing(model, 10.0)  # the trial
+    assert model.retry_after(10.0) == 20.0
+    failing(model, 30.0)
+    assert model.retry_after(30.0) == 35.0
+    model.succeeded(admitted(model, 65.0), 65.0)
+    failing(model, 265.0)  # closed for two decay periods: two of three openings are forgotten
+    assert (model.retry_after(265.0), model.openings) == (20.0, 2)
+    model.close("test", 265.0)
+    failing(model, 265.0)
+    assert (model.retry_after(265.0), model.openings) == (10.0, 1)
+
+
+def test_jitter_shortens_the_open_time_and_lengthens_a_floor() -> None:
+    """Jitter never keeps a circuit open beyond its time, and never lets it try before the dependency allows."""
+    time = OpenTime(10.0, jitter=0.2)
+    assert time.seconds(1, 0.0, lambda: 0.0) == 10.0
+    assert time.seconds(1, 0.0, lambda: 0.5) == 9.0
+    assert time.seconds(1, 9.5, lambda: 0.5) == pytest.approx(9.5 * 1.1)
+    assert time.seconds(1, 60.0, lambda: 0.0) == 60.0
+    assert OpenTime(1.0, growth=100.0, cap=50.0).seconds(10**6, 0.0, lambda: 0.0) == 50.0
+
+
+def test_latest_floor_of_an_epoch_holds() -> None:
+    """The circuit stays open as long as any failing call of the epoch was asked to stay away."""
+    model = machine(limit=2, reset=10.0)
+    failing(model, 0.0, floor=60.0)
+    failing(model, 5.0, floor=1.0)
+    assert model.retry_after(5.0) == pytest.approx(55.0)
+    trial = admitted(model, 60.0)
+    model.failed(trial, 60.0, 30.0)
+    assert model.retry_after(60.0) == 30.0
+
+
+def ramping(*, seconds: float = 10.0, losses: int = 1, permits: int = 1, now: float = 0.0, **more: float) -> Machine:
+    wanted = permits - losses + 1
+    model = half_open(permits=permits, wanted=wanted, losses=losses, ramp=seconds, ramp_initial=0.1, **more)
+    for trial in [admitted(model, now) for _ in range(wanted)]:
+        model.succeeded(trial, now)
+    assert isinstance(model.epoch, Ramp)
+    return model
+
+
+def test_ramp_admits_a_growing_share() -> None:
+    """After closing, the share of admitted calls grows from the initial one to all of them, evenly spread."""
+    model = ramping()
+    for now, share in ((0.0, 0.1), (5.0, 0.55), (9.0, 0.91)):
+        answers = [model.admit(now)[0] for _ in range(1000)]
+        assert sum(not isinstance(answer, Refusal) for answer in answers) == pytest.approx(1000 * share, abs=2)
+        spread = [sum(not isinstance(answer, Refusal) for answer in answers[i : i + 100]) for i in range(0, 1000, 100)]
+        assert max(spread) - min(spread) <= 1
+    assert model.admit(9.0)[0] in (Refusal(1.0), model.epoch)
+    permit, change = model.admit(10.0)
+    assert change == Transition("closed", "closed", "ramp completed", Counts(0, change.counts.calls if change else 0))
+    assert isinstance(permit, Closed)
+
+
+def test_failure_while_ramping_opens_at_once() -> None:
+    """While the ramp goes up, the rule of the trials goes on judging: the first failure opens the circuit again."""
+    model = ramping()
+    permit, _ = model.admit(0.0)
+    assert permit is model.epoch
+    change = model.failed(permit, 1.0)
+    assert change is not None
+    assert (change.before, change.after, change.reason) == ("closed", "open", "failed while ramping up")
+    assert model.openings == 1
+    assert model.failed(permit, 1.0) is None
+
+
+def test_ramp_judged_by_rate_bears_the_failures_the_rate_allows() -> None:
+    """With a rate, a ramp bears failures below it, however many calls it has admitted."""
+    model = ramping(permits=10, losses=2, seconds=1000.0)
+    for number in range(2000):
+        permit, _ = model.admit(999.0)
+        if not isinstance(permit, Refusal) and number % 10 == 0:
+            assert model.failed(permit, 999.0) is None
+    outcomes = [model.failed(model.epoch, 999.0) for _ in range(500) if isinstance(model.epoch, Ramp)]
+    assert outcomes[-1] is not None
+
+
+def timed(limit: float = 1.0, *, size: int = 10, rate: float = 0.5, minimum: int = 4, **options: float) -> Machine:
+    limits = Limits(None, None, None, rate, minimum)
+    return Machine(lambda _now: Judge(limits, CallWindow(size)), plan(slow_after=limit, **options))  # type: ignore[arg-type]  # see `plan`
+
+
+def begin(model: Machine, now: float) -> Timed:
+    permit, _ = model.admit(now)
+    assert isinstance(permit, Timed)
+    return permit
+
+
+def test_calls_still_running_count_as_slow() -> None:
+    """Calls that have exceeded the slow threshold open the circuit before any of them has returned."""
+    model = timed()
+    hung = [begin(model, 0.0) for _ in range(4)]
+    assert not isinstance(model.admit(1.0)[0], Refusal)
+    answer, change = model.admit(1.001)
+    assert isinstance(answer, Refusal)
+    assert change is not None
+    assert (change.reason, change.counts) == ("slow call rate", Counts(0, 4, 4))
+    assert [model.succeeded(call, 2.0) for call in hung] == [None] * 4
+    assert [model.failed(call, 2.0) for call in hung] == [None] * 4
+
+
+def test_call_counted_while_running_is_counted_once() -> None:
+    """A call counted as slow while it ran is no second call when it ends; if it fails, the failure is added to it."""
+    model = timed(rate=1.0, minimum=10)
+    late, other = begin(model, 0.0), begin(model, 0.0)
+    model.look(5.0)
+    assert model.counts(5.0) == Counts(0, 2, 2)
+    model.succeeded(late, 6.0)
+    assert model.counts(6.0) == Counts(0, 2, 2)
+    model.failed(other, 6.0)
+    assert model.counts(6.0) == Counts(1, 2, 2)
+    model.succeeded(begin(model, 6.0), 6.5)
+    assert model.counts(6.5) == Counts(1, 3, 2)
+
+
+def test_slow_means_longer_than_the_threshold() -> None:
+    """A call that takes exactly the threshold is not slow; one that takes longer is, failed or not."""
+    model = timed(rate=1.0, minimum=10)
+    model.succeeded(begin(model, 0.0), 1.0)
+    assert model.counts(1.0) == Counts(0, 1, 0)
+    model.succeeded(begin(model, 1.0), 2.5)
+    model.failed(begin(model, 2.5), 4.0)
+    model.failed(begin(model, 4.0), 4.1)
+    assert model.counts(4.1) == Counts(2, 4, 2)
+
+
+def test_abandoned_timed_call_counts_for_nothing() -> None:
+    """A cancelled call is not slow, however long it ran."""
+    model = timed()
+    for _ in range(4):
+        model.abandoned(begin(model, 0.0))
+    assert model.look(100.0) is None
+    assert model.counts(100.0) == Counts(0, 0, 0)
+
+
+def test_failure_that_left_the_window_counts_anew() -> None:
+    """A call that fails after its slow mark has left the window is an outcome of its own."""
+    model = timed(size=2, rate=1.0, minimum=2)
+    late = begin(model, 0.0)
+    model.look(2.0)
+    for _ in range(2):
+        model.succeeded(begin(model, 2.0), 2.1)
+    assert model.counts(2.1) == Counts(0, 2, 0)
+    model.failed(late, 3.0)
+    assert model.counts(3.0) == Counts(1, 2, 1)
+
+
+def test_slow_trial_is_a_failed_trial() -> None:
+    """A trial that is slow opens the circuit again, when it returns or already while it is running."""
+    model = timed(permits=1, wanted=1)
+    model.half_open("test", 0.0)
+    change = model.succeeded(admitted(model, 0.0), 1.5)
+    assert change is not None
+    assert (change.after, change.reason) == ("open", "trial call slow")
+    model.half_open("test", 10.0)
+    admitted(model, 10.0)
+    answer, change = model.admit(11.5)
+    assert isinstance(answer, Refusal)
+    assert change is not None
+    assert (change.after, change.reason) == ("open", "trial call slow")
+
+
+def test_slow_call_while_ramping_opens_at_once() -> None:
+    """A call that is slow while the ramp goes up opens the circuit, when it returns or while it is running."""
+    model = ramping(slow_after=1.0)
+    call = begin(model, 0.0)
+    assert model.succeeded(call, 2.0) is not None
+    assert isinstance(model.epoch, Open)
+    model = ramping(slow_after=1.0)
+    call = begin(model, 0.0)
+    assert model.catch_up(2.0) is not None
+    assert model.failed(call, 2.0) is None
 
 
 class BreakerModel(RuleBasedStateMachine):
@@ -152,8 +357,8 @@ class BreakerModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.machine = machine(limit=2, permits=2, wanted=2)
-        self.out: list[Closed | Trial] = []
+        self.machine = machine(limit=2, permits=2, wanted=2, half_open_limit=30.0)
+        self.out: list[Permit] = []
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 6.0, 11.0]))
     def pass_time(self, seconds: float) -> None:
@@ -181,7 +386,7 @@ class BreakerModel(RuleBasedStateMachine):
             self.machine.failed(permit, self.now)
             assert current or self.machine.epoch is before
         elif isinstance(permit, Trial):
-            self.machine.succeeded(permit)
+            self.machine.succeeded(permit, self.now)
             assert current or self.machine.epoch is before
         else:
             permit.succeeded()
@@ -191,7 +396,7 @@ class BreakerModel(RuleBasedStateMachine):
         if how == "open":
             self.machine.open(self.now, "by hand")
         else:
-            getattr(self.machine, how)("by hand")
+            getattr(self.machine, how)("by hand", self.now)
 
     @invariant()
     def trials_never_exceed_the_permits(self) -> None:

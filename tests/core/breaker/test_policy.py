@@ -134,7 +134,7 @@ def test_refusals_of_inner_policies_are_neutral() -> None:
 def test_refusal_says_who_and_until_when() -> None:
     """A refusal carries the policy's name, the time left and the facts of the error model."""
     clock = ManualClock()
-    breaker = CircuitBreaker(1, "10s", name="ledger", clock=clock)
+    breaker = CircuitBreaker(1, "10s", name="ledger", clock=clock, reset_timeout_jitter=0)
     trip(breaker)
     clock.advance(4)
     with pytest.raises(CircuitOpenError) as caught:
@@ -282,7 +282,7 @@ async def test_async_generator_is_judged_at_its_end() -> None:
 def test_parameters_can_change_at_run_time() -> None:
     """fail_max, reset_timeout and success_threshold can be set, are validated, and hold from the next decision on."""
     clock = ManualClock()
-    breaker = CircuitBreaker(5, clock=clock)
+    breaker = CircuitBreaker(5, clock=clock, reset_timeout_jitter=0)
     breaker.fail_max, breaker.reset_timeout, breaker.success_threshold = 1, "5s", 2
     assert (breaker.fail_max, breaker.reset_timeout, breaker.success_threshold) == (1, 5.0, 2)
     trip(breaker)
@@ -362,7 +362,7 @@ def test_named_after_its_pipeline() -> None:
     Pipeline("other", breaker)
     assert breaker.name == "payments.breaker"
     assert repr(breaker) == "<CircuitBreaker 'payments.breaker' closed>"
-    assert breaker.options.fail_max == 5
+    assert breaker.fail_max == 5
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -1,0 +1,79 @@
+"""What the outcome of a call says about the dependency."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any
+
+from resilience.errors import ConfigurationError, DeadlineExceededError, Problem, RejectedError
+from resilience.options import LONGEST, is_plain_callable
+
+__all__ = ("Matcher", "checked_predicate", "is_refusal", "listed", "requested_delay")
+
+Condition = type[BaseException] | Callable[[Any], bool]
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the dependency was never called, so that the error says nothing about it (L4)."""
+    return isinstance(error, RejectedError) or (isinstance(error, DeadlineExceededError) and error.is_before_call)
+
+
+class Matcher:
+    """Exception classes and predicates over the error; an error matches where any of them does."""
+
+    def __init__(self, option: str, conditions: Iterable[Condition] | Condition | None) -> None:
+        self._option = option
+        self.conditions: list[Any] = []
+        for condition in listed(option, conditions):
+            self.add(condition)
+
+    def add(self, condition: Any) -> None:
+        """Match `condition` as well."""
+        is_class = isinstance(condition, type)
+        if not (issubclass(condition, BaseException) if is_class else is_plain_callable(condition)):
+            expected = "an exception class or a predicate over the error (not a coroutine function)"
+            raise ConfigurationError([Problem(self._option, condition, expected)])
+        self.conditions.append(condition)
+
+    def __call__(self, error: BaseException) -> bool:
+        """Whether `error` matches."""
+        for condition in self.conditions:
+            # pybreaker asks `type(exclusion) is type`, which takes a class with a metaclass for a predicate
+            if isinstance(error, condition) if isinstance(condition, type) else condition(error):
+                return True
+        return False
+
+
+def listed(option: str, values: Any) -> Iterable[Any]:
+    """Return the values of an option that takes a list, a single class or predicate, or None."""
+    if values is None:
+        return ()
+    if isinstance(values, type) or (callable(values) and not isinstance(values, Iterable)):
+        return (values,)
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise ConfigurationError([Problem(option, values, "a list, or None")])
+    return values
+
+
+def checked_predicate(option: str, predicate: Any) -> Any:
+    """Return `predicate` where it is None or can be asked."""
+    if predicate is not None and (isinstance(predicate, type) or not is_plain_callable(predicate)):
+        raise ConfigurationError([Problem(option, predicate, "a function (not a coroutine function), or None")])
+    return predicate
+
+
+def requested_delay(outcome: Any, ask: Callable[[Any], Any] | None) -> float:
+    """Return for how many seconds the dependency asked to be left alone; 0.0 where it did not.
+
+    `ask` takes the error or the result. Without it, or where it answers None, the `retry_after` of an error counts.
+    """
+    wanted = None if ask is None else ask(outcome)
+    if wanted is None and isinstance(outcome, BaseException):
+        wanted = getattr(outcome, "retry_after", None)
+    if isinstance(wanted, timedelta):
+        wanted = wanted.total_seconds()
+    if isinstance(wanted, bool) or not isinstance(wanted, int | float) or math.isnan(wanted):
+        return 0.0
+    return min(LONGEST, max(0.0, wanted))

@@ -1,0 +1,101 @@
+"""The state of a breaker under its lock: the machine, the mode, and the door that calls pass through unseen."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from resilience.breaker import _report, _storage
+from resilience.breaker._epochs import Closed
+from resilience.breaker._machine import Transition
+from resilience.breaker._mode import AUTOMATIC, DISABLED, METRICS_ONLY, Mode
+from resilience.breaker._rules import Judge, TripRule
+from resilience.breaker._surface import Surface
+from resilience.breaker._uncounted import UNCOUNTED
+from resilience.breaker._window import CallWindow, NoWindow, TimeWindow
+
+__all__ = ("Core",)
+
+
+class Core(Surface):
+    """Every change of state passes through here: made under the lock, told to listeners after its release (L6)."""
+
+    _closed: Closed | None
+    """The epoch through which calls pass without being looked at; None where each one has to ask."""
+
+    def after_fork(self) -> None:
+        """Keep the state learnt, under a lock nobody holds."""
+        self._lock: Any = threading.RLock()  # guards the machine; never held while a caller's function runs
+
+    def _change(self, change: Callable[[float], Transition | None]) -> None:
+        with self._lock:
+            now = self._clock()
+            self._note(change(now), now)
+        self.events.deliver()
+
+    def _note(self, change: Transition | None, now: float, *, publish: bool = True) -> None:
+        """Queue the event of a transition; called under the lock, delivered after it."""
+        if change is None:
+            return
+        self._set_door()
+        if publish and self._storage is not None and change.before != change.after:
+            _storage.publish(change, self._storage)
+        facts = _report.facts_of(change, self._machine, now)
+        if self._mode is not None and self._mode.word == METRICS_ONLY:
+            facts["shadow"] = True
+        self.events.record(_report.event_of(change), self.name, now, _report.SEVERITY[change.after], **facts)
+
+    def _set_door(self) -> None:
+        """Decide through which epoch calls pass without being looked at; None where each one has to ask."""
+        self._closed: Closed | None = None
+        if self._mode is None or (self._mode.word == METRICS_ONLY and self._mode.lasts):
+            epoch = self._machine.epoch
+            self._closed = epoch if type(epoch) is Closed and epoch.running is None else None
+        elif self._mode.word == DISABLED and self._mode.lasts:
+            self._closed = UNCOUNTED
+
+    def _set_mode(self, mode: Mode | None, now: float) -> None:
+        before, after = self._mode or Mode(AUTOMATIC), mode or Mode(AUTOMATIC)
+        self._mode = mode
+        self._set_door()
+        lasts = None if after.lasts else after.until - now
+        facts = {"before": before.word, "after": after.word, "reason": after.reason, "expires": lasts}
+        self.events.record("breaker.mode_changed", self.name, now, "warning", **facts)
+
+    def _end_mode(self, now: float) -> None:
+        if self._mode is not None and now >= self._mode.until:
+            self._set_mode(None, now)
+
+    def _reconfigure(self, **changes: Any) -> None:
+        """Apply new limits from the next decision on; what was counted stays."""
+        with self._lock:
+            options = self._options = dataclasses.replace(self._options, **changes)
+            self._machine.adopt(options.plan)
+            rule = self._machine.epoch.rule if isinstance(self._machine.epoch, Closed) else None
+            if isinstance(rule, Judge):
+                rule.limits = options.limits
+            elif isinstance(rule, _storage.StoredFailures):
+                rule.limit = options.consecutive or rule.limit
+
+    def _new_rule(self, now: float) -> TripRule:
+        options = self._options
+        if not options.looks_back:
+            if self._storage is not None and options.consecutive is not None:
+                return _storage.StoredFailures(self._storage, options.consecutive)
+            return Judge(options.limits, NoWindow())
+        if isinstance(options.sliding_window, int):
+            return Judge(options.limits, CallWindow(options.sliding_window))
+        judge = Judge(options.limits, TimeWindow(options.sliding_window, now))
+        judge.succeeded = functools.partial(self._count_in_time, judge, judge.succeeded)
+        return judge
+
+    def _count_in_time(self, judge: Judge, count: Callable[[], object]) -> None:
+        """Count a success after letting a window of time know how late it is; atomic but for one call per bucket."""
+        now = self._clock()
+        if now >= judge.window.edge:
+            with self._lock:
+                judge.tick(now)
+        count()
