@@ -3,5 +3,6 @@
 from resilience.budget import RetryBudget
 from resilience.retry._options import RetryOptions
 from resilience.retry._policy import Retry
+from resilience.retry._switch import is_active, no_waits, set_active
 
-__all__ = ("Retry", "RetryBudget", "RetryOptions")
+__all__ = ("Retry", "RetryBudget", "RetryOptions", "is_active", "no_waits", "set_active")

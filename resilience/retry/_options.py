@@ -3,21 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from resilience.options import Duration, Number, Options, Whole, option
+from resilience.budget import BUDGET_NAME
+from resilience.options import Choice, Duration, Flag, Number, Options, Whole, option
 
 __all__ = ("RetryOptions",)
 
 
+class _Jitter(Duration):
+    """One of the usual words, or the longest time that may be added."""
+
+    words = Choice("full", "equal", "none")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expected = f"{self.words.expected}, or {self.expected}"
+
+    def check(self, value: Any, /) -> Any:
+        """Return the word, or seconds."""
+        return value if isinstance(value, str) and value in self.words.words else super().check(value)
+
+    def parse(self, text: str, /) -> Any:
+        """Accept a word in any case, or what a duration accepts."""
+        word = text.strip().lower()
+        return word if word in self.words.words else super().parse(text)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RetryOptions(Options):
-    """stamina's words. The n-th wait is `wait_initial * wait_exp_base ** (n - 1)` plus jitter, at most `wait_max`."""
+    """stamina's words. Waits grow from `wait_initial` to `wait_max` as `backoff` says; chance shortens them."""
 
     attempts: int | None = option(3, Whole(1, 1000), "calls in total, the first one included", none="no limit")
     timeout: float | None = option(
         None, Duration(above=True), "time in total; no wait is begun that would end after it", none="no limit"
     )
+    backoff: str = option(
+        "exponential",
+        Choice("exponential", "linear", "constant", "decorrelated"),
+        "how waits grow; decorrelated draws each between wait_initial and three times the one before",
+    )
     wait_initial: float = option(0.1, Duration(), "wait before the second attempt")
-    wait_max: float = option(5.0, Duration(), "longest wait")
-    wait_jitter: float = option(1.0, Duration(), "up to this much is added to each wait, at random")
-    wait_exp_base: float = option(2.0, Number(1, 100), "growth of the wait from attempt to attempt")
+    wait_max: float = option(5.0, Duration(), "longest wait of our own choice; a server may ask for a longer one")
+    wait_jitter: str | float = option(
+        "full",
+        _Jitter(),
+        "full: anything from 0 to the wait; equal: from half of it; a duration: up to this much is added",
+    )
+    wait_exp_base: float = option(2.0, Number(1, 100), "growth of an exponential wait from attempt to attempt")
+    budget: str | None = option(None, BUDGET_NAME, "the retry budget to spend, shared by its name", none="no budget")
+    idempotent_only: bool = option(False, Flag(), "retry functions marked with @idempotent only")

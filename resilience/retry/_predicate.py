@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 from resilience.errors import ConfigurationError, Problem, RejectedError, ResilienceError
 from resilience.options import is_plain_callable
+from resilience.retry._asking import Asking
 
-__all__ = ("On", "Retryable")
+__all__ = ("Answer", "On", "Predicate", "Retryable", "Wanted", "understood")
 
-On = type[Exception] | Callable[[Exception], "bool | float | timedelta"]
-"""An exception class, or a predicate over the error that may answer with the wait it wants (seconds or timedelta)."""
+Wanted: TypeAlias = bool | float
+"""Whether an outcome is worth another attempt; a number names the wait."""
+Answer: TypeAlias = Wanted | timedelta
+"""Yes, no, or yes after this long (seconds or timedelta)."""
+Predicate = Callable[[Any], Answer | Awaitable[Answer]]
+On = type[Exception] | Callable[[Exception], Answer | Awaitable[Answer]]
+"""An exception class, or a predicate over the error that may answer with the wait it wants."""
 
 
 class Retryable:
@@ -24,31 +30,37 @@ class Retryable:
     def __init__(self, on: On | tuple[On, ...]) -> None:
         given: tuple[Any, ...] = on if isinstance(on, tuple) else (on,)
         for each in given:
-            fits = issubclass(each, Exception) if isinstance(each, type) else is_plain_callable(each)
-            if not fits:
-                expected = "an Exception class, a predicate (not a coroutine function), or a tuple of them"
-                raise ConfigurationError([Problem("on", each, expected)])
+            if not (issubclass(each, Exception) if isinstance(each, type) else callable(each)):
+                raise ConfigurationError([Problem("on", each, "an Exception class, a predicate, or a tuple of them")])
         if not given:
             raise ConfigurationError([Problem("on", on, "at least one Exception class or predicate")])
         self._classes = tuple(each for each in given if isinstance(each, type))
         self._asked_for = tuple(each for each in self._classes if issubclass(each, ResilienceError))
         self._predicates = tuple(each for each in given if not isinstance(each, type))
+        self.names = [getattr(each, "__name__", repr(each)) for each in given]
 
-    def __call__(self, error: Exception) -> bool | float:
+    @property
+    def awaits(self) -> bool:
+        """Whether a predicate is a coroutine function."""
+        return not all(map(is_plain_callable, self._predicates))
+
+    def asked(self, error: Exception) -> Asking[Wanted]:
         """Return False, True, or the seconds to wait."""
         if isinstance(error, ResilienceError) and (isinstance(error, RejectedError) or not error.retryable):
             return isinstance(error, self._asked_for)
         if isinstance(error, self._classes):
             return True
         for predicate in self._predicates:
-            answer = _understood(predicate(error))
+            answer = understood((yield predicate, error))
             if answer is not False:
                 return answer
         return False
 
 
-def _understood(answer: object) -> bool | float:
-    """Return a wait as seconds and anything else as yes or no, as `if` would take it."""
+def understood(answer: object) -> Wanted:
+    """Return a wait as seconds, a negative one as no (as in resilience4j), anything else as `if` would take it."""
     if isinstance(answer, timedelta):
-        return answer.total_seconds()
-    return answer if isinstance(answer, bool | int | float) else bool(answer)
+        answer = answer.total_seconds()
+    if isinstance(answer, bool) or not isinstance(answer, int | float) or answer != answer:  # noqa: PLR0124 - NaN
+        return bool(answer)
+    return False if answer < 0 else answer

@@ -77,9 +77,12 @@ POLICIES: Mapping[Callable[..., Any], Mapping[str, tuple[Any, ...]]] = {
         **dict.fromkeys(
             ("attempts", "timeout", "wait_initial", "wait_max", "wait_jitter", "wait_exp_base"), NO_NUMBERS
         ),
-        **dict.fromkeys(("wait", "stop", "retry", "before_sleep"), (3, "x", coroutine_function)),
-        "on": (None, 3, "OSError", (), int, KeyboardInterrupt, [OSError], (OSError, 3), coroutine_function),
-        "budget": (3, RetryBudget, object()),
+        **dict.fromkeys(("wait", "stop", "retry", "before_sleep", "after", "retry_error_callback"), (3, "x")),
+        "on": (None, 3, "OSError", (), int, KeyboardInterrupt, [OSError], (OSError, 3)),
+        **dict.fromkeys(("on_result", "retry_after"), (3, "x", object())),
+        "backoff": (None, 3, "fibonacci", "Exponential"),
+        "idempotent_only": (None, 0, "yes"),
+        "budget": (3, "", "no spaces", RetryBudget, object()),
         "clock": NO_CALLABLES,
         "randomness": NO_CALLABLES,
         "name": NO_NAMES,

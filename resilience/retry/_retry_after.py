@@ -1,0 +1,85 @@
+"""How long a server asked its client to stay away, wherever it said so."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, timedelta
+from typing import Any
+
+__all__ = ("asked_by", "in_seconds")
+
+_SECONDS = re.compile(r"\s*(\d{1,12}(?:\.\d{1,9})?)\s*", re.ASCII)
+_LONGEST_TEXT = 64
+Wall = Callable[[], float]
+
+
+def asked_by(outcome: object, wall: Wall = time.time) -> float | None:
+    """Return the seconds that an error or result asks for, None where it asks for nothing, below 0 for never again.
+
+    Read from `retry_after` (as on our own errors), then from the `Retry-After` header of `response.headers` or
+    `headers` (as httpx, requests, aiohttp and urllib have them): seconds, or an HTTP date (RFC 9110, 10.2.3).
+    """
+    found = in_seconds(_attribute(outcome, "retry_after"))
+    if found is not None:
+        return found
+    for headers in (_attribute(_attribute(outcome, "response"), "headers"), _attribute(outcome, "headers")):
+        found = _parsed(_header(headers, "Retry-After"), _header(headers, "Date"), wall)
+        if found is not None:
+            return found
+    return None
+
+
+def in_seconds(asked: object, wall: Wall = time.time) -> float | None:
+    """Return what a function or attribute says as seconds: a number, a timedelta, or text as in the header."""
+    if isinstance(asked, str):
+        return _parsed(asked, None, wall)
+    if isinstance(asked, timedelta):
+        return asked.total_seconds()
+    if isinstance(asked, bool) or not isinstance(asked, int | float) or asked != asked:  # noqa: PLR0124 - NaN
+        return None
+    return float(asked) if abs(asked) <= _LARGEST else math.inf if asked > 0 else -math.inf
+
+
+_LARGEST = 1e300
+
+
+def _attribute(thing: object, name: str) -> Any:
+    with contextlib.suppress(Exception):  # properties of other people's objects raise what they like
+        return getattr(thing, name, None)
+    return None
+
+
+def _header(headers: Any, name: str) -> str | None:
+    for spelling in (name, name.lower()):
+        with contextlib.suppress(Exception):  # it only looks like a mapping
+            text = headers.get(spelling)
+            if isinstance(text, str) and len(text) <= _LONGEST_TEXT:
+                return text
+    return None
+
+
+def _parsed(text: str | None, date: str | None, wall: Wall) -> float | None:
+    """Return the seconds a header means; a date is counted from the server's own `Date`, so that clocks may differ."""
+    if text is None:
+        return None
+    if match := _SECONDS.fullmatch(text):
+        return float(match[1])
+    until = _moment(text)
+    if until is None:
+        return None
+    since = None if date is None else _moment(date)
+    return max(0.0, until - (wall() if since is None else since))
+
+
+def _moment(text: str) -> float | None:
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - few servers send dates
+
+    try:
+        moment = parsedate_to_datetime(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
