@@ -1,7 +1,8 @@
 """Tools for testing code that uses the toolkit, and policies written for it.
 
 `ManualClock` owns time, `RecordingListener` keeps events, and `PolicyConformance` is the suite every built-in policy
-passes: subclass it in your own tests, say how to make your policy, and pytest runs it.
+passes: subclass it in your own tests, say how to make your policy, and pytest runs it. `no_waits` has retries follow at
+once.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from resilience._engine._chain import Chain
 from resilience.errors import RejectedError
 from resilience.events import Event
 from resilience.policy import AroundPolicy, Policy
+from resilience.retry import no_waits
 
-__all__ = ("ManualClock", "PolicyConformance", "RecordingListener")
+__all__ = ("ManualClock", "PolicyConformance", "RecordingListener", "no_waits")
 
 
 class ManualClock:
