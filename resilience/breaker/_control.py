@@ -7,7 +7,6 @@ from typing import Any
 
 from resilience.breaker import _report
 from resilience.breaker._core import Core
-from resilience.breaker._epochs import Open
 from resilience.breaker._mode import AUTOMATIC, Mode
 from resilience.breaker._options import MODES
 from resilience.errors import ConfigurationError, Problem
@@ -83,8 +82,9 @@ class Control(Core):
 
     def __repr__(self) -> str:
         mode = "" if self._mode is None else f" ({self._mode.word})"
-        left = self.retry_after if isinstance(self._machine.epoch, Open) else None
-        state = self.current_state if left is None else f"{self.current_state} for {left:.1f} s"
+        state, left = self.current_state, self.retry_after
+        if state == "open" and left is not None and self._mode is None:
+            state = f"open for {left:.1f} s"
         return f"<CircuitBreaker {self.name!r} {state}{mode}>"
 
 
