@@ -9,30 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness import Unavailable
-from scenarios_guards import BUDGETED, CONSECUTIVE, NAIVE, OTHERS, PEERS, bare, breaker, with_timeout
+from scenarios_guards import BUDGETED, CONSECUTIVE, NAIVE, OTHERS, PEERS, bare
+from scenarios_ours import LEASED, RAMPED, RUNNING, SECONDS, STRICT, STRICT_RAMPED, TIMED, WIDE, WINDOW
 from scenarios_world import Guard, Health, Tally, Upstream, World, constant, traffic
 
 __all__ = ("SCENARIOS", "Scenario", "amplification", "burst", "outage", "partial", "play")
 
 Row = tuple[str, ...]
 RATE = 500.0
-
-WINDOW = breaker("window", "50 % of the last 100 calls, from 20 on", failure_rate_threshold=0.5)
-WIDE = breaker(
-    "window of 1000",
-    "50 % of the last 1000 calls, from 1000 on",
-    failure_rate_threshold=0.5,
-    sliding_window=1000,
-    minimum_calls=1000,
-)
-STRICT = breaker("window, 30 %", "30 % of the last 100 calls, from 20 on", failure_rate_threshold=0.3)
-LEASED = breaker(
-    "window, short lease",
-    "the window; a trial call that has not answered within a second makes room for another: `half_open_lease=1`",
-    failure_rate_threshold=0.5,
-    half_open_lease=1,
-)
-TIMED = with_timeout("window and timeout", "the window with `Timeout(0.8)` inside", 0.8, failure_rate_threshold=0.5)
 
 
 @dataclass(frozen=True)
@@ -87,10 +71,14 @@ def outage(guard: Guard, failing_takes: float, *, lasts: float, rate: float = RA
     """Have the upstream die after 2 s and come back `lasts` seconds later; watch for 15 s more."""
     died, back = 2.0, 2.0 + lasts
 
-    def health(now: float) -> tuple[float, float]:
+    def health(now: float, _recent: int) -> tuple[float, float]:
         return (failing_takes, 1.0) if died <= now < back else (0.02, 0.0)
 
     upstream, tally = play(guard, health, constant(rate), back + 15, seed)
+    return _outage_of(upstream, tally, died, back)
+
+
+def _outage_of(upstream: Upstream, tally: Tally, died: float, back: float) -> Outage:
     refused = sorted(tally.refused_at)
     late = [at for at in (*refused, *tally.failed_at) if at >= back]
     asked = sum(died <= at < back for at in (*tally.served_at, *tally.failed_at, *refused))
@@ -117,10 +105,28 @@ def burst(guard: Guard, errors: float, *, seconds: float = 60, seed: int = 1) ->
     def a_second(now: float) -> float:
         return 400.0 if seconds / 3 <= now < seconds * 2 / 3 else 100.0
 
-    def health(now: float) -> tuple[float, float]:
+    def health(now: float, _recent: int) -> tuple[float, float]:
         return (0.08 if a_second(now) > 100 else 0.02, errors)
 
     return play(guard, health, a_second, seconds, seed)[1]
+
+
+def cold_start(guard: Guard, *, seed: int = 1) -> tuple[Outage, int, Tally]:
+    """Have the upstream come back cold after 6 s: it bears 50 calls a second then, 50 more with each second."""
+    died, back = 2.0, 8.0
+
+    def health(now: float, recent: int) -> tuple[float, float]:
+        if died <= now < back:
+            return 0.05, 1.0
+        return (0.02, 0.0) if now < died or recent <= 50 * (1 + now - back) else (0.05, 1.0)
+
+    upstream, tally = play(guard, health, constant(RATE), back + 40, seed)
+    return _outage_of(upstream, tally, died, back), upstream.failures - upstream.calls_within(died, back), tally
+
+
+def _cold_row(guard: Guard) -> Row:
+    seen, errors, tally = cold_start(guard)
+    return f"{seen.recovered_after:.2f}", f"{errors:,}", f"{tally.refused_within(8.0, 48.0):,}"
 
 
 def _burst_row(guard: Guard) -> Row:
@@ -130,7 +136,7 @@ def _burst_row(guard: Guard) -> Row:
 
 def partial(guard: Guard, errors: float = 0.4, *, seconds: float = 60, seed: int = 1) -> tuple[Upstream, Tally]:
     """Have the upstream fail `errors` of its calls, after 5 s in which it was well."""
-    return play(guard, lambda now: (0.05, errors if now >= 5 else 0.0), constant(RATE), seconds, seed)
+    return play(guard, lambda now, _: (0.05, errors if now >= 5 else 0.0), constant(RATE), seconds, seed)
 
 
 def _partial_row(guard: Guard) -> Row:
@@ -141,7 +147,7 @@ def _partial_row(guard: Guard) -> Row:
 
 def amplification(guard: Guard, *, seconds: float = 30, rate: float = RATE, seed: int = 1) -> float:
     """Return how many calls the upstream gets for each call made, while it answers nothing but errors."""
-    upstream, tally = play(guard, lambda _now: (0.05, 1.0), constant(rate), seconds, seed)
+    upstream, tally = play(guard, lambda *_: (0.05, 1.0), constant(rate), seconds, seed)
     return len(upstream.called_at) / tally.asked
 
 
@@ -159,16 +165,16 @@ SCENARIOS = (
         "500 calls/s; circuits stay open for 5 s. Wasted: calls that reached the dead upstream. Well again: from when "
         "it is back to the last caller who got no answer; up to 5 s, depending on where in its open time a circuit is.",
         _OUTAGE,
-        (bare(), WINDOW, CONSECUTIVE, *PEERS),
+        (bare(), WINDOW, SECONDS, CONSECUTIVE, *PEERS),
         _outage_row(0.05, 12),
     ),
     Scenario(
         "scenarios-hang",
         "The upstream hangs for 12 s, errors after 5 s",
         "As above, but every call to it hangs for 5 s before it fails. What a breaker cannot see before a call returns "
-        "it cannot count: a timeout inside is what shortens this.",
+        "it cannot count, unless it counts running calls; a timeout inside helps any breaker.",
         _OUTAGE,
-        (bare(), WINDOW, LEASED, TIMED, CONSECUTIVE, *PEERS),
+        (bare(), WINDOW, RUNNING, LEASED, TIMED, CONSECUTIVE, *PEERS),
         _outage_row(5.0, 12),
     ),
     Scenario(
@@ -177,23 +183,33 @@ SCENARIOS = (
         "100 calls/s for 20 s, 400 for 20 s, 100 for 20 s; answers take 20 ms, 80 ms during the burst. Every refusal "
         "is a false one.",
         ("calls", "refused at 0.5 % errors", "refused at 2 % errors"),
-        (WINDOW, STRICT, CONSECUTIVE, *PEERS),
+        (WINDOW, STRICT, SECONDS, RUNNING, CONSECUTIVE, *PEERS),
         _burst_row,
+    ),
+    Scenario(
+        "scenarios-cold",
+        "The upstream comes back cold",
+        "500 calls/s; it dies for 6 s and bears 50 calls/s when it is back, 50 more with each second; what is beyond "
+        "that fails. Well again: from when it is back to the last caller who got no answer.",
+        ("well again after, s", "errors meanwhile", "refused meanwhile"),
+        (bare(), WINDOW, RAMPED, CONSECUTIVE, *PEERS),
+        _cold_row,
     ),
     Scenario(
         "scenarios-partial",
         "The upstream fails 40 % of its calls",
         "500 calls/s for 60 s, from second 5 on with 40 % errors. A threshold above the error rate needs a window wide "
-        "enough to tell the two apart: of 100 calls, 50 fail by chance every few seconds.",
+        "enough to tell the two apart: of 100 calls, 50 fail by chance every few seconds. circuitbreaker is closed "
+        "again by any call that succeeds late, from before it opened.",
         ("refused", "calls made", "of them failed", "callers served"),
-        (bare(), WIDE, WINDOW, STRICT, CONSECUTIVE, *PEERS),
+        (bare(), WIDE, WINDOW, STRICT, STRICT_RAMPED, CONSECUTIVE, *PEERS),
         _partial_row,
     ),
     Scenario(
         "scenarios-retries",
         "Total outage: calls made for each call asked for",
-        "Every call fails within 50 ms, for 30 s. Amplification is what an upstream has to bear when it tries to "
-        "come back.",
+        "Every call fails within 50 ms, for 30 s: what an upstream has to bear when it tries to come back. At 50 "
+        "calls/s hardly more than three are in flight, and the floor of the budget (3) is what allows retries.",
         _TRIES,
         (NAIVE, *BUDGETED, *OTHERS),
         _amplification_row,

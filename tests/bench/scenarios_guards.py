@@ -24,12 +24,16 @@ def bare() -> Guard:
     return Guard("no breaker", lambda _world, call: call, lambda: Never)
 
 
+def _breaker(world: World, **options: Any) -> CircuitBreaker:
+    told: dict[str, Any] = {"reset_timeout": RESET, "clock": world.clock, "randomness": world.chance.random}
+    return CircuitBreaker(**told, **options)
+
+
 def breaker(name: str, how: str, **options: Any) -> Guard:
     """Guard by our breaker."""
 
     def build(world: World, call: Call) -> Call:
-        guard = CircuitBreaker(reset_timeout=RESET, clock=world.clock, name="upstream", **options)
-        return Pipeline("scenario", guard)(call)
+        return Pipeline("scenario", _breaker(world, **options))(call)
 
     return Guard(f"resilience, {name}", build, lambda: CircuitOpenError, how)
 
@@ -38,8 +42,7 @@ def with_timeout(name: str, how: str, seconds: float, **options: Any) -> Guard:
     """Guard by our breaker with a timeout inside."""
 
     def build(world: World, call: Call) -> Call:
-        guard = CircuitBreaker(reset_timeout=RESET, clock=world.clock, name="upstream", **options)
-        return Pipeline("scenario", guard, Timeout(seconds, clock=world.clock))(call)
+        return Pipeline("scenario", _breaker(world, **options), Timeout(seconds, clock=world.clock))(call)
 
     return Guard(f"resilience, {name}", build, lambda: CircuitOpenError, how)
 
@@ -140,7 +143,7 @@ def retry(name: str, how: str, *, budget: bool, breaking: bool = False, **option
             randomness=world.chance.random,
             **{"attempts": 3, **options},
         )
-        inner = [CircuitBreaker(reset_timeout=RESET, clock=world.clock, failure_rate_threshold=0.5)] if breaking else []
+        inner = [_breaker(world, failure_rate_threshold=0.5)] if breaking else []
         return Pipeline("scenario", policy, *inner)(call)
 
     return Guard(f"resilience, {name}", build, lambda: CircuitOpenError, how)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import random
 import selectors
+from bisect import bisect
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,8 +81,8 @@ class _Loop(asyncio.SelectorEventLoop):
         return self._manual.now
 
 
-Health = Callable[[float], tuple[float, float]]
-"""At that moment: how many seconds an answer takes, and how likely it is an error."""
+Health = Callable[[float, int], tuple[float, float]]
+"""At a moment, after so many calls in the last second: seconds an answer takes, and how likely it is an error."""
 
 
 class Upstream:
@@ -97,7 +98,7 @@ class Upstream:
         """Take a while, then answer or fail."""
         now = self._world.clock.now
         self.called_at.append(now)
-        takes, failing = self._health(now)
+        takes, failing = self._health(now, len(self.called_at) - bisect(self.called_at, now - 1))
         fails = self._world.chance.random() < failing  # drawn now, so that chance does not depend on who waits
         await asyncio.sleep(takes)
         if fails:
