@@ -1,4 +1,5 @@
 import itertools
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -101,10 +102,10 @@ def test_any_of_several_rules_trips() -> None:
     assert [report(judge, "slow") for _ in range(4)][-1] == Trip("slow call rate", Counts(0, 4, 4))
 
 
-@pytest.mark.parametrize("window", [CallWindow(5), TimeWindow(10.0, 0.0)])
-def test_late_failure_is_put_where_its_call_was_counted(window: CallWindow | TimeWindow) -> None:
+@pytest.mark.parametrize("window", [lambda: CallWindow(5), lambda: TimeWindow(10.0, 0.0)])
+def test_late_failure_is_put_where_its_call_was_counted(window: Callable[[], CallWindow | TimeWindow]) -> None:
     """The failure of a call that was counted while it ran leaves the window when that call does."""
-    judge = Judge(Limits(None, None, 2.0), window)
+    judge = Judge(Limits(None, None, 2.0), window())
     number, _ = judge.slowed(0.0)
     report(judge, "ok", 4.0)
     report(judge, "failed", 4.0)
