@@ -22,7 +22,9 @@ class _Jitter(Duration):
 
     def check(self, value: Any, /) -> Any:
         """Return the word, or seconds."""
-        return value if isinstance(value, str) and value in self.words.words else super().check(value)
+        if isinstance(value, str):
+            return value if value in self.words.words else super().parse(value)
+        return super().check(value)
 
     def parse(self, text: str, /) -> Any:
         """Accept a word in any case, or what a duration accepts."""
