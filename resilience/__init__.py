@@ -12,7 +12,7 @@ TYPE_CHECKING = False  # importing it from typing would be most of what `import 
 if TYPE_CHECKING:
     from resilience.breaker import CircuitBreaker, CircuitOpenError
     from resilience.budget import RetryBudget
-    from resilience.bulkhead import Bulkhead
+    from resilience.bulkhead import Bulkhead, ThreadPoolBulkhead
     from resilience.envelope import ErrorCatalog
     from resilience.errors import (
         AppError,
@@ -75,6 +75,7 @@ __all__ = (
     "ResilienceError",
     "Retry",
     "RetryBudget",
+    "ThreadPoolBulkhead",
     "Timeout",
     "TokenBucket",
     "Wait",
@@ -85,7 +86,7 @@ __all__ = (
 _HOMES = {
     "breaker": ("CircuitBreaker", "CircuitOpenError"),
     "budget": ("RetryBudget",),
-    "bulkhead": ("Bulkhead",),
+    "bulkhead": ("Bulkhead", "ThreadPoolBulkhead"),
     "envelope": ("ErrorCatalog",),
     "errors": tuple(name for name in __all__ if name.endswith("Error") and name != "CircuitOpenError"),
     "events": ("Event",),

@@ -44,6 +44,7 @@ __all__ = (
     "RejectedError",
     "ResilienceError",
     "RunningWork",
+    "running_behind",
 )
 
 
@@ -134,6 +135,16 @@ class RunningWork:
     def add_done_callback(self, callback: Callable[[], None]) -> None:
         """Call `callback` once the work has really ended; at once if it already has."""
         self._when_done(callback)
+
+    def note(self, interrupt: BaseException) -> None:
+        """Have an interrupt or a cancellation, which is not ours to replace, say that the work goes on."""
+        interrupt.running = self  # type: ignore[attr-defined]  # read by `running_behind`
+
+
+def running_behind(error: BaseException | None) -> RunningWork | None:
+    """Return the work that goes on in a thread although `error` has ended the call, if there is any."""
+    running = getattr(error, "running", None)
+    return running if isinstance(running, RunningWork) else None
 
 
 class DeadlineExceededError(ResilienceError):

@@ -39,6 +39,11 @@ def _apply(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
     return fn(*args, **kwargs)
 
 
+def _hand_back(awaitable: Any) -> tuple[Callable[..., Any], None]:
+    """Let whoever runs a blocking call elsewhere see that it was none."""
+    return lambda *_args, **_kwargs: awaitable, None
+
+
 class Chain:
     """`policies`, first one outermost, compiled once per function that is wrapped."""
 
@@ -135,7 +140,7 @@ class Chain:
     def plain_caller(self) -> Callable[..., Any]:
         """Guards one call of the plain function it is given, with its arguments."""
         # Every call may bring another function: what one of them returned says nothing about the next.
-        return self._compile_sync(self._through, is_one_function=False)
+        return self._compile_sync(self._through, is_one_function=False, leading=1)
 
     def _caller(self, colour: Colour) -> Callable[..., Any]:
         if colour not in self._callers:
@@ -144,7 +149,9 @@ class Chain:
 
     @functools.cached_property
     def _acaller(self) -> Callable[..., Coroutine[Any, Any, Any]]:
-        return self._compile_async(_aio().resume(self._through), is_one_function=False)
+        leaves_the_loop = any(hasattr(policy, "offload") for policy in self.policies)
+        fn = self._through if leaves_the_loop else _aio().resume(self._through)
+        return self._compile_async(fn, is_one_function=False)
 
     @functools.cached_property
     def _blocking_block(self) -> Callable[[], contextlib.AbstractContextManager[None]]:
@@ -171,10 +178,12 @@ class Chain:
             return self._compile_async(fn, is_one_function=is_one_function)
         policies = self._settling(colour.value)
         if colour is Colour.GENERATOR:
-            return _generators.compile_sync_generator(policies, fn, self._sleeper.sleep)
-        return cast("Callable[..., Any]", _generators_aio().compile_async_generator(policies, fn, self._sleeper.asleep))
+            return _generators.compile_sync_generator(policies, fn, self._sleeper.sleep, leading)
+        return cast(
+            "Callable[..., Any]", _generators_aio().compile_async_generator(policies, fn, self._sleeper.asleep, leading)
+        )
 
-    def _compile_sync(self, fn: Callable[P, R], *, is_one_function: bool = True) -> Callable[P, R]:
+    def _compile_sync(self, fn: Callable[P, R], *, is_one_function: bool = True, leading: int = 0) -> Callable[P, R]:
         def defer(awaitable: Any) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
             resume = _aio().resume
             later = self._compile_async(resume(fn)) if is_one_function else None
@@ -185,9 +194,16 @@ class Chain:
     def _compile_async(
         self, fn: Callable[P, Any], *, is_one_function: bool = True
     ) -> Callable[P, Coroutine[Any, Any, Any]]:
-        guarded: Callable[P, Coroutine[Any, Any, Any]]
-        guarded = _aio().compile_async(self._for(is_one_function=is_one_function), fn, self._sleeper.asleep)
-        return guarded
+        policies, awaited = self._for(is_one_function=is_one_function), fn
+        for position, policy in enumerate(policies):
+            if (offload := getattr(policy, "offload", None)) is not None:
+                # From here on inwards the call blocks, in a thread of that policy's own.
+                inner = _sync.compile_sync(policies[position + 1 :], fn, self._sleeper.sleep, _hand_back)
+                policies, awaited = policies[:position], offload(inner)
+                break
+        return cast(
+            "Callable[P, Coroutine[Any, Any, Any]]", _aio().compile_async(policies, awaited, self._sleeper.asleep)
+        )
 
     def _for(self, *, is_one_function: bool) -> tuple[Member, ...]:
         """Return the policies; those that look at arguments have to know where the first one is the function."""

@@ -1,6 +1,7 @@
 """Bulkhead: keep one slow dependency from taking every thread or task."""
 
-from resilience.bulkhead._options import BulkheadOptions
+from resilience.bulkhead._options import BulkheadOptions, ThreadPoolOptions
 from resilience.bulkhead._policy import Bulkhead
+from resilience.bulkhead._threads import ThreadPoolBulkhead
 
-__all__ = ("Bulkhead", "BulkheadOptions")
+__all__ = ("Bulkhead", "BulkheadOptions", "ThreadPoolBulkhead", "ThreadPoolOptions")

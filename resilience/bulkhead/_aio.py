@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from resilience.bulkhead._machine import Arrival
+from resilience.bulkhead._queue import Waiter
 
 if TYPE_CHECKING:
-    from resilience.bulkhead._policy import Bulkhead
-    from resilience.bulkhead._queue import Queue
+    from resilience.bulkhead._admission import Admission
+    from resilience.bulkhead._queue import Permit, Queue
 
-__all__ = ("admit",)
+__all__ = ("enter",)
 
 
-class _TaskWaiter:
+class _TaskWaiter(Waiter):
     __slots__ = ("_future", "_loop")
 
     def __init__(self) -> None:
@@ -37,19 +38,19 @@ class _TaskWaiter:
             self._future.set_result(handed)
 
 
-async def _enter(queue: Queue, seconds: float) -> Arrival:
-    waiter = _TaskWaiter()
-    arrival = queue.arrive(waiter)
-    if arrival is not Arrival.QUEUED:
-        return arrival
-    try:
-        handed = await waiter.wait(seconds)
-    except BaseException:
-        queue.abandon(waiter)
-        raise
-    return Arrival.ADMITTED if handed or not queue.withdraw(waiter) else Arrival.QUEUED
-
-
-async def admit(bulkhead: Bulkhead, queue: Queue) -> Any:
-    """Return a permit, suspending this task for at most the bulkhead's `max_wait`."""
-    return bulkhead.judge(await _enter(queue, bulkhead.options.max_wait))
+async def enter(admission: Admission, queue: Queue) -> Permit:
+    """Return a permit, suspending this task for as long as the admission allows."""
+    permit = queue.take()
+    if permit is not None:
+        return permit
+    waiter, patience = _TaskWaiter(), admission.patience()
+    arrival = queue.arrive(waiter, patience)
+    if arrival is Arrival.QUEUED:
+        try:
+            is_handed = await waiter.wait(patience)
+        except BaseException:
+            queue.abandon(waiter)
+            raise
+        if is_handed or not queue.withdraw(waiter):
+            arrival = Arrival.ADMITTED
+    return admission.judge(arrival, waiter, patience)

@@ -1,29 +1,40 @@
-"""The queue of a bulkhead that lets callers wait: threads and tasks of any loop, in one line."""
+"""The line of those who may wait for a place: threads and tasks of any loop, in one line."""
 
 from __future__ import annotations
 
 import threading
-from typing import Protocol
+from collections import deque
+from typing import TypeAlias
 
 from resilience._fork import renew_after_fork
 from resilience.bulkhead._machine import Arrival, Places
+from resilience.clock import Clock
 
-__all__ = ("Queue", "Waiter")
+__all__ = ("Permit", "Queue", "Waiter")
 
 
-class Waiter(Protocol):
+class Waiter:
     """One caller in line."""
+
+    __slots__ = ("places",)
+
+    places: Places[Waiter]
+    """What it waits for: a forked child has others."""
 
     def wake(self) -> None:
         """Tell the caller that it has a place; raises RuntimeError if there is nobody left to tell."""
-        ...
+        raise NotImplementedError
+
+
+Permit: TypeAlias = tuple[Places[Waiter], float]
+"""A place, and since when it is held."""
 
 
 class Queue:
     """The machine under a lock that is held for its decisions only."""
 
-    def __init__(self, total: int, max_waiting: int) -> None:
-        self._total, self._max_waiting = total, max_waiting
+    def __init__(self, total: int, max_waiting: int, clock: Clock) -> None:
+        self._total, self._max_waiting, self._clock = total, max_waiting, clock
         self.after_fork()
         renew_after_fork(self)
 
@@ -31,41 +42,106 @@ class Queue:
         """Forget the parent's callers: their places are not ours to give back."""
         self._lock = threading.Lock()  # guards the places
         self._places: Places[Waiter] = Places(self._total, self._max_waiting)
+        self._leaving: deque[tuple[Places[Waiter], Waiter | None, float | None]] = deque()
 
     @property
-    def free(self) -> int:
-        """Places nobody holds."""
-        return self._places.free
+    def inside(self) -> int:
+        """Places in use."""
+        return self._places.inside
 
     @property
     def waiting(self) -> int:
         """Callers in line."""
         return self._places.waiting
 
-    def arrive(self, waiter: Waiter) -> Arrival:
-        """Take a place or join the line."""
+    def take(self) -> Permit | None:
+        """Take a place if one is free."""
         with self._lock:
-            return self._places.arrive(waiter)
+            places = self._places
+            is_taken = places.take()
+        if self._leaving:
+            self._settle()
+        return (places, self._clock()) if is_taken else None
+
+    def arrive(self, waiter: Waiter, patience: float) -> Arrival:
+        """Take a place, or join the line for up to `patience` seconds."""
+        now = self._clock()
+        with self._lock:
+            waiter.places = self._places
+            arrival = self._places.arrive(waiter, now, now + patience)
+        if self._leaving:
+            self._settle()
+        return arrival
+
+    def permit(self, waiter: Waiter) -> Permit:
+        """Return the permit of a waiter that has been handed a place."""
+        return waiter.places, self._clock()
 
     def withdraw(self, waiter: Waiter) -> bool:
         """Leave the line; False if a place has been handed over meanwhile."""
         with self._lock:
-            return self._places.withdraw(waiter)
+            is_out = self._places.withdraw(waiter)
+        self._settle()
+        return is_out
 
     def abandon(self, waiter: Waiter) -> None:
         """Leave for good, passing on a place that was handed over meanwhile."""
-        if not self.withdraw(waiter):
-            self.give_back()
+        self._leaving.append((waiter.places, waiter, None))
+        self._settle()
 
-    def give_back(self) -> None:
+    def give_back(self, permit: Permit) -> None:
         """Return a place to the longest waiting caller that can still be told."""
-        while True:
-            with self._lock:
-                waiter = self._places.give_back()
-            if waiter is None:
-                return
+        places, since = permit
+        held = self._clock() - since
+        if self._leaving or not self._lock.acquire(blocking=False):
+            self._leaving.append((places, None, held))
+        else:  # the same as below, for one
             try:
-                waiter.wake()
-            except RuntimeError:  # its event loop is closed: that caller will never run
-                continue
-            return
+                woken = self._depart(places, None, held)
+            finally:
+                self._lock.release()
+            if woken is not None:
+                self._wake(woken)
+        if self._leaving:
+            self._settle()
+
+    def resize(self, total: int) -> None:
+        """Change the number of places."""
+        with self._lock:
+            self._total = total
+            woken = self._places.resize(total)
+        for waiter in woken:
+            self._wake(waiter)
+        self._settle()
+
+    def least_wait(self) -> float:
+        """Return how long the line takes if all goes well and nobody in it gives up."""
+        with self._lock:
+            wait = self._places.least_wait(self._clock())
+        self._settle()
+        return wait
+
+    def _settle(self) -> None:
+        """Let go of those who leave, unless somebody holds the lock: then it does so when done.
+
+        Leaving must not wait for the lock: a generator or coroutine that nobody finished leaves when the garbage
+        collector closes it, at any moment, in any thread - in the very one, perhaps, that holds the lock.
+        """
+        while self._leaving and self._lock.acquire(blocking=False):
+            try:
+                woken = self._depart(*self._leaving.popleft()) if self._leaving else None
+            finally:
+                self._lock.release()
+            if woken is not None:
+                self._wake(woken)
+
+    def _depart(self, places: Places[Waiter], waiter: Waiter | None, held: float | None) -> Waiter | None:
+        if places is not self._places or (waiter is not None and places.withdraw(waiter)):
+            return None
+        return places.give_back(self._clock(), held)
+
+    def _wake(self, waiter: Waiter) -> None:
+        try:
+            waiter.wake()
+        except RuntimeError:  # its event loop is closed: that caller will never run
+            self._leaving.append((waiter.places, None, None))

@@ -6,14 +6,16 @@ import threading
 from typing import TYPE_CHECKING
 
 from resilience.bulkhead._machine import Arrival
+from resilience.bulkhead._queue import Waiter
 
 if TYPE_CHECKING:
-    from resilience.bulkhead._queue import Queue
+    from resilience.bulkhead._admission import Admission
+    from resilience.bulkhead._queue import Permit, Queue
 
 __all__ = ("enter",)
 
 
-class _ThreadWaiter:
+class _ThreadWaiter(Waiter):
     __slots__ = ("_latch",)
 
     def __init__(self) -> None:
@@ -27,15 +29,19 @@ class _ThreadWaiter:
         return self._latch.acquire(timeout=seconds)
 
 
-def enter(queue: Queue, seconds: float) -> Arrival:
-    """Get a place, blocking up to `seconds` for one. Returns ADMITTED, REFUSED, or QUEUED for "waited in vain"."""
-    waiter = _ThreadWaiter()
-    arrival = queue.arrive(waiter)
-    if arrival is not Arrival.QUEUED:
-        return arrival
-    try:
-        handed = waiter.wait(seconds)
-    except BaseException:
-        queue.abandon(waiter)
-        raise
-    return Arrival.ADMITTED if handed or not queue.withdraw(waiter) else Arrival.QUEUED
+def enter(admission: Admission, queue: Queue) -> Permit:
+    """Return a permit, blocking this thread for as long as the admission allows."""
+    permit = queue.take()
+    if permit is not None:
+        return permit
+    waiter, patience = _ThreadWaiter(), admission.patience()
+    arrival = queue.arrive(waiter, patience)
+    if arrival is Arrival.QUEUED:
+        try:
+            is_handed = waiter.wait(patience)
+        except BaseException:
+            queue.abandon(waiter)
+            raise
+        if is_handed or not queue.withdraw(waiter):
+            arrival = Arrival.ADMITTED
+    return admission.judge(arrival, waiter, patience)

@@ -134,6 +134,11 @@ SECTIONS = (
         needs="rate",
     ),
     Section("pipeline.*.bulkhead", "resilience.bulkhead._options:BulkheadOptions", "resilience.bulkhead:Bulkhead"),
+    Section(
+        "pipeline.*.thread_pool",
+        "resilience.bulkhead._options:ThreadPoolOptions",
+        "resilience.bulkhead:ThreadPoolBulkhead",
+    ),
     Section("pipeline.*.timeout", "resilience.timeout._options:TimeoutOptions", "resilience.timeout:Timeout"),
 )
 

@@ -39,10 +39,10 @@ class RequestContext:
         "client",
         "deadline",
         "headers",
-        "holds_place",
         "inbound",
         "is_counted",
         "is_excluded",
+        "place",
         "request_id",
         "source",
         "trace_id",
@@ -71,7 +71,7 @@ class RequestContext:
         self.is_excluded = is_excluded
         """Whether this request is never limited, refused or timed (a probe)."""
         self.is_counted = False
-        self.holds_place = False
+        self.place: Any = None
         self.user: str | None = None
         """Who the caller has proven to be; set by the service or its framework."""
         self.source: Any = None

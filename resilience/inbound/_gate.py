@@ -126,8 +126,7 @@ class Inbound:
         if context.is_excluded:
             return
         if takes_place and self.slots is not None:
-            self.slots.admit()
-            context.holds_place = True
+            context.place = self.slots.admit()
         if self.lifecycle is not None:
             self.lifecycle.enter()
         context.is_counted = True
@@ -153,9 +152,9 @@ class Inbound:
         context.is_counted = False
         if self.lifecycle is not None:
             self.lifecycle.leave()
-        if context.holds_place and self.slots is not None:
-            context.holds_place = False
-            self.slots.on_success(None, None)
+        if context.place is not None and self.slots is not None:
+            place, context.place = context.place, None
+            self.slots.on_success(place, None)
 
     def answered(self, context: RequestContext) -> None:
         """Lift the deadline: the last byte is out, and work that follows it (background tasks) delays nobody."""

@@ -13,5 +13,8 @@ __all__ = ("TimeoutOptions",)
 class TimeoutOptions(Options):
     """The allowance of one call; a deadline that ends sooner wins."""
 
-    seconds: float = option(30.0, Duration(above=True), "time one call may take")
+    seconds: float | None = option(
+        30.0, Duration(above=True), "time one call may take", none="only the deadline in force counts"
+    )
+    margin: float = option(0.0, Duration(), "kept back from the deadline in force, for what the caller does afterwards")
     max_threads: int = option(64, Whole(1, 10_000), "blocking calls under way at once, late ones included")

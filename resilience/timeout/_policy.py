@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 
 from resilience._executor import Executor, Work
+from resilience._fork import renew_after_fork
 from resilience.clock import Clock, monotonic
 from resilience.errors import BulkheadFullError, DeadlineExceededError, RunningWork
 from resilience.events import Emitter
 from resilience.options import CLOCK, checked
 from resilience.policy import Named
-from resilience.timeout._deadline import Deadline
+from resilience.timeout._deadline import FRAME, Deadline
 from resilience.timeout._options import TimeoutOptions
 
 __all__ = ("Timeout",)
@@ -31,41 +33,73 @@ class Timeout(Named):
     variables), the caller returns on time, and the thread stays occupied until the function really ends. At most
     `max_threads` such calls are under way at once; one more gets `BulkheadFullError` at once. A `Bulkhead` directly
     outside keeps its place for the late thread as well. A `TimeoutError` raised by the function itself stays what it
-    is (L10). Inside the call `Deadline.current()` tells what remains, and a sooner deadline already in force wins.
+    is (L10). Inside the call `Deadline.current()` tells what remains.
+
+    A sooner deadline already in force wins, `margin` earlier than it ends: the caller, whose deadline it is, has that
+    much left to act on our error. Where nothing is left after the margin the call is not made (`is_before_call`). With
+    `seconds=None` only the deadline in force counts; a call without one is neither timed nor moved to a thread.
     """
 
     kind = "timeout"
 
     def __init__(
         self,
-        seconds: float | str | timedelta = 30.0,
+        seconds: float | str | timedelta | None = 30.0,
         *,
+        margin: float | str | timedelta = 0,
         max_threads: int = 64,
         name: str | None = None,
         clock: Clock = monotonic,
     ) -> None:
         super().__init__(name)
-        self.options = TimeoutOptions(seconds=cast("float", seconds), max_threads=max_threads)
-        self._clock: Clock = checked(clock, "clock", CLOCK)
+        self.options = TimeoutOptions(
+            seconds=cast("float | None", seconds), margin=cast("float", margin), max_threads=max_threads
+        )
+        self.clock: Clock = checked(clock, "clock", CLOCK)
         self.events = Emitter()
         self._executor = Executor(self.options.max_threads)
-        self.line: Any = None  # the awaiting shell's, of the loop that used it last
+        self.elapsed_calls = 0
+        """Calls that took longer than they were allowed."""
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Forget the parent's calls: neither its threads nor its event loops run here."""
+        self._lock = threading.Lock()  # guards the count of elapsed calls
+        self._late: set[Work] = set()
+        self.lines: dict[Any, Any] = {}  # the awaiting shell's, by event loop
 
     @property
     def busy_threads(self) -> int:
         """Blocking calls under way, those past their time included."""
         return self._executor.busy
 
+    @property
+    def late_threads(self) -> int:
+        """Blocking calls that are past their time and still run."""
+        return len(self._late)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the threads at work, those of them that are late, and how many calls took too long so far."""
+        return {"busy_threads": self.busy_threads, "late_threads": self.late_threads, "elapsed": self.elapsed_calls}
+
     def around(self, call: Callable[P, R], /) -> Callable[P, R]:
         """Run the blocking `call` in a thread and stop waiting for it in time."""
 
         def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-            seconds, deadline = self.begin()
-            with deadline:
+            seconds = self.allowance()
+            if seconds is None:
+                return call(*args, **kwargs)
+            with Deadline(self.clock() + seconds, clock=self.clock):
                 work = Work(functools.partial(call, *args, **kwargs), contextvars.copy_context())
             self._start(work)
-            if not work.wait(seconds):
-                raise self.exceeded(seconds, RunningWork(work.add_done_callback))
+            try:
+                has_ended = work.wait(seconds)
+            except BaseException as interrupt:
+                RunningWork(work.add_done_callback).note(interrupt)
+                raise
+            if not has_ended:
+                raise self._late_error(work, seconds)
             if work.error is None:
                 return cast("R", work.result)
             error, work.error = work.error, None  # the thread may hold on to its work a moment longer
@@ -88,26 +122,46 @@ class Timeout(Named):
 
         return _aio.Scope(self)
 
-    def begin(self) -> tuple[float, Deadline]:
-        """Return the seconds this call gets and the deadline they make; raise where none are left."""
-        seconds, now, outer = self.options.seconds, self._clock(), Deadline.current()
-        if outer is not None and (remaining := outer.remaining()) < seconds:
-            if remaining <= 0:
-                raise DeadlineExceededError("the deadline had passed before the call", policy=self.name, seconds=0.0)
-            seconds = remaining
-        return seconds, Deadline(now + seconds, clock=self._clock)
+    def allowance(self) -> float | None:
+        """Return the seconds a call gets that begins now, None for no limit; raise where none are left."""
+        seconds, frame = self.options.seconds, FRAME.get()
+        if frame is None or (outer := frame[0]) is None:
+            return seconds
+        left = outer.remaining() - self.options.margin
+        if left <= 0:
+            raise self._nothing_left(left + self.options.margin)
+        return left if seconds is None or left < seconds else seconds
 
     def exceeded(self, seconds: float, running: RunningWork | None = None) -> DeadlineExceededError:
-        """Return the error of a call that took longer than `seconds`, having told the listeners."""
-        self.events.emit("timeout.elapsed", self.name, self._clock(), "warning", seconds=seconds)
+        """Return the error of a call that took longer than `seconds`, having counted it and told the listeners."""
+        with self._lock:
+            self.elapsed_calls += 1
+        self.events.emit("timeout.elapsed", self.name, self.clock(), "warning", seconds=seconds)
         message = f"{self.name} allows {seconds:g} s"
         return DeadlineExceededError(message, policy=self.name, seconds=seconds, running=running)
 
+    def _late_error(self, work: Work, seconds: float) -> DeadlineExceededError:
+        late = self._late
+        late.add(work)
+        work.add_done_callback(functools.partial(late.discard, work))
+        return self.exceeded(seconds, RunningWork(work.add_done_callback))
+
+    def _nothing_left(self, remaining: float) -> DeadlineExceededError:
+        margin = self.options.margin
+        facts = {"reason": "deadline", "remaining": remaining, "margin": margin}
+        self.events.emit("timeout.rejected", self.name, self.clock(), "warning", **facts)
+        message = "the deadline had passed before the call"
+        if remaining > 0:
+            message = f"{remaining:.3g} s to the deadline are within the margin of {margin:g} s; the call was not made"
+        return DeadlineExceededError(message, policy=self.name, seconds=0.0)
+
     def _start(self, work: Work) -> None:
         if not self._executor.submit(work):
-            self.events.emit("timeout.rejected", self.name, self._clock(), "warning", threads=self.options.max_threads)
-            message = f"{self.name} has {self.options.max_threads} blocking calls under way"
-            raise BulkheadFullError(message, policy=self.name)
+            most = self.options.max_threads
+            self.events.emit("timeout.rejected", self.name, self.clock(), "warning", reason="threads", max_threads=most)
+            raise BulkheadFullError(f"{self.name} has {most} blocking calls under way", policy=self.name)
 
     def __repr__(self) -> str:
-        return f"<Timeout {self.name!r} {self.options.seconds:g} s>"
+        seconds, margin = self.options.seconds, self.options.margin
+        allowed = "by the deadline in force" if seconds is None else f"{seconds:g} s"
+        return f"<Timeout {self.name!r} {allowed}{f', {margin:g} s before the deadline' if margin else ''}>"

@@ -7,58 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from resilience import Bulkhead, BulkheadFullError, ConfigurationError, Pipeline
-from resilience.bulkhead._machine import Arrival, Places
 from resilience.testing import RecordingListener
-
-
-class PlacesModel(RuleBasedStateMachine):
-    """Places are neither lost nor lent twice, and the line is served in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.places: Places[int] = Places(2, 3)
-        self.inside: set[int] = set()
-        self.line: list[int] = []
-        self.next = 0
-
-    @rule()
-    def arrive(self) -> None:
-        self.next += 1
-        arrival = self.places.arrive(self.next)
-        if arrival is Arrival.ADMITTED:
-            assert not self.line
-            self.inside.add(self.next)
-        elif arrival is Arrival.QUEUED:
-            self.line.append(self.next)
-        else:
-            assert len(self.line) == 3
-
-    @precondition(lambda self: self.inside)
-    @rule()
-    def leave(self) -> None:
-        self.inside.pop()
-        woken = self.places.give_back()
-        assert woken == (self.line[0] if self.line else None)
-        if woken is not None:
-            self.inside.add(self.line.pop(0))
-
-    @precondition(lambda self: self.line)
-    @rule()
-    def withdraw(self) -> None:
-        waiter = self.line.pop()
-        assert self.places.withdraw(waiter)
-        assert not self.places.withdraw(waiter)
-
-    @invariant()
-    def adds_up(self) -> None:
-        assert self.places.free + len(self.inside) == 2
-        assert self.places.waiting == len(self.line)
-
-
-TestPlaces = PlacesModel.TestCase
 
 
 def test_refuses_at_the_limit_and_recovers() -> None:
@@ -198,7 +149,7 @@ async def test_random_cancellation_loses_no_place() -> None:
 def test_waiter_of_a_dead_loop_is_skipped() -> None:
     """A place handed to a task whose loop is closed goes on to the next in line."""
     bulkhead = Bulkhead(1, max_wait=5)
-    bulkhead.admit_blocking()
+    permit = bulkhead.admit_blocking()
     loop = asyncio.new_event_loop()
 
     async def wait() -> None:
@@ -209,7 +160,7 @@ def test_waiter_of_a_dead_loop_is_skipped() -> None:
     assert bulkhead.waiting == 1
     waiting._log_destroy_pending = False  # its loop dies on purpose
     loop.close()
-    bulkhead.on_abandon(None)
+    bulkhead.on_abandon(permit)
     assert (bulkhead.concurrent_calls, bulkhead.waiting) == (0, 0)
     waiting.get_coro().close()  # the coroutine this test left hanging
 
@@ -236,16 +187,18 @@ def test_child_starts_with_every_place_free(max_wait: float) -> None:
     """Places held by the parent are free in a forked child, and returning one there lends no extra (fork)."""
     bulkhead = Bulkhead(1, max_wait)
     pipeline = Pipeline("p", bulkhead)
+    permit: Any = bulkhead.admit_blocking() if max_wait else bulkhead.admit()
 
     def fork() -> int:
         pid = os.fork()
         if pid == 0:
             ok = pipeline.call(int) == 0
-            bulkhead.on_success(None, None)
+            bulkhead.on_success(permit, None)
             os._exit(0 if ok and bulkhead.concurrent_calls == 0 else 1)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-    assert pipeline.call(fork) == 0
+    assert fork() == 0
+    assert bulkhead.concurrent_calls == 1
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ def test_none_takes_a_limit_away_where_none_has_a_meaning() -> None:
         {"RESILIENCE_PIPELINE__DEFAULT__RETRY__TIMEOUT": "5s", "RESILIENCE_PIPELINE__PAYMENTS__RETRY__TIMEOUT": "None"}
     )
     assert getattr(config.pipeline("payments")["retry"], "timeout") is None  # noqa: B009 - see _retry_attempts
-    _refusal({"RESILIENCE_PIPELINE__PAYMENTS__TIMEOUT__SECONDS": "none"})
+    _refusal({"RESILIENCE_PIPELINE__PAYMENTS__BULKHEAD__MAX_WAIT": "none"})
 
 
 # Precedence and sources

@@ -278,7 +278,7 @@ async def test_timeout_needs_a_task() -> None:
     assert "inside a task" in str(failure[0])
 
 
-@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), "soon", True, None, 10**12, "1h30"])
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), "soon", True, 10**12, "1h30"])
 def test_bad_seconds_are_refused(seconds: Any) -> None:
     """A bad allowance is refused at construction."""
     with pytest.raises(ConfigurationError, match="seconds="):

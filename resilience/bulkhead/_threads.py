@@ -1,0 +1,163 @@
+"""The thread pool: blocking calls in threads of their own, so many at once."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
+
+from resilience._executor import Executor, Work
+from resilience.bulkhead._admission import Admission
+from resilience.bulkhead._options import ThreadPoolOptions
+from resilience.clock import Clock, monotonic
+from resilience.errors import ConfigurationError, DeadlineExceededError, Problem, RunningWork, running_behind
+from resilience.options import CLOCK, checked, is_plain_callable
+from resilience.timeout import Deadline
+
+__all__ = ("Isolated", "ThreadPoolBulkhead")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_MOST_THREADS = 10_000
+_BLOCKING = "a blocking function: a coroutine belongs to the event loop it was made in, not to a thread of ours"
+
+
+class Isolated(Work):
+    """One call in a thread of the pool."""
+
+    __slots__ = ("running",)
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        super().__init__(call, contextvars.copy_context())
+        self.running: RunningWork | None = None
+
+    def run(self) -> None:
+        """Make the call, and note what goes on behind it."""
+        super().run()
+        self.running = running_behind(self.error)
+
+
+class ThreadPoolBulkhead(Admission):
+    """Runs blocking calls in at most `max_threads` threads of its own: however slow, they take no other thread.
+
+    The caller waits for its result, with its context variables visible in the thread. Where no thread is free it waits
+    up to `max_wait`, first come first served, and is refused with `BulkheadFullError` as by a `Bulkhead`; a caller that
+    is cancelled or interrupted in line leaves nothing behind. At the deadline in force the caller gets
+    `DeadlineExceededError`, while the thread stays taken until the function ends.
+
+    For awaiting callers the call leaves the event loop: `await pipeline.acall(blocking, ...)`, or a function wrapped by
+    `pipeline.wrap_async`. All policies inside of this one then run in the thread too, in their blocking form. A
+    coroutine function is refused with `ConfigurationError`. An idle thread ends after ten seconds.
+    """
+
+    kind = "thread_pool"
+    limit_option = "max_threads"
+
+    def __init__(
+        self,
+        max_threads: int = 10,
+        max_wait: float | str | timedelta = 1.0,
+        *,
+        max_waiting: int = 100,
+        name: str | None = None,
+        clock: Clock = monotonic,
+    ) -> None:
+        self.options = ThreadPoolOptions(
+            max_threads=max_threads, max_wait=cast("float", max_wait), max_waiting=max_waiting
+        )
+        super().__init__(name, max_threads, self.options.max_wait, max_waiting, checked(clock, "clock", CLOCK))
+        self._executor = Executor(_MOST_THREADS)  # the places are the bound, and it can be changed
+
+    def serves(self, fn: Callable[..., Any], /) -> bool:
+        """Refuse what makes coroutines; asked when a function is wrapped."""
+        if not is_plain_callable(fn):
+            raise ConfigurationError([Problem(self.name, fn, _BLOCKING)])
+        return True
+
+    def around(self, call: Callable[P, R], /) -> Callable[P, R]:
+        """Run the blocking `call` in a thread of the pool, and block until it has ended."""
+        enter = self.enter_blocking if self.waits else self.enter
+
+        def isolated(*args: P.args, **kwargs: P.kwargs) -> R:
+            work, seconds = self.start(enter(), functools.partial(call, *args, **kwargs))
+            try:
+                has_ended = work.wait(-1 if seconds is None else seconds)
+            except BaseException as interrupt:
+                RunningWork(work.add_done_callback).note(interrupt)
+                raise
+            if not has_ended:
+                self.exceeded(work, seconds)
+            return cast("R", self.outcome(work))
+
+        return isolated
+
+    def offload(self, call: Callable[P, R], /) -> Callable[P, Coroutine[Any, Any, R]]:
+        """Run the blocking `call` in a thread of the pool, and await its end."""
+        from resilience.bulkhead import _threads_aio  # noqa: PLC0415 - only what awaits pays for asyncio
+
+        return _threads_aio.offload(self, call)
+
+    def around_async(self, call: Callable[P, Awaitable[R]], /) -> Callable[P, Coroutine[Any, Any, R]]:
+        """Refuse: a chain offers what is blocking to `offload`, and this would be a coroutine."""
+        raise ConfigurationError([Problem(self.name, call, _BLOCKING)])
+
+    def start(self, permit: Any, call: Callable[[], Any]) -> tuple[Isolated, float | None]:
+        """Start `call`; return it with the seconds its caller may wait, None for as many as it takes."""
+        held = [permit]
+        try:
+            seconds = self._seconds_left()
+            work = Isolated(call)
+            work.add_done_callback(functools.partial(self._ended, work, held))
+            self._executor.submit(work)
+        except BaseException:
+            self._let_go(held)
+            raise
+        return work, seconds
+
+    def _seconds_left(self) -> float | None:
+        deadline = Deadline.current()
+        seconds = None if deadline is None else deadline.remaining()
+        if seconds == 0.0:
+            message = "the deadline had passed before the call"
+            raise DeadlineExceededError(message, policy=self.name, seconds=seconds)
+        return seconds
+
+    def exceeded(self, work: Isolated, seconds: float | None) -> NoReturn:
+        """Tell the caller that its time is up."""
+        self.events.emit("thread_pool.elapsed", self.name, self._clock(), "warning", seconds=seconds)
+        message = f"{self.name}: the deadline passed while the call was under way"
+        running = RunningWork(work.add_done_callback)
+        raise DeadlineExceededError(message, policy=self.name, seconds=seconds, running=running)
+
+    def outcome(self, work: Isolated) -> Any:
+        """Return or raise what became of a call that has ended."""
+        if work.error is None:
+            if hasattr(type(work.result), "__await__"):
+                self._refuse(work.result)
+            return work.result
+        error, work.error = work.error, None  # the thread may hold on to its work a moment longer
+        try:
+            raise error
+        finally:
+            del error  # its traceback refers to this frame: no cycle through it
+
+    def _refuse(self, awaitable: Any) -> NoReturn:
+        with contextlib.suppress(Exception):
+            awaitable.close()  # a coroutine that has not begun: nothing of it will run, anywhere
+        raise ConfigurationError([Problem(self.name, awaitable, f"the result of {_BLOCKING}")])
+
+    def _ended(self, work: Isolated, held: list[Any]) -> None:
+        if work.running is None:
+            self._let_go(held)
+        else:
+            work.running.add_done_callback(functools.partial(self._let_go, held))
+
+    def _let_go(self, held: list[Any]) -> None:
+        with contextlib.suppress(IndexError):  # an interrupt while the thread was started: both ends let go
+            self.leave(held.pop())
+
+    def __repr__(self) -> str:
+        return f"<ThreadPoolBulkhead {self.name!r} {self.concurrent_calls}/{self._limit}>"

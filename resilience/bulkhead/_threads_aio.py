@@ -1,0 +1,58 @@
+"""Awaiting a call that runs in a thread of the pool."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+from resilience.errors import RunningWork
+
+if TYPE_CHECKING:
+    from resilience.bulkhead._threads import Isolated, ThreadPoolBulkhead
+
+__all__ = ("offload",)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _resolve(future: asyncio.Future[bool], has_ended: bool) -> None:  # noqa: FBT001 - the value of a future
+    if not future.done():
+        future.set_result(has_ended)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[bool]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+        loop.call_soon_threadsafe(_resolve, future, True)
+
+
+async def _ended(work: Isolated, seconds: float | None) -> bool:
+    """Wait for the end of `work`, or for `seconds`; return whether it has ended."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[bool] = loop.create_future()
+    work.add_done_callback(functools.partial(_tell, loop, future))
+    timer = None if seconds is None else loop.call_later(seconds, _resolve, future, False)
+    try:
+        return await future
+    except BaseException as interrupt:
+        RunningWork(work.add_done_callback).note(interrupt)
+        raise
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+def offload(pool: ThreadPoolBulkhead, call: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Return a coroutine function that runs `call` in a thread of `pool`."""
+
+    async def isolated(*args: P.args, **kwargs: P.kwargs) -> R:
+        permit = await pool.enter_awaiting() if pool.waits else pool.enter()
+        work, seconds = pool.start(permit, functools.partial(call, *args, **kwargs))
+        if not await _ended(work, seconds):
+            pool.exceeded(work, seconds)
+        return cast("R", pool.outcome(work))
+
+    return isolated
