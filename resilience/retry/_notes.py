@@ -29,5 +29,6 @@ def annotate(error: Exception, name: str, attempts: Attempts, reason: str, elaps
     begins = f"{name}: gave up after "
     lines = [f"{begins}{attempts.number} attempts in {elapsed:.3f} s ({reason})", *attempts.told()]
     with contextlib.suppress(Exception):  # what cannot take a note (a frozen dataclass) is still the caller's error
-        others = [note for note in getattr(error, "__notes__", ()) if not str(note).startswith(begins)]
+        # Not getattr: urllib's HTTPError raises KeyError for an attribute it does not have (python/cpython#98778).
+        others = [note for note in vars(error).get("__notes__", ()) if not str(note).startswith(begins)]
         error.__notes__ = [*others, "\n  ".join(lines)]
