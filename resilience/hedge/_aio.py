@@ -47,21 +47,18 @@ async def _alone(hedge: Hedge, race: Race, attempt: Awaitable[R]) -> R:
     return result
 
 
-async def _made(call: Callable[[], Awaitable[R]]) -> R:
-    return await call()
-
-
 class _Tasks:
-    """The attempts of one call. Everything here happens in the caller's task, except what the two callbacks note."""
+    """The attempts of one call. What happens is noted where it happens; the caller's own task decides."""
 
-    __slots__ = ("_call", "_ended", "_hedge", "_loop", "_race", "_running", "_signal")
+    __slots__ = ("_call", "_ended", "_hedge", "_is_open", "_loop", "_race", "_running", "_signal")
 
     def __init__(self, hedge: Hedge, race: Race, call: Callable[[], Awaitable[Any]]) -> None:
         self._hedge, self._race, self._call = hedge, race, call
         self._loop = asyncio.get_running_loop()
-        self._running: dict[asyncio.Task[Any], int] = {}
-        self._ended: list[tuple[int, asyncio.Task[Any]]] = []
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._ended: list[tuple[int, Any, BaseException | None]] = []
         self._signal: asyncio.Future[None] | None = None
+        self._is_open = True  # whether it still matters how an attempt ends
 
     async def run(self) -> None:
         """Let the attempts race to the end; none is running afterwards, or it ignores that it was cancelled."""
@@ -72,71 +69,81 @@ class _Tasks:
                     self._start()
                 else:
                     await self._wait()
-                self._judge()
+                while self._ended and not race.is_over:
+                    self._hedge.ended(race, *self._ended.pop(0))
         except GeneratorExit:  # closed from outside, by a loop that is gone: nothing can be awaited any more
+            race.forget()
+            self._close()
             self._cancel()
             raise
         except BaseException:
+            race.forget()
             await self._settle()
             raise
         if self._running:
             await self._settle()
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        self._is_open = False
+        self._ended.clear()  # an error that refers to its own frames would be a cycle
 
     def _start(self) -> None:
         hedge, race = self._hedge, self._race
         is_hedge = race.started > 0
         if is_hedge and not hedge.allows(race):
             return
-        attempt = _made(self._call)
+        number = race.started + 1
+        attempt = self._attempt(number)
         try:
             task = self._loop.create_task(attempt)
-        except BaseException:  # a task factory of somebody else's
+        except BaseException:  # by a task factory of somebody else's
             attempt.close()
             if is_hedge:
                 hedge.release()
             raise
-        self._running[task] = race.started + 1
-        task.add_done_callback(self._note_hedge if is_hedge else self._note)
+        if not task.done():  # where tasks are eager it may be
+            self._running[number] = task
+        task.add_done_callback(functools.partial(self._gone, number))
         hedge.started(race)
 
-    def _note_hedge(self, task: asyncio.Task[Any]) -> None:
-        self._hedge.release()
-        self._note(task)
-
-    def _note(self, task: asyncio.Task[Any]) -> None:
-        if not task.cancelled():
-            task.exception()  # asked for, so that nobody is told it was never retrieved
-        number = self._running.pop(task, None)
-        if number is None:
-            self._hedge.lingering.discard(task)
-            return
-        self._ended.append((number, task))
+    async def _attempt(self, number: int) -> None:
+        # The outcome is noted here and not in a callback of the task: the caller is woken one turn of the loop sooner.
+        result, failure = None, None
+        try:
+            result = await self._call()
+        except (KeyboardInterrupt, SystemExit):  # they stop the loop
+            raise
+        except BaseException as error:  # noqa: BLE001 - it belongs to the caller, who is waiting for it
+            failure = error
+        self._running.pop(number, None)
+        if self._is_open:
+            self._ended.append((number, result, failure))
         self._wake()
+        del failure  # its traceback refers to this frame: no cycle through it
 
-    def _judge(self) -> None:
-        while self._ended and not self._race.is_over:
-            number, task = self._ended.pop(0)
-            if task.cancelled():
-                self._hedge.ended(self._race, number, None, asyncio.CancelledError())
-            elif (error := task.exception()) is not None:
-                self._hedge.ended(self._race, number, None, error)
-                del error  # this frame must not be what keeps it
-            else:
-                self._hedge.ended(self._race, number, task.result(), None)
+    def _gone(self, number: int, task: asyncio.Task[None]) -> None:
+        """Take note of the end of a task, which never began if it was cancelled soon enough."""
+        if number > 1:
+            self._hedge.release()
+        self._hedge.lingering.discard(task)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if self._running.pop(number, None) is not None:
+            if self._is_open:
+                self._ended.append((number, None, error))
+            self._wake()
 
     async def _wait(self) -> None:
         """Wait until an attempt has ended or the next one is due."""
         seconds = self._race.wait(self._hedge.clock())
         timer = None if seconds is None else self._loop.call_later(seconds, self._elapse)
+        self._signal = self._loop.create_future()
         try:
-            await self._woken()
+            await self._signal
         finally:
             if timer is not None:
                 timer.cancel()
-
-    async def _woken(self) -> None:
-        self._signal = self._loop.create_future()
-        await self._signal
 
     def _elapse(self) -> None:
         self._race.elapse()
@@ -147,18 +154,20 @@ class _Tasks:
             self._signal.set_result(None)
 
     def _cancel(self) -> None:
-        for task in list(self._running):
+        for task in list(self._running.values()):
             with contextlib.suppress(RuntimeError):  # its loop is closed: it will never run again
                 task.cancel()
 
     async def _settle(self) -> None:
         """Cancel what is running and wait for it, even if told to stop meanwhile, but never longer than agreed."""
+        self._close()
         self._cancel()
         interruption: asyncio.CancelledError | None = None
         timer = self._loop.call_later(self._hedge.options.cancel_timeout, self._give_up)
         while self._running:
+            self._signal = self._loop.create_future()
             try:
-                await self._woken()
+                await self._signal
             except asyncio.CancelledError as error:
                 interruption = error
         timer.cancel()
@@ -169,7 +178,6 @@ class _Tasks:
                 del interruption  # its traceback refers to this frame: no cycle through it
 
     def _give_up(self) -> None:
-        tasks = list(self._running)
+        self._hedge.linger(list(self._running.values()))
         self._running.clear()
-        self._hedge.linger(tasks)
         self._wake()

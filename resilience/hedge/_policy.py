@@ -157,9 +157,10 @@ class Hedge(Named):
 
     def suppress(self, race: Race, reason: str) -> None:
         """Do without the attempt that is due."""
-        race.deny()
+        now = self.clock()
+        race.deny(now)
         self._tally.suppress(reason)
-        self.events.emit("hedge.suppressed", self.name, self.clock(), reason=reason)
+        self.events.emit("hedge.suppressed", self.name, now, reason=reason)
 
     def started(self, race: Race) -> int:
         """Count an attempt as started; return its number."""
@@ -175,7 +176,8 @@ class Hedge(Named):
 
     def handed_on(self, race: Race) -> Any:
         """Return, or raise, what the caller gets."""
-        best = cast("Outcome", race.best)
+        best, failures = cast("Outcome", race.best), race.failures
+        race.forget()
         if best.attempt > 1 and best.ending is Ending.ANSWERED:
             now = self.clock()
             self._tally.win()
@@ -183,9 +185,8 @@ class Hedge(Named):
         if best.error is None:
             return best.result
         if best.ending < Ending.SUBSTITUTED:
-            _annotate(best.error, f"{self.name}: {race.started} attempts, none acceptable", race.failures)
-        error = best.error
-        race.forget()
+            _annotate(best.error, f"{self.name}: {race.started} attempts, none acceptable", failures)
+        failures, error, best.error = [], best.error, None
         try:
             raise error
         finally:

@@ -26,26 +26,31 @@ class Tally:
         self._lock = threading.Lock()  # guards everything below
         self._latencies = Latencies(options.quantile, options.minimum_samples, options.sliding_window)
         self.slow: float | None = None
-        self.typical: float | None = None
-        self._counts = {"calls": 0, "hedged": 0, "hedges": 0, "won": 0}
+        self._calls = self._hedged = self._hedges = self._won = 0
         self._suppressed = {"budget": 0, "deadline": 0, "threads": 0}
+
+    @property
+    def typical(self) -> float | None:
+        """Seconds within which half of the answers come; None while too little is known."""
+        with self._lock:
+            return self._latencies.typical
 
     def close(self, race: Race, now: float) -> None:
         """Count a call that is over, and learn from it."""
         latency = race.latency(now)
         with self._lock:
-            self._counts["calls"] += 1
+            self._calls += 1
             if race.started > 1:
-                self._counts["hedged"] += 1
-                self._counts["hedges"] += race.started - 1
+                self._hedged += 1
+                self._hedges += race.started - 1
             if latency is not None:
                 self._latencies.observe(latency)
-                self.slow, self.typical = self._latencies.slow, self._latencies.typical
+                self.slow = self._latencies.slow
 
     def win(self) -> None:
         """Count a call that a hedge answered."""
         with self._lock:
-            self._counts["won"] += 1
+            self._won += 1
 
     def suppress(self, reason: str) -> None:
         """Count a hedge that was not made."""
@@ -55,5 +60,12 @@ class Tally:
     def snapshot(self) -> dict[str, Any]:
         """Return all of it as plain data."""
         with self._lock:
-            learned = {"samples": self._latencies.samples, "typical_latency": self.typical}
-            return {**self._counts, "suppressed": dict(self._suppressed), **learned}
+            return {
+                "calls": self._calls,
+                "hedged": self._hedged,
+                "hedges": self._hedges,
+                "won": self._won,
+                "suppressed": dict(self._suppressed),
+                "samples": self._latencies.samples,
+                "typical_latency": self._latencies.typical,
+            }

@@ -34,6 +34,7 @@ __all__ = ("GROUPS", "main")
 GROUPS = {
     "Circuit breaker": "cases_breaker",
     "Retry": "cases_retry",
+    "Hedge": "cases_hedge",
     "Rate limit": "cases_limiter",
     "Policies together": "cases_chain",
     "Web": "cases_web",
