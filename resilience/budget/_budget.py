@@ -64,7 +64,7 @@ class RetryBudget:
     @classmethod
     def _made(cls, name: str | None) -> Self:
         budget = super().__new__(cls)
-        budget.name = name or cls.kind
+        budget.name, budget._is_named = name or cls.kind, name is not None
         budget._clock = monotonic
         budget._said = {}
         budget._configured = budget.options = BudgetOptions()
@@ -76,6 +76,7 @@ class RetryBudget:
     name: str
     """The name given, or `budget`."""
     events: Emitter
+    _is_named: bool
     _clock: Clock
     _said: dict[str, Any]
     _configured: BudgetOptions
@@ -94,6 +95,8 @@ class RetryBudget:
                     raise ConfigurationError([Problem(field, value, expected)])
             self._said.update(values)
             self._settle()
+        if values and self._is_named:
+            KNOWN.keep(self.name, self)
 
     def configure(self, options: BudgetOptions) -> None:
         """Take `options` in the place of the defaults, from now on; what code has said stays."""

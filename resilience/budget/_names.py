@@ -14,10 +14,15 @@ __all__ = ("KNOWN",)
 
 
 class _Known:
-    """One budget a name, for as long as anybody holds it. `-`, `.`, `/`, `_` and case make no difference."""
+    """One budget a name; `-`, `.`, `/`, `_` and case make no difference.
+
+    One that code has said something about is kept for good: whoever says it need not hold it. Others are forgotten with
+    the last policy or toolkit that uses them.
+    """
 
     def __init__(self) -> None:
         self._budgets: WeakValueDictionary[str, Any] = WeakValueDictionary()
+        self._kept: dict[str, Any] = {}
         self.after_fork()
         renew_after_fork(self)
 
@@ -32,6 +37,10 @@ class _Known:
             if found is None:
                 found = self._budgets[fold(name)] = make(name)
             return found
+
+    def keep(self, name: str, budget: Any) -> None:
+        """Hold on to a budget of this name."""
+        self._kept[fold(name)] = budget
 
 
 KNOWN = _Known()

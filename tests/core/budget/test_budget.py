@@ -126,13 +126,13 @@ def test_code_wins_over_configuration_in_either_order() -> None:
     assert early.options == late.options == BudgetOptions(ratio=0.5, minimum=9)
 
 
-def test_a_budget_nobody_holds_is_forgotten() -> None:
-    """A name is free again when no policy uses its budget any more."""
-    budget = RetryBudget("short-lived", ratio=0.5)
-    assert budget.options.ratio == 0.5
-    del budget
+def test_what_code_said_of_a_name_is_kept() -> None:
+    """A budget that code has said something about need not be held; one that was only used goes with its user."""
+    RetryBudget("said-once", ratio=0.5)
+    RetryBudget("only-used").configure(BudgetOptions(ratio=0.5))
     gc.collect()
-    assert RetryBudget("short-lived", ratio=0.1).options.ratio == 0.1
+    assert RetryBudget("said-once").options.ratio == 0.5
+    assert RetryBudget("only-used").options.ratio == 0.2
 
 
 def test_budgets_are_configured_by_text() -> None:
