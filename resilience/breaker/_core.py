@@ -41,8 +41,8 @@ class Core(Surface):
         if change is None:
             return
         self._set_door()
-        if publish and self._storage is not None and change.before != change.after:
-            _storage.publish(change, self._storage)
+        if publish and self._storage is not None:
+            _storage.publish(change, self._machine, self._storage)
         facts = _report.facts_of(change, self._machine, now)
         if self._mode is not None and self._mode.word == METRICS_ONLY:
             facts["shadow"] = True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
 from resilience.breaker._rules import TripRule
@@ -119,12 +120,14 @@ class Closed:
 class Open:
     """Calls are refused until `until`."""
 
-    __slots__ = ("failures", "until")
+    __slots__ = ("failures", "stamp", "until")
     state = OPEN
 
     def __init__(self, until: float, failures: int) -> None:
         self.until = until
         self.failures = failures
+        self.stamp: datetime | None = None
+        """When a storage says this began, so that an opening made elsewhere since then is told from it."""
 
 
 class TrialRule(NamedTuple):

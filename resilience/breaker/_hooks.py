@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import weakref
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import pybreaker
@@ -12,10 +15,12 @@ if TYPE_CHECKING:
 
     from resilience.events import Event
 
-__all__ = ("Hooks", "label")
+__all__ = ("Hooks", "has_hooks", "label")
 
 _log = logging.getLogger("resilience")
+_HOOKS = ("before_call", "success", "failure", "state_change")
 _TRANSITIONS = ("breaker.opened", "breaker.half_opened", "breaker.closed")
+_ENGINE = "resilience._engine."
 _LABELS: dict[str, type[pybreaker.CircuitBreakerState]] = {
     pybreaker.STATE_CLOSED: pybreaker.CircuitClosedState,
     pybreaker.STATE_OPEN: pybreaker.CircuitOpenState,
@@ -30,6 +35,12 @@ def label(breaker: pybreaker.CircuitBreaker, state: str) -> Any:
     return made
 
 
+def has_hooks(listener: object) -> bool:
+    """Whether `listener` is to be told in pybreaker's way, by descent or by having all four hooks."""
+    is_one = isinstance(listener, pybreaker.CircuitBreakerListener)
+    return is_one or all(callable(getattr(listener, hook, None)) for hook in _HOOKS)
+
+
 class Hooks:
     """The pybreaker listeners of one breaker. What they raise is logged and changes nothing for the caller."""
 
@@ -37,6 +48,18 @@ class Hooks:
         self._breaker = breaker
         self.listeners: tuple[pybreaker.CircuitBreakerListener, ...] = ()
         """Empty for most: callers look before they call a hook."""
+        self._silent: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
+
+    def keep_silent(self, guarded: Any) -> None:
+        """Remember a decorated function whose calls nobody is told of, so that it can still be changed."""
+        self._silent.add(guarded.__func__ if isinstance(guarded, staticmethod | classmethod) else guarded)
+
+    def announce(self, through: Callable[..., Any]) -> None:
+        """Have the functions decorated so far make their calls `through`; those who have no listeners pay nothing."""
+        for guarded in list(self._silent):
+            known = guarded.__wrapped__  # type: ignore[attr-defined]  # the engine's wrappers have it
+            _redirect(guarded, known, functools.partial(through, known), set())
+        self._silent.clear()
 
     def before_call(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         """Tell that an admitted call is about to be made."""
@@ -63,3 +86,13 @@ class Hooks:
                 getattr(listener, hook)(self._breaker, *args, **kwargs)
             except Exception:  # noqa: BLE001 - a listener's failure is its own
                 _log.exception("pybreaker listener %r failed in %s", listener, hook)
+
+
+def _redirect(guarded: Any, known: Any, through: Any, seen: set[int]) -> None:
+    """Put `through` where closures of the engine hold the function `known`."""
+    for cell in guarded.__closure__ or ():
+        held = cell.cell_contents
+        if held is known:
+            cell.cell_contents = through
+        elif isinstance(held, FunctionType) and str(held.__module__).startswith(_ENGINE) and id(held) not in seen:
+            _redirect(held, known, through, seen | {id(held)})

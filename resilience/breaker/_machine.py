@@ -178,6 +178,7 @@ class Machine:
         if epoch.running is not None and epoch.running.is_slow(trial.started, now):
             return self._trial_failed(trial, now, 0.0, "trial call slow")
         epoch.successes += 1
+        epoch.failures = 0  # those that led here are followed by others no more
         if epoch.successes < epoch.rule.wanted:
             return None
         counts = Counts(epoch.losses, epoch.successes + epoch.losses)

@@ -222,7 +222,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
     def _succeeded(self, permit: Permit) -> None:
         with self._lock:
             if self._storage is not None and isinstance(permit, Trial):
-                self._storage.increment_success_counter()
+                _storage.tried(permit, self._machine, self._storage, is_success=True)
             now = self._clock()
             self._note(self._machine.succeeded(permit, now), now)
         self.events.deliver()
@@ -260,6 +260,8 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
 
     def _count_failure(self, permit: Permit, floor: float) -> Transition | None:
         with self._lock:
+            if self._storage is not None and isinstance(permit, Trial):
+                _storage.tried(permit, self._machine, self._storage, is_success=False)
             now = self._clock()
             change = self._machine.failed(permit, now, floor)
             self._note(change, now)

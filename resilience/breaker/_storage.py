@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import cast
 
 import pybreaker
 
-from resilience.breaker._epochs import CLOSED, OPEN
+from resilience.breaker._epochs import CLOSED, OPEN, Open, Trial
 from resilience.breaker._machine import Machine, Transition
 from resilience.breaker._rules import Trip
 from resilience.breaker._window import Counts
 
-__all__ = ("StoredFailures", "follow", "publish")
+__all__ = ("StoredFailures", "follow", "publish", "tried")
 
 
 class StoredFailures:
@@ -40,19 +41,28 @@ class StoredFailures:
 
 def follow(machine: Machine, storage: pybreaker.CircuitBreakerStorage, now: float) -> Transition | None:
     """Adopt the stored state where somebody else changed it."""
-    state = storage.state
-    if state == machine.epoch.state:
-        return None
-    if state == CLOSED:
-        return machine.close("storage", now)
+    state, epoch = storage.state, machine.epoch
     if state == OPEN:
-        return machine.open(now, "storage", seconds=_remaining(machine, storage))
-    return machine.half_open("storage", now)
+        return _follow_open(machine, storage, now)
+    if state == epoch.state:
+        return None
+    return machine.close("storage", now) if state == CLOSED else machine.half_open("storage", now)
 
 
-def _remaining(machine: Machine, storage: pybreaker.CircuitBreakerStorage) -> float:
+def _follow_open(machine: Machine, storage: pybreaker.CircuitBreakerStorage, now: float) -> Transition | None:
+    epoch = machine.epoch
+    if isinstance(epoch, Open) and now < epoch.until:
+        return None
+    stamp = storage.opened_at
+    if isinstance(epoch, Open) and stamp == epoch.stamp:
+        return None
+    change = machine.open(now, "storage", seconds=_remaining(machine, stamp))  # others tried since then, in vain
+    cast("Open", machine.epoch).stamp = stamp
+    return change
+
+
+def _remaining(machine: Machine, opened_at: datetime | None) -> float:
     """Return the open time left. The storage keeps wall-clock time, so this much of L7 is out of our hands."""
-    opened_at = storage.opened_at
     if opened_at is None:
         return 0.0  # as in pybreaker: open since nobody knows when may be tried at once
     if opened_at.tzinfo is None:
@@ -61,7 +71,20 @@ def _remaining(machine: Machine, storage: pybreaker.CircuitBreakerStorage) -> fl
     return min(machine.plan.open_time.base, max(0.0, machine.plan.open_time.base - elapsed))
 
 
-def publish(change: Transition, storage: pybreaker.CircuitBreakerStorage) -> None:
+def tried(trial: Trial, machine: Machine, storage: pybreaker.CircuitBreakerStorage, *, is_success: bool) -> None:
+    """Count a trial call's outcome together with those of the others that share the storage, if it still counts."""
+    epoch = trial.epoch
+    if epoch is not machine.epoch or trial not in epoch.out:
+        return
+    if not is_success:
+        storage.increment_counter()
+        return
+    storage.reset_counter()
+    storage.increment_success_counter()
+    epoch.successes = max(epoch.successes, storage.success_counter - 1)  # the machine is about to count this one
+
+
+def publish(change: Transition, machine: Machine, storage: pybreaker.CircuitBreakerStorage) -> None:
     """Write our own transition to the storage, in pybreaker's order."""
     storage.reset_success_counter()
     if change.after == CLOSED:
@@ -69,3 +92,5 @@ def publish(change: Transition, storage: pybreaker.CircuitBreakerStorage) -> Non
     elif change.after == OPEN:
         storage.opened_at = datetime.now(UTC)
     storage.state = change.after
+    if isinstance(machine.epoch, Open):
+        machine.epoch.stamp = storage.opened_at  # read back: a storage may keep less of it than it was given

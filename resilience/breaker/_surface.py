@@ -15,7 +15,7 @@ import pybreaker
 from resilience.breaker import _aio
 from resilience.breaker._classify import Matcher
 from resilience.breaker._epochs import HalfOpen
-from resilience.breaker._hooks import Hooks, label
+from resilience.breaker._hooks import Hooks, has_hooks, label
 from resilience.breaker._machine import Machine, Transition
 from resilience.breaker._mode import Mode
 from resilience.breaker._options import BreakerOptions
@@ -32,6 +32,10 @@ __all__ = ("Surface",)
 P = ParamSpec("P")
 R = TypeVar("R")
 _SUSPENDS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+
+
+def _iterates(func: Any) -> bool:
+    return inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func)
 
 
 class Surface(pybreaker.CircuitBreaker):
@@ -57,8 +61,11 @@ class Surface(pybreaker.CircuitBreaker):
     def call(self, func: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `func` guarded. A generator function's generator is guarded from its first item to its end."""
         code = getattr(func, "__code__", None)  # `Chain.call`, inlined: this is what pybreaker's users call
-        if type(code) is CodeType and code.co_flags & _SUSPENDS:
-            return self._chain.call(func, *args, **kwargs)
+        if type(code) is CodeType:
+            if code.co_flags & _SUSPENDS:
+                return self._chain.call(func, *args, **kwargs)
+        elif isinstance(func, functools.partial) and _iterates(func):
+            return self._chain.wrap_through(func)(*args, **kwargs)  # type: ignore[no-any-return]  # R is its generator
         return self._plain_caller(func, *args, **kwargs)  # type: ignore[no-any-return]  # R is what `func` returns
 
     if TYPE_CHECKING:
@@ -91,7 +98,12 @@ class Surface(pybreaker.CircuitBreaker):
         def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
             if awaits:
                 return self._chain.wrap_async(functools.wraps(func)(functools.partial(self._invoke, func)))
-            return self._chain.wrap_through(func) if self._hooks.listeners else self._chain(func)
+            with self._lock:
+                is_heard = bool(self._hooks.listeners)
+                guarded: Callable[..., Any] = self._chain.wrap_through(func) if is_heard else self._chain(func)
+                if not is_heard:  # a step shorter, until there is somebody to tell
+                    self._hooks.keep_silent(guarded)
+            return guarded
 
         return decorate(*call_args) if call_args else decorate
 
@@ -148,6 +160,8 @@ class Surface(pybreaker.CircuitBreaker):
     @property
     def success_counter(self) -> int:
         """Trial calls that succeeded in the present half-open phase."""
+        if self._storage is not None:
+            return self._storage.success_counter
         epoch = self._machine.epoch
         return epoch.successes if isinstance(epoch, HalfOpen) else 0
 
@@ -197,11 +211,12 @@ class Surface(pybreaker.CircuitBreaker):
 
     def add_listener(self, listener: Any) -> None:
         """Add a `pybreaker.CircuitBreakerListener`, or any callable that takes one `Event`."""
-        if isinstance(listener, pybreaker.CircuitBreakerListener):
+        if has_hooks(listener):
             with self._lock:
                 if not self._hooks.listeners:
                     self.events.subscribe(self._hooks.on_event)
                 self._hooks.listeners = (*self._hooks.listeners, listener)
+                self._hooks.announce(self._invoke)
         elif is_plain_callable(listener):
             self.events.subscribe(listener)
         else:

@@ -1,6 +1,7 @@
 """pybreaker's documented behaviour, on our subclass."""
 
 import asyncio
+import functools
 import inspect
 from collections.abc import AsyncGenerator, Generator
 from datetime import UTC, datetime, timedelta
@@ -342,3 +343,117 @@ def test_storage_with_naive_times() -> None:
     storage.opened_at = datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=50)
     breaker = CircuitBreaker(reset_timeout=60, state_storage=storage)
     assert breaker.retry_after == pytest.approx(10, abs=5)
+
+
+async def test_functions_decorated_before_there_was_a_listener() -> None:
+    """A listener added later is told of the calls of functions of every kind that were decorated before."""
+    breaker = CircuitBreaker()
+
+    class Service:
+        @breaker
+        def now(self) -> int:
+            return 1
+
+        @breaker
+        async def later(self) -> int:
+            return 2
+
+        @breaker
+        def items(self) -> Generator[int, None, None]:
+            yield 3
+
+        @breaker
+        async def stream(self) -> AsyncGenerator[int, None]:
+            yield 4
+
+        @breaker
+        @staticmethod
+        def made() -> int:
+            return 5
+
+        @breaker
+        def deferred(self) -> Any:
+            return asyncio.sleep(0, 6)
+
+    service, hooks = Service(), Hooks()
+    assert await service.deferred() == 6  # from here on it is known for what it is
+    breaker.add_listener(hooks)
+    seen = [service.now(), await service.later(), *service.items(), *[item async for item in service.stream()]]
+    assert [*seen, service.made(), await service.deferred()] == [1, 2, 3, 4, 5, 6]
+    assert [entry for entry in hooks.log if entry != "success"] == [
+        *[("before_call", (service,), {})] * 4,
+        ("before_call", (), {}),
+        ("before_call", (service,), {}),
+    ]
+
+
+def test_what_has_the_hooks_is_told() -> None:
+    """A listener may have pybreaker's four hooks without being descended from its class."""
+
+    class Alike:
+        before_call = Hooks.before_call
+        success = Hooks.success
+        failure = Hooks.failure
+        state_change = Hooks.state_change
+
+        def __init__(self) -> None:
+            self.log: list[Any] = []
+
+    alike = Alike()
+    CircuitBreaker(listeners=[alike]).call(int)  # type: ignore[list-item]  # no descendant
+    assert alike.log == [("before_call", (), {}), "success"]
+
+
+def test_partial_of_a_generator_function() -> None:
+    """`call` looks through a partial: the generator is guarded to its end."""
+    breaker = CircuitBreaker()
+
+    def items(first: int) -> Generator[int, None, None]:
+        yield first
+        fail()
+
+    with pytest.raises(ValueError, match="down"):
+        list(breaker.call(functools.partial(items, 1)))
+    assert breaker.fail_counter == 1
+
+
+def test_trials_count_together_in_a_shared_storage() -> None:
+    """Trial calls of breakers that share a storage add up, in successes and in failures."""
+    storage = pybreaker.CircuitMemoryStorage("half-open")
+    left, right = (CircuitBreaker(3, success_threshold=2, state_storage=storage) for _ in range(2))
+    left.call(int)
+    assert (left.success_counter, right.success_counter) == (1, 1)
+    right.call(int)
+    assert (left.current_state, right.current_state) == ("closed", "closed")
+    left.half_open()
+    with pytest.raises(ValueError, match="down"):
+        right.call(fail)
+    assert (storage.state, left.fail_counter) == ("open", 1)
+
+
+def test_one_trial_for_all_that_share_a_storage() -> None:
+    """Where one breaker tried in vain, the others that share its storage stay open with it."""
+    storage = pybreaker.CircuitMemoryStorage("closed")
+    clock = ManualClock()
+    left, right = (CircuitBreaker(1, 10, state_storage=storage, clock=clock) for _ in range(2))
+    with pytest.raises(ValueError, match="down"):
+        left.call(fail)
+    with pytest.raises(CircuitOpenError):
+        right.call(int)
+    clock.advance(10)
+    with pytest.raises(ValueError, match="down"):
+        left.call(fail)
+    with pytest.raises(CircuitOpenError):
+        right.call(int)
+    clock.advance(10)
+    assert right.call(int) == 0
+
+
+def test_closing_by_hand_forgets_what_a_storage_counted() -> None:
+    """`close` sets the stored count to 0, also where the circuit was closed already."""
+    storage = pybreaker.CircuitMemoryStorage("closed")
+    breaker = CircuitBreaker(state_storage=storage)
+    with pytest.raises(ValueError, match="down"):
+        breaker.call(fail)
+    breaker.close()
+    assert storage.counter == 0
