@@ -91,6 +91,12 @@ class Config:
         found = ((policy.name, self._options(policy.pattern, name)) for policy in POLICIES)
         return {kind: options for kind, options in found if options is not None}
 
+    def sources(self, name: str, kind: str) -> Mapping[str, str]:
+        """Return where each option of one policy of the pipeline comes from; `kind` is a key of `pipeline(name)`."""
+        known = _schema.section(f"pipeline.*.{kind}")
+        settings = zip(known.fields, self._of(known, fold(name)), strict=True)
+        return {field: setting.source for field, setting in settings if field != "enabled"}
+
     def limiter(self, name: str) -> RateLimitOptions | None:
         """Return rate and burst of a limiter, or None when it is not configured."""
         known = _schema.section("limiter.*")

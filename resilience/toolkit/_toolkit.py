@@ -184,7 +184,9 @@ class Resilience:
 
     def _configured(self, name: str) -> Iterator[Any]:
         for kind, options in self._config.pipeline(name).items():
-            yield section(f"pipeline.*.{kind}").constructor(**_values(options), **self._shared(kind))
+            policy = section(f"pipeline.*.{kind}").constructor(**_values(options), **self._shared(kind))
+            policy.sources = self._config.sources(name, kind)
+            yield policy
 
     def _shared(self, kind: str) -> dict[str, Any]:
         """Return what a policy needs besides its own options."""
