@@ -1,0 +1,48 @@
+"""docs/comparison.md claims nothing that no test shows."""
+
+import ast
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "comparison.md").read_text()
+ROW = re.compile(r"^\| (?!\||---)(.+?) \| (.+) \|$", re.MULTILINE)
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+ANSWER = re.compile(r"(?:yes|no)(?:: [^|]+)?|partly: [^|]+|\?|-")
+
+
+def rows() -> dict[str, list[str]]:
+    """Return the cells of each feature, the tests first."""
+    found = [(feature, re.split(r"(?<!\\) \| ", cells)) for feature, cells in ROW.findall(PAGE)]
+    assert len({feature for feature, _ in found}) == len(found), "a feature has two rows"
+    return dict(found)
+
+
+@functools.cache
+def names_in(path: str) -> set[str]:
+    """Return the names a module's tests have, those of its classes and state machines included."""
+    tree = ast.parse((ROOT / path).read_text())
+    functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    return functions | {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+@pytest.mark.parametrize("feature", rows())
+def test_every_feature_has_its_test(feature: str) -> None:
+    """Each row names at least one test, and every test it names exists."""
+    named = TEST.findall(rows()[feature][0])
+    assert named, "a claim without a test"
+    for path, name in named:
+        assert (ROOT / path).exists(), path
+        assert name.lower().startswith("test")
+        assert name in names_in(path), f"{path}::{name}"
+
+
+@pytest.mark.parametrize("feature", rows())
+def test_what_is_said_of_others_is_one_of_five_answers(feature: str) -> None:
+    """A peer's cell is yes, no, partly, not looked at, or not applicable; "partly" says what there is."""
+    for answer in rows()[feature][1:]:
+        assert ANSWER.fullmatch(answer), answer
