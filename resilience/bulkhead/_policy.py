@@ -52,7 +52,7 @@ class Bulkhead(Admission, PolicyBase):
         clock = checked(clock, "clock", CLOCK)
         super().__init__(name, max_concurrent_calls, self.options.max_wait, max_waiting, clock, shadow=shadow)
 
-    admit = Admission.enter
+    admit = Admission.enter  # pyright: ignore[reportAssignmentType] - a Bulkhead is both, so `self` fits
     admit_blocking = Admission.enter_blocking
     admit_awaiting = Admission.enter_awaiting
 

@@ -134,9 +134,11 @@ class ThreadPoolBulkhead(Admission):
 
     def outcome(self, work: Isolated) -> Any:
         """Return or raise what became of a call that has ended."""
+        # A driver inside of us raises what it finds to be awaitable; directly inside of us it would be the result.
+        awaitable = work.result if work.error is None else getattr(work.error, "awaitable", None)
+        if hasattr(type(awaitable), "__await__"):
+            self._refuse(awaitable)
         if work.error is None:
-            if hasattr(type(work.result), "__await__"):
-                self._refuse(work.result)
             return work.result
         error, work.error = work.error, None  # the thread may hold on to its work a moment longer
         try:
