@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from resilience.breaker import CircuitBreaker, CircuitOpenError
     from resilience.budget import RetryBudget
     from resilience.bulkhead import Bulkhead, ThreadPoolBulkhead
+    from resilience.cache import Cache
     from resilience.envelope import ErrorCatalog
     from resilience.errors import (
         AppError,
@@ -34,11 +35,13 @@ if TYPE_CHECKING:
     from resilience.health import Health
     from resilience.hedge import Hedge
     from resilience.idempotency import idempotent
+    from resilience.keyed import Keyed
     from resilience.lifecycle import Lifecycle
     from resilience.pipeline import Pipeline
     from resilience.policy import Again, Policy, PolicyBase, Replace, Wait
     from resilience.ratelimit import RateLimit, TokenBucket
     from resilience.retry import Retry
+    from resilience.singleflight import SingleFlight
     from resilience.timeout import Deadline, Timeout
     from resilience.toolkit import Resilience
 
@@ -47,6 +50,7 @@ __all__ = (
     "AppError",
     "Bulkhead",
     "BulkheadFullError",
+    "Cache",
     "CircuitBreaker",
     "CircuitOpenError",
     "ConfigurationError",
@@ -58,6 +62,7 @@ __all__ = (
     "Fallback",
     "Health",
     "Hedge",
+    "Keyed",
     "Lifecycle",
     "Pipeline",
     "PluginError",
@@ -76,6 +81,7 @@ __all__ = (
     "Retry",
     "RetryBudget",
     "ThreadPoolBulkhead",
+    "SingleFlight",
     "Timeout",
     "TokenBucket",
     "Wait",
@@ -87,6 +93,7 @@ _HOMES = {
     "breaker": ("CircuitBreaker", "CircuitOpenError"),
     "budget": ("RetryBudget",),
     "bulkhead": ("Bulkhead", "ThreadPoolBulkhead"),
+    "cache": ("Cache",),
     "envelope": ("ErrorCatalog",),
     "errors": tuple(name for name in __all__ if name.endswith("Error") and name != "CircuitOpenError"),
     "events": ("Event",),
@@ -94,11 +101,13 @@ _HOMES = {
     "health": ("Health",),
     "hedge": ("Hedge",),
     "idempotency": ("idempotent",),
+    "keyed": ("Keyed",),
     "lifecycle": ("Lifecycle",),
     "pipeline": ("Pipeline",),
     "policy": ("Again", "Policy", "PolicyBase", "Replace", "Wait"),
     "ratelimit": ("RateLimit", "TokenBucket"),
     "retry": ("Retry",),
+    "singleflight": ("SingleFlight",),
     "timeout": ("Deadline", "Timeout"),
     "toolkit": ("Resilience",),
 }

@@ -140,7 +140,7 @@ class Chain:
     def plain_caller(self) -> Callable[..., Any]:
         """Guards one call of the plain function it is given, with its arguments."""
         # Every call may bring another function: what one of them returned says nothing about the next.
-        return self._compile_sync(self._through, is_one_function=False, leading=1)
+        return self._compile_sync(self._through, is_one_function=False)
 
     def _caller(self, colour: Colour) -> Callable[..., Any]:
         if colour not in self._callers:
@@ -176,14 +176,12 @@ class Chain:
             return self._compile_sync(fn)
         if colour is Colour.ASYNC:
             return self._compile_async(fn, is_one_function=is_one_function)
-        policies = self._settling(colour.value)
+        policies = self._settling(colour.value, is_one_function=is_one_function)
         if colour is Colour.GENERATOR:
-            return _generators.compile_sync_generator(policies, fn, self._sleeper.sleep, leading)
-        return cast(
-            "Callable[..., Any]", _generators_aio().compile_async_generator(policies, fn, self._sleeper.asleep, leading)
-        )
+            return _generators.compile_sync_generator(policies, fn, self._sleeper.sleep)
+        return cast("Callable[..., Any]", _generators_aio().compile_async_generator(policies, fn, self._sleeper.asleep))
 
-    def _compile_sync(self, fn: Callable[P, R], *, is_one_function: bool = True, leading: int = 0) -> Callable[P, R]:
+    def _compile_sync(self, fn: Callable[P, R], *, is_one_function: bool = True) -> Callable[P, R]:
         def defer(awaitable: Any) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
             resume = _aio().resume
             later = self._compile_async(resume(fn)) if is_one_function else None
@@ -211,14 +209,14 @@ class Chain:
             return self.policies
         return tuple(getattr(policy, "for_any_function", lambda known=policy: known)() for policy in self.policies)
 
-    def _settling(self, what: str) -> tuple[Policy | KeyedPolicy, ...]:
+    def _settling(self, what: str, *, is_one_function: bool = True) -> tuple[Policy | KeyedPolicy, ...]:
         """Return the policies, none of which owns the call; the others cannot hold something that suspends itself."""
         for policy in self.policies:
             known = policy.template if isinstance(policy, KeyedPolicy) else policy
             if isinstance(known, AroundPolicy):
                 reason = f"it has to own the call, which a {what} does not allow"
                 raise ConfigurationError(f"pipeline {self.name!r} cannot guard a {what} with {policy.name!r}: {reason}")
-        return cast("tuple[Policy | KeyedPolicy, ...]", self.policies)
+        return cast("tuple[Policy | KeyedPolicy, ...]", self._for(is_one_function=is_one_function))
 
 
 class Guard:

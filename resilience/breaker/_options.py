@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypedDict
 
 from resilience.breaker._epochs import TrialRule
 from resilience.breaker._machine import Plan
@@ -13,11 +14,37 @@ from resilience.breaker._rules import Limits
 from resilience.errors import Problem
 from resilience.options import Choice, Duration, Flag, Number, Options, Refused, Whole, option
 
-__all__ = ("MODES", "BreakerOptions", "WindowLength")
+__all__ = ("MODES", "BreakerArguments", "BreakerOptions", "WindowLength")
 
 MODES = ("automatic", "forced_open", "disabled", "metrics_only")
 _FAIL_MAX = 5
 _TRIALS_FOR_A_RATE = 10
+
+
+Length = float | str | timedelta
+
+
+class BreakerArguments(TypedDict, total=False):
+    """What `CircuitBreaker` takes besides pybreaker's own parameters; `BreakerOptions` says what each one means."""
+
+    failure_rate_threshold: float | None
+    slow_call_rate_threshold: float | None
+    failure_count_threshold: int | None
+    slow_call_duration_threshold: Length
+    sliding_window: Length
+    minimum_calls: int | None
+    reset_timeout_jitter: float
+    reset_timeout_growth: float
+    reset_timeout_max: Length | None
+    reset_timeout_decay: Length | None
+    half_open_max_calls: int | None
+    half_open_failure_rate_threshold: float | None
+    half_open_lease: Length | None
+    half_open_max_duration: Length | None
+    ramp: Length
+    ramp_initial: float
+    mode: str
+    shadow: bool
 
 
 class WindowLength(Duration):
@@ -153,12 +180,7 @@ class BreakerOptions(Options):
         )
 
     def _together(self) -> Iterable[Problem]:
-        if isinstance(self.sliding_window, int) and _exceeds(self.minimum_calls, self.sliding_window):
-            expected = f"at most sliding_window ({self.sliding_window}), or a rate could never be judged"
-            yield Problem("minimum_calls", self.minimum_calls, expected)
-        if isinstance(self.sliding_window, int) and _exceeds(self.failure_count_threshold, self.sliding_window):
-            expected = f"at most sliding_window ({self.sliding_window}), or it could never be reached"
-            yield Problem("failure_count_threshold", self.failure_count_threshold, expected)
+        yield from self._within_window()
         if _exceeds(self.success_threshold, self.half_open_max_calls):
             expected = f"at least success_threshold ({self.success_threshold}), or the circuit could never close"
             yield Problem("half_open_max_calls", self.half_open_max_calls, expected)
@@ -169,9 +191,15 @@ class BreakerOptions(Options):
             expected = f"at least reset_timeout ({self.reset_timeout:g} s)"
             yield Problem("reset_timeout_max", self.reset_timeout_max, expected)
         if self.shadow is True and self.mode not in ("automatic", "metrics_only"):
-            yield Problem(
-                "shadow", self.shadow, f"false beside mode={self.mode}: it is a mode of its own, metrics_only"
-            )
+            yield Problem("shadow", self.shadow, f"false beside mode={self.mode}: it means metrics_only")
+
+    def _within_window(self) -> Iterable[Problem]:
+        if isinstance(self.sliding_window, int) and _exceeds(self.minimum_calls, self.sliding_window):
+            expected = f"at most sliding_window ({self.sliding_window}), or a rate could never be judged"
+            yield Problem("minimum_calls", self.minimum_calls, expected)
+        if isinstance(self.sliding_window, int) and _exceeds(self.failure_count_threshold, self.sliding_window):
+            expected = f"at most sliding_window ({self.sliding_window}), or it could never be reached"
+            yield Problem("failure_count_threshold", self.failure_count_threshold, expected)
 
 
 def _exceeds(number: object, limit: object) -> bool:

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import pybreaker
 
@@ -19,7 +19,7 @@ from resilience.breaker._errors import CircuitOpenError
 from resilience.breaker._hooks import Hooks
 from resilience.breaker._machine import Machine, Refusal, Transition
 from resilience.breaker._mode import AUTOMATIC, DISABLED, FORCED_OPEN, METRICS_ONLY, Mode
-from resilience.breaker._options import BreakerOptions
+from resilience.breaker._options import BreakerArguments, BreakerOptions
 from resilience.breaker._uncounted import UNCOUNTED
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
@@ -60,63 +60,27 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         name: str | None = None,
         throw_new_error_on_trip: bool = False,  # noqa: FBT001, FBT002 - pybreaker's signature
         *,
-        failure_rate_threshold: float | None = None,
-        slow_call_rate_threshold: float | None = None,
-        failure_count_threshold: int | None = None,
-        slow_call_duration_threshold: float | str | timedelta = 60,
-        sliding_window: float | str | timedelta = 100,
-        minimum_calls: int | None = None,
-        reset_timeout_jitter: float = 0.1,
-        reset_timeout_growth: float = 1.0,
-        reset_timeout_max: float | str | timedelta | None = None,
-        reset_timeout_decay: float | str | timedelta | None = None,
-        half_open_max_calls: int | None = None,
-        half_open_failure_rate_threshold: float | None = None,
-        half_open_lease: float | str | timedelta | None = None,
-        half_open_max_duration: float | str | timedelta | None = None,
-        ramp: float | str | timedelta = 0,
-        ramp_initial: float = 0.1,
-        mode: str = AUTOMATIC,
-        shadow: bool = False,
         record: Iterable[Condition] | Condition | None = None,
         ignore: Iterable[Condition] | Condition | None = None,
         record_result: Callable[[Any], bool] | None = None,
         retry_after: Callable[[Any], float | timedelta | None] | None = None,
         clock: Clock = monotonic,
         randomness: Callable[[], float] = random.random,
+        **options: Unpack[BreakerArguments],
     ) -> None:
         PolicyBase.__init__(self, name)
         self._options = BreakerOptions(
             fail_max=fail_max,
-            failure_rate_threshold=failure_rate_threshold,
-            slow_call_rate_threshold=slow_call_rate_threshold,
-            failure_count_threshold=failure_count_threshold,
-            slow_call_duration_threshold=cast("float", slow_call_duration_threshold),
-            sliding_window=cast("float", sliding_window),
-            minimum_calls=minimum_calls,
             reset_timeout=cast("float", reset_timeout),
-            reset_timeout_jitter=reset_timeout_jitter,
-            reset_timeout_growth=reset_timeout_growth,
-            reset_timeout_max=cast("float | None", reset_timeout_max),
-            reset_timeout_decay=cast("float | None", reset_timeout_decay),
             success_threshold=success_threshold,
-            half_open_max_calls=half_open_max_calls,
-            half_open_failure_rate_threshold=half_open_failure_rate_threshold,
-            half_open_lease=cast("float | None", half_open_lease),
-            half_open_max_duration=cast("float | None", half_open_max_duration),
-            ramp=cast("float", ramp),
-            ramp_initial=ramp_initial,
-            mode=mode,
-            shadow=shadow,
             throw_new_error_on_trip=throw_new_error_on_trip,
+            **cast("Any", options),  # durations are still as the user wrote them: the rules make them seconds
         )
         self._clock: Clock = checked(clock, "clock", CLOCK)
         self._random: Callable[[], float] = checked(randomness, "randomness", RANDOMNESS)
         self.after_fork()
         renew_after_fork(self)
-        self._excluded = Matcher("exclude", exclude)
-        for condition in listed("ignore", ignore):
-            self._excluded.add(condition)
+        self._excluded = Matcher("exclude", (*listed("exclude", exclude), *listed("ignore", ignore)))
         self._excluded_exceptions = self._excluded.conditions  # where pybreaker's own methods look
         self._recorded = Matcher("record", record)
         self._record_result = checked_predicate("record_result", record_result)
@@ -126,7 +90,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         self._storage = _checked_storage(state_storage)
         now = self._clock()
         self._machine = Machine(self._new_rule, self._options.plan, now=now, random=self._random)
-        word = METRICS_ONLY if shadow else mode
+        word = METRICS_ONLY if self._options.shadow else self._options.mode
         self._mode = None if word == AUTOMATIC else Mode(word, reason="configured")
         self._hooks = Hooks(self)
         self.events = Emitter()

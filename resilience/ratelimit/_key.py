@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-
+from resilience._keys import bounded_key
 from resilience.errors import ConfigurationError, Problem
 
 __all__ = ("LONGEST", "checked_cost", "stored_key")
@@ -16,9 +15,7 @@ def stored_key(key: str) -> str:
     """Return the key to store: a long one is replaced by its hash, so that clients cannot choose how much we keep."""
     if not isinstance(key, str):
         raise ConfigurationError([Problem("key", key, "text")])
-    if len(key) <= LONGEST:
-        return key
-    return "blake2b:" + hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
+    return bounded_key(key)
 
 
 def checked_cost(cost: object) -> None:

@@ -1,0 +1,179 @@
+"""The policy that is many: one per key, made when the key is first seen."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Hashable
+from datetime import timedelta
+from typing import Any, cast
+
+from resilience._fork import renew_after_fork
+from resilience._keys import bounded_key
+from resilience.clock import Clock, monotonic
+from resilience.errors import ConfigurationError, Problem
+from resilience.events import Emitter, Event
+from resilience.keyed._gathering import Gathering
+from resilience.keyed._machine import Recent
+from resilience.keyed._options import KeyedOptions
+from resilience.options import CLOCK, checked, is_plain_callable
+from resilience.policy import AroundPolicy, Named, Policy
+
+__all__ = ("Keyed",)
+
+AnyPolicy = Policy | AroundPolicy
+
+
+class KeySlot:
+    """The policy of one key, and the calls composed with it so far."""
+
+    __slots__ = ("__weakref__", "compiled", "is_heard", "policy")
+
+    def __init__(self, policy: AnyPolicy) -> None:
+        self.policy = policy
+        self.is_heard = False
+        """Whether its policy's events are passed on."""
+        self.compiled: weakref.WeakKeyDictionary[Any, Callable[..., Any]] = weakref.WeakKeyDictionary()
+
+
+class Keyed(Named):
+    """Gives each key a policy of its own: a circuit per host, a bulkhead per tenant, a limit per method.
+
+    `key` takes the arguments of the call and returns something hashable; `make` takes the key as text and returns a
+    new policy, always of one kind. Text longer than 256 characters is kept as its hash.
+
+    At most `max_keys` keys are remembered, each until it has not been used for `idle` (a duration): then its policy is
+    forgotten with its figures, and the key starts afresh. A policy with calls under way that it has to count (a
+    bulkhead's) is never forgotten; only such ones can make it more than `max_keys`. Blocks (`guard()`) have no
+    arguments and cannot be guarded. Raises `ConfigurationError` naming every option that is wrong.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[str], AnyPolicy],
+        key: Callable[..., Hashable],
+        *,
+        max_keys: int = 1000,
+        idle: float | str | timedelta = "10m",
+        name: str | None = None,
+        clock: Clock = monotonic,
+    ) -> None:
+        super().__init__(name)
+        self.options = KeyedOptions(max_keys=max_keys, idle=cast("float", idle))
+        for option, function in (("make", make), ("key", key)):
+            if not is_plain_callable(function) or isinstance(function, AnyPolicy):
+                raise ConfigurationError([Problem(option, function, "a function (not a coroutine function)")])
+        self._make, self._key = make, key
+        self._clock: Clock = checked(clock, "clock", CLOCK)
+        self.template = self._checked(make("template"))
+        self.kind = str(getattr(self.template, "kind", "keyed"))
+        for trait in ("retries", "awaits", "serves"):
+            if hasattr(self.template, trait):
+                setattr(self, trait, getattr(self.template, trait))
+        self._slots: Recent[KeySlot] = Recent(self.options.max_keys, self.options.idle, _is_busy)
+        self.events = Gathering(self._forward_all)
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Keep what was learnt, under a lock nobody holds."""
+        self._lock = threading.Lock()  # guards the slots; neither `key` nor `make` runs under it
+
+    def slot(self, /, *args: Any, **kwargs: Any) -> KeySlot:
+        """Return the slot of a call with these arguments, made if there is none."""
+        key = _bounded(self._key(*args, **kwargs))
+        with self._lock:
+            slot = self._slots.use(key, self._clock())
+        return self._new_slot(key) if slot is None else slot
+
+    def for_any_function(self) -> _ForAnyFunction:
+        """Return this for a chain that calls any function: it hands that function over before the arguments."""
+        return _ForAnyFunction(self)
+
+    def get(self, key: Hashable) -> AnyPolicy | None:
+        """Return the policy of `key` if it is remembered: to open a circuit by hand, or to look at it."""
+        with self._lock:
+            slot = self._slots.peek(_bounded(key))
+        return None if slot is None else slot.policy
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what this is and what each key's policy was told, as plain data."""
+        each = self.template.describe()["options"] if isinstance(self.template, Named) else {}
+        return {**super().describe(), "each": each}
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return how each key's policy is right now, by the key as text, least recently used first."""
+        with self._lock:
+            known = list(self._slots.items())
+        figures: dict[str, Any] = {_text(key): getattr(slot.policy, "snapshot", dict)() for key, slot in known}
+        return {"keys": len(known), "each": figures}
+
+    def _new_slot(self, key: Hashable) -> KeySlot:
+        policy = self._checked(self._make(_text(key)))
+        if isinstance(policy, Named):
+            policy.name = self.name
+        made = KeySlot(policy)
+        with self._lock:
+            slot = self._slots.add(key, made, self._clock())
+        if slot is made and self.events:
+            self._forward(key, slot)
+        return slot
+
+    def _checked(self, policy: Any) -> AnyPolicy:
+        kind = AroundPolicy if isinstance(getattr(self, "template", policy), AroundPolicy) else Policy
+        if isinstance(policy, type) or not isinstance(policy, kind):
+            raise ConfigurationError([Problem("make", policy, "a function that returns a policy, always of one kind")])
+        return policy
+
+    def _forward_all(self) -> None:
+        """Tell of every key's events from now on: before somebody listens none is built."""
+        with self._lock:
+            known = list(self._slots.items())
+        for key, slot in known:
+            self._forward(key, slot)
+
+    def _forward(self, key: Hashable, slot: KeySlot) -> None:
+        events, text = getattr(slot.policy, "events", None), _text(key)
+        with self._lock:
+            is_heard, slot.is_heard = slot.is_heard, True
+        if is_heard or not isinstance(events, Emitter):
+            return
+
+        def tell(event: Event) -> None:
+            self.events.emit(event.kind, self.name, event.at, event.severity, **{**event.facts, "key": text})
+
+        events.subscribe(tell)
+
+    def __repr__(self) -> str:
+        return f"<Keyed {self.name!r} {len(self)} keys, each like {self.template!r}>"
+
+
+class _ForAnyFunction:
+    """The same policies, where the first argument of every call is the function that is called."""
+
+    def __init__(self, keyed: Keyed) -> None:
+        self._keyed = keyed
+        self.template = keyed.template
+
+    @property
+    def name(self) -> str:
+        return self._keyed.name
+
+    def slot(self, _function: Any, /, *args: Any, **kwargs: Any) -> KeySlot:
+        return self._keyed.slot(*args, **kwargs)
+
+
+def _is_busy(slot: KeySlot) -> bool:
+    return not getattr(slot.policy, "is_idle", True)
+
+
+def _bounded(key: Hashable) -> Hashable:
+    return bounded_key(key) if isinstance(key, str) else key
+
+
+def _text(key: Hashable) -> str:
+    """Return `key` as a policy is made with it, and as figures and events show it."""
+    return bounded_key(key if isinstance(key, str) else repr(key))

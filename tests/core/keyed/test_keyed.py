@@ -1,0 +1,324 @@
+import asyncio
+import gc
+import inspect
+import os
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Generator
+from typing import Any, cast
+
+import pytest
+
+from resilience import (
+    Bulkhead,
+    BulkheadFullError,
+    CircuitBreaker,
+    CircuitOpenError,
+    ConfigurationError,
+    Fallback,
+    Keyed,
+    Pipeline,
+    RateLimit,
+    RateLimitedError,
+    Timeout,
+)
+from resilience.testing import ManualClock, RecordingListener
+
+
+class DownError(Exception):
+    pass
+
+
+def by_host(host: str, *_args: Any, **_kwargs: Any) -> str:
+    return host
+
+
+def breakers(**options: Any) -> Keyed:
+    return Keyed(lambda _host: CircuitBreaker(1), by_host, **options)
+
+
+def get(host: str) -> str:
+    if host.startswith("bad"):
+        raise DownError(host)
+    return host
+
+
+def test_each_key_has_its_own_circuit() -> None:
+    """One host that is down is refused; the others are called as before."""
+    guarded = Pipeline("http", breakers())(get)
+    with pytest.raises(DownError):
+        guarded("bad.example")
+    with pytest.raises(CircuitOpenError) as caught:
+        guarded("bad.example")
+    assert caught.value.policy == "http.breaker"
+    assert guarded("good.example") == "good.example"
+
+
+async def test_each_key_has_its_own_circuit_when_awaited() -> None:
+    """A coroutine function stays one and is guarded by the circuit of its arguments."""
+
+    async def fetch(host: str) -> str:
+        return get(host)
+
+    guarded = Pipeline("http", breakers())(fetch)
+    assert inspect.iscoroutinefunction(guarded)
+    with pytest.raises(DownError):
+        await guarded("bad.example")
+    with pytest.raises(CircuitOpenError):
+        await guarded("bad.example")
+    assert await guarded("good.example") == "good.example"
+
+
+def test_pipeline_call_takes_the_key_from_the_function_and_its_arguments() -> None:
+    """Through `pipeline.call(fn, ...)` the key function sees the arguments of the call, as it does for a decorator."""
+    pipeline = Pipeline("http", breakers())
+    with pytest.raises(DownError):
+        pipeline.call(get, "bad.example")
+    with pytest.raises(CircuitOpenError):
+        pipeline.call(get, "bad.example")
+    assert pipeline.call(get, "good.example") == "good.example"
+
+
+async def test_generators_are_guarded_per_key() -> None:
+    """Generator functions of both kinds keep their kind and hold the permit of their own key."""
+    keyed = Keyed(lambda _host: Bulkhead(1), by_host)
+    pipeline = Pipeline("http", keyed)
+
+    @pipeline
+    def lines(host: str) -> Generator[str, str, str]:
+        sent = yield host
+        yield sent
+        return "done"
+
+    @pipeline
+    async def events(host: str) -> AsyncGenerator[str, str]:
+        sent = yield host
+        yield sent
+
+    assert inspect.isgeneratorfunction(lines)
+    assert inspect.isasyncgenfunction(events)
+    running = lines("a")
+    assert next(running) == "a"
+    with pytest.raises(BulkheadFullError):
+        next(lines("a"))
+    assert next(lines("b")) == "b"
+    assert running.send("x") == "x"
+    with pytest.raises(StopIteration, match="done"):
+        next(running)
+    stream = events("a")
+    assert [await anext(stream), await stream.asend("y")] == ["a", "y"]
+    with pytest.raises(BulkheadFullError):
+        await anext(events("a"))
+    await stream.aclose()
+    assert [await anext(events("a"))] == ["a"]
+
+
+def test_stands_anywhere_in_a_pipeline() -> None:
+    """A keyed policy works inside and outside of others, and what owns the call can be keyed as well."""
+    keyed = Keyed(lambda host: Fallback(f"no {host}"), by_host)
+    guarded = Pipeline("http", keyed, breakers(), Timeout("5s"))(get)
+    assert [guarded("bad"), guarded("bad"), guarded("good")] == ["no bad", "no bad", "good"]
+
+
+def test_limits_per_key_are_apart() -> None:
+    """The key is handed to `make`, so that limits per key have buckets of their own."""
+    keyed = Keyed(lambda tenant: RateLimit("1/hour", key=tenant), by_host)
+    guarded = Pipeline("api", keyed)(get)
+    assert [guarded("a"), guarded("b")] == ["a", "b"]
+    with pytest.raises(RateLimitedError):
+        guarded("a")
+
+
+def test_number_of_keys_is_bounded() -> None:
+    """The least recently used key is forgotten beyond the bound, and starts afresh when it comes back."""
+    guarded = Pipeline("http", keyed := breakers(max_keys=2))(get)
+    with pytest.raises(DownError):
+        guarded("bad")
+    for host in ("a", "b", "a"):
+        guarded(host)
+    assert list(keyed.snapshot()["each"]) == ["b", "a"]
+    with pytest.raises(DownError):
+        guarded("bad")
+
+
+def test_idle_keys_are_forgotten_with_their_figures() -> None:
+    """A key without calls for the idle time is gone from the figures, and its policy from memory."""
+    clock = ManualClock()
+    guarded = Pipeline("http", keyed := breakers(idle="1m", clock=clock))(get)
+    guarded("a")
+    policy = keyed.get("a")
+    assert policy is not None
+    gone = weakref.ref(policy)
+    del policy
+    clock.advance(60)
+    guarded("b")
+    gc.collect()
+    assert (keyed.get("a"), gone(), len(keyed)) == (None, None, 1)
+
+
+def test_key_with_calls_under_way_is_kept() -> None:
+    """A bulkhead whose places are taken outlives the bounds: forgetting it would admit too many."""
+    clock = ManualClock()
+    keyed = Keyed(lambda _host: Bulkhead(1), by_host, max_keys=1, idle=10, clock=clock)
+    pipeline = Pipeline("http", keyed)
+
+    @pipeline
+    def lines(host: str) -> Generator[str]:
+        yield host
+
+    running = lines("a")
+    next(running)
+    clock.advance(1000)
+    for host in "bcd":
+        list(lines(host))
+    with pytest.raises(BulkheadFullError):
+        list(lines("a"))
+    running.close()
+    assert list(lines("a")) == ["a"]
+
+
+def test_long_keys_are_kept_as_their_hash() -> None:
+    """However long a key is, what is kept of it is short, and it still finds its own policy."""
+    guarded = Pipeline("http", keyed := breakers())(get)
+    long = "bad" + "x" * 10_000
+    with pytest.raises(DownError):
+        guarded(long)
+    with pytest.raises(CircuitOpenError):
+        guarded(long)
+    assert keyed.get(long) is not None
+    assert [len(key) < 60 for key in keyed.snapshot()["each"]] == [True]
+
+
+def test_policy_of_a_key_can_be_reached() -> None:
+    """An operator opens one key's circuit by hand."""
+    guarded = Pipeline("http", keyed := breakers())(get)
+    guarded("a")
+    policy = keyed.get("a")
+    assert isinstance(policy, CircuitBreaker)
+    policy.open()
+    with pytest.raises(CircuitOpenError):
+        guarded("a")
+
+
+def test_events_carry_the_key_and_are_built_for_listeners_only() -> None:
+    """Events of every key, also of those seen before anybody listened, arrive with their key, each once (L6)."""
+    keyed = breakers()
+    pipeline = Pipeline("http", keyed)
+    guarded = pipeline(get)
+    guarded("a")
+    policy = keyed.get("a")
+    assert isinstance(policy, CircuitBreaker)
+    assert not policy.events
+    heard, other = RecordingListener(), RecordingListener()
+    pipeline.subscribe(heard)
+    pipeline.subscribe(other)
+    policy.open()
+    with pytest.raises(DownError):
+        guarded("bad")
+    assert [(event.kind, event.policy, event.facts["key"]) for event in heard.events] == [
+        ("breaker.opened", "http.breaker", "a"),
+        ("breaker.opened", "http.breaker", "bad"),
+    ]
+    assert len(other.events) == 2
+
+
+def test_figures_are_per_key() -> None:
+    """describe() says what each key's policy was told, snapshot() how each one is."""
+    pipeline = Pipeline("http", breakers(max_keys=5))
+    guarded = pipeline(get)
+    guarded("a")
+    with pytest.raises(DownError):
+        guarded("bad")
+    described, shown = pipeline.describe()["policies"][0], pipeline.snapshot()["policies"][0]
+    assert (described["kind"], described["options"]["max_keys"], described["each"]["fail_max"]) == ("breaker", 5, 1)
+    assert {key: each["state"] for key, each in shown["each"].items()} == {"a": "closed", "bad": "open"}
+    assert (shown["keys"], shown["name"]) == (2, "http.breaker")
+
+
+def test_same_key_at_the_same_time_makes_one_policy() -> None:
+    """Threads that meet a new key together share one policy, and hold no lock while it is made (L1)."""
+    made: list[int] = []
+    barrier = threading.Barrier(8, timeout=5)
+
+    def make(_key: str) -> Bulkhead:
+        if made:
+            barrier.wait()
+        made.append(1)
+        return Bulkhead(1)
+
+    keyed = Keyed(make, by_host)
+    slots: list[Any] = []
+    threads = [threading.Thread(target=lambda: slots.append(keyed.slot("a"))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(slot) for slot in slots}) == 1
+
+
+def test_calls_composed_for_a_wrapper_go_with_it() -> None:
+    """What was composed for a function that is gone, or for one call, is not kept by the keys."""
+    pipeline = Pipeline("http", keyed := breakers())
+    for _ in range(5):
+        assert asyncio.run(pipeline.acall(lambda host: asyncio.sleep(0, host), "a")) == "a"
+        pipeline(lambda host: host)("a")
+    gc.collect()
+    assert len(keyed.slot("a").compiled) <= 1
+
+
+def test_key_function_that_fails_reaches_the_caller() -> None:
+    """What the key function raises is the caller's, and so is a key that cannot be hashed."""
+    with pytest.raises(ZeroDivisionError):
+        Pipeline("p", Keyed(lambda _key: Bulkhead(1), lambda: 1 // 0))(int)()
+    with pytest.raises(TypeError, match="unhashable"):
+        Pipeline("p", Keyed(lambda _key: Bulkhead(1), cast(Any, list)))(int)()
+
+
+async def test_block_has_no_key() -> None:
+    """A block has no arguments to take the key from: guarding one is refused in either colour."""
+    pipeline = Pipeline("p", breakers())
+    with pytest.raises(ConfigurationError, match="no arguments"):
+        pipeline.guard().__enter__()
+    with pytest.raises(ConfigurationError, match="no arguments"):
+        await pipeline.guard().__aenter__()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"max_keys": 0}, "max_keys"),
+        ({"idle": 0}, "idle"),
+        ({"make": CircuitBreaker(1)}, "make"),
+        ({"make": lambda _key: CircuitBreaker}, "make"),
+        ({"make": lambda _key: None}, "make"),
+        ({"key": "host"}, "key"),
+        ({"clock": 5}, "clock"),
+    ],
+)
+def test_bad_options_are_refused(arguments: dict[str, Any], named: str) -> None:
+    """What cannot work is refused when the keyed policy is made, with the option's name."""
+    with pytest.raises(ConfigurationError, match=named):
+        Keyed(**{"make": lambda _key: CircuitBreaker(1), "key": by_host, **arguments})
+
+
+def test_policies_of_two_kinds_are_refused() -> None:
+    """All keys have policies of one kind of working: what owns the call for one key owns it for all."""
+
+    def make(key: str) -> Any:
+        return Timeout(1) if key == "a" else Bulkhead(1)
+
+    with pytest.raises(ConfigurationError, match="one kind"):
+        Pipeline("p", Keyed(make, by_host))(get)("a")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_survives_a_fork_while_locked() -> None:
+    """A child forked while another thread held the lock can still call, with what was learnt."""
+    keyed = breakers()
+    guarded = Pipeline("http", keyed)(get)
+    guarded("a")
+    with keyed._lock:
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if guarded("a") == "a" and len(keyed) == 1 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

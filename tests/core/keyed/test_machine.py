@@ -1,0 +1,75 @@
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from resilience.keyed._machine import Recent
+
+KEYS = st.sampled_from("abcdef")
+
+
+def recent(most: int = 3, idle: float = 10.0, busy: tuple[str, ...] = ()) -> Recent[str]:
+    return Recent(most, idle, lambda value: value in busy)
+
+
+def test_least_recently_used_is_forgotten() -> None:
+    """Beyond the bound the value that was not used for longest goes."""
+    known = recent()
+    for key in "abc":
+        known.add(key, key, 0.0)
+    known.use("a", 1.0)
+    known.add("d", "d", 2.0)
+    assert [key for key, _ in known.items()] == ["c", "a", "d"]
+
+
+def test_idle_value_is_forgotten() -> None:
+    """A value not used for the idle time goes at the next use of any other, and is kept one moment before."""
+    known = recent()
+    known.add("a", "a", 0.0)
+    known.add("b", "b", 9.999)
+    assert known.peek("a") == "a"
+    assert known.use("b", 10.0) == "b"
+    assert (known.peek("a"), len(known)) == (None, 1)
+
+
+def test_busy_value_is_never_forgotten() -> None:
+    """A busy value outlives both bounds: the next one in line goes, or the bound is exceeded."""
+    known = recent(most=1, busy=("a", "b"))
+    for key in "abc":
+        known.add(key, key, 0.0)
+    assert [key for key, _ in known.items()] == ["a", "b", "c"]
+    known.add("d", "d", 100.0)
+    known.use("d", 101.0)
+    assert {"a", "b", "d"} == {key for key, _ in known.items()}
+
+
+def test_first_value_of_a_key_stays() -> None:
+    """Adding a key that is there gives the value it has."""
+    known = recent()
+    assert known.add("a", "first", 0.0) == "first"
+    assert known.add("a", "second", 0.0) == "first"
+
+
+class RecentModel(RuleBasedStateMachine):
+    """Whatever is used and added, what is kept is what a list of recent uses says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.known = recent(most=3, idle=1000.0)
+        self.order: list[str] = []
+
+    @rule(key=KEYS)
+    def call(self, key: str) -> None:
+        self.now += 1
+        found = self.known.use(key, self.now)
+        assert found == (key if key in self.order else None)
+        if found is None:
+            self.known.add(key, key, self.now)
+        others = [each for each in self.order if each != key]
+        self.order = [*(others[-2:] if found is None else others), key]
+
+    @invariant()
+    def keeps_the_most_recent(self) -> None:
+        assert [key for key, _ in self.known.items()] == self.order
+
+
+TestRecentModel = RecentModel.TestCase
