@@ -124,6 +124,12 @@ SECTIONS = (
     ),
     Section("budget.*", "resilience.budget._options:BudgetOptions", "resilience.budget:RetryBudget"),
     # In the recommended order, outermost first.
+    Section("pipeline.*.cache", "resilience.cache._options:CacheOptions", "resilience.cache:Cache"),
+    Section(
+        "pipeline.*.single_flight",
+        "resilience.singleflight._options:SingleFlightOptions",
+        "resilience.singleflight:SingleFlight",
+    ),
     Section("pipeline.*.retry", "resilience.retry._options:RetryOptions", "resilience.retry:Retry"),
     Section("pipeline.*.hedge", "resilience.hedge._options:HedgeOptions", "resilience.hedge:Hedge"),
     Section("pipeline.*.breaker", "resilience.breaker._options:BreakerOptions", "resilience.breaker:CircuitBreaker"),

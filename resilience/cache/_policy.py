@@ -1,0 +1,236 @@
+"""The cache: lock, clock and events around the store, and the public class."""
+
+from __future__ import annotations
+
+import functools
+import random
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from datetime import timedelta
+from typing import Any, ParamSpec, TypeVar, cast
+from weakref import WeakSet
+
+from resilience._fork import renew_after_fork
+from resilience._matching import Errors, Kinds
+from resilience._sharing import KEY, ForAnyFunction, Keys, is_shareable, unhashable
+from resilience.cache import _sync
+from resilience.cache._machine import Entry, Store
+from resilience.cache._options import CacheOptions
+from resilience.cache._space import Miss, Space
+from resilience.clock import Clock, monotonic
+from resilience.events import Emitter
+from resilience.options import CLOCK, Opaque, checked, is_plain_callable
+from resilience.policy import Named
+
+__all__ = ("Cache",)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_STRIPES = 256
+_CACHE_IF = Opaque(
+    "a function of the result that says whether to keep it (not a coroutine function)",
+    lambda value: value is None or is_plain_callable(value),
+)
+_RANDOMNESS = Opaque("a function without arguments that returns a number from 0 to 1", is_plain_callable)
+
+
+class Cache(Named):
+    """Answers a call with what the same call returned within the last `ttl` (seconds, timedelta or "60s").
+
+    Calls are the same when the function and its arguments are (`self` is one of them); `key`, a function of the
+    arguments, says otherwise. Every caller gets the same object: treat it as read-only. At most `max_size` results are
+    kept; a result for which `cache_if` is false, an iterator, and a fallback's stand-in are not kept at all. With
+    `stale_on_error` a call that raised one of `on` is answered for that much longer by what it returned before.
+
+    Raises `TypeError` for arguments that cannot be hashed. Generator functions are refused: there is no one result.
+    """
+
+    kind = "cache"
+
+    def __init__(
+        self,
+        ttl: float | str | timedelta = 60.0,
+        *,
+        max_size: int = 1024,
+        stale_on_error: float | str | timedelta = 0,
+        jitter: float = 0.1,
+        key: Callable[..., Hashable] | None = None,
+        cache_if: Callable[[Any], bool] | None = None,
+        on: Kinds = Exception,
+        name: str | None = None,
+        clock: Clock = monotonic,
+        randomness: Callable[[], float] = random.random,
+    ) -> None:
+        super().__init__(name)
+        self.options = CacheOptions(
+            ttl=cast("float", ttl),
+            max_size=max_size,
+            stale_on_error=cast("float", stale_on_error),
+            jitter=jitter,
+        )
+        self._key: Callable[..., Hashable] | None = checked(key, "key", KEY)
+        self._cache_if: Callable[[Any], bool] | None = checked(cache_if, "cache_if", _CACHE_IF)
+        self._on = Errors(on)
+        self._clock: Clock = checked(clock, "clock", CLOCK)
+        self._random: Callable[[], float] = checked(randomness, "randomness", _RANDOMNESS)
+        self.events = Emitter()
+        self.hits = self.misses = self.stale_served = 0
+        self._spaces: WeakSet[Space] = WeakSet()
+        self._flights: WeakSet[Any] = WeakSet()
+        self._epochs = [0] * _STRIPES  # of keys: what was called before an invalidation is not kept after it
+        self._store = Store(self.options.max_size)
+        self._lock = threading.Lock()  # guards store, epochs and spaces; nothing of the user's runs under it
+        if self.options.stale_on_error:  # an answer that stands in for the outcome; costs a chain only where it occurs
+            self.around_inner = functools.partial(self._around, is_inner=True)
+            self.around_inner_async = functools.partial(self._around_async, is_inner=True)
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Keep what the parent knew, unless one of its threads was at work on it."""
+        if not self._lock.acquire(blocking=False):
+            self._store = Store(self.options.max_size)
+            for space in list(self._spaces):
+                space.entries = {}
+        self._lock = threading.Lock()
+
+    def meet(self, policies: tuple[Any, ...]) -> None:
+        """Learn which policies inside share calls under way: what is invalidated here must not come from there."""
+        inside = policies[[policy is self for policy in policies].index(True) + 1 :]
+        with self._lock:
+            self._flights.update(policy for policy in inside if hasattr(policy, "forget"))
+
+    def around(self, call: Callable[P, R], /, *, brings: int = 0) -> Callable[P, R]:
+        """Answer the blocking `call` from its earlier results."""
+        return self._around(call, brings=brings, is_inner=False)
+
+    def around_async(
+        self, call: Callable[P, Awaitable[R]], /, *, brings: int = 0
+    ) -> Callable[P, Coroutine[Any, Any, R]]:
+        """Answer the awaiting `call` from what it was awaited for before."""
+        return self._around_async(call, brings=brings, is_inner=False)
+
+    def for_any_function(self) -> ForAnyFunction:
+        """Return this policy for calls that bring their function as the first argument."""
+        return ForAnyFunction(self)
+
+    def _around(self, call: Callable[P, R], /, *, brings: int = 0, is_inner: bool) -> Callable[P, R]:
+        return _sync.around(self, self._space(brings), call, is_inner=is_inner)
+
+    def _around_async(
+        self, call: Callable[P, Awaitable[R]], /, *, brings: int = 0, is_inner: bool
+    ) -> Callable[P, Coroutine[Any, Any, R]]:
+        from resilience.cache import _aio  # noqa: PLC0415 - where await may stand
+
+        return _aio.around_async(self, self._space(brings), call, is_inner=is_inner)
+
+    def _space(self, brings: int) -> Space:
+        space = Space(Keys(self._key, brings))
+        with self._lock:
+            self._spaces.add(space)
+        return space
+
+    def fresh(self, space: Space, key: Hashable) -> Entry | None:
+        """Return the entry that answers the call, or None where it has to be made."""
+        try:
+            entry = space.entries.get(key)
+        except TypeError as error:
+            raise unhashable(self.name, key, error) from None
+        if entry is None or (now := self._clock()) >= entry.fresh_until:
+            return None
+        with self._lock:
+            self._store.touch(entry, now)
+            self.hits += 1
+        return entry
+
+    def missed(self, space: Space, key: Any) -> Miss:
+        """Note a call that has to be made."""
+        stripe = hash(key[1] if space.keys.brings else key) % _STRIPES
+        with self._lock:
+            self.misses += 1
+            epoch = self._epochs[stripe]
+        return Miss(space, key, stripe, epoch)
+
+    def keep(self, miss: Miss, result: Any) -> None:
+        """Keep what the call returned, unless it was invalidated meanwhile."""
+        if not is_shareable(result) or not (self._cache_if is None or self._cache_if(result)):
+            return
+        home, ttl = miss.space.entries, self.options.ttl
+        # Into its place first, good for nothing yet: whatever the store holds can be found and taken out again.
+        entry, old = Entry(home, miss.key, result), home.get(miss.key)
+        home[miss.key] = entry
+        now = self._clock()
+        fresh_until = now + ttl * (1 - self.options.jitter * self._random())
+        with self._lock:
+            if old is not None:
+                self._store.drop(old)
+            if miss.epoch == self._epochs[miss.stripe]:
+                gone = self._store.keep(entry, fresh_until, fresh_until + self.options.stale_on_error, now)
+            else:
+                gone = [entry]
+        for each in gone:
+            each.leave_home()
+
+    def stale(self, miss: Miss, error: Exception) -> Entry | None:
+        """Return the entry that answers in place of `error`, or None where the error stands."""
+        entry, now = miss.entry, self._clock()
+        if entry is None or now >= entry.gone_at or miss.epoch != self._epochs[miss.stripe] or error not in self._on:
+            return None
+        self.stale_served += 1
+        self.events.emit(
+            "cache.stale_served", self.name, now, "warning", error=error, expired_for=now - entry.fresh_until
+        )
+        return entry
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> None:
+        """Forget what calls with these arguments returned, whichever function they were for.
+
+        A call under way now is not kept either: it may have read what has just changed.
+        """
+        key = Keys(self._key).of(args, kwargs)
+        try:
+            stripe = hash(key) % _STRIPES
+        except TypeError as error:
+            raise unhashable(self.name, key, error) from None
+        self._forget_flights()
+        with self._lock:
+            self._epochs[stripe] += 1
+            spaces = list(self._spaces)
+        gone = [entry for space in spaces for entry in space.with_arguments(key)]
+        with self._lock:
+            for entry in gone:
+                self._store.drop(entry)
+
+    def clear(self) -> None:
+        """Forget everything, calls under way now included."""
+        self._forget_flights()
+        with self._lock:
+            self._epochs = [epoch + 1 for epoch in self._epochs]
+            spaces, store = list(self._spaces), self._store
+            self._store = Store(self.options.max_size)
+            self._store.evicted = store.evicted
+        for space in spaces:
+            space.entries.clear()
+
+    def _forget_flights(self) -> None:
+        with self._lock:
+            flights = list(self._flights)
+        for flight in flights:
+            flight.forget()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what this cache was told, the errors it may answer for included."""
+        told = super().describe()
+        return {**told, "options": {**told["options"], "on": self._on.names}}
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return how many results are kept, and how calls were answered so far."""
+        now = self._clock()
+        with self._lock:
+            gone, size, evicted = self._store.expire(now), self._store.size, self._store.evicted
+        for each in gone:
+            each.leave_home()
+        counts = {"hits": self.hits, "misses": self.misses, "stale": self.stale_served, "evicted": evicted}
+        return {"size": size, **counts}
+
+    def __repr__(self) -> str:
+        return f"<Cache {self.name!r} {self.options.ttl:g} s, {self.snapshot()['size']}/{self.options.max_size}>"

@@ -1,0 +1,6 @@
+"""Single flight: callers that want the same thing at the same time wait for one call."""
+
+from resilience.singleflight._options import SingleFlightOptions
+from resilience.singleflight._policy import SingleFlight
+
+__all__ = ("SingleFlight", "SingleFlightOptions")

@@ -1,0 +1,21 @@
+"""What a single flight can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resilience.options import Duration, Options, option
+
+__all__ = ("SingleFlightOptions",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleFlightOptions(Options):
+    """How long callers wait for one another; which calls are the same is said in code."""
+
+    max_wait: float | None = option(
+        None,
+        Duration(above=True),
+        "longest wait for a call somebody else makes",
+        none="as long as the caller's deadline allows",
+    )

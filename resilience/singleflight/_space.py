@@ -1,0 +1,57 @@
+"""The calls of one function that are under way, by key."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from resilience._fork import renew_after_fork
+from resilience._sharing import Keys
+from resilience.singleflight._machine import Flight
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+__all__ = ("LoopSpace", "Space", "under_way")
+
+under_way: ContextVar[tuple[object, ...]] = ContextVar("resilience_flights", default=())
+"""The flights this code runs in: a call that would wait for one of them would wait for itself."""
+
+
+class Space:
+    """Flights of blocking calls.
+
+    Looked up without a lock, since finding a key may run the user's `__hash__` and `__eq__`: `setdefault` decides who
+    makes the call, and only who makes it takes its flight out again.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self.keys = keys
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Forget what the parent's threads had under way: it never ends here."""
+        self.flights: dict[Hashable, Flight[Any]] = {}
+
+    def take_out(self, key: Hashable, flight: Flight[Any]) -> None:
+        """Have nobody join `flight` any more."""
+        flights = self.flights
+        if flights.get(key) is flight:
+            flights.pop(key, None)
+
+
+class LoopSpace(threading.local):
+    """Flights of awaiting calls, of the event loop this thread runs: tasks of different loops cannot wait for one."""
+
+    _loop: ref[AbstractEventLoop] | None = None
+    _flights: dict[Hashable, Any]
+
+    def flights_of(self, loop: AbstractEventLoop) -> dict[Hashable, Any]:
+        """Return the flights of `loop`, which is running in this thread."""
+        if self._loop is None or self._loop() is not loop:
+            self._loop, self._flights = ref(loop), {}
+        return self._flights

@@ -1,0 +1,89 @@
+"""The store under a model: what is kept, what goes, and when."""
+
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from resilience.cache._machine import Entry, Store
+
+MOST = 4
+
+
+class StoreModel(RuleBasedStateMachine):
+    """Never more than the bound, nothing past its time, and the least recently used one goes first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Store(MOST)
+        self.now = 0.0
+        self.kept: list[Entry] = []  # least recently used first
+        self.home: dict[Any, Entry] = {}
+        self.evicted = 0
+
+    def expired(self) -> list[Entry]:
+        gone = [entry for entry in self.kept if entry.gone_at <= self.now]
+        self.kept = [entry for entry in self.kept if entry.gone_at > self.now]
+        return gone
+
+    @rule(ttl=st.integers(1, 5), stale=st.integers(0, 5))
+    def keep(self, ttl: int, stale: int) -> None:
+        entry = Entry(self.home, object(), None)
+        assert entry.fresh_until < self.now or self.now == 0
+        expected = self.expired()
+        if len(self.kept) == MOST:
+            expected.append(self.kept.pop(0))
+            self.evicted += 1
+        gone = self.store.keep(entry, self.now + ttl, self.now + ttl + stale, self.now)
+        assert sorted(map(id, gone)) == sorted(map(id, expected))
+        self.kept.append(entry)
+
+    @precondition(lambda self: self.kept)
+    @rule(position=st.integers(0, MOST - 1))
+    def touch(self, position: int) -> None:
+        entry = self.kept[position % len(self.kept)]
+        self.store.touch(entry, self.now)
+        if entry.gone_at > self.now:
+            self.kept.remove(entry)
+            self.kept.append(entry)
+
+    @precondition(lambda self: self.kept)
+    @rule(position=st.integers(0, MOST - 1))
+    def drop(self, position: int) -> None:
+        entry = self.kept.pop(position % len(self.kept))
+        self.store.drop(entry)
+        self.store.drop(entry)
+        assert entry.fresh_until < self.now or self.now == 0
+
+    @rule()
+    def touch_what_is_gone(self) -> None:
+        self.store.touch(Entry(self.home, 1, None), self.now)
+
+    @rule(seconds=st.integers(0, 6))
+    def pass_time(self, seconds: int) -> None:
+        self.now += seconds
+
+    @rule()
+    def expire(self) -> None:
+        assert sorted(map(id, self.store.expire(self.now))) == sorted(map(id, self.expired()))
+
+    @invariant()
+    def agrees(self) -> None:
+        assert self.store.evicted == self.evicted
+        assert len(self.kept) <= MOST
+
+
+TestStore = StoreModel.TestCase
+
+
+def test_an_entry_leaves_its_own_place_only() -> None:
+    """An entry that goes takes itself out of where it is looked up, and no successor that has its place."""
+    home: dict[Any, Entry] = {}
+    old, new = Entry(home, "key", 1), Entry(home, "key", 2)
+    home["key"] = old
+    home["key"] = new
+    old.leave_home()
+    assert home == {"key": new}
+    new.leave_home()
+    new.leave_home()
+    assert home == {}
