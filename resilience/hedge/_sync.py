@@ -102,4 +102,3 @@ class _Threads:
             return
         error, work.error = work.error, None  # the thread may hold on to its work a moment longer
         self._hedge.ended(self._race, number, work.result, error)
-        del error  # this frame must not be what keeps it

@@ -98,6 +98,7 @@ def test_late_answer_is_hedged_and_the_loser_has_ended_before_the_caller_goes_on
         assert await Pipeline("p", policy)(upstream.ask)() == "second"
         assert (upstream.asked_at, upstream.cancelled, world.clock.now) == ([0, 1], [1], 1.5)
         assert upstream.ended == [2, 1]
+        await asyncio.sleep(5)  # nothing is left that would go off
         assert listener.kinds == ["hedge.started", "hedge.won"]
         assert [event.facts for event in listener.events] == [
             {"attempt": 2, "after": 1.0},
@@ -225,6 +226,18 @@ def test_every_hedge_waits_for_the_delay() -> None:
     play(story)
 
 
+def test_delay_begins_anew_with_an_attempt_that_follows_a_failure() -> None:
+    """A hedge after a failure gets the whole delay before the next one is made."""
+
+    async def story(world: World) -> None:
+        policy, _ = hedge(world, max_hedges=2)
+        upstream = Upstream((0.5, OSError()), (9, "second"), (0.1, "third"))
+        assert await Pipeline("p", policy)(upstream.ask)() == "third"
+        assert upstream.asked_at == [0, 0.5, 1.5]
+
+    play(story)
+
+
 def test_no_delay_asks_all_at_once() -> None:
     """With a delay of 0 every attempt is made at once."""
 
@@ -330,10 +343,28 @@ def test_retry_on_the_same_budget_counts_the_call(order: str) -> None:
         policy, _ = hedge(world, budget=budget)
         retry = Retry(budget=budget if order != "elsewhere" else RetryBudget())
         policies = (policy, retry) if order == "inside" else (retry, policy)
-        call = asyncio.ensure_future(Pipeline("p", *policies)(Upstream((0.5, "first")).ask)())
+        pipeline = Pipeline("p", *policies)
+        calls = [asyncio.ensure_future(pipeline(Upstream((seconds, "first")).ask)()) for seconds in (0.5, 0.8)]
         await asyncio.sleep(0.2)
+        assert budget.calls == 2
+        await calls[0]
         assert budget.calls == 1
-        assert await call == "first"
+        await calls[1]
+        assert budget.calls == 0
+
+    play(story)
+
+
+def test_hedge_that_meets_a_retry_in_mid_traffic() -> None:
+    """A call counted before a retry took over the counting is taken out of the budget again."""
+
+    async def story(world: World) -> None:
+        budget = RetryBudget()
+        policy, _ = hedge(world, budget=budget)
+        call = asyncio.ensure_future(Pipeline("p", policy)(Upstream((0.5, "first")).ask)())
+        await asyncio.sleep(0.2)
+        later = Pipeline("q", Retry(budget=budget), policy)(Upstream((0.5, "first")).ask)()
+        assert await asyncio.gather(call, later) == ["first", "first"]
         assert budget.calls == 0
 
     play(story)
@@ -586,6 +617,23 @@ def test_call_that_is_closed_without_a_loop() -> None:
     play(story)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_call_that_outlives_its_loop(caplog: pytest.LogCaptureFixture) -> None:
+    """A hedged call that is closed when its loop is gone already raises nothing."""
+    call = Pipeline("p", Hedge(9))(Upstream((9, "first")).ask)()
+
+    async def begin() -> None:
+        call.send(None)
+        await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    loop.close()
+    call.close()
+    gc.collect()
+    assert all("Task was destroyed" in record.message for record in caplog.records)  # asyncio's word on such loops
+
+
 def test_error_leaves_no_cycle() -> None:
     """An error that crossed tasks is freed with its last user."""
 
@@ -601,6 +649,16 @@ def test_error_leaves_no_cycle() -> None:
             raise Down
         return "answer"
 
+    @idempotent
+    async def stubborn(attempts: list[None]) -> str:
+        attempts.append(None)
+        if len(attempts) == 2:
+            return "answer"
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(9)
+        await asyncio.sleep(1)
+        raise Down
+
     async def story(world: World) -> None:
         for script in ([None, None], [None, 0.1], [0.5, None, 0.5], [None, 60, 60]):
             for delay in (0.1, 1, None):
@@ -611,7 +669,9 @@ def test_error_leaves_no_cycle() -> None:
                 with contextlib.suppress(Down, asyncio.CancelledError):
                     await call
                 del call
-        await asyncio.sleep(1)
+        lingering = Pipeline("p", hedge(world, 1, cancel_timeout=0.1)[0])(stubborn)
+        assert await lingering([]) == "answer"
+        await asyncio.sleep(9)
         assert len(seen) > 12
         assert [gone() for gone in seen] == [None] * len(seen)
 
