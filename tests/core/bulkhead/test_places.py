@@ -157,12 +157,13 @@ def test_nothing_is_known_without_holds() -> None:
     assert places.arrive("late", 5.0, 5.0) is Arrival.HOPELESS
 
 
-@pytest.mark.parametrize(("age", "expected"), [(0, 1.0), (29, 1.0), (31, 1.0), (61, 0.0), (1e9, 0.0)])
+@pytest.mark.parametrize(("age", "expected"), [(0, 1.0), (29, 1.0), (31, 1.0), (59, 1.0), (60, 0.0), (1e9, 0.0)])
 def test_short_holds_are_forgotten(age: float, expected: float) -> None:
     """The shortest hold of the last half minute is known, of more than a minute ago never, in two numbers."""
     holds = ShortestHold()
     holds.note(100.0, 3.0)
     holds.note(100.0, 1.0)
+    holds.note(100.0, 2.0)
     assert holds.seconds(100.0 + age) == expected
 
 
@@ -173,3 +174,8 @@ def test_a_newer_longer_hold_takes_over() -> None:
     holds.note(31.0, 5.0)
     assert holds.seconds(40.0) == 1.0
     assert holds.seconds(62.0) == 5.0
+    holds = ShortestHold()
+    holds.note(0.0, 1.0)
+    holds.note(30.0, 5.0)  # half a minute to the second: another period
+    assert holds.seconds(60.0) == 5.0
+    assert holds.seconds(125.0) == 0.0
