@@ -40,11 +40,13 @@ class Keys:
     `function`. Keyword arguments may come in any order; one given by position makes another key.
     """
 
-    __slots__ = ("_function", "brings")
+    __slots__ = ("_function", "are_arguments", "brings")
 
     def __init__(self, function: Callable[..., Hashable] | None, brings: int = 0) -> None:
         self._function = function
         self.brings = brings
+        self.are_arguments = function is None and not brings
+        """Whether the key of a call without keywords is the tuple of its arguments."""
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable:
         """Return the key of the call that was made with these arguments."""

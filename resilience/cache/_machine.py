@@ -6,8 +6,9 @@ ever runs inside. cachetools does the bookkeeping: least recently used order, an
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Hashable, MutableMapping
+from collections.abc import Hashable, Iterable, MutableMapping
 from typing import Any
 
 from cachetools import TLRUCache
@@ -53,10 +54,12 @@ class Store:
         """How many entries are kept."""
         return len(self._entries)
 
-    def touch(self, entry: Entry, now: float) -> None:
-        """Note that `entry` was used; one that has gone meanwhile stays gone."""
-        self._now = now
-        self._entries.get(entry)
+    def touch(self, used: Iterable[Entry]) -> None:
+        """Note which entries were used, in this order; what has gone meanwhile stays gone."""
+        # Of several uses only the last one matters.
+        for entry in reversed(list(dict.fromkeys(reversed(list(used))))):
+            with contextlib.suppress(KeyError):
+                self._entries[entry]
 
     def keep(self, entry: Entry, fresh_until: float, gone_at: float, now: float) -> list[Entry]:
         """Take `entry` in, and return those that had to go: their time was up, or the room was needed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
@@ -71,10 +72,11 @@ class Cache(Named):
         self._key: Callable[..., Hashable] | None = checked(key, "key", KEY)
         self._cache_if: Callable[[Any], bool] | None = checked(cache_if, "cache_if", _CACHE_IF)
         self._on = Errors(on)
-        self._clock: Clock = checked(clock, "clock", CLOCK)
+        self.clock: Clock = checked(clock, "clock", CLOCK)
         self._random: Callable[[], float] = checked(randomness, "randomness", _RANDOMNESS)
         self.events = Emitter()
         self.hits = self.misses = self.stale_served = 0
+        self.used: deque[Entry] = deque()  # by hits, and not yet told to the store
         self._spaces: WeakSet[Space] = WeakSet()
         self._flights: WeakSet[Any] = WeakSet()
         self._epochs = [0] * _STRIPES  # of keys: what was called before an invalidation is not kept after it
@@ -90,7 +92,8 @@ class Cache(Named):
         if not self._lock.acquire(blocking=False):
             self._store = Store(self.options.max_size)
             for space in list(self._spaces):
-                space.entries = {}
+                space.entries.clear()
+        self.used.clear()
         self._lock = threading.Lock()
 
     def meet(self, policies: tuple[Any, ...]) -> None:
@@ -129,18 +132,17 @@ class Cache(Named):
             self._spaces.add(space)
         return space
 
-    def fresh(self, space: Space, key: Hashable) -> Entry | None:
-        """Return the entry that answers the call, or None where it has to be made."""
-        try:
-            entry = space.entries.get(key)
-        except TypeError as error:
-            raise unhashable(self.name, key, error) from None
-        if entry is None or (now := self._clock()) >= entry.fresh_until:
-            return None
+    def note_used(self) -> None:
+        """Tell the store which entries were used, in one go: a lock for each hit would be most of what a hit costs."""
         with self._lock:
-            self._store.touch(entry, now)
-            self.hits += 1
-        return entry
+            self._touch()
+
+    def _touch(self) -> None:
+        self._store.touch([self.used.popleft() for _ in range(len(self.used))])
+
+    def unhashable(self, key: Hashable, error: TypeError) -> TypeError:
+        """Return what to raise where looking up `key` raised."""
+        return unhashable(self.name, key, error)
 
     def missed(self, space: Space, key: Any) -> Miss:
         """Note a call that has to be made."""
@@ -158,9 +160,10 @@ class Cache(Named):
         # Into its place first, good for nothing yet: whatever the store holds can be found and taken out again.
         entry, old = Entry(home, miss.key, result), home.get(miss.key)
         home[miss.key] = entry
-        now = self._clock()
+        now = self.clock()
         fresh_until = now + ttl * (1 - self.options.jitter * self._random())
         with self._lock:
+            self._touch()
             if old is not None:
                 self._store.drop(old)
             if miss.epoch == self._epochs[miss.stripe]:
@@ -172,7 +175,7 @@ class Cache(Named):
 
     def stale(self, miss: Miss, error: Exception) -> Entry | None:
         """Return the entry that answers in place of `error`, or None where the error stands."""
-        entry, now = miss.entry, self._clock()
+        entry, now = miss.entry, self.clock()
         if entry is None or now >= entry.gone_at or miss.epoch != self._epochs[miss.stripe] or error not in self._on:
             return None
         self.stale_served += 1
@@ -190,13 +193,14 @@ class Cache(Named):
         try:
             stripe = hash(key) % _STRIPES
         except TypeError as error:
-            raise unhashable(self.name, key, error) from None
+            raise self.unhashable(key, error) from None
         self._forget_flights()
         with self._lock:
             self._epochs[stripe] += 1
             spaces = list(self._spaces)
         gone = [entry for space in spaces for entry in space.with_arguments(key)]
         with self._lock:
+            self._touch()
             for entry in gone:
                 self._store.drop(entry)
 
@@ -205,6 +209,7 @@ class Cache(Named):
         self._forget_flights()
         with self._lock:
             self._epochs = [epoch + 1 for epoch in self._epochs]
+            self._touch()
             spaces, store = list(self._spaces), self._store
             self._store = Store(self.options.max_size)
             self._store.evicted = store.evicted
@@ -224,8 +229,9 @@ class Cache(Named):
 
     def snapshot(self) -> dict[str, Any]:
         """Return how many results are kept, and how calls were answered so far."""
-        now = self._clock()
+        now = self.clock()
         with self._lock:
+            self._touch()
             gone, size, evicted = self._store.expire(now), self._store.size, self._store.evicted
         for each in gone:
             each.leave_home()

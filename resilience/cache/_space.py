@@ -8,7 +8,10 @@ from typing import Any
 from resilience._sharing import Keys
 from resilience.cache._machine import Entry
 
-__all__ = ("Miss", "Space")
+__all__ = ("MOST_UNTOLD", "Miss", "Space")
+
+MOST_UNTOLD = 128
+"""Hits after which the store is told, at the latest."""
 
 
 class Space:

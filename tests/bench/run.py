@@ -35,6 +35,7 @@ GROUPS = {
     "Circuit breaker": "cases_breaker",
     "Retry": "cases_retry",
     "Hedge": "cases_hedge",
+    "Cache and single flight": "cases_cache",
     "Rate limit": "cases_limiter",
     "Policies together": "cases_chain",
     "Web": "cases_web",

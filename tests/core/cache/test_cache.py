@@ -2,6 +2,7 @@ import asyncio
 import os
 import random
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,6 +20,7 @@ from resilience import (
     Retry,
     SingleFlight,
 )
+from resilience.cache._space import MOST_UNTOLD
 from resilience.testing import ManualClock, RecordingListener
 
 
@@ -326,6 +328,21 @@ def test_the_bound_holds_and_the_least_recently_used_goes() -> None:
     second(1)
     assert (cache.snapshot()["size"], cache.snapshot()["evicted"]) == (3, 1)
     assert (first(1), first(2), one.calls) == (1, 4, 4)
+
+
+def test_hits_are_told_in_order_and_soon() -> None:
+    """However many hits come between two misses, the least recently used result goes, and hits do not pile up."""
+    cache, _ = make(max_size=3)
+    guarded = Pipeline("p", cache)(Upstream().get)
+    for argument in (1, 2, 3):
+        guarded(argument)
+    for argument in (3, 2, 1, *(2, 3) * 500, 1):
+        guarded(argument)
+        assert len(cache.used) < MOST_UNTOLD
+    guarded(4)
+    assert cache.used == deque()
+    assert [guarded(3), guarded(1), guarded(4)] == [3, 1, 4]
+    assert guarded(2) == 5
 
 
 def held(cache: Cache) -> list[int]:

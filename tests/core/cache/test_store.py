@@ -42,10 +42,11 @@ class StoreModel(RuleBasedStateMachine):
     @rule(position=st.integers(0, MOST - 1))
     def touch(self, position: int) -> None:
         entry = self.kept[position % len(self.kept)]
-        self.store.touch(entry, self.now)
-        if entry.gone_at > self.now:
-            self.kept.remove(entry)
-            self.kept.append(entry)
+        oldest = self.kept[0]
+        self.store.touch([entry, oldest, entry])
+        for used in (oldest, entry):
+            self.kept.remove(used)
+            self.kept.append(used)
 
     @precondition(lambda self: self.kept)
     @rule(position=st.integers(0, MOST - 1))
@@ -57,7 +58,7 @@ class StoreModel(RuleBasedStateMachine):
 
     @rule()
     def touch_what_is_gone(self) -> None:
-        self.store.touch(Entry(self.home, 1, None), self.now)
+        self.store.touch([Entry(self.home, 1, None)])
 
     @rule(seconds=st.integers(0, 6))
     def pass_time(self, seconds: int) -> None:
