@@ -36,6 +36,11 @@ class TestRetryWithBudget(PolicyConformance):
         return Retry(on=OSError, timeout=5, budget=RetryBudget())
 
 
+class TestRetryOnResults(PolicyConformance):
+    def make_policy(self) -> Retry:
+        return Retry(on=OSError, on_result=lambda _: False, budget=RetryBudget())
+
+
 class TestRetryByTenacity(PolicyConformance):
     def make_policy(self) -> Retry:
         return Retry(retry=lambda _state: False)
@@ -49,6 +54,18 @@ class TestBulkhead(PolicyConformance):
 class TestWaitingBulkhead(PolicyConformance):
     def make_policy(self) -> Bulkhead:
         return Bulkhead(1, max_wait=1)
+
+
+class TestShadowBulkhead(PolicyConformance):
+    def make_policy(self) -> Bulkhead:
+        return Bulkhead(1, max_wait=1, shadow=True)
+
+
+class TestResizedBulkhead(PolicyConformance):
+    def make_policy(self) -> Bulkhead:
+        bulkhead = Bulkhead(9)
+        bulkhead.resize(1)
+        return bulkhead
 
 
 class TestRateLimit(PolicyConformance):
