@@ -31,11 +31,6 @@ def _fixed(session: Session) -> Sample:
     return samples.awaits(session, Pipeline("bench", Hedge("1s"))(awork))
 
 
-def _learned(session: Session) -> Sample:
-    # The quantile of a call that takes no time is no time: every call would be hedged, so it never gets that far.
-    return samples.awaits(session, Pipeline("bench", Hedge(minimum_samples=10_000, sliding_window=10_000))(awork))
-
-
 def _blocking(_session: Session) -> Sample:
     return samples.calls(Pipeline("bench", Hedge("1s"))(work), 1)
 
@@ -47,7 +42,6 @@ CASES = (
         Contender("bare call", lambda session: samples.awaits(session, awork)),
         (
             Contender("resilience, delay=1s", _fixed, "one hedge after 1 s; each attempt is a task of its own"),
-            Contender("resilience, learning", _learned, "too few calls seen to hedge one: no task"),
             Contender(
                 "resilience, unmarked",
                 lambda session: samples.awaits(session, Pipeline("bench", Hedge("1s"))(unmarked)),
