@@ -29,6 +29,7 @@ __all__ = (
     "Replace",
     "ScopedPolicy",
     "Slot",
+    "StandingPolicy",
     "Substitute",
     "Verdict",
     "Wait",
@@ -145,6 +146,14 @@ class WaitingPolicy(Policy, Protocol):
     def admit_awaiting(self) -> Awaitable[Any]:
         """Return a permit, suspending this task, or raise a `RejectedError`. Cancellation leaves nothing behind."""
         ...
+
+
+@runtime_checkable
+class StandingPolicy(Policy, Protocol):
+    """A policy that nearly always admits at once, and saves its callers from asking."""
+
+    standing_permit: Any
+    """A permit that any call may use without `admit`, or None where each one has to ask; any thread may change it."""
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ from resilience.policy import (
     Policy,
     PolicyBase,
     Replace,
+    StandingPolicy,
     Substitute,
     Wait,
 )
@@ -107,14 +108,17 @@ async def decided(policy: Policy, permit: Any, pending: Pending) -> Decision:
 def _guard(policy: Policy, inner: Callable[P, Awaitable[R]], sleep: AwaitingSleep) -> AsyncCall[P, R]:
     admit, on_success, admit_awaiting = decides(policy, "admit"), decides(policy, "on_success"), admission(policy)
     on_failure, on_abandon = policy.on_failure, policy.on_abandon
+    standing = policy if isinstance(policy, StandingPolicy) else None
 
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if admit_awaiting is not None:
             permit = await admit_awaiting()
         else:
-            permit = None if admit is None else admit()
-            if type(permit) is Wait:
-                permit = await held(policy, permit.permit, permit.after, sleep)
+            permit = standing.standing_permit if standing is not None else None
+            if permit is None and admit is not None:
+                permit = admit()
+                if type(permit) is Wait:
+                    permit = await held(policy, permit.permit, permit.after, sleep)
         while True:
             try:
                 # As in the blocking driver: no dictionary where there are no keywords.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 from resilience._engine._parts import Member, blocks, by_key, decides, scored
-from resilience.policy import AroundPolicy, KeyedPolicy, Policy, PolicyBase, Replace, Substitute, Wait
+from resilience.policy import AroundPolicy, KeyedPolicy, Policy, PolicyBase, Replace, StandingPolicy, Substitute, Wait
 
 __all__ = ("Defer", "Sleep", "admission", "compile_sync", "held")
 
@@ -99,6 +99,7 @@ def held(policy: Policy, permit: Any, after: float, sleep: Sleep) -> Any:
 def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | None) -> Callable[P, R]:
     admit, on_success = admission(policy, sleep), decides(policy, "on_success")
     on_failure, on_abandon = policy.on_failure, policy.on_abandon
+    standing = policy if isinstance(policy, StandingPolicy) else None
     plain: type = type(None)
     later: Callable[P, R] | None = None
 
@@ -106,7 +107,9 @@ def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | N
         nonlocal plain, later
         if later is not None:
             return later(*args, **kwargs)
-        permit = None if admit is None else admit()
+        permit = standing.standing_permit if standing is not None else None
+        if permit is None and admit is not None:
+            permit = admit()
         verdict: Any  # never `Pending`: `blocks` refused such policies
         while True:
             try:

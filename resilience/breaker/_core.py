@@ -23,8 +23,8 @@ __all__ = ("Core",)
 class Core(Surface):
     """Every change of state passes through here: made under the lock, told to listeners after its release (L6)."""
 
-    _closed: Closed | None
-    """The epoch through which calls pass without being looked at; None where each one has to ask."""
+    standing_permit: Closed | None
+    """The epoch through which calls pass without asking; None where each one has to."""
 
     def after_fork(self) -> None:
         """Keep the state learnt, under a lock nobody holds."""
@@ -49,13 +49,16 @@ class Core(Surface):
         self.events.record(_report.event_of(change), self.name, now, _report.SEVERITY[change.after], **facts)
 
     def _set_door(self) -> None:
-        """Decide through which epoch calls pass without being looked at; None where each one has to ask."""
-        self._closed: Closed | None = None
-        if self._mode is None or (self._mode.word == METRICS_ONLY and self._mode.lasts):
-            epoch = self._machine.epoch
-            self._closed = epoch if type(epoch) is Closed and epoch.running is None else None
-        elif self._mode.word == DISABLED and self._mode.lasts:
-            self._closed = UNCOUNTED
+        """Decide through which epoch calls pass without asking, if any."""
+        self._open_message = f"circuit {self.name!r} is open"  # made here, not at every refusal
+        self.standing_permit: Closed | None = None
+        mode, epoch = self._mode, self._machine.epoch
+        if self._storage is not None:
+            return  # others may have changed it: every call looks
+        if mode is None or (mode.word == METRICS_ONLY and mode.lasts):
+            self.standing_permit = epoch if type(epoch) is Closed and epoch.running is None else None
+        elif mode.word == DISABLED and mode.lasts:
+            self.standing_permit = UNCOUNTED
 
     def _set_mode(self, mode: Mode | None, now: float) -> None:
         before, after = self._mode or Mode(AUTOMATIC), mode or Mode(AUTOMATIC)

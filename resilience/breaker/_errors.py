@@ -6,7 +6,7 @@ import pybreaker
 
 from resilience.errors import RejectedError
 
-__all__ = ("CircuitOpenError",)
+__all__ = ("CircuitOpenError", "circuit_open")
 
 
 class CircuitOpenError(RejectedError, pybreaker.CircuitBreakerError):
@@ -16,3 +16,14 @@ class CircuitOpenError(RejectedError, pybreaker.CircuitBreakerError):
     """
 
     code = "CIRCUIT_OPEN"
+
+
+_new = CircuitOpenError.__new__
+
+
+def circuit_open(message: str, policy: str, retry_after: float | None) -> CircuitOpenError:
+    """Return the refusal, made without a call of `__init__`: refusing has to be cheap."""
+    error = _new(CircuitOpenError, message)
+    error.policy = policy
+    error.retry_after = retry_after
+    return error

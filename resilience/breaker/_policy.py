@@ -15,7 +15,7 @@ from resilience.breaker import _storage
 from resilience.breaker._classify import Condition, Matcher, checked_predicate, is_refusal, listed, requested_delay
 from resilience.breaker._control import Control
 from resilience.breaker._epochs import Closed, Open, Permit, Timed, Trial
-from resilience.breaker._errors import CircuitOpenError
+from resilience.breaker._errors import CircuitOpenError, circuit_open
 from resilience.breaker._hooks import Hooks
 from resilience.breaker._machine import Machine, Refusal, Transition
 from resilience.breaker._mode import AUTOMATIC, DISABLED, FORCED_OPEN, METRICS_ONLY, Mode
@@ -105,14 +105,16 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
 
     def admit(self) -> Permit:
         """Return a permit, or raise `CircuitOpenError`. Takes no lock while closed or open, no clock while closed."""
-        closed = self._closed  # one load: whatever happens meanwhile, this is a state the circuit was in
+        closed = self.standing_permit  # one load: whatever happens meanwhile, this is a state the circuit was in
         if closed is not None:
             return closed
         epoch = self._machine.epoch
         if type(epoch) is Open and self._mode is None:
             now = self._clock()
             if now < epoch.until:
-                raise self._refused(epoch.until - now, now)
+                if self.events.listeners:  # not `if self.events`: a call of ours on every refusal
+                    self._tell_refusal(now, epoch.until - now)
+                raise circuit_open(self._open_message, self._name or self.kind, epoch.until - now)
         return self._admit_locked()
 
     def _admit_locked(self) -> Permit:
@@ -130,7 +132,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         if isinstance(answer, Refusal):
             if mode is None or mode.word == FORCED_OPEN:
                 raise self._refused(answer.retry_after, now, mode)
-            self._would_refuse(answer.retry_after, now)
+            self._tell_refusal(now, answer.retry_after, shadow=True)
             return UNCOUNTED
         if isinstance(answer, Trial | Timed):
             answer.report = self._succeeded
@@ -145,16 +147,14 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         self._note(change, now)
         return answer
 
-    def _refused(self, retry_after: float, now: float, mode: Mode | None = None) -> CircuitOpenError:
-        name, known = self._name or self.kind, None if retry_after == math.inf else retry_after
-        if self.events.listeners:  # not `if self.events`: a call of ours on every refusal
-            self.events.emit("breaker.rejected", name, now, "warning", retry_after=known)
-        if mode is None:
-            return CircuitOpenError(f"circuit {name!r} is open", policy=name, retry_after=known)
-        return CircuitOpenError(f"circuit {name!r} is held open ({mode.reason})", policy=name, retry_after=known)
+    def _refused(self, retry_after: float, now: float, mode: Mode | None) -> CircuitOpenError:
+        known = None if retry_after == math.inf else retry_after
+        self._tell_refusal(now, known)
+        why = "is open" if mode is None else f"is held open ({mode.reason})"
+        return circuit_open(f"circuit {self.name!r} {why}", self.name, known)
 
-    def _would_refuse(self, retry_after: float, now: float) -> None:
-        self.events.emit("breaker.rejected", self.name, now, retry_after=retry_after, shadow=True)
+    def _tell_refusal(self, now: float, retry_after: float | None, **more: Any) -> None:
+        self.events.emit("breaker.rejected", self.name, now, "warning", retry_after=retry_after, **more)
 
     def _admit_stored(self) -> Permit:
         storage = cast("pybreaker.CircuitBreakerStorage", self._storage)
