@@ -9,6 +9,7 @@ import tenacity
 from resilience import (
     AppError,
     Bulkhead,
+    Cache,
     CircuitBreaker,
     Deadline,
     ErrorCatalog,
@@ -19,6 +20,7 @@ from resilience import (
     Resilience,
     Retry,
     RetryBudget,
+    SingleFlight,
     Timeout,
     TokenBucket,
 )
@@ -93,6 +95,11 @@ def is_a(policy: Policy, around: AroundPolicy, upstream: pybreaker.CircuitBreake
 
 is_a(breaker, Timeout(1), breaker)
 is_a(Bulkhead(), Fallback(1), breaker)
+is_a(
+    Bulkhead(), Cache("5m", max_size=10, key=lambda order: order, cache_if=bool, on=(OSError, lambda _e: True)), breaker
+)
+is_a(Bulkhead(), SingleFlight("2s", key=lambda order: order), breaker)
+is_a(Bulkhead(), Fallback(chain=[str, None], on=(KeyError, lambda _e: True), on_result=bool, pass_call=True), breaker)
 
 
 def toolkit() -> None:
