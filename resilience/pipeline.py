@@ -1,7 +1,7 @@
 """Policies in order, compiled once per function.
 
-The first policy listed is outermost. The order that fits most calls: fallback, retry, breaker, rate limit, bulkhead,
-timeout - so that each attempt is judged, limited and timed on its own.
+The first policy listed is outermost. The order that fits most calls: fallback, cache, single-flight, retry, hedge,
+breaker, rate limit, bulkhead, thread pool, timeout - so that each attempt is judged, limited and timed on its own.
 """
 
 from __future__ import annotations

@@ -127,14 +127,16 @@ class Chain:
     def guard(self) -> Guard:
         """Guard a block: `with pipeline.guard():` or `async with pipeline.guard():`.
 
-        Raises `ConfigurationError` where a policy needs to run the block again, replace its outcome or run it
-        elsewhere: a `with` block runs once, here.
+        A block is no function that could be marked: policies that serve marked functions alone are left out. Raises
+        `ConfigurationError` where another one needs to run the block again, replace its outcome or run it elsewhere:
+        a `with` block runs once, here.
         """
-        for policy in self.policies:
+        chain = self._serving(None)
+        for policy in chain.policies:
             if getattr(policy, "retries", False):
                 reason = "a `with` block runs only once; wrap a function to have it retried"
                 raise ConfigurationError(f"pipeline {self.name!r} cannot guard a block with {policy.name!r}: {reason}")
-        return Guard(self)
+        return Guard(chain)
 
     @functools.cached_property
     def plain_caller(self) -> Callable[..., Any]:
