@@ -35,8 +35,10 @@ class Shares:
 
     def leave(self, *, retrying: bool) -> None:
         """Count a call as ended. One that crossed a fork ends where it was never counted: nothing goes below zero."""
-        self.calls = max(0, self.calls - 1)
-        self.retries = max(0, self.retries - retrying)
+        if self.calls:
+            self.calls -= 1
+        if retrying and self.retries:
+            self.retries -= 1
 
     def release_extra(self) -> None:
         """Count a hedged attempt as ended."""

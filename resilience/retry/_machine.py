@@ -28,44 +28,37 @@ class Outcome(NamedTuple):
 class Attempts:
     """The permit of a call that has failed at least once; `number` attempts were made since `started`."""
 
-    __slots__ = (
-        "history",
-        "is_counted",
-        "is_retrying",
-        "number",
-        "omitted",
-        "previous",
-        "record",
-        "skipped",
-        "started",
-    )
+    # Defaults of the class: with a budget one is made for every call, and nearly all of them never fail.
+    number = 1
+    previous = 0.0
+    """The last wait."""
+    skipped = 0.0
+    """Seconds of waits that were left out: they count as passed."""
+    is_counted = False
+    """Whether a budget counts this call."""
+    is_retrying = False
+    """Whether it counts it as a retry."""
+    record: Any = None
+    """tenacity's record of the call, where its strategies are asked."""
+    history: tuple[str, ...] = ()
+    omitted = 0
 
     def __init__(self, started: float) -> None:
-        self.number = 1
         self.started = started
-        self.previous = 0.0
-        """The last wait."""
-        self.skipped = 0.0
-        """Seconds of waits that were left out: they count as passed."""
-        self.is_counted = False
-        """Whether a budget counts this call, and below, counts it as a retry."""
-        self.is_retrying = False
-        self.record: Any = None
-        self.history: list[str] = []
-        self.omitted = 0
 
     def remember(self, what: str) -> None:
         """Add a line to the history, which keeps its beginning and its end."""
-        self.history.append(f"{self.number} {what}")
-        if len(self.history) > _KEPT_FIRST + _KEPT_LAST:
-            del self.history[_KEPT_FIRST]
+        lines = (*self.history, f"{self.number} {what}")
+        if len(lines) > _KEPT_FIRST + _KEPT_LAST:
+            lines = (*lines[:_KEPT_FIRST], *lines[_KEPT_FIRST + 1 :])
             self.omitted += 1
+        self.history = lines
 
-    def told(self) -> list[str]:
+    def told(self) -> tuple[str, ...]:
         """Return the history, saying what it leaves out."""
         if not self.omitted:
             return self.history
-        return [*self.history[:_KEPT_FIRST], f"... {self.omitted} more", *self.history[_KEPT_FIRST:]]
+        return (*self.history[:_KEPT_FIRST], f"... {self.omitted} more", *self.history[_KEPT_FIRST:])
 
     def go_on(self, wait: float, *, is_skipped: bool) -> None:
         """Count the next attempt, which is made after `wait`."""

@@ -106,6 +106,7 @@ class Retry(PolicyBase):
             raise ConfigurationError([Problem("on_result", on_result, "None beside retry=, which judges results too")])
         self.events = Emitter()
         self._on = retryable.names
+        self._by_class = None if self._strategies else retryable.by_class
         self._on_result = on_result
         self._judge = Judge(
             self.options, retryable, on_result, retry_after, self._strategies, self.budget, randomness, self.events
@@ -136,8 +137,9 @@ class Retry(PolicyBase):
         attempts.is_counted = True
         return attempts
 
-    def _end(self, permit: Any, _result: Any, /) -> None:
-        self._leave(permit)
+    def _end(self, permit: Attempts, _result: Any, /) -> None:
+        permit.is_counted = False
+        cast("RetryBudget", self.budget).leave(retrying=permit.is_retrying)
 
     def _weigh(self, permit: Any, result: Any, /) -> Verdict:
         if self.awaits or self._on_result is None:
@@ -154,6 +156,12 @@ class Retry(PolicyBase):
 
     def on_failure(self, permit: Any, error: Exception, /) -> Verdict:
         """Decide about another attempt."""
+        # While a dependency is out this is every call: the breaker inside refuses, and that is not retried.
+        if self._by_class is not None and self._by_class(error) is False and getattr(permit, "number", 1) == 1:
+            self._leave(permit)
+            with self._lock:
+                self._tally.fail(1)
+            return None
         return self._decide(permit, Outcome(error))
 
     def on_abandon(self, permit: Any, /) -> None:

@@ -44,12 +44,19 @@ class Retryable:
         """Whether a predicate is a coroutine function."""
         return not all(map(is_plain_callable, self._predicates))
 
-    def asked(self, error: Exception) -> Asking[Wanted]:
-        """Return False, True, or the seconds to wait."""
+    def by_class(self, error: Exception) -> bool | None:
+        """Return whether an error of this class is retried, None where a predicate has to be asked."""
         if isinstance(error, ResilienceError) and (isinstance(error, RejectedError) or not error.retryable):
             return isinstance(error, self._asked_for)
         if isinstance(error, self._classes):
             return True
+        return None if self._predicates else False
+
+    def asked(self, error: Exception) -> Asking[Wanted]:
+        """Return False, True, or the seconds to wait."""
+        known = self.by_class(error)
+        if known is not None:
+            return known
         for predicate in self._predicates:
             answer = understood((yield predicate, error))
             if answer is not False:

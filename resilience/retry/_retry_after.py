@@ -26,9 +26,10 @@ def asked_by(outcome: object, wall: Wall = time.time) -> float | None:
     found = in_seconds(_attribute(outcome, "retry_after"))
     if found is not None:
         return found
-    for headers in (_attribute(_attribute(outcome, "response"), "headers"), _attribute(outcome, "headers")):
-        found = _parsed(_header(headers, "Retry-After"), _header(headers, "Date"), wall)
-        if found is not None:
+    for home in (_attribute(outcome, "response"), outcome):
+        headers = None if home is None else _attribute(home, "headers")
+        text = None if headers is None else _header(headers, "Retry-After")
+        if text is not None and (found := _parsed(text, _header(headers, "Date"), wall)) is not None:
             return found
     return None
 
@@ -48,9 +49,10 @@ _LARGEST = 1e300
 
 
 def _attribute(thing: object, name: str) -> Any:
-    with contextlib.suppress(Exception):  # properties of other people's objects raise what they like
+    try:
         return getattr(thing, name, None)
-    return None
+    except Exception:  # noqa: BLE001 - properties of other people's objects raise what they like
+        return None
 
 
 def _header(headers: Any, name: str) -> str | None:
@@ -62,10 +64,8 @@ def _header(headers: Any, name: str) -> str | None:
     return None
 
 
-def _parsed(text: str | None, date: str | None, wall: Wall) -> float | None:
+def _parsed(text: str, date: str | None, wall: Wall) -> float | None:
     """Return the seconds a header means; a date is counted from the server's own `Date`, so that clocks may differ."""
-    if text is None:
-        return None
     if match := _SECONDS.fullmatch(text):
         return float(match[1])
     until = _moment(text)
