@@ -26,7 +26,7 @@ class Matcher:
     def __init__(self, option: str, conditions: Iterable[Condition] | Condition | None) -> None:
         self._option = option
         self.conditions: list[Any] = []
-        for condition in listed(option, conditions):
+        for condition in _one_or_more(option, conditions):
             self.add(condition)
 
     def add(self, condition: Any) -> None:
@@ -36,6 +36,11 @@ class Matcher:
             expected = "an exception class or a predicate over the error (not a coroutine function)"
             raise ConfigurationError([Problem(self._option, condition, expected)])
         self.conditions.append(condition)
+
+    def also(self, other: Matcher) -> Matcher:
+        """Match what `other` matches as well."""
+        self.conditions += other.conditions
+        return self
 
     def __call__(self, error: BaseException) -> bool:
         """Whether `error` matches."""
@@ -47,14 +52,18 @@ class Matcher:
 
 
 def listed(option: str, values: Any) -> Iterable[Any]:
-    """Return the values of an option that takes a list, a single class or predicate, or None."""
+    """Return the values of an option that takes a list, or None."""
     if values is None:
         return ()
-    if isinstance(values, type) or (callable(values) and not isinstance(values, Iterable)):
-        return (values,)
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise ConfigurationError([Problem(option, values, "a list, or None")])
     return values
+
+
+def _one_or_more(option: str, values: Any) -> Iterable[Any]:
+    """Return the values of an option that takes a list, one exception class, one function, or None."""
+    is_one = isinstance(values, type) or (callable(values) and not isinstance(values, Iterable))
+    return (values,) if is_one else listed(option, values)
 
 
 def checked_predicate(option: str, predicate: Any) -> Any:

@@ -12,7 +12,14 @@ import pybreaker
 
 from resilience._fork import renew_after_fork
 from resilience.breaker import _storage
-from resilience.breaker._classify import Condition, Matcher, checked_predicate, is_refusal, listed, requested_delay
+from resilience.breaker._classify import (
+    Condition,
+    Matcher,
+    checked_predicate,
+    is_refusal,
+    listed,
+    requested_delay,
+)
 from resilience.breaker._control import Control
 from resilience.breaker._epochs import Closed, Open, Permit, Timed, Trial
 from resilience.breaker._errors import CircuitOpenError, circuit_open
@@ -54,7 +61,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         fail_max: int | None = None,
         reset_timeout: float | str | timedelta = 60,
         success_threshold: int = 1,
-        exclude: Iterable[Condition] | Condition | None = None,
+        exclude: Iterable[Condition] | None = None,
         listeners: Iterable[pybreaker.CircuitBreakerListener | Listener] | None = None,
         state_storage: pybreaker.CircuitBreakerStorage | None = None,
         name: str | None = None,
@@ -80,7 +87,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         self._random: Callable[[], float] = checked(randomness, "randomness", RANDOMNESS)
         self.after_fork()
         renew_after_fork(self)
-        self._excluded = Matcher("exclude", (*listed("exclude", exclude), *listed("ignore", ignore)))
+        self._excluded = Matcher("exclude", listed("exclude", exclude)).also(Matcher("ignore", ignore))
         self._excluded_exceptions = self._excluded.conditions  # where pybreaker's own methods look
         self._recorded = Matcher("record", record)
         self._record_result = checked_predicate("record_result", record_result)

@@ -7,7 +7,18 @@ from typing import Any
 
 __all__ = ("compose",)
 
-_RECOMMENDED = ("fallback", "cache", "singleflight", "retry", "hedge", "breaker", "ratelimit", "bulkhead", "threadpool", "timeout")
+_RECOMMENDED = (
+    "fallback",
+    "cache",
+    "singleflight",
+    "retry",
+    "hedge",
+    "breaker",
+    "ratelimit",
+    "bulkhead",
+    "threadpool",
+    "timeout",
+)
 
 
 def compose(given: Iterable[Any], configured: Iterable[Any]) -> tuple[Any, ...]:

@@ -90,7 +90,7 @@ async def test_results_can_be_failures_when_awaited() -> None:
         await breaker.call_async(act)
 
 
-@pytest.mark.parametrize("option", ["record_result", "retry_after", "record", "exclude"])
+@pytest.mark.parametrize("option", ["record_result", "retry_after", "record", "ignore"])
 def test_function_of_the_user_that_raises_leaks_no_trial(option: str) -> None:
     """A predicate that raises reaches the caller, and the trial's permit is given back (L2)."""
 
@@ -104,7 +104,7 @@ def test_function_of_the_user_that_raises_leaks_no_trial(option: str) -> None:
         options["record_result"] = broken
     breaker = CircuitBreaker(**{key: value for key, value in options.items() if value is not None})
     breaker.half_open()
-    act = raising(DownError()) if option in ("record", "exclude") else int
+    act = raising(DownError()) if option in ("record", "ignore") else int
     with pytest.raises(RuntimeError, match="predicate"):
         breaker.call(act)
     assert breaker.snapshot()["trials_running"] == 0
