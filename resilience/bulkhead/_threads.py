@@ -71,9 +71,9 @@ class ThreadPoolBulkhead(Admission):
         super().__init__(name, max_threads, self.options.max_wait, max_waiting, checked(clock, "clock", CLOCK))
         self._executor = Executor(_MOST_THREADS)  # the places are the bound, and it can be changed
 
-    def serves(self, fn: Callable[..., Any], /) -> bool:
-        """Refuse what makes coroutines; asked when a function is wrapped."""
-        if not is_plain_callable(fn):
+    def serves(self, fn: Any, /) -> bool:
+        """Refuse what makes coroutines; asked when a function is wrapped, and with None for a block."""
+        if callable(fn) and not is_plain_callable(fn):
             raise ConfigurationError([Problem(self.name, fn, _BLOCKING)])
         return True
 
