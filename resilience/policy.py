@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeAlias, TypeVar, 
 from resilience.options import Options, Text, checked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, MutableMapping
+    from collections.abc import Callable, Coroutine, Mapping
     from contextlib import AbstractAsyncContextManager
 
 __all__ = (
@@ -192,8 +192,8 @@ class Slot(Protocol):
         ...
 
     @property
-    def compiled(self) -> MutableMapping[Any, Callable[..., Any]]:
-        """Calls already composed with the policy, by the place they have in a chain; weak in its keys."""
+    def compiled(self) -> dict[Any, Callable[..., Any]]:
+        """Calls already composed with the policy; the driver's, who keeps it in order."""
         ...
 
 

@@ -111,11 +111,11 @@ def _guard(policy: Policy, inner: Callable[P, Awaitable[R]], sleep: AwaitingSlee
     standing = policy if isinstance(policy, StandingPolicy) else None
 
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if admit_awaiting is not None:
-            permit = await admit_awaiting()
-        else:
-            permit = standing.standing_permit if standing is not None else None
-            if permit is None and admit is not None:
+        permit = standing.standing_permit if standing is not None else None
+        if permit is None:
+            if admit_awaiting is not None:
+                permit = await admit_awaiting()
+            elif admit is not None:
                 permit = admit()
                 if type(permit) is Wait:
                     permit = await held(policy, permit.permit, permit.after, sleep)

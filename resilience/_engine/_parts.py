@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from resilience.errors import ConfigurationError
-from resilience.policy import AroundPolicy, KeyedPolicy, Policy, PolicyBase, Substitute, Verdict
+from resilience.policy import AroundPolicy, KeyedPolicy, Policy, PolicyBase, Slot, Substitute, Verdict
 
 __all__ = ("Member", "blocks", "by_key", "decides", "scored")
 
@@ -16,9 +17,16 @@ Member: TypeAlias = Policy | AroundPolicy | KeyedPolicy
 
 
 class _Place:
-    """One position of one compiled chain, as a weak key: what a slot compiled for it goes when the chain does."""
+    """One position of one compiled chain: what slots have compiled for it is of no use once the chain is gone."""
 
     __slots__ = ("__weakref__",)
+
+    def keep(self, slot: Slot, here: weakref.ref[Any], call: Callable[P, R]) -> Callable[P, R]:
+        """Keep `call` for this place in `slot`, in exchange for what is left there of places that are gone."""
+        for place in [place for place in slot.compiled if place() is None]:
+            slot.compiled.pop(place, None)
+        slot.compiled[here] = call
+        return call
 
 
 def decides(policy: Policy, step: str) -> Callable[..., Any] | None:
@@ -45,12 +53,13 @@ def scored(policy: Policy, permit: Any, given: Substitute) -> Verdict:
 def by_key(keyed: KeyedPolicy, compose: Callable[[Policy | AroundPolicy], Callable[P, R]]) -> Callable[P, R]:
     """Return a call guarded by whichever policy its arguments choose; what it returns is of the inner call's kind."""
     place = _Place()
+    here = weakref.ref(place)  # hashed once: looking up by it costs what any key costs
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         slot = keyed.slot(*args, **kwargs)
-        guarded = slot.compiled.get(place)
+        guarded = slot.compiled.get(here)
         if guarded is None:
-            guarded = slot.compiled[place] = compose(slot.policy)
-        return guarded(*args, **kwargs)
+            guarded = place.keep(slot, here, compose(slot.policy))
+        return guarded(*args, **kwargs)  # type: ignore[no-any-return]  # what the inner function returns
 
     return call

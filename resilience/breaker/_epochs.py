@@ -70,12 +70,17 @@ class Trial:
 
 
 class Running:
-    """Timed calls under way, oldest first, so that finding those that are too slow by now costs no timer."""
+    """Timed calls under way, oldest first, so that finding those that are too slow by now costs no timer.
 
-    __slots__ = ("_calls", "slow_after")
+    Calls begin and end without a lock: each step is one atomic operation, and whoever takes a call out counts it.
+    """
 
-    def __init__(self, slow_after: float) -> None:
+    __slots__ = ("_calls", "due", "slow_after")
+
+    def __init__(self, slow_after: float, now: float) -> None:
         self.slow_after = slow_after
+        self.due = now + slow_after
+        """Until then no call under way can be slow."""
         self._calls: dict[Timed, None] = {}
 
     def __len__(self) -> int:
@@ -87,9 +92,9 @@ class Running:
         self._calls[call] = None
         return call
 
-    def end(self, call: Timed) -> None:
-        """Forget a call that ended."""
-        self._calls.pop(call, None)
+    def end(self, call: Timed) -> bool:
+        """Take out a call that ended; False where it was taken out before."""
+        return self._calls.pop(call, self) is None
 
     def is_slow(self, started: float, now: float) -> bool:
         """Whether a call that takes from `started` to `now` is slow: it takes longer than allowed, not just as long."""
@@ -97,9 +102,15 @@ class Running:
 
     def overdue(self, now: float) -> Iterator[Timed]:
         """Take out, one by one, the calls that are slow by now although they have not ended."""
-        while self._calls and self.is_slow((oldest := next(iter(self._calls))).started, now):
-            self.end(oldest)
-            yield oldest
+        if now <= self.due:
+            return
+        self.due = now + self.slow_after
+        for call in list(self._calls):
+            if not self.is_slow(call.started, now):
+                self.due = call.started + self.slow_after
+                return
+            if self.end(call):
+                yield call
 
 
 class Closed:

@@ -184,7 +184,7 @@ class Machine:
         counts = Counts(epoch.losses, epoch.successes + epoch.losses)
         if not self.plan.ramp:
             return self._become(self._new_closed(now), "trial calls succeeded", counts)
-        ramp = Ramp(epoch.rule, now, self.plan.ramp, self.plan.ramp_initial, self._new_running())
+        ramp = Ramp(epoch.rule, now, self.plan.ramp, self.plan.ramp_initial, self._new_running(now))
         return self._become(ramp, "trial calls succeeded", counts)
 
     def _trial_failed(
@@ -231,10 +231,10 @@ class Machine:
         return Open(now + self.plan.open_time.seconds(self.openings, floor, self._random), failures)
 
     def _new_closed(self, now: float) -> Closed:
-        return Closed(self._rule(now), now, self._new_running())
+        return Closed(self._rule(now), now, self._new_running(now))
 
-    def _new_running(self) -> Running | None:
-        return None if self.plan.slow_after is None else Running(self.plan.slow_after)
+    def _new_running(self, now: float) -> Running | None:
+        return None if self.plan.slow_after is None else Running(self.plan.slow_after, now)
 
     def open(self, now: float, reason: str, *, seconds: float | None = None) -> Transition:
         """Refuse calls from now on, for the reset timeout or the `seconds` given."""
@@ -245,7 +245,7 @@ class Machine:
     def half_open(self, reason: str, now: float) -> Transition:
         """Admit trial calls."""
         counts, plan = self.counts(now), self.plan
-        trials = HalfOpen(plan.trials, now + plan.half_open_limit, counts.failures, self._new_running())
+        trials = HalfOpen(plan.trials, now + plan.half_open_limit, counts.failures, self._new_running(now))
         return self._become(trials, reason, counts)
 
     def close(self, reason: str, now: float) -> Transition:

@@ -116,12 +116,19 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         if closed is not None:
             return closed
         epoch = self._machine.epoch
-        if type(epoch) is Open and self._mode is None:
-            now = self._clock()
-            if now < epoch.until:
-                if self.events.listeners:  # not `if self.events`: a call of ours on every refusal
-                    self._tell_refusal(now, epoch.until - now)
-                raise circuit_open(self._open_message, self._name or self.kind, epoch.until - now)
+        if self._mode is None:
+            if type(epoch) is Open:
+                now = self._clock()
+                if now < epoch.until:
+                    if self.events.listeners:  # not `if self.events`: a call of ours on every refusal
+                        self._tell_refusal(now, epoch.until - now)
+                    raise circuit_open(self._open_message, self._name or self.kind, epoch.until - now)
+            elif type(epoch) is Closed and epoch.running is not None:
+                now = self._clock()
+                if now <= epoch.running.due:
+                    timed = epoch.running.begin(epoch, now)
+                    timed.report = self._timed_succeeded
+                    return timed
         return self._admit_locked()
 
     def _admit_locked(self) -> Permit:
@@ -141,8 +148,10 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
                 raise self._refused(answer.retry_after, now, mode)
             self._tell_refusal(now, answer.retry_after, shadow=True)
             return UNCOUNTED
-        if isinstance(answer, Trial | Timed):
+        if isinstance(answer, Trial):
             answer.report = self._succeeded
+        elif isinstance(answer, Timed):
+            answer.report = self._timed_succeeded
         return answer
 
     def _by_mode(self, mode: Mode | None, now: float) -> Permit | Refusal:
@@ -189,6 +198,16 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
             self.events.deliver()
         else:
             CircuitBreaker.on_success(self, permit, result)
+
+    def _timed_succeeded(self, permit: Permit) -> None:
+        """Count a timed success: without the lock where it was quick, and nobody has counted it as slow meanwhile."""
+        timed = cast("Timed", permit)
+        epoch, now = timed.epoch, self._clock()
+        running = epoch.running if type(epoch) is Closed else None
+        if running is not None and not running.is_slow(timed.started, now) and running.end(timed):
+            epoch.succeeded()
+        else:
+            self._succeeded(timed)
 
     def _succeeded(self, permit: Permit) -> None:
         with self._lock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable, Hashable
 from datetime import timedelta
 from typing import Any, cast
@@ -27,13 +26,13 @@ AnyPolicy = Policy | AroundPolicy
 class KeySlot:
     """The policy of one key, and the calls composed with it so far."""
 
-    __slots__ = ("__weakref__", "compiled", "is_heard", "policy")
+    __slots__ = ("compiled", "is_heard", "policy")
 
     def __init__(self, policy: AnyPolicy) -> None:
         self.policy = policy
         self.is_heard = False
         """Whether its policy's events are passed on."""
-        self.compiled: weakref.WeakKeyDictionary[Any, Callable[..., Any]] = weakref.WeakKeyDictionary()
+        self.compiled: dict[Any, Callable[..., Any]] = {}
 
 
 class Keyed(Named):

@@ -10,11 +10,14 @@ import harness
 import samples
 from harness import Case, Contender, Sample, Session
 
-from resilience import CircuitBreaker, CircuitOpenError, Pipeline
+from resilience import CircuitBreaker, CircuitOpenError, Keyed, Pipeline
 
 __all__ = ("CASES",)
 
 _WINDOW = "opens at 50 % of the last 100 calls, judged from 20 on"
+_IN_TIME = "opens at 50 % of the calls of the last 60 s, judged from 20 on"
+_TIMED = f"{_WINDOW}; calls above 60 s are slow, and counted while they run"
+_KEYED = f"a breaker for each argument; {_WINDOW}"
 _RUN = "opens after 5 failures in a row"
 _LONG = 3600
 
@@ -42,7 +45,21 @@ def _run() -> CircuitBreaker:
     return CircuitBreaker(fail_max=5, reset_timeout=_LONG)
 
 
-def _piped(breaker: CircuitBreaker, function: Callable[..., Any]) -> Callable[..., Any]:
+def _in_time() -> CircuitBreaker:
+    return CircuitBreaker(failure_rate_threshold=0.5, sliding_window="60s", minimum_calls=20, reset_timeout=_LONG)
+
+
+def _timed() -> CircuitBreaker:
+    return CircuitBreaker(
+        failure_rate_threshold=0.5, slow_call_rate_threshold=0.5, minimum_calls=20, reset_timeout=_LONG
+    )
+
+
+def _keyed() -> Keyed:
+    return Keyed(lambda _key: _window(), key=lambda order: order)
+
+
+def _piped(breaker: CircuitBreaker | Keyed, function: Callable[..., Any]) -> Callable[..., Any]:
     return Pipeline("bench", breaker)(function)
 
 
@@ -112,6 +129,9 @@ CLOSED = Case(
         Contender("resilience, window, @breaker", _sync(lambda: _window()(work)), _WINDOW),
         Contender("resilience, window, breaker.call", _called(_window), _WINDOW),
         Contender("resilience, in a row, in a pipeline", _sync(lambda: _piped(_run(), work)), _RUN),
+        Contender("resilience, 60 s, in a pipeline", _sync(lambda: _piped(_in_time(), work)), _IN_TIME),
+        Contender("resilience, slow calls, in a pipeline", _sync(lambda: _piped(_timed(), work)), _TIMED),
+        Contender("resilience, one per key, in a pipeline", _sync(lambda: _piped(_keyed(), work)), _KEYED),
         Contender("resilience, in a row, @breaker", _sync(lambda: _run()(work)), _RUN),
         Contender("resilience, in a row, breaker.call", _called(_run), _RUN),
         Contender("circuitbreaker", _sync(lambda: _circuitbreaker(work)), f"decorator, {_RUN}; not thread-safe"),

@@ -362,3 +362,32 @@ def test_rules_that_are_named_replace_the_default_one() -> None:
         told(both, DownError())
     assert (rate_only.current_state, both.current_state) == ("closed", "open")
     assert (rate_only.fail_max, both.fail_max) == (0, 5)
+
+
+def test_slow_calls_are_counted_once_among_threads() -> None:
+    """Timed calls that begin and end without the lock, while others are swept as slow, are each counted once."""
+    clock, calls, workers = ManualClock(), 400, 6
+    breaker = CircuitBreaker(
+        slow_call_rate_threshold=1.0, slow_call_duration_threshold=1, minimum_calls=10**6, sliding_window=10**6,
+        clock=clock,
+    )  # fmt: skip
+    barrier = threading.Barrier(workers)
+
+    def work() -> None:
+        barrier.wait()
+        for number in range(calls):
+            permit = breaker.admit()
+            if number % 7 == 0:
+                clock.advance(0.3)
+            if number % 5 == 0:
+                breaker.on_failure(permit, DownError())
+            else:
+                breaker.on_success(permit, None)
+
+    threads = [threading.Thread(target=work) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    shown = breaker.snapshot()
+    assert (shown["calls"], shown["failures"], shown["running"]) == (workers * calls, workers * calls // 5, 0)

@@ -259,11 +259,11 @@ def test_same_key_at_the_same_time_makes_one_policy() -> None:
 def test_calls_composed_for_a_wrapper_go_with_it() -> None:
     """What was composed for a function that is gone, or for one call, is not kept by the keys."""
     pipeline = Pipeline("http", keyed := breakers())
-    for _ in range(5):
+    for _ in range(20):
         assert asyncio.run(pipeline.acall(lambda host: asyncio.sleep(0, host), "a")) == "a"
         pipeline(lambda host: host)("a")
     gc.collect()
-    assert len(keyed.slot("a").compiled) <= 1
+    assert len(keyed.slot("a").compiled) <= 2  # the pipeline's own, and the last one until another comes
 
 
 def test_key_function_that_fails_reaches_the_caller() -> None:
