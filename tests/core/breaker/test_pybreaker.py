@@ -10,7 +10,7 @@ from typing import Any
 import pybreaker
 import pytest
 
-from resilience import CircuitBreaker, CircuitOpenError
+from resilience import CircuitBreaker, CircuitOpenError, Pipeline
 from resilience.testing import ManualClock
 
 
@@ -457,3 +457,13 @@ def test_closing_by_hand_forgets_what_a_storage_counted() -> None:
         breaker.call(fail)
     breaker.close()
     assert storage.counter == 0
+
+
+def test_hooks_inside_a_pipeline() -> None:
+    """Inside a pipeline the outcome hooks are told; `before_call` is not: a policy never sees the function."""
+    hooks = Hooks()
+    pipeline = Pipeline("payments", CircuitBreaker(1, listeners=[hooks]))
+    pipeline.call(int)
+    with pytest.raises(ValueError, match="down"):
+        pipeline.call(fail)
+    assert hooks.log == ["success", ("failure", "down"), ("closed", "open")]
