@@ -1,5 +1,6 @@
 import asyncio
 import dataclasses
+import os
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -21,6 +22,7 @@ from resilience import (
     Retry,
     RetryBudget,
 )
+from resilience.options import LONGEST
 from resilience.retry import RetryOptions
 from resilience.retry._machine import Attempts, GiveUp, next_attempt
 from resilience.testing import ManualClock, RecordingListener
@@ -174,6 +176,15 @@ def test_machine_never_waits_too_long(
     fits = now + wait < 8 and (remaining is None or wait < remaining)
     is_allowed = number < min(4, most or 4)
     assert answer == wait if fits and is_allowed else isinstance(answer, GiveUp)
+
+
+def test_edges_of_the_machine() -> None:
+    """A wait that would end with the timeout or deadline is not begun; one of exactly a year still is."""
+    options = RetryOptions(timeout=8)
+    assert next_attempt(options, Attempts(2.0), 4.0, 6.0, None) == GiveUp("timeout")
+    assert next_attempt(options, Attempts(2.0), 4.0, 5.5, None) == 5.5
+    assert next_attempt(options, Attempts(2.0), 4.0, 5.5, 5.5) == GiveUp("deadline")
+    assert next_attempt(RetryOptions(), Attempts(0.0), 0.0, LONGEST, None) == LONGEST
 
 
 def test_without_stop_our_attempts_hold() -> None:
@@ -348,3 +359,19 @@ def test_error_that_takes_no_note_is_still_the_callers() -> None:
 
     with pytest.raises(FrozenError, match="down"):
         guarded().call(Flaky(9, lambda: FrozenError("down")))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_child_counts_its_own_calls() -> None:
+    """A forked child starts with empty counts, even where the lock was held, and its retries work."""
+    retry = Retry(2, wait_initial=0)
+    pipeline = Pipeline("p", retry)
+    assert pipeline.call(Flaky(1)) == 2
+    with retry._lock:
+        pid = os.fork()
+        if pid == 0:
+            is_fresh = retry.snapshot()["retries"] == 0
+            os._exit(0 if is_fresh and pipeline.call(Flaky(1)) == 2 and retry.snapshot()["retries"] == 1 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert retry.snapshot()["retries"] == 1
