@@ -24,18 +24,18 @@ def idempotent(function: F) -> F:
     Put it below the pipeline (`@pipeline` above `@idempotent`). What cannot carry a mark, such as a bound method, is
     wrapped in a `functools.partial`. Raises `ConfigurationError` for what cannot be called.
     """
-    if isinstance(function, staticmethod | classmethod):
-        idempotent(function.__func__)
+    marked: Any = function
+    if isinstance(marked, staticmethod | classmethod):
+        setattr(marked.__func__, _MARK, True)
         return function
-    if not callable(function):
+    if not callable(marked):
         raise ConfigurationError([Problem("idempotent", function, "a function, method or other callable")])
     try:
-        setattr(function, _MARK, True)
-    except AttributeError:
-        marked: Any = functools.partial(function)
         setattr(marked, _MARK, True)
-        return marked  # type: ignore[no-any-return]  # calls just like the function given
-    return function
+    except AttributeError:
+        marked = functools.partial(marked)
+        setattr(marked, _MARK, True)
+    return marked  # type: ignore[no-any-return]  # what was given, or what calls just like it
 
 
 def is_idempotent(function: Any) -> bool:

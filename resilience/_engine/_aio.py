@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
-from resilience._engine._parts import Member, by_key, decides, scored
+from resilience._engine._parts import Member, by_key, decides, scored, stands_in
 from resilience.policy import (
     AroundPolicy,
     Decision,
@@ -28,18 +28,18 @@ AsyncCall = Callable[P, Coroutine[Any, Any, R]]
 
 
 def compile_async(
-    policies: tuple[Member, ...], fn: Callable[P, Any], sleep: AwaitingSleep
+    policies: tuple[Member, ...], fn: Callable[P, Any], sleep: AwaitingSleep, within: tuple[Member, ...] = ()
 ) -> Callable[P, Coroutine[Any, Any, Any]]:
-    """Compose `policies`, first one outermost, around `fn`, whose result is awaited."""
+    """Compose `policies`, first one outermost, around `fn`, whose result is awaited.
+
+    `within` are those that `fn` has been composed with already.
+    """
     call: Callable[P, Coroutine[Any, Any, Any]] = fn
-    is_substituted = False
     for position, policy in reversed(list(enumerate(policies))):
-        is_inner = position > 0
-        is_substituted |= is_inner and hasattr(policy, "around_inner_async")
-        call = _compose(policy, call, sleep, is_inner=is_inner)
+        call = _compose(policy, call, sleep, is_inner=position > 0)
     if call is fn or isinstance(policies[0], KeyedPolicy):  # what picks by key is no coroutine function itself
         call = _guard(PolicyBase(), call, sleep)
-    return _delivering(call) if is_substituted else call
+    return _delivering(call) if stands_in((*policies[1:], *within)) else call
 
 
 def _compose(

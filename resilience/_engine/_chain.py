@@ -8,17 +8,15 @@ import inspect
 import itertools
 from collections.abc import Callable, Coroutine, Generator
 from types import CodeType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from resilience._engine import _generators, _sync
+from resilience._engine._block import Guard
 from resilience._engine._colour import Colour, colour_of
 from resilience._engine._parts import Member
 from resilience.clock import SYSTEM_SLEEPER, Sleeper
 from resilience.errors import ConfigurationError, Problem
 from resilience.policy import AroundPolicy, KeyedPolicy, Policy
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = ("Chain", "Guard")
 
@@ -108,6 +106,8 @@ class Chain:
         code = getattr(fn, "__code__", None)  # far cheaper than `colour_of`; a remote proxy has any attribute at all
         if type(code) is CodeType and code.co_flags & _SUSPENDS:
             return cast("R", self._caller(colour_of(fn))(fn, *args, **kwargs))
+        if type(fn) is functools.partial and (colour := colour_of(fn)) is not Colour.SYNC:
+            return cast("R", self._caller(colour)(fn, *args, **kwargs))
         return cast("R", self.plain_caller(fn, *args, **kwargs))
 
     def acall(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Any]:
@@ -195,15 +195,16 @@ class Chain:
         self, fn: Callable[P, Any], *, is_one_function: bool = True
     ) -> Callable[P, Coroutine[Any, Any, Any]]:
         policies, awaited = self._for(is_one_function=is_one_function), fn
+        within: tuple[Member, ...] = ()
         for position, policy in enumerate(policies):
             if (offload := getattr(policy, "offload", None)) is not None:
                 # From here on inwards the call blocks, in a thread of that policy's own.
-                inner = _sync.compile_sync(policies[position + 1 :], fn, self._sleeper.sleep, _hand_back)
-                policies, awaited = policies[:position], offload(inner)
+                policies, within = policies[:position], policies[position + 1 :]
+                inner = _sync.compile_sync(within, fn, self._sleeper.sleep, _hand_back, is_part=True)
+                awaited = offload(inner)
                 break
-        return cast(
-            "Callable[P, Coroutine[Any, Any, Any]]", _aio().compile_async(policies, awaited, self._sleeper.asleep)
-        )
+        compiled = _aio().compile_async(policies, awaited, self._sleeper.asleep, within)
+        return cast("Callable[P, Coroutine[Any, Any, Any]]", compiled)
 
     def _for(self, *, is_one_function: bool) -> tuple[Member, ...]:
         """Return the policies; those that look at arguments have to know where the first one is the function."""
@@ -219,48 +220,6 @@ class Chain:
                 reason = f"it has to own the call, which a {what} does not allow"
                 raise ConfigurationError(f"pipeline {self.name!r} cannot guard a {what} with {policy.name!r}: {reason}")
         return cast("tuple[Policy | KeyedPolicy, ...]", self._for(is_one_function=is_one_function))
-
-
-class Guard:
-    """A guarded block, in either colour. Each use admits anew; one that overlaps another needs a guard of its own."""
-
-    def __init__(self, chain: Chain) -> None:
-        self._chain = chain
-        self._entered: Any = None
-
-    def __enter__(self) -> None:
-        block = self._occupy(self._chain._blocking_block)  # noqa: SLF001 - one idea in two classes
-        try:
-            block.__enter__()
-        except BaseException:
-            self._vacate()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        return cast("bool | None", self._vacate().__exit__(kind, error, traceback))
-
-    def __aenter__(self) -> Coroutine[Any, Any, None]:
-        block = self._occupy(self._chain._awaiting_block)  # noqa: SLF001 - one idea in two classes
-        return cast("Coroutine[Any, Any, None]", _generators_aio().enter(block, self._vacate))
-
-    def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> Coroutine[Any, Any, bool | None]:
-        return cast("Coroutine[Any, Any, bool | None]", self._vacate().__aexit__(kind, error, traceback))
-
-    def _occupy(self, make: Callable[[], Any]) -> Any:
-        if self._entered is not None:  # remembering two blocks would leave the wrong one first
-            raise RuntimeError("this guard is in use already; call guard() for each block")
-        self._entered = make()
-        return self._entered
-
-    def _vacate(self) -> Any:
-        block, self._entered = self._entered, None
-        if block is None:
-            raise RuntimeError("the guard was left without having been entered")
-        return block
 
 
 def _aio() -> Any:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from resilience.errors import ConfigurationError
 from resilience.policy import AroundPolicy, KeyedPolicy, Policy, PolicyBase, Slot, Substitute, Verdict
 
-__all__ = ("Member", "blocks", "by_key", "decides", "scored")
+__all__ = ("Member", "blocks", "by_key", "decides", "scored", "stands_in")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,6 +41,12 @@ def blocks(policy: Policy) -> Policy:
         reason = "it awaits its decisions; guard a coroutine function, or use wrap_async"
         raise ConfigurationError(f"{policy.name!r} cannot guard a blocking call: {reason}")
     return policy
+
+
+def stands_in(policies: Iterable[Member]) -> bool:
+    """Whether any of `policies`, standing inside others, may hand over a `Substitute`."""
+    known = (policy.template if isinstance(policy, KeyedPolicy) else policy for policy in policies)
+    return any(hasattr(policy, "around_inner") for policy in known)
 
 
 def scored(policy: Policy, permit: Any, given: Substitute) -> Verdict:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from resilience._engine._parts import Member, blocks, by_key, decides, scored
+from resilience._engine._parts import Member, blocks, by_key, decides, scored, stands_in
 from resilience.policy import AroundPolicy, KeyedPolicy, Policy, PolicyBase, Replace, StandingPolicy, Substitute, Wait
 
 __all__ = ("Defer", "Sleep", "admission", "compile_sync", "held")
@@ -35,16 +35,19 @@ def _plain(result: object) -> type:
     return kind
 
 
-def compile_sync(policies: tuple[Member, ...], fn: Callable[P, R], sleep: Sleep, defer: Defer) -> Callable[P, R]:
-    """Compose `policies`, first one outermost, around the blocking function `fn`."""
-    call, is_substituted = fn, False
+def compile_sync(
+    policies: tuple[Member, ...], fn: Callable[P, R], sleep: Sleep, defer: Defer, *, is_part: bool = False
+) -> Callable[P, R]:
+    """Compose `policies`, first one outermost, around the blocking function `fn`.
+
+    `is_part`: others stand around them, and deliver to the caller.
+    """
+    call = fn
     for position, policy in reversed(list(enumerate(policies))):
-        is_inner = position > 0
-        is_substituted |= is_inner and hasattr(policy, "around_inner")
-        call = _compose(policy, call, sleep, None if is_inner else defer, is_inner=is_inner)
+        call = _compose(policy, call, sleep, None if position else defer, is_inner=is_part or position > 0)
     if not policies or not isinstance(policies[0], Policy):
         call = _guard(PolicyBase(), call, sleep, defer)
-    return _delivering(call) if is_substituted else call
+    return _delivering(call) if not is_part and stands_in(policies[1:]) else call
 
 
 def _compose(

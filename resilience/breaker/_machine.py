@@ -128,11 +128,11 @@ class Machine:
         if isinstance(permit, Trial):
             return self._trial_failed(permit, now, floor) if self._settle(permit) else None
         timed = permit if isinstance(permit, Timed) else None
-        epoch = permit if timed is None else timed.epoch
+        epoch = permit.epoch if isinstance(permit, Timed) else permit
         if epoch is not self.epoch:
             return None
-        if timed is not None:
-            cast("Running", epoch.running).end(timed)
+        if timed is not None and epoch.running is not None:
+            epoch.running.end(timed)
         if isinstance(epoch, Ramp):
             return self._ramp_failed(epoch, now, floor) if timed is None or timed.number is None else None
         epoch.floor = max(epoch.floor, now + floor)

@@ -54,7 +54,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
     """
 
     kind = "breaker"
-    snapshot = Control.snapshot
+    snapshot = Control.snapshot  # pyright: ignore[reportAssignmentType]  # the base's is empty
 
     def __init__(
         self,

@@ -35,11 +35,11 @@ class TripRule(Protocol):
     succeeded: Callable[[], object]
     """Counts a success; atomic. An attribute, so that the hot path calls it without a frame of ours."""
 
-    def failed(self, now: float, *, slow: bool = False) -> Trip | None:
+    def failed(self, now: float, /, *, slow: bool = False) -> Trip | None:
         """Count a failure; return why the circuit must open, if it must."""
         ...
 
-    def counts(self, now: float) -> Counts:
+    def counts(self, now: float, /) -> Counts:
         """Return what the rules see now."""
         ...
 

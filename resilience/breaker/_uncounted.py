@@ -14,7 +14,8 @@ __all__ = ("UNCOUNTED",)
 class _NoRule:
     """Counts nothing and never trips."""
 
-    succeeded: Callable[[], object] = int  # the cheapest call there is
+    def __init__(self) -> None:
+        self.succeeded: Callable[[], object] = int  # the cheapest call there is
 
     def failed(self, _now: float, *, slow: bool = False) -> Trip | None:  # noqa: ARG002 - a rule's signature
         return None

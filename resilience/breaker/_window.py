@@ -54,23 +54,23 @@ class Window(Protocol):
 
     edge: float
 
-    def advance(self, now: float, last: int) -> None:
+    def advance(self, now: float, last: int, /) -> None:
         """Let the time be `now`; outcomes up to number `last` came before."""
         ...
 
-    def holds(self, number: int) -> bool:
+    def holds(self, number: int, /) -> bool:
         """Whether the outcome of that number is still looked back on."""
         ...
 
-    def failed(self, number: int) -> None:
+    def failed(self, number: int, /) -> None:
         """Remember a failure."""
         ...
 
-    def slowed(self, number: int) -> None:
+    def slowed(self, number: int, /) -> None:
         """Remember a slow call."""
         ...
 
-    def counts(self, last: int) -> Counts:
+    def counts(self, last: int, /) -> Counts:
         """Return what is in the window whose newest outcome is number `last`."""
         ...
 

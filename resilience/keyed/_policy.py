@@ -113,7 +113,7 @@ class Keyed(Named):
     def _new_slot(self, key: Hashable) -> KeySlot:
         policy = self._checked(self._make(_text(key)))
         if isinstance(policy, Named):
-            policy.name = self.name
+            cast("Named", policy).name = self.name
         made = KeySlot(policy)
         with self._lock:
             slot = self._slots.add(key, made, self._clock())

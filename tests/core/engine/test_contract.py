@@ -3,11 +3,21 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import pytest
 
-from resilience import Bulkhead, ConfigurationError, Pipeline, Replace, Retry, idempotent
+from resilience import (
+    Bulkhead,
+    ConfigurationError,
+    Keyed,
+    Pipeline,
+    Replace,
+    Retry,
+    ThreadPoolBulkhead,
+    idempotent,
+)
 from resilience.idempotency import is_idempotent
 from resilience.policy import Again, Decision, Named, Pending, PolicyBase, StandingPolicy, Substitute, Verdict
 
@@ -121,6 +131,26 @@ async def test_verdict_of_an_outer_policy_beats_a_stand_in(function: Callable[..
             return Replace("last")
 
     assert await called(Pipeline("p", Last("last"), StandIn())(function), "x") == "last"
+
+
+async def test_stand_in_from_a_thread_is_scored_as_what_it_stands_for() -> None:
+    """A stand-in inside a thread pool is none for the policies outside the pool, whoever awaits it."""
+    outer = Watching("outer")
+    pipeline = Pipeline("p", outer, ThreadPoolBulkhead(1), StandIn())
+    assert [await pipeline.acall(number, text) for text in ("x", "2")] == ["instead", 2]
+    assert [kind for kind, _ in outer.told] == ["failure", "success"]
+    assert pipeline.call(number, "x") == "instead"  # type: ignore[comparison-overlap]  # a stand-in
+    alone = Pipeline("q", ThreadPoolBulkhead(1), StandIn())
+    assert await alone.acall(number, "x") == "instead"
+
+
+@pytest.mark.parametrize("function", [number, anumber])
+async def test_stand_ins_per_key_are_scored_as_what_they_stand_for(function: Callable[..., Any]) -> None:
+    """A stand-in that is made per key is none for the policies outside either."""
+    outer = Watching("outer")
+    guarded = Pipeline("p", outer, Keyed(lambda _key: StandIn(), lambda text: text))(function)
+    assert await called(guarded, "x") == "instead"
+    assert [kind for kind, _ in outer.told] == ["failure"]
 
 
 def test_stand_in_of_a_pipeline_inside_another_is_a_result() -> None:
@@ -249,7 +279,6 @@ async def test_policy_is_left_out_for_functions_it_does_not_serve() -> None:
 
 def test_marks_are_found_and_set_on_every_kind_of_function() -> None:
     """The mark holds for functions, methods, partials, static and class methods, and is not there by default."""
-    from functools import partial  # noqa: PLC0415 - only here
 
     class Client:
         @idempotent
@@ -313,3 +342,18 @@ async def test_standing_permit_is_used_without_asking(function: Callable[..., An
     door.standing_permit = None
     await called(guarded, "1")
     assert door.seen == ["standing", "asked"]
+
+
+async def test_partials_are_guarded_as_what_they_call() -> None:
+    """A partial of a generator or coroutine function is guarded to its end, through `call` as by a decorator."""
+
+    def items(text: str) -> Any:
+        yield int(text)
+
+    watching = Watching()
+    pipeline = Pipeline("p", watching)
+    stream = pipeline.call(partial(items, "1"))
+    assert watching.told == []
+    assert list(stream) == [1]
+    assert await pipeline.call(partial(anumber, "2")) == 2
+    assert watching.told == [("success", None), ("success", 2)]
