@@ -18,16 +18,13 @@ from starlette.responses import Response
 from starlette.status import WS_1008_POLICY_VIOLATION, WS_1011_INTERNAL_ERROR, WS_1013_TRY_AGAIN_LATER
 from starlette.websockets import WebSocket, WebSocketState
 
-from resilience.envelope import envelope_of, http_envelope, validation_envelope
-from resilience.errors import AppError, DeadlineExceededError, PoolError, RejectedError, ResilienceError
+from resilience.envelope import ANSWERS, envelope_of, http_envelope, told, validation_envelope
+from resilience.errors import ResilienceError
 from resilience_fastapi._answers import ids_of, respond
 
-__all__ = ("ANSWERED", "add_handlers", "own_handler")
+__all__ = ("add_handlers", "own_handler")
 
 Answerer = Callable[[Any, Any], Awaitable[Response | None]]
-
-ANSWERED: tuple[type[ResilienceError], ...] = (AppError, DeadlineExceededError, PoolError, RejectedError)
-"""Errors that are answers. The others (a bad configuration, a missing plugin) are faults: logged, and a 500."""
 
 _FIRST_ERROR_STATUS = 400
 _SHORTEST_SECRET = 4
@@ -38,18 +35,11 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
     if error.status_code < _FIRST_ERROR_STATUS:  # a redirect raised as an exception, or 304: not an error
         return await http_exception_handler(request, error)
     headers = error.headers or {}
-    message, details = _told(error.detail)
+    message, details = told(error.detail)
     envelope = http_envelope(
         error.status_code, message=message, details=details, headers=headers, **ids_of(request.scope)
     )
     return respond(request.scope, envelope, _kept(headers))
-
-
-def _told(detail: Any) -> tuple[str | None, Mapping[str, Any] | None]:
-    """Return message and details for what was given to `HTTPException(detail=...)`: anything JSON has a form for."""
-    if detail is None or isinstance(detail, str):
-        return detail, None
-    return None, detail if isinstance(detail, Mapping) else {"detail": detail}
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:
@@ -115,7 +105,7 @@ def add_handlers(app: FastAPI) -> None:
     for kind, (default, ours) in _REPLACED.items():
         if known.get(kind, default) is default:
             known[kind] = ours
-    for kind in ANSWERED:
+    for kind in ANSWERS:
         known.setdefault(kind, _on_answered)
 
 

@@ -9,14 +9,14 @@ from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from resilience import Resilience
-from resilience.envelope import envelope_of
+from resilience.envelope import ANSWERS, envelope_of
 from resilience.inbound import Inbound, RequestContext
 from resilience.timeout import Deadline
 from resilience_fastapi._answers import ids_of, respond
 from resilience_fastapi._deadline import Bell
 from resilience_fastapi._exchange import REQUEST_ID, SCOPE_KEY, Exchange
 from resilience_fastapi._faults import adopt_fault_handler, call, cors_inside, through_cors
-from resilience_fastapi._handlers import ANSWERED, own_handler
+from resilience_fastapi._handlers import own_handler
 from resilience_fastapi._probes import PROBE_PATHS, Probes
 from resilience_fastapi._scope import path_of, user_of
 
@@ -138,7 +138,7 @@ class ResilienceMiddleware:
         """
         if exchange.started:
             return False
-        is_answer = isinstance(error, ANSWERED)
+        is_answer = isinstance(error, ANSWERS)
         if is_answer or not self._app_answers_faults:
             # Servers close a connection whose application raised; a client not told would lose its next request.
             exchange.closes = not is_answer

@@ -6,9 +6,11 @@ from resilience.envelope._envelope import Envelope, envelope_of, http_envelope, 
 from resilience.envelope._machine import grpc_status_for, http_status_for
 from resilience.envelope._read import read_envelope
 from resilience.envelope._schema import ENVELOPE_SCHEMA, PROBLEM_SCHEMA
+from resilience.envelope._told import ANSWERS, told
 from resilience.envelope._wire import JSON_TYPE, PROBLEM_TYPE
 
 __all__ = (
+    "ANSWERS",
     "ENVELOPE_SCHEMA",
     "JSON_TYPE",
     "PROBLEM_SCHEMA",
@@ -22,6 +24,7 @@ __all__ = (
     "http_envelope",
     "http_status_for",
     "read_envelope",
+    "told",
     "validation_envelope",
     "wants_problem",
 )

@@ -5,5 +5,6 @@ from resilience.inbound._gate import Inbound
 from resilience.inbound._key import KeyRule
 from resilience.inbound._options import ServerOptions
 from resilience.inbound._quota import Quota
+from resilience.inbound._route import RouteLimit
 
-__all__ = ("Inbound", "KeyRule", "Quota", "RequestContext", "ServerOptions", "current_request")
+__all__ = ("Inbound", "KeyRule", "Quota", "RequestContext", "RouteLimit", "ServerOptions", "current_request")
