@@ -46,6 +46,7 @@ LEVELS = {
     "lifecycle": 3,
     "health": 4,
     "inbound": 5,
+    "outbound": 6,
     "_engine": 6,
     "pipeline": 7,
     "plugins": 7,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from resilience.inbound._options import ServerOptions
     from resilience.lifecycle._options import LifecycleOptions
     from resilience.options import Options
+    from resilience.outbound._options import ClientOptions
     from resilience.ratelimit._options import RateLimitOptions
     from resilience.redis._options import RedisOptions
 
@@ -71,6 +72,11 @@ class Config:
     def server(self) -> ServerOptions:
         """Guards around the requests this service serves."""
         return cast("ServerOptions", self._options("server"))
+
+    @functools.cached_property
+    def client(self) -> ClientOptions:
+        """What the calls this service makes carry."""
+        return cast("ClientOptions", self._options("client"))
 
     @functools.cached_property
     def health(self) -> HealthOptions:

@@ -93,6 +93,11 @@ class TrustedProxies:
             return self._walk(peer, forwarded_for)
         return self._walked(peer, forwarded_for)
 
+    def trusts(self, peer: str) -> bool:
+        """Whether `peer` is one of ours."""
+        address = _parsed(peer)
+        return address is not None and self._trusts(address)
+
     def _walk(self, peer: str, forwarded_for: str) -> str:
         client = _parsed(peer)
         if client is None:

@@ -7,6 +7,8 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from resilience.inbound._trace import BAGGAGE, TRACESTATE, baggage_of, tracestate_of
+
 if TYPE_CHECKING:
     from resilience.inbound._gate import Inbound
     from resilience.inbound._quota import Charge
@@ -34,17 +36,21 @@ class RequestContext:
     """
 
     __slots__ = (
+        "_baggage",
         "_entered",
+        "_tracestate",
         "charges",
         "client",
         "deadline",
         "headers",
+        "identity",
         "inbound",
         "is_counted",
         "is_excluded",
         "place",
         "request_id",
         "source",
+        "trace_flags",
         "trace_id",
         "user",
     )
@@ -62,6 +68,8 @@ class RequestContext:
     ) -> None:
         self.request_id = request_id
         self.trace_id = trace_id
+        self.trace_flags = 0
+        """Of the caller's `traceparent`: 1 where the trace is being recorded."""
         self.client = client
         """The caller's address as far as it can be trusted; empty where there is none (a Unix socket)."""
         self.deadline = deadline
@@ -73,11 +81,45 @@ class RequestContext:
         self.is_counted = False
         self.place: Any = None
         self.user: str | None = None
-        """Who the caller has proven to be; set by the service or its framework."""
+        """Who the caller has proven to be, as text; set by the service or its framework."""
+        self.identity: Any = None
+        """What authentication made of the caller: any object, which nothing here looks into."""
         self.source: Any = None
         """What the framework calls a request (an ASGI scope, a WSGI environ), for keys computed by user code."""
         self.charges: tuple[Charge, ...] = ()
         self._entered: _Entered | None = None
+
+    # Looked at only when somebody asks: most requests bring neither, and most that do are not passed on.
+
+    @property
+    def tracestate(self) -> str:
+        """What tracing systems know of this trace: W3C `tracestate`, at most 32 members and 512 characters."""
+        try:
+            return self._tracestate
+        except AttributeError:
+            stated = self.headers.get(TRACESTATE) if self.trace_id else None
+            self._tracestate: str = tracestate_of(stated) if stated else ""
+            return self._tracestate
+
+    @property
+    def baggage(self) -> str:
+        """What travels with the request to every service it reaches: W3C `baggage`, at most 64 members and 8192 bytes.
+
+        May be set, and then goes along with outgoing calls; raises `ValueError` for what is malformed or too long.
+        """
+        try:
+            return self._baggage
+        except AttributeError:
+            stated = self.headers.get(BAGGAGE)
+            self._baggage: str = baggage_of(stated) if stated else ""
+            return self._baggage
+
+    @baggage.setter
+    def baggage(self, text: str) -> None:
+        sane = baggage_of(text)
+        if sane.count(",") != text.count(",") or (text and not sane):
+            raise ValueError("baggage is up to 64 members such as key=value, and up to 8192 bytes in all")
+        self._baggage = sane
 
     def __enter__(self) -> RequestContext:  # noqa: PYI034 - never subclassed: adapters compose
         self._entered = (_current.set(self), self._entered)

@@ -6,15 +6,18 @@ from functools import lru_cache
 
 from resilience.options import Duration, Refused
 
-__all__ = ("patience_of", "sooner")
+__all__ = ("REQUEST_TIMEOUT", "patience_of", "sooner")
+
+REQUEST_TIMEOUT = "request-timeout"
+"""Understood besides the header that is configured."""
 
 _LONGEST_TEXT = 32
 _patience = Duration(above=True, maximum=86_400)
 
 
-def patience_of(text: str) -> float | None:
+def patience_of(text: str | None) -> float | None:
     """Return the seconds a header asks for; None for anything that is not a sensible duration."""
-    return None if len(text) > _LONGEST_TEXT else _parsed(text)
+    return None if text is None or len(text) > _LONGEST_TEXT else _parsed(text)
 
 
 @lru_cache(maxsize=256)

@@ -12,11 +12,12 @@ from resilience.errors import ConfigurationError, Problem, RateLimitedError
 from resilience.inbound import _aio
 from resilience.inbound._client import FORWARDED_FOR, TrustedProxies
 from resilience.inbound._context import RequestContext
-from resilience.inbound._deadline import patience_of, sooner
-from resilience.inbound._identity import REQUEST_ID, TRACEPARENT, request_id_of, trace_id_of
+from resilience.inbound._deadline import REQUEST_TIMEOUT, patience_of, sooner
+from resilience.inbound._identity import REQUEST_ID, identity_of, request_id_of
 from resilience.inbound._key import KeyRule, bounded
 from resilience.inbound._options import ServerOptions
 from resilience.inbound._quota import Decision, Quota, quota_headers
+from resilience.inbound._trace import BAGGAGE, TRACEPARENT, TRACESTATE, trace_of
 from resilience.timeout import Deadline
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from resilience.lifecycle import Lifecycle
 
 __all__ = ("Inbound",)
+
+_HEADERS = (REQUEST_ID, TRACEPARENT, TRACESTATE, BAGGAGE, FORWARDED_FOR, REQUEST_TIMEOUT)
 
 Limiter = Callable[[str, str, int | None], "Bucket"]
 """Makes or finds the bucket of a name, a rate and a burst: `Resilience.limiter`."""
@@ -62,13 +65,14 @@ class Inbound:
         self.lifecycle = lifecycle
         self._limiter, self._limiter_waits = limiter, limiter_waits
         self._allowed = options.deadline
-        self._client_of = TrustedProxies(options.trusted_proxies).client_of
+        self._proxies = TrustedProxies(options.trusted_proxies)
+        self._client_of = self._proxies.client_of
         rule = KeyRule(options.rate_limit_key)
         self._key: Callable[[RequestContext], str] = rule.of if key is None else lambda context: bounded(key(context))
         self._deadline_header = options.deadline_header.lower()
-        self.wanted = frozenset(
-            filter(None, (REQUEST_ID, TRACEPARENT, FORWARDED_FOR, self._deadline_header, rule.header))
-        )
+        self._identity_header = (options.identity_header or "").lower()
+        configured = (self._deadline_header, self._identity_header, rule.header)
+        self.wanted = frozenset(filter(None, (*_HEADERS, *configured)))
         """Lower-case names of the headers `receive` looks at; several lines of one are joined by a comma."""
         self._excluded = frozenset(options.exclude_paths)
         self._below_excluded = tuple(f"{path}/" for path in options.exclude_paths)
@@ -95,21 +99,24 @@ class Inbound:
         the caller waits, in seconds (gRPC knows, HTTP does not).
         """
         find = headers.get
-        traceparent = find(TRACEPARENT)
         context = RequestContext(
-            request_id_of(find(REQUEST_ID)),
-            trace_id_of(traceparent) if traceparent else "",
-            self._client_of(peer, find(FORWARDED_FOR)) if peer else "",
+            request_id_of(find(REQUEST_ID)), "", self._client_of(peer, find(FORWARDED_FOR)) if peer else ""
         )
         # Not by name in the call above: Python makes a dictionary of the names, and requests are many.
         context.inbound = self
         context.headers = headers
+        traceparent = find(TRACEPARENT)
+        if traceparent and (trace := trace_of(traceparent)) is not None:
+            context.trace_id, context.trace_flags = trace.trace_id, trace.flags
+        if self._identity_header and peer and self._proxies.trusts(peer):
+            context.user = identity_of(find(self._identity_header))
         if path in self._excluded or path.startswith(self._below_excluded):
             context.is_excluded = True
             return context
-        allowed, asked = self._allowed, find(self._deadline_header)
-        if asked is not None or patience is not None:
-            allowed = sooner(allowed, patience, None if asked is None else patience_of(asked))
+        allowed = self._allowed
+        asked, also = find(self._deadline_header), find(REQUEST_TIMEOUT)
+        if asked is not None or also is not None or patience is not None:
+            allowed = sooner(allowed, patience, patience_of(asked), patience_of(also))
         if allowed is not None:
             context.deadline = Deadline(monotonic() + allowed)  # after() would check it once more
         return context

@@ -7,16 +7,16 @@ import re
 
 from resilience._fork import renew_after_fork
 
-__all__ = ("REQUEST_ID", "TRACEPARENT", "request_id_of", "trace_id_of")
+__all__ = ("REQUEST_ID", "identity_of", "request_id_of", "span_id")
 
 REQUEST_ID = "x-request-id"
-TRACEPARENT = "traceparent"
 
 _is_sane = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch
-_traceparent = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?", re.DOTALL).fullmatch
+_is_name = re.compile(r"(?!.*,)[!-~](?:[ -~]{0,254}[!-~])?").fullmatch
 
 _ID_BYTES, _AT_ONCE = 16, 128
-_NO_TRACE, _NO_PARENT = "0" * 32, "0" * 16
+_SPAN = 16
+"""Characters."""
 
 
 class _Supply:
@@ -54,12 +54,15 @@ def request_id_of(offered: str | None) -> str:
         return _supply.draw()
 
 
-def trace_id_of(traceparent: str | None) -> str:
-    """Return the trace id of a W3C `traceparent`, or "" where it is missing or malformed (Trace Context, 3.2)."""
-    found = _traceparent(traceparent) if traceparent else None
-    if found is None:
-        return ""
-    version, trace_id, parent_id, more = found.groups()
-    if version == "ff" or (version == "00" and more) or trace_id == _NO_TRACE or parent_id == _NO_PARENT:
-        return ""
-    return trace_id
+def span_id() -> str:
+    """Return a parent id for an outgoing call: 16 hexadecimal characters, not all of them 0."""
+    drawn = request_id_of(None)
+    return drawn[:_SPAN] if int(drawn[:_SPAN], 16) else "1".rjust(_SPAN, "0")
+
+
+def identity_of(offered: str | None) -> str | None:
+    """Return the name of a caller where it is sane, else None: 1 to 256 printable ASCII characters.
+
+    No comma: with one it may be two headers, and the other of the two may be the caller's own.
+    """
+    return offered if offered and _is_name(offered) else None

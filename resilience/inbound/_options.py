@@ -48,12 +48,19 @@ class ServerOptions(Options):
     deadline_header: str = option(
         "X-Request-Timeout",
         Text("a header name", pattern=r"[A-Za-z0-9-]+", longest=100),
-        "header in which a client sends how long it waits (seconds, or like 250ms); only ever shortens the deadline",
+        "header in which a client sends how long it waits (seconds, or like 250ms), besides Request-Timeout; "
+        "only ever shortens the deadline",
+    )
+    identity_header: str | None = option(
+        None,
+        Text("a header name", pattern=r"[A-Za-z0-9-]+", longest=100),
+        "header in which one of trusted_proxies says who the caller is: the `user` of the request",
+        none="nobody else's word counts",
     )
     trusted_proxies: tuple[str, ...] = option(
         (),
         Listing(Network()),
-        "proxies whose X-Forwarded-For counts",
+        "proxies whose X-Forwarded-For (and identity_header) counts",
     )
     errors: str = option("json", Choice("json", "problem"), "default shape of error bodies")
     problem_type_base: str = option(

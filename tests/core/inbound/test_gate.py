@@ -152,6 +152,29 @@ def test_long_connections_take_no_place() -> None:
         inbound.enter(inbound.receive({}))
 
 
+def test_request_timeout_counts_as_well() -> None:
+    """`Request-Timeout` is understood beside the configured header; of two the sooner holds."""
+    inbound = gate(deadline=5, deadline_header="X-Patience")
+    for headers, longest in (({}, 5.0), ({"request-timeout": "1"}, 1.0), ({"request-timeout": "9"}, 5.0)):
+        deadline = inbound.receive(headers).deadline
+        assert deadline is not None
+        assert longest - 0.5 < deadline.remaining() <= longest
+    both = inbound.receive({"request-timeout": "2", "x-patience": "500ms"}).deadline
+    assert both is not None
+    assert both.remaining() <= 0.5
+
+
+def test_identity_is_a_proxys_word() -> None:
+    """A header names the caller only where a trusted proxy sent it; nothing else about a request does."""
+    inbound = gate(identity_header="X-Caller", trusted_proxies=("10.0.0.0/8",))
+    assert inbound.receive({"x-caller": "ann"}, "10.0.0.1").user == "ann"
+    assert inbound.receive({"x-caller": "ann"}, "203.0.113.9").user is None
+    assert inbound.receive({"x-caller": "ann"}).user is None
+    assert inbound.receive({"x-caller": "ann, bob"}, "10.0.0.1").user is None
+    assert gate(trusted_proxies=("10.0.0.0/8",)).receive({"x-caller": "ann"}, "10.0.0.1").user is None
+    assert inbound.receive({}, "10.0.0.1").identity is None
+
+
 @pytest.mark.parametrize("path", ["/livez", "/readyz/redis", "/metrics"])
 def test_excluded_paths_pass(path: str) -> None:
     """Excluded paths, and all below them, are not limited, refused, timed or counted."""

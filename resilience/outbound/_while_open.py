@@ -1,0 +1,71 @@
+"""A place that is held for as long as the answer is being read, not only until it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from resilience.policy import Policy, PolicyBase
+
+__all__ = ("WhileOpen",)
+
+WhenClosed = Callable[[Any, Callable[[], None]], bool]
+
+
+class WhileOpen(PolicyBase):
+    """Settles a successful call when its result is closed, so that a bulkhead counts answers still being read.
+
+    `when_closed(result, settle)` arranges for `settle` to be called once, and says whether it will be: False for a
+    result that is complete already. Calls that fail are settled at once. Otherwise it is the policy it is given.
+    """
+
+    def __init__(self, policy: Policy, when_closed: WhenClosed) -> None:
+        super().__init__()
+        self.policy = policy
+        self._when_closed = when_closed
+        self.kind = getattr(policy, "kind", self.kind)
+        for trait in ("events", "waits", "may_wait", "admit", "admit_blocking", "admit_awaiting"):
+            if hasattr(policy, trait):
+                setattr(self, trait, getattr(policy, trait))
+        self.on_failure = policy.on_failure  # type: ignore[method-assign]  # a frame less, as for the traits above
+        self.on_abandon = policy.on_abandon  # type: ignore[method-assign]  # see above
+
+    @property
+    def name(self) -> str:
+        """The name of the policy."""
+        return self.policy.name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self.policy.name = name  # type: ignore[misc]  # Keyed names what can be named
+
+    def join(self, pipeline: str) -> None:
+        """Name an unnamed policy after the pipeline."""
+        if (join := getattr(self.policy, "join", None)) is not None:
+            join(pipeline)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call is under way, and no answer is being read."""
+        return bool(getattr(self.policy, "is_idle", True))
+
+    def on_success(self, permit: Any, result: Any, /) -> None:
+        """Settle the permit when `result` is closed."""
+        if not self._when_closed(result, lambda: self._settle(permit, result)):
+            self._settle(permit, result)
+
+    def _settle(self, permit: Any, result: Any) -> None:
+        self.policy.on_success(permit, result)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the policy was told."""
+        told: dict[str, Any] = getattr(self.policy, "describe", dict)()
+        return told
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return how the policy is right now."""
+        figures: dict[str, Any] = getattr(self.policy, "snapshot", dict)()
+        return figures
+
+    def __repr__(self) -> str:
+        return f"<WhileOpen {self.policy!r}>"
