@@ -1,9 +1,9 @@
 """Two threads, stepped through every order in which their accesses to one breaker can follow each other.
 
 Whatever one thread can see of the other's work is a gate: taking and releasing the lock, reading the standing permit,
-the machine, the mode and the clock without it, storing permit and mode, telling a listener. A thread runs from gate to
-gate, alone; which one goes next is decided here, and every decision is tried (a search of the tree of schedules, as
-stateless model checkers do). Nothing sleeps and nothing depends on chance.
+the machine, the mode and the clock without it, storing permit and mode, beginning and ending a timed call, telling a
+listener. A thread runs from gate to gate, alone; which one goes next is decided here, and every decision is tried (a
+search of the tree of schedules, as stateless model checkers do). Nothing sleeps and nothing depends on chance.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 
 from resilience import CircuitBreaker, CircuitOpenError
-from resilience.breaker._epochs import Closed, HalfOpen, Open, Ramp, Timed, Trial
+from resilience.breaker import _machine
+from resilience.breaker._epochs import Closed, HalfOpen, Open, Ramp, Running, Timed, Trial
 from resilience.breaker._uncounted import UNCOUNTED
 from resilience.events import Event
 
@@ -177,6 +178,23 @@ class Breaker(CircuitBreaker):
         super().__setattr__(name, value)
 
 
+class SteppedRunning(Running):
+    """The timed calls under way, which begin and end without the lock: each step is a gate, whoever makes it."""
+
+    __slots__ = ()
+    stage: ClassVar[Stage]
+
+    def begin(self, epoch: Closed | Ramp, now: float) -> Timed:
+        self.stage.gate()
+        return super().begin(epoch, now)
+
+    def end(self, call: Timed) -> bool:
+        self.stage.gate()
+        is_out = super().end(call)
+        self.stage.gate()
+        return is_out
+
+
 class World:
     """One breaker, ready for two operations; the permit that thread `n` holds is `permits[n]`."""
 
@@ -184,6 +202,7 @@ class World:
         self.clock = Clock(stage)
         self.events: list[Event] = []
         self._stage = stage
+        SteppedRunning.stage = stage
         made = Breaker.__new__(Breaker)
         object.__setattr__(made, "stage", stage)
         plain: dict[str, Any] = {"reset_timeout": 10, "reset_timeout_jitter": 0, "half_open_lease": 100}
@@ -449,7 +468,7 @@ def check_permits(world: World, results: tuple[Any, Any]) -> None:
     assert {id(trial) for trial in epoch.out} == ours
 
 
-def check_counts(world: World) -> None:
+def check_counts(world: World, results: tuple[Any, Any]) -> None:
     """Check that the epoch there is has counted the results of its own calls, each once, and no others (L3)."""
     epoch = world.breaker._machine.epoch
     own = [outcome for permit, outcome in world.reported if epoch_of(permit) is epoch]
@@ -461,6 +480,12 @@ def check_counts(world: World) -> None:
             assert (counts.calls, counts.failures) == (len(own) - own.count("abandon"), own.count("failure"))
         elif not own.count("success"):
             assert counts.failures == own.count("failure")
+    elif isinstance(epoch, Closed):
+        settled = {id(permit) for permit, outcome in world.reported if outcome != "abandon"}
+        ours = {id(permit): permit for permit in (*world.permits, *results) if epoch_of(permit) is epoch}
+        late = {key for key, permit in ours.items() if permit.number is not None}
+        assert epoch.rule.counts(world.clock.now).calls == len((settled & ours.keys()) | late)
+        assert len(epoch.running or ()) == len(ours.keys() - {id(permit) for permit, _ in world.reported} - late)
     elif isinstance(epoch, Ramp):
         assert epoch.failures == own.count("failure")
 
@@ -521,6 +546,11 @@ def outcome(played: Played) -> Any:
     return answers, world.breaker.snapshot(), world.breaker.mode, transitions, refusals
 
 
+@pytest.fixture(autouse=True)
+def _step_timed_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_machine, "Running", SteppedRunning)
+
+
 @pytest.fixture(scope="module")
 def workers() -> Iterator[tuple[Worker, Worker]]:
     both = Worker(), Worker()
@@ -536,6 +566,13 @@ CASES = [
     for names in itertools.combinations_with_replacement(OPERATIONS, 2)
     if not CALLS.isdisjoint(names) or scenario.prepare in {closed, due, deciding, slow}  # the others add nothing there
 ]
+
+
+UNORDERED = {
+    ("timed", "success", "snapshot"): "a call that is neither under way nor counted yet: it ended this moment",
+    ("slow", "admit", "admit"): "a call that passes while another one finds out that the circuit has to open",
+}
+"""What timed calls show to others because they take no lock, and could not if one thread had come after the other."""
 
 
 @pytest.mark.parametrize(("scenario", "names"), CASES)
@@ -556,11 +593,12 @@ def check_every_order(
     for number, played in enumerate(every_schedule(workers, scenario, names, lock), 1):  # noqa: B007 - it is returned
         world, results = played.world, played.results
         check_permits(world, results)
-        check_counts(world)
+        check_counts(world, results)
         check_events(world)
         check_door(world)
         check_answers(world, results)
-        assert outcome(played) in one_by_one
+        if outcome(played) not in one_by_one:
+            assert (scenario.name, *names) in UNORDERED
     return number
 
 
