@@ -7,7 +7,7 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from resilience.inbound._trace import BAGGAGE, TRACESTATE, baggage_of, tracestate_of
+from resilience.inbound._trace import BAGGAGE, TRACEPARENT, TRACESTATE, baggage_of, trace_of, tracestate_of
 
 if TYPE_CHECKING:
     from resilience.inbound._gate import Inbound
@@ -50,7 +50,6 @@ class RequestContext:
         "place",
         "request_id",
         "source",
-        "trace_flags",
         "trace_id",
         "user",
     )
@@ -68,8 +67,6 @@ class RequestContext:
     ) -> None:
         self.request_id = request_id
         self.trace_id = trace_id
-        self.trace_flags = 0
-        """Of the caller's `traceparent`: 1 where the trace is being recorded."""
         self.client = client
         """The caller's address as far as it can be trusted; empty where there is none (a Unix socket)."""
         self.deadline = deadline
@@ -90,6 +87,12 @@ class RequestContext:
         self._entered: _Entered | None = None
 
     # Looked at only when somebody asks: most requests bring neither, and most that do are not passed on.
+
+    @property
+    def trace_flags(self) -> int:
+        """What the caller's `traceparent` says of the trace: 1 where it is being recorded."""
+        trace = trace_of(self.headers.get(TRACEPARENT, ""))
+        return trace.flags if trace is not None and trace.trace_id == self.trace_id else 0
 
     @property
     def tracestate(self) -> str:

@@ -17,7 +17,7 @@ from resilience.inbound._identity import REQUEST_ID, identity_of, request_id_of
 from resilience.inbound._key import KeyRule, bounded
 from resilience.inbound._options import ServerOptions
 from resilience.inbound._quota import Decision, Quota, quota_headers
-from resilience.inbound._trace import BAGGAGE, TRACEPARENT, TRACESTATE, trace_of
+from resilience.inbound._trace import BAGGAGE, TRACEPARENT, TRACESTATE, trace_id_of
 from resilience.timeout import Deadline
 
 if TYPE_CHECKING:
@@ -99,15 +99,15 @@ class Inbound:
         the caller waits, in seconds (gRPC knows, HTTP does not).
         """
         find = headers.get
+        traceparent = find(TRACEPARENT)
         context = RequestContext(
-            request_id_of(find(REQUEST_ID)), "", self._client_of(peer, find(FORWARDED_FOR)) if peer else ""
+            request_id_of(find(REQUEST_ID)),
+            trace_id_of(traceparent) if traceparent else "",
+            self._client_of(peer, find(FORWARDED_FOR)) if peer else "",
         )
         # Not by name in the call above: Python makes a dictionary of the names, and requests are many.
         context.inbound = self
         context.headers = headers
-        traceparent = find(TRACEPARENT)
-        if traceparent and (trace := trace_of(traceparent)) is not None:
-            context.trace_id, context.trace_flags = trace.trace_id, trace.flags
         if self._identity_header and peer and self._proxies.trusts(peer):
             context.user = identity_of(find(self._identity_header))
         if path in self._excluded or path.startswith(self._below_excluded):

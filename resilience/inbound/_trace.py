@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ("BAGGAGE", "TRACEPARENT", "TRACESTATE", "Trace", "baggage_of", "trace_of", "tracestate_of")
+__all__ = ("BAGGAGE", "TRACEPARENT", "TRACESTATE", "Trace", "baggage_of", "trace_id_of", "trace_of", "tracestate_of")
 
 TRACEPARENT, TRACESTATE, BAGGAGE = "traceparent", "tracestate", "baggage"
 
@@ -41,12 +41,21 @@ class Trace(NamedTuple):
 def trace_of(traceparent: str) -> Trace | None:
     """Return what a `traceparent` says, None where it is malformed (Trace Context, 3.2)."""
     found = _traceparent(traceparent)
-    if found is None:
+    if found is None or not trace_id_of(traceparent):
         return None
-    version, trace_id, parent_id, flags, more = found.groups()
-    if version == "ff" or (version == "00" and more) or trace_id == _NO_TRACE or parent_id == _NO_PARENT:
-        return None
+    _, trace_id, parent_id, flags, _ = found.groups()
     return Trace(trace_id, parent_id, int(flags, 16) & _KNOWN_FLAGS)
+
+
+def trace_id_of(traceparent: str) -> str:
+    """Return the trace id alone, "" where the `traceparent` is malformed: all that every traced request needs."""
+    found = _traceparent(traceparent)
+    if found is None:
+        return ""
+    version, trace_id, parent_id, _, more = found.groups()
+    if version == "ff" or (version == "00" and more) or trace_id == _NO_TRACE or parent_id == _NO_PARENT:
+        return ""
+    return trace_id
 
 
 def tracestate_of(text: str) -> str:
