@@ -18,7 +18,9 @@ __all__ = ("RetryBudget", "as_budget")
 
 
 class RetryBudget:
-    """At most `ratio` of the calls in flight, and at least `minimum`, may be retries or hedged attempts at any time.
+    """For each call at its first attempt, `ratio` retries and hedged attempts may be in flight; `minimum` in any case.
+
+    With a ratio of 0.2 even a total outage is called at most 1.2 times as often as without retries, the minimum aside.
 
     With a name it is the one budget of that name in this process: `RetryBudget("payments")` is the same object
     everywhere, and `budget="payments"` on a policy means it. What code says about it wins over what is configured

@@ -26,12 +26,16 @@ class Shares:
         self._refused_at = -math.inf
 
     def limit(self, ratio: float, minimum: int) -> float:
-        """Return how many repeated calls may be in flight right now."""
-        return max(minimum, ratio * self.calls)
+        """Return how many repeated calls may be in flight right now.
+
+        `ratio` is of the calls that are at their first attempt: of all of them, retries would make room for retries,
+        and an outage would be called 1.28 times as often at a ratio of 0.2 (simulated), not 1.2 times.
+        """
+        return max(minimum, ratio * (self.calls - self.retries))
 
     def has_room(self, ratio: float, minimum: int) -> bool:
         """Whether one more repeated call fits."""
-        return self.retries + self.extras < self.limit(ratio, minimum)
+        return self.retries + self.extras + 1 <= self.limit(ratio, minimum)
 
     def leave(self, *, retrying: bool) -> None:
         """Count a call as ended. One that crossed a fork ends where it was never counted: nothing goes below zero."""

@@ -129,7 +129,8 @@ class RetryAsItShouldBe(RuleBasedStateMachine):
 
     def _has_room(self) -> bool:
         """Whether the budget had room before the call in question spent: it is not counted as retrying in the model."""
-        return sum(call.is_retrying for call in self.live) < max(MINIMUM, RATIO * len(self.live))
+        retrying = sum(call.is_retrying for call in self.live)
+        return retrying + 1 <= max(MINIMUM, RATIO * (len(self.live) - retrying))
 
     def _end(self, call: Call) -> Any:
         self.live.remove(call)
