@@ -1,0 +1,457 @@
+"""Every transition in full: from where to where, why, with which counts, and for how long."""
+
+import math
+
+import pytest
+
+from resilience.breaker._epochs import Closed, HalfOpen, Open, Permit, Ramp, Running, Timed, Trial, TrialRule
+from resilience.breaker._machine import Machine, Plan, Refusal, Transition
+from resilience.breaker._open_time import OpenTime
+from resilience.breaker._rules import Judge, Limits
+from resilience.breaker._window import CallWindow, Counts, NoWindow, TimeWindow
+
+START = 1000.0
+"""Far from zero, so that a time that is forgotten shows."""
+
+
+def machine(
+    limits: Limits | None = None,
+    *,
+    reset: float = 10.0,
+    trials: TrialRule = TrialRule(3, 2),  # noqa: B008 - a tuple
+    window: float | None = None,
+    **more: float,
+) -> Machine:
+    """Return a machine made at `START`; `window` is a number of calls, or seconds as a float."""
+    plan = Plan(OpenTime(reset), trials, lease=more.pop("lease", 5.0), half_open_limit=50.0, **more)
+
+    def rule(now: float) -> Judge:
+        if window is None:
+            return Judge(limits or Limits(2), NoWindow())
+        return Judge(limits or Limits(2), CallWindow(window) if isinstance(window, int) else TimeWindow(window, now))
+
+    return Machine(rule, plan, now=START)
+
+
+def admitted(model: Machine, now: float) -> Permit:
+    permit, _ = model.admit(now)
+    assert not isinstance(permit, Refusal)
+    return permit
+
+
+def trial(model: Machine, now: float) -> Trial:
+    permit = admitted(model, now)
+    assert isinstance(permit, Trial)
+    return permit
+
+
+def timed(model: Machine, now: float) -> Timed:
+    permit = admitted(model, now)
+    assert isinstance(permit, Timed)
+    return permit
+
+
+def half_open(**more: float) -> Machine:
+    model = machine(**more)  # type: ignore[arg-type]  # numbers only
+    model.half_open("for a test", START)
+    return model
+
+
+SLOW = Limits(slow_rate=0.5, minimum=2)
+
+
+def test_a_trip_tells_its_rule_and_counts() -> None:
+    """What opened the circuit, and what it had seen, are those of the epoch that ended."""
+    model = machine(Limits(2))
+    assert model.failed(admitted(model, START), START) is None
+    change = model.failed(admitted(model, START + 1), START + 1)
+    assert change == Transition("closed", "open", "consecutive failures", Counts(2, 2))
+    assert model.retry_after(START + 1) == 10.0
+    assert model.retry_after(START + 10.5) == 0.5
+    assert model.retry_after(START + 50) == 0.0
+    assert model.counts(START + 2) == Counts(2, 2)
+
+
+def test_time_makes_an_open_circuit_half_open() -> None:
+    """The first call after the open time is a trial, and the transition says why."""
+    model = machine()
+    model.open(START, "by hand")
+    permit, change = model.admit(START + 10)
+    assert isinstance(permit, Trial)
+    assert change == Transition("open", "half-open", "reset timeout elapsed", Counts(0, 0))
+
+
+def test_enough_successful_trials_close() -> None:
+    """The counts of a phase that closed the circuit are those of its trials."""
+    model = half_open(trials=TrialRule(4, 2, losses=2))  # type: ignore[arg-type]  # no number, for once
+    assert model.failed(trial(model, START), START) is None
+    assert model.succeeded(trial(model, START), START) is None
+    change = model.succeeded(trial(model, START), START)
+    assert change == Transition("half-open", "closed", "trial calls succeeded", Counts(1, 3))
+    assert isinstance(model.epoch, Closed)
+    assert model.epoch.since == START
+
+
+def test_a_failed_trial_reopens() -> None:
+    """Failures of the phase and of what led to it are all remembered while the circuit is open again."""
+    model = machine(Limits(2))
+    for _ in range(2):
+        model.failed(admitted(model, START), START)
+    admitted(model, START + 10)
+    change = model.failed(trial(model, START + 11), START + 12)
+    assert change == Transition("half-open", "open", "trial call failed", Counts(1, 1))
+    assert model.counts(START + 12) == Counts(3, 3)
+    assert model.retry_after(START + 12) == 10.0
+
+
+def test_a_phase_without_a_verdict_reopens() -> None:
+    """A half-open phase ends at its time limit, no sooner, with the open time it would have anyway."""
+    model = half_open(reset=0.25)
+    trial(model, START)
+    assert model.catch_up(START + 49.9) is None
+    assert model.catch_up(START + 50) == Transition("half-open", "open", "half-open time limit", Counts(0, 0))
+    assert model.retry_after(START + 50) == 0.25
+
+
+def test_by_hand_tells_the_reason_given() -> None:
+    """What an operator does is told in the operator's words, with the counts of what it ended."""
+    model = machine(Limits(5), window=4)
+    model.failed(admitted(model, START), START)
+    assert model.open(START, "no", seconds=3.0) == Transition("closed", "open", "no", Counts(1, 1))
+    assert model.retry_after(START + 1) == 2.0
+    assert model.half_open("maybe", START) == Transition("open", "half-open", "maybe", Counts(1, 1))
+    assert model.close("yes", START) == Transition("half-open", "closed", "yes", Counts(1, 1))
+    assert model.openings == 0
+
+
+@pytest.mark.parametrize("act", ["open", "half_open", "close"])
+def test_by_hand_lets_the_window_know_the_time(act: str) -> None:
+    """Counts told by hand are those of the window at that moment, not of the last call."""
+    model = machine(Limits(failures=5), window=10.0)
+    model.failed(admitted(model, START), START)
+    later = START + 60
+    change = model.open(later, act) if act == "open" else getattr(model, act)(act, later)
+    assert change.counts == Counts(0, 0)
+    assert change.reason == act
+
+
+# Calls that are timed
+
+
+def test_a_slow_success_trips_when_it_ends() -> None:
+    """A call that ends late, before anybody looked, counts as slow at that moment."""
+    model = machine(SLOW, window=10, slow_after=2.0)
+    calls = [timed(model, START) for _ in range(2)]
+    assert model.succeeded(calls[0], START + 3) is None
+    change = model.succeeded(calls[1], START + 3)
+    assert change == Transition("closed", "open", "slow call rate", Counts(0, 2, 2))
+    assert model.retry_after(START + 3) == 10.0
+
+
+def test_a_call_is_slow_only_beyond_its_time() -> None:
+    """A call that takes exactly as long as allowed is not slow, by whichever path it is judged."""
+    model = machine(SLOW, window=10, slow_after=2.0)
+    calls = [timed(model, START) for _ in range(4)]
+    assert model.succeeded(calls[0], START + 2) is None
+    assert model.failed(calls[1], START + 2) is None
+    assert model.look(START + 2) is None
+    assert model.counts(START + 2) == Counts(1, 2, 0)
+    assert model.look(START + 2.1) is not None
+
+
+@pytest.mark.parametrize("ends", ["running", "success", "failure", "late failure"])
+def test_timed_calls_let_a_window_of_time_know_the_time(ends: str) -> None:
+    """Whatever a timed call does, what is older than the window no longer counts."""
+    model = machine(Limits(slow_rate=1.0, minimum=9), window=10.0, slow_after=2.0)
+    for call in [timed(model, START) for _ in range(3)]:
+        model.failed(call, START)
+    call = timed(model, START + 60)
+    if ends == "running":
+        assert model.look(START + 63) is None
+        expected = Counts(0, 1, 1)
+    elif ends == "success":
+        model.succeeded(call, START + 61)
+        expected = Counts(0, 1, 0)
+    elif ends == "failure":
+        model.failed(call, START + 61)
+        expected = Counts(1, 1, 0)
+    else:
+        model.look(START + 63)
+        model.failed(call, START + 64)
+        expected = Counts(1, 1, 1)
+    assert model.counts(START + 64) == expected
+
+
+def test_a_quick_success_lets_the_window_advance() -> None:
+    """A timed success that the machine is told of moves a window of time on by itself."""
+    model = machine(Limits(failures=1, slow_rate=1.0), window=10.0, slow_after=2.0)
+    early = timed(model, START)
+    epoch = model.epoch
+    assert isinstance(epoch, Closed)
+    assert isinstance(epoch.rule, Judge)
+    edge = epoch.rule.window.edge
+    model.succeeded(early, START + 1.5)
+    assert epoch.rule.window.edge > edge
+
+
+def test_results_of_timed_calls_of_another_epoch_are_void() -> None:
+    """A timed call counts only in the epoch it was admitted to, however it ends (L3)."""
+    model = machine(SLOW, window=10, slow_after=2.0)
+    success, failure = timed(model, START), timed(model, START)
+    model.open(START, "by hand")
+    model.close("by hand", START)
+    assert model.succeeded(success, START + 9) is None
+    assert model.failed(failure, START + 9) is None
+    assert model.counts(START + 9) == Counts(0, 0, 0)
+
+
+def test_a_slow_trial_reopens() -> None:
+    """A trial that is slow has failed, whether it ends or is still running, with the open time as it is."""
+    ended = half_open(reset=0.25, slow_after=2.0)
+    call = trial(ended, START)
+    change = ended.succeeded(call, START + 3)
+    assert change == Transition("half-open", "open", "trial call slow", Counts(1, 1))
+    assert ended.retry_after(START + 3) == 0.25
+    running = half_open(reset=0.25, slow_after=2.0)
+    trial(running, START)
+    assert running.catch_up(START + 3) == Transition("half-open", "open", "trial call slow", Counts(1, 1))
+    assert running.retry_after(START + 3) == 0.25
+
+
+# Leases and permits
+
+
+def test_a_lease_that_ends_frees_one_permit() -> None:
+    """One lost trial is replaced by one call; the permits that are out stay out (L5)."""
+    model = half_open()
+    for moment in (0, 1, 2):
+        trial(model, START + moment)
+    trial(model, START + 5)
+    epoch = model.epoch
+    assert isinstance(epoch, HalfOpen)
+    assert (epoch.free, len(epoch.out)) == (0, 3)
+    assert model.admit(START + 5) == (Refusal(1.0), None)
+
+
+def test_permits_used_up_without_a_verdict_come_back_one_at_least() -> None:
+    """Where every permit was used and nothing is decided, the successes still missing are admitted, or one call."""
+    model = half_open(trials=TrialRule(2, 2, losses=3))  # type: ignore[arg-type]  # no number, for once
+    for _ in range(2):
+        model.failed(trial(model, START), START)
+    trial(model, START)
+    epoch = model.epoch
+    assert isinstance(epoch, HalfOpen)
+    assert epoch.free == 1
+    epoch.successes, epoch.free, epoch.out = 2, 0, {}
+    trial(model, START)
+    assert epoch.free == 0
+
+
+# The ramp
+
+
+def ramping(initial: float = 0.5, *, losses: int = 2, **more: float) -> Machine:
+    model = half_open(trials=TrialRule(4, 1, losses), ramp=10.0, ramp_initial=initial, **more)  # type: ignore[arg-type]  # no number
+    change = model.succeeded(trial(model, START), START)
+    assert change == Transition("half-open", "closed", "trial calls succeeded", Counts(0, 1))
+    return model
+
+
+def taken(model: Machine, now: float, calls: int) -> str:
+    answers = [model.admit(now)[0] for _ in range(calls)]
+    return "".join("." if isinstance(answer, Refusal) else "x" for answer in answers)
+
+
+def test_a_ramp_admits_its_share_evenly() -> None:
+    """The first call passes and then every other one at a share of one half; a share of one is never exceeded."""
+    assert taken(ramping(0.5), START, 7) == "xx.x.x."
+    assert taken(ramping(0.25), START, 9) == "x..x...x."
+    ramp = Ramp(TrialRule(4, 1), START, 10.0, 0.5)
+    assert [ramp.share(START + seconds) for seconds in (0, 5, 10, 15)] == [0.5, 0.75, 1.0, 1.0]
+
+
+def test_a_ramp_ends_when_its_time_is_up() -> None:
+    """A ramp that was not broken off closes the circuit, and tells what it had admitted."""
+    model = ramping(losses=3)
+    calls = [admitted(model, START) for _ in range(2)]
+    assert model.failed(calls[0], START) is None
+    assert model.catch_up(START + 9.9) is None
+    change = model.catch_up(START + 10)
+    assert change == Transition("closed", "closed", "ramp completed", Counts(1, 2))
+    assert isinstance(model.epoch, Closed)
+    assert model.epoch.since == START + 10
+
+
+def test_a_ramp_breaks_off_at_the_trials_share_of_failures() -> None:
+    """With two of four trials allowed to fail it is half of the calls admitted, judged on four of them at least."""
+    model = ramping(1.0)
+    calls = [admitted(model, START) for _ in range(8)]
+    assert [model.failed(call, START) for call in calls[:3]] == [None] * 3
+    change = model.failed(calls[3], START)
+    assert change == Transition("closed", "open", "failed while ramping up", Counts(4, 8))
+    assert model.counts(START) == Counts(4, 4)
+    assert model.retry_after(START) == 10.0
+
+
+def test_what_a_ramp_was_asked_for_is_a_floor() -> None:
+    """A failure that asks to be left alone keeps the circuit open that long; others leave the open time as it is."""
+    asked, plain = ramping(1.0, losses=1, reset=0.25), ramping(1.0, losses=1, reset=0.25)
+    asked.failed(admitted(asked, START), START, 40.0)
+    assert asked.retry_after(START) == 40.0
+    plain.failed(admitted(plain, START), START)
+    assert plain.retry_after(START) == 0.25
+
+
+def test_slow_calls_of_a_ramp_fail_it_once_each() -> None:
+    """A call that is slow while the circuit ramps up is one failure, found running or at its end."""
+    for ends in ("running", "success", "failure"):
+        model = ramping(1.0, losses=1, reset=0.25, slow_after=2.0)
+        call = timed(model, START)
+        if ends == "running":
+            change = model.catch_up(START + 3)
+        else:
+            change = model.succeeded(call, START + 3) if ends == "success" else model.failed(call, START + 1)
+        assert change == Transition("closed", "open", "failed while ramping up", Counts(1, 1))
+        assert model.retry_after(START + (1 if ends == "failure" else 3)) == 0.25
+    model = ramping(1.0, losses=3, slow_after=2.0)
+    call = timed(model, START)
+    assert model.catch_up(START + 3) is None
+    assert model.succeeded(call, START + 3) is None
+    assert model.failed(timed(model, START + 3), START + 3) is None
+    epoch = model.epoch
+    assert isinstance(epoch, Ramp)
+    assert epoch.failures == 2
+
+
+@pytest.mark.parametrize("ends", ["succeeded", "failed"])
+def test_a_slow_call_of_a_ramp_that_was_counted_running_is_not_counted_again(ends: str) -> None:
+    """How a call ends that was slow while it ran changes nothing any more, and a quick success never did."""
+    model = ramping(1.0, losses=2, slow_after=2.0)
+    call, quick = timed(model, START), timed(model, START)
+    assert model.succeeded(quick, START + 1) is None
+    assert model.catch_up(START + 3) is None
+    getattr(model, ends)(call, START + 3)
+    epoch = model.epoch
+    assert isinstance(epoch, Ramp)
+    assert epoch.failures == 1
+
+
+# Defaults
+
+
+def test_a_failure_asks_for_nothing_by_itself() -> None:
+    """Without a floor the open time is the plan's, however short."""
+    model = machine(Limits(1), reset=0.25)
+    model.failed(admitted(model, START), START)
+    assert model.retry_after(START) == 0.25
+
+
+def test_a_machine_needs_no_chance() -> None:
+    """Told of no randomness, it leaves nothing out of the open time; told of no time, it begins at zero."""
+    plan = Plan(OpenTime(10.0, jitter=0.5), TrialRule(1, 1), 5.0, 50.0)
+    since: list[float] = []
+
+    def rule(now: float) -> Judge:
+        since.append(now)
+        return Judge(Limits(1), NoWindow())
+
+    model = Machine(rule, plan)
+    assert since == [0.0]
+    model.failed(admitted(model, 0.0), 0.0)
+    assert model.retry_after(0.0) == 10.0
+    assert Closed(Judge(Limits(1), NoWindow())).since == 0.0
+
+
+def test_permits_report_to_nobody_until_they_are_handed_out() -> None:
+    """A permit of the machine alone can be told of a success; nothing happens."""
+    closed = machine(SLOW, slow_after=2.0)
+    for permit in (timed(closed, START), trial(half_open(), START)):
+        permit.succeeded()
+
+
+# Windows and rules
+
+
+def test_a_window_that_looks_back_on_nothing_is_empty() -> None:
+    """It holds no outcome and counts none."""
+    window = NoWindow()
+    assert not window.holds(1)
+    assert window.counts(5) == Counts(0, 0)
+
+
+def test_a_window_knows_what_it_holds_before_it_was_told_anything() -> None:
+    """A window of calls that was never told of an outcome holds those that come next."""
+    window = CallWindow(2)
+    assert [window.holds(number) for number in (-2, -1, 0, 1)] == [False, True, True, True]
+
+
+def test_buckets_begin_at_their_edge() -> None:
+    """A bucket covers its beginning and not its end, and those before a leap of time are forgotten."""
+    window = TimeWindow(10.0, START)
+    window.failed(1)
+    window.advance(START + 1, 1)
+    assert window.edge == START + 2
+    window.advance(START + 1.5, 1)
+    assert len(window._buckets) == 2
+    window.advance(START + 35.5, 1)
+    assert window.edge == START + 36
+    assert [bucket.tick for bucket in window._buckets] == [35]
+
+
+def test_no_failure_reaches_a_rate() -> None:
+    """A rate is reached by failures; where there are none, even a share of nothing is not."""
+    model = machine(Limits(slow_rate=0.5, failure_rate=1e-9, minimum=1), window=10, slow_after=2.0)
+    call = timed(model, START)
+    model.succeeded(timed(model, START), START)
+    assert model.succeeded(call, START + 1) is None
+    assert model.failed(timed(model, START + 1), START + 1) is not None
+
+
+def test_a_first_failure_begins_a_run_of_one() -> None:
+    """A run counts from the first failure; that it is the first outcome of all adds nothing."""
+    for successes in (0, 1, 2):
+        judge = Judge(Limits(2), NoWindow())
+        for _ in range(successes):
+            judge.succeeded()
+        assert judge.failed(START) is None
+        assert judge.counts(START) == Counts(1, 1)
+        assert judge.failed(START) is not None
+
+
+def test_a_failure_is_not_slow_unless_it_was() -> None:
+    """What is only a failure leaves the count of slow calls alone."""
+    judge = Judge(Limits(slow_rate=1.0, minimum=5), CallWindow(5))
+    judge.failed(START)
+    judge.failed(START, slow=True)
+    assert judge.counts(START) == Counts(2, 2, 1)
+
+
+def test_a_floor_as_long_as_the_open_time_changes_nothing() -> None:
+    """Jitter is added to what was asked for only where that is longer than the open time."""
+    assert OpenTime(10.0, jitter=0.5).seconds(1, 10.0, lambda: 0.0) == 10.0
+    assert OpenTime(10.0, jitter=0.5).seconds(1, 10.1, lambda: 1.0) == pytest.approx(15.15)
+    assert OpenTime(10.0, jitter=0.5).seconds(1, -math.inf, lambda: 1.0) == 5.0
+
+
+def test_running_calls_are_found_once() -> None:
+    """A call that is overdue is handed over once; one that ended before is not, and the next look comes in time."""
+    running = Running(2.0, START)
+    epoch = Closed(Judge(Limits(1), NoWindow()), START, running)
+    first, second, third = (running.begin(epoch, START + moment) for moment in (0, 0, 1))
+    assert running.end(first)
+    assert not running.end(first)
+    assert list(running.overdue(START + 2)) == []
+    assert list(running.overdue(START + 2.5)) == [second]
+    assert running.due == START + 3
+    assert list(running.overdue(START + 3)) == []
+    assert list(running.overdue(START + 3.5)) == [third]
+    assert running.due == START + 5.5
+    assert len(running) == 0
+
+
+def test_an_open_epoch_knows_when_it_ends() -> None:
+    """A circuit opened by hand for a time ends with that time, not with the reset timeout."""
+    model = machine()
+    model.open(START, "by hand", seconds=2.0)
+    assert isinstance(model.epoch, Open)
+    assert model.epoch.until == START + 2
