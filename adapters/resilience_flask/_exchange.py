@@ -1,0 +1,161 @@
+"""One request and its answer: headers and body of the answer pass here, and its end is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from resilience.errors import DeadlineExceededError
+from resilience.inbound import RequestContext
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+    from resilience_flask._layer import Layer
+
+__all__ = ("Exchange",)
+
+Headers: TypeAlias = "list[tuple[str, str]]"
+Write: TypeAlias = Callable[[bytes], object]
+
+_ID = "X-Request-ID"
+_NOTHING = iter(())
+
+
+class Exchange:
+    """What the server is given to send: adds our headers, and ends the request when the last of it is out.
+
+    Flask leaves its own contexts before a streamed body begins. Ours is entered again for every piece, and left again
+    at once, for nobody says which thread asks for the next one (L19). A stream's status waits for its first piece:
+    until then an error can still be answered.
+    """
+
+    __slots__ = ("_body", "_context", "_environ", "_is_begun", "_layer", "_next", "_start", "_waiting")
+
+    def __init__(self, layer: Layer, context: RequestContext, environ: WSGIEnvironment, start: StartResponse) -> None:
+        self._layer = layer
+        self._context = context
+        self._environ = environ
+        self._start = start
+        self._waiting: tuple[str, Headers] | None = None
+        self._is_begun = False
+        self._body: Iterable[bytes] = ()
+        self._next: Callable[[], bytes] = cast("Iterator[bytes]", _NOTHING).__next__
+
+    def start(self, status: str, headers: Headers, exc_info: Any = None, /) -> Write:
+        """Stand in for the server's `start_response`."""
+        headers, is_measured = self._headed(headers)
+        if exc_info is not None:
+            self._waiting = None
+            return self._start(status, headers, exc_info)
+        if is_measured:
+            return self._start(status, headers)
+        self._waiting = status, headers
+        return self._write
+
+    def _headed(self, given: Headers) -> tuple[Headers, bool]:
+        """Return the headers with ours, and whether the length of the body is among them."""
+        headers, is_identified, is_measured = list(given), False, False
+        for name, _ in given:
+            if len(name) == len(_ID) and name.lower() == "x-request-id":
+                is_identified = True
+            elif len(name) == len("Content-Length") and name.lower() == "content-length":
+                is_measured = True
+        context = self._context
+        if not is_identified:
+            headers.append((_ID, context.request_id))
+        if context.charges:
+            headers += self._layer.inbound.quota_headers(context)
+        return headers, is_measured
+
+    def _write(self, piece: bytes, /) -> object:
+        """Send what an application writes past its body, as WSGI allows it to."""
+        return self._release()(piece)
+
+    def _release(self) -> Write:
+        """Send the status that waited."""
+        assert self._waiting is not None  # noqa: S101 - an application that says nothing is in breach of WSGI
+        (status, headers), self._waiting = self._waiting, None
+        return self._start(status, headers)
+
+    def carry(self, body: Iterable[bytes]) -> Iterable[bytes]:
+        """Return what the server is to send for `body`."""
+        self._body = body
+        if self._is_file(body):
+            if self._waiting is not None:
+                self._release()
+            return body
+        self._next = iter(body).__next__
+        return self
+
+    def _is_file(self, body: Any) -> bool:
+        """Whether this is a file the server itself sends, as it can only if it gets its own wrapper back."""
+        wrapper = self._environ.get("wsgi.file_wrapper")
+        if not isinstance(wrapper, type) or not isinstance(body, wrapper):
+            return False
+        inner = getattr(body, "close", None)
+        try:
+            body.close = self.close  # type: ignore[attr-defined]  # servers' wrappers have no common type
+        except AttributeError:  # a wrapper written in C: sent piece by piece, as any body
+            return False
+        self._body = cast("Iterable[bytes]", _Closing(inner))
+        return True
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        with self._context:
+            try:
+                piece = self._piece()
+            except StopIteration:
+                if self._waiting is not None:
+                    self._release()
+                raise
+            except Exception as error:
+                if self._waiting is None:
+                    raise
+                piece = self._instead(error, self._waiting[1])
+        if self._waiting is not None:
+            self._release()
+        return piece
+
+    def _piece(self) -> bytes:
+        if self._is_begun:
+            deadline = self._context.deadline
+            if deadline is not None and deadline.expired:
+                raise DeadlineExceededError("the deadline passed before the answer was complete", policy="server")
+        self._is_begun = True  # a first piece is sent however late it is: it may be all there is
+        return self._next()
+
+    def _instead(self, error: Exception, headers: Headers) -> bytes:
+        """Return another body for a stream that failed before its first piece."""
+        body, self._waiting = self._layer.answer_for(self._environ, error, headers)
+        self._next = cast("Iterator[bytes]", _NOTHING).__next__
+        return body
+
+    def close(self) -> None:
+        """End the request, as a server does whatever came of the answer."""
+        context, body = self._context, self._body
+        self._body = ()
+        inbound = self._layer.inbound
+        try:
+            close = getattr(body, "close", None)
+            if close is not None:
+                inbound.answered(context)
+                with context:
+                    close()
+        finally:
+            inbound.leave(context)
+            context.source = None
+
+    def __del__(self) -> None:
+        # Middleware that forgets to close what it was given must not cost us the place for ever.
+        self._layer.inbound.leave(self._context)
+
+
+class _Closing:
+    __slots__ = ("close",)
+
+    def __init__(self, close: Callable[[], None] | None) -> None:
+        self.close = close

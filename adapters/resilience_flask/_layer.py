@@ -1,0 +1,164 @@
+"""The layer around an application: WSGI for what concerns the whole answer, one hook for what concerns the route."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask, got_request_exception, request
+
+from resilience import Resilience
+from resilience.envelope import ANSWERS, envelope_of
+from resilience.errors import DeadlineExceededError, RejectedError
+from resilience.inbound import Inbound, RequestContext
+from resilience_flask._answers import CONTEXT, ids_of, rendered
+from resilience_flask._exchange import Exchange, Headers
+from resilience_flask._limit import is_exempt
+from resilience_flask._probes import Probes
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+__all__ = ("Layer",)
+
+_DUE = "resilience.due"
+"""Where the hook finds what is still to be said about a request: its refusal, or the quota to charge."""
+
+
+class Layer:
+    """Recognises, admits and accounts for every request, until its answer is complete."""
+
+    def __init__(self, app: Flask, resilience: Resilience, key: Callable[[], str] | None) -> None:
+        self.inbound = inbound = Inbound.of(resilience, key=None if key is None else lambda _: key())
+        self.resilience = resilience
+        self.app = app
+        self._inner: WSGIApplication = app.wsgi_app
+        self._wanted = tuple((_key(name), name) for name in inbound.wanted)
+        self._probes = Probes(resilience)
+        self._is_exempt: dict[str | None, bool] = {}
+        self.is_acquainted = False
+        """Whether a request has come: from then on the application is as it is, and this is the process that serves."""
+        resilience.health.attach(resilience.lifecycle)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        if CONTEXT in environ:  # mounted under an application that has a layer of its own
+            return self._inner(environ, start_response)
+        if not self.is_acquainted:
+            self._acquaint()
+        context = self._receive(environ)
+        exchange = Exchange(self, context, environ, start_response)
+        with context:
+            try:
+                return exchange.carry(self._serve(environ, context, exchange.start))
+            except BaseException:
+                self.inbound.leave(context)
+                raise
+
+    def _acquaint(self) -> None:
+        """Look at the finished application once, at its first request: until then routes may be added."""
+        self.is_acquainted = True
+        self._probes.find_routes(self.app)
+        self.resilience.lifecycle.started()
+
+    def _receive(self, environ: WSGIEnvironment) -> RequestContext:
+        picked = {}
+        for key, name in self._wanted:
+            value = environ.get(key)
+            if value is not None:
+                picked[name] = value
+        path: str = environ.get("PATH_INFO", "")
+        if not path.isascii():
+            path = path.encode("latin-1").decode("utf-8", "replace")  # PEP 3333 hands bytes on as if they were latin-1
+        context = self.inbound.receive(picked, environ.get("REMOTE_ADDR"), path=path)
+        context.source = environ
+        environ[CONTEXT] = context
+        return context
+
+    def _serve(self, environ: WSGIEnvironment, context: RequestContext, start: Any) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        if self._probes.are_asked(environ["REQUEST_METHOD"], path):
+            return self._probes.answer(environ, path, start)
+        if self._probes.are_routed(path):
+            context.is_excluded = True
+            context.deadline = None
+            return self._inner(environ, start)
+        try:
+            self.inbound.enter(context)
+        except RejectedError as refusal:
+            # Past whatever middleware is in between, so that none of it can answer instead.
+            environ[_DUE] = refusal
+            return type(self.app).wsgi_app(self.app, environ, start)
+        if self.inbound.quota is not None and not context.is_excluded:
+            environ[_DUE] = self.inbound.quota
+        return self._inner(environ, start)
+
+    def admit(self) -> None:
+        """Refuse, or charge, the request Flask is about to serve: its error handlers answer, its own hooks follow."""
+        environ = request.environ
+        context: RequestContext | None = environ.get(CONTEXT)
+        if context is None:
+            return
+        due = environ.pop(_DUE, None)
+        if isinstance(due, Exception):
+            raise due
+        if context.deadline is not None and context.deadline.expired:
+            raise DeadlineExceededError("the deadline passed before the request was served", policy="server")
+        if due is not None and not self._spares(request.endpoint):
+            if context.user is None:
+                context.user = environ.get("REMOTE_USER")
+            self.inbound.charge(context, due)
+
+    def _spares(self, endpoint: str | None) -> bool:
+        known = self._is_exempt.get(endpoint)
+        if known is None:
+            known = self._is_exempt[endpoint] = is_exempt(self.app, endpoint)
+        return known
+
+    def answer_for(
+        self, environ: WSGIEnvironment, error: Exception, given: Headers
+    ) -> tuple[bytes, tuple[str, Headers]]:
+        """Return body, status and headers for a stream that failed before anything of it was sent.
+
+        Flask is done with the request by then, so what it would do with an unhandled error is done here. Of the headers
+        those stay that do not speak of the body: CORS, cookies, ids.
+        """
+        if not isinstance(error, ANSWERS):
+            self._report(environ, error)
+        envelope = envelope_of(error, **ids_of(environ))
+        body, content_type = rendered(environ, envelope)
+        own = {"Content-Type": content_type, "Content-Length": str(len(body)), **envelope.response_headers()}
+        dropped = {name.lower() for name in own}
+        kept = [
+            (name, value) for name, value in given
+            if (lower := name.lower()) not in dropped and not lower.startswith("content-") and lower not in _OF_THE_BODY
+        ]  # fmt: skip
+        status = f"{envelope.http_status} {_phrase(envelope.http_status)}"
+        return body, (status, [*kept, *own.items(), ("Vary", "Accept")])
+
+    def _report(self, environ: WSGIEnvironment, error: Exception) -> None:
+        app = self.app
+        got_request_exception.send(app, _async_wrapper=app.ensure_sync, exception=error)
+        propagates = app.config["PROPAGATE_EXCEPTIONS"]
+        if propagates or (propagates is None and (app.testing or app.debug)):
+            raise error
+        method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
+        app.logger.error("Exception on %s [%s], in the body", path, method, exc_info=sys.exc_info())
+
+
+_OF_THE_BODY = frozenset({"etag", "last-modified", "cache-control", "expires", "accept-ranges", "retry-after"})
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"
+
+
+def _key(name: str) -> str:
+    """Return where a WSGI environ keeps the header `name`."""
+    key = name.upper().replace("-", "_")
+    return key if key in {"CONTENT_TYPE", "CONTENT_LENGTH"} else f"HTTP_{key}"

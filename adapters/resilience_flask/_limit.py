@@ -1,0 +1,142 @@
+"""Limits for views, blueprints and whole applications."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from flask import Blueprint, Flask, current_app, request
+from werkzeug.exceptions import TooManyRequests
+
+from resilience import Resilience
+from resilience.errors import RateLimitedError
+from resilience.inbound import Inbound, RequestContext, RouteLimit
+from resilience_flask._answers import context_of
+
+__all__ = ("exempt", "is_exempt", "rate_limit")
+
+T = TypeVar("T", bound="Callable[..., Any] | Blueprint | Flask")
+_EXEMPT = "_resilience_is_exempt"
+
+
+def rate_limit(
+    rate: str | Callable[[], str | None],
+    *,
+    burst: int | None = None,
+    key: str | Callable[[], str] | None = None,
+    cost: int | Callable[[], int] = 1,
+    name: str | None = None,
+) -> Callable[[T], T]:
+    """Return a decorator for a view, which also takes a blueprint or an application: `rate_limit("5/minute")(admin)`.
+
+    It stands below the route: `@app.get("/")`, then `@rate_limit("5/minute")`; in a class-based view, in `decorators`.
+    Each route has buckets of its own, unless a `name` makes several share them. `key` is `"ip"`, `"user"`,
+    `"header:<name>"` or a function; by default what the server's `rate_limit_key` says. `rate`, `key` and `cost` may be
+    functions without parameters, called in the request; with a `rate` of None the request is not limited. A request
+    over the limit is answered with 429 and `Retry-After`. Raises `ConfigurationError` for a bad argument.
+    """
+    limit = RouteLimit(rate, burst, key, cost, name)
+
+    def decorate(target: T) -> T:
+        if isinstance(target, Blueprint | Flask):
+            target.before_request(functools.partial(_charge_unless_exempt, limit))
+            return target  # pyright: ignore[reportReturnType] - it is what came in
+        return cast(T, _limited(limit, target))
+
+    return decorate
+
+
+def exempt(target: T) -> T:
+    """Spare a view or a blueprint the server's rate limit and that of its blueprint or application.
+
+    Limits written on the view itself hold, and so do `max_concurrent_requests` and the deadline.
+    """
+    setattr(target, _EXEMPT, True)
+    return target
+
+
+def is_exempt(app: Flask, endpoint: str | None) -> bool:
+    """Whether the view of `endpoint`, or a blueprint it is in, is exempt."""
+    if endpoint is None:
+        return False
+    parts = endpoint.split(".")[:-1]
+    names = [".".join(parts[: length + 1]) for length in range(len(parts))]
+    things = (app.view_functions.get(endpoint), *map(app.blueprints.get, names))
+    return any(hasattr(thing, _EXEMPT) for thing in things)
+
+
+def _limited(limit: RouteLimit, view: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a plain function for a view of either colour, as Flask's documentation asks of decorators.
+
+    Charging blocks; the loop an async view gets is its own, so it would hold nobody up there either.
+    """
+    is_async = inspect.iscoroutinefunction(view)
+
+    @functools.wraps(view)
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        _charge(limit)
+        if is_async and not _is_in_loop():
+            return current_app.ensure_sync(view)(*args, **kwargs)
+        return view(*args, **kwargs)
+
+    return limited
+
+
+def _is_in_loop() -> bool:
+    """Whether an async decorator called us, and awaits what we return."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _charge_unless_exempt(limit: RouteLimit) -> None:
+    if not is_exempt(current_app, request.endpoint):
+        _charge(limit)
+
+
+def _charge(limit: RouteLimit) -> None:
+    rate = limit.rate() if callable(limit.rate) else limit.rate
+    if rate is None:
+        return
+    context = context_of(request.environ)
+    if context is None:
+        _charge_alone(limit, rate)
+    else:
+        _charge_in(context, context.inbound or _standalone(), limit, rate)
+
+
+def _charge_in(context: RequestContext, inbound: Inbound, limit: RouteLimit, rate: str) -> None:
+    if context.user is None:
+        context.user = request.remote_user
+    if limit.header is not None and limit.header in request.headers:
+        context.headers = {**context.headers, limit.header: request.headers[limit.header]}
+    key = None if limit.key is None else str(limit.key())
+    cost: Any = limit.cost() if callable(limit.cost) else limit.cost
+    inbound.charge(context, *limit.due(inbound, context, _place(), rate=rate, key=key, cost=cost))
+
+
+def _place() -> str:
+    """Return the route, as its rule is written: never the path, which is the client's to vary."""
+    method = "GET" if request.method == "HEAD" else request.method
+    return f"{method} {request.url_rule}"
+
+
+def _charge_alone(limit: RouteLimit, rate: str) -> None:
+    """Charge without a layer to account to, and answer as Werkzeug does."""
+    inbound = _standalone()
+    try:
+        _charge_in(inbound.receive({}, request.remote_addr), inbound, limit, rate)
+    except RateLimitedError as refusal:
+        seconds = refusal.retry_after
+        raise TooManyRequests(retry_after=None if seconds is None else -int(-seconds // 1)) from refusal
+
+
+@functools.cache
+def _standalone() -> Inbound:
+    """Return the gate of an application without `FlaskResilience`: limits work, in the memory of this process."""
+    return Inbound.of(Resilience())

@@ -1,0 +1,48 @@
+"""One probe over one connection, by the standard library's HTTP server."""
+
+from __future__ import annotations
+
+import socket
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from socketserver import BaseServer
+
+    from resilience.health._health import Health
+
+__all__ = ("answer",)
+
+_PATIENCE = 5.0
+
+
+class _Exchange(BaseHTTPRequestHandler):
+    """Reads one request, and answers it; `server` is the `Health` that is asked."""
+
+    timeout = _PATIENCE
+
+    def do_GET(self) -> None:
+        """Answer with the body."""
+        self._answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        """Answer without."""
+        self._answer(with_body=False)
+
+    def _answer(self, *, with_body: bool) -> None:
+        path, _, query = self.path.partition("?")
+        reply = cast("Health", self.server).handle(path, query, self.headers.get("Accept"))
+        self.send_response_only(reply.status)
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(reply.body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
+        """Say nothing: a probe a second is not news."""
+
+
+def answer(connection: socket.socket, health: Health) -> None:
+    """Read a request and answer it. Raises OSError for a caller who has gone, or takes more than 5 s."""
+    _Exchange(connection, ("", 0), cast("BaseServer", health))
