@@ -70,6 +70,10 @@ class Pipeline(Chain):
 
         return unsubscribe
 
+    def with_policies(self, *policies: Policy | AroundPolicy | KeyedPolicy) -> Pipeline:
+        """Return a pipeline of this name that holds `policies` instead: adapters leave some out, or fit them in."""
+        return Pipeline(self.name, *policies, sleeper=self._sleeper)
+
     def describe(self) -> dict[str, Any]:
         """Return what this pipeline is made of, as plain data: each policy's kind, name, options and their sources."""
         return {"name": self.name, "policies": [_told(policy, "describe") for policy in self.policies]}

@@ -3,7 +3,7 @@
 from resilience.outbound._carried import Outbound, outbound_headers, refuse_if_spent
 from resilience.outbound._http import IDEMPOTENT_METHODS, asked_wait, is_failure, is_worth_repeating, may_repeat
 from resilience.outbound._options import ClientOptions
-from resilience.outbound._while_open import WhileOpen
+from resilience.outbound._while_open import WhileOpen, while_open
 
 __all__ = (
     "IDEMPOTENT_METHODS",
@@ -16,4 +16,5 @@ __all__ = (
     "may_repeat",
     "outbound_headers",
     "refuse_if_spent",
+    "while_open",
 )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-from resilience.policy import Policy, PolicyBase
+from resilience.bulkhead import Bulkhead
+from resilience.policy import KeyedPolicy, Policy, PolicyBase, Slot
 
-__all__ = ("WhileOpen",)
+__all__ = ("WhileOpen", "while_open")
 
 WhenClosed = Callable[[Any, Callable[[], None]], bool]
 
@@ -69,3 +70,47 @@ class WhileOpen(PolicyBase):
 
     def __repr__(self) -> str:
         return f"<WhileOpen {self.policy!r}>"
+
+
+def while_open(policy: Any, when_closed: WhenClosed) -> Any:
+    """Return `policy` as it is, but a bulkhead, or one per key, holding its places until results are closed."""
+    if isinstance(policy, Bulkhead):
+        return WhileOpen(policy, when_closed)
+    if isinstance(policy, KeyedPolicy) and isinstance(policy.template, Bulkhead):
+        return _EachWhileOpen(policy, when_closed)
+    return policy
+
+
+class _EachWhileOpen:
+    """Policies by key, each of them held until results are closed."""
+
+    def __init__(self, keyed: KeyedPolicy, when_closed: WhenClosed) -> None:
+        self._keyed, self._when_closed = keyed, when_closed
+        self.template = WhileOpen(cast("Policy", keyed.template), when_closed)
+        for trait in ("kind", "events", "join", "describe", "snapshot"):
+            if hasattr(keyed, trait):
+                setattr(self, trait, getattr(keyed, trait))
+
+    @property
+    def name(self) -> str:
+        return self._keyed.name
+
+    def slot(self, /, *args: Any, **kwargs: Any) -> _OpenSlot:
+        return _OpenSlot(self._keyed.slot(*args, **kwargs), self._when_closed)
+
+    def for_any_function(self) -> _EachWhileOpen:
+        for_any: Callable[[], KeyedPolicy] = getattr(self._keyed, "for_any_function", lambda: self._keyed)
+        return _EachWhileOpen(for_any(), self._when_closed)
+
+
+class _OpenSlot:
+    """A key's slot. Its policy is asked for once for each place in a chain: then the call is composed."""
+
+    __slots__ = ("_slot", "_when_closed", "compiled")
+
+    def __init__(self, slot: Slot, when_closed: WhenClosed) -> None:
+        self._slot, self._when_closed, self.compiled = slot, when_closed, slot.compiled
+
+    @property
+    def policy(self) -> WhileOpen:
+        return WhileOpen(cast("Policy", self._slot.policy), self._when_closed)

@@ -112,6 +112,13 @@ class Resilience:
         build = lambda: Pipeline(name, *compose(policies, self._configured(name)))  # noqa: E731 - two uses of one line
         return self._named(("pipeline", name), build, policies)
 
+    def policies(self, name: str, *, key: str = "") -> tuple[Any, ...]:
+        """Return new policies, as configured for the pipeline of this name: for who needs one set per host or method.
+
+        `key` is whose tokens their rate limits spend. They share nothing with `pipeline(name)`, nor with one another.
+        """
+        return tuple(self._configured(name, key))
+
     def limiter(self, name: str, rate: str | None = None, burst: int | None = None) -> TokenBucket:
         """Return the limiter of this name: on Redis when `REDIS__URL` is set, else in this process.
 
@@ -182,15 +189,19 @@ class Resilience:
         budget.configure(cast("BudgetOptions", self._config.budget(name)))
         return budget
 
-    def _configured(self, name: str) -> Iterator[Any]:
+    def _configured(self, name: str, key: str = "") -> Iterator[Any]:
         for kind, options in self._config.pipeline(name).items():
-            policy = section(f"pipeline.*.{kind}").constructor(**_values(options), **self._shared(kind))
+            policy = section(f"pipeline.*.{kind}").constructor(**_values(options), **self._shared(kind, name, key))
             policy.sources = self._config.sources(name, kind)
             yield policy
 
-    def _shared(self, kind: str) -> dict[str, Any]:
+    def _shared(self, kind: str, name: str, key: str) -> dict[str, Any]:
         """Return what a policy needs besides its own options."""
-        return {"store": self._store} if kind == "rate_limit" and self._store is not None else {}
+        if kind != "rate_limit":
+            return {}
+        shared = {} if self._store is None else {"store": self._store}
+        # One that has a key may never join a pipeline, which is where buckets take their name from.
+        return shared | {"key": key, "name": f"{name}.ratelimit"} if key else shared
 
     def _bucket(self, name: str, rate: str | None, burst: int | None) -> TokenBucket:
         configured = self._config.limiter(name)

@@ -52,6 +52,18 @@ def test_the_same_name_is_the_same_pipeline() -> None:
     assert toolkit.pipeline("payments-api") is not toolkit.pipeline("orders")
 
 
+def test_policies_are_new_each_time() -> None:
+    """Who needs one set per host gets policies as configured, which share nothing with the pipeline or one another."""
+    toolkit = Resilience.from_env(EVERYTHING)
+    first, second = toolkit.policies("payments", key="a.example"), toolkit.policies("PAYMENTS", key="b.example")
+    assert _kinds(first) == _kinds(second) == _kinds(toolkit.pipeline("payments").policies)
+    assert not {id(policy) for policy in first} & {id(policy) for policy in second}
+    assert first[1].fail_max == 2
+    assert (first[2].key, second[2].key) == ("a.example", "b.example")
+    assert first[2].name == "payments.ratelimit"
+    assert toolkit.policies("orders") == ()
+
+
 def test_two_toolkits_share_nothing() -> None:
     """State belongs to the object that made it."""
     assert Resilience().pipeline("x") is not Resilience().pipeline("x")
