@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         RateLimitedError,
         RejectedError,
         ResilienceError,
+        StartupError,
     )
     from resilience.events import Event
     from resilience.fallback import Fallback
@@ -81,6 +82,7 @@ __all__ = (
     "Retry",
     "RetryBudget",
     "SingleFlight",
+    "StartupError",
     "ThreadPoolBulkhead",
     "Timeout",
     "TokenBucket",

@@ -14,6 +14,7 @@
     │   ├── PoolTimeoutError
     │   └── PoolSaturatedError
     ├── AppError                    the service's own errors, with a code clients can rely on
+    ├── StartupError                a service could not come up; it says what it lacked
     ├── ConfigurationError          something was set wrongly; every problem is listed at once
     └── PluginError
 
@@ -44,6 +45,7 @@ __all__ = (
     "RejectedError",
     "ResilienceError",
     "RunningWork",
+    "StartupError",
     "running_behind",
 )
 
@@ -285,6 +287,16 @@ class ConfigurationError(ResilienceError, ValueError):
             return str(self.problems[0])
         lines = "".join(f"\n  - {problem}" for problem in self.problems)
         return f"{len(self.problems)} configuration problems:{lines}"
+
+
+class StartupError(ResilienceError):
+    """A service could not start. `step` names the dependency it lacked, or the start hook that failed."""
+
+    code = "STARTUP"
+
+    def __init__(self, message: str, *, step: str = "") -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class PluginError(ResilienceError):

@@ -40,7 +40,7 @@ def install(
     Inbound.of(toolkit)  # what is wrong with the settings is said here; the layer itself is built at the first request
     app.add_middleware(ResilienceMiddleware, resilience=toolkit, key=key, answers_probes=True)
     add_handlers(app)
-    app.router.lifespan_context = Lifespan(app.router.lifespan_context, toolkit, closes=resilience is None)
+    app.router.lifespan_context = Lifespan(app.router.lifespan_context, toolkit)
     return toolkit
 
 

@@ -16,13 +16,12 @@ Inner = Callable[[Any], AbstractAsyncContextManager[Any]]
 class Lifespan:
     """The application's lifespan with ours around it; what it yields is passed on as it is.
 
-    A toolkit that was built for this application is closed with it; one that was given belongs to who gave it.
+    Start hooks run before the application's own start, stop hooks after its end; the last of them closes the toolkit.
     """
 
-    def __init__(self, inner: Inner, resilience: Resilience, *, closes: bool) -> None:
+    def __init__(self, inner: Inner, resilience: Resilience) -> None:
         self.inner = inner
         self.resilience = resilience
-        self._closes = closes
 
     def __call__(self, app: Any) -> AbstractAsyncContextManager[Any]:
         """Return the context the application lives in."""
@@ -31,14 +30,15 @@ class Lifespan:
     @asynccontextmanager
     async def _span(self, app: Any) -> AsyncIterator[Any]:
         lifecycle = self.resilience.lifecycle
+        lifecycle.install_signals()  # the server has installed its own by now, and is called after us
         try:
+            await lifecycle.aprepare()
             async with self.inner(app) as state:
                 lifecycle.started()
                 try:
                     yield state
                 finally:
                     lifecycle.drain()
+                    await lifecycle.await_deregistered()
         finally:
-            lifecycle.stopped()
-            if self._closes:
-                await self.resilience.aclose()
+            await lifecycle.astop()

@@ -46,6 +46,7 @@ _CLASSES = (
     errors.PoolClosedError,
     errors.PoolTimeoutError,
     errors.PoolSaturatedError,
+    errors.StartupError,
     errors.ConfigurationError,
     errors.PluginError,
 )

@@ -1,151 +1,257 @@
-"""The thread-safe lifecycle: the state machine, and the count of requests under way."""
+"""The lifecycle: what is done at each turn of a process's life, blocking or suspended."""
 
 from __future__ import annotations
 
+import atexit
+import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Coroutine
-from datetime import timedelta
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from resilience._fork import renew_after_fork
 from resilience.clock import Clock, monotonic
-from resilience.events import Emitter
-from resilience.lifecycle._machine import DRAINING, READY, STOPPED, Machine, Transition
+from resilience.lifecycle import _sync
+from resilience.lifecycle._ending import Ended, Waiting, complain
+from resilience.lifecycle._hooks import DRAIN, START, STOP, Hook, Hooks, Need, Span
+from resilience.lifecycle._machine import DRAINING, READY
 from resilience.lifecycle._options import LifecycleOptions
-from resilience.options import CLOCK, Instance, checked, seconds
+from resilience.lifecycle._signals import DESK
+from resilience.lifecycle._standing import Standing
+from resilience.options import LONGEST, seconds
 
 __all__ = ("Lifecycle",)
 
-_LEAVING = frozenset({DRAINING, STOPPED})
-_EVENTS = {READY: "lifecycle.started", DRAINING: "lifecycle.draining", STOPPED: "lifecycle.stopped"}
 
-_OPTIONS = Instance(LifecycleOptions, expected="LifecycleOptions, or None")
-
-
-class Lifecycle:
+class Lifecycle(Hooks, Standing):
     """Where a process is between start and end: `starting`, `ready`, `draining` or `stopped`.
 
-    `started()`, `drain()` and `stopped()` move it on and may be called at any time, from any thread, any number of
-    times; each answers whether anything changed. Every request is between one `enter()` and one `leave()`.
-    Raises `ConfigurationError` only through its options.
+    `start()`, `drain()` and `stop()` move it on and run the hooks of each turn; `started()` and `stopped()` only say
+    so. Each may be called at any time, from any thread, any number of times. Every request is between one `enter()` and
+    one `leave()`. A script is a `with lifecycle:` block. What blocks has a twin that suspends: `astart`, `await_idle`.
+    Raises `StartupError` where a start fails, and `ConfigurationError` for options and hooks that are wrong.
     """
 
     def __init__(self, options: LifecycleOptions | None = None, *, clock: Clock = monotonic) -> None:
-        self.options: LifecycleOptions = (
-            LifecycleOptions() if options is None else checked(options, "options", _OPTIONS)
-        )
-        self.events = Emitter()
-        self._clock = checked(clock, "clock", CLOCK)
-        self._machine = Machine(clock())
-        self.is_draining = False
-        """Whether this process is on its way out: draining, or stopped already."""
-        self.after_fork()
-        renew_after_fork(self)
+        Hooks.__init__(self)
+        Standing.__init__(self, options, clock=clock)
 
-    def after_fork(self) -> None:
-        """Start counting afresh in a forked child: the parent's requests are the parent's."""
-        self._lock = threading.RLock()  # re-entrant: a signal may arrive in the thread that holds it, and drain
-        # One token a request: adding and taking one is a single atomic step each, so there is no count to get wrong.
-        self._present: deque[None] = deque()
-        self._waiters: set[Callable[[], None]] = set()
+    def prepare(self) -> None:
+        """Wait for what is needed, then run the start hooks. Raises `StartupError`; `stop()` is due even then."""
+        self.begin(None)
+        for need in self.needed():
+            _sync.wait_for(self.waiting(need))
+        _sync.run_stage(self, START)
 
-    @property
-    def state(self) -> str:
-        """One of `starting`, `ready`, `draining`, `stopped`."""
-        return self._machine.state
+    def aprepare(self) -> Coroutine[Any, Any, None]:
+        """Do the same, suspended; async hooks and checks run in the calling loop."""
+        from resilience.lifecycle._aio import prepare  # noqa: PLC0415 - asyncio costs 40 ms and few need it
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether this process should be sent requests."""
-        return self._machine.state == READY
+        return prepare(self)
 
-    @property
-    def in_flight(self) -> int:
-        """Requests under way."""
-        return len(self._present)
+    def start(self) -> None:
+        """Wait for what is needed, run the start hooks, and be ready. Raises `StartupError`."""
+        self.prepare()
+        self.started()
 
-    def started(self) -> bool:
-        """Declare the start finished. Changes nothing once draining: a drain is never taken back."""
-        return self._become(READY)
+    def astart(self) -> Coroutine[Any, Any, None]:
+        """Do the same, suspended."""
+        from resilience.lifecycle._aio import start  # noqa: PLC0415 - as above
+
+        return start(self)
+
+    def wait_for(
+        self,
+        check: Callable[[], Any],
+        *,
+        timeout: Span | None = None,
+        interval: Span | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Block until `check` neither raises nor returns False; see `needs`. Raises `StartupError` that names it."""
+        _sync.wait_for(self.waiting(self._need(check, timeout, interval, name)))
+
+    def await_for(
+        self,
+        check: Callable[[], Any],
+        *,
+        timeout: Span | None = None,
+        interval: Span | None = None,
+        name: str | None = None,
+    ) -> Coroutine[Any, Any, None]:
+        """Do the same, suspended."""
+        from resilience.lifecycle._aio import await_for  # noqa: PLC0415 - as above
+
+        return await_for(self.waiting(self._need(check, timeout, interval, name)))
 
     def drain(self) -> bool:
-        """Declare that no new requests are wanted. Requests under way go on; see `wait_idle`."""
-        return self._become(DRAINING)
+        """Declare that no new requests are wanted, and start the drain hooks in the background.
 
-    def stopped(self) -> bool:
-        """Declare the end. `started()` begins a new life, for test clients that run an application twice."""
-        return self._become(STOPPED)
+        Requests under way go on, and whoever accepts new ones still does; see `wait_drained` and `stop`.
+        """
+        has_changed = super().drain()
+        if has_changed and self._hooks[DRAIN]:
+            self._say_goodbye()
+        return has_changed
 
-    def _become(self, state: str) -> bool:
-        with self._lock:
-            now = self._clock()
-            change = self._machine.become(state, now)
-            self.is_draining = self._machine.state in _LEAVING
-            if change is not None:
-                self._record(change, now)
-        self.events.deliver()
-        return change is not None
+    def _say_goodbye(self) -> None:
+        over = self._goodbye = threading.Event()
 
-    def _record(self, change: Transition, now: float) -> None:
-        facts: dict[str, Any] = {"before": change.before, "lasted": change.lasted, "in_flight": self.in_flight}
-        self.events.record(_EVENTS[change.after], "lifecycle", now, **facts)
+        def run() -> None:
+            try:
+                _sync.run_stage(self, DRAIN)
+            finally:
+                over.set()
 
-    def enter(self) -> None:
-        """Count one more request under way. Every `enter` needs exactly one `leave`."""
-        self._present.append(None)
-
-    def leave(self) -> None:
-        """Count one request as done. Takes no lock, unless somebody waits for the last one."""
         try:
-            self._present.pop()
-        except IndexError:  # a child forked inside a request leaves what it never entered
+            threading.Thread(target=run, name="resilience-drain", daemon=True).start()
+        except RuntimeError:  # the interpreter is ending and starts no more threads
+            run()
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is something to do between a signal and the end of the server."""
+        return self.options.drain_delay > 0 or bool(self._hooks[DRAIN])
+
+    @property
+    def is_deregistered(self) -> bool:
+        """Whether no drain hook is under way."""
+        return self._goodbye is None or self._goodbye.is_set()
+
+    @property
+    def longest_goodbye(self) -> float:
+        """Seconds the drain hooks may take, all together."""
+        return sum(hook.timeout for hook in self.steps(DRAIN))
+
+    def wait_draining(self, timeout: Span | None = None) -> bool:
+        """Block until a drain begins, or for `timeout`; whether it has. For scripts that work in other threads."""
+        return _sync.wait_until(lambda: self.is_draining, _limit(timeout))
+
+    def await_draining(self, timeout: Span | None = None) -> Coroutine[Any, Any, bool]:
+        """Do the same, suspended."""
+        from resilience.lifecycle._aio import await_until  # noqa: PLC0415 - as above
+
+        return await_until(lambda: self.is_draining, _limit(timeout))
+
+    def wait_drained(self, timeout: Span | None = None) -> bool:
+        """Drain as for a signal: block for `drain_delay`, for the drain hooks, and until no request is under way.
+
+        Returns whether the last request left within `timeout` (default: `drain_timeout`).
+        """
+        limit = self.patience(timeout)
+        self.drain()
+        _sync.wait_until(_sync.never, self.options.drain_delay)
+        self.wait_deregistered()
+        return self.wait_idle(limit)
+
+    def await_drained(self, timeout: Span | None = None) -> Coroutine[Any, Any, bool]:
+        """Do the same, suspended."""
+        from resilience.lifecycle._aio import await_drained  # noqa: PLC0415 - as above
+
+        return await_drained(self, self.patience(timeout))
+
+    def wait_deregistered(self) -> bool:
+        """Block until the drain hooks have ended; whether they have within their timeouts."""
+        return _sync.wait_until(lambda: self.is_deregistered, self.longest_goodbye)
+
+    def await_deregistered(self) -> Coroutine[Any, Any, bool]:
+        """Do the same, suspended."""
+        from resilience.lifecycle._aio import await_until  # noqa: PLC0415 - as above
+
+        return await_until(lambda: self.is_deregistered, self.longest_goodbye)
+
+    def stop(self) -> None:
+        """Drain where nobody has, run the stop hooks, the last one added first, and be stopped.
+
+        Requests are not waited for: see `wait_drained`. Whoever comes second waits for the first.
+        """
+        self.drain()
+        stopping = self.claim_stop()
+        if stopping is None:
+            _sync.wait_until(lambda: self.is_over, self.longest_stop)
             return
-        # Whoever waits was in the set before it looked for requests: either it saw this one gone, or it is seen here.
-        if self._waiters and not self._present:
-            self._wake()
-
-    def _wake(self) -> None:
-        with self._lock:
-            if self._present:  # somebody came in meanwhile, and will be here again
-                return
-            woken, self._waiters = self._waiters, set()
-        for wake in woken:
-            wake()
-
-    def wait_idle(self, timeout: float | str | timedelta | None = None) -> bool:
-        """Block until no request is under way; whether that came within `timeout` (default: `drain_timeout`)."""
-        idle = threading.Event()
-        limit = self._patience(timeout)
-        if not self.watch_idle(idle.set):
-            return True
         try:
-            return idle.wait(limit)
+            self.wait_deregistered()
+            _sync.run_stage(self, STOP)
         finally:
-            self.forget_idle(idle.set)
+            self.stopped()
+            stopping.set()
 
-    def await_idle(self, timeout: float | str | timedelta | None = None) -> Coroutine[Any, Any, bool]:
-        """Suspend until no request is under way; whether that came within `timeout` (default: `drain_timeout`)."""
-        from resilience.lifecycle._aio import await_idle  # noqa: PLC0415 - asyncio costs 40 ms and few need it
+    def astop(self) -> Coroutine[Any, Any, None]:
+        """Do the same, suspended; async hooks run in the calling loop."""
+        from resilience.lifecycle._aio import stop  # noqa: PLC0415 - as above
 
-        return await_idle(self, self._patience(timeout))
+        return stop(self)
 
-    def _patience(self, timeout: float | str | timedelta | None) -> float:
-        return self.options.drain_timeout if timeout is None else seconds(timeout, "timeout")
+    @property
+    def longest_stop(self) -> float:
+        """Seconds the drain and stop hooks may take, all together."""
+        return self.longest_goodbye + sum(hook.timeout for hook in self.steps(STOP))
 
-    def watch_idle(self, wake: Callable[[], None]) -> bool:
-        """Have `wake` called, once, when the last request leaves; False (and no call) where there is none now."""
-        with self._lock:
-            self._waiters.add(wake)
-            is_busy = bool(self._present)
-            if not is_busy:
-                self._waiters.discard(wake)
-            return is_busy
+    def install_signals(self, *numbers: int) -> bool:
+        """Drain on `SIGTERM` (or `numbers`) before whoever handles it now gets it; whether that could be arranged.
 
-    def forget_idle(self, wake: Callable[[], None]) -> None:
-        """Take back a `watch_idle`."""
-        with self._lock:
-            self._waiters.discard(wake)
+        Only the main thread can: elsewhere, as in most test clients, nothing happens. The signal reaches its previous
+        handler after `drain_delay` and the drain hooks, at once where there is neither. A second one ends the delay.
+        Where nobody handled it, the process waits for requests under way, runs the stop hooks, and then ends by it.
+        SIGINT is never held back. Call it in each worker, after the server has installed its own handlers.
+        """
+        return self.options.signals and DESK.install(self, numbers or (signal.SIGTERM,))
 
-    def __repr__(self) -> str:
-        return f"<Lifecycle {self.state}, {self.in_flight} in flight>"
+    def stop_at_exit(self) -> None:
+        """Have `stop()` called when the interpreter ends, for servers that tell an application nothing (WSGI)."""
+        atexit.unregister(self._stop_if_begun)
+        atexit.register(self._stop_if_begun)
+
+    def _stop_if_begun(self) -> None:
+        if self.state in {READY, DRAINING}:
+            self.stop()
+
+    def waiting(self, need: Need) -> Waiting:
+        """Return the wait for one dependency, which ends early once a drain has begun."""
+        return Waiting(need, self.events, lambda: self.state == DRAINING)
+
+    def judge(self, stage: str, hook: Hook, ended: Ended) -> None:
+        """Report a hook that failed or hangs. Raises `StartupError` for one that is required."""
+        complain(self.events, stage, hook, ended)
+
+    def __enter__(self) -> Self:
+        self.install_signals()
+        self.is_inside = threading.current_thread() is threading.main_thread()
+        try:
+            self.start()
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.drain()
+        try:
+            if error is None:
+                self.wait_idle()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        try:
+            self.stop()
+        finally:
+            self.is_inside = False
+
+    def __aenter__(self) -> Coroutine[Any, Any, Self]:
+        from resilience.lifecycle._aio import entered  # noqa: PLC0415 - as above
+
+        return entered(self)
+
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Coroutine[Any, Any, None]:
+        from resilience.lifecycle._aio import left  # noqa: PLC0415 - as above
+
+        return left(self, is_orderly=error is None)
+
+
+def _limit(timeout: Span | None) -> float:
+    return LONGEST if timeout is None else seconds(timeout, "timeout")

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resilience.options import Duration, Options, option
+from resilience.options import Duration, Flag, Options, Text, option
 
 __all__ = ("LifecycleOptions",)
+
+_HOUR = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class LifecycleOptions(Options):
-    """How a process says goodbye."""
+    """How a process comes up and says goodbye."""
 
+    drain_delay: float = option(
+        0.0, Duration(maximum=_HOUR), "how long to serve on after SIGTERM, until routers have noticed"
+    )
     drain_timeout: float = option(30.0, Duration(above=True), "longest wait for requests under way")
+    drain_file: str | None = option(
+        None, Text("the path of a file", longest=4096), "readiness is 503 while this file exists", none="no file"
+    )
+    hook_timeout: float = option(
+        10.0, Duration(above=True, maximum=_HOUR), "longest a start, drain or stop hook may take"
+    )
+    startup_timeout: float = option(
+        30.0, Duration(above=True, maximum=_HOUR), "longest wait for one dependency at start"
+    )
+    startup_interval: float = option(1.0, Duration(above=True, maximum=_HOUR), "pause before it is asked again")
+    signals: bool = option(True, Flag(), "drain on SIGTERM")

@@ -80,8 +80,12 @@ class Resilience:
     @property
     def lifecycle(self) -> Lifecycle:
         """Where this process is between start and end."""
-        build = section("lifecycle").constructor
-        return cast("Lifecycle", self._once("lifecycle", lambda: build(self._config.lifecycle)))
+        return self._once("lifecycle", self._new_lifecycle)
+
+    def _new_lifecycle(self) -> Lifecycle:
+        lifecycle = cast("Lifecycle", section("lifecycle").constructor(self._config.lifecycle))
+        lifecycle.closes(self, name="toolkit")  # the first to be added is the last to run
+        return lifecycle
 
     @property
     def redis(self) -> RedisConnection | None:

@@ -1,0 +1,135 @@
+"""Where the process stands: the state machine behind a lock, and its events."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from resilience._fork import renew_after_fork
+from resilience.clock import Clock, monotonic
+from resilience.events import Emitter
+from resilience.lifecycle._machine import DRAINING, READY, STOPPED, Machine, Transition
+from resilience.lifecycle._options import LifecycleOptions
+from resilience.lifecycle._presence import Presence
+from resilience.lifecycle._signals import DESK
+from resilience.options import CLOCK, Instance, checked
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+__all__ = ("Standing",)
+
+_log = logging.getLogger("resilience")
+
+_LEAVING = frozenset({DRAINING, STOPPED})
+_EVENTS = {READY: "lifecycle.started", DRAINING: "lifecycle.draining", STOPPED: "lifecycle.stopped"}
+
+_OPTIONS = Instance(LifecycleOptions, expected="LifecycleOptions, or None")
+
+
+class Standing(Presence):
+    """One of `starting`, `ready`, `draining` and `stopped`, and who is told when that changes."""
+
+    def __init__(self, options: LifecycleOptions | None = None, *, clock: Clock = monotonic) -> None:
+        self.options: LifecycleOptions = (
+            LifecycleOptions() if options is None else checked(options, "options", _OPTIONS)
+        )
+        self.events = Emitter()
+        self._clock = checked(clock, "clock", CLOCK)
+        self._machine = Machine(clock())
+        self.is_draining = False
+        """Whether this process is on its way out: draining, or stopped already."""
+        self.is_inside = False
+        """Whether the main thread is in a `with lifecycle:` block."""
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Start counting afresh in a forked child: the parent's requests, hooks and loop are the parent's."""
+        super().after_fork()
+        self.loop: AbstractEventLoop | None = None
+        """The event loop this process serves in, where there is one: hooks may hold what is bound to it."""
+        self._goodbye: threading.Event | None = None
+        self._stopping: threading.Event | None = None
+
+    @property
+    def state(self) -> str:
+        """One of `starting`, `ready`, `draining`, `stopped`."""
+        return self._machine.state
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether this process should be sent requests. Looks for the drain file, where one is configured."""
+        return self._machine.state == READY and not self.is_set_aside
+
+    @property
+    def is_set_aside(self) -> bool:
+        """Whether the drain file exists at this moment."""
+        path = self.options.drain_file
+        return path is not None and os.path.exists(path)  # noqa: PTH110 - a Path costs three times what the stat does
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the stop hooks are running, or have run."""
+        return self._stopping is not None
+
+    def started(self) -> bool:
+        """Declare the start finished. Changes nothing once draining: a drain is never taken back."""
+        return self._become(READY)
+
+    def stopped(self) -> bool:
+        """Declare the end, without hooks. A start begins a new life: test clients run an application twice."""
+        DESK.forget(self)
+        self.loop = None
+        return self._become(STOPPED)
+
+    def _become(self, state: str) -> bool:
+        with self._lock:
+            now = self._clock()
+            change = self._machine.become(state, now)
+            self.is_draining = self._machine.state in _LEAVING
+            if change is not None:
+                self._record(change, now)
+                if change.before == STOPPED:
+                    self._stopping = self._goodbye = None
+        self.events.deliver()
+        return change is not None
+
+    def _record(self, change: Transition, now: float) -> None:
+        facts: dict[str, Any] = {"before": change.before, "lasted": change.lasted, "in_flight": self.in_flight}
+        self.events.record(_EVENTS[change.after], "lifecycle", now, **facts)
+
+    def signalled(self, name: str) -> None:
+        """Drain because of a signal. Called by the thread that watches for it, not by its handler."""
+        _log.info("%s: draining with %d requests under way", name, self.in_flight)
+        self.events.emit("lifecycle.signalled", "lifecycle", self._clock(), signal=name, in_flight=self.in_flight)
+        self.drain()
+
+    def drain(self) -> bool:
+        """Declare that no new requests are wanted."""
+        return self._become(DRAINING)
+
+    def begin(self, loop: AbstractEventLoop | None) -> None:
+        """Begin a life that is served in `loop`, or in threads alone."""
+        with self._lock:
+            self.loop = loop
+            if self.state == STOPPED:
+                self._stopping = self._goodbye = None
+
+    def claim_stop(self) -> threading.Event | None:
+        """Return what to set when the stop hooks have run; None for all but the first who asks."""
+        with self._lock:
+            if self._stopping is not None:
+                return None
+            self._stopping = threading.Event()
+            return self._stopping
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the stop hooks have run."""
+        return self._stopping is not None and self._stopping.is_set()
+
+    def __repr__(self) -> str:
+        return f"<Lifecycle {self.state}, {self.in_flight} in flight>"

@@ -1,0 +1,416 @@
+"""What is done at each turn of a process's life: needs, start, drain and stop hooks."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resilience.errors import ConfigurationError, StartupError
+from resilience.lifecycle import Lifecycle, LifecycleOptions
+from resilience.testing import RecordingListener
+
+QUICK = LifecycleOptions(hook_timeout=0.2, startup_timeout=0.3, startup_interval=0.01)
+
+
+def ran(lifecycle: Lifecycle, *, in_loop: bool) -> None:
+    """Live once, blocking or suspended."""
+
+    async def live() -> None:
+        await lifecycle.astart()
+        await lifecycle.astop()
+
+    if in_loop:
+        asyncio.run(live())
+    else:
+        lifecycle.start()
+        lifecycle.stop()
+
+
+both = pytest.mark.parametrize("in_loop", [False, True], ids=["blocking", "suspended"])
+
+
+@both
+def test_hooks_run_in_order_and_back(in_loop: bool) -> None:  # noqa: FBT001 - a table's column
+    """Start hooks run in the order added and stop hooks in reverse, plain ones and async ones alike."""
+    lifecycle, log = Lifecycle(), list[str]()
+
+    @lifecycle.on_start
+    def one() -> None:
+        log.append("start one")
+
+    @lifecycle.on_start(name="second")
+    async def two() -> None:
+        await asyncio.sleep(0)
+        log.append("start two")
+
+    lifecycle.on_stop(functools.partial(log.append, "stop one"))
+
+    async def three() -> None:
+        log.append("stop two")
+
+    lifecycle.on_stop(lambda: three())  # noqa: PLW0108 - a plain function that returns an awaitable
+    lifecycle.on_drain(lambda: log.append(f"drain {lifecycle.state}"))
+    ran(lifecycle, in_loop=in_loop)
+    assert log == ["start one", "start two", "drain draining", "stop two", "stop one"]
+    assert lifecycle.state == "stopped"
+
+
+@both
+def test_a_failing_or_hanging_hook_stops_no_other(in_loop: bool, caplog: pytest.LogCaptureFixture) -> None:  # noqa: FBT001 - as above
+    """A hook that raises, exits or hangs is reported by name, and the others run."""
+    lifecycle, log, heard = Lifecycle(QUICK), list[str](), RecordingListener()
+    lifecycle.events.subscribe(heard)
+    caplog.set_level(logging.CRITICAL, "resilience")
+    release = threading.Event()
+
+    def broken() -> None:
+        raise ValueError("no")
+
+    def leaving() -> None:
+        raise SystemExit(3)
+
+    async def hanging() -> None:
+        await asyncio.sleep(60)
+
+    for stage in (lifecycle.on_start, lifecycle.on_drain, lifecycle.on_stop):
+        for hook in (broken, leaving, hanging, lambda: release.wait(5)):
+            stage(hook, timeout=0.05, name=None if hook in {broken, leaving, hanging} else "stuck")
+        stage(lambda: log.append("ran"))
+    began = time.monotonic()
+    ran(lifecycle, in_loop=in_loop)
+    release.set()
+    assert log == ["ran"] * 3
+    assert time.monotonic() - began < 3
+    failures = [event.facts for event in heard.events if event.kind == "lifecycle.hook_failed"]
+    per_stage = ["broken", "leaving", "hanging", "stuck"]
+    assert [one["hook"] for one in failures if one["stage"] in {"start", "drain"}] == per_stage * 2
+    assert [one["hook"] for one in failures if one["stage"] == "stop"] == per_stage[::-1]
+    assert {one["reason"] for one in failures} == {"ValueError: no", "SystemExit: 3", "still running after 0.05 s"}
+
+
+async def test_an_async_hook_that_refuses_to_end_is_left_behind() -> None:
+    """A hook that swallows its cancellation costs its timeout and a moment, and no more."""
+    lifecycle = Lifecycle(QUICK)
+    released = asyncio.Event()
+
+    async def stubborn() -> None:
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+
+    lifecycle.on_stop(stubborn, timeout=0.02)
+    await asyncio.wait_for(lifecycle.astop(), 1)
+    released.set()
+    assert lifecycle.state == "stopped"
+
+
+@both
+def test_a_required_start_hook_ends_the_start(in_loop: bool) -> None:  # noqa: FBT001 - as above
+    """A start hook that is required and fails ends the start with an error that names it and its cause."""
+    lifecycle, later = Lifecycle(QUICK), list[int]()
+
+    @lifecycle.on_start(required=True)
+    def migrate() -> None:
+        raise ValueError("no table")
+
+    lifecycle.on_start(lambda: later.append(1))
+    with pytest.raises(StartupError, match="'migrate' failed: ValueError: no table") as caught:
+        ran(lifecycle, in_loop=in_loop)
+    assert (caught.value.step, type(caught.value.__cause__), later) == ("migrate", ValueError, [])
+    assert lifecycle.state == "starting"
+
+
+@both
+def test_the_start_waits_for_what_it_needs(in_loop: bool) -> None:  # noqa: FBT001 - as above
+    """A dependency is asked again until it is there, before any start hook runs, and the waiting is told."""
+    lifecycle, log, heard = Lifecycle(QUICK), list[str](), RecordingListener()
+    lifecycle.events.subscribe(heard)
+
+    @lifecycle.needs
+    def ledger() -> bool:
+        log.append("asked")
+        if len(log) == 1:
+            raise ConnectionError("refused")
+        return len(log) == 3
+
+    lifecycle.on_start(lambda: log.append("start"))
+    ran(lifecycle, in_loop=in_loop)
+    assert log == ["asked"] * 3 + ["start"]
+    told = [event.facts for event in heard.events if event.kind == "lifecycle.waiting"]
+    assert [(one["dependency"], one["reason"]) for one in told] == [
+        ("ledger", "ConnectionError: refused"),
+        ("ledger", "it returned False"),
+    ]
+
+
+@both
+@pytest.mark.parametrize("colour", ["plain", "async"])
+@pytest.mark.parametrize("behaviour", ["refuses", "hangs"])
+def test_a_missing_dependency_is_named(in_loop: bool, colour: str, behaviour: str) -> None:  # noqa: FBT001 - as above
+    """A start whose dependency never comes, or never answers, ends in time with an error that names it."""
+    lifecycle, release = Lifecycle(QUICK), threading.Event()
+
+    def plain() -> None:
+        if behaviour == "hangs":
+            release.wait(5)
+        raise ConnectionError("refused")
+
+    async def suspended() -> None:
+        if behaviour == "hangs":
+            await asyncio.sleep(5)
+        raise ConnectionError("refused")
+
+    lifecycle.needs(plain if colour == "plain" else suspended, name="ledger", timeout="50ms", interval="20ms")
+    began = time.monotonic()
+    with pytest.raises(StartupError, match="'ledger' is not there after") as caught:
+        ran(lifecycle, in_loop=in_loop)
+    release.set()
+    assert time.monotonic() - began < 1
+    assert caught.value.step == "ledger"
+    assert ("refused" if behaviour == "refuses" else "still running") in str(caught.value)
+
+
+@both
+def test_a_drain_ends_the_waiting(in_loop: bool) -> None:  # noqa: FBT001 - as above
+    """A process told to end while it waits for a dependency stops waiting at once, and says for what."""
+    lifecycle = Lifecycle()
+    lifecycle.needs(lambda: False, name="ledger", timeout=30, interval=30)
+    timer = threading.Timer(0.05, lifecycle.drain)
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(StartupError, match="told to stop while waiting for 'ledger'"):
+        ran(lifecycle, in_loop=in_loop)
+    assert time.monotonic() - began < 2
+    timer.join(5)
+
+
+async def test_waiting_for_something_now() -> None:
+    """`wait_for` and `await_for` wait at once, in any state, by the same rules."""
+    lifecycle = Lifecycle(QUICK)
+    lifecycle.wait_for(lambda: True)
+    await lifecycle.await_for(lambda: asyncio.sleep(0))
+    with pytest.raises(StartupError, match="'ledger'"):
+        lifecycle.wait_for(lambda: False, name="ledger", timeout=0.02)
+    with pytest.raises(StartupError, match="'ledger'"):
+        await lifecycle.await_for(lambda: False, name="ledger", timeout=0.02)
+
+
+def test_drain_hooks_block_nobody() -> None:
+    """`drain()` returns at once while its hooks run, once; `stop` waits for them."""
+    lifecycle, release, log = Lifecycle(), threading.Event(), list[str]()
+
+    @lifecycle.on_drain
+    def deregister() -> None:
+        release.wait(5)
+        log.append("deregistered")
+
+    lifecycle.on_stop(lambda: log.append("stopped"))
+    lifecycle.started()
+    assert (lifecycle.drain(), lifecycle.drain()) == (True, False)
+    assert not lifecycle.is_deregistered
+    stopping = threading.Thread(target=lifecycle.stop)
+    stopping.start()
+    release.set()
+    stopping.join(5)
+    assert log == ["deregistered", "stopped"]
+
+
+async def test_hooks_run_where_their_clients_live() -> None:
+    """An async drain hook runs in the loop the process serves in, even when a signal's thread starts the drain."""
+    lifecycle, loops = Lifecycle(), list[Any]()
+
+    async def deregister() -> None:
+        loops.append(asyncio.get_running_loop())
+
+    lifecycle.on_drain(deregister)
+    await lifecycle.astart()
+    await asyncio.to_thread(lifecycle.drain)
+    assert await lifecycle.await_deregistered()
+    assert loops == [asyncio.get_running_loop()]
+    await lifecycle.astop()
+
+
+@both
+def test_stop_runs_once(in_loop: bool) -> None:  # noqa: FBT001 - as above
+    """Of several who stop at once one runs the hooks and all return after it; a second life runs them again."""
+    lifecycle, log = Lifecycle(), list[int]()
+
+    @lifecycle.on_stop
+    def slow() -> None:
+        time.sleep(0.02)
+        log.append(1)
+
+    async def stop_thrice() -> None:
+        await asyncio.gather(*(lifecycle.astop() for _ in range(3)))
+
+    for life in (1, 2):
+        lifecycle.start()
+        if in_loop:
+            asyncio.run(stop_thrice())
+        else:
+            threads = [threading.Thread(target=lifecycle.stop) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(5)
+        assert len(log) == life
+        assert lifecycle.state == "stopped"
+
+
+async def test_a_cancelled_stop_is_a_stop() -> None:
+    """Cancelled at any await, `astop` leaves a process that is stopped, and nobody who waits for it for ever."""
+    lifecycle = Lifecycle()
+    lifecycle.on_stop(lambda: asyncio.sleep(60), timeout=60, name="slow")
+    stopping = asyncio.create_task(lifecycle.astop())
+    await asyncio.sleep(0.05)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    assert lifecycle.state == "stopped"
+    await asyncio.wait_for(lifecycle.astop(), 1)
+
+
+class Thing:
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def close(self) -> None:
+        self.log.append("close")
+
+    async def aclose(self) -> None:
+        self.log.append("aclose")
+
+
+@both
+def test_what_is_closed_last(in_loop: bool) -> None:  # noqa: FBT001 - as above
+    """What was given to `closes` first is closed last, by `aclose` in async code."""
+    lifecycle, log = Lifecycle(), list[str]()
+    thing = Thing(log)
+    assert lifecycle.closes(thing) is thing
+    lifecycle.on_stop(lambda: log.append("hook"))
+    ran(lifecycle, in_loop=in_loop)
+    assert log == ["hook", "aclose" if in_loop else "close"]
+
+
+def fail_inside(lifecycle: Lifecycle) -> None:
+    lifecycle.enter()
+    raise KeyError
+
+
+def test_a_block_is_a_life() -> None:
+    """`with lifecycle:` starts, waits for work under way, and stops; an error inside waits for nothing."""
+    lifecycle, log = Lifecycle(LifecycleOptions(signals=False)), list[str]()
+    lifecycle.on_stop(lambda: log.append(f"{lifecycle.in_flight} in flight"))
+    with lifecycle as same:
+        assert same is lifecycle
+        assert lifecycle.is_ready
+        lifecycle.enter()
+        threading.Timer(0.05, lifecycle.leave).start()
+    with pytest.raises(KeyError), lifecycle:
+        fail_inside(lifecycle)
+    assert log == ["0 in flight", "1 in flight"]
+    assert lifecycle.state == "stopped"
+
+
+async def test_an_async_block_is_a_life() -> None:
+    """`async with lifecycle:` does the same without blocking the loop, and stops where the start failed."""
+    lifecycle, log = Lifecycle(LifecycleOptions(signals=False)), list[str]()
+    lifecycle.on_stop(lambda: log.append("stop"))
+    async with lifecycle:
+        assert lifecycle.is_ready
+        lifecycle.enter()
+        asyncio.get_running_loop().call_later(0.05, lifecycle.leave)
+    assert lifecycle.in_flight == 0
+    lifecycle.needs(lambda: False, timeout=0.01, name="ledger")
+    with pytest.raises(StartupError):
+        async with lifecycle:
+            raise AssertionError("not reached")
+    assert log == ["stop", "stop"]
+
+
+async def test_waiting_for_the_drain() -> None:
+    """Who waits for a drain is woken by one, or told that there was none in time."""
+    lifecycle = Lifecycle()
+    assert not lifecycle.wait_draining(0)
+    assert not await lifecycle.await_draining("10ms")
+    threading.Timer(0.02, lifecycle.drain).start()
+    assert await lifecycle.await_draining()
+    assert lifecycle.wait_draining()
+
+
+async def test_drained() -> None:
+    """`wait_drained` flips readiness, waits for the delay and for work under way, and says whether all of it ended."""
+    lifecycle = Lifecycle(LifecycleOptions(drain_delay=0.05, drain_timeout=0.02))
+    lifecycle.started()
+    lifecycle.enter()
+    began = time.monotonic()
+    assert not await lifecycle.await_drained()
+    assert (lifecycle.state, time.monotonic() - began >= 0.05) == ("draining", True)
+    lifecycle.leave()
+    assert lifecycle.wait_drained("1s")
+
+
+def test_the_drain_file(tmp_path: Path) -> None:
+    """While the drain file exists this process should not be sent requests; its state does not change."""
+    path = tmp_path / "drain"
+    lifecycle = Lifecycle(LifecycleOptions(drain_file=str(path)))
+    lifecycle.started()
+    assert lifecycle.is_ready
+    path.touch()
+    assert (lifecycle.is_ready, lifecycle.is_set_aside, lifecycle.state) == (False, True, "ready")
+    path.unlink()
+    assert lifecycle.is_ready
+
+
+@pytest.mark.parametrize(
+    ("add", "named"),
+    [
+        (lambda life: life.on_start(3), "fn=3"),
+        (lambda life: life.on_stop(print, timeout=0), "timeout=0"),
+        (lambda life: life.on_drain(print, name=""), "name=''"),
+        (lambda life: life.needs(print, interval="never"), "interval='never'"),
+        (lambda life: life.wait_for(None), "check=None"),
+        (lambda _: LifecycleOptions(drain_delay=-1), "drain_delay=-1"),
+        (lambda _: LifecycleOptions(drain_file=""), "drain_file=''"),
+    ],
+)
+def test_refuses_what_is_wrong(add: Any, named: str) -> None:
+    """A hook or an option that cannot work is refused where it is given, by name."""
+    with pytest.raises(ConfigurationError, match=named):
+        add(Lifecycle())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_stops_for_itself() -> None:
+    """A child forked while the parent stops runs its own stop hooks, and waits for nobody."""
+    lifecycle, log, go_on, begun = Lifecycle(), list[str](), threading.Event(), threading.Event()
+
+    def hook() -> None:
+        log.append("ran")
+        begun.set()
+        go_on.wait(5)
+
+    lifecycle.on_stop(hook)
+    stopping = threading.Thread(target=lifecycle.stop)
+    stopping.start()
+    begun.wait(5)
+    child = os.fork()
+    if child == 0:
+        go_on.set()
+        lifecycle.stop()
+        os._exit(0 if log == ["ran", "ran"] else 1)
+    _, status = os.waitpid(child, 0)
+    go_on.set()
+    stopping.join(5)
+    assert os.waitstatus_to_exitcode(status) == 0
