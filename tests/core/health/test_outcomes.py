@@ -21,9 +21,9 @@ def test_a_run_that_was_given_up_says_so() -> None:
     """Whoever still waits for a run that was given up is told that, and nobody's verdict changes."""
     machine = Machine(timeout=1.0, cache=5.0)
     run = machine.begin(START)
-    assert not run.is_over
+    seen = [run.is_over]
     machine.give_up(run)
-    assert run.is_over
+    assert [*seen, run.is_over] == [False, True]
     expected = Outcome(ok=False, reason="given up before it answered", at=START + 2, seconds=2.0)
     assert machine.overdue(run, START + 2) == (expected, None)
     assert machine.was_ok is None
