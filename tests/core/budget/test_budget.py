@@ -77,7 +77,7 @@ def test_exhaustion_is_told_once_an_episode() -> None:
     assert own.kinds == asking.kinds == ["budget.exhausted"]
     facts = {"calls": 1, "retries": 1, "extras": 0, "shadow": False}
     assert (own.events[0].policy, own.events[0].severity, own.events[0].facts) == ("budget", "warning", facts)
-    clock.advance(10)
+    clock.advance(9)  # ten seconds since the last refusal
     assert not budget.spend_extra()
     assert own.kinds == ["budget.exhausted"] * 2
     assert budget.snapshot()["refused"] == 51

@@ -63,11 +63,12 @@ async def test_nobody_sleeps_without_waits_when_awaited() -> None:
 def test_waits_left_out_count_as_passed() -> None:
     """Timeout, deadline and tenacity's stops end a retry without waits where they would have ended it with them."""
     told: dict[str, Any] = {"attempts": None, "wait_initial": 1, "wait_jitter": 0, "backoff": "constant"}
-    for options in (
+    cases: list[dict[str, Any]] = [
         {"timeout": 4.5},
         {"stop": lambda state: state.seconds_since_start >= 4},
         {"stop": lambda state: state.idle_for >= 4},
-    ):
+    ]
+    for options in cases:
         slow, fast = ManualClock(), ManualClock()
         expected = attempts(Pipeline("p", Retry(**told, **options, clock=slow), sleeper=slow))
         with no_waits():
