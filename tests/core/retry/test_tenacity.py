@@ -34,7 +34,7 @@ WAITS: dict[str, Any] = {
     "incrementing": tenacity.wait_incrementing(1, 2, 6),
     "exponential": tenacity.wait_exponential(multiplier=0.5, max=4, min=1),
     "random exponential": tenacity.wait_random_exponential(multiplier=0.5, max=4),
-    "exponential jitter": tenacity.wait_exponential_jitter(multiplier=0.5, max=4, jitter=0.25),
+    "exponential jitter": tenacity.wait_exponential_jitter(max=4, jitter=0.25),
     "sum": tenacity.wait_fixed(1) + tenacity.wait_random(0, 2) + tenacity.wait_incrementing(0, 1),
     "builtin sum": sum([tenacity.wait_fixed(1), tenacity.wait_incrementing(0, 1)]),
     "chain": tenacity.wait_chain(tenacity.wait_fixed(1), tenacity.wait_fixed(2), tenacity.wait_fixed(5)),
@@ -312,7 +312,7 @@ def test_an_answer_that_has_to_be_awaited_is_no_yes() -> None:
         tenacity.retry_any(tenacity.retry_if_exception_type(), tenacity.asyncio.retry_if_result(_is_bad)),
         tenacity.retry_all(tenacity.retry_any(tenacity.asyncio.retry_if_result(_is_bad))),
         tenacity.retry_if_result(_is_bad),  # type: ignore[arg-type]  # wrong on purpose
-        tenacity.retry_if_exception_type() | always,  # type: ignore[operator]  # wrong on purpose
+        tenacity.retry_any(tenacity.retry_if_exception_type(), always),  # type: ignore[arg-type]  # wrong on purpose
     ],
 )
 def test_combinations_that_tenacity_gets_wrong_are_refused(strategy: Any) -> None:
