@@ -121,12 +121,13 @@ class Exchange:
         return piece
 
     def _piece(self) -> bytes:
-        if self._is_begun:
+        piece = self._next()
+        if self._is_begun:  # a first piece is sent however late it is: it may be all there is
             deadline = self._context.deadline
             if deadline is not None and deadline.expired:
                 raise DeadlineExceededError("the deadline passed before the answer was complete", policy="server")
-        self._is_begun = True  # a first piece is sent however late it is: it may be all there is
-        return self._next()
+        self._is_begun = True
+        return piece
 
     def _instead(self, error: Exception, headers: Headers) -> bytes:
         """Return another body for a stream that failed before its first piece."""
