@@ -1,12 +1,13 @@
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from resilience.breaker._epochs import Closed, HalfOpen, Open, Permit, Ramp, Timed, Trial, TrialRule
+from resilience.breaker._epochs import Closed, Epoch, HalfOpen, Open, Permit, Ramp, Running, Timed, Trial, TrialRule
 from resilience.breaker._machine import Machine, Plan, Refusal, Transition
 from resilience.breaker._open_time import OpenTime
 from resilience.breaker._rules import Judge, Limits
-from resilience.breaker._window import CallWindow, Counts, NoWindow
+from resilience.breaker._window import CallWindow, Counts, NoWindow, TimeWindow
 
 
 def plan(
@@ -352,60 +353,108 @@ def test_slow_call_while_ramping_opens_at_once() -> None:
 
 
 class BreakerModel(RuleBasedStateMachine):
-    """Any sequence of calls, outcomes, waits and manual changes keeps the machine's promises."""
+    """Any sequence of calls, outcomes, waits and manual changes keeps the machine's promises, whatever is set."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    @initialize(
+        permits=st.integers(1, 4),
+        losses=st.integers(1, 2),
+        slow_after=st.sampled_from([None, 4.0]),
+        ramp=st.sampled_from([0.0, 8.0]),
+        growth=st.sampled_from([1.0, 2.0]),
+    )
+    def begin(self, permits: int, losses: int, slow_after: float | None, ramp: float, growth: float) -> None:
+        losses = min(losses, permits)
+        self.permits, self.slow_after = permits, slow_after
+        wanted = permits - losses + 1
+        time = OpenTime(10.0, growth=growth, cap=40.0, jitter=0.1, decay=20.0)
+        full = plan(permits=permits, wanted=wanted, losses=losses, half_open_limit=30.0, ramp=ramp)
+        limits = Limits(2, None, None, None if slow_after is None else 0.5, 3)
+        self.machine = Machine(
+            lambda now: Judge(limits, TimeWindow(15.0, now)), full._replace(open_time=time, slow_after=slow_after)
+        )
         self.now = 0.0
-        self.machine = machine(limit=2, permits=2, wanted=2, half_open_limit=30.0)
         self.out: list[Permit] = []
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 6.0, 11.0]))
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
 
+    def _seen(self, change: Transition | None, before: Epoch) -> None:
+        """See that a change is told exactly when the epoch is another one, with the states of both."""
+        assert (change is not None) is (self.machine.epoch is not before)
+        if change is not None:
+            assert (change.before, change.after) == (before.state, self.machine.epoch.state)
+            assert change.counts.failures >= 0
+            assert max(change.counts.failures, change.counts.slow) <= max(change.counts.calls, change.counts.failures)
+
     @rule()
     def call(self) -> None:
-        permit, _ = self.machine.admit(self.now)
+        before = self.machine.epoch
+        permit, change = self.machine.admit(self.now)
+        self._seen(change, before)
         if isinstance(permit, Refusal):
             assert permit.retry_after > 0
             assert not isinstance(self.machine.epoch, Closed)
-        else:
-            self.out.append(permit)
+            return
+        timed = self.slow_after is not None
+        expected = {Closed: Timed if timed else Closed, Ramp: Timed if timed else Ramp, HalfOpen: Trial}
+        assert type(permit) is expected[type(self.machine.epoch)]
+        self.out.append(permit)
 
     @precondition(lambda self: self.out)
-    @rule(data=st.data(), how=st.sampled_from(["success", "failure", "abandon"]))
-    def settle(self, data: st.DataObject, how: str) -> None:
+    @rule(data=st.data(), how=st.sampled_from(["success", "failure", "abandon"]), floor=st.sampled_from([0.0, 25.0]))
+    def settle(self, data: st.DataObject, how: str, floor: float) -> None:
         permit = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
         before = self.machine.epoch
-        current = permit is before or (isinstance(permit, Trial) and permit.epoch is before)
+        is_current = permit is before or (isinstance(permit, Timed | Trial) and permit.epoch is before)
         if how == "abandon":
             self.machine.abandoned(permit)
             assert self.machine.epoch is before
-        elif how == "failure":
-            self.machine.failed(permit, self.now)
-            assert current or self.machine.epoch is before
-        elif isinstance(permit, Trial):
-            self.machine.succeeded(permit, self.now)
-            assert current or self.machine.epoch is before
+            return
+        if how == "failure":
+            change = self.machine.failed(permit, self.now, floor)
+        elif isinstance(permit, Timed | Trial):
+            change = self.machine.succeeded(permit, self.now)
         else:
             permit.succeeded()
+            return
+        assert is_current or change is None
+        self._seen(change, before)
+        if how == "failure" and isinstance(self.machine.epoch, Open) and change is not None:
+            assert self.machine.epoch.until >= self.now + floor
 
     @rule(how=st.sampled_from(["open", "half_open", "close"]))
     def by_hand(self, how: str) -> None:
+        before = self.machine.epoch
         if how == "open":
-            self.machine.open(self.now, "by hand")
+            change = self.machine.open(self.now, "by hand")
         else:
-            getattr(self.machine, how)("by hand", self.now)
+            change = getattr(self.machine, how)("by hand", self.now)
+        self._seen(change, before)
 
     @invariant()
     def trials_never_exceed_the_permits(self) -> None:
         epoch = self.machine.epoch
         if isinstance(epoch, HalfOpen):
             assert epoch.free >= 0
-            assert epoch.free + len(epoch.out) + epoch.successes == 2
-        if isinstance(epoch, Open):
-            assert epoch.until <= self.now + 10.0
+            assert len(epoch.out) <= self.permits
+            assert epoch.free + len(epoch.out) + epoch.successes + epoch.losses <= self.permits + epoch.rule.losses
+            assert epoch.losses < epoch.rule.losses
+            assert epoch.successes < epoch.rule.wanted
+
+    @invariant()
+    def open_time_is_bounded(self) -> None:
+        if isinstance(self.machine.epoch, Open):
+            assert self.machine.epoch.until <= self.now + 40.0
+        assert self.machine.openings >= 0
+
+    @invariant()
+    def calls_under_way_are_known(self) -> None:
+        running = getattr(self.machine.epoch, "running", None)
+        if isinstance(running, Running):
+            mine = sum(isinstance(permit, Timed) and permit.epoch is self.machine.epoch for permit in self.out)
+            assert len(running) <= mine
 
 
 TestBreakerModel = BreakerModel.TestCase
+TestBreakerModel.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
