@@ -6,6 +6,7 @@ waiting behind it. The threads are daemons: a hung dependency must not hold up t
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from resilience._fork import renew_after_fork
 __all__ = ("Executor", "Work")
 
 _IDLE_SECONDS = 10.0
+_log = logging.getLogger("resilience")
 
 
 class Work:
@@ -39,8 +41,9 @@ class Work:
         try:
             self.result = self._context.run(self._call)
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller, who gets it in its own thread
-            mine = error.__traceback__  # this frame refers to the work, and the work to the error: cut the cycle
-            self.error = error.with_traceback(None if mine is None else mine.tb_next)
+            # This frame refers to the work, and the work to the error: cut the cycle, and leave none in a local name.
+            error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+            self.error = error
 
     def finish(self) -> None:
         """Let the caller go on."""
@@ -48,7 +51,10 @@ class Work:
             callbacks, self._callbacks = self._callbacks or [], None
         self._finished.release()
         for callback in callbacks:
-            callback()
+            try:
+                callback()
+            except BaseException:  # noqa: BLE001 - users add some of them, and the thread has more calls to make
+                _log.exception("a callback failed that %r was to call at its end", self._call)
 
     def wait(self, seconds: float) -> bool:
         """Wait up to `seconds` for the end; return whether it came."""
@@ -74,7 +80,8 @@ class Executor:
 
     def after_fork(self) -> None:
         """Forget the parent's threads: none of them exists here."""
-        self._lock = threading.Lock()  # guards the two below
+        # Guards the two below. Re-entrant, as a finalizer may make a call in the very thread that holds it.
+        self._lock = threading.RLock()
         self._threads = 0
         self._idle: list[_Worker] = []
 
@@ -87,12 +94,14 @@ class Executor:
     def submit(self, work: Work) -> bool:
         """Start `work` at once, or return False when every thread is taken."""
         with self._lock:
-            if self._idle:
-                self._idle.pop().inbox.put(work)
-                return True
-            if self._threads >= self._max_threads:
-                return False
-            self._threads += 1
+            worker = self._idle.pop() if self._idle else None
+            if worker is None:
+                if self._threads >= self._max_threads:
+                    return False
+                self._threads += 1
+        if worker is not None:
+            worker.inbox.put(work)
+            return True
         try:
             _Worker(self, work).start()
         except BaseException:  # the system is out of threads
@@ -109,9 +118,10 @@ class Executor:
     def dismiss(self, worker: _Worker) -> bool:
         """Let an idle worker end, unless it has just been given work."""
         with self._lock:
-            if worker not in self._idle:
+            try:
+                self._idle.remove(worker)
+            except ValueError:
                 return False
-            self._idle.remove(worker)
             self._threads -= 1
             return True
 

@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, cast
 
 from resilience._engine._parts import blocks, by_key
 from resilience._engine._sync import Sleep, admission, held
-from resilience.policy import KeyedPolicy, Policy, PolicyBase, Replace
+from resilience.policy import BEGUN, KeyedPolicy, Policy, PolicyBase, Replace
 
 __all__ = ("compile_sync_generator",)
 
@@ -17,13 +17,17 @@ P = ParamSpec("P")
 class _Progress(Generator[Any, Any, Any]):
     """A generator that remembers whether it has handed over an item: after that, nothing can start it again."""
 
-    def __init__(self, generator: Generator[Any, Any, Any]) -> None:
+    _generator: Generator[Any, Any, Any]
+    started = False
+
+    def over(self, generator: Generator[Any, Any, Any]) -> _Progress:
+        """Return this, watching `generator`."""
         self._generator = generator
-        self.started = False
+        return self
 
     def send(self, value: Any) -> Any:
         item = self._generator.send(value)
-        self.started = True
+        self.started = item is not BEGUN
         return item
 
     def throw(self, *error: Any) -> Any:
@@ -68,9 +72,9 @@ def _guard_generator(
         permit = None if admit is None else admit()
         verdict: Any  # never `Pending`: `blocks` refused such policies
         while True:
-            progress = _Progress(inner(*args, **kwargs))
+            progress = _Progress()
             try:
-                result = yield from progress
+                result = yield from progress.over(inner(*args, **kwargs))  # which raises for arguments that do not fit
             except Exception as error:
                 verdict = on_failure(permit, error)
                 if verdict is None:

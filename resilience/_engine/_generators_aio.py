@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, cast
 from resilience._engine._aio import AwaitingSleep, admission, decided, held
 from resilience._engine._parts import Member, by_key
 from resilience.errors import ConfigurationError
-from resilience.policy import KeyedPolicy, Pending, Policy, PolicyBase, Replace, ScopedPolicy, Wait
+from resilience.policy import BEGUN, KeyedPolicy, Pending, Policy, PolicyBase, Replace, ScopedPolicy, Wait
 
 __all__ = ("compile_async_block", "compile_async_generator", "enter")
 
@@ -38,19 +38,20 @@ def _compose(
 class _Stream:
     """What `yield from` is to a generator, an item at a time: forwards send, throw and close to an async generator."""
 
-    __slots__ = ("_generator", "started")
+    __slots__ = ("generator", "started")
 
-    def __init__(self, generator: AsyncGenerator[Any, Any]) -> None:
-        self._generator = generator
+    generator: AsyncGenerator[Any, Any]
+
+    def __init__(self) -> None:
         self.started = False
 
     async def step(self, sent: Any, thrown: BaseException | None) -> Any:
-        item = await (self._generator.asend(sent) if thrown is None else self._generator.athrow(thrown))
-        self.started = True
+        item = await (self.generator.asend(sent) if thrown is None else self.generator.athrow(thrown))
+        self.started = item is not BEGUN
         return item
 
     async def close(self) -> None:
-        await self._generator.aclose()
+        await self.generator.aclose()
 
 
 def _guard_generator(
@@ -64,10 +65,11 @@ def _guard_generator(
         if type(permit) is Wait:
             permit = await held(policy, permit.permit, permit.after, sleep)
         while True:
-            stream = _Stream(inner(*args, **kwargs))
+            stream = _Stream()
             sent: Any = None
             thrown: BaseException | None = None
             try:
+                stream.generator = inner(*args, **kwargs)  # raises for arguments that do not fit
                 while True:
                     item = await stream.step(sent, thrown)
                     sent = thrown = None

@@ -457,6 +457,23 @@ async def test_async_generator_protocol_is_kept() -> None:
     assert log == ["a admit", "a abandon"]
 
 
+async def test_generator_called_wrongly_settles_its_permit() -> None:
+    """Arguments that do not fit a generator function are a failure of the call like any other (L2)."""
+    log: list[str] = []
+    wrong: Any = Pipeline("p", Spy("a", log))(items)
+    with pytest.raises(TypeError):
+        next(wrong())
+    assert log == ["a admit", "a failure"]
+
+    async def one(last: int) -> AsyncGenerator[int, None]:
+        yield last
+
+    wrong = Pipeline("p", Spy("a", log))(one)
+    with pytest.raises(TypeError):
+        await anext(wrong())
+    assert log[2:] == ["a admit", "a failure"]
+
+
 async def test_waiting_policies_guard_generators() -> None:
     """Admission that waits works for both kinds of generators."""
     log: list[str] = []
