@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
 __all__ = (
+    "BEGUN",
     "Again",
     "AroundPolicy",
     "Decision",
@@ -39,6 +40,23 @@ __all__ = (
 P = ParamSpec("P")
 R = TypeVar("R")
 _NAME = Text("a name", longest=100)
+
+
+@final
+class _Begun:
+    """Its one instance is `BEGUN`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "BEGUN"
+
+
+BEGUN = _Begun()
+"""What a guarded generator may yield ahead of its first item: it is under way, and may still be started again.
+
+A retry starts a generator anew only before an item is out. This is none; whoever iterates passes over it.
+"""
 
 
 class Again:

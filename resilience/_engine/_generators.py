@@ -27,7 +27,8 @@ class _Progress(Generator[Any, Any, Any]):
 
     def send(self, value: Any) -> Any:
         item = self._generator.send(value)
-        self.started = item is not BEGUN
+        if item is not BEGUN:
+            self.started = True
         return item
 
     def throw(self, *error: Any) -> Any:

@@ -47,7 +47,8 @@ class _Stream:
 
     async def step(self, sent: Any, thrown: BaseException | None) -> Any:
         item = await (self.generator.asend(sent) if thrown is None else self.generator.athrow(thrown))
-        self.started = item is not BEGUN
+        if item is not BEGUN:
+            self.started = True
         return item
 
     async def close(self) -> None:

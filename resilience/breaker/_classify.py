@@ -10,7 +10,7 @@ from typing import Any
 from resilience.errors import ConfigurationError, DeadlineExceededError, Problem, RejectedError
 from resilience.options import LONGEST, is_plain_callable
 
-__all__ = ("Matcher", "checked_predicate", "is_refusal", "listed", "requested_delay")
+__all__ = ("Matcher", "checked_predicate", "is_answer", "is_refusal", "listed", "requested_delay")
 
 Condition = type[BaseException] | Callable[[Any], bool]
 
@@ -18,6 +18,11 @@ Condition = type[BaseException] | Callable[[Any], bool]
 def is_refusal(error: Exception) -> bool:
     """Whether the dependency was never called, so that the error says nothing about it (L4)."""
     return isinstance(error, RejectedError) or (isinstance(error, DeadlineExceededError) and error.is_before_call)
+
+
+def is_answer(error: BaseException) -> bool:
+    """Whether the dependency did its part and says, as `error.is_answer`, that the request is at fault."""
+    return getattr(error, "is_answer", False) is True
 
 
 class Matcher:

@@ -16,6 +16,7 @@ from resilience.breaker._classify import (
     Condition,
     Matcher,
     checked_predicate,
+    is_answer,
     is_refusal,
     listed,
     requested_delay,
@@ -238,7 +239,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
             return None
         if self.is_system_error(error):
             return False
-        return True if self._recorded.conditions and not self._excluded(error) else None
+        return True if (self._recorded.conditions or is_answer(error)) and not self._excluded(error) else None
 
     def _failed(self, permit: Permit, error: Exception, floor: float) -> None:
         change = self._count_failure(permit, floor)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 import pybreaker
 
 from resilience.breaker import _aio
-from resilience.breaker._classify import Matcher
+from resilience.breaker._classify import Matcher, is_answer
 from resilience.breaker._epochs import HalfOpen
 from resilience.breaker._hooks import Hooks, has_hooks, label
 from resilience.breaker._machine import Machine, Transition
@@ -124,7 +124,7 @@ class Surface(pybreaker.CircuitBreaker):
         """Whether `exception` counts as a failure of the dependency."""
         if self._excluded.conditions and self._excluded(exception):
             return False
-        return not self._recorded.conditions or self._recorded(exception)
+        return self._recorded(exception) if self._recorded.conditions else not is_answer(exception)
 
     def add_excluded_exception(self, exception: Any) -> None:
         """Never count `exception` (a class, or a predicate over the error) as a failure."""

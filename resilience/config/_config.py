@@ -97,6 +97,10 @@ class Config:
         found = ((policy.name, self._options(policy.pattern, name)) for policy in POLICIES)
         return {kind: options for kind, options in found if options is not None}
 
+    def has_pipeline(self, name: str) -> bool:
+        """Tell whether anything is configured for the pipeline itself, not only inherited."""
+        return fold(name) in instances(self._settled, "pipeline")
+
     def sources(self, name: str, kind: str) -> Mapping[str, str]:
         """Return where each option of one policy of the pipeline comes from; `kind` is a key of `pipeline(name)`."""
         known = _schema.section(f"pipeline.*.{kind}")

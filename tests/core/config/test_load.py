@@ -502,3 +502,12 @@ def test_a_proxy_that_is_no_network_stops_the_start() -> None:
         "10.0.0.0/8",
         "::1",
     )
+
+
+def test_a_pipeline_is_configured_by_its_own_settings_alone() -> None:
+    """`has_pipeline` is true for a name with settings of its own, however spelt, not for one that only inherits."""
+    config = load({"RESILIENCE_PIPELINE__SHOP_ORDERS__RETRY__ATTEMPTS": "4"})
+    assert config.has_pipeline("shop.Orders")
+    assert not config.has_pipeline("shop.Orders/Get")
+    assert not config.has_pipeline("default")
+    assert load({"RESILIENCE_PIPELINE__DEFAULT__RETRY__ATTEMPTS": "4"}).has_pipeline("default")
