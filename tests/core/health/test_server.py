@@ -1,0 +1,191 @@
+"""Probes on a port of their own: whoever has the port, and however processes come and go."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from resilience.errors import ConfigurationError
+from resilience.health import Health, HealthServer
+
+pytestmark = pytest.mark.servers
+
+
+def ask(port: int, path: str = "/livez", method: str = "GET", **headers: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request(method, path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def wait(condition: Callable[[], Any], limit: float = 10.0) -> None:
+    patience = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < patience
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def health() -> Health:
+    return Health()
+
+
+@pytest.fixture
+def server(health: Health) -> Iterator[HealthServer]:
+    with HealthServer(health, 0) as server:
+        yield server
+
+
+def test_answers(health: Health, server: HealthServer) -> None:
+    """It answers GET and HEAD of the probes as every adapter does, and nothing else."""
+    health.add("db", lambda: False)
+    assert ask(server.port) == (200, "ok")
+    assert ask(server.port, "/readyz")[0] == ask(server.port, "/readyz/db")[0] == 503
+    assert ask(server.port, "/readyz?exclude=db") == (200, "ok")
+    assert ask(server.port, "/livez", "HEAD") == (200, "")
+    assert ask(server.port, "/livez?verbose", Accept="application/json")[1].startswith('{"status": "ok"')
+    assert ask(server.port, "/")[0] == 404
+    assert ask(server.port, "/livez", "POST")[0] == 501
+
+
+def test_tells_nothing_about_itself(server: HealthServer) -> None:
+    """No answer names the software that gave it."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        connection.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        received = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert b"Python" not in received
+    assert b"\r\nserver:" not in received.lower()
+
+
+def test_silent_callers_keep_nobody_out(server: HealthServer) -> None:
+    """Callers who connect and say nothing, or nonsense, do not keep a probe from being answered."""
+    idle = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(8)]
+    idle[0].sendall(b"\x00\xff nonsense\r\n\r\n")
+    idle[1].close()
+    assert ask(server.port) == (200, "ok")
+    for connection in idle:
+        connection.close()
+
+
+def test_more_callers_than_it_takes(server: HealthServer) -> None:
+    """Beyond a fixed number of connections the next is closed at once: threads are bounded."""
+    idle = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(16)]
+    late = socket.create_connection(("127.0.0.1", server.port), timeout=5)
+    assert late.recv(1) == b""
+    for connection in (*idle, late):
+        connection.close()
+    wait(lambda: answers(server.port))
+
+
+def answers(port: int) -> bool:
+    try:
+        return ask(port)[0] == 200
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def test_hanging_check_holds_up_nobody_else(health: Health, server: HealthServer) -> None:
+    """While one probe waits for a check that hangs, another is answered."""
+    go_on = threading.Event()
+    health.add("stuck", lambda: go_on.wait(5), timeout="4s")
+    waiting = threading.Thread(target=ask, args=(server.port, "/readyz"))
+    waiting.start()
+    assert ask(server.port) == (200, "ok")
+    assert waiting.is_alive()
+    go_on.set()
+    waiting.join(5)
+
+
+def test_taken_port_is_taken_over(health: Health, server: HealthServer) -> None:
+    """Where the port is taken the process goes on without, and has it soon after it is free."""
+    with HealthServer(health, server.port) as second:
+        assert (server.is_listening, second.is_listening) == (True, False)
+        server.close()
+        server.close()
+        assert not server.is_listening
+        wait(lambda: second.is_listening)
+        assert ask(second.port) == (200, "ok")
+    wait(lambda: not answers(second.port))
+
+
+@pytest.mark.parametrize(
+    ("port", "host"),
+    [(-1, "127.0.0.1"), (70_000, "127.0.0.1"), ("x", "127.0.0.1"), (0, "192.0.2.1"), (0, "no.such.host.")],
+)
+def test_bad_addresses(health: Health, port: Any, host: str) -> None:
+    """An address nobody can listen on is told at once."""
+    with pytest.raises(ConfigurationError):
+        HealthServer(health, port, host)
+
+
+def test_ipv6(health: Health) -> None:
+    """An IPv6 address works where the machine has one."""
+    try:
+        server = HealthServer(health, 0, "::1")
+    except ConfigurationError:
+        pytest.skip("no IPv6 here")
+    with server, socket.create_connection(("::1", server.port), timeout=5) as connection:
+        connection.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.0 200")
+
+
+MASTER = """
+import os, signal, sys, time
+from resilience.health import Health, HealthOptions, HealthServer
+
+def tell_pid():
+    raise RuntimeError(f"pid-{os.getpid()} ")
+
+health = Health(HealthOptions(details=True))
+health.add("pid", tell_pid, groups=("live",), failure="warn")
+server = HealthServer(health, 0, serves=lambda: sys.argv[1] == "serving")
+print(server.port, flush=True)
+for _ in range(2):
+    pid = os.fork()
+    if not pid:
+        signal.pause()
+    print(pid, flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("state", ["starting", "serving"])
+def test_fork(state: str) -> None:
+    """A master hands the port to its workers, who inherit it from each other; a process that serves keeps it."""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", MASTER, state]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as master:
+        assert master.stdout is not None
+        port, *workers = (int(master.stdout.readline()) for _ in range(3))
+        try:
+            if state == "serving":
+                assert who_answers(port) == master.pid
+            else:
+                wait(lambda: who_answers(port) in workers)
+                first = who_answers(port)
+                os.kill(first, signal.SIGKILL)
+                workers.remove(first)
+                wait(lambda: who_answers(port) in workers)
+        finally:
+            for pid in workers:
+                os.kill(pid, signal.SIGKILL)
+            master.kill()
+
+
+def who_answers(port: int) -> int:
+    try:
+        return int(ask(port, "/livez?verbose")[1].split("pid-")[1].split()[0])
+    except (OSError, http.client.HTTPException, IndexError):
+        return 0
