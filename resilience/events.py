@@ -5,6 +5,7 @@ Names of kinds are `<policy kind>.<what happened>`: `breaker.opened`, `retry.sch
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
@@ -19,6 +20,8 @@ __all__ = ("LISTENER", "Emitter", "Event", "Listener")
 
 _log = logging.getLogger("resilience")
 _log.addHandler(logging.NullHandler())
+_MOST_PENDING = 1000
+"""Events that wait for a slow listener, and those one caller delivers before it leaves the rest to the next."""
 
 
 class Event:
@@ -49,20 +52,28 @@ class Emitter:
 
     `record` is cheap and safe under a lock; `deliver` is called after its release. One thread delivers at a time:
     whoever finds another one busy leaves its event to it, so a listener that re-enters cannot deadlock or reorder.
+
+    A listener that hangs, or answers each event with another one, holds up one caller for 1,000 events at most; what is
+    left then comes with the next event. Of more than 1,000 that wait the oldest are dropped: counted in `dropped`,
+    logged, and seen by listeners as a gap in `sequence`.
     """
 
-    __slots__ = ("__weakref__", "_delivering", "_lock", "_pending", "_sequence", "listeners")
+    __slots__ = ("__weakref__", "_delivering", "_lock", "_pending", "_sequence", "_unlogged", "dropped", "listeners")
 
     def __init__(self) -> None:
         self.listeners: tuple[Listener, ...] = ()
+        self.dropped = 0
+        """Events that were never delivered, because listeners were too slow."""
+        self._unlogged = ""  # the policy whose dropped events the log has not told of
         self._sequence = 0
         self.after_fork()
         renew_after_fork(self)
 
     def after_fork(self) -> None:
         """Start with fresh locks; what the parent had queued is the parent's to deliver."""
-        self._pending: deque[Event] = deque()
-        self._lock = threading.Lock()  # guards registration and numbering
+        self._pending: deque[Event] = deque(maxlen=_MOST_PENDING)
+        # Guards registration and numbering. Re-entrant, as a finalizer may emit in the very thread that holds it.
+        self._lock = threading.RLock()
         self._delivering = threading.Lock()
 
     def __bool__(self) -> bool:
@@ -74,28 +85,47 @@ class Emitter:
         checked(listener, "listener", LISTENER)
         with self._lock:
             self.listeners = (*self.listeners, listener)
-        return functools.partial(self.unsubscribe, listener)
+        return functools.partial(self._end, [listener])
+
+    def _end(self, subscription: list[Listener]) -> None:
+        """End one subscription, once: others of an equal listener go on."""
+        if subscription:
+            self.unsubscribe(subscription.pop())
 
     def unsubscribe(self, listener: Listener) -> None:
-        """Take `listener` away; nothing happens when it is not there."""
+        """End one subscription of `listener`; nothing happens when there is none."""
         with self._lock:
-            self.listeners = tuple(known for known in self.listeners if known != listener)
+            listeners = list(self.listeners)
+            with contextlib.suppress(ValueError):
+                listeners.remove(listener)
+            self.listeners = tuple(listeners)
 
     def record(self, kind: str, policy: str, at: float, severity: str = "info", **facts: Any) -> None:
         """Queue an event. Does nothing when nobody listens."""
         if not self.listeners:
             return
+        event = Event(kind, policy, severity, at, 0, facts)
         with self._lock:
             self._sequence += 1
-            self._pending.append(Event(kind, policy, severity, at, self._sequence, facts))
+            event.sequence = self._sequence
+            if len(self._pending) == _MOST_PENDING:
+                if self.dropped % _MOST_PENDING == 0:  # to log each one would be the same flood
+                    self._unlogged = policy
+                self.dropped += 1
+            self._pending.append(event)
 
     def deliver(self) -> None:
         """Hand every queued event to every listener."""
         # The outer test is repeated after the release: an event queued in between has an owner again.
         delivering = self._delivering  # the one to release, even where a listener forked and this is the child
-        while self._pending and delivering.acquire(blocking=False):
+        turn = _MOST_PENDING
+        if self._unlogged:
+            policy, self._unlogged = self._unlogged, ""
+            _log.warning("listeners of %r are too slow: %d events dropped so far", policy, self.dropped)
+        while self._pending and turn and delivering.acquire(blocking=False):
             try:
-                while self._pending:
+                while self._pending and turn:
+                    turn -= 1
                     self._tell(self._pending.popleft())
             finally:
                 delivering.release()

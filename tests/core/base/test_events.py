@@ -62,6 +62,78 @@ def test_unsubscribing_twice_is_harmless() -> None:
     assert (len(kept.events), len(gone.events)) == (1, 0)
 
 
+def test_equal_subscriptions_end_one_by_one() -> None:
+    """Who subscribes twice hears twice, and still once when one of the two has ended, however often it is ended."""
+    emitter, heard = Emitter(), RecordingListener()
+    ends = [emitter.subscribe(heard.events.append) for _ in range(2)]
+    ends[0]()
+    ends[0]()
+    emitter.emit("x", "p", 0.0)
+    assert len(heard.events) == 1
+    ends[1]()
+    assert not emitter
+
+
+def test_events_wait_for_a_slow_listener_in_bounded_number(caplog: pytest.LogCaptureFixture) -> None:
+    """While a listener hangs the newest 1,000 events wait; the older ones are dropped, counted and logged once."""
+    emitter, seen = Emitter(), RecordingListener()
+    hangs, release = threading.Event(), threading.Event()
+
+    def hang(event: Event) -> None:
+        if event.sequence == 1:
+            hangs.set()
+            release.wait(5)
+
+    emitter.subscribe(hang)
+    emitter.subscribe(seen)
+    thread = threading.Thread(target=emitter.emit, args=("x", "p", 0.0))
+    thread.start()
+    assert hangs.wait(5)
+    for _ in range(1100):
+        emitter.emit("x", "p", 0.0)
+    release.set()
+    thread.join()
+    emitter.emit("x", "p", 0.0)
+    assert [event.sequence for event in seen.events] == [1, *range(102, 1103)]
+    assert emitter.dropped == 100
+    assert caplog.text.count("listeners of 'p' are too slow") == 1
+
+
+def test_listener_that_answers_every_event_with_another_holds_nobody_up_for_ever() -> None:
+    """A caller delivers a bounded number of events, even where each one delivered brings another (L6)."""
+    emitter, seen = Emitter(), RecordingListener()
+    emitter.subscribe(seen)
+    emitter.subscribe(lambda event: emitter.emit("again", "p", event.at))
+    emitter.emit("first", "p", 0.0)
+    assert len(seen.events) == 1000
+    emitter.emit("next", "p", 0.0)
+    assert [event.sequence for event in seen.events] == list(range(1, 2001))
+
+
+def test_finalizer_may_emit_in_the_midst_of_a_record() -> None:
+    """An event emitted by code that the garbage collector runs while another is recorded deadlocks nobody."""
+    emitter, seen = Emitter(), RecordingListener()
+    emitter.subscribe(seen)
+
+    class Loose:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            emitter.emit("finalized", "p", 0.0)
+
+    threshold = gc.get_threshold()
+    try:
+        for step in range(1, 40):
+            gc.set_threshold(step)
+            Loose()
+            for _ in range(20):
+                emitter.emit("x", "p", 0.0)
+    finally:
+        gc.set_threshold(*threshold)
+    assert [event.sequence for event in seen.events] == list(range(1, len(seen.events) + 1))
+
+
 def test_listener_that_raises_is_logged_and_skipped(caplog: pytest.LogCaptureFixture) -> None:
     """One listener's failure is logged and does not keep the others from hearing (L6)."""
     emitter, seen = Emitter(), RecordingListener()
