@@ -3,9 +3,25 @@
 from resilience.health._check import Probe
 from resilience.health._health import Health
 from resilience.health._options import HealthOptions
+from resilience.health._ready_made import breaker_check, loop_lag_check, pool_check, threads_check
 from resilience.health._redis import redis_check
 from resilience.health._reply import Reply
 from resilience.health._report import Entry, Report
 from resilience.health._server import HealthServer
+from resilience.health._verdict import CheckFailedError
 
-__all__ = ("Entry", "Health", "HealthOptions", "HealthServer", "Probe", "Reply", "Report", "redis_check")
+__all__ = (
+    "CheckFailedError",
+    "Entry",
+    "Health",
+    "HealthOptions",
+    "HealthServer",
+    "Probe",
+    "Reply",
+    "Report",
+    "breaker_check",
+    "loop_lag_check",
+    "pool_check",
+    "redis_check",
+    "threads_check",
+)

@@ -19,7 +19,7 @@ from resilience.health._machine import Outcome, Run
 from resilience.health._sync import in_thread
 from resilience.health._verdict import reason_of, verdict_of
 
-__all__ = ("collect", "launch_here", "resolve")
+__all__ = ("collect", "launch_here", "launch_in", "resolve")
 
 
 def resolve(awaitable: Awaitable[Any]) -> Any:
@@ -68,6 +68,20 @@ def launch_here() -> Launch:
             _begin(check, run, check.probe, _Loop(loop))
         else:
             in_thread(check, run, functools.partial(_hand_over, _Loop(loop)))
+
+    return launch
+
+
+def launch_in(loop: asyncio.AbstractEventLoop) -> Launch:
+    """Return the same for a loop that another thread runs."""
+
+    def launch(check: Check, run: Run) -> None:
+        home = _Loop(loop)
+        if _is_coroutine_function(check.probe):
+            check.settle_in(home, run)
+            loop.call_soon_threadsafe(_begin, check, run, check.probe, home)  # RuntimeError where it was closed
+        else:
+            in_thread(check, run, functools.partial(_hand_over, home))
 
     return launch
 

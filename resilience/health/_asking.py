@@ -34,7 +34,14 @@ class Asking:
 def entry_of(check: Check, outcome: Outcome) -> Entry:
     """Return what a report says about one check."""
     status = "ok" if outcome.ok else "failed" if check.failure == "fail" else "warn"
-    return Entry(name=check.name, status=status, reason=outcome.reason, seconds=outcome.seconds, age=check.age(outcome))
+    return Entry(
+        name=check.name,
+        status=status,
+        reason=outcome.reason,
+        seconds=outcome.seconds,
+        age=check.age(outcome),
+        note="stale" if outcome.is_stale else outcome.note,
+    )
 
 
 def unknown_excludes(exclude: tuple[str, ...], names: set[str]) -> tuple[str, ...]:

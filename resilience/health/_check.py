@@ -47,11 +47,13 @@ class Check:
         options: HealthOptions,
         clock: Clock,
         events: Emitter,
+        every: float | None = None,
     ) -> None:
         self.name = name
         self.probe = probe
         self.groups = groups
         self.failure = failure
+        self.every = every
         self.worker = Worker(f"resilience-health-{name}")
         self._options = options
         self._clock = clock
@@ -62,7 +64,13 @@ class Check:
     def after_fork(self) -> None:
         """Know nothing: the parent's threads, loops and connections are not ours."""
         self._lock = threading.Lock()
-        self._machine = Machine(timeout=self._options.timeout, cache=self._options.cache)
+        self._machine = Machine(
+            timeout=self._options.timeout,
+            cache=self._options.cache,
+            every=self.every,
+            failure_threshold=self._options.failure_threshold,
+            success_threshold=self._options.success_threshold,
+        )
         self._waiting: set[Callable[[], None]] = set()
         self._home: Home | None = None
 
@@ -79,6 +87,26 @@ class Check:
         if begins and isinstance(found, Run):
             self._start(launch, found)
         return found
+
+    @property
+    def has_passed(self) -> bool:
+        """Whether it has ever passed in this process."""
+        return self._machine.has_passed
+
+    def due_in(self) -> float:
+        """Return the seconds until a background check is due; 0 or less: now."""
+        with self._lock:
+            return self._machine.due_in(self._clock())
+
+    def run_if_due(self, launch: Launch) -> None:
+        """Begin another round of a background check, unless one is under way."""
+        with self._lock:
+            now = self._clock()
+            orphans = self._bury(now)
+            run = self._machine.begin(now) if self._machine.due_in(now) <= 0 else None
+        self._tell("", orphans)
+        if run is not None:
+            self._start(launch, run)
 
     def _start(self, launch: Launch, run: Run) -> None:
         try:
@@ -152,7 +180,7 @@ class Check:
 
     def _record(self, change: Change | None) -> None:
         if change is not None:
-            ok, reason, at, seconds = change.outcome
+            ok, reason, at, seconds, *_ = change.outcome
             severity = "info" if ok else "error" if self.failure == "fail" else "warning"
             self._events.record(
                 "health.changed", self.name, at, severity, ok=ok, before=change.before, reason=reason, seconds=seconds
@@ -175,7 +203,10 @@ class Check:
 def _line(change: Change | None, outcome: Outcome | None = None) -> str:
     """Return what the log should say: every failed run, being stuck once, and the end of a failure."""
     if change is None:
-        return f"failed again: {outcome.reason}" if outcome is not None and not outcome.ok else ""
+        if outcome is None or not outcome.reason:
+            return ""
+        again = "failed" if outcome.ok else "not yet" if outcome.note else "failed again"
+        return f"{again}{', ' + outcome.note if outcome.note else ''}: {outcome.reason}"
     if not change.outcome.ok:
         return f"failed: {change.outcome.reason}"
     return "passes again" if change.before is False else ""

@@ -14,6 +14,7 @@ __all__ = ("ENDPOINTS", "Question", "Reply", "question_of", "reply_to")
 
 ENDPOINTS = {"livez": "live", "healthz": "live", "readyz": "ready", "startupz": "startup"}
 
+_ANY_GROUP = "healthz"
 _MOST_EXCLUDED = 50
 _LONGEST_QUERY = 4096
 _NO = frozenset({"0", "false", "no", "off"})
@@ -44,15 +45,23 @@ def question_of(
     query: str | bytes | Mapping[str, Sequence[str]],
     accept: str | None,
     names: Callable[[str], Collection[str]],
+    groups: Callable[[], Collection[str]] = tuple,
 ) -> Question | Reply:
-    """Return the question, or the 404 for a path that is no probe and no check of its group (`names`)."""
+    """Return the question, or the 404 for a path that is no probe and no check of its group (`names`).
+
+    `/healthz` answers for the group named by `?group=`, one of `groups`.
+    """
     endpoint, slash, check = path.strip("/").partition("/")
     group = ENDPOINTS.get(endpoint)
     if group is None:
         return _not_found("probe")
+    asked = _parameters(query)
+    if endpoint == _ANY_GROUP and asked.get("group"):
+        group = asked["group"][0]
+        if group not in groups():
+            return _not_found("group")
     if slash and check not in names(group):
         return _not_found("check")
-    asked = _parameters(query)
     plain, text = explicit_quality(accept, JSON_TYPE), explicit_quality(accept, "text/plain")
     return Question(
         endpoint=endpoint,

@@ -20,13 +20,15 @@ class Entry:
     reason: str = ""
     seconds: float = 0.0
     age: float = 0.0
+    note: str = ""
+    """`stale`, or how near the verdict is to turning: `1 of 3 failures`. Shown to everybody."""
     is_public: bool = False
     """Whether the reason is shown in any case."""
 
     def line(self, reason: str) -> str:
         """Return the line of the verbose text."""
         verdict = {"ok": "ok", "warn": f"warning: {reason}", "failed": f"failed: {reason}"}[self.status]
-        return f"{_MARKS[self.status]}{self.name} {verdict}"
+        return f"{_MARKS[self.status]}{self.name} {verdict}{f' ({self.note})' if self.note else ''}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +69,14 @@ class Report:
         }
 
     def _record(self, entry: Entry) -> dict[str, Any]:
-        record = {
+        record: dict[str, Any] = {
             "name": entry.name,
             "status": entry.status,
             "seconds": round(entry.seconds, 6),
             "age": round(entry.age, 3),
         }
+        if entry.note:
+            record["note"] = entry.note
         return record if entry.status == "ok" else record | {"reason": self._reason(entry)}
 
     def _reason(self, entry: Entry) -> str:

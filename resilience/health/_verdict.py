@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ("reason_of", "verdict_of")
+__all__ = ("CheckFailedError", "reason_of", "verdict_of")
 
 _LONGEST = 500
+
+
+class CheckFailedError(Exception):
+    """Something a check looked at is not well; the text is the reason, without the name of an error in front."""
 
 
 def verdict_of(result: Any) -> str:
@@ -18,6 +22,6 @@ def reason_of(error: BaseException) -> str:
     """Return an error in one line. Its own text may be what fails."""
     kind = type(error).__name__
     try:
-        return f"{kind}: {error}"[:_LONGEST]
+        return (str(error) if isinstance(error, CheckFailedError) else f"{kind}: {error}")[:_LONGEST] or kind
     except Exception:  # noqa: BLE001 - user code in __str__
         return kind

@@ -34,6 +34,9 @@ __all__ = ("Resilience",)
 
 T = TypeVar("T")
 
+_OPEN = frozenset({"redis", "health"})
+"""What holds something open: connections, background checks."""
+
 
 class Resilience:
     """Everything one service needs, each part built (and imported) the first time it is asked for.
@@ -252,7 +255,7 @@ class Resilience:
     def _closable(self) -> list[Closable]:
         """Return what holds something open, if it was ever built."""
         with self._lock:
-            return [thing for (kind, _), (thing, _) in self._built.items() if kind == "redis"]
+            return [thing for (kind, _), (thing, _) in self._built.items() if kind in _OPEN]
 
 
 def _checked_config(config: Any) -> Config:
