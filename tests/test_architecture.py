@@ -172,9 +172,12 @@ def test_core_knows_no_framework(path: Path) -> None:
         "starlette",
         "flask",
         "grpc",
+        "httpx",
+        "requests",
         "resilience_fastapi",
         "resilience_flask",
         "resilience_grpc",
+        "resilience_http",
     }
 
 

@@ -1,0 +1,141 @@
+"""The transport of `httpx.AsyncClient`: `_httpx.py` with `await` where the network is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from types import TracebackType
+
+import httpx
+
+from resilience import ErrorCatalog, Pipeline, Resilience, idempotent
+from resilience_http._exchange import Exchange
+from resilience_http._httpx_parts import AsyncBody, FailedResponse, TransportParts
+
+__all__ = ("AsyncResilienceTransport",)
+
+
+class AsyncResilienceTransport(httpx.AsyncBaseTransport):
+    """Guards every request of a `httpx.AsyncClient`, as `ResilienceTransport` does for a `httpx.Client`.
+
+    Takes the same arguments; `inner` is by default a `httpx.AsyncHTTPTransport`. Works on asyncio.
+    """
+
+    def __init__(
+        self,
+        inner: httpx.AsyncBaseTransport | None = None,
+        resilience: Resilience | None = None,
+        *,
+        pipeline: Pipeline | str | None = None,
+        sends_context: bool = True,
+        reads_bodies: bool = False,
+        raises_envelopes: bool = False,
+        catalog: ErrorCatalog | None = None,
+    ) -> None:
+        self._parts = TransportParts(
+            resilience,
+            pipeline,
+            sends_context=sends_context,
+            reads_bodies=reads_bodies,
+            raises_envelopes=raises_envelopes,
+            catalog=catalog,
+        )
+        self.inner = httpx.AsyncHTTPTransport() if inner is None else inner
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """What guards requests that may be repeated; others go through the same policies less those that repeat."""
+        return self._parts.guards.repeating
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request, through the policies, as often as they say."""
+        exchange = self._parts.exchange_for(request)
+        try:
+            answer = await self._guarded(exchange, request)
+        except BaseException:
+            await _close(exchange.ended(None))
+            raise
+        await _close(exchange.ended(answer))
+        return answer
+
+    async def _guarded(self, exchange: Exchange[httpx.Response], request: httpx.Request) -> httpx.Response:
+        parts, call = self._parts, _Call(self.inner, self._parts, exchange)
+        guards = parts.guards
+        answer: httpx.Response
+        try:
+            if exchange.repeats:
+                answer = await guards.repeating.acall(call.again, request)
+            else:
+                answer = await guards.once.acall(call.once, request)
+        except FailedResponse as failed:
+            answer = failed.response
+        if parts.may_hold_envelope(answer):
+            await _read(answer)
+            parts.raise_envelope(answer)
+        return answer
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self.inner.aclose()
+
+    async def __aenter__(self) -> AsyncResilienceTransport:  # noqa: PYI034 - as httpx's own transports
+        await self.inner.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        await self.inner.__aexit__(exc_type, exc_value, traceback)
+
+
+class _Call:
+    """One exchange, attempt by attempt."""
+
+    __slots__ = ("_exchange", "_inner", "_parts")
+
+    def __init__(
+        self, inner: httpx.AsyncBaseTransport, parts: TransportParts, exchange: Exchange[httpx.Response]
+    ) -> None:
+        self._inner, self._parts, self._exchange = inner, parts, exchange
+
+    async def once(self, request: httpx.Request) -> httpx.Response:
+        parts, exchange = self._parts, self._exchange
+        await _close(exchange.useless())
+        sent, times = parts.addressed(request)
+        try:
+            response = await self._inner.handle_async_request(sent)
+            is_read = parts.begins(exchange, response, times)
+            if not response.is_closed:  # as one of a mock is, which nobody will close
+                response.stream = AsyncBody(response.stream, request, times)
+            await _close(exchange.arrived(response))
+            if is_read:
+                await _read(response)
+        except httpx.TimeoutException as error:
+            if (late := parts.late(exchange, request, times)) is not None:
+                raise late from error
+            raise
+        return parts.judge(exchange, request, response)
+
+    @idempotent
+    async def again(self, request: httpx.Request) -> httpx.Response:
+        return await self.once(request)
+
+
+async def _read(response: httpx.Response) -> None:
+    """Read a body as it comes, leave it to be read again, and free its connection."""
+    stream = response.stream
+    assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - as httpx's client asserts
+    try:
+        raw = b"".join([part async for part in stream])
+    finally:
+        await stream.aclose()
+    response.stream = httpx.ByteStream(raw)
+
+
+async def _close(responses: Iterable[httpx.Response]) -> None:
+    for response in responses:
+        with contextlib.suppress(Exception):  # nobody is left to be told
+            await response.aclose()

@@ -1,0 +1,205 @@
+"""What both transports know of httpx: its errors, its requests, its bodies."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import httpx
+
+from resilience import DeadlineExceededError, ErrorCatalog, Pipeline, Resilience
+from resilience.envelope import read_envelope
+from resilience.outbound import Outbound, is_failure, may_repeat
+from resilience.timeout import Deadline
+from resilience_http._envelope import IS_ERROR
+from resilience_http._exchange import SMALL, Exchange, wait_asked_by
+from resilience_http._pipeline import Errors, Guards, pipeline_for
+from resilience_http._time import StepTimeouts, is_spent
+
+__all__ = ("AsyncBody", "Body", "FailedResponse", "LateError", "TransportParts")
+
+_ERRORS = Errors(
+    transient=(httpx.TransportError, httpx.HTTPStatusError),
+    permanent=(httpx.UnsupportedProtocol, httpx.LocalProtocolError),
+    ours=(httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.PoolTimeout),
+)
+_JSON = "json"
+_LARGEST_ENVELOPE = 1_048_576
+
+
+class FailedResponse(httpx.HTTPStatusError):
+    """An answer that policies are to judge as a failure. The client is given `response` itself."""
+
+    def __init__(self, request: httpx.Request, response: httpx.Response) -> None:
+        status = response.status_code
+        super().__init__(f"{request.url.host} answered {status}", request=request, response=response)
+        self.retry_after = wait_asked_by(response, status)
+
+
+class LateError(DeadlineExceededError, httpx.TimeoutException):
+    """The deadline in force, rather than a timeout of the client, left no time; for handlers of either kind."""
+
+    def __init__(
+        self, message: str, *, request: httpx.Request, seconds: float | None = None, retryable: bool = False
+    ) -> None:
+        DeadlineExceededError.__init__(self, message, policy="client", seconds=seconds)
+        self.request = request
+        self.retryable = retryable  # only where it was one attempt's time, and the caller has more of it
+
+
+class TransportParts:
+    """What a transport was told, and what it does to a request before it goes out."""
+
+    def __init__(
+        self,
+        resilience: Resilience | None,
+        pipeline: Pipeline | str | None,
+        *,
+        sends_context: bool,
+        reads_bodies: bool,
+        raises_envelopes: bool,
+        catalog: ErrorCatalog | None,
+    ) -> None:
+        self.toolkit = Resilience.from_env() if resilience is None else resilience
+        self.guards = Guards(pipeline_for(self.toolkit, pipeline, _ERRORS), _when_closed)
+        self._outbound = Outbound.of(self.toolkit)
+        self._margin = self._outbound.options.margin
+        self._sends_context = sends_context
+        self._reads_bodies = reads_bodies
+        self.raises_envelopes = raises_envelopes
+        self._catalog = catalog
+
+    def exchange_for(self, request: httpx.Request) -> Exchange[httpx.Response]:
+        """Begin an exchange; it may be repeated where that does no harm, and the body is there to be sent again."""
+        repeats = may_repeat(request.method, request.headers) and isinstance(request.stream, httpx.ByteStream)
+        return Exchange(repeats=repeats)
+
+    def addressed(self, request: httpx.Request) -> tuple[httpx.Request, StepTimeouts]:
+        """Return what to send: the request itself stays as it is, for redirects are made from it.
+
+        Headers that the caller has set win over ours.
+        """
+        try:
+            self._outbound.refuse_if_spent()
+            carried = self._outbound.headers() if self._sends_context else {}
+        except DeadlineExceededError as spent:
+            raise LateError(str(spent), request=request, seconds=0.0) from None
+        headers = request.headers.copy()
+        for name, text in carried.items():
+            headers.setdefault(name, text)
+        times = StepTimeouts(request.extensions.get("timeout", {}), Deadline.current(), self._margin)
+        extensions = {**request.extensions, "timeout": times}
+        return httpx.Request(
+            request.method, request.url, headers=headers, stream=request.stream, extensions=extensions
+        ), times
+
+    def begins(self, exchange: Exchange[httpx.Response], response: httpx.Response, times: StepTimeouts) -> bool:
+        """Take note that a head has come; says whether the body is to be read at once."""
+        times.deadline = exchange.deadline
+        return self._reads_bodies or (exchange.repeats and is_failure(response.status_code) and fits(response, SMALL))
+
+    def late(self, exchange: Exchange[httpx.Response], request: httpx.Request, times: StepTimeouts) -> LateError | None:
+        """Return the error to raise for a timeout of httpx, where it was a deadline that ended the step."""
+        if not times.is_spent:
+            return None
+        retryable = not is_spent(exchange.deadline, self._margin)
+        return LateError("the deadline passed before the answer", request=request, retryable=retryable)
+
+    def judge(
+        self, exchange: Exchange[httpx.Response], request: httpx.Request, response: httpx.Response
+    ) -> httpx.Response:
+        """Return a response that policies are to take for a success; raise one that is a failure."""
+        if not is_failure(response.status_code):
+            return response
+        exchange.failed(response)
+        raise FailedResponse(request, response)
+
+    def may_hold_envelope(self, response: httpx.Response) -> bool:
+        """Whether a response is an error to be raised as its envelope."""
+        return (
+            self.raises_envelopes
+            and response.status_code >= IS_ERROR
+            and _JSON in response.headers.get("Content-Type", "")
+            and fits(response, _LARGEST_ENVELOPE, unknown=True)
+        )
+
+    def raise_envelope(self, response: httpx.Response) -> None:
+        """Raise the error a response holds, if it holds one; its body is there in full, and is not touched."""
+        read = httpx.Response(response.status_code, headers=response.headers, stream=response.stream)
+        error = None
+        with contextlib.suppress(httpx.DecodingError):
+            error = read_envelope(response.status_code, read.read(), response.headers, catalog=self._catalog)
+        if error is not None:
+            raise error
+
+
+def fits(response: httpx.Response, most: int, *, unknown: bool = False) -> bool:
+    """Whether a body has no more than `most` bytes; `unknown` is the answer where it does not say."""
+    text = response.headers.get("Content-Length", "")
+    return int(text) <= most if text.isdecimal() else unknown
+
+
+def _when_closed(response: Any, settle: Callable[[], None]) -> bool:
+    body = getattr(response, "stream", None)
+    if not isinstance(body, Body | AsyncBody):
+        return False
+    body.settles.append(settle)
+    return True
+
+
+class _Held:
+    """What bodies of both colours share."""
+
+    def __init__(self, stream: Any, request: httpx.Request, times: StepTimeouts) -> None:
+        self.stream = stream
+        self.settles: list[Callable[[], None]] = []
+        self._request, self._times = request, times
+
+    def check(self) -> None:
+        """Raise once the caller has no time left: a trickle of bytes meets every read timeout."""
+        if self._times.is_spent:
+            raise LateError("the deadline passed before the answer was complete", request=self._request)
+
+    def settle(self) -> None:
+        """Give back what was held."""
+        while self.settles:
+            self.settles.pop()()
+
+
+class Body(_Held, httpx.SyncByteStream):
+    """The body of an answer, in a thread."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for part in self.stream:
+                self.check()
+                yield part
+        except httpx.TimeoutException:
+            self.check()
+            raise
+
+    def close(self) -> None:
+        try:
+            self.stream.close()
+        finally:
+            self.settle()
+
+
+class AsyncBody(_Held, httpx.AsyncByteStream):
+    """The body of an answer, in a task."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for part in self.stream:
+                self.check()
+                yield part
+        except httpx.TimeoutException:
+            self.check()
+            raise
+
+    async def aclose(self) -> None:
+        try:
+            await self.stream.aclose()
+        finally:
+            self.settle()

@@ -1,0 +1,216 @@
+"""The adapter of `requests.Session`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.models import PreparedRequest, Response
+from urllib3.util import Timeout as StepTimeout
+
+from resilience import DeadlineExceededError, ErrorCatalog, Pipeline, Resilience, idempotent
+from resilience.envelope import read_envelope
+from resilience.outbound import Outbound, is_failure, may_repeat
+from resilience.timeout import Deadline
+from resilience_http._envelope import IS_ERROR
+from resilience_http._exchange import SMALL, Exchange, wait_asked_by
+from resilience_http._pipeline import Errors, Guards, pipeline_for
+from resilience_http._time import LEAST, is_spent
+
+__all__ = ("ResilienceAdapter",)
+
+_ERRORS = Errors(
+    transient=(
+        requests.ConnectionError,
+        requests.Timeout,
+        requests.exceptions.ChunkedEncodingError,
+        requests.HTTPError,
+    ),
+    permanent=(requests.exceptions.SSLError,),
+    ours=(ValueError,),  # InvalidURL, InvalidHeader and their like
+)
+
+
+class FailedResponse(requests.HTTPError):
+    """An answer that policies are to judge as a failure. The session is given `response` itself."""
+
+    def __init__(self, request: PreparedRequest, response: Response) -> None:
+        super().__init__(f"{request.url} answered {response.status_code}", request=request, response=response)
+        self.answer = response
+        self.retry_after = wait_asked_by(response, response.status_code)
+
+
+class LateError(DeadlineExceededError, requests.Timeout):
+    """The deadline in force, rather than a timeout of the session, left no time; for handlers of either kind."""
+
+    def __init__(
+        self, message: str, *, request: PreparedRequest, seconds: float | None = None, retryable: bool = False
+    ) -> None:
+        requests.Timeout.__init__(self, message, request=request)
+        self.policy, self.seconds, self.running = "client", seconds, None
+        self.retryable = retryable  # only where it was one attempt's time, and the caller has more of it
+
+
+class ResilienceAdapter(HTTPAdapter):
+    """Guards every request of a `requests.Session`: `session.mount("https://", ResilienceAdapter())`.
+
+    Arguments are those of `ResilienceTransport`, and of `requests.adapters.HTTPAdapter` by name. Unless `stream=True`,
+    a body is read within the guarded call, so one that breaks off is a failure too; a stream holds its place in a
+    bulkhead until it is read or closed.
+
+    Raises `RejectedError` where a policy refuses, and an error that is both a `DeadlineExceededError` and a
+    `requests.Timeout` where the deadline in force leaves no time.
+    """
+
+    def __init__(
+        self,
+        resilience: Resilience | None = None,
+        *,
+        pipeline: Pipeline | str | None = None,
+        sends_context: bool = True,
+        raises_envelopes: bool = False,
+        catalog: ErrorCatalog | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        toolkit = Resilience.from_env() if resilience is None else resilience
+        self._guards = Guards(pipeline_for(toolkit, pipeline, _ERRORS), _when_closed)
+        self.toolkit = toolkit
+        self.outbound = Outbound.of(toolkit)
+        self._sends_context = sends_context
+        self._raises_envelopes = raises_envelopes
+        self._catalog = catalog
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """What guards requests that may be repeated; others go through the same policies less those that repeat."""
+        return self._guards.repeating
+
+    def send(
+        self,
+        request: PreparedRequest,
+        stream: bool = False,  # noqa: FBT001, FBT002 - requests' signature
+        timeout: Any = None,
+        verify: Any = True,  # noqa: FBT002 - requests' signature
+        cert: Any = None,
+        proxies: Any = None,
+    ) -> Response:
+        """Send a request, through the policies, as often as they say."""
+        repeats = may_repeat(request.method or "", request.headers) and isinstance(request.body, bytes | str | None)
+        exchange: Exchange[Response] = Exchange(repeats=repeats)
+        settings = {"stream": stream, "timeout": timeout, "verify": verify, "cert": cert, "proxies": proxies}
+        call = _Call(self, exchange, settings)
+        try:
+            answer = self._guarded(call, request, repeats=repeats)
+        except BaseException:
+            _close(exchange.ended(None))
+            raise
+        _close(exchange.ended(answer))
+        answer.request = request  # what is sent again (redirects, authentication) is made from it, not from our copy
+        return answer
+
+    def send_plain(self, request: PreparedRequest, settings: dict[str, Any]) -> Response:
+        """Send a request as it is."""
+        return super().send(request, **settings)
+
+    def addressed(self, request: PreparedRequest) -> PreparedRequest:
+        """Return what to send: a copy with what it carries. Headers that the caller has set win over ours."""
+        try:
+            self.outbound.refuse_if_spent()
+            carried = self.outbound.headers() if self._sends_context else {}
+        except DeadlineExceededError as spent:
+            raise LateError(str(spent), request=request, seconds=0.0) from None
+        sent = request.copy()
+        for name, text in carried.items():
+            sent.headers.setdefault(name, text)
+        return sent
+
+    def _guarded(self, call: _Call, request: PreparedRequest, *, repeats: bool) -> Response:
+        try:
+            if repeats:
+                answer = self._guards.repeating.call(call.again, request)
+            else:
+                answer = self._guards.once.call(call.once, request)
+        except FailedResponse as failed:
+            answer = failed.answer
+        if self._raises_envelopes and answer.status_code >= IS_ERROR:
+            error = read_envelope(answer.status_code, answer.content, answer.headers, catalog=self._catalog)
+            if error is not None:
+                raise error
+        return answer
+
+
+class _Call:
+    """One exchange, attempt by attempt."""
+
+    __slots__ = ("_adapter", "_exchange", "_settings")
+
+    def __init__(self, adapter: ResilienceAdapter, exchange: Exchange[Response], settings: dict[str, Any]) -> None:
+        self._adapter, self._exchange, self._settings = adapter, exchange, settings
+
+    def once(self, request: PreparedRequest) -> Response:
+        adapter, exchange = self._adapter, self._exchange
+        _close(exchange.useless())
+        sent = adapter.addressed(request)
+        timeout = within(self._settings["timeout"], adapter.outbound.timeout())
+        try:
+            answer = adapter.send_plain(sent, {**self._settings, "timeout": timeout})
+            _close(exchange.arrived(answer))
+            if not self._settings["stream"] or (is_failure(answer.status_code) and _is_small(answer)):
+                _ = answer.content  # read now, and kept
+        except (requests.Timeout, requests.ConnectionError) as error:
+            margin = adapter.outbound.options.margin
+            if not is_spent(Deadline.current(), margin):
+                raise
+            retryable = not is_spent(exchange.deadline, margin)
+            raise LateError("the deadline passed before the answer", request=request, retryable=retryable) from error
+        if not is_failure(answer.status_code):
+            return answer
+        exchange.failed(answer)
+        raise FailedResponse(request, answer)
+
+    @idempotent
+    def again(self, request: PreparedRequest) -> Response:
+        return self.once(request)
+
+
+def within(timeout: Any, left: float | None) -> Any:
+    """Return a timeout as requests takes it, that ends with what is left of the deadline."""
+    if left is None:
+        return timeout
+    left = max(LEAST, left)
+    if not isinstance(timeout, StepTimeout):
+        connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)
+        return StepTimeout(connect=connect, read=read, total=left)
+    total = left if timeout.total is None else min(left, cast("float", timeout.total))
+    return StepTimeout(connect=timeout.connect_timeout, read=timeout.read_timeout, total=total)
+
+
+def _is_small(answer: Response) -> bool:
+    text = answer.headers.get("Content-Length", "")
+    return text.isdecimal() and int(text) <= SMALL
+
+
+def _when_closed(answer: Any, settle: Callable[[], None]) -> bool:
+    """Have `settle` called when urllib3 gives the connection back: after the last byte, or when closed before."""
+    is_read = getattr(answer, "_content", False) is not False  # requests has no other word for it
+    if not isinstance(answer, Response) or answer.raw is None or is_read:
+        return False
+    give_back, settles = answer.raw.release_conn, [settle]
+
+    def release_conn() -> None:
+        give_back()
+        while settles:
+            settles.pop()()
+
+    answer.raw.release_conn = release_conn  # type: ignore[method-assign]  # the one moment both ways of ending share
+    return True
+
+
+def _close(answers: Iterable[Response]) -> None:
+    for answer in answers:
+        with contextlib.suppress(Exception):  # nobody is left to be told
+            answer.close()
