@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 from resilience._engine._parts import Member, by_key, decides, scored, stands_in
@@ -19,7 +21,7 @@ from resilience.policy import (
     Wait,
 )
 
-__all__ = ("AwaitingSleep", "admission", "compile_async", "decided", "held", "resume")
+__all__ = ("AwaitingSleep", "admission", "compile_async", "decided", "finish", "held", "resume")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,16 +65,34 @@ def _delivering(inner: AsyncCall[P, R]) -> AsyncCall[P, R]:
     return call
 
 
-def resume(fn: Callable[P, Any], first: Any = None) -> AsyncCall[P, Any]:
-    """Adapt a plain function that may return an awaitable: whatever it produced is what the caller awaits.
+_begun: ContextVar[tuple[Any, list[Any]] | None] = ContextVar("resilience_begun", default=None)
+"""Whose first attempt the blocking chain has made already, and what it returned, until that is taken."""
 
-    `first` stands in for the first attempt, where the blocking chain has already made it.
-    """
+
+def resume(fn: Callable[P, Any]) -> AsyncCall[P, Any]:
+    """Adapt a plain function that may return an awaitable: whatever it produced is what the caller awaits."""
 
     async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
-        nonlocal first
-        result, first = (fn(*args, **kwargs) if first is None else first), None
+        begun = _begun.get()
+        is_first = begun is not None and begun[0] is call and begun[1]
+        result = begun[1].pop() if begun is not None and is_first else fn(*args, **kwargs)
         return await result if hasattr(type(result), "__await__") else result
+
+    return call
+
+
+def finish(resumed: AsyncCall[..., Any], guarded: AsyncCall[P, Any], awaitable: Any) -> AsyncCall[P, Any]:
+    """Return `guarded`, a chain around `resumed`, for the call whose first attempt came to `awaitable`."""
+
+    async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+        before, first = _begun.get(), [awaitable]
+        _begun.set((resumed, first))
+        try:
+            return await guarded(*args, **kwargs)
+        finally:
+            _begun.set(before)
+            if first and inspect.iscoroutine(first[0]):
+                first[0].close()  # answered or refused without it, and a coroutine that is never awaited warns
 
     return call
 

@@ -184,10 +184,14 @@ class Chain:
         return cast("Callable[..., Any]", _generators_aio().compile_async_generator(policies, fn, self._sleeper.asleep))
 
     def _compile_sync(self, fn: Callable[P, R], *, is_one_function: bool = True) -> Callable[P, R]:
+        @functools.cache  # what shares results or calls has to be one and the same for all of them
+        def awaiting() -> tuple[Any, Any]:
+            resumed = _aio().resume(fn)
+            return resumed, self._compile_async(resumed, is_one_function=is_one_function)
+
         def defer(awaitable: Any) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
-            resume = _aio().resume
-            later = self._compile_async(resume(fn)) if is_one_function else None
-            return self._compile_async(resume(fn, awaitable), is_one_function=is_one_function), later
+            resumed, guarded = awaiting()
+            return _aio().finish(resumed, guarded, awaitable), guarded if is_one_function else None
 
         return _sync.compile_sync(self._for(is_one_function=is_one_function), fn, self._sleeper.sleep, defer)
 

@@ -150,19 +150,40 @@ class Keyed(Named):
         return f"<Keyed {self.name!r} {len(self)} keys, each like {self.template!r}>"
 
 
+class _SlotForAnyFunction:
+    """A slot whose policy looks at arguments too, and has to know that the first one is the function."""
+
+    __slots__ = ("_slot", "compiled")
+
+    def __init__(self, slot: KeySlot) -> None:
+        self._slot = slot
+        self.compiled = slot.compiled
+
+    @property
+    def policy(self) -> AnyPolicy:
+        return _for_any_function(self._slot.policy)
+
+
+def _for_any_function(policy: AnyPolicy) -> AnyPolicy:
+    adapt: Callable[[], AnyPolicy] = getattr(policy, "for_any_function", lambda: policy)
+    return adapt()
+
+
 class _ForAnyFunction:
     """The same policies, where the first argument of every call is the function that is called."""
 
     def __init__(self, keyed: Keyed) -> None:
         self._keyed = keyed
-        self.template = keyed.template
+        self._adapts = hasattr(keyed.template, "for_any_function")
+        self.template = _for_any_function(keyed.template)
 
     @property
     def name(self) -> str:
         return self._keyed.name
 
-    def slot(self, _function: Any, /, *args: Any, **kwargs: Any) -> KeySlot:
-        return self._keyed.slot(*args, **kwargs)
+    def slot(self, _function: Any, /, *args: Any, **kwargs: Any) -> KeySlot | _SlotForAnyFunction:
+        slot = self._keyed.slot(*args, **kwargs)
+        return _SlotForAnyFunction(slot) if self._adapts else slot
 
 
 def _is_busy(slot: KeySlot) -> bool:

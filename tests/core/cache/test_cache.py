@@ -94,13 +94,9 @@ async def test_what_is_awaited_is_kept_not_the_coroutine() -> None:
         return upstream.aget(*args)
 
     guarded: Callable[..., Any] = Pipeline("p", cache)(plain)
-    first = await guarded(1)
-    assert [await guarded(1), await guarded(1)] == [await guarded(1)] * 2
-    assert (first, upstream.calls) == (
-        1,
-        2,
-    )  # its kind is found out in the first call, which belongs to no function yet
-    assert await Pipeline("q", cache).call(plain, 2) == 3
+    assert [await guarded(1), await guarded(1), upstream.calls] == [1, 1, 1]
+    pipeline = Pipeline("q", cache)
+    assert [await pipeline.call(plain, 2), await pipeline.call(plain, 2), upstream.calls] == [2, 2, 2]
 
 
 async def test_functions_do_not_meet() -> None:

@@ -18,6 +18,7 @@ from resilience import (
     Pipeline,
     Replace,
     Retry,
+    SingleFlight,
     Timeout,
 )
 from resilience.policy import PolicyBase, Verdict, Wait
@@ -153,6 +154,26 @@ async def test_plain_function_returning_awaitable_is_retried() -> None:
         lambda: flaky()  # noqa: PLW0108 - a plain function is the point
     )
     assert await guarded() == 3
+
+
+async def test_concurrent_calls_of_a_plain_function_returning_awaitables_are_shared() -> None:
+    """Calls are one call for those who share them, though each was made, and found to be awaited, on its own."""
+    awaited = 0
+
+    async def real(number: int) -> int:
+        nonlocal awaited
+        awaited += 1
+        await asyncio.sleep(0)
+        return number
+
+    def plain(number: int) -> Any:
+        return real(number)
+
+    pipeline = Pipeline("p", SingleFlight())
+    assert await asyncio.gather(*[pipeline.call(plain, 1) for _ in range(3)]) == [1, 1, 1]
+    guarded = pipeline(plain)
+    assert await asyncio.gather(*[guarded(1) for _ in range(3)]) == [1, 1, 1]
+    assert awaited == 2
 
 
 async def test_wrap_async_never_runs_the_blocking_chain() -> None:

@@ -12,6 +12,7 @@ import pytest
 from resilience import (
     Bulkhead,
     BulkheadFullError,
+    Cache,
     CircuitBreaker,
     CircuitOpenError,
     ConfigurationError,
@@ -77,6 +78,23 @@ def test_pipeline_call_takes_the_key_from_the_function_and_its_arguments() -> No
     with pytest.raises(CircuitOpenError):
         pipeline.call(get, "bad.example")
     assert pipeline.call(get, "good.example") == "good.example"
+
+
+def test_policies_per_key_see_the_arguments_of_a_call_alone() -> None:
+    """A policy per key that looks at arguments is shown those of the call, however the call is made."""
+    seen: list[tuple[Any, ...]] = []
+
+    def stand_in(_error: Exception, *args: Any) -> str:
+        seen.append(args)
+        return "instead"
+
+    def fail(host: str) -> str:
+        raise DownError(host)
+
+    caches = Pipeline("c", Keyed(lambda _host: Cache(60, key=lambda host: host), by_host))
+    assert (caches.call(get, "a"), caches(get)("a")) == ("a", "a")
+    falling = Pipeline("f", Keyed(lambda _host: Fallback(function=stand_in, pass_call=True), by_host))
+    assert (falling.call(fail, "a"), falling(fail)("a"), seen) == ("instead", "instead", [("a",), ("a",)])
 
 
 async def test_generators_are_guarded_per_key() -> None:
