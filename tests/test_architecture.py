@@ -19,6 +19,7 @@ LEVELS = {
     "_fork": 0,
     "_keys": 0,
     "_names": 0,
+    "_notes": 0,
     "_redaction": 0,
     "errors": 0,
     "clock": 0,

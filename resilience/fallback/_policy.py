@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from resilience._matching import Errors, Kinds
+from resilience._notes import annotate
 from resilience._sharing import ForAnyFunction
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError
@@ -110,11 +110,11 @@ class Fallback(Named):
     def gave_up(self, ending: Ending) -> None:
         """Tell that no alternative did, on the error itself and to the listeners."""
         self.exhausted += 1
-        for alternative, failure in zip(self.alternatives, ending.failures, strict=True):
-            note = f"{self.name}: the alternative {alternative.label} failed too: {failure!r}"
-            if ending.error is not None:
-                with contextlib.suppress(Exception):  # one that takes no note is still the caller's error
-                    ending.error.add_note(note)
+        if ending.error is not None:
+            begins = f"{self.name}: the alternative "
+            tried = zip(self.alternatives, ending.failures, strict=True)
+            notes = [f"{begins}{alternative.label} failed too: {failure!r}" for alternative, failure in tried]
+            annotate(ending.error, begins, notes)
         self.events.emit("fallback.exhausted", self.name, self._clock(), "error", **ending.facts)
 
     def describe(self) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from resilience._executor import Executor
+from resilience._notes import annotate
 from resilience.budget import RetryBudget, as_budget
 from resilience.clock import Clock, monotonic
 from resilience.events import Emitter
@@ -185,7 +185,7 @@ class Hedge(Named):
         if best.error is None:
             return best.result
         if best.ending < Ending.SUBSTITUTED:
-            _annotate(best.error, f"{self.name}: {race.started} attempts, none acceptable", failures)
+            _annotate(best.error, self.name, race.started, failures)
         failures, error, best.error = [], best.error, None
         try:
             raise error
@@ -213,8 +213,8 @@ def _counts_for(budget: RetryBudget, policy: Any) -> bool:
     return getattr(policy, "kind", "") == "retry" and getattr(policy, "budget", None) is budget
 
 
-def _annotate(error: BaseException, heading: str, failures: list[Outcome]) -> None:
+def _annotate(error: BaseException, name: str, attempts: int, failures: list[Outcome]) -> None:
     others = "; ".join(f"attempt {each.attempt}: {each.error!r}" for each in failures if each.error is not error)
     if others:
-        with contextlib.suppress(Exception):  # what cannot take a note (a frozen dataclass) is still the caller's error
-            error.add_note(f"{heading}; {others}")
+        begins = f"{name}: no acceptable answer in "
+        annotate(error, begins, [f"{begins}{attempts} attempts; {others}"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+from resilience._notes import annotate as note
 from resilience.retry._machine import Attempts, Outcome
 
 __all__ = ("annotate", "short")
@@ -28,7 +29,4 @@ def annotate(error: Exception, name: str, attempts: Attempts, reason: str, elaps
     """Say on `error` what the retry called `name` tried, in place of what it said when it met this error before."""
     begins = f"{name}: gave up after "
     lines = [f"{begins}{attempts.number} attempts in {elapsed:.3f} s ({reason})", *attempts.told()]
-    with contextlib.suppress(Exception):  # what cannot take a note (a frozen dataclass) is still the caller's error
-        # Not getattr: urllib's HTTPError raises KeyError for an attribute it does not have (python/cpython#98778).
-        others = [note for note in vars(error).get("__notes__", ()) if not str(note).startswith(begins)]
-        error.__notes__ = [*others, "\n  ".join(lines)]
+    note(error, begins, ["\n  ".join(lines)])

@@ -124,6 +124,23 @@ async def test_the_original_stands_when_every_alternative_fails() -> None:
     assert await in_both_colours(lambda: Fallback(function=broken, on_result=lambda r: r == 1), lambda: 1) == 1
 
 
+def test_error_raised_again_and_again_does_not_grow() -> None:
+    """One error object that ends call after call carries the notes of the last of them alone."""
+    error = ValueError("shared")
+
+    def shared() -> None:
+        raise error
+
+    def broken(_: Any) -> str:
+        raise RuntimeError("also down")
+
+    guarded = Pipeline("p", Fallback(chain=[broken, broken]))(shared)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="shared"):
+            guarded()
+    assert len(error.__notes__) == 2
+
+
 async def test_an_alternative_may_translate_the_error() -> None:
     """An error raised `from` the call's own is an answer: the caller gets it, with the original as its cause."""
 

@@ -103,8 +103,20 @@ def test_results_that_will_not_do_and_errors() -> None:
     assert guarded(Upstream((None, 0), (None, OSError())).ask)() == 0
     with pytest.raises(OSError, match="two") as caught:
         guarded(Upstream((None, OSError("one")), (None, OSError("two"))).ask)()
-    assert caught.value.__notes__ == ["h: 2 attempts, none acceptable; attempt 1: OSError('one')"]
+    assert caught.value.__notes__ == ["h: no acceptable answer in 2 attempts; attempt 1: OSError('one')"]
     assert Pipeline("q", policy, Fallback("stand-in"))(Upstream((None, OSError())).ask)() == "stand-in"
+
+
+def test_error_raised_again_and_again_tells_of_the_last_call_alone() -> None:
+    """One error object that ends call after call has one note of ours, and keeps those of others."""
+    policy, _ = hedge(60)
+    error = OSError("shared")
+    error.add_note("h: mine")
+    for number in range(3):
+        with pytest.raises(OSError, match="shared"):
+            Pipeline("p", policy)(Upstream((None, KeyError(number)), (None, error)).ask)()
+    told = "h: no acceptable answer in 2 attempts; attempt 1: KeyError(2)"
+    assert error.__notes__ == ["h: mine", told]
 
 
 def test_caller_makes_the_call_where_no_thread_is_free() -> None:

@@ -175,7 +175,7 @@ def test_when_all_fail_the_last_error_tells_of_the_others() -> None:
         upstream = Upstream((0.1, OSError("one")), (0.1, OSError("two")), (0.1, OSError("three")))
         with pytest.raises(OSError, match="three") as caught:
             await Pipeline("p", policy)(upstream.ask)()
-        told = "h: 3 attempts, none acceptable; attempt 1: OSError('one'); attempt 2: OSError('two')"
+        told = "h: no acceptable answer in 3 attempts; attempt 1: OSError('one'); attempt 2: OSError('two')"
         assert caught.value.__notes__ == [told]
 
     play(story)
