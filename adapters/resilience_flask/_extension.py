@@ -70,6 +70,7 @@ class FlaskResilience:
         app.wsgi_app = layer  # type: ignore[method-assign]  # as Flask's documentation puts middleware in
         app.extensions[_NAME] = layer.resilience
         self._layers.add(layer)
+        layer.attend()
 
     def serve_health(self, port: int, host: str = "127.0.0.1", *, app: Flask | None = None) -> HealthServer:
         """Answer the probes on a port of their own as well, which no busy worker thread keeps from answering.
@@ -79,10 +80,8 @@ class FlaskResilience:
         where this object guards several. Raises `ConfigurationError` for an address nobody can listen on.
         """
         layer = self._layer_of(app)
-        toolkit = layer.resilience
-        return HealthServer(
-            toolkit.health, port, host, before=toolkit.lifecycle.started, serves=lambda: layer.is_acquainted
-        )
+        health = layer.resilience.health
+        return HealthServer(health, port, host, before=layer.begin, serves=lambda: layer.is_acquainted)
 
     def _layer_of(self, app: Flask | None) -> Layer:
         wrapped = [layer for layer in self._layers if app is None or layer.app is app]

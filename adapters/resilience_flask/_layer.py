@@ -61,7 +61,25 @@ class Layer:
         """Look at the finished application once, at its first request: until then routes may be added."""
         self.is_acquainted = True
         self._probes.find_routes(self.app)
-        self.resilience.lifecycle.started()
+        self.attend()
+        self.begin()
+
+    def attend(self) -> None:
+        """Have SIGTERM drain, and the end of the process stop, what is guarded here: servers tell WSGI of neither.
+
+        Only the main thread can arrange for the former, after the server has: where the application is made, as a rule;
+        in a worker that was forked with the application in it, at a first request that is served in the main thread.
+        """
+        lifecycle = self.resilience.lifecycle
+        if not self.app.testing:
+            lifecycle.install_signals()
+            lifecycle.stop_at_exit()
+
+    def begin(self) -> None:
+        """Be ready, where no start hook and no dependency says that it takes a `lifecycle.start()`."""
+        lifecycle = self.resilience.lifecycle
+        if not lifecycle.needed() and not lifecycle.steps("start"):
+            lifecycle.started()
 
     def _receive(self, environ: WSGIEnvironment) -> RequestContext:
         picked = {}

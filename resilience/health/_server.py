@@ -10,7 +10,6 @@ import socket
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-from weakref import WeakSet
 
 from resilience.errors import ConfigurationError, Problem
 from resilience.options import Text, Whole, checked
@@ -55,7 +54,6 @@ class HealthServer:
         self.port: int = checked(port, "port", _PORT)
         self.host: str = checked(host, "host", _HOST)
         self._health, self._before, self._serves = health, before, serves
-        self._is_closed = False
         self._renew()
         self._listener = self._bind()
         self._start()
@@ -72,7 +70,7 @@ class HealthServer:
 
     def close(self) -> None:
         """Give the port up. May be called twice."""
-        self._is_closed = True
+        _servers.discard(self)
         self._stop()
 
     def __enter__(self) -> HealthServer:  # noqa: PYI034 - never subclassed
@@ -89,7 +87,7 @@ class HealthServer:
         if listener is not None:
             listener.close()
         self._renew()
-        if not self._is_closed and not self._serves():
+        if not self._serves():
             with contextlib.suppress(ConfigurationError):  # said once, where the server was made
                 self._listener = self._bind()
             self._start()
@@ -163,7 +161,8 @@ class HealthServer:
             self._free.release()
 
 
-_servers: WeakSet[HealthServer] = WeakSet()
+_servers: set[HealthServer] = set()
+"""Those not closed. Held here, for a master that has handed its port over holds nothing else of the server."""
 
 
 def _hand_over() -> None:

@@ -20,12 +20,19 @@ class _Closing(Client):
         return super().open(*args, **{"buffered": True, **options})
 
 
+@pytest.fixture(autouse=True)
+def _no_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the signals of the test run alone."""
+    monkeypatch.setenv("RESILIENCE_LIFECYCLE__SIGNALS", "false")
+
+
 @pytest.fixture
 def toolkit() -> Callable[..., Resilience]:
     """Build a toolkit as if by environment."""
 
     def build(**settings: str) -> Resilience:
-        return Resilience.from_env({f"RESILIENCE_{name.upper()}": value for name, value in settings.items()})
+        quiet = {"lifecycle__signals": "false", **settings}
+        return Resilience.from_env({f"RESILIENCE_{name.upper()}": value for name, value in quiet.items()})
 
     return build
 

@@ -10,7 +10,6 @@ from flask import Blueprint, Flask, current_app
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from resilience import Resilience
 from resilience.errors import ConfigurationError
 from resilience.inbound import current_request
 from resilience_flask import FlaskResilience
@@ -96,11 +95,11 @@ def test_second_init_does_nothing(app: Flask, toolkit: Any, browse: Any) -> None
     assert len(answers[0].headers.getlist("X-Request-ID")) == 1
 
 
-def test_another_toolkit_is_refused(app: Flask) -> None:
+def test_another_toolkit_is_refused(app: Flask, toolkit: Any) -> None:
     """An application has one toolkit; giving it a second is a mistake that is told."""
-    FlaskResilience(app, Resilience())
+    FlaskResilience(app, toolkit())
     with pytest.raises(ConfigurationError, match="another Resilience"):
-        FlaskResilience(app, Resilience())
+        FlaskResilience(app, toolkit())
 
 
 def test_after_the_first_request(app: Flask, browse: Any) -> None:
@@ -200,6 +199,17 @@ def test_ids_of_callers(app: Flask, browse: Any) -> None:
     assert client.get("/", headers={"X-Request-ID": "abc.1"}).headers["X-Request-ID"] == "abc.1"
     assert client.get("/", headers={"X-Request-ID": "a b"}).headers["X-Request-ID"] != "a b"
     assert client.get("/own").headers.getlist("X-Request-ID") == ["mine"]
+
+
+def test_start_is_somebody_s_to_declare(app: Flask, browse: Any, toolkit: Any) -> None:
+    """The first request finds the application started, unless start hooks wait for `lifecycle.start()`."""
+    resilience, done = toolkit(), []
+    resilience.lifecycle.on_start(lambda: done.append("warm"))
+    FlaskResilience(app, resilience)
+    client = browse(app)
+    assert (client.get("/readyz").status_code, client.get("/startupz").status_code, done) == (503, 503, [])
+    resilience.lifecycle.start()
+    assert (client.get("/readyz").status_code, done) == (200, ["warm"])
 
 
 def test_without_a_layer(app: Flask) -> None:

@@ -11,7 +11,6 @@ import pytest
 from flask import Blueprint, Flask, request
 from flask.views import MethodView
 
-from resilience import Resilience
 from resilience.errors import ConfigurationError
 from resilience.inbound import current_request
 from resilience_flask import FlaskResilience, exempt, rate_limit
@@ -23,7 +22,7 @@ def statuses(client: Any, *paths: str, **options: Any) -> list[int]:
 
 @pytest.fixture
 def guarded(app: Flask) -> Flask:
-    FlaskResilience(app, Resilience())
+    FlaskResilience(app)
     return app
 
 
@@ -41,7 +40,7 @@ def test_view_is_limited(app: Flask, browse: Any, colour: str, *, installed: boo
 
     app.add_url_rule("/", "root", limited(in_loop) if colour == "async" else limited(plain))
     if installed:
-        FlaskResilience(app, Resilience())
+        FlaskResilience(app)
     answers = [browse(app, address).get("/") for address in ("203.0.113.9", "203.0.113.10") for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429] * 2
     assert answers[2].headers["Retry-After"] == "30"
@@ -242,7 +241,7 @@ def test_one_limit_in_two_applications(browse: Any) -> None:
     for name in ("one", "two"):
         app = Flask(name)
         app.add_url_rule("/", "root", limited)
-        FlaskResilience(app, Resilience())
+        FlaskResilience(app)
         assert statuses(browse(app), "/", "/") == [200, 429]
 
 
