@@ -185,8 +185,9 @@ def within(timeout: Any, left: float | None) -> Any:
     if not isinstance(timeout, StepTimeout):
         connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)
         return StepTimeout(connect=connect, read=read, total=left)
-    total = left if timeout.total is None else min(left, cast("float", timeout.total))
-    return StepTimeout(connect=timeout.connect_timeout, read=timeout.read_timeout, total=total)
+    capped = timeout.clone()
+    capped.total = left if timeout.total is None else min(left, cast("float", timeout.total))
+    return capped
 
 
 def _is_small(answer: Response) -> bool:

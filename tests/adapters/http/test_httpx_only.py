@@ -1,0 +1,226 @@
+"""What only httpx shows: streams, cancellation, hedges, connections left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Generator
+from typing import Any
+
+import httpx
+import pytest
+from http_upstreams import Upstream
+
+from resilience import (
+    Bulkhead,
+    BulkheadFullError,
+    CircuitBreaker,
+    DeadlineExceededError,
+    Hedge,
+    Pipeline,
+    Resilience,
+    Retry,
+    Timeout,
+)
+from resilience.inbound import RequestContext
+from resilience.policy import AroundPolicy, Policy
+from resilience.retry import no_waits
+from resilience.timeout import Deadline
+from resilience_http import AsyncResilienceTransport, ResilienceTransport, per_host
+
+
+def transport(
+    *policies: Policy | AroundPolicy | Any, connections: int = 10, **options: Any
+) -> AsyncResilienceTransport:
+    inner = httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=connections))
+    return AsyncResilienceTransport(inner, Resilience(), pipeline=Pipeline("p", *policies), **options)
+
+
+def busy_connections(client: httpx.AsyncClient | httpx.Client) -> int:
+    """Return how many connections of the pool are neither idle nor closed."""
+    guarded: Any = client._transport
+    pool = guarded.inner._pool  # httpx shows it nowhere else
+    return sum(not (connection.is_idle() or connection.is_closed()) for connection in pool.connections)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Bulkhead(1), lambda: per_host(lambda _host: Bulkhead(1))], ids=["one", "per host"]
+)
+async def test_stream_holds_its_place(upstream: Upstream, make: Callable[[], Any]) -> None:
+    """A streamed answer holds its place in a bulkhead until it is closed, read to the end or not."""
+    async with httpx.AsyncClient(transport=transport(make())) as client:
+        for is_read in (True, False):
+            async with client.stream("GET", upstream.url) as response:
+                with pytest.raises(BulkheadFullError):
+                    await client.get(upstream.url)
+                if is_read:
+                    await response.aread()
+                    assert (await client.get(upstream.url)).status_code == 200
+        assert (await client.get(upstream.url)).status_code == 200
+
+
+def test_blocking_stream_holds_its_place(upstream: Upstream) -> None:
+    """The same holds for a stream read in a thread."""
+    guarded = ResilienceTransport(resilience=Resilience(), pipeline=Pipeline("p", Bulkhead(1)))
+    with httpx.Client(transport=guarded) as client:
+        with client.stream("GET", upstream.url), pytest.raises(BulkheadFullError):
+            client.get(upstream.url)
+        assert client.get(upstream.url).status_code == 200
+
+
+async def test_stream_is_not_read_ahead(upstream: Upstream) -> None:
+    """A stream's first bytes are there before its last, and a Timeout of the attempt ends with the head."""
+    upstream.drips = 10
+    async with (
+        httpx.AsyncClient(transport=transport(Timeout(0.2))) as client,
+        client.stream("GET", upstream.url) as response,
+    ):
+        started = time.monotonic()
+        parts = response.aiter_raw()
+        assert await anext(parts)
+        assert time.monotonic() - started < 0.3
+        assert len(b"".join([part async for part in parts])) > 9
+        assert time.monotonic() - started > 0.4
+
+
+async def test_dripping_body_meets_the_deadline(upstream: Upstream) -> None:
+    """A body that keeps every read timeout, byte by byte, is broken off at the caller's deadline."""
+    upstream.drips = 100
+    context = RequestContext(deadline=Deadline.after(0.4))
+    async with httpx.AsyncClient(transport=transport()) as client:
+        with context, pytest.raises(DeadlineExceededError) as caught:
+            await client.get(upstream.url)
+        assert isinstance(caught.value, httpx.TimeoutException)
+        assert busy_connections(client) == 0
+
+
+async def test_consumed_bodies_are_not_sent_again(upstream: Upstream) -> None:
+    """A body that cannot be had twice makes the request one that is made once, in this colour too."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"a"
+        yield b"b"
+
+    upstream.answers(503)
+    async with httpx.AsyncClient(transport=transport(Retry(3))) as client:
+        assert (await client.put(upstream.url, content=body())).status_code == 503
+    assert [sent for _, _, sent in upstream.seen] == [b"ab"]
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.01, 0.05, 0.1, 0.15, 0.2])
+async def test_cancellation_leaves_nothing(upstream: Upstream, wait: float) -> None:
+    """Cancelled at any moment, a request gives back its place and its connection."""
+    upstream.drips = 2
+    upstream.delay = 0.05
+    upstream.answers(503, b"x" * 100_000)
+    bulkhead = Bulkhead(1)
+    async with httpx.AsyncClient(transport=transport(Retry(5, wait_initial=0.02), bulkhead, connections=1)) as client:
+        task = asyncio.create_task(client.get(upstream.url))
+        await asyncio.sleep(wait)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        assert bulkhead.is_idle
+        assert busy_connections(client) == 0
+        upstream.drips, upstream.delay = 0, 0.0
+        assert (await client.get(upstream.url)).status_code in {200, 503}
+
+
+async def test_waits_hold_no_connection(upstream: Upstream) -> None:
+    """While a retry waits, the failed answer's connection is free for others."""
+    upstream.answers(503, b"x" * 1000, retry_after="0.3")
+    async with httpx.AsyncClient(transport=transport(Retry(2), connections=1)) as client:
+        waiting = asyncio.create_task(client.get(upstream.url))
+        await asyncio.sleep(0.15)
+        assert len(upstream.seen) == 1
+        assert (await client.get(upstream.url)).status_code == 200
+        assert not waiting.done()
+        assert (await waiting).status_code == 200
+
+
+async def test_hedges_repeat_what_may_be(upstream: Upstream) -> None:
+    """A hedge makes a late idempotent request again, the loser leaves no connection behind; others are made once."""
+    upstream.delay = 0.3
+    async with httpx.AsyncClient(transport=transport(Hedge(0.05, budget=None))) as client:
+        assert (await client.get(upstream.url)).status_code == 200
+        assert len(upstream.seen) == 2
+        assert busy_connections(client) == 0
+        assert (await client.post(upstream.url)).status_code == 200
+        assert len(upstream.seen) == 3
+
+
+def test_late_answers_are_closed(upstream: Upstream) -> None:
+    """A thread that is past its timeout closes the answer it gets in the end: nobody else would."""
+    arrived = threading.Event()
+
+    class Late(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            request.extensions["timeout"].deadline = None  # as an inner transport would be that knows no timeouts
+            response = super().handle_request(request)
+            arrived.set()
+            return response
+
+    upstream.delay = 0.3
+    guarded = ResilienceTransport(Late(), Resilience(), pipeline=Pipeline("p", Timeout(0.1)))
+    with httpx.Client(transport=guarded) as client:
+        with pytest.raises(DeadlineExceededError):
+            client.get(upstream.url)
+        assert arrived.wait(5)
+        patience = time.monotonic() + 5
+        while busy_connections(client) and time.monotonic() < patience:
+            time.sleep(0.01)
+        assert busy_connections(client) == 0
+
+
+async def test_mocks_can_be_inside(upstream: Upstream) -> None:
+    """Transports that are no network (mocks, applications in process) are guarded like any other."""
+    statuses = iter([503, 200, 200])
+    mock = httpx.MockTransport(lambda _request: httpx.Response(next(statuses), json={"a": 1}))
+    bulkhead = Bulkhead(1)
+    guarded = AsyncResilienceTransport(mock, Resilience(), pipeline=Pipeline("p", Retry(2), bulkhead))
+    async with httpx.AsyncClient(transport=guarded, base_url="http://mock.example") as client:
+        with no_waits():
+            assert (await client.get("/")).json() == {"a": 1}
+        assert bulkhead.is_idle
+        in_process = AsyncResilienceTransport(httpx.ASGITransport(upstream), Resilience())
+        async with httpx.AsyncClient(transport=in_process, base_url="http://app.example") as other:
+            assert (await other.get("/")).status_code == 200
+
+
+def test_auth_flows_are_untouched(upstream: Upstream) -> None:
+    """An authentication that answers a challenge makes its requests as ever, each guarded by itself."""
+
+    class Answering(httpx.Auth):
+        def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+            response = yield request
+            assert response.status_code == 401
+            request.headers["Authorization"] = "token"
+            yield request
+
+    upstream.answers(401)
+    with httpx.Client(transport=ResilienceTransport(resilience=Resilience()), auth=Answering()) as client:
+        assert client.get(upstream.url).status_code == 200
+    assert [headers.get("authorization") for _, headers, _ in upstream.seen] == [None, "token"]
+
+
+def test_local_shortage_is_not_the_hosts_fault(upstream: Upstream) -> None:
+    """A pool of our own that has no connection left does not open the host's circuit."""
+    inner = httpx.HTTPTransport(limits=httpx.Limits(max_connections=1))
+    guarded = ResilienceTransport(inner, Resilience.from_env({"RESILIENCE_PIPELINE__HTTP__BREAKER__FAIL_MAX": "1"}))
+    with httpx.Client(transport=guarded, timeout=httpx.Timeout(5, pool=0.02)) as client:
+        with client.stream("GET", upstream.url), pytest.raises(httpx.PoolTimeout):
+            client.get(upstream.url)
+        assert client.get(upstream.url).status_code == 200
+
+
+async def test_both_colours_share_a_pipeline(upstream: Upstream) -> None:
+    """One pipeline may guard clients of both colours: what one learns the other knows."""
+    shared = Pipeline("p", CircuitBreaker(fail_max=1))
+    upstream.answers(500)
+    async with httpx.AsyncClient(transport=AsyncResilienceTransport(None, Resilience(), pipeline=shared)) as client:
+        assert (await client.get(upstream.url)).status_code == 500
+    blocking = ResilienceTransport(None, Resilience(), pipeline=shared)
+    with httpx.Client(transport=blocking) as client, pytest.raises(Exception, match="open"):
+        await asyncio.to_thread(client.get, upstream.url)
