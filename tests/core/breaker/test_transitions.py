@@ -398,6 +398,27 @@ def test_buckets_begin_at_their_edge() -> None:
     assert [bucket.tick for bucket in window._buckets] == [35]
 
 
+def test_every_edge_begins_another_bucket() -> None:
+    """However the division of times is rounded, at its edge a bucket is over."""
+    for seconds in (0.07, 0.3, 1.1, 10.0, 59.9):
+        window = TimeWindow(seconds, START / 3)
+        for _ in range(300):
+            edge = window.edge
+            window.advance(edge, 0)
+            assert window.edge > edge
+            assert len({bucket.tick for bucket in window._buckets}) == len(window._buckets)
+
+
+def test_a_late_failure_of_a_forgotten_call_is_one_of_this_moment() -> None:
+    """Where the window has moved on from the call that was slow, its failure counts as an outcome of now."""
+    model = machine(Limits(slow_rate=1.0, minimum=9), window=10.0, slow_after=2.0)
+    call = timed(model, START)
+    assert model.look(START + 3) is None
+    assert model.failed(call, START + 60) is None
+    assert model.counts(START + 60) == Counts(1, 1, 1)
+    assert model.counts(START + 69) == Counts(1, 1, 1)
+
+
 def test_no_failure_reaches_a_rate() -> None:
     """A rate is reached by failures; where there are none, even a share of nothing is not."""
     model = machine(Limits(slow_rate=0.5, failure_rate=1e-9, minimum=1), window=10, slow_after=2.0)
@@ -447,6 +468,11 @@ def test_running_calls_are_found_once() -> None:
     assert list(running.overdue(START + 3.5)) == [third]
     assert running.due == START + 5.5
     assert len(running) == 0
+
+
+def test_nothing_is_looked_for_before_it_can_be_slow() -> None:
+    """Until the first call of an epoch may have become slow nobody goes through those under way."""
+    assert Running(2.0, START).due == START + 2
 
 
 def test_an_open_epoch_knows_when_it_ends() -> None:

@@ -68,6 +68,14 @@ def test_a_default_that_is_wrong_beside_what_was_set_is_named_by_its_variable() 
     assert refused(PIPELINE__DEFAULT__HEDGE__SLIDING_WINDOW="50") == [f"PIPELINE__DEFAULT__{expected}"]
 
 
+def test_a_mistake_made_in_code_is_named_as_it_was_made() -> None:
+    """What was given as an argument, and for one pipeline, has the name it has there."""
+    with pytest.raises(ConfigurationError) as caught:
+        load({}, arguments={"pipeline": {"p": {"breaker": {"minimum_calls": 300}}}})
+    (problem,) = caught.value.problems
+    assert problem.option == "pipeline.p.breaker.minimum_calls"
+
+
 def test_one_mistake_does_not_hide_another() -> None:
     """Values that cannot be judged for one pipeline's mistake are judged for the next pipeline."""
     judged = "at most sliding_window (100), or a rate could never be judged"

@@ -1,6 +1,6 @@
 """Where the limits of an envelope's fields are."""
 
-from resilience.envelope._machine import is_code, seconds_known
+from resilience.envelope._machine import INTERNAL_MESSAGE, MEANINGS, Meaning, is_code, meaning_of, seconds_known
 
 
 def test_a_code_of_the_longest_length_is_one() -> None:
@@ -13,3 +13,11 @@ def test_waits_are_told_by_the_millisecond_from_none_to_a_year() -> None:
     """Both ends are waits; a fraction of a millisecond is rounded away."""
     assert [seconds_known(wait) for wait in (0, 1.23456, 31_536_000.0)] == [0.0, 1.235, 31_536_000.0]
     assert [seconds_known(wait) for wait in (-0.001, 31_536_000.5)] == [None, None]
+
+
+def test_a_status_nobody_registered_speaks_for_its_class() -> None:
+    """From 500 on it is the server's mistake and says nothing of it; below that it is the client's."""
+    assert 500 in MEANINGS
+    assert meaning_of(599) == Meaning("HTTP_599", "Server Error", INTERNAL_MESSAGE, "INTERNAL", "internal")
+    client = Meaning("HTTP_498", "Client Error", "The request is not valid.", "INVALID_ARGUMENT", "client")
+    assert meaning_of(498) == client
