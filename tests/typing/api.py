@@ -3,7 +3,9 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from typing import Any, assert_type
 
+import httpx
 import pybreaker
+import requests
 import tenacity
 
 from resilience import (
@@ -24,7 +26,15 @@ from resilience import (
     Timeout,
     TokenBucket,
 )
+from resilience.outbound import outbound_headers, refuse_if_spent
 from resilience.policy import AroundPolicy
+from resilience_http import (
+    AsyncResilienceTransport,
+    ResilienceAdapter,
+    ResilienceTransport,
+    per_host,
+    raise_for_envelope,
+)
 
 breaker = CircuitBreaker(failure_rate_threshold=0.5, sliding_window=100, minimum_calls=20, reset_timeout=30)
 payments = Pipeline(
@@ -109,3 +119,15 @@ def toolkit() -> None:
     assert_type(resilience.catalog, ErrorCatalog)
     assert_type(resilience.catalog.error("ORDERS_V001"), AppError)
     resilience.close()
+
+
+def outgoing() -> None:
+    httpx.Client(transport=ResilienceTransport(httpx.HTTPTransport(), Resilience(), pipeline="payments"))
+    httpx.AsyncClient(
+        transport=AsyncResilienceTransport(pipeline=Pipeline("p", per_host(lambda host: CircuitBreaker())))
+    )
+    requests.Session().mount("https://", ResilienceAdapter(raises_envelopes=True, pool_maxsize=5))
+    assert_type(raise_for_envelope(httpx.get("http://localhost")), httpx.Response)
+    assert_type(raise_for_envelope(requests.get("http://localhost", timeout=1)), requests.Response)
+    assert_type(outbound_headers(margin="20ms"), dict[str, str])
+    assert_type(refuse_if_spent(), float | None)
