@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from resilience.errors import DeadlineExceededError
@@ -25,12 +26,12 @@ _NOTHING = iter(())
 class Exchange:
     """What the server is given to send: adds our headers, and ends the request when the last of it is out.
 
-    Flask leaves its own contexts before a streamed body begins. Ours is entered again for every piece, and left again
-    at once, for nobody says which thread asks for the next one (L19). A stream's status waits for its first piece:
-    until then an error can still be answered.
+    Flask leaves its own contexts before a streamed body begins. What the request knows is kept as a snapshot in which
+    every piece is made, for nobody says which thread asks for the next one (L19). A stream's status waits for its first
+    piece: until then an error can still be answered.
     """
 
-    __slots__ = ("_body", "_context", "_environ", "_is_begun", "_layer", "_next", "_start", "_waiting")
+    __slots__ = ("_body", "_context", "_environ", "_is_begun", "_layer", "_next", "_run", "_start", "_waiting")
 
     def __init__(self, layer: Layer, context: RequestContext, environ: WSGIEnvironment, start: StartResponse) -> None:
         self._layer = layer
@@ -79,8 +80,9 @@ class Exchange:
         return self._start(status, headers)
 
     def carry(self, body: Iterable[bytes]) -> Iterable[bytes]:
-        """Return what the server is to send for `body`."""
+        """Return what the server is to send for `body`. Called inside the request's context, which is kept."""
         self._body = body
+        self._run = copy_context().run
         if self._is_file(body):
             if self._waiting is not None:
                 self._release()
@@ -105,23 +107,18 @@ class Exchange:
         return self
 
     def __next__(self) -> bytes:
-        with self._context:
-            try:
-                piece = self._piece()
-            except StopIteration:
-                if self._waiting is not None:
-                    self._release()
+        try:
+            piece = self._run(self._next)
+        except StopIteration:
+            if self._waiting is not None:
+                self._release()
+            raise
+        except Exception as error:
+            if self._waiting is None:
                 raise
-            except Exception as error:
-                if self._waiting is None:
-                    raise
-                piece = self._instead(error, self._waiting[1])
+            piece = self._run(self._instead, error, self._waiting[1])
         if self._waiting is not None:
             self._release()
-        return piece
-
-    def _piece(self) -> bytes:
-        piece = self._next()
         if self._is_begun:  # a first piece is sent however late it is: it may be all there is
             deadline = self._context.deadline
             if deadline is not None and deadline.expired:
@@ -144,8 +141,7 @@ class Exchange:
             close = getattr(body, "close", None)
             if close is not None:
                 inbound.answered(context)
-                with context:
-                    close()
+                self._run(close)
         finally:
             inbound.leave(context)
             context.source = None
