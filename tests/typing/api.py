@@ -7,6 +7,7 @@ import httpx
 import pybreaker
 import requests
 import tenacity
+from flask import Blueprint, Flask
 
 from resilience import (
     AppError,
@@ -26,8 +27,10 @@ from resilience import (
     Timeout,
     TokenBucket,
 )
+from resilience.health import HealthServer
 from resilience.outbound import outbound_headers, refuse_if_spent
 from resilience.policy import AroundPolicy
+from resilience_flask import FlaskResilience, exempt, health_blueprint, rate_limit
 from resilience_http import (
     AsyncResilienceTransport,
     ResilienceAdapter,
@@ -131,3 +134,19 @@ def outgoing() -> None:
     assert_type(raise_for_envelope(requests.get("http://localhost", timeout=1)), requests.Response)
     assert_type(outbound_headers(margin="20ms"), dict[str, str])
     assert_type(refuse_if_spent(), float | None)
+
+
+def flask_application() -> None:
+    app, admin = Flask("shop"), Blueprint("admin", __name__)
+    extension = FlaskResilience(key=lambda: "everybody")
+    extension.init_app(app)
+    assert_type(FlaskResilience(app, Resilience()).resilience, Resilience)
+    assert_type(extension.serve_health(0, host="0.0.0.0", app=app), HealthServer)  # noqa: S104 - as Kubernetes needs it
+    assert_type(rate_limit("5/minute", burst=10, key="user", cost=2, name="all")(admin), Blueprint)
+    assert_type(exempt(health_blueprint(Resilience(), url_prefix="/internal")), Blueprint)
+
+    @rate_limit(lambda: None, key=lambda: "key", cost=lambda: 2)
+    async def view(order: int) -> str:
+        return str(order)
+
+    assert_type(view(1), Coroutine[Any, Any, str])
