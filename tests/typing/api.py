@@ -149,4 +149,5 @@ def flask_application() -> None:
     async def view(order: int) -> str:
         return str(order)
 
-    assert_type(view(1), Coroutine[Any, Any, str])
+    keeps_its_signature: Callable[[int], Awaitable[str]] = view
+    assert keeps_its_signature
