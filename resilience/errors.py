@@ -212,7 +212,8 @@ class AppError(ResilienceError):
 
     `message` and `details` are public: they are sent to the client as they are. `code` follows
     `[A-Z][A-Z0-9_]*[A-Z0-9]`, at most 63 characters, so that it is a valid `google.rpc.ErrorInfo.reason` as well.
-    Prefer `ErrorCatalog.error(code)`, which fills in status and message from one place.
+    Prefer `ErrorCatalog.error(code)`, which fills in status and message from one place, and its `translations`.
+    `remote_request_id` is set on an error that came from another service: it names the request in that one's logs.
     """
 
     code = "INTERNAL"
@@ -229,6 +230,8 @@ class AppError(ResilienceError):
         retryable: bool = False,
         retry_after: float | None = None,
         headers: Mapping[str, str] | None = None,
+        translations: Mapping[str, str] | None = None,
+        remote_request_id: str = "",
     ) -> None:
         super().__init__(message or code)
         self.code = code
@@ -240,6 +243,8 @@ class AppError(ResilienceError):
         self.retryable = retryable
         self.retry_after = retry_after
         self.headers = dict(headers or {})
+        self.translations = dict(translations or {})
+        self.remote_request_id = remote_request_id
 
 
 class Problem:

@@ -33,9 +33,12 @@ def ids_of(scope: Scope) -> dict[str, str]:
 
 def respond(scope: Scope, envelope: Envelope, kept: Mapping[str, str] | None = None) -> Response:
     """Return the response for `envelope`; headers in `kept` stand as they are, whatever the envelope would say."""
-    context = context_of(scope)
-    options = _DEFAULTS if context is None or context.inbound is None else context.inbound.options
-    accept = ", ".join(Headers(scope=scope).getlist("accept"))
+    context, headers = context_of(scope), Headers(scope=scope)
+    options = _DEFAULTS
+    if context is not None and context.inbound is not None:
+        options = context.inbound.options
+        envelope = context.inbound.localized(envelope, ", ".join(headers.getlist("accept-language")))
+    accept = ", ".join(headers.getlist("accept"))
     body, content_type = envelope.render(
         problem=wants_problem(accept, options.errors == "problem"), type_base=options.problem_type_base
     )

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ("configure", "run")
 
+LOCK_FILE = "error-codes.lock.json"
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -28,12 +30,59 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="an ErrorCatalog of the service, or an object that has one as .catalog",
     )
 
+    lock = parser.add_mutually_exclusive_group()
+    lock.add_argument(
+        "--check",
+        nargs="?",
+        const=LOCK_FILE,
+        metavar="FILE",
+        help=f"fail when a code of the lock file (default: {LOCK_FILE}) is gone or means something else",
+    )
+    lock.add_argument("--lock", nargs="?", const=LOCK_FILE, metavar="FILE", help="write the lock file")
 
-def run(arguments: argparse.Namespace, _paint: Paint) -> Answer:
-    """Print the catalogue of the service, or the toolkit's own codes when none is named."""
+
+def run(arguments: argparse.Namespace, paint: Paint) -> Answer:
+    """Print the catalogue of the service (the toolkit's own codes when none is named), check it, or write its lock."""
     catalog = _own() if arguments.app is None else _catalog(arguments.app)
+    if arguments.check is not None:
+        return _checked(Path(arguments.check), catalog, paint)
+    if arguments.lock is not None:
+        return _locked(Path(arguments.lock), catalog)
     text = catalog.json() if arguments.json else catalog.markdown()
     return Answer(text if text.endswith("\n") else text + "\n")
+
+
+def _checked(path: Path, catalog: Any, paint: Paint) -> Answer:
+    from resilience.envelope import changes_since  # noqa: PLC0415 - other commands do not need it
+
+    try:
+        lock = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"--check {path}: {_reason(error)}; write it with --lock") from error
+    broken, added = changes_since(lock, catalog)
+    lines = [paint.bad("FAIL  ") + text for text in broken]
+    lines += [paint.dim(f"new   {code}") for code in added]
+    end = (
+        f"{len(broken)} promise{'s' * (len(broken) > 1)} broken"
+        if broken
+        else "no code is gone, and none means something else"
+    )
+    more = f"; {len(added)} not in {path} yet: run --lock" if added else ""
+    return Answer("\n".join([*lines, f"{end}{more}."]) + "\n", status=1 if broken else 0)
+
+
+def _locked(path: Path, catalog: Any) -> Answer:
+    from resilience.envelope import lock_of  # noqa: PLC0415 - as above
+
+    try:
+        path.write_text(lock_of(catalog), encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"--lock {path}: {_reason(error)}") from error
+    return Answer(f"{len(catalog)} codes written to {path}.\n")
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or "it is not text")
 
 
 def _own() -> Any:

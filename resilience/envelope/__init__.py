@@ -3,7 +3,15 @@
 from resilience.envelope._accept import explicit_quality, wants_problem
 from resilience.envelope._catalog import ErrorCatalog, ErrorDefinition
 from resilience.envelope._envelope import Envelope, envelope_of, http_envelope, validation_envelope
-from resilience.envelope._machine import grpc_status_for, http_status_for
+from resilience.envelope._lock import changes_since, lock_of
+from resilience.envelope._machine import (
+    category_for,
+    category_for_grpc,
+    grpc_status_for,
+    http_status_for,
+    is_retryable_grpc,
+    statuses_for,
+)
 from resilience.envelope._read import read_envelope
 from resilience.envelope._schema import ENVELOPE_SCHEMA, PROBLEM_SCHEMA
 from resilience.envelope._told import ANSWERS, told
@@ -18,12 +26,18 @@ __all__ = (
     "Envelope",
     "ErrorCatalog",
     "ErrorDefinition",
+    "category_for",
+    "category_for_grpc",
+    "changes_since",
     "envelope_of",
     "explicit_quality",
     "grpc_status_for",
     "http_envelope",
     "http_status_for",
+    "is_retryable_grpc",
+    "lock_of",
     "read_envelope",
+    "statuses_for",
     "told",
     "validation_envelope",
     "wants_problem",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from resilience.envelope._wire import JSON_TYPE, PROBLEM_TYPE
 
-__all__ = ("explicit_quality", "wants_problem")
+__all__ = ("explicit_quality", "ranges", "wants_problem")
 
 _LONGEST = 4096
 """Characters of the header that are looked at: it is the client's to choose."""
@@ -12,7 +12,7 @@ _LONGEST = 4096
 
 def explicit_quality(accept: str | None, media_type: str) -> float | None:
     """Return the weight, 0 to 1, `accept` gives to exactly `media_type`; None where only a wildcard may cover it."""
-    weights = [weight for name, weight in _ranges(accept or "") if name == media_type]
+    weights = [weight for name, weight in ranges(accept or "") if name == media_type]
     return max(weights) if weights else None
 
 
@@ -28,7 +28,8 @@ def wants_problem(accept_header: str | None, default: bool) -> bool:  # noqa: FB
     return problem > plain
 
 
-def _ranges(accept: str) -> list[tuple[str, float]]:
+def ranges(accept: str) -> list[tuple[str, float]]:
+    """Return what a header of the Accept family names, in lower case, each with its weight."""
     parsed = []
     for text in accept[:_LONGEST].split(","):
         name, *parameters = (part.strip().lower() for part in text.split(";"))

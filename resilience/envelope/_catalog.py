@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Any
 
 from resilience.envelope import _export
+from resilience.envelope._envelope import Envelope
+from resilience.envelope._languages import ENGLISH, is_language, tag_of
 from resilience.envelope._machine import (
     GRPC_TO_HTTP,
     category_for,
+    category_for_grpc,
     grpc_status_for,
+    http_status_for,
     is_code,
     is_error_status,
+    meaning_of,
+    statuses_for,
 )
 from resilience.envelope._reserved import RESERVED, Meant
 from resilience.errors import AppError, ConfigurationError, Problem
@@ -36,6 +43,8 @@ class ErrorDefinition:
     description: str = ""
     is_builtin: bool = False
     """Whether the code is the toolkit's own, and the same in every catalogue."""
+    translations: dict[str, str] = field(default_factory=dict, compare=False)
+    """The message in other languages, by tag; see `ErrorCatalog.translate`."""
 
     def __call__(
         self,
@@ -56,18 +65,21 @@ class ErrorDefinition:
             retryable=self.retryable,
             retry_after=retry_after,
             headers=headers,
+            translations=self.translations if message is None else None,
         )
 
 
 class ErrorCatalog:
     """The codes of one service; `domain` is its name in gRPC error details.
 
-    The toolkit's own codes are always in it and cannot be redefined. Raises `ConfigurationError` naming what is wrong
-    with a definition, at the line that makes it.
+    The toolkit's own codes are always in it and cannot be redefined. Its messages are in `language`, and in others as
+    far as they are translated. Raises `ConfigurationError` naming what is wrong with a definition, at the line that
+    makes it.
     """
 
-    def __init__(self, domain: str = "service") -> None:
+    def __init__(self, domain: str = "service", *, language: str = ENGLISH) -> None:
         self.domain = _checked_domain(domain)
+        self.language = _checked_language(language)
         self._known: dict[str, ErrorDefinition] = {meant.code: _builtin(meant) for meant in RESERVED}
 
     def define(
@@ -75,29 +87,64 @@ class ErrorCatalog:
         code: str,
         message: str,
         *,
-        http_status: int = 500,
+        http_status: int | None = None,
         grpc_status: str | None = None,
         category: str | None = None,
         retryable: bool = False,
         description: str = "",
+        translations: Mapping[str, str] | None = None,
     ) -> ErrorDefinition:
-        """Add `code` and return its definition. gRPC status and category follow from `http_status` unless given."""
+        """Add `code` and return its definition.
+
+        Any one of `http_status`, `grpc_status` and `category` is enough, and the first one given decides about the
+        others; with none of them it is a 500. `translations` are the message in other languages, by tag.
+        """
         problems = list(_wrong(code, message, http_status, grpc_status, category, retryable, description))
+        problems += _wrong_translations(translations or {})
         if problems:
             raise ConfigurationError(problems)
+        http, grpc, kind = _meant(http_status, grpc_status, category)
         definition = ErrorDefinition(
             code=code,
             message=message,
-            http_status=http_status,
-            grpc_status=grpc_status or grpc_status_for(http_status),
-            category=category or category_for(http_status),
+            http_status=http,
+            grpc_status=grpc,
+            category=kind,
             retryable=retryable,
             description=description,
+            translations={tag_of(language): text for language, text in (translations or {}).items()},
         )
         # One atomic step, so that of two threads defining the same code one is told.
         if (first := self._known.setdefault(code, definition)) is not definition:
             raise ConfigurationError([_taken(first)])
         return definition
+
+    def translate(self, language: str, messages: Mapping[str, str]) -> None:
+        """Add messages in another language, by code; the toolkit's own codes may be among them.
+
+        Clients get them by their `Accept-Language`, wherever the error has its catalogue's message. Raises
+        `ConfigurationError` for codes nobody defined.
+        """
+        _checked_language(language)
+        problems = [problem for text in messages.values() for problem in _wrong_translations({language: text})]
+        if problems:
+            raise ConfigurationError(problems)
+        for definition, text in [(self.get(code), text) for code, text in messages.items()]:
+            definition.translations[tag_of(language)] = text
+
+    def untranslated(self, language: str) -> tuple[str, ...]:
+        """Return the service's own codes that have no message in `language`."""
+        tag = tag_of(language)
+        return tuple(one.code for one in self if not one.is_builtin and tag not in one.translations)
+
+    def localized(self, envelope: Envelope, accept_language: str | None) -> Envelope:
+        """Return `envelope` in the language its client reads best; a message that is not the catalogue's stays."""
+        if not envelope.translations:
+            known = self._known.get(envelope.code)
+            if known is None or not known.translations or not _is_stock(envelope, known):
+                return envelope
+            envelope = replace(envelope, translations=known.translations)
+        return envelope.in_language(accept_language, self.language)
 
     def error(
         self,
@@ -140,10 +187,46 @@ class ErrorCatalog:
         return _export.as_json(self.domain, tuple(self))
 
 
+def _is_stock(envelope: Envelope, known: ErrorDefinition) -> bool:
+    """Whether nobody chose these words: they are the catalogue's, or what HTTP itself calls the status."""
+    message = envelope.message
+    if message in {known.message, meaning_of(envelope.http_status).title}:
+        return True
+    return any(status == envelope.http_status and status.phrase == message for status in HTTPStatus)
+
+
 def _checked_domain(domain: Any) -> str:
     if isinstance(domain, str) and 1 <= len(domain) <= _LONGEST_DOMAIN:
         return domain
     raise ConfigurationError([Problem("domain", domain, "a name of 1 to 253 characters")])
+
+
+def _checked_language(language: Any) -> str:
+    if is_language(language):
+        return tag_of(language)
+    raise ConfigurationError([_no_language("language", language)])
+
+
+def _no_language(option: str, value: object) -> Problem:
+    return Problem(option, value, "a language tag such as de or pt-BR")
+
+
+def _wrong_translations(translations: Mapping[Any, Any]) -> Iterator[Problem]:
+    for language, text in translations.items():
+        if not is_language(language):
+            yield _no_language("translations", language)
+        if not isinstance(text, str) or not text:
+            yield Problem(f"translations[{language}]", text, "the sentence clients see")
+
+
+def _meant(http_status: int | None, grpc_status: str | None, category: str | None) -> tuple[int, str, str]:
+    """Return all three, from the first one given."""
+    if http_status is not None:
+        return http_status, grpc_status or grpc_status_for(http_status), category or category_for(http_status)
+    if grpc_status is not None:
+        return http_status_for(grpc_status), grpc_status, category or category_for_grpc(grpc_status)
+    http, grpc = statuses_for(category or "internal")
+    return http, grpc, category or "internal"
 
 
 def _builtin(meant: Meant) -> ErrorDefinition:
@@ -157,7 +240,7 @@ def _wrong(
         yield Problem("code", code, "capitals, digits and _, such as ORDERS_V001; 2 to 63 characters")
     if not isinstance(message, str) or not message:
         yield Problem("message", message, "the sentence clients see")
-    if not is_error_status(http_status):
+    if http_status is not None and not is_error_status(http_status):
         yield Problem("http_status", http_status, "a whole number from 400 to 599")
     if grpc_status is not None and grpc_status not in GRPC_TO_HTTP:
         near = difflib.get_close_matches(str(grpc_status).upper(), GRPC_TO_HTTP, n=1)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
+from resilience.envelope._languages import ENGLISH, chosen
 from resilience.envelope._machine import (
     GRPC_TO_HTTP,
     INTERNAL,
     INTERNAL_MESSAGE,
     grpc_status_for,
+    is_code,
     is_error_status,
     meaning_of,
     seconds_known,
@@ -21,6 +24,8 @@ from resilience.envelope._wire import JSON_TYPE, PROBLEM_TYPE, encoded, retry_af
 from resilience.errors import AppError, ResilienceError
 
 __all__ = ("Envelope", "envelope_of", "http_envelope", "validation_envelope")
+
+_log = logging.getLogger("resilience")
 
 _TELLS_WHEN = frozenset({429, 503})
 _SERVER_SIDE = 500
@@ -42,6 +47,17 @@ class Envelope:
     http_status: int = 500
     grpc_status: str = "INTERNAL"
     headers: Mapping[str, str] = field(default_factory=dict)
+    translations: Mapping[str, str] = field(default_factory=dict)
+    """The message in other languages, by tag."""
+    language: str = ""
+    """The tag of the language `message` is in, once that was chosen for a client; else empty."""
+
+    def in_language(self, accept_language: str | None, default: str = ENGLISH) -> Envelope:
+        """Return this error in the language its client reads best; `default` is that of the message itself."""
+        if not self.translations:
+            return self
+        language = chosen(accept_language, self.translations, default)
+        return replace(self, message=self.translations.get(language, self.message), language=language)
 
     def body(self) -> dict[str, Any]:
         """Return the members of the default body, always all of them."""
@@ -81,6 +97,10 @@ class Envelope:
         headers = safe_headers(self.headers)
         if self.http_status in _TELLS_WHEN and self.retry_after is not None:
             headers["Retry-After"] = retry_after_line(self.retry_after)
+        if self.language:
+            headers["Content-Language"] = self.language
+            varies = next((name for name in headers if name.lower() == "vary"), "Vary")
+            headers[varies] = ", ".join(filter(None, (headers.get(varies), "Accept-Language")))
         return headers
 
 
@@ -101,16 +121,15 @@ def _instance_of(request_id: str) -> str:
 def envelope_of(error: BaseException, *, request_id: str = "", trace_id: str = "") -> Envelope:
     """Return what the client is told about `error`.
 
-    An `AppError` speaks for itself. Of our other errors only the fixed sentence of their class leaves the process;
-    of anything else, that it happened.
+    An `AppError` speaks for itself; one whose code or status cannot be sent is logged, and a 500. Of our other errors
+    only the fixed sentence of their class leaves the process; of anything else, that it happened.
     """
-    if not isinstance(error, ResilienceError):
+    if not isinstance(error, ResilienceError) or not _has_code(error):
         return Envelope(request_id=request_id, trace_id=trace_id)
-    status = error.http_status if is_error_status(error.http_status) else 500
-    grpc = error.grpc_status if error.grpc_status in GRPC_TO_HTTP else grpc_status_for(status)
+    status, grpc = _statuses(error)
     message, details, headers = _public(error)
     return Envelope(
-        code=str(error.code),
+        code=error.code,
         message=message,
         details=details,
         headers=headers,
@@ -119,7 +138,26 @@ def envelope_of(error: BaseException, *, request_id: str = "", trace_id: str = "
         retry_after=seconds_known(error.retry_after),
         http_status=status,
         grpc_status=grpc,
+        translations=error.translations if isinstance(error, AppError) else {},
     )
+
+
+def _has_code(error: ResilienceError) -> bool:
+    is_sound = is_code(error.code)
+    if not is_sound:
+        _log.error("answered as %s: %r is no code a client could rely on", INTERNAL, error.code, exc_info=error)
+    return is_sound
+
+
+def _statuses(error: ResilienceError) -> tuple[int, str]:
+    """Return both statuses, the gRPC one in place of one there is not; without an HTTP status that is an error, 500."""
+    if not is_error_status(error.http_status):
+        _log.error("%s answered as 500: its http_status is %r", error.code, error.http_status, exc_info=error)
+        return 500, "INTERNAL"
+    if error.grpc_status in GRPC_TO_HTTP:
+        return error.http_status, error.grpc_status
+    _log.error("%s: its grpc_status is %r, which gRPC does not have", error.code, error.grpc_status, exc_info=error)
+    return error.http_status, grpc_status_for(error.http_status)
 
 
 def _public(error: ResilienceError) -> tuple[str, dict[str, Any], dict[str, str]]:

@@ -54,4 +54,5 @@ def _record(one: ErrorDefinition) -> dict[str, object]:
         "retryable": one.retryable,
         "description": one.description,
         "source": "toolkit" if one.is_builtin else "service",
+        **({"translations": dict(sorted(one.translations.items()))} if one.translations else {}),
     }

@@ -11,19 +11,23 @@ import re
 from typing import Any, NamedTuple
 
 __all__ = (
+    "CATEGORIES",
     "GRPC_TO_HTTP",
     "INTERNAL",
     "INTERNAL_MESSAGE",
     "MEANINGS",
     "Meaning",
     "category_for",
+    "category_for_grpc",
     "grpc_status_for",
     "http_status_for",
     "is_code",
     "is_error_status",
     "is_retryable",
+    "is_retryable_grpc",
     "meaning_of",
     "seconds_known",
+    "statuses_for",
 )
 
 INTERNAL, INTERNAL_MESSAGE = "INTERNAL", "The service could not handle the request."
@@ -137,7 +141,28 @@ MEANINGS = {
     504: Meaning("DEADLINE_EXCEEDED", "Gateway Timeout", "The request took too long.", "DEADLINE_EXCEEDED", "timeout"),
 }
 
+CATEGORIES = {
+    "validation": (422, "INVALID_ARGUMENT"),
+    "client": (400, "INVALID_ARGUMENT"),
+    "authentication": (401, "UNAUTHENTICATED"),
+    "permission": (403, "PERMISSION_DENIED"),
+    "not_found": (404, "NOT_FOUND"),
+    "conflict": (409, "ABORTED"),
+    "precondition": (412, "FAILED_PRECONDITION"),
+    "rate_limit": (429, "RESOURCE_EXHAUSTED"),
+    "cancelled": (499, "CANCELLED"),
+    "internal": (500, "INTERNAL"),
+    "dependency": (502, "UNAVAILABLE"),
+    "unavailable": (503, "UNAVAILABLE"),
+    "timeout": (504, "DEADLINE_EXCEEDED"),
+}
+"""The HTTP and the gRPC status that say most about each category."""
+
+_NOT_BY_HTTP = {"FAILED_PRECONDITION": "precondition", "UNIMPLEMENTED": "internal"}
+"""gRPC statuses that share an HTTP status with another one, and mean something else."""
+
 _RETRYABLE = frozenset({408, 425, 429, 502, 503, 504})
+_RETRYABLE_GRPC = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"})
 
 
 def is_code(code: object) -> bool:
@@ -170,6 +195,16 @@ def category_for(http_status: int) -> str:
     return meaning_of(http_status).category
 
 
+def category_for_grpc(grpc_status: str) -> str:
+    """Return the category of a gRPC status by name, `internal` for a name gRPC does not have."""
+    return _NOT_BY_HTTP.get(grpc_status) or category_for(http_status_for(grpc_status))
+
+
+def statuses_for(category: str) -> tuple[int, str]:
+    """Return the HTTP and the gRPC status of a category, those of `internal` for one of somebody's own."""
+    return CATEGORIES.get(category, CATEGORIES["internal"])
+
+
 def http_status_for(grpc_status: str) -> int:
     """Return the HTTP status of a gRPC status by name, 500 for a name gRPC does not have."""
     return GRPC_TO_HTTP.get(grpc_status, 500)
@@ -178,6 +213,11 @@ def http_status_for(grpc_status: str) -> int:
 def is_retryable(http_status: int) -> bool:
     """Return whether a status by itself says that the same request may succeed later."""
     return http_status in _RETRYABLE
+
+
+def is_retryable_grpc(grpc_status: str) -> bool:
+    """Return the same for a gRPC status by name. `ABORTED` is not: what is repeated there is the whole transaction."""
+    return grpc_status in _RETRYABLE_GRPC
 
 
 def seconds_known(value: Any) -> float | None:

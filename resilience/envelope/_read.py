@@ -22,6 +22,7 @@ __all__ = ("read_envelope",)
 _LARGEST = 1_048_576
 """Bytes of a body that are looked at; an error larger than this is not one of ours."""
 _LONGEST_MESSAGE = 4096
+_LONGEST_ID = 128
 _OURS = ErrorCatalog()
 
 
@@ -32,7 +33,8 @@ def read_envelope(
 
     gRPC status, category and whether to retry come from `catalog` where it knows the code, else from the status: HTTP
     has no place for them. `retry_after` comes from the body, else from the `Retry-After` header (a date counts from
-    the response's own `Date`, so that no two clocks are compared).
+    the response's own `Date`, so that no two clocks are compared). `remote_request_id` is the id in the body, else in
+    `X-Request-ID`.
     """
     members = _members(body)
     if not is_error_status(status) or members is None or not is_code(members.get("code")):
@@ -45,8 +47,16 @@ def read_envelope(
     error.message = message[:_LONGEST_MESSAGE]
     error.details = dict(details) if isinstance(details, Mapping) else {}
     stated = seconds_known(members.get("retry_after"))
-    error.retry_after = _from_header(headers) if stated is None else stated
+    lowered = {str(name).lower(): str(value).strip() for name, value in headers.items()}
+    error.retry_after = _from_header(lowered) if stated is None else stated
+    error.remote_request_id = _request_id(members.get("request_id"), lowered)
     return error
+
+
+def _request_id(stated: Any, headers: Mapping[str, str]) -> str:
+    """Return the id the other side knows the request by; what could forge a line of a log is none."""
+    text = stated if isinstance(stated, str) and stated else headers.get("x-request-id", "")
+    return text if len(text) <= _LONGEST_ID and text.isascii() and text.isprintable() else ""
 
 
 def _blank(status: int, code: str, catalog: ErrorCatalog | None) -> AppError:
@@ -69,8 +79,7 @@ def _members(body: Any) -> Mapping[str, Any] | None:
     return members if isinstance(members, dict) else None
 
 
-def _from_header(headers: Mapping[str, str]) -> float | None:
-    lowered = {str(name).lower(): str(value).strip() for name, value in headers.items()}
+def _from_header(lowered: Mapping[str, str]) -> float | None:
     text = lowered.get("retry-after", "")
     if text.isascii() and text.isdecimal():
         return seconds_known(float(text))

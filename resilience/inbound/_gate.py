@@ -21,6 +21,7 @@ from resilience.inbound._trace import BAGGAGE, TRACEPARENT, TRACESTATE, trace_id
 from resilience.timeout import Deadline
 
 if TYPE_CHECKING:
+    from resilience.envelope import Envelope, ErrorCatalog
     from resilience.inbound._quota import Bucket
     from resilience.lifecycle import Lifecycle
 
@@ -37,6 +38,8 @@ class _Toolkit(Protocol):
 
     @property
     def config(self) -> Any: ...  # resilience.config.Config: pyright takes no cached_property for a property
+    @property
+    def catalog(self) -> ErrorCatalog: ...
     @property
     def lifecycle(self) -> Lifecycle: ...
     @property
@@ -63,6 +66,8 @@ class Inbound:
     ) -> None:
         self.options = options = options or ServerOptions()
         self.lifecycle = lifecycle
+        self.catalog: ErrorCatalog | None = None
+        """Whose messages, and in which languages, clients are answered with."""
         self._limiter, self._limiter_waits = limiter, limiter_waits
         self._allowed = options.deadline
         self._proxies = TrustedProxies(options.trusted_proxies)
@@ -88,7 +93,9 @@ class Inbound:
         """Build the gate a `Resilience` is configured for."""
         config, limiter = toolkit.config, toolkit.limiter
         in_memory = config.redis.url is None
-        return cls(config.server, limiter=limiter, limiter_waits=not in_memory, lifecycle=toolkit.lifecycle, key=key)
+        gate = cls(config.server, limiter=limiter, limiter_waits=not in_memory, lifecycle=toolkit.lifecycle, key=key)
+        gate.catalog = toolkit.catalog
+        return gate
 
     def receive(
         self, headers: Mapping[str, str], peer: str | None = None, *, path: str = "", patience: float | None = None
@@ -199,6 +206,12 @@ class Inbound:
     def quota_headers(self, context: RequestContext) -> tuple[tuple[str, str], ...]:
         """Return the `RateLimit` headers of what was charged; none unless `rate_limit_headers` is set."""
         return quota_headers(context.charges) if context.charges and self.options.rate_limit_headers else ()
+
+    def localized(self, envelope: Envelope, accept_language: str | None) -> Envelope:
+        """Return an error's envelope in the language its client reads best, as far as there are translations."""
+        if self.catalog is None:
+            return envelope.in_language(accept_language)
+        return self.catalog.localized(envelope, accept_language)
 
     @property
     def is_closing(self) -> bool:

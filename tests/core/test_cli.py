@@ -236,6 +236,50 @@ def test_codes_of_what_is_no_application(capsys: pytest.CaptureFixture[str], pat
     assert message in err
 
 
+SHOP = """
+from resilience.envelope import ErrorCatalog
+catalog = ErrorCatalog("shop")
+catalog.define("SHOP_V001", "Out of stock.", http_status={status})
+"""
+
+
+def test_codes_keep_their_promises(tmp_path: Path) -> None:
+    """A committed lock file passes until a code is gone or means something else; then the check fails and says what."""
+    (tmp_path / "shop.py").write_text(SHOP.format(status=409), encoding="utf-8")
+    before = _run("codes", "--app", "shop:catalog", "--check", cwd=tmp_path)
+    assert before.returncode == 1
+    assert "error-codes.lock.json: No such file or directory; write it with --lock" in before.stderr
+    assert _run("codes", "--app", "shop:catalog", "--lock", cwd=tmp_path).returncode == 0
+    done = _run("codes", "--app", "shop:catalog", "--check", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "no code is gone, and none means something else.\n")
+    (tmp_path / "shop.py").write_text(SHOP.format(status=404), encoding="utf-8")
+    done = _run("codes", "--app", "shop:catalog", "--check", "error-codes.lock.json", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "FAIL  SHOP_V001: http_status was 409, is 404\n" in done.stdout
+    assert done.stdout.endswith("3 promises broken.\n")
+    (tmp_path / "shop.py").write_text(SHOP.format(status=409).replace("V001", "V002"), encoding="utf-8")
+    done = _run("codes", "--app", "shop:catalog", "--check", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        "FAIL  SHOP_V001 is gone",
+        "new   SHOP_V002",
+        "1 promise broken; 1 not in error-codes.lock.json yet: run --lock.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("--check", "."), "Is a directory"), (("--lock", "no/such/place.json"), "No such file or directory")],
+)
+def test_a_lock_file_that_cannot_be_used(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    """A lock file that can be neither read nor written is one line that says why."""
+    status, _, err = _main(capsys, "codes", *arguments)
+    assert status == 1
+    assert message in err
+
+
 # doctor
 
 

@@ -434,3 +434,60 @@ async def test_openapi_describes_the_envelope(browse: Any) -> None:
     assert "HTTPValidationError" not in document.get("components", {}).get("schemas", {})
     assert "/livez" not in document["paths"]
     assert set(error_responses(404)) == {404}
+
+
+class TestLanguages:
+    @pytest.fixture
+    def app(self, toolkit: Any) -> FastAPI:
+        app, resilience = FastAPI(), toolkit(server__rate_limit="2/minute")
+        catalog = install(app, resilience).catalog
+        catalog.define("ORDERS_V001", "No such article.", http_status=422, translations={"de": "Unbekannter Artikel."})
+        catalog.translate("de", {"NOT_FOUND": "Hier ist nichts.", "RATE_LIMITED": "Zu viele Anfragen."})
+
+        @app.get("/order")
+        async def order() -> None:
+            raise catalog.error("ORDERS_V001")
+
+        return app
+
+    async def test_follow_the_client(self, app: FastAPI, browse: Any) -> None:
+        """Errors of the service, the framework and the toolkit are answered in the client's language, and say so."""
+        async with browse(app) as client:
+            paths = ["/order", "/nowhere", "/order"]
+            answers = [await client.get(path, headers={"Accept-Language": "de-CH, en;q=0.8"}) for path in paths]
+        assert [answer.json()["message"] for answer in answers] == [
+            "Unbekannter Artikel.",
+            "Hier ist nichts.",
+            "Zu viele Anfragen.",
+        ]
+        assert {answer.headers["Content-Language"] for answer in answers} == {"de"}
+        assert {answer.headers["Vary"] for answer in answers} == {"Accept-Language, Accept"}
+
+    async def test_default_to_english(self, app: FastAPI, browse: Any) -> None:
+        """A client that wants no language there is gets the catalogue's own."""
+        async with browse(app) as client:
+            answer = await client.get("/order", headers={"Accept-Language": "fr"})
+        assert (answer.json()["message"], answer.headers["Content-Language"]) == ("No such article.", "en")
+
+
+async def test_an_error_nobody_can_send_is_a_fault(browse: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """An AppError with a code or a status that cannot be sent is a 500, and the log says why."""
+    app = FastAPI()
+    install(app)
+
+    @app.get("/code")
+    async def code() -> None:
+        raise AppError("not a code", "hunter2", http_status=404)
+
+    @app.get("/status")
+    async def status() -> None:
+        raise AppError("ORDERS_V001", "No.", http_status=200)
+
+    async with browse(app) as client:
+        answers = [await client.get(path) for path in ("/code", "/status")]
+    assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [
+        (500, "INTERNAL"),
+        (500, "ORDERS_V001"),
+    ]
+    assert "hunter2" not in answers[0].text
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 2

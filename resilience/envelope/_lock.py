@@ -1,0 +1,62 @@
+"""What clients rely on, written down: codes are added, never taken away, and never mean something else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from resilience.envelope._catalog import ErrorCatalog, ErrorDefinition
+from resilience.errors import ConfigurationError, Problem
+
+__all__ = ("changes_since", "lock_of")
+
+_VERSION = 1
+_MEANING = ("http_status", "grpc_status", "category", "retryable")
+
+
+def lock_of(catalog: ErrorCatalog) -> str:
+    """Return the lock file of a catalogue: the meaning of every code, one to a line, in order."""
+    lines = [
+        f"    {json.dumps(one.code)}: {json.dumps(_meaning(one))}" for one in sorted(catalog, key=lambda one: one.code)
+    ]
+    return f'{{\n  "version": {_VERSION},\n  "codes": {{\n' + ",\n".join(lines) + "\n  }\n}\n"
+
+
+def changes_since(lock: str, catalog: ErrorCatalog) -> tuple[list[str], list[str]]:
+    """Return what breaks clients (codes gone, or with another meaning), and the codes that are new.
+
+    Raises `ConfigurationError` for text that is no lock file.
+    """
+    locked = _read(lock)
+    now = {one.code: _meaning(one) for one in catalog}
+    broken = [f"{code} is gone" for code in sorted(locked.keys() - now.keys())]
+    broken += [
+        f"{code}: {name} was {_shown(locked[code].get(name))}, is {_shown(now[code][name])}"
+        for code in sorted(locked.keys() & now.keys())
+        for name in _changed(locked[code], now[code])
+    ]
+    return broken, sorted(now.keys() - locked.keys())
+
+
+def _meaning(one: ErrorDefinition) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in _MEANING}
+
+
+def _changed(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
+    return (name for name in _MEANING if before.get(name) != after[name])
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _read(lock: str) -> dict[str, dict[str, Any]]:
+    try:
+        content = json.loads(lock)
+    except (ValueError, RecursionError):
+        content = None
+    codes = content.get("codes") if isinstance(content, dict) and content.get("version") == _VERSION else None
+    if not isinstance(codes, dict) or not all(isinstance(meaning, dict) for meaning in codes.values()):
+        raise ConfigurationError([Problem("lock file", lock[:80], "what `codes --lock` writes")])
+    return codes
