@@ -104,7 +104,7 @@ def test_function_of_the_user_that_raises_leaks_no_trial(option: str) -> None:
         options["record_result"] = broken
     breaker = CircuitBreaker(**{key: value for key, value in options.items() if value is not None})
     breaker.half_open()
-    act = raising(DownError()) if option in ("record", "ignore") else int
+    act: Callable[[], Any] = raising(DownError()) if option in ("record", "ignore") else int
     with pytest.raises(RuntimeError, match="predicate"):
         breaker.call(act)
     assert breaker.snapshot()["trials_running"] == 0
@@ -353,9 +353,8 @@ def test_window_is_calls_or_time(given: Any, kept: float) -> None:
 
 def test_rules_that_are_named_replace_the_default_one() -> None:
     """Five failures in a row open the circuit only where no rule is named; `fail_max` beside others is one of them."""
-    for _ in range(2):
-        rate_only = CircuitBreaker(failure_rate_threshold=1.0, minimum_calls=50)
-        both = CircuitBreaker(5, failure_rate_threshold=1.0, minimum_calls=50)
+    rate_only = CircuitBreaker(failure_rate_threshold=1.0, minimum_calls=50)
+    both = CircuitBreaker(5, failure_rate_threshold=1.0, minimum_calls=50)
     for _ in range(10):
         told(rate_only, DownError())
     for _ in range(5):

@@ -236,6 +236,7 @@ def test_failure_while_ramping_opens_at_once() -> None:
     """While the ramp goes up, the rule of the trials goes on judging: the first failure opens the circuit again."""
     model = ramping()
     permit, _ = model.admit(0.0)
+    assert isinstance(permit, Ramp)
     assert permit is model.epoch
     change = model.failed(permit, 1.0)
     assert change is not None

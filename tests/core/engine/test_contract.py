@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -227,10 +227,10 @@ async def test_async_generators_await_verdicts() -> None:
 
     asked: list[int] = []
 
-    async def items(text: str) -> Any:
+    async def items(text: str) -> AsyncGenerator[int]:
         yield int(text)
 
-    guarded = Pipeline("p", Deciding(decide))(items)
+    guarded: Callable[[str], AsyncGenerator[int]] = Pipeline("p", Deciding(decide))(items)
     assert [item async for item in guarded("1")] == [1]
     with pytest.raises(ValueError, match="invalid"):
         await anext(guarded("x"))

@@ -52,7 +52,7 @@ def test_errors_out_of_a_thread_leave_no_cycles() -> None:
     gc.disable()
     try:
         for _ in range(50):
-            with pytest.raises(ValueError):  # noqa: PT011 - there is no message
+            with pytest.raises(ValueError):
                 guarded()
         assert gc.collect() < 50
     finally:
