@@ -3,6 +3,10 @@
 Needs the `grpc` extra: `pip install "resilience-plugins[grpc]"`.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 try:
     import grpc as _grpc  # noqa: F401 - asked for first, so that what is missing is named with its remedy
 except ModuleNotFoundError as _missing:
@@ -10,4 +14,32 @@ except ModuleNotFoundError as _missing:
         'resilience_grpc needs grpcio: pip install "resilience-plugins[grpc]"', name="grpc"
     ) from _missing
 
-__all__ = ()
+if TYPE_CHECKING:
+    from resilience_grpc._server_aio import aio_server_interceptors
+    from resilience_grpc._server_sync import server_interceptors
+
+__all__ = (
+    "aio_server_interceptors",
+    "server_interceptors",
+)
+
+_HOMES = {
+    "_server_aio": ("aio_server_interceptors",),
+    "_server_sync": ("server_interceptors",),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a name when it is first used: a client has no use for servers, nor a server on threads for asyncio."""
+    for home, names in _HOMES.items():
+        if name in names:
+            import importlib  # noqa: PLC0415 - kept out of our namespace
+
+            value: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -135,13 +135,14 @@ class Inbound:
     def enter(self, context: RequestContext, *, takes_place: bool = True) -> None:
         """Count a request as under way, or raise `BulkheadFullError`. Excluded paths are neither counted nor refused.
 
-        A connection that lives for hours (a websocket) is counted with `takes_place=False`: it keeps nobody out.
+        A connection that lives for hours (a websocket) is counted with `takes_place=False`: it keeps nobody out. So is
+        a request that may still be refused before it takes its place by `admit`, which does not count it again.
         """
         if context.is_excluded:
             return
         if takes_place and self.slots is not None:
             context.place = self.slots.admit()
-        if self.lifecycle is not None:
+        if self.lifecycle is not None and not context.is_counted:
             self.lifecycle.enter()
         context.is_counted = True
 

@@ -1,0 +1,233 @@
+"""Methods served by an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from concurrent.futures import Executor
+from contextlib import aclosing
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+
+from resilience import Resilience
+from resilience.inbound import RequestContext
+from resilience_grpc._server_guard import Guard, abort_in, is_untouched, late
+from resilience_grpc._server_method import Method, Methods, parts_of, rebuilt
+from resilience_grpc._server_plain import bridged
+
+__all__ = ("aio_server_interceptors",)
+
+_Codec = Callable[[Any], Any]
+
+
+class _Malformed:
+    """Stands in for a message whose bytes could not be read."""
+
+
+def aio_server_interceptors(
+    resilience: Resilience | None = None,
+    *,
+    authenticate: Callable[[Any], Any] | None = None,
+    validate: Callable[[Any], Any] | None = None,
+    key: Callable[[Any], str] | None = None,
+    migration_thread_pool: Executor | None = None,
+) -> list[grpc.aio.ServerInterceptor]:
+    """Return what guards every RPC of a `grpc.aio.server(interceptors=...)`; put it before all others.
+
+    As `server_interceptors`, save that `authenticate` and `validate` may be coroutine functions. Methods that are plain
+    functions run in `migration_thread_pool`: give the one the server has, if it has one.
+    """
+    return [_Interceptor(Guard(resilience, authenticate, validate, key), migration_thread_pool)]
+
+
+class _Interceptor(grpc.aio.ServerInterceptor):
+    def __init__(self, guard: Guard, executor: Executor | None) -> None:
+        self._guard = guard
+        self._executor = executor
+        self._methods = Methods(self._build)
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
+        """Return the handler of this call with our work around it; health, reflection and the unknown as they are."""
+        handler = await continuation(handler_call_details)
+        name = handler_call_details.method
+        return handler if handler is None or is_untouched(name) else self._methods.of(name, handler)
+
+    def _build(self, name: str, handler: Any) -> Any:
+        """Rebuild a handler.
+
+        What the two codecs raise is shown to the client by grpc.aio, text and all (L16), so they work where we see it.
+        """
+        method, decode, encode = parts_of(name, handler), handler.request_deserializer, handler.response_serializer
+        decode = decode and (_decoding(self._guard, decode) if method.takes_stream else _attempting(decode))
+        awaited = _Awaited(self._guard, method, encode, self._executor)
+        return rebuilt(method, awaited.behaviour(), decode, encode if method.gives_stream else None)
+
+
+def _is_async(behaviour: Any) -> bool:
+    """Tell by which of its ways grpc.aio would call a function: its own rule."""
+    return inspect.iscoroutinefunction(behaviour) or inspect.isasyncgenfunction(behaviour)
+
+
+def _attempting(decode: _Codec) -> _Codec:
+    def attempt(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except Exception:  # noqa: BLE001 - bytes are the client's to choose
+            return _Malformed
+
+    return attempt
+
+
+def _decoding(guard: Guard, decode: _Codec) -> _Codec:
+    """Decode where a failure reaches the handler, which is reading."""
+
+    def attempt(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except Exception:  # noqa: BLE001 - as above
+            raise guard.malformed() from None
+
+    return attempt
+
+
+class _Awaited:
+    """One method with our work around it."""
+
+    def __init__(self, guard: Guard, method: Method, encode: _Codec | None, executor: Executor | None) -> None:
+        self._guard = guard
+        self._handler = method.behaviour
+        self._can_be_stopped = _is_async(method.behaviour)
+        self._method = method if self._can_be_stopped else bridged(method, executor)
+        self._encode = encode
+        self._perform = self._stream if method.gives_stream else self._unary
+
+    def behaviour(self) -> Callable[[Any, Any], Coroutine[Any, Any, Any]]:
+        """Return the function grpc.aio is to call.
+
+        A stream is written here and not yielded: so all of it happens in one task, and ends when that ends, however
+        the client leaves it.
+        """
+
+        @functools.wraps(self._handler)
+        async def serve(message: Any, servicer: Any) -> Any:
+            request = self._guard.receive(self._method.name, servicer)
+            with request:
+                try:
+                    return await self._in_time(request, message, servicer)
+                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - answered, or raised again
+                    await self._end(error, request, servicer)
+                finally:
+                    self._guard.leave(request)
+
+        return serve
+
+    async def _in_time(self, request: RequestContext, message: Any, servicer: Any) -> Any:
+        patience = self._guard.own_patience(request, servicer) if self._can_be_stopped else None
+        if patience is None:
+            return await self._perform(request, message, servicer)
+        limit = asyncio.timeout(patience)
+        try:
+            async with limit:
+                return await self._perform(request, message, servicer)
+        except TimeoutError:
+            if limit.expired():
+                raise late() from None
+            raise
+
+    async def _unary(self, request: RequestContext, message: Any, servicer: Any) -> Any:
+        await self._admit(request, servicer)
+        answer = await self._method.behaviour(*await self._checked(message, servicer))
+        if self._encode is not None:
+            answer = self._encode(answer)
+        self._guard.complete(request, servicer)
+        return answer
+
+    async def _stream(self, request: RequestContext, message: Any, servicer: Any) -> None:
+        await self._admit(request, servicer)
+        answers = self._method.behaviour(*await self._checked(message, servicer))
+        if inspect.isasyncgen(answers):
+            async with aclosing(answers):
+                async for answer in answers:
+                    await servicer.write(answer)
+        else:
+            await answers  # it writes by itself
+        self._guard.complete(request, servicer)
+
+    async def _admit(self, request: RequestContext, servicer: Any) -> None:
+        guard = self._guard
+        if guard.authenticate is not None:
+            guard.inbound.enter(request, takes_place=False)  # a drain waits for those who are being recognised, too
+            await self._identify(request, servicer)
+        quota = guard.inbound.admit(request)
+        if quota is not None:
+            await guard.inbound.acharge(request, quota)
+
+    async def _identify(self, request: RequestContext, servicer: Any) -> None:
+        assert self._guard.authenticate is not None  # noqa: S101 - seen by the caller
+        try:
+            identity = self._guard.authenticate(servicer)
+            if inspect.isawaitable(identity):
+                identity = await identity
+        except Exception as error:
+            if abort_in(error, servicer) is not None:
+                raise
+            raise self._guard.unidentified(error, request) from None
+        self._guard.identified(request, identity)
+
+    async def _checked(self, message: Any, servicer: Any) -> tuple[Any, Any]:
+        """Return what the handler is called with, once it is valid: a message, or messages that will be."""
+        if message is _Malformed:
+            raise self._guard.malformed()
+        if self._guard.validate is None:
+            return message, servicer
+        if self._method.takes_stream:
+            return self._valid_ones(message), _Reading(servicer, self._valid)
+        return await self._valid(message), servicer
+
+    async def _valid_ones(self, messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for message in messages:
+            yield await self._valid(message)
+
+    async def _valid(self, message: Any) -> Any:
+        assert self._guard.validate is not None  # noqa: S101 - seen by the caller
+        try:
+            found = self._guard.validate(message)
+            if inspect.isawaitable(found):
+                found = await found
+        except Exception as error:  # noqa: BLE001 - what is not a verdict is raised again by `invalid`
+            found = error
+        refusal = self._guard.invalid(found)
+        if refusal is not None:
+            raise refusal
+        return message
+
+    async def _end(self, error: BaseException, request: RequestContext, servicer: Any) -> NoReturn:
+        """End the RPC: by what the handler said where it has, else by the envelope."""
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
+            raise error  # the client has gone, or the server stops; of any other cancellation it would never hear
+        abort = abort_in(error, servicer)
+        if abort is not None:
+            raise abort
+        await servicer.abort(*self._guard.told(error, request, servicer, self._method.name))
+        raise AssertionError  # abort() raises
+
+
+class _Reading:
+    """The context of an RPC, for handlers that read messages from it: what they read has been validated."""
+
+    def __init__(self, servicer: Any, valid: Callable[[Any], Awaitable[Any]]) -> None:
+        self._servicer = servicer
+        self._valid = valid
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._servicer, name)
+
+    async def read(self) -> Any:
+        """Read one message; the end of the stream is not one."""
+        message = await self._servicer.read()
+        return message if message is grpc.aio.EOF else await self._valid(message)

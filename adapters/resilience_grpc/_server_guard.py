@@ -1,0 +1,181 @@
+"""What every RPC goes through, whichever stack serves it: recognised on its way in, answered on its way out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote
+
+import grpc
+from grpc.aio import AbortError
+
+from resilience import Resilience
+from resilience.envelope import ANSWERS, envelope_of
+from resilience.errors import AppError, DeadlineExceededError, ResilienceError
+from resilience.inbound import Inbound, RequestContext
+from resilience_grpc._server_validation import refusal_of
+from resilience_grpc._status import DETAILS, status_of
+
+__all__ = ("Guard", "Told", "Trailers", "abort_in", "is_untouched", "late")
+
+_log = logging.getLogger("resilience")
+
+REQUEST_ID = "x-request-id"
+_UNTOUCHED = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+_LONGEST = 31_536_000.0
+_MOST_LINKS = 16
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+Trailers = tuple[tuple[str, str | bytes], ...]
+Told = tuple[grpc.StatusCode, str, Trailers]
+"""What `abort` takes: status, message, trailing metadata."""
+
+
+def is_untouched(method: str) -> bool:
+    """Whether a method is infrastructure's: health and reflection are never limited, refused, timed or counted."""
+    return method.startswith(_UNTOUCHED)
+
+
+class Guard:
+    """Translates between one server and the toolkit. `servicer` is what grpcio calls the context of an RPC."""
+
+    def __init__(
+        self,
+        resilience: Resilience | None,
+        authenticate: Callable[[Any], Any] | None,
+        validate: Callable[[Any], Any] | None,
+        key: Callable[[Any], str] | None,
+    ) -> None:
+        toolkit = Resilience.from_env() if resilience is None else resilience
+        self.inbound = Inbound.of(toolkit, key=None if key is None else lambda request: key(request.source))
+        self.catalog = toolkit.catalog
+        self.authenticate = authenticate
+        self.validate = validate
+        self._wanted = self.inbound.wanted
+        toolkit.health.attach(toolkit.lifecycle)
+
+    def receive(self, method: str, servicer: Any) -> RequestContext:
+        """Return what is known about an RPC that has just come in; its id is on the way back from here on."""
+        picked: dict[str, str] = {}
+        for key, value in servicer.invocation_metadata() or ():
+            if key in self._wanted and isinstance(value, str):
+                picked[key] = f"{picked[key]}, {value}" if key in picked else value
+        patience = _patience(servicer.time_remaining())
+        request = self.inbound.receive(picked, _address(servicer.peer()), path=method, patience=patience)
+        request.source = servicer
+        servicer.set_trailing_metadata(((REQUEST_ID, request.request_id),))
+        return request
+
+    def own_patience(self, request: RequestContext, servicer: Any) -> float | None:
+        """Return the seconds after which we have to end an RPC ourselves; None where the transport will, or nobody."""
+        if request.deadline is None:
+            return None
+        ours, theirs = request.deadline.remaining(), _patience(servicer.time_remaining())
+        return ours if theirs is None or ours < theirs - _SLACK else None
+
+    def identified(self, request: RequestContext, identity: Any) -> None:
+        """Note who calls. Raises `UNAUTHENTICATED` for nobody."""
+        if identity is None or identity is False or identity == "":
+            raise self.catalog.error("UNAUTHENTICATED")
+        request.identity = identity
+        # An object's text may differ each time, and with it the quota it is charged to.
+        if request.user is None and isinstance(identity, str | int):
+            request.user = str(identity)
+
+    def unidentified(self, error: Exception, request: RequestContext) -> ResilienceError:
+        """Return what a caller is told whose authentication failed with `error`: fails closed, whatever it was."""
+        if isinstance(error, ANSWERS):
+            return error
+        kind = type(error).__name__
+        _log.info(
+            "authenticate raised %s, request %s: refused", kind, request.request_id,
+            exc_info=error if _log.isEnabledFor(logging.DEBUG) else None,
+        )  # fmt: skip
+        return self.catalog.error("UNAUTHENTICATED")
+
+    def invalid(self, found: Any) -> AppError | None:
+        """Return the refusal of a message, by what `validate` returned or raised; None where it is valid."""
+        return refusal_of(found, self.catalog)
+
+    def malformed(self) -> AppError:
+        """Return the refusal of bytes that are no message."""
+        return self.catalog.error("BAD_REQUEST")
+
+    def told(self, error: BaseException, request: RequestContext, servicer: Any, method: str) -> Told:
+        """Return what the client is told about `error`. A fault is logged, once, and only its id leaves (L16)."""
+        if not isinstance(error, ANSWERS):
+            _log.error("unhandled error in %s, request %s", method, request.request_id, exc_info=error)
+        envelope = envelope_of(error, request_id=request.request_id, trace_id=request.trace_id)
+        status = status_of(envelope, self.catalog.domain)
+        trailers = self.trailers(request, servicer, (DETAILS, status.SerializeToString()))
+        return _CODES[status.code], status.message, trailers
+
+    def trailers(self, request: RequestContext, servicer: Any, *details: tuple[str, bytes]) -> Trailers:
+        """Return the trailing metadata of an RPC: what its handler set, and ours."""
+        ours = ((REQUEST_ID, request.request_id), *_lowered(self.inbound.quota_headers(request)), *details)
+        names = {name for name, _ in ours}
+        return (*((name, value) for name, value in servicer.trailing_metadata() or () if name not in names), *ours)
+
+    def complete(self, request: RequestContext, servicer: Any) -> None:
+        """Have the trailing metadata name the request, also where the handler set its own."""
+        if request.charges and self.inbound.options.rate_limit_headers:
+            servicer.set_trailing_metadata(self.trailers(request, servicer))
+            return
+        for name, _ in servicer.trailing_metadata() or ():
+            if name == REQUEST_ID:
+                return
+        servicer.set_trailing_metadata(self.trailers(request, servicer))
+
+    def leave(self, request: RequestContext) -> None:
+        """Undo what admission did: the RPC is over, and so is its deadline, for whatever it has started."""
+        self.inbound.answered(request)
+        self.inbound.leave(request)
+        request.source = None  # it may hold us, too, and only the garbage collector could part them
+
+
+_SLACK = 0.005
+
+
+def late() -> DeadlineExceededError:
+    """Return what ends an RPC that took longer than this server allows."""
+    return DeadlineExceededError("the deadline passed before the answer was complete", policy="server")
+
+
+def abort_in(error: BaseException, servicer: Any) -> BaseException | None:
+    """Return the abort by which the handler ended the RPC itself, if that is what `error` is or comes from.
+
+    `grpc.aio` has an exception for it. `grpc` raises a bare `Exception()`, which means that only with a status set.
+    """
+    link: BaseException | None = error
+    for _ in range(_MOST_LINKS):
+        if link is None:
+            return None
+        is_bare = type(link) is Exception and not link.args
+        if isinstance(link, AbortError) or (is_bare and _has_failed(servicer)):
+            return link
+        link = link.__context__
+    return None
+
+
+def _has_failed(servicer: Any) -> bool:
+    is_of_threads = isinstance(servicer, grpc.ServicerContext)
+    code: Any = getattr(servicer, "code", None)
+    return is_of_threads and code() not in {None, grpc.StatusCode.OK}
+
+
+def _lowered(headers: tuple[tuple[str, str], ...]) -> Trailers:
+    return tuple((name.lower(), value) for name, value in headers)
+
+
+def _patience(remaining: float | None) -> float | None:
+    """Return how long the caller waits: "for ever" is None on one stack and 292 years on the other."""
+    return None if remaining is None or remaining > _LONGEST else remaining
+
+
+def _address(peer: str) -> str | None:
+    """Return the address in what gRPC says of a peer: `ipv4:192.0.2.1:5000`, `ipv6:%5B::1%5D:5000`, `unix:`."""
+    family, _, rest = peer.partition(":")
+    if family not in {"ipv4", "ipv6"}:
+        return None
+    return unquote(rest).rpartition(":")[0].strip("[]")

@@ -1,0 +1,226 @@
+"""Four kinds of methods on three ways to serve them: every end an RPC can have."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo, RequestInfo
+from google.rpc.status_pb2 import Status
+from grpc_shop import KINDS
+
+from resilience_grpc._status import DETAILS, error_of_call
+
+
+def trailers(call: Any) -> dict[str, Any]:
+    return dict(call.trailing_metadata())
+
+
+def detail(call: Any, kind: Any) -> Any:
+    status = Status.FromString(trailers(call)[DETAILS])
+    for packed in status.details:
+        found = kind()
+        if packed.Unpack(found):
+            return found
+    return None
+
+
+def test_answers_pass(serve: Any, stack: str, kind: str) -> None:
+    """An RPC that succeeds is answered as without us, with its request id in the trailing metadata."""
+    shop = serve(stack)
+    call = shop.start(kind, "ok", metadata=(("x-request-id", "r-1"),))
+    answers = list(call) if kind.endswith("stream") else [call.result()]
+    assert answers == (["first", "ok!"] if kind.endswith("stream") else ["ok!"])
+    assert call.code() is grpc.StatusCode.OK
+    assert trailers(call) == {"x-request-id": "r-1"}
+    assert shop.settled()
+
+
+def test_own_errors_are_answered(serve: Any, stack: str, kind: str) -> None:
+    """An `AppError` arrives as a status with its code, service, details and request id."""
+    shop = serve(stack)
+    failed = shop.failure(kind, "app", metadata=(("x-request-id", "r-1"),))
+    assert (failed.code(), failed.details()) == (grpc.StatusCode.ABORTED, "Sold out.")
+    info = detail(failed, ErrorInfo)
+    assert (info.reason, info.domain) == ("SHOP_C001", "shop")
+    assert detail(failed, RequestInfo).request_id == "r-1"
+    assert trailers(failed)["x-request-id"] == "r-1"
+    error = error_of_call(failed)
+    assert error is not None
+    assert error.details == {"left": 0}
+    assert shop.settled()
+
+
+@pytest.mark.parametrize("text", ["crash", "code-crash", "exit"])
+def test_nothing_internal_leaves(
+    serve: Any, stack: str, kind: str, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Any other exception is INTERNAL with a fixed message, a code and the id; the log has it once, with traceback."""
+    shop = serve(stack)
+    with caplog.at_level(logging.INFO):
+        failed = shop.failure(kind, text)
+    assert failed.code() is grpc.StatusCode.INTERNAL
+    assert failed.details() == "The service could not handle the request."
+    assert detail(failed, ErrorInfo).reason == "INTERNAL"
+    assert "secret" not in repr(failed.trailing_metadata())
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.exc_info
+    assert trailers(failed)["x-request-id"] in record.getMessage()
+    assert shop.settled()
+
+
+@pytest.mark.parametrize("text", ["abort", "abort-wrapped"])
+def test_aborts_are_kept(serve: Any, stack: str, kind: str, text: str) -> None:
+    """What a handler aborted with is what the client sees, also where something else was raised on top of it."""
+    shop = serve(stack)
+    failed = shop.failure(kind, text, metadata=(("x-request-id", "r-1"),))
+    assert (failed.code(), failed.details()) == (grpc.StatusCode.FAILED_PRECONDITION, "not yet")
+    assert trailers(failed) == {"x-request-id": "r-1"}
+    assert shop.settled()
+
+
+def test_codes_that_are_set_are_kept(serve: Any, stack: str, kind: str) -> None:
+    """A handler that sets a code and returns has failed in its own words."""
+    shop = serve(stack)
+    failed = shop.failure(kind, "code")
+    assert (failed.code(), failed.details()) == (grpc.StatusCode.NOT_FOUND, "no such order")
+    assert shop.settled()
+
+
+def test_trailers_of_the_handler_are_kept(serve: Any, stack: str, kind: str) -> None:
+    """Trailing metadata that a handler set is sent, and beside it the request id."""
+    shop = serve(stack)
+    call = shop.start(kind, "trailers", metadata=(("x-request-id", "r-1"),))
+    _ = list(call) if kind.endswith("stream") else call.result()
+    assert trailers(call) == {"mine": "1", "x-request-id": "r-1"}
+
+
+def test_clients_that_leave(serve: Any, stack: str, kind: str) -> None:
+    """An RPC cancelled by its client is over once its handler is, and the server goes on."""
+    shop = serve(stack)
+    call = shop.start(kind, "wait")
+    assert shop.shop.waits.wait(5)
+    call.cancel()
+    if stack != "aio":
+        time.sleep(0.05)
+        assert shop.toolkit.lifecycle.in_flight == 1  # its thread is still at work
+        shop.shop.release.set()
+    assert shop.settled()
+    assert shop.call(kind, "ok")[-1] == "ok!"
+
+
+@pytest.mark.parametrize("kind", ["unary_stream", "stream_stream"])
+def test_streams_that_are_abandoned(serve: Any, stack: str, kind: str) -> None:
+    """A stream the client no longer reads ends, with its generator closed."""
+    shop = serve(stack)
+    call = shop.start(kind, "forever")
+    assert next(call) == "first"
+    assert shop.toolkit.lifecycle.in_flight == 1
+    call.cancel()
+    assert shop.settled()
+
+
+def test_deadline_of_the_caller(serve: Any, stack: str, kind: str) -> None:
+    """How long the caller waits is the deadline inside the handler, and past it nothing stays behind."""
+    shop = serve(stack)
+    shop.call(kind, "ok", timeout=5)
+    assert 4 < shop.shop.seen["remaining"] < 5.1  # grpcio rounds deadlines up to some milliseconds
+    shop.call(kind, "ok", timeout=None)
+    assert shop.shop.seen["remaining"] is None
+    failed = shop.failure(kind, "wait", timeout=0.2)
+    assert failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    shop.shop.release.set()
+    assert shop.settled()
+
+
+def test_deadline_of_the_server(serve: Any, stack: str, kind: str) -> None:
+    """The server's own deadline caps the caller's, and is in force where the caller names none."""
+    shop = serve(stack, {"SERVER__DEADLINE": "2s"})
+    shop.call(kind, "ok", timeout=None)
+    assert 1 < shop.shop.seen["remaining"] <= 2
+    shop.call(kind, "ok", timeout=50)
+    assert 1 < shop.shop.seen["remaining"] <= 2
+    shop.call(kind, "ok", timeout=1)
+    assert shop.shop.seen["remaining"] < 1.1
+    shop.call(kind, "ok", metadata=(("x-request-timeout", "500ms"),))
+    assert shop.shop.seen["remaining"] <= 0.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tasks_end_on_time(serve: Any, kind: str) -> None:
+    """On grpc.aio an RPC over the server's deadline is ended then, and its client told so by our envelope."""
+    shop = serve("aio", {"SERVER__DEADLINE": "100ms"})
+    begin = time.monotonic()
+    failed = shop.failure(kind, "wait")
+    assert time.monotonic() - begin < 2
+    assert failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert detail(failed, ErrorInfo).reason == "DEADLINE_EXCEEDED"
+    assert shop.settled()
+
+
+@pytest.mark.parametrize("stack", ["sync", "aio-plain"])
+@pytest.mark.parametrize("kind", ["unary_stream", "stream_stream"])
+def test_streams_of_threads_end_at_their_next_message(serve: Any, stack: str, kind: str) -> None:
+    """A thread cannot be stopped: a stream over the server's deadline ends when it next has something to say."""
+    shop = serve(stack, {"SERVER__DEADLINE": "100ms"})
+    failed = shop.failure(kind, "forever")
+    assert failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert detail(failed, ErrorInfo).reason == "DEADLINE_EXCEEDED"
+    assert shop.settled()
+
+
+def test_what_a_handler_knows(serve: Any, stack: str, kind: str) -> None:
+    """Inside, the request has its id, its trace and its caller's address; a bad id is replaced by a new one."""
+    shop = serve(stack)
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    shop.call(kind, "ok", metadata=(("x-request-id", "r-1"), ("traceparent", f"00-{trace}-b7ad6b7169203331-01")))
+    seen = shop.shop.seen
+    assert (seen["request_id"], seen["trace_id"], seen["client"]) == ("r-1", trace, "127.0.0.1")
+    shop.call(kind, "ok", metadata=(("x-request-id", "bad id"), ("traceparent", "nonsense")))
+    assert len(shop.shop.seen["request_id"]) == 32
+    assert shop.shop.seen["trace_id"] == ""
+
+
+def test_nothing_reaches_the_next_request(serve: Any, stack: str, kind: str) -> None:
+    """On a reused thread an RPC finds nothing of the one before it: no request, no deadline, no value of its own."""
+    shop = serve(stack, threads=1)
+    for _ in range(3):
+        shop.call(kind, "ok", timeout=None, metadata=(("x-request-id", "r-1"),))
+        shop.failure(kind, "crash", timeout=3)
+    assert shop.settled()
+    shop.call(kind, "last", timeout=None)
+    assert shop.shop.seen["left"] == "nothing"
+    assert shop.shop.seen["remaining"] is None
+    assert shop.shop.seen["request_id"] != "r-1"
+
+
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream"])
+def test_answers_that_cannot_be_sent(serve: Any, stack: str, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """An answer of the wrong type is a fault, told without its text."""
+    shop = serve(stack)
+    if stack == "aio" or kind == "unary_unary":  # a None in a stream of threads is grpcio's own sign of its end
+        failed = shop.failure(kind, "wrong-type")
+        assert failed.code() is grpc.StatusCode.INTERNAL
+        assert "NoneType" not in failed.details()
+    assert shop.settled()
+
+
+def test_requests_that_cannot_be_read(serve: Any, stack: str, kind: str) -> None:
+    """Bytes that are no message are refused without a word of why."""
+    shop = serve(stack)
+    failed = shop.failure(kind, b"\xff\xff")
+    assert failed.code() is (grpc.StatusCode.INTERNAL if stack == "sync" else grpc.StatusCode.INVALID_ARGUMENT)
+    assert "utf-8" not in failed.details()
+    assert shop.settled()
+
+
+def test_unknown_methods(serve: Any, stack: str) -> None:
+    """A method nobody serves is UNIMPLEMENTED, as without us."""
+    shop = serve(stack)
+    with pytest.raises(grpc.RpcError) as failed:
+        shop.channel.unary_unary("/shop.Orders/nothing")(b"", timeout=5)
+    error: Any = failed.value
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
