@@ -37,7 +37,7 @@ class Layer:
         self._inner: WSGIApplication = app.wsgi_app
         self._wanted = tuple((_key(name), name) for name in inbound.wanted)
         self._probes = Probes(resilience)
-        self._is_exempt: dict[str | None, bool] = {}
+        self._exempt: frozenset[str] = frozenset()
         self.is_acquainted = False
         """Whether a request has come: from then on the application is as it is, and this is the process that serves."""
         resilience.health.attach(resilience.lifecycle)
@@ -61,6 +61,7 @@ class Layer:
         """Look at the finished application once, at its first request: until then routes may be added."""
         self.is_acquainted = True
         self._probes.find_routes(self.app)
+        self._exempt = frozenset(endpoint for endpoint in self.app.view_functions if is_exempt(self.app, endpoint))
         self.attend()
         self.begin()
 
@@ -91,6 +92,8 @@ class Layer:
         if not path.isascii():
             path = path.encode("latin-1").decode("utf-8", "replace")  # PEP 3333 hands bytes on as if they were latin-1
         context = self.inbound.receive(picked, environ.get("REMOTE_ADDR"), path=path)
+        if self._probes.are_routed(path):
+            context.is_excluded, context.deadline = True, None
         context.source = environ
         environ[CONTEXT] = context
         return context
@@ -99,10 +102,6 @@ class Layer:
         path = environ.get("PATH_INFO", "")
         if self._probes.are_asked(environ["REQUEST_METHOD"], path):
             return self._probes.answer(environ, path, start)
-        if self._probes.are_routed(path):
-            context.is_excluded = True
-            context.deadline = None
-            return self._inner(environ, start)
         try:
             self.inbound.enter(context)
         except RejectedError as refusal:
@@ -124,16 +123,10 @@ class Layer:
             raise due
         if context.deadline is not None and context.deadline.expired:
             raise DeadlineExceededError("the deadline passed before the request was served", policy="server")
-        if due is not None and not self._spares(request.endpoint):
+        if due is not None and not (self._exempt and request.endpoint in self._exempt):
             if context.user is None:
                 context.user = environ.get("REMOTE_USER")
             self.inbound.charge(context, due)
-
-    def _spares(self, endpoint: str | None) -> bool:
-        known = self._is_exempt.get(endpoint)
-        if known is None:
-            known = self._is_exempt[endpoint] = is_exempt(self.app, endpoint)
-        return known
 
     def answer_for(
         self, environ: WSGIEnvironment, error: Exception, given: Headers

@@ -19,7 +19,7 @@ __all__ = ("RequestContext", "current_request")
 _current: ContextVar[RequestContext | None] = ContextVar("resilience_request", default=None)
 
 
-_Entered: TypeAlias = "tuple[Token[RequestContext | None], _Entered | None]"
+_Entered: TypeAlias = "tuple[Token[RequestContext | None], Deadline | None, _Entered | None]"
 
 
 def current_request() -> RequestContext | None:
@@ -125,19 +125,21 @@ class RequestContext:
         self._baggage = sane
 
     def __enter__(self) -> RequestContext:  # noqa: PYI034 - never subclassed: adapters compose
-        self._entered = (_current.set(self), self._entered)
-        if self.deadline is not None:
-            self.deadline.__enter__()
+        deadline = self.deadline
+        self._entered = (_current.set(self), deadline, self._entered)
+        if deadline is not None:
+            deadline.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.deadline is not None:
-            self.deadline.__exit__(kind, error, traceback)
-        if self._entered is not None:
-            token, self._entered = self._entered
-            _current.reset(token)
+        if self._entered is None:
+            return
+        token, deadline, self._entered = self._entered
+        if deadline is not None:  # the one that was entered: the request may have been given another since
+            deadline.__exit__(kind, error, traceback)
+        _current.reset(token)
 
     def __repr__(self) -> str:
         return f"<RequestContext {self.request_id}>"

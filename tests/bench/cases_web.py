@@ -15,7 +15,7 @@ import samples
 import served
 from harness import Case, Contender, Sample, Session, Unavailable, Unit
 
-__all__ = ("CASES",)
+__all__ = ("CASES", "Server")
 
 _HOW = {
     "bare": "one async route that returns a small object",
@@ -75,6 +75,8 @@ def _served(name: str) -> Callable[[Session], Sample]:
     """Start uvicorn with the application; time what its process takes for requests on kept-alive connections."""
 
     def build(session: Session) -> Sample:
+        harness.peer("uvicorn")  # here, so that what is missing is said before a process starts
+        served.build(name)
         server = Server(name)
         session.stack.callback(server.close)
         return server.sample
@@ -83,21 +85,21 @@ def _served(name: str) -> Callable[[Session], Sample]:
 
 
 class Server:
-    """One uvicorn process, and as many connections to it as it takes to keep it busy."""
+    """One server in a process, and as many connections to it as it takes to keep it busy.
 
-    def __init__(self, name: str) -> None:
-        harness.peer("uvicorn")  # here, so that what is missing is said before a process starts
-        served.build(name)
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(served.__file__)), name], stdout=subprocess.PIPE, text=True
-        )
-        port = (self._process.stdout.readline() if self._process.stdout else "").strip()
-        if not port.isdigit():
+    `script` prints the port, and the process that serves where that is another one.
+    """
+
+    def __init__(self, name: str, script: str = served.__file__, *, connections: int = _CONNECTIONS) -> None:
+        self._process = subprocess.Popen([sys.executable, script, name], stdout=subprocess.PIPE, text=True)
+        told = (self._process.stdout.readline() if self._process.stdout else "").split()
+        if not told or not told[0].isdigit():
+            self.close()
             raise Unavailable("the server did not start")
         self._connections = [
-            socket.create_connection(("127.0.0.1", int(port)), timeout=10) for _ in range(_CONNECTIONS)
+            socket.create_connection(("127.0.0.1", int(told[0])), timeout=10) for _ in range(connections)
         ]
-        self._time = Path(f"/proc/{self._process.pid}/schedstat")
+        self._threads = Path(f"/proc/{told[-1] if len(told) > 1 else self._process.pid}/task")
 
     def sample(self, number: int) -> float:
         """Make that many requests; nanoseconds each, of the server's CPU where the system tells, else elapsed."""
@@ -105,16 +107,16 @@ class Server:
         for connection in self._connections:
             _ask(connection)
         for turn in range(number):
-            connection = self._connections[turn % _CONNECTIONS]
+            connection = self._connections[turn % len(self._connections)]
             _read(connection)
             _ask(connection)
         for connection in self._connections:
             _read(connection)
-        return (self._clock() - begin) / (number + _CONNECTIONS)
+        return (self._clock() - begin) / (number + len(self._connections))
 
     def _clock(self) -> int:
         try:
-            return int(self._time.read_text().split()[0])
+            return sum(int(each.read_text().split()[0]) for each in self._threads.glob("*/schedstat"))
         except OSError:
             return time.perf_counter_ns()
 
@@ -122,8 +124,12 @@ class Server:
         """End the process by its own handle."""
         for connection in getattr(self, "_connections", ()):
             connection.close()
-        self._process.kill()
-        self._process.wait(10)
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(10)
         if self._process.stdout is not None:
             self._process.stdout.close()
 
@@ -136,9 +142,9 @@ def _ask(connection: socket.socket) -> None:
 
 
 def _read(connection: socket.socket) -> None:
-    """Read one response: the application's body is the same each time, and its last byte is a brace."""
+    """Read one response: the application's body is the same each time, and ends with a brace."""
     received = connection.recv(65_536)
-    while not received.endswith(b"}"):
+    while not received.endswith((b"}", b"}\n")):
         more = connection.recv(65_536)
         if not more:
             raise Unavailable("the server closed the connection")

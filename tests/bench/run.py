@@ -39,6 +39,7 @@ GROUPS = {
     "Rate limit": "cases_limiter",
     "Policies together": "cases_chain",
     "Web": "cases_web",
+    "Flask": "cases_flask",
     "Start-up": "cases_imports",
 }
 Group = tuple[str, list[Case]]

@@ -136,6 +136,9 @@ def outgoing() -> None:
     assert_type(refuse_if_spent(), float | None)
 
 
+def wants_order(view: Callable[[int], Awaitable[str]]) -> None: ...
+
+
 def flask_application() -> None:
     app, admin = Flask("shop"), Blueprint("admin", __name__)
     extension = FlaskResilience(key=lambda: "everybody")
@@ -149,5 +152,4 @@ def flask_application() -> None:
     async def view(order: int) -> str:
         return str(order)
 
-    keeps_its_signature: Callable[[int], Awaitable[str]] = view
-    assert keeps_its_signature
+    wants_order(view)

@@ -25,6 +25,7 @@ sample.write_bytes(b"0123456789" * 10_000)
 def create() -> Flask:
     app = Flask(__name__)
     _add_views(app)
+    _add_bodies(app)
     extension.init_app(app)
     app.extensions["resilience"].lifecycle.on_stop(lambda: _say("stopped"))
     if port := os.environ.get("SIDE_PORT"):
@@ -70,6 +71,8 @@ def _add_views(app: Flask) -> None:
     def in_flight() -> str:
         return str(app.extensions["resilience"].lifecycle.in_flight)
 
+
+def _add_bodies(app: Flask) -> None:
     @app.get("/file")
     def file() -> Response:
         return send_file(sample, mimetype="text/plain")

@@ -175,6 +175,14 @@ def slow(app: Flask) -> None:
 
 
 @pytest.mark.usefixtures("slow")
+def test_deadline_that_is_replaced(app: Flask, browse: Any, toolkit: Any) -> None:
+    """A view may give its request another deadline; neither is left behind on the thread."""
+    FlaskResilience(app, toolkit(server__deadline="5s"))
+    browse(app).get("/late")
+    assert Deadline.current() is None
+
+
+@pytest.mark.usefixtures("slow")
 def test_deadline_breaks_off_a_stream(app: Flask, open_body: Any, toolkit: Any) -> None:
     """A stream whose deadline passes is broken off between two pieces; its place is free when it is closed."""
     resilience = toolkit()

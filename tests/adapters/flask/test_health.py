@@ -11,7 +11,7 @@ import pytest
 from flask import Flask, Response, abort
 from werkzeug.serving import make_server
 
-from resilience import Resilience
+from resilience import Deadline, Resilience
 from resilience.errors import ConfigurationError
 from resilience.health import Health
 from resilience_flask import FlaskResilience, health_blueprint
@@ -58,7 +58,7 @@ def test_own_routes_stand(app: Flask, browse: Any, toolkit: Any) -> None:
 
 def test_blueprint(app: Flask, browse: Any, toolkit: Any, open_body: Any) -> None:
     """The blueprint puts probes where they are wanted, and they are never limited, refused or counted there either."""
-    resilience = toolkit(server__max_concurrent_requests="1", server__rate_limit="1/hour")
+    resilience = toolkit(server__max_concurrent_requests="1", server__rate_limit="1/hour", server__deadline="5s")
     app.add_url_rule("/", "root", lambda: Response(iter(["x"])))
     app.register_blueprint(health_blueprint(url_prefix="/internal"))
     FlaskResilience(app, resilience)
@@ -66,6 +66,7 @@ def test_blueprint(app: Flask, browse: Any, toolkit: Any, open_body: Any) -> Non
     client = browse(app)
     for path in ENDPOINTS:
         assert [client.get(f"/internal{path}").status_code for _ in range(2)] == [200, 200]
+        assert Deadline.current() is None
     assert client.get("/internal/readyz/lifecycle").status_code == 200
     assert client.get("/internal/readyz/nothing").status_code == 404
     assert client.head("/internal/livez").status_code == 200

@@ -170,7 +170,8 @@ def test_side_port_goes_from_worker_to_worker(start: Any, preload: tuple[str, ..
     server = start("-k", "gthread", "-w", "2", *preload, SIDE_PORT=str(side))
     server.wait(lambda: server.get("/livez", side).status == 200)
     first = listener_of(side)
-    assert first not in {None, server.process.pid}
+    assert first is not None
+    assert first != server.process.pid
     os.kill(first, signal.SIGKILL)
     server.wait(lambda: listener_of(side) not in {None, first, server.process.pid})
     server.wait(lambda: server.get("/livez", side).status == 200)
