@@ -15,15 +15,24 @@ except ModuleNotFoundError as _missing:
     ) from _missing
 
 if TYPE_CHECKING:
+    from resilience_grpc._client_aio import aio_client_interceptors
+    from resilience_grpc._client_method import per_method
+    from resilience_grpc._client_sync import client_interceptors
     from resilience_grpc._server_aio import aio_server_interceptors
     from resilience_grpc._server_sync import server_interceptors
 
 __all__ = (
+    "aio_client_interceptors",
     "aio_server_interceptors",
+    "client_interceptors",
+    "per_method",
     "server_interceptors",
 )
 
 _HOMES = {
+    "_client_aio": ("aio_client_interceptors",),
+    "_client_method": ("per_method",),
+    "_client_sync": ("client_interceptors",),
     "_server_aio": ("aio_server_interceptors",),
     "_server_sync": ("server_interceptors",),
 }

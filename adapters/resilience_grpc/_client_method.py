@@ -1,0 +1,223 @@
+"""Which policies guard a method, and how each of them fits a call over gRPC."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+from grpc import StatusCode
+
+from resilience import CircuitBreaker, DeadlineExceededError, Hedge, Keyed, Pipeline, Policy, Resilience, Retry, Timeout
+from resilience.errors import ConfigurationError, Problem
+from resilience.outbound import Outbound
+from resilience.policy import AroundPolicy, KeyedPolicy
+from resilience.timeout import Deadline
+from resilience_grpc._client_call import Details, Outgoing, aio_details, method_of
+from resilience_grpc._client_error import CallError, Decoder
+from resilience_grpc._client_options import CallOptions, is_listed, is_untouched, service_of
+
+__all__ = ("Method", "Methods", "Wanted", "per_method")
+
+Wanted = Pipeline | str | Callable[[str], Pipeline | str | None] | None
+"""One pipeline for all methods, the name of one, or a function that takes `shop.Orders/Get` and returns either."""
+
+
+def per_method(make: Callable[[str], Policy | AroundPolicy], **options: Any) -> Keyed:
+    """Return a policy that is one per method: `make` takes `shop.Orders/Get`. `options` are those of `Keyed`."""
+    return Keyed(make, method_of, **options)
+
+
+class Methods:
+    """What guards each method of a channel, found at its first call."""
+
+    def __init__(
+        self,
+        resilience: Resilience | None,
+        pipeline: Wanted,
+        idempotent: Iterable[str],
+        retryable: Iterable[Any],
+        *,
+        is_aio: bool,
+    ) -> None:
+        self._options = CallOptions(
+            idempotent=cast("tuple[str, ...]", idempotent), retryable=cast("tuple[str, ...]", retryable)
+        )
+        wanted: Any = pipeline
+        if not (wanted is None or isinstance(wanted, Pipeline | str) or callable(wanted)):
+            expected = "a Pipeline, the name of one, or a function that takes a method and returns either"
+            raise ConfigurationError([Problem("pipeline", pipeline, expected)])
+        self._toolkit = Resilience.from_env() if resilience is None else resilience
+        self.outbound = Outbound.of(self._toolkit)
+        retried = [StatusCode[name] for name in self._options.retryable]
+        self.decode = Decoder(self._toolkit.catalog, retried, is_aio=is_aio)
+        if isinstance(pipeline, str):
+            self._toolkit.pipeline(pipeline)  # what is wrong with the name, or its settings, is said here
+        self.rebuild = aio_details if is_aio else Details
+        self._wanted = pipeline
+        self._known: dict[Any, Method | None] = {}
+
+    def of(self, name: Any) -> Method | None:
+        """Return what guards the method of this name, None where it is to be left alone."""
+        try:
+            return self._known[name]
+        except KeyError:  # two threads may build one each: the policies are the same ones
+            text = name if isinstance(name, str) else name.decode()
+            return self._known.setdefault(name, None if is_untouched(text) else self._new(text))
+
+    def _new(self, name: str) -> Method:
+        is_repeatable = is_listed(name, self._options.idempotent)
+        return Method(self._pipeline(name.lstrip("/")), self, is_repeatable=is_repeatable)
+
+    def _pipeline(self, method: str) -> Pipeline:
+        if self._wanted is None:
+            return self._configured(method)
+        chosen: Any = self._wanted
+        if not isinstance(chosen, Pipeline | str):
+            chosen = chosen(method)
+        if chosen is None:
+            return Pipeline(method)
+        if not isinstance(chosen, Pipeline | str):
+            raise ConfigurationError([Problem(f"pipeline({method!r})", chosen, "a Pipeline, the name of one, or None")])
+        return self._toolkit.pipeline(chosen) if isinstance(chosen, str) else chosen
+
+    def _configured(self, method: str) -> Pipeline:
+        """Return the pipeline configured for the method, else for its service, else the usual one of the service."""
+        config, service = self._toolkit.config, service_of(method)
+        if config.has_pipeline(method):
+            return self._toolkit.pipeline(method)
+        if config.has_pipeline(service) or config.has_pipeline("default"):
+            pipeline = self._toolkit.pipeline(service)
+            return pipeline.with_policies(*[_of_method(policy, method) for policy in pipeline.policies])
+        try:
+            return self._toolkit.pipeline(service, *_usual())
+        except ConfigurationError:  # it has policies already: by our own first call, or somebody's code
+            return self._toolkit.pipeline(service)
+
+
+def _usual() -> tuple[Any, ...]:
+    return Retry(attempts=3, timeout=30), CircuitBreaker(failure_rate_threshold=0.5, reset_timeout=30)
+
+
+def _of_method(policy: Any, method: str) -> Any:
+    """Return a configured policy for one method: what is late is learned for each one by itself."""
+    if not isinstance(policy, Hedge) or not policy.sources:
+        return policy
+    options: dict[str, Any] = {field: getattr(policy.options, field) for field in policy.options.fields()}
+    fitted = Hedge(**options, name=f"{method}.hedge")
+    fitted.sources, fitted.events = policy.sources, policy.events
+    return fitted
+
+
+class Method:
+    """One method: what its calls carry, how their errors are read, and the policies around them."""
+
+    def __init__(self, pipeline: Pipeline, methods: Methods, *, is_repeatable: bool) -> None:
+        self._pipeline, self._methods = pipeline, methods
+        self._is_repeatable = is_repeatable
+        self._guarded: dict[Any, Callable[..., Any]] = {}
+        self.races = is_repeatable and any(isinstance(_template(policy), Hedge) for policy in pipeline.policies)
+        """Whether attempts are made at the same time, so that some have to be cancelled."""
+
+    def outgoing(self, send: Callable[[Any, Any], Any], details: Any, request: Any) -> Outgoing:
+        """Return a call that is about to be made, each attempt of it by `send`."""
+        known = self._methods
+        return Outgoing(send, details, request, known.outbound, known.decode, known.rebuild)
+
+    def guarded(self, attempt: Any, *, repeats: bool, is_stream: bool = False, blocks: bool = False) -> Any:
+        """Return `attempt`, a function of an `Outgoing`, with the policies around it.
+
+        `repeats`: its request can be sent again. `blocks`: threads may be used for it.
+        """
+        repeats = repeats and self._is_repeatable
+        guarded = self._guarded.get((attempt, repeats))
+        if guarded is None:
+            margin = self._methods.outbound.options.margin
+            policies = [
+                policy if is_stream else _fitted(policy, margin)
+                for policy in self._pipeline.policies
+                if (repeats or not _repeats(policy)) and not (is_stream and _owns(policy))
+            ]
+            if not blocks:
+                _check_threads(self._pipeline.name, policies)
+            guarded = self._guarded[attempt, repeats] = self._pipeline.with_policies(*policies)(attempt)
+        return guarded
+
+
+def _template(policy: Any) -> Any:
+    return policy.template if isinstance(policy, KeyedPolicy) else policy
+
+
+def _repeats(policy: Any) -> bool:
+    """Whether a policy may call again; one that serves only functions marked as idempotent does."""
+    serves = getattr(policy, "serves", None)
+    return bool(getattr(policy, "retries", False)) or (serves is not None and not serves(_unmarked))
+
+
+def _unmarked() -> None:
+    """Stand for any function that may not be called twice."""
+
+
+def _owns(policy: Any) -> bool:
+    """Whether a policy has to own the call, as nobody can own a stream."""
+    return isinstance(_template(policy), AroundPolicy)
+
+
+def _check_threads(name: str, policies: Iterable[Any]) -> None:
+    for policy in policies:
+        if hasattr(_template(policy), "offload"):
+            reason = "nothing of this call blocks; use a Bulkhead"
+            raise ConfigurationError(
+                f"pipeline {name!r} cannot move a call to the threads of {policy.name!r}: {reason}"
+            )
+
+
+def _fitted(policy: Any, margin: float) -> Any:
+    return _Allowance(policy, margin) if isinstance(policy, Timeout) else policy
+
+
+class _Allowance:
+    """A timeout that gRPC itself keeps: both sides know of it, no thread waits, and the server can stop in time."""
+
+    kind = "timeout"
+
+    def __init__(self, timeout: Timeout, margin: float) -> None:
+        self._timeout, self._margin = timeout, margin
+        self.events, self.describe, self.snapshot = timeout.events, timeout.describe, timeout.snapshot
+
+    @property
+    def name(self) -> str:
+        return self._timeout.name
+
+    def around(self, call: Callable[..., Any], /) -> Callable[..., Any]:
+        def timed(*args: Any) -> Any:
+            seconds = self._timeout.allowance()
+            with self._deadline(seconds):
+                try:
+                    return call(*args)
+                except DeadlineExceededError as error:
+                    self._count(error, seconds)
+                    raise
+
+        return timed
+
+    def around_async(self, call: Callable[..., Any], /) -> Callable[..., Any]:
+        async def timed(*args: Any) -> Any:
+            seconds = self._timeout.allowance()
+            with self._deadline(seconds):
+                try:
+                    return await call(*args)
+                except DeadlineExceededError as error:
+                    self._count(error, seconds)
+                    raise
+
+        return timed
+
+    def _deadline(self, seconds: float | None) -> Deadline:
+        """Return the deadline of one call; the margin, which every attempt keeps back, is on top."""
+        at = math.inf if seconds is None else self._timeout.clock() + seconds + self._margin
+        return Deadline(at, clock=self._timeout.clock)
+
+    def _count(self, error: Any, seconds: float | None) -> None:
+        if seconds is not None and isinstance(error, CallError):
+            self._timeout.exceeded(seconds)

@@ -1,0 +1,68 @@
+"""What the interceptors of a channel can be told, and which methods a pattern means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from grpc import StatusCode
+
+from resilience.options import Choice, Listing, Options, Refused, Text, option
+
+__all__ = ("CallOptions", "is_listed", "is_untouched", "service_of")
+
+_UNTOUCHED = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+_STATUSES = tuple(code.name for code in StatusCode if code is not StatusCode.OK)
+
+
+class _Statuses(Listing):
+    """Names of gRPC statuses, or the statuses themselves."""
+
+    def __init__(self) -> None:
+        super().__init__(Choice(*_STATUSES))
+        self.expected = "a list of gRPC statuses other than OK, such as UNAVAILABLE"
+
+    def check(self, value: Any, /) -> tuple[Any, ...]:
+        """Return names."""
+        if not isinstance(value, Iterable):
+            raise Refused
+        return super().check(value if isinstance(value, str) else [getattr(each, "name", each) for each in value])
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallOptions(Options):
+    """Which calls may be repeated, and after which statuses."""
+
+    idempotent: tuple[str, ...] = option(
+        (),
+        Listing(
+            Text(
+                "a method such as shop.Orders/Get, all of a service as shop.Orders/*, or * for all",
+                pattern=r"\*|/?[A-Za-z_][\w.]*/(\*|\w+)",
+                longest=300,
+            )
+        ),
+        "methods that may be called twice: only they are retried and hedged",
+    )
+    retryable: tuple[str, ...] = option(
+        ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"),
+        _Statuses(),
+        "statuses after which such a call is worth another attempt",
+    )
+
+
+def service_of(method: str) -> str:
+    """Return `shop.Orders` of `/shop.Orders/Get`."""
+    return method.strip("/").rpartition("/")[0]
+
+
+def is_listed(method: str, patterns: Iterable[str]) -> bool:
+    """Whether one of `patterns` means `method`."""
+    forms = {"*", f"{service_of(method)}/*", method.lstrip("/")}
+    return any(pattern.lstrip("/") in forms for pattern in patterns)
+
+
+def is_untouched(method: str) -> bool:
+    """Whether a method is infrastructure's: health and reflection are neither guarded nor changed."""
+    return method.startswith(_UNTOUCHED)
