@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
@@ -34,6 +35,7 @@ class Lifecycle(Hooks, Standing):
     def __init__(self, options: LifecycleOptions | None = None, *, clock: Clock = monotonic) -> None:
         Hooks.__init__(self)
         Standing.__init__(self, options, clock=clock)
+        self._stops_at_exit = False
 
     def prepare(self) -> None:
         """Wait for what is needed, then run the start hooks. Raises `StartupError`; `stop()` is due even then."""
@@ -198,13 +200,13 @@ class Lifecycle(Hooks, Standing):
         return self.options.signals and DESK.install(self, numbers or (signal.SIGTERM,))
 
     def stop_at_exit(self) -> None:
-        """Have `stop()` called when the interpreter ends, for servers that tell an application nothing (WSGI)."""
-        atexit.unregister(self._stop_if_begun)
-        atexit.register(self._stop_if_begun)
+        """Have `stop()` called when the interpreter ends, for servers that tell an application nothing (WSGI).
 
-    def _stop_if_begun(self) -> None:
-        if self.state in {READY, DRAINING}:
-            self.stop()
+        A lifecycle nobody holds any longer by then has nothing left to stop.
+        """
+        if not self._stops_at_exit:
+            self._stops_at_exit = True
+            atexit.register(_stop_if_begun, weakref.ref(self))
 
     def waiting(self, need: Need) -> Waiting:
         """Return the wait for one dependency, which ends early once a drain has begun."""
@@ -251,6 +253,12 @@ class Lifecycle(Hooks, Standing):
         from resilience.lifecycle._aio import left  # noqa: PLC0415 - as above
 
         return left(self, is_orderly=error is None)
+
+
+def _stop_if_begun(reference: weakref.ref[Lifecycle]) -> None:
+    lifecycle = reference()
+    if lifecycle is not None and lifecycle.state in {READY, DRAINING}:
+        lifecycle.stop()
 
 
 def _limit(timeout: Span | None) -> float:

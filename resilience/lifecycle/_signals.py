@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -39,15 +40,20 @@ def is_of_a_loop(handler: Any) -> bool:
 
 
 class Signals:
-    """Stands between a signal and who handled it before, for every lifecycle of this process."""
+    """Stands between a signal and who handled it before, for every lifecycle of this process somebody still holds."""
 
     def __init__(self) -> None:
-        self._lifecycles: tuple[Lifecycle, ...] = ()
+        self._known: tuple[weakref.ref[Lifecycle], ...] = ()
         self._previous: dict[int, list[Any]] = {}
         self._watch: object = None
         self._masks = threading.local()
-        self._renew()
+        self.after_fork()
         renew_after_fork(self)
+
+    @property
+    def _lifecycles(self) -> tuple[Lifecycle, ...]:
+        found = [reference() for reference in self._known]
+        return tuple(lifecycle for lifecycle in found if lifecycle is not None)
 
     def _renew(self) -> None:
         self._number = self._count = self._depth = 0
@@ -56,7 +62,8 @@ class Signals:
 
     def after_fork(self) -> None:
         """Be gone in a forked child: nobody watches there, and a process pool ends its children by SIGTERM."""
-        self._lifecycles, self._watch = (), None
+        self._known, self._watch = (), None
+        self._lock = threading.RLock()  # never taken by the handler
         self._restore()
         self._renew()
 
@@ -69,8 +76,10 @@ class Signals:
         except ValueError:  # a sub-interpreter
             return False
         if any(taken):
-            self._lifecycles = (*(one for one in self._lifecycles if one is not lifecycle), lifecycle)
-            self._start_watching()
+            with self._lock:
+                others = [one for one in self._lifecycles if one is not lifecycle]
+                self._known = tuple(map(weakref.ref, (*others, lifecycle)))
+                self._start_watching()
         return any(taken)
 
     def _take(self, number: int) -> bool:
@@ -93,17 +102,20 @@ class Signals:
 
     def forget(self, lifecycle: Standing) -> None:
         """Leave the signals to who handled them before, once no lifecycle is left to drain."""
-        self._lifecycles = tuple(one for one in self._lifecycles if one is not lifecycle)
-        if not self._lifecycles:
+        with self._lock:
+            left = [one for one in self._lifecycles if one is not lifecycle]
+            self._known = tuple(map(weakref.ref, left))
+            if left:
+                return
             self._watch = None
-            if threading.current_thread() is threading.main_thread():
-                self._restore()
+        if threading.current_thread() is threading.main_thread():
+            self._restore()
 
     def _restore(self) -> None:
-        for number, handlers in self._previous.items():
+        for number, handlers in tuple(self._previous.items()):
             if signal.getsignal(number) == self._handle:
                 signal.signal(number, handlers[-1])
-        self._previous = {}
+                del self._previous[number]  # not before: whoever has taken it from us may still call us
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         """Take note, in the main thread. Nothing in here waits, logs, locks or starts anything."""
@@ -155,11 +167,19 @@ class Signals:
         os.kill(os.getpid(), number)
 
     def _wait(self, watch: object) -> None:
-        while self._watch is watch:
+        while self._is_watched_by(watch):
             if self._count:
                 self._depart(self._number, self._lifecycles)
                 return
             time.sleep(SLICE)
+
+    def _is_watched_by(self, watch: object) -> bool:
+        """Whether this is still the watcher; it gives up once nobody is left to drain."""
+        if self._watch is watch and not self._lifecycles:
+            with self._lock:
+                if self._watch is watch and not self._lifecycles:
+                    self._watch = None
+        return self._watch is watch
 
     def _depart(self, number: int, lifecycles: tuple[Lifecycle, ...]) -> None:
         handler = self._handler(number)

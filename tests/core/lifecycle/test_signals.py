@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from redis_process import free_port
 from server_process import ServerProcess, started
 
 from resilience.lifecycle import Lifecycle, LifecycleOptions
-from resilience.lifecycle._signals import Signals, is_of_a_loop
+from resilience.lifecycle._signals import DESK, Signals, is_of_a_loop
 
 Run = Callable[..., ServerProcess]
 
@@ -320,9 +322,11 @@ def test_gunicorn_drains(run: Run, worker: str) -> None:
 
 @pytest.fixture
 def sigterm() -> Iterator[None]:
-    """Put SIGTERM back as it was."""
+    """Have SIGTERM to ourselves, whatever other tests have left, and put it back as it was."""
+    DESK.after_fork()
     before = signal.getsignal(signal.SIGTERM)
     yield
+    DESK.after_fork()
     signal.signal(signal.SIGTERM, before)
 
 
@@ -393,6 +397,40 @@ def test_whoever_takes_it_from_us_and_calls_us_is_no_circle() -> None:
     signal.raise_signal(signal.SIGTERM)
     assert heard == ["over", "first"]
     lifecycle.stopped()
+
+
+@pytest.mark.usefixtures("sigterm")
+def test_whoever_took_it_from_us_can_call_us_for_ever() -> None:
+    """A handler installed over ours that calls ours reaches the one before us even after the last lifecycle's end."""
+    heard = list[int]()
+    signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    lifecycle = Lifecycle()
+    lifecycle.install_signals()
+    ours: Any = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda number, frame: ours(number, frame))  # noqa: PLW0108 - another function
+    lifecycle.stopped()
+    signal.raise_signal(signal.SIGTERM)
+    assert heard == [signal.SIGTERM]
+
+
+@pytest.mark.usefixtures("sigterm")
+def test_a_lifecycle_nobody_holds_is_forgotten() -> None:
+    """An application that was dropped without an end neither lives on for the signal's sake nor swallows it."""
+    heard = list[int]()
+    signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    lifecycle = Lifecycle(LifecycleOptions(drain_delay=30))
+    lifecycle.install_signals()
+    lifecycle.stop_at_exit()
+    gone = weakref.ref(lifecycle)
+    del lifecycle
+    gc.collect()
+    assert gone() is None
+    signal.raise_signal(signal.SIGTERM)
+    assert heard == [signal.SIGTERM]
+    end = time.monotonic() + 5
+    while any(thread.name == "resilience-signals" for thread in threading.enumerate()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @pytest.mark.usefixtures("sigterm")
