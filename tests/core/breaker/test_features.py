@@ -106,7 +106,10 @@ def test_function_of_the_user_that_raises_leaks_no_trial(option: str) -> None:
     breaker.half_open()
     error = DownError() if option in ("record", "ignore") else None
     with pytest.raises(RuntimeError, match="predicate"):
-        breaker.call(int if error is None else raising(error))
+        if error is None:
+            breaker.call(int)
+        else:
+            breaker.call(raising(error))
     assert breaker.snapshot()["trials_running"] == 0
 
 
