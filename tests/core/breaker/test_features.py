@@ -105,11 +105,13 @@ def test_function_of_the_user_that_raises_leaks_no_trial(option: str) -> None:
     breaker = CircuitBreaker(**{key: value for key, value in options.items() if value is not None})
     breaker.half_open()
     error = DownError() if option in ("record", "ignore") else None
+
+    def act() -> None:
+        if error is not None:
+            raise error
+
     with pytest.raises(RuntimeError, match="predicate"):
-        if error is None:
-            breaker.call(int)
-        else:
-            breaker.call(raising(error))
+        breaker.call(act)
     assert breaker.snapshot()["trials_running"] == 0
 
 
