@@ -40,20 +40,22 @@ def localized(environ: Mapping[str, Any], envelope: Envelope) -> Envelope:
     return context.inbound.localized(envelope, environ.get("HTTP_ACCEPT_LANGUAGE"))
 
 
-def rendered(environ: Mapping[str, Any], envelope: Envelope) -> tuple[bytes, str]:
-    """Return the body and its content type, as this client wants them."""
-    context = context_of(environ)
-    options = _DEFAULTS if context is None or context.inbound is None else context.inbound.options
+def rendered(environ: Mapping[str, Any], envelope: Envelope) -> tuple[bytes, dict[str, str]]:
+    """Return the body, in the shape and language this client wants, and the headers that belong to it."""
+    context, options = context_of(environ), _DEFAULTS
+    if context is not None and context.inbound is not None:
+        options = context.inbound.options
+        envelope = context.inbound.localized(envelope, environ.get("HTTP_ACCEPT_LANGUAGE"))
     is_problem = wants_problem(environ.get("HTTP_ACCEPT"), options.errors == "problem")
-    return envelope.render(problem=is_problem, type_base=options.problem_type_base)
+    body, content_type = envelope.render(problem=is_problem, type_base=options.problem_type_base)
+    return body, {**envelope.response_headers(), "Content-Type": content_type}
 
 
 def respond(envelope: Envelope, kept: Iterable[tuple[str, str]] = ()) -> Response:
     """Return the response for `envelope`; headers in `kept` stand as they are, whatever the envelope would say."""
     envelope = localized(request.environ, envelope)
-    body, content_type = rendered(request.environ, envelope)
-    response = current_app.response_class(body, envelope.http_status, content_type=content_type)
-    response.headers.update(envelope.response_headers())
+    body, headers = rendered(request.environ, envelope)
+    response = current_app.response_class(body, envelope.http_status, headers)
     given = list(kept)
     for name, _ in given:
         response.headers.remove(name)

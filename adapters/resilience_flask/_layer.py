@@ -44,10 +44,10 @@ class Layer:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
-        if CONTEXT in environ:  # mounted under an application that has a layer of its own
-            return self._inner(environ, start_response)
         if not self.is_acquainted:
             self._acquaint()
+        if CONTEXT in environ:  # mounted under an application that has a layer of its own
+            return self._inner(environ, start_response)
         context = self._receive(environ)
         exchange = Exchange(self, context, environ, start_response)
         with context:
@@ -126,7 +126,7 @@ class Layer:
         if due is not None and not (self._exempt and request.endpoint in self._exempt):
             if context.user is None:
                 context.user = environ.get("REMOTE_USER")
-            self.inbound.charge(context, due)
+            (context.inbound or self.inbound).charge(context, due)  # where this one is mounted, the outer one's
 
     def answer_for(
         self, environ: WSGIEnvironment, error: Exception, given: Headers
@@ -139,13 +139,10 @@ class Layer:
         if not isinstance(error, ANSWERS):
             self._report(environ, error)
         envelope = envelope_of(error, **ids_of(environ))
-        body, content_type = rendered(environ, envelope)
-        own = {"Content-Type": content_type, "Content-Length": str(len(body)), **envelope.response_headers()}
-        dropped = {name.lower() for name in own}
-        kept = [
-            (name, value) for name, value in given
-            if (lower := name.lower()) not in dropped and not lower.startswith("content-") and lower not in _OF_THE_BODY
-        ]  # fmt: skip
+        body, own = rendered(environ, envelope)
+        own["Content-Length"] = str(len(body))
+        dropped = _OF_THE_BODY.union(name.lower() for name in own) - {"vary"}
+        kept = [(name, value) for name, value in given if not _speaks_of(name.lower(), dropped)]
         status = f"{envelope.http_status} {_phrase(envelope.http_status)}"
         return body, (status, [*kept, *own.items(), ("Vary", "Accept")])
 
@@ -160,6 +157,10 @@ class Layer:
 
 
 _OF_THE_BODY = frozenset({"etag", "last-modified", "cache-control", "expires", "accept-ranges", "retry-after"})
+
+
+def _speaks_of(name: str, dropped: frozenset[str]) -> bool:
+    return name in dropped or name.startswith("content-")
 
 
 def _phrase(status: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 from flask import Flask, Response
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from resilience import Deadline
 from resilience.errors import DeadlineExceededError
@@ -220,3 +223,24 @@ def test_no_deadline_after_the_answer(app: Flask, open_body: Any, toolkit: Any) 
     assert seen[0] is not None
     assert seen[0] < 6
     assert seen[1] == float("inf")
+
+
+HEADERS = ["X_REQUEST_ID", "TRACEPARENT", "TRACESTATE", "BAGGAGE", "X_REQUEST_TIMEOUT", "REQUEST_TIMEOUT"]
+HEADERS += ["X_FORWARDED_FOR", "ACCEPT", "ACCEPT_LANGUAGE"]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(HEADERS), st.binary(max_size=300).map(lambda value: value.decode("latin-1"))))
+def test_no_header_causes_an_error(open_body: Any, toolkit: Any, headers: dict[str, str]) -> None:
+    """Whatever stands in the headers we read, the answer is what it would be without, and so are its headers."""
+    app = Flask("shop", static_folder=None)
+    FlaskResilience(app, toolkit(server__deadline="5s", server__trusted_proxies="0.0.0.0/0"))
+    environ = {f"HTTP_{name}": value for name, value in headers.items()}
+    body, answers = open_body(app, "/", environ_overrides={**environ, "REMOTE_ADDR": "203.0.113.9"})
+    list(body)
+    body.close()
+    ((status, sent),) = answers
+    assert status[:3] in {"404", "504"}
+    ids = [value for name, value in sent if name == "X-Request-ID"]
+    assert len(ids) == 1
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,128}", ids[0])

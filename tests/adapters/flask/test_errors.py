@@ -78,6 +78,24 @@ def test_problem(app: Flask, browse: Any, toolkit: Any) -> None:
     assert browse(other).get("/").json["type"] == "https://e.example/NOT_FOUND"
 
 
+def test_languages(app: Flask, browse: Any, toolkit: Any) -> None:
+    """A message of the catalogue is told in the language the client reads best; English otherwise."""
+    resilience = toolkit()
+    resilience.catalog.define(
+        "ORDERS_V001", "We do not sell that.", http_status=422, translations={"de": "Das haben wir nicht."}
+    )
+    app.add_url_rule("/", "root", lambda: fail(resilience.catalog.error("ORDERS_V001")))
+    FlaskResilience(app, resilience)
+    german = browse(app).get("/", headers={"Accept-Language": "de-AT, en;q=0.5"})
+    assert (german.json["message"], german.headers["Content-Language"]) == ("Das haben wir nicht.", "de")
+    assert {"Accept", "Accept-Language"} <= set(german.vary.as_set(preserve_casing=True))
+    assert browse(app).get("/").json["message"] == "We do not sell that."
+
+
+def fail(error: Exception) -> str:
+    raise error
+
+
 @pytest.mark.parametrize(
     ("said", "message", "details"),
     [
