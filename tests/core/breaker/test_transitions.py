@@ -195,14 +195,43 @@ def test_a_quick_success_lets_the_window_advance() -> None:
 
 
 def test_results_of_timed_calls_of_another_epoch_are_void() -> None:
-    """A timed call counts only in the epoch it was admitted to, however it ends (L3)."""
+    """Timed calls count only in the epoch they were admitted to, however many there are and end (L3)."""
     model = machine(SLOW, window=10, slow_after=2.0)
-    success, failure = timed(model, START), timed(model, START)
+    calls = [timed(model, START) for _ in range(6)]
     model.open(START, "by hand")
     model.close("by hand", START)
-    assert model.succeeded(success, START + 9) is None
-    assert model.failed(failure, START + 9) is None
+    assert [model.succeeded(call, START + 9) for call in calls[:3]] == [None] * 3
+    assert [model.failed(call, START + 9) for call in calls[3:]] == [None] * 3
     assert model.counts(START + 9) == Counts(0, 0, 0)
+
+
+def test_a_success_that_counts_itself_is_not_counted_here() -> None:
+    """The permit of a closed circuit tells its own epoch; the machine has nothing to add."""
+    model = machine(window=10)
+    assert model.succeeded(admitted(model, START), START) is None
+    assert model.counts(START) == Counts(0, 0)
+
+
+def test_a_slow_success_lets_a_window_of_time_know_the_time() -> None:
+    """A call that is found slow at its end counts at that moment, and what is older than the window does not."""
+    model = machine(Limits(slow_rate=1.0, minimum=9), window=10.0, slow_after=2.0)
+    calls = [timed(model, START) for _ in range(2)]
+    assert model.failed(calls[0], START) is None
+    assert model.succeeded(calls[1], START + 60) is None
+    assert model.counts(START + 60) == Counts(0, 1, 1)
+
+
+def test_a_successful_trial_ends_the_run_that_led_here() -> None:
+    """After a trial that succeeded only the failures of this phase are remembered."""
+    model = machine(Limits(2), trials=TrialRule(3, 3))
+    for _ in range(2):
+        model.failed(admitted(model, START), START)
+    first, second = trial(model, START + 10), trial(model, START + 10)
+    assert model.counts(START + 10) == Counts(2, 2)
+    model.succeeded(first, START + 10)
+    assert model.counts(START + 10) == Counts(0, 0)
+    model.failed(second, START + 10)
+    assert model.counts(START + 10) == Counts(1, 1)
 
 
 def test_a_slow_trial_reopens() -> None:
@@ -449,7 +478,8 @@ def test_a_failure_is_not_slow_unless_it_was() -> None:
 
 def test_a_floor_as_long_as_the_open_time_changes_nothing() -> None:
     """Jitter is added to what was asked for only where that is longer than the open time."""
-    assert OpenTime(10.0, jitter=0.5).seconds(1, 10.0, lambda: 0.0) == 10.0
+    chance = iter((0.0, 1.0))
+    assert OpenTime(10.0, jitter=0.5).seconds(1, 10.0, lambda: next(chance)) == 10.0
     assert OpenTime(10.0, jitter=0.5).seconds(1, 10.1, lambda: 1.0) == pytest.approx(15.15)
     assert OpenTime(10.0, jitter=0.5).seconds(1, -math.inf, lambda: 1.0) == 5.0
 
@@ -481,3 +511,4 @@ def test_an_open_epoch_knows_when_it_ends() -> None:
     model.open(START, "by hand", seconds=2.0)
     assert isinstance(model.epoch, Open)
     assert model.epoch.until == START + 2
+    assert model.epoch.stamp is None
