@@ -17,6 +17,7 @@ from resilience import (
     Deadline,
     ErrorCatalog,
     Fallback,
+    Lifecycle,
     Pipeline,
     Policy,
     RateLimit,
@@ -27,6 +28,7 @@ from resilience import (
     Timeout,
     TokenBucket,
 )
+from resilience.envelope import envelope_of
 from resilience.health import HealthServer
 from resilience.outbound import outbound_headers, refuse_if_spent
 from resilience.policy import AroundPolicy
@@ -153,3 +155,32 @@ def flask_application() -> None:
         return str(order)
 
     wants_order(view)
+
+
+def wants_number(hook: Callable[[], int]) -> None: ...
+
+
+async def a_life(pool: httpx.Client) -> None:
+    lifecycle = Resilience().lifecycle
+
+    @lifecycle.on_start
+    def one() -> int:
+        return 1
+
+    @lifecycle.on_stop(timeout="5s", name="two")
+    def two() -> int:
+        return 2
+
+    @lifecycle.needs(interval="1s")
+    async def three() -> bool:
+        return True
+
+    wants_number(one)
+    wants_number(two)
+    assert_type(lifecycle.closes(pool), httpx.Client)
+    assert_type(lifecycle.install_signals(), bool)
+    assert_type(lifecycle.wait_drained("5s"), bool)
+    assert_type(await lifecycle.await_drained(), bool)
+    async with lifecycle as same:
+        assert_type(same, Lifecycle)
+    assert_type(ErrorCatalog().localized(envelope_of(ValueError()), "de").language, str)
