@@ -18,13 +18,18 @@ if TYPE_CHECKING:
     from resilience_grpc._client_aio import aio_client_interceptors
     from resilience_grpc._client_method import per_method
     from resilience_grpc._client_sync import client_interceptors
+    from resilience_grpc._drain import adrain, drain
+    from resilience_grpc._health import add_health
     from resilience_grpc._server_aio import aio_server_interceptors
     from resilience_grpc._server_sync import server_interceptors
 
 __all__ = (
+    "add_health",
+    "adrain",
     "aio_client_interceptors",
     "aio_server_interceptors",
     "client_interceptors",
+    "drain",
     "per_method",
     "server_interceptors",
 )
@@ -33,6 +38,8 @@ _HOMES = {
     "_client_aio": ("aio_client_interceptors",),
     "_client_method": ("per_method",),
     "_client_sync": ("client_interceptors",),
+    "_drain": ("adrain", "drain"),
+    "_health": ("add_health",),
     "_server_aio": ("aio_server_interceptors",),
     "_server_sync": ("server_interceptors",),
 }

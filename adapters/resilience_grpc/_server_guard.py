@@ -22,6 +22,7 @@ __all__ = ("Guard", "Told", "Trailers", "abort_in", "is_untouched", "late")
 _log = logging.getLogger("resilience")
 
 REQUEST_ID = "x-request-id"
+_LANGUAGE = "accept-language"
 _UNTOUCHED = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 _LONGEST = 31_536_000.0
 _MOST_LINKS = 16
@@ -52,7 +53,7 @@ class Guard:
         self.catalog = toolkit.catalog
         self.authenticate = authenticate
         self.validate = validate
-        self._wanted = self.inbound.wanted
+        self._wanted = self.inbound.wanted | {_LANGUAGE}
         toolkit.health.attach(toolkit.lifecycle)
 
     def receive(self, method: str, servicer: Any) -> RequestContext:
@@ -107,6 +108,7 @@ class Guard:
         if not isinstance(error, ANSWERS):
             _log.error("unhandled error in %s, request %s", method, request.request_id, exc_info=error)
         envelope = envelope_of(error, request_id=request.request_id, trace_id=request.trace_id)
+        envelope = self.catalog.localized(envelope, request.headers.get(_LANGUAGE))
         status = status_of(envelope, self.catalog.domain)
         trailers = self.trailers(request, servicer, (DETAILS, status.SerializeToString()))
         return _CODES[status.code], status.message, trailers

@@ -34,6 +34,9 @@ def serve() -> Iterator[Serve]:
         def start(stack: str, settings: dict[str, str] | None = None, **options: Any) -> grpc_shop.Running:
             named = {f"RESILIENCE_{name}": value for name, value in (settings or {}).items()}
             toolkit = Resilience.from_env({"RESILIENCE_SERVICE__NAME": "shop", **named})
+            prepare = options.pop("prepare", None)
+            if prepare is not None:
+                options["prepare"] = lambda server: prepare(server, toolkit)
             return servers.enter_context(grpc_shop.running(stack, toolkit, **options))
 
         yield start
