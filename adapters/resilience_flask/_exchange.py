@@ -31,7 +31,18 @@ class Exchange:
     piece: until then an error can still be answered.
     """
 
-    __slots__ = ("_body", "_context", "_environ", "_is_begun", "_layer", "_next", "_run", "_start", "_waiting")
+    __slots__ = (
+        "_body",
+        "_context",
+        "_environ",
+        "_is_begun",
+        "_layer",
+        "_next",
+        "_run",
+        "_start",
+        "_waiting",
+        "_written",
+    )
 
     def __init__(self, layer: Layer, context: RequestContext, environ: WSGIEnvironment, start: StartResponse) -> None:
         self._layer = layer
@@ -46,9 +57,9 @@ class Exchange:
     def start(self, status: str, headers: Headers, exc_info: Any = None, /) -> Write:
         """Stand in for the server's `start_response`."""
         headers, is_measured = self._headed(headers)
-        if exc_info is not None:
-            self._waiting = None
+        if exc_info is not None and self._waiting is None:
             return self._start(status, headers, exc_info)
+        self._waiting = None
         if is_measured:
             return self._start(status, headers)
         self._waiting = status, headers
@@ -71,13 +82,15 @@ class Exchange:
 
     def _write(self, piece: bytes, /) -> object:
         """Send what an application writes past its body, as WSGI allows it to."""
-        return self._release()(piece)
+        if self._waiting is not None:
+            self._release()
+        return self._written(piece)
 
-    def _release(self) -> Write:
+    def _release(self) -> None:
         """Send the status that waited."""
         assert self._waiting is not None  # noqa: S101 - an application that says nothing is in breach of WSGI
         (status, headers), self._waiting = self._waiting, None
-        return self._start(status, headers)
+        self._written: Write = self._start(status, headers)
 
     def carry(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """Return what the server is to send for `body`. Called inside the request's context, which is kept."""

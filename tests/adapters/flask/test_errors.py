@@ -285,7 +285,7 @@ class TestFaults:
 
 class TestStreams:
     @pytest.mark.parametrize(
-        ("error", "status"), [(ValueError("secret"), 500), (AppError("ORDERS_V001", http_status=422), 422)]
+        ("error", "status"), [(ValueError("secret"), 500), (AppError("ORDERS_V001", http_status=499), 499)]
     )
     def test_that_fails_before_it_begins(
         self, app: Flask, browse: Any, caplog: pytest.LogCaptureFixture, error: Exception, status: int

@@ -9,6 +9,7 @@ import pytest
 from flask import Blueprint, Flask, current_app
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.test import EnvironBuilder
 
 from resilience.errors import ConfigurationError
 from resilience.inbound import current_request
@@ -222,3 +223,51 @@ def test_without_a_layer(app: Flask) -> None:
     with app.test_request_context("/"):
         assert app.preprocess_request() is None
         assert current_request() is None
+
+
+def test_write(app: Flask) -> None:
+    """Middleware below may write past its body, as WSGI allows; the status goes out with the first piece."""
+    sent: list[Any] = []
+
+    def old_fashioned(_environ: Any, start_response: Any) -> Any:
+        write = start_response("200 OK", [("Content-Type", "text/plain")])
+        assert sent == []
+        write(b"first ")
+        write(b"second ")
+        return [b"third"]
+
+    def start_response(status: str, _headers: Any, _exc_info: Any = None) -> Any:
+        sent.append(status)
+        return sent.append
+
+    vars(app)["wsgi_app"] = old_fashioned
+    FlaskResilience(app)
+    sent += app(EnvironBuilder().get_environ(), start_response)
+    assert sent == ["200 OK", b"first ", b"second ", b"third"]
+
+
+@pytest.mark.parametrize("is_sent", [True, False])
+def test_second_thoughts(app: Flask, *, is_sent: bool) -> None:
+    """Middleware below may replace what it has announced; a server is told why only if it knows of the first."""
+    error = (ValueError, ValueError(), None)
+
+    def unsure(_environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Length", "5")] if is_sent else [])
+        start_response("503 Unsure", [("Content-Length", "5")], error)
+        return [b"sorry"]
+
+    told: list[Any] = []
+    start_response: Any = lambda status, _, *more: told.append((status, *more))  # noqa: E731 - shorter than its types
+    vars(app)["wsgi_app"] = unsure
+    FlaskResilience(app)
+    list(app(EnvironBuilder().get_environ(), start_response))
+    assert told == ([("200 OK",), ("503 Unsure", error)] if is_sent else [("503 Unsure",)])
+
+
+def test_past_the_layer(app: Flask, browse: Any) -> None:
+    """A request that comes to Flask past the layer is served, without an id, and its errors have their shape."""
+    inside = app.wsgi_app
+    FlaskResilience(app)
+    answer = browse(inside).get("/")
+    assert (answer.status_code, answer.json["code"], answer.json["request_id"]) == (404, "NOT_FOUND", "")
+    assert "X-Request-ID" not in answer.headers
