@@ -27,6 +27,7 @@ from resilience import (
     Retry,
     RetryBudget,
     SingleFlight,
+    ThreadPoolBulkhead,
     Timeout,
     idempotent,
 )
@@ -515,6 +516,45 @@ def test_a_blocking_call_that_is_interrupted_leaves_nothing_behind(make: Make) -
             return
         with pytest.raises(interrupt):
             guarded.pipeline(interrupted)()
+        guarded.assert_at_rest()
+
+
+IN_THREADS: dict[str, Make] = {
+    "timeout": lambda _clock: (Timeout(60),),
+    "hedge": lambda _clock: (Hedge(60),),
+    "thread pool": lambda _clock: (ThreadPoolBulkhead(1),),
+    "single flight": lambda _clock: (SingleFlight(),),
+    "cache": lambda _clock: (Cache(),),
+    "fallback": lambda _clock: (Retry(), Fallback(3)),
+    "bulkhead around a timeout": lambda _clock: (Bulkhead(1), Timeout(60)),
+    "everything": lambda _clock: (
+        Cache(),
+        SingleFlight(),
+        Retry(budget=RetryBudget()),
+        Hedge(60),
+        CircuitBreaker(),
+        Bulkhead(1),
+        Timeout(60),
+    ),
+}
+
+
+@pytest.mark.parametrize("make", IN_THREADS.values(), ids=IN_THREADS)
+def test_an_interrupt_out_of_a_thread_leaves_nothing_behind(make: Make) -> None:
+    """What interrupts a function in a thread of ours interrupts its caller, and the next call finds everything free."""
+    for interrupt in (KeyboardInterrupt, SystemExit, GeneratorExit):
+        guarded = Guarded.by(ManualClock(), *make(ManualClock()))
+
+        @guarded.pipeline
+        @idempotent
+        def interrupted(interrupt: type[BaseException] = interrupt) -> int:
+            raise interrupt
+
+        for _ in range(3):
+            with pytest.raises(interrupt):
+                interrupted()
+        guarded.assert_at_rest()
+        assert guarded.pipeline(idempotent(lambda: 3))() == 3
         guarded.assert_at_rest()
 
 
