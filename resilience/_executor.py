@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import queue
+import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from typing import Any
@@ -80,60 +82,64 @@ class Executor:
 
     def after_fork(self) -> None:
         """Forget the parent's threads: none of them exists here."""
-        # Guards the two below. Re-entrant, as a finalizer may make a call in the very thread that holds it.
-        self._lock = threading.RLock()
-        self._threads = 0
-        self._idle: list[_Worker] = []
+        # No lock: each step is one atomic operation, so that a finalizer may make a call in the midst of another one.
+        self._places: deque[None] = deque([None] * self._max_threads)  # of threads that do not exist yet
+        self._idle: dict[int, _Worker] = {}  # by thread
 
     @property
     def busy(self) -> int:
         """Calls under way, late ones included."""
-        with self._lock:
-            return self._threads - len(self._idle)
+        return max(0, self._max_threads - len(self._places) - len(self._idle))
 
     def submit(self, work: Work) -> bool:
         """Start `work` at once, or return False when every thread is taken."""
-        with self._lock:
-            worker = self._idle.pop() if self._idle else None
-            if worker is None:
-                if self._threads >= self._max_threads:
-                    return False
-                self._threads += 1
-        if worker is not None:
-            worker.inbox.put(work)
-            return True
+        idle = self._idle
+        # Refused as well: a finalizer in a thread that rests, two of which would wait for each other, and one at the
+        # very end of the process, where no daemon runs any more.
+        if threading.get_ident() in idle or sys.is_finalizing():
+            return False
+        try:
+            _, worker = idle.popitem()
+        except KeyError:
+            return self._begin(work)
+        worker.inbox.put(work)
+        return True
+
+    def _begin(self, work: Work) -> bool:
+        places = self._places
+        try:
+            places.pop()
+        except IndexError:
+            return False
         try:
             _Worker(self, work).start()
         except BaseException:  # the system is out of threads
-            with self._lock:
-                self._threads -= 1
+            places.append(None)
             raise
         return True
 
     def rest(self, worker: _Worker) -> None:
         """Take `worker` back, before its caller can come again: with a bound of one it must find it here."""
-        with self._lock:
-            self._idle.append(worker)
+        self._idle[worker.thread] = worker
 
     def dismiss(self, worker: _Worker) -> bool:
         """Let an idle worker end, unless it has just been given work."""
-        with self._lock:
-            try:
-                self._idle.remove(worker)
-            except ValueError:
-                return False
-            self._threads -= 1
-            return True
+        if self._idle.pop(worker.thread, None) is None:
+            return False
+        self._places.append(None)
+        return True
 
 
 class _Worker(threading.Thread):
     def __init__(self, executor: Executor, first: Work) -> None:
         super().__init__(name=executor.name, daemon=True)
         self._executor = executor
+        self.thread = 0
         self.inbox: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self.inbox.put(first)
 
     def run(self) -> None:
+        self.thread = threading.get_ident()
         while True:
             try:
                 work = self.inbox.get(timeout=_IDLE_SECONDS)

@@ -85,7 +85,9 @@ class RetryBudget:
 
     def after_fork(self) -> None:
         """Forget the parent's calls: they never end here."""
-        self._lock = threading.Lock()  # guards the counts and the options
+        # Guards the counts and the options. Re-entrant: the collector may close an abandoned call in the midst of it,
+        # so no count is read and written with a call in between.
+        self._lock = threading.RLock()
         self._shares = Shares()
 
     def _say(self, values: dict[str, Any]) -> None:
@@ -140,18 +142,18 @@ class RetryBudget:
 
         `tell` hears of an exhaustion too: the events of the policy that asks.
         """
-        return retrying or self._spend("retries", tell)
+        return retrying or self._spend(tell, is_extra=False)
 
     def spend_extra(self, *, tell: Emitter | None = None) -> bool:
         """Return whether one hedged attempt may start; where it may, it counts until `release_extra`."""
-        return self._spend("extras", tell)
+        return self._spend(tell, is_extra=True)
 
     def release_extra(self) -> None:
         """Count a hedged attempt as ended."""
         with self._lock:
             self._shares.release_extra()
 
-    def _spend(self, what: str, tell: Emitter | None) -> bool:
+    def _spend(self, tell: Emitter | None, *, is_extra: bool) -> bool:
         now = self._clock()
         with self._lock:
             shares, options = self._shares, self.options
@@ -159,7 +161,7 @@ class RetryBudget:
             begins = not has_room and shares.refuse(now)
             may = has_room or options.shadow
             if may:
-                setattr(shares, what, getattr(shares, what) + 1)
+                shares.repeat(is_extra=is_extra)
             facts = {"calls": shares.calls, "retries": shares.retries, "extras": shares.extras} if begins else {}
         if begins:
             self._report(facts | {"shadow": options.shadow}, now, tell)

@@ -37,6 +37,13 @@ class Shares:
         """Whether one more repeated call fits."""
         return self.retries + self.extras + 1 <= self.limit(ratio, minimum)
 
+    def repeat(self, *, is_extra: bool) -> None:
+        """Count a call as made again: as an attempt beside the others, or in place of the one before."""
+        if is_extra:
+            self.extras += 1
+        else:
+            self.retries += 1
+
     def leave(self, *, retrying: bool) -> None:
         """Count a call as ended. One that crossed a fork ends where it was never counted: nothing goes below zero."""
         if self.calls:
@@ -46,7 +53,8 @@ class Shares:
 
     def release_extra(self) -> None:
         """Count a hedged attempt as ended."""
-        self.extras = max(0, self.extras - 1)
+        if self.extras:
+            self.extras -= 1
 
     def refuse(self, now: float) -> bool:
         """Count a refusal; True where it begins an episode, which lasts until nothing was refused for a while."""

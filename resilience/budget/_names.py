@@ -28,14 +28,14 @@ class _Known:
 
     def after_fork(self) -> None:
         """Replace the lock, which another thread may have held at the moment of the fork."""
-        self._lock = threading.Lock()  # guards the names
+        self._lock = threading.RLock()  # guards the names; re-entrant, for finalizers
 
     def find(self, name: str, make: Callable[[str], Any]) -> Any:
         """Return the budget of this name; `make` makes one where there is none."""
         with self._lock:
             found = self._budgets.get(fold(name))
             if found is None:
-                found = self._budgets[fold(name)] = make(name)
+                found = self._budgets.setdefault(fold(name), make(name))
             return found
 
     def keep(self, name: str, budget: Any) -> None:

@@ -48,7 +48,8 @@ class Admission(Named):
 
     def after_fork(self) -> None:
         """Forget the parent's calls: they never end here."""
-        self._lock = threading.Lock()  # guards the limit, what is owed, and the count of refusals
+        # Guards the limit, what is owed, and the count of refusals; re-entrant, for finalizers that make calls.
+        self._lock = threading.RLock()
         # Tokens in a deque: taking and returning one is a single atomic C call each, so there is no count to get wrong.
         self._tokens: deque[None] = deque([None] * self._limit)
         self._owed = 0  # tokens to take out of use since the limit was lowered
@@ -156,8 +157,12 @@ class Admission(Named):
         """Take tokens out of use, before any call may have one; raises IndexError where there are too few."""
         with self._lock:
             while self._owed:
-                self._tokens.pop()
-                self._owed -= 1
+                self._owed -= 1  # first, so that nobody collects it twice
+                try:
+                    self._tokens.pop()
+                except IndexError:
+                    self._owed += 1
+                    raise
 
     def _refusal(self, reason: str, why: str, retry_after: float | None = None) -> BulkheadFullError:
         """Return the error of a call that gets no place, having counted it and told the listeners."""

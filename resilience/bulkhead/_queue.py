@@ -40,7 +40,8 @@ class Queue:
 
     def after_fork(self) -> None:
         """Forget the parent's callers: their places are not ours to give back."""
-        self._lock = threading.Lock()  # guards the places
+        self._lock = threading.RLock()  # guards the places; re-entrant, for finalizers that make calls
+        self._is_at_work = False  # so that such a call knows that it comes in the midst of a change
         self._places: Places[Waiter] = Places(self._total, self._max_waiting)
         self._leaving: deque[tuple[Places[Waiter], Waiter | None, float | None]] = deque()
 
@@ -67,8 +68,14 @@ class Queue:
         """Take a place, or join the line for up to `patience` seconds."""
         now = self._clock()
         with self._lock:
-            waiter.places = self._places
-            arrival = self._places.arrive(waiter, now, now + patience)
+            places = waiter.places = self._places
+            if self._is_at_work:  # nobody could ever be told: waiting would keep the lock
+                return Arrival.ADMITTED if places.take() else Arrival.HOPELESS
+            self._is_at_work = True
+            try:
+                arrival = places.arrive(waiter, now, now + patience)
+            finally:
+                self._is_at_work = False
         if self._leaving:
             self._settle()
         return arrival
@@ -80,7 +87,11 @@ class Queue:
     def withdraw(self, waiter: Waiter) -> bool:
         """Leave the line; False if a place has been handed over meanwhile."""
         with self._lock:
-            is_out = self._places.withdraw(waiter)
+            self._is_at_work = True
+            try:
+                is_out = self._places.withdraw(waiter)
+            finally:
+                self._is_at_work = False
         self._settle()
         return is_out
 
@@ -93,12 +104,13 @@ class Queue:
         """Return a place to the longest waiting caller that can still be told."""
         places, since = permit
         held = self._clock() - since
-        if self._leaving or not self._lock.acquire(blocking=False):
+        if self._leaving or not self._begin():
             self._leaving.append((places, None, held))
         else:  # the same as below, for one
             try:
                 woken = self._depart(places, None, held)
             finally:
+                self._is_at_work = False
                 self._lock.release()
             if woken is not None:
                 self._wake(woken)
@@ -108,8 +120,11 @@ class Queue:
     def resize(self, total: int) -> None:
         """Change the number of places."""
         with self._lock:
-            self._total = total
-            woken = self._places.resize(total)
+            self._is_at_work, self._total = True, total
+            try:
+                woken = self._places.resize(total)
+            finally:
+                self._is_at_work = False
         for waiter in woken:
             self._wake(waiter)
         self._settle()
@@ -127,13 +142,24 @@ class Queue:
         Leaving must not wait for the lock: a generator or coroutine that nobody finished leaves when the garbage
         collector closes it, at any moment, in any thread - in the very one, perhaps, that holds the lock.
         """
-        while self._leaving and self._lock.acquire(blocking=False):
+        while self._leaving and self._begin():
             try:
                 woken = self._depart(*self._leaving.popleft()) if self._leaving else None
             finally:
+                self._is_at_work = False
                 self._lock.release()
             if woken is not None:
                 self._wake(woken)
+
+    def _begin(self) -> bool:
+        """Take the lock, unless somebody holds it: another thread, or this one in the midst of a change."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        if self._is_at_work:
+            self._lock.release()
+            return False
+        self._is_at_work = True
+        return True
 
     def _depart(self, places: Places[Waiter], waiter: Waiter | None, held: float | None) -> Waiter | None:
         if places is not self._places or (waiter is not None and places.withdraw(waiter)):

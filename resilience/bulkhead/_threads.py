@@ -111,10 +111,13 @@ class ThreadPoolBulkhead(Admission):
             seconds = self._seconds_left()
             work = Isolated(call)
             work.add_done_callback(functools.partial(self._ended, work, held))
-            self._executor.submit(work)
+            is_begun = self._executor.submit(work)
         except BaseException:
             self._let_go(held)
             raise
+        if not is_begun:  # the places are the bound: this is a finalizer, where no thread can be waited for
+            self._let_go(held)
+            raise self._refusal("finalizer", "for a finalizer")
         return work, seconds
 
     def _seconds_left(self) -> float | None:

@@ -81,7 +81,10 @@ class Cache(Named):
         self._flights: WeakSet[Any] = WeakSet()
         self._epochs = [0] * _STRIPES  # of keys: what was called before an invalidation is not kept after it
         self._store = Store(self.options.max_size)
-        self._lock = threading.Lock()  # guards store, epochs and spaces; nothing of the user's runs under it
+        # Guards store, epochs and spaces; nothing of the user's runs under it but finalizers, which may make calls: it
+        # is re-entrant, and those in the midst of a change of the store leave the store alone.
+        self._lock = threading.RLock()
+        self._is_at_work = False
         if self.options.stale_on_error:  # an answer that stands in for the outcome; costs a chain only where it occurs
             self.around_inner = functools.partial(self._around, is_inner=True)
             self.around_inner_async = functools.partial(self._around_async, is_inner=True)
@@ -89,12 +92,13 @@ class Cache(Named):
 
     def after_fork(self) -> None:
         """Keep what the parent knew, unless one of its threads was at work on it."""
-        if not self._lock.acquire(blocking=False):
+        if self._is_at_work:
             self._store = Store(self.options.max_size)
             for space in list(self._spaces):
                 space.entries.clear()
         self.used.clear()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_at_work = False
 
     def meet(self, policies: tuple[Any, ...]) -> None:
         """Learn which policies inside share calls under way: what is invalidated here must not come from there."""
@@ -135,7 +139,15 @@ class Cache(Named):
     def note_used(self) -> None:
         """Tell the store which entries were used, in one go: a lock for each hit would be most of what a hit costs."""
         with self._lock:
-            self._touch()
+            if not self._is_at_work:
+                self._change(self._touch)
+
+    def _change(self, change: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        self._is_at_work = True
+        try:
+            return change(*args, **kwargs)
+        finally:
+            self._is_at_work = False
 
     def _touch(self) -> None:
         self._store.touch([self.used.popleft() for _ in range(len(self.used))])
@@ -147,10 +159,8 @@ class Cache(Named):
     def missed(self, space: Space, key: Any) -> Miss:
         """Note a call that has to be made."""
         stripe = hash(key[1] if space.keys.brings else key) % _STRIPES
-        with self._lock:
-            self.misses += 1
-            epoch = self._epochs[stripe]
-        return Miss(space, key, stripe, epoch)
+        self.misses += 1
+        return Miss(space, key, stripe, self._epochs[stripe])
 
     def keep(self, miss: Miss, result: Any) -> None:
         """Keep what the call returned, unless it was invalidated meanwhile."""
@@ -163,15 +173,16 @@ class Cache(Named):
         now = self.clock()
         fresh_until = now + ttl * (1 - self.options.jitter * self._random())
         with self._lock:
-            self._touch()
-            if old is not None:
-                self._store.drop(old)
-            if miss.epoch == self._epochs[miss.stripe]:
-                gone = self._store.keep(entry, fresh_until, fresh_until + self.options.stale_on_error, now)
-            else:
-                gone = [entry]
+            is_late = self._is_at_work or miss.epoch != self._epochs[miss.stripe]
+            gone = [entry] if is_late else self._change(self._exchange, old, entry, fresh_until, now)
         for each in gone:
             each.leave_home()
+
+    def _exchange(self, old: Entry | None, entry: Entry, fresh_until: float, now: float) -> list[Entry]:
+        self._touch()
+        if old is not None:
+            self._store.drop(old)
+        return self._store.keep(entry, fresh_until, fresh_until + self.options.stale_on_error, now)
 
     def stale(self, miss: Miss, error: Exception) -> Entry | None:
         """Return the entry that answers in place of `error`, or None where the error stands."""
@@ -200,19 +211,23 @@ class Cache(Named):
             spaces = list(self._spaces)
         gone = [entry for space in spaces for entry in space.with_arguments(key)]
         with self._lock:
-            self._touch()
-            for entry in gone:
-                self._store.drop(entry)
+            if not self._is_at_work:
+                self._change(self._drop, gone)
+
+    def _drop(self, gone: list[Entry]) -> None:
+        self._touch()
+        for entry in gone:
+            self._store.drop(entry)
 
     def clear(self) -> None:
         """Forget everything, calls under way now included."""
         self._forget_flights()
         with self._lock:
             self._epochs = [epoch + 1 for epoch in self._epochs]
-            self._touch()
             spaces, store = list(self._spaces), self._store
             self._store = Store(self.options.max_size)
             self._store.evicted = store.evicted
+            self.used.clear()
         for space in spaces:
             space.entries.clear()
 
@@ -231,8 +246,8 @@ class Cache(Named):
         """Return how many results are kept, and how calls were answered so far."""
         now = self.clock()
         with self._lock:
-            self._touch()
-            gone, size, evicted = self._store.expire(now), self._store.size, self._store.evicted
+            gone = [] if self._is_at_work else self._change(self._store.expire, now)
+            size, evicted = self._store.size, self._store.evicted
         for each in gone:
             each.leave_home()
         counts = {"hits": self.hits, "misses": self.misses, "stale": self.stale_served, "evicted": evicted}

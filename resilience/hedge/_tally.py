@@ -23,7 +23,8 @@ class Tally:
     def after_fork(self) -> None:
         """Start afresh: another thread of the parent may have been half-way through a change."""
         options = self._options
-        self._lock = threading.Lock()  # guards everything below
+        self._lock = threading.RLock()  # guards everything below; re-entrant, for calls that the collector closes
+        self._is_learning = False
         self._latencies = Latencies(options.quantile, options.minimum_samples, options.sliding_window)
         self.slow: float | None = None
         self._calls = self._hedged = self._hedges = self._won = 0
@@ -43,9 +44,16 @@ class Tally:
             if race.started > 1:
                 self._hedged += 1
                 self._hedges += race.started - 1
-            if latency is not None:
-                self._latencies.observe(latency)
-                self.slow = self._latencies.slow
+            if latency is not None and not self._is_learning:
+                self._learn(latency)
+
+    def _learn(self, latency: float) -> None:
+        self._is_learning = True  # what a call says that was closed in the midst of this is left out
+        try:
+            self._latencies.observe(latency)
+            self.slow = self._latencies.slow
+        finally:
+            self._is_learning = False
 
     def win(self) -> None:
         """Count a call that a hedge answered."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from resilience._fork import renew_after_fork
 from resilience._keys import bounded_key
@@ -20,6 +20,8 @@ from resilience.policy import AroundPolicy, Named, Policy
 
 __all__ = ("Keyed",)
 
+P = ParamSpec("P")
+R = TypeVar("R")
 AnyPolicy = Policy | AroundPolicy
 
 
@@ -76,14 +78,27 @@ class Keyed(Named):
 
     def after_fork(self) -> None:
         """Keep what was learnt, under a lock nobody holds."""
-        self._lock = threading.Lock()  # guards the slots; neither `key` nor `make` runs under it
+        # Guards the slots; neither `key` nor `make` runs under it. Re-entrant, for finalizers that make calls: in the
+        # midst of a change they may look at the slots, and change nothing.
+        self._lock = threading.RLock()
+        self._is_at_work = False
 
     def slot(self, /, *args: Any, **kwargs: Any) -> KeySlot:
         """Return the slot of a call with these arguments, made if there is none."""
         key = _bounded(self._key(*args, **kwargs))
         with self._lock:
-            slot = self._slots.use(key, self._clock())
+            slot = self._slots.peek(key) if self._is_at_work else self._change(self._slots.use, key, self._clock())
         return self._new_slot(key) if slot is None else slot
+
+    def _known(self) -> list[tuple[Hashable, KeySlot]]:
+        return [] if self._is_at_work else self._change(lambda: list(self._slots.items()))
+
+    def _change(self, change: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        self._is_at_work = True
+        try:
+            return change(*args, **kwargs)
+        finally:
+            self._is_at_work = False
 
     def for_any_function(self) -> _ForAnyFunction:
         """Return this for a chain that calls any function: it hands that function over before the arguments."""
@@ -106,7 +121,7 @@ class Keyed(Named):
     def snapshot(self) -> dict[str, Any]:
         """Return how each key's policy is right now, by the key as text, least recently used first."""
         with self._lock:
-            known = list(self._slots.items())
+            known = self._known()
         figures: dict[str, Any] = {_text(key): getattr(slot.policy, "snapshot", dict)() for key, slot in known}
         return {"keys": len(known), "each": figures}
 
@@ -116,7 +131,7 @@ class Keyed(Named):
             cast("Named", policy).name = self.name
         made = KeySlot(policy)
         with self._lock:
-            slot = self._slots.add(key, made, self._clock())
+            slot = made if self._is_at_work else self._change(self._slots.add, key, made, self._clock())
         if slot is made and self.events:
             self._forward(key, slot)
         return slot
@@ -130,7 +145,7 @@ class Keyed(Named):
     def _forward_all(self) -> None:
         """Tell of every key's events from now on: before somebody listens none is built."""
         with self._lock:
-            known = list(self._slots.items())
+            known = self._known()
         for key, slot in known:
             self._forward(key, slot)
 

@@ -128,7 +128,7 @@ class Retry(PolicyBase):
 
     def after_fork(self) -> None:
         """Start with a fresh lock and no counts: the parent's calls never end here."""
-        self._lock = threading.Lock()  # guards the tally
+        self._lock = threading.RLock()  # guards the tally; re-entrant, for generators that are closed by the collector
         self._tally = Tally()
 
     def _begin(self) -> Attempts:

@@ -1,7 +1,12 @@
-"""Who waits for a call under way, and who makes it next where it was given up. Pure; not thread-safe."""
+"""Who waits for a call under way, and who makes it next where it was given up. Pure.
+
+Safe for threads without a lock, each step that matters being one atomic operation: a lock could be met again by a
+finalizer that makes calls, in the very thread that holds it.
+"""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Generic, TypeVar
 
 __all__ = ("Flight",)
@@ -12,13 +17,15 @@ W = TypeVar("W")
 class Flight(Generic[W]):
     """One call under way and its waiters of type W (hashable, each waiting once), first come first served."""
 
-    __slots__ = ("__weakref__", "_waiters", "epoch", "is_over")
+    __slots__ = ("__weakref__", "_waiters", "epoch", "is_over", "maker")
 
-    def __init__(self, epoch: int = 0) -> None:
+    def __init__(self, epoch: int = 0, maker: object = None) -> None:
         self.epoch = epoch
         """Callers of a later epoch must not join."""
+        self.maker = maker
+        """Whoever makes the call, where that is one who must not wait for it."""
         self.is_over = False
-        self._waiters: dict[W, None] = {}
+        self._waiters: OrderedDict[W, None] = OrderedDict()
 
     @property
     def waiting(self) -> int:
@@ -27,27 +34,31 @@ class Flight(Generic[W]):
 
     def join(self, waiter: W) -> bool:
         """Wait for the outcome; False where there is nothing to wait for any more."""
-        if not self.is_over:
-            self._waiters[waiter] = None
-        return not self.is_over
+        self._waiters[waiter] = None
+        return not (self.is_over and self.leave(waiter))  # over just now: told already, unless still in line
 
     def leave(self, waiter: W) -> bool:
         """Wait no longer; False where the waiter is being told at this moment."""
-        if waiter not in self._waiters:
-            return False
-        del self._waiters[waiter]
-        return True
+        return self._waiters.pop(waiter, self) is None
 
     def land(self) -> list[W]:
         """End the flight and return those to be told how."""
-        self.is_over, waiters = True, list(self._waiters)
-        self._waiters.clear()
+        self.is_over, waiters = True, []
+        while (waiter := self._next()) is not None:
+            waiters.append(waiter)
         return waiters
 
     def hand_over(self) -> W | None:
         """Return the waiter that makes the call now that its caller is gone; without one the flight is over."""
-        for waiter in self._waiters:
-            del self._waiters[waiter]
-            return waiter
-        self.is_over = True
-        return None
+        waiter = self._next()
+        if waiter is None:
+            self.is_over = True
+            waiter = self._next()  # one that came in between
+            self.is_over = waiter is None
+        return waiter
+
+    def _next(self) -> W | None:
+        try:
+            return self._waiters.popitem(last=False)[0]
+        except KeyError:
+            return None

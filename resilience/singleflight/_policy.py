@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 
-from resilience._fork import renew_after_fork
 from resilience._sharing import KEY, ForAnyFunction, Keys
 from resilience.errors import DeadlineExceededError
 from resilience.options import checked
@@ -50,12 +48,6 @@ class SingleFlight(Named):
         self.options = SingleFlightOptions(max_wait=cast("float | None", max_wait))
         self._key: Callable[..., Hashable] | None = checked(key, "key", KEY)
         self.epoch = self.calls = self.shared = 0
-        self.after_fork()
-        renew_after_fork(self)
-
-    def after_fork(self) -> None:
-        """Replace the lock, which another thread may have held at the moment of the fork."""
-        self.lock = threading.Lock()  # guards who waits for which flight; nothing of the user's runs under it
 
     def around(self, call: Callable[P, R], /, *, brings: int = 0) -> Callable[P, R]:
         """Share the blocking `call` among threads."""
@@ -75,8 +67,7 @@ class SingleFlight(Named):
 
     def forget(self) -> None:
         """Have nobody join the calls under way now: they may have read what has just changed."""
-        with self.lock:
-            self.epoch += 1
+        self.epoch += 1
 
     def patience(self) -> float | None:
         """Return for how many seconds this caller can wait, None for ever; raise where none are left."""

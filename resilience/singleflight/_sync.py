@@ -59,27 +59,23 @@ class _Line:
     def follow(self, key: Hashable, flight: Flight[_Waiter]) -> Outcome | Told:
         """Wait for what `flight` comes to, as long as the deadline in force allows."""
         seconds, waiter = self._single.patience(), _Waiter()
-        with self._single.lock:
-            if not flight.join(waiter):
-                return Told.AGAIN
+        if not flight.join(waiter):
+            return Told.AGAIN
         try:
             is_told = waiter.wait(seconds)
         except BaseException:
-            if not self._left(flight, waiter) and waiter.wait() and waiter.take() is Told.YOUR_TURN:
+            if not flight.leave(waiter) and waiter.wait() and waiter.take() is Told.YOUR_TURN:
                 self.hand_over(key, flight)
             raise
-        if not is_told and self._left(flight, waiter):
+        if not is_told and flight.leave(waiter):
             raise self._single.exceeded(seconds)
         if not is_told:
             waiter.wait()  # it is being told at this moment
         return waiter.take()
 
-    def _left(self, flight: Flight[_Waiter], waiter: _Waiter) -> bool:
-        with self._single.lock:
-            return flight.leave(waiter)
-
     def lead(self, call: Callable[..., Any], key: Hashable, flight: Flight[_Waiter], args: Any, kwargs: Any) -> Any:
         """Make the call, for everybody who comes meanwhile."""
+        flight.maker = threading.get_ident()
         token, has_landed = under_way.set((*under_way.get(), flight)), False
         self._single.calls += 1
         try:
@@ -102,8 +98,7 @@ class _Line:
     ) -> None:
         """Tell those who wait what the call came to."""
         self._space.take_out(key, flight)
-        with self._single.lock:
-            waiters = flight.land()
+        waiters = flight.land()
         if waiters:
             told = outcome_of(result, error)
             for waiter in waiters:
@@ -112,8 +107,7 @@ class _Line:
     def hand_over(self, key: Hashable, flight: Flight[_Waiter]) -> None:
         """Have the next in line make the call."""
         self._space.take_out(key, flight)
-        with self._single.lock:
-            heir = flight.hand_over()
+        heir = flight.hand_over()
         if heir is not None:
             self._space.flights.setdefault(key, flight)
             heir.tell(Told.YOUR_TURN)
@@ -126,12 +120,12 @@ def around(single: SingleFlight, space: Space, call: Callable[P, R]) -> Callable
     def shared(*args: P.args, **kwargs: P.kwargs) -> R:
         key = keys(args, kwargs)
         while True:
-            mine: Flight[_Waiter] = Flight(single.epoch)
+            mine: Flight[_Waiter] = Flight(single.epoch, threading.get_ident())
             flight = line.board(key, mine)
             if flight is mine:
                 return cast("R", line.lead(call, key, flight, args, kwargs))
-            if flight in under_way.get():  # waiting for it would be waiting for itself
-                return call(*args, **kwargs)
+            if flight in under_way.get() or flight.maker == threading.get_ident():
+                return call(*args, **kwargs)  # waiting for it would be waiting for itself, as for a finalizer's call
             told = line.follow(key, flight)
             if isinstance(told, Outcome):
                 single.shared += 1

@@ -65,7 +65,7 @@ class Timeout(Named):
 
     def after_fork(self) -> None:
         """Forget the parent's calls: neither its threads nor its event loops run here."""
-        self._lock = threading.Lock()  # guards the count of elapsed calls
+        self._lock = threading.RLock()  # guards the count of elapsed calls; re-entrant, for finalizers
         self._late: set[Work] = set()
         self.lines: dict[Any, Any] = {}  # the awaiting shell's, by event loop
 

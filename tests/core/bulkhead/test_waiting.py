@@ -213,12 +213,13 @@ def test_a_place_handed_to_a_loop_that_stops_comes_back() -> None:
 
 
 def test_giving_back_never_waits_for_the_lock() -> None:
-    """A generator the collector closes while its very thread holds the lock does not hang; its place is passed on."""
+    """A generator the collector closes while its very thread is at work there does not hang; its place is passed on."""
     bulkhead = Bulkhead(1, max_wait=30)
     queue: Any = bulkhead._queue
     permit = bulkhead.admit_blocking()
-    with queue._lock:
-        bulkhead.on_abandon(permit)
-        assert bulkhead.concurrent_calls == 1
+    queue._is_at_work = True
+    bulkhead.on_abandon(permit)
+    assert bulkhead.concurrent_calls == 1
+    queue._is_at_work = False
     bulkhead.on_success(bulkhead.admit_blocking(), None)  # found free: who comes next sees to those who left
     assert bulkhead.is_idle

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import gc
 import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -199,3 +201,24 @@ def test_a_clock_that_jumps_only_moves_its_own_deadlines() -> None:
 
     assert pipeline.call(leap) == 0.0
     assert listener.events == []
+
+
+def test_finalizer_at_the_end_of_the_process_waits_for_no_thread() -> None:
+    """A blocking call made while the interpreter ends is refused: the threads that could make it run no more (L9)."""
+    code = """
+from resilience import Pipeline, ThreadPoolBulkhead, Timeout
+calls = [Pipeline("a", ThreadPoolBulkhead(2)), Pipeline("b", Timeout(60))]
+class Client:
+    def __del__(self, calls=calls, print=print):
+        for each in calls:
+            try:
+                each.call(int)
+            except Exception as error:
+                print(type(error).__name__)
+for each in calls:
+    each.call(int)
+client = Client()
+client.me = client
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
+    assert done.stdout.split() in (["BulkheadFullError"] * 2, [])  # the last collection may come too late for it
