@@ -81,8 +81,9 @@ class TransportParts:
         Headers that the caller has set win over ours.
         """
         try:
-            self._outbound.refuse_if_spent()
             carried = self._outbound.headers() if self._sends_context else {}
+            if not self._sends_context:
+                self._outbound.refuse_if_spent()
         except DeadlineExceededError as spent:
             raise LateError(str(spent), request=request, seconds=0.0) from None
         headers = request.headers.copy()

@@ -119,8 +119,9 @@ class ResilienceAdapter(HTTPAdapter):
     def addressed(self, request: PreparedRequest) -> PreparedRequest:
         """Return what to send: a copy with what it carries. Headers that the caller has set win over ours."""
         try:
-            self.outbound.refuse_if_spent()
             carried = self.outbound.headers() if self._sends_context else {}
+            if not self._sends_context:
+                self.outbound.refuse_if_spent()
         except DeadlineExceededError as spent:
             raise LateError(str(spent), request=request, seconds=0.0) from None
         sent = request.copy()

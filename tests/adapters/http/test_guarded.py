@@ -284,13 +284,14 @@ class TestDeadline:
     def test_slow_answers_are_not_waited_for(self, caller: Make, upstream: Upstream) -> None:
         """The wait for an answer ends with the deadline, less the margin; the error is the library's and ours."""
         upstream.delay = 3
-        client = caller()
+        client = caller(pipeline=Pipeline("p", Retry(3, wait_initial=0, wait_max=0)))
         started = time.monotonic()
         with request(0.3), pytest.raises(DeadlineExceededError) as caught:
             client.get(upstream.url)
         assert time.monotonic() - started < 1
         assert isinstance(caught.value, client.timed_out)
         assert not caught.value.is_before_call
+        assert client.guard.pipeline.policies[0].snapshot()["retries"] == 0
         assert len(upstream.seen) == 1
 
     def test_spent_deadline_sends_nothing(self, caller: Make, upstream: Upstream) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import Any
 
 import httpx
@@ -128,14 +128,47 @@ async def test_cancellation_leaves_nothing(upstream: Upstream, wait: float) -> N
         assert (await client.get(upstream.url)).status_code in {200, 503}
 
 
+async def test_cancelled_waits_leave_no_connection(upstream: Upstream) -> None:
+    """Cancelled while a retry waits, a request closes the failed answer it had not read yet."""
+    upstream.answers(503, b"x" * 300_000, retry_after="9")
+    async with httpx.AsyncClient(transport=transport(Retry(2))) as client:
+        task = asyncio.create_task(client.get(upstream.url))
+        while not busy_connections(client) or not upstream.seen:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert busy_connections(client) == 0
+
+
+def test_interrupted_waits_leave_no_connection(upstream: Upstream) -> None:
+    """The same holds for a thread that is interrupted while a retry waits."""
+
+    class Interrupting:
+        def sleep(self, _seconds: float, /) -> None:
+            raise KeyboardInterrupt
+
+        def asleep(self, _seconds: float, /) -> Awaitable[None]:
+            raise AssertionError
+
+    upstream.answers(503, b"x" * 300_000)
+    pipeline = Pipeline("p", Retry(2), sleeper=Interrupting())
+    with httpx.Client(transport=ResilienceTransport(None, Resilience(), pipeline=pipeline)) as client:
+        with pytest.raises(KeyboardInterrupt):
+            client.get(upstream.url)
+        assert busy_connections(client) == 0
+
+
 async def test_waits_hold_no_connection(upstream: Upstream) -> None:
     """While a retry waits, the failed answer's connection is free for others."""
     upstream.answers(503, b"x" * 1000, retry_after="0.3")
-    async with httpx.AsyncClient(transport=transport(Retry(2), connections=1)) as client:
+    retry = Retry(2, on=httpx.HTTPStatusError)
+    async with httpx.AsyncClient(transport=transport(retry, connections=1)) as client:
         waiting = asyncio.create_task(client.get(upstream.url))
         await asyncio.sleep(0.15)
         assert len(upstream.seen) == 1
-        assert (await client.get(upstream.url)).status_code == 200
+        assert (await client.get(upstream.url, timeout=httpx.Timeout(5, pool=0.05))).status_code == 200
         assert not waiting.done()
         assert (await waiting).status_code == 200
 
@@ -187,6 +220,15 @@ async def test_mocks_can_be_inside(upstream: Upstream) -> None:
         in_process = AsyncResilienceTransport(httpx.ASGITransport(upstream), Resilience())
         async with httpx.AsyncClient(transport=in_process, base_url="http://app.example") as other:
             assert (await other.get("/")).status_code == 200
+
+
+def test_blocking_mocks_can_be_inside() -> None:
+    """A mock's answer, which nobody closes because it was never open, holds no place."""
+    mock = httpx.MockTransport(lambda _request: httpx.Response(200, json={"a": 1}))
+    guarded = ResilienceTransport(mock, Resilience(), pipeline=Pipeline("p", Bulkhead(1)))
+    with httpx.Client(transport=guarded, base_url="http://mock.example") as client:
+        for _ in range(2):
+            assert client.get("/").json() == {"a": 1}
 
 
 def test_auth_flows_are_untouched(upstream: Upstream) -> None:

@@ -40,6 +40,23 @@ def test_stream_holds_its_place(upstream: Upstream, *, is_read: bool) -> None:
         assert client.get(upstream.url).status_code == 200
 
 
+def test_failed_streams_are_closed(upstream: Upstream) -> None:
+    """A failed answer that was to be streamed gives its connection to the next attempt."""
+    seen: list[requests.Response] = []
+
+    class Noting(ResilienceAdapter):
+        def send_plain(self, *args: Any) -> requests.Response:
+            assert all(response.raw.closed for response in seen)
+            seen.append(super().send_plain(*args))
+            return seen[-1]
+
+    upstream.answers(503, b"x" * 300_000)
+    with requests.Session() as client:
+        client.mount("http://", Noting(Resilience()))
+        with client.get(upstream.url, stream=True) as response:
+            assert response is seen[1]
+
+
 def test_digest_authentication(upstream: Upstream) -> None:
     """What answers a challenge is a request of its own, made from the caller's and not from ours."""
     challenge = 'Digest realm="r", nonce="n", qop="auth", algorithm=MD5'

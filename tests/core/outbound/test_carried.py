@@ -163,7 +163,7 @@ def test_bad_options_are_refused_by_name(bad: dict[str, Any]) -> None:
 
 TRACING = """
 import sys
-from opentelemetry import trace
+from opentelemetry import baggage, context, trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from resilience.inbound import Inbound
 from resilience.outbound import outbound_headers
@@ -174,6 +174,9 @@ for is_remote in (False, True):
     with trace.use_span(span), Inbound().receive({"traceparent": theirs, "tracestate": "a=1", "baggage": "b=1"}):
         headers = outbound_headers()
         print(headers["traceparent"][:35], headers.get("tracestate"), headers["baggage"])
+        if not is_remote:
+            context.attach(baggage.set_baggage("c", "2"))
+            print(outbound_headers()["baggage"])
 """
 
 
@@ -182,6 +185,7 @@ def test_active_span_is_the_parent() -> None:
     pytest.importorskip("opentelemetry.trace")
     command = [sys.executable, "-c", TRACING]
     done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=30, check=True)
-    ours, theirs = done.stdout.splitlines()
+    ours, own_baggage, theirs = done.stdout.splitlines()
+    assert own_baggage == "c=2"
     assert ours == f"00-{1:032x} None b=1"
     assert theirs == f"00-{TRACE} a=1 b=1"
