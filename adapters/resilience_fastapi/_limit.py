@@ -1,10 +1,11 @@
-"""A rate limit for one route, as a dependency."""
+"""Rate limits for routes, routers and applications, as dependencies."""
 
 import functools
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
+from fastapi import params
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
@@ -15,36 +16,66 @@ from resilience_fastapi._scope import template_of, user_of
 
 __all__ = ("rate_limit",)
 
+T = TypeVar("T", bound=Callable[..., Any])
+_EXEMPT = "_resilience_exempt_from"
+
 Key: TypeAlias = str | Callable[[HTTPConnection], str | Awaitable[str]]
 
 
 # Annotations in here are objects, not text: FastAPI cannot resolve the text of a callable object's signature.
-class RouteDependency:
-    """The dependency. One object may stand on any number of routes."""
+class RouteDependency(params.Depends):
+    """The dependency, as FastAPI keeps it and as it is called. One object may stand on any number of routes."""
 
     def __init__(self, limit: RouteLimit) -> None:
+        super().__init__(self)
         self._limit = limit
+
+    # By identity: it is its own dependency, and two limits are two, however alike they are.
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        return f"<rate_limit {self._limit.rate}>"
+
+    def exempt(self, endpoint: T) -> T:
+        """Spare one endpoint this limit, which it would get from its router or application.
+
+        Stands below the route: `@app.get("/")`, then `@limit.exempt`. Other limits of the endpoint hold.
+        """
+        setattr(endpoint, _EXEMPT, (*getattr(endpoint, _EXEMPT, ()), self))
+        return endpoint
 
     async def __call__(self, connection: HTTPConnection) -> None:
         """Charge the caller, or raise `RateLimitedError`."""
-        context = context_of(connection.scope)
-        if context is None:
-            context = _unaccompanied(connection)
-        inbound = context.inbound or _standalone()
-        if context.user is None:
-            context.user = user_of(connection.scope)
+        if self in getattr(connection.scope.get("endpoint"), _EXEMPT, ()):
+            return
         limit = self._limit
-        if limit.header is not None and limit.header in connection.headers:
-            context.headers = {**context.headers, limit.header: connection.headers[limit.header]}
-        rate: str = await _value(limit.rate, connection)
-        cost: int = await _value(limit.cost, connection)
-        key = None if limit.key is None else str(await _value(limit.key, connection))
-        due = limit.due(inbound, context, _place(connection.scope), rate=rate, key=key, cost=cost)
-        await inbound.acharge(context, *due)
+        rate: str | None = await _value(limit.rate, connection)
+        if rate is not None:
+            await _charge(limit, rate, connection)
+
+
+async def _charge(limit: RouteLimit, rate: str, connection: HTTPConnection) -> None:
+    context = context_of(connection.scope)
+    if context is None:
+        context = _unaccompanied(connection)
+    inbound = context.inbound or _standalone()
+    if context.user is None:
+        context.user = user_of(connection.scope)
+    if limit.header is not None and limit.header in connection.headers:
+        context.headers = {**context.headers, limit.header: connection.headers[limit.header]}
+    cost: int = await _value(limit.cost, connection)
+    key = None if limit.key is None else str(await _value(limit.key, connection))
+    due = limit.due(inbound, context, _place(connection.scope), rate=rate, key=key, cost=cost)
+    await inbound.acharge(context, *due)
 
 
 def _place(scope: Scope) -> str:
-    return f"{scope.get('method', 'WEBSOCKET')} {template_of(scope)}"
+    method = scope.get("method", "WEBSOCKET")
+    return f"{'GET' if method == 'HEAD' else method} {template_of(scope)}"
 
 
 async def _value(given: Any, connection: HTTPConnection) -> Any:
@@ -54,14 +85,21 @@ async def _value(given: Any, connection: HTTPConnection) -> Any:
 
 
 def rate_limit(
-    rate: str, *, burst: int | None = None, key: Key | None = None, cost: int = 1, name: str | None = None
+    rate: str | Callable[[HTTPConnection], str | Awaitable[str | None] | None],
+    *,
+    burst: int | None = None,
+    key: Key | None = None,
+    cost: int | Callable[[HTTPConnection], int | Awaitable[int]] = 1,
+    name: str | None = None,
 ) -> RouteDependency:
-    """Return a dependency that limits the route it stands on: `dependencies=[Depends(rate_limit("5/minute"))]`.
+    """Return a dependency for a route, a router or an application: `dependencies=[rate_limit("5/minute")]`.
 
     The endpoint needs no `request` parameter. Each route, under each prefix it is included with, has buckets of its
-    own, unless a `name` makes several share them. `key` is `"ip"`, `"user"`, `"header:<name>"` or a function of the
-    connection; by default what the server's `rate_limit_key` says. A request over the limit is answered with 429 and
-    `Retry-After`, a websocket handshake is denied. Raises `ConfigurationError` for a bad argument.
+    own, unless a `name` makes several share them. `key` is `"ip"`, `"user"`, `"header:<name>"` or a function; by
+    default what the server's `rate_limit_key` says. `rate`, `key` and `cost` may be functions of the connection, of
+    either colour, called in the event loop; with a `rate` of None the request is not limited. A request over the limit
+    is answered with 429 and `Retry-After`, a websocket handshake is denied. Raises `ConfigurationError` for a bad
+    argument.
     """
     return RouteDependency(RouteLimit(rate, burst, key, cost, name))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any
 
 import pytest
@@ -210,3 +211,118 @@ async def handshake(app: FastAPI, *extensions: str) -> str:
     }
     await app(scope, receive, send)
     return str(said[0]["type"])
+
+
+@pytest.mark.parametrize("wrap", [Depends, lambda limit: limit], ids=["in Depends", "as it is"])
+@pytest.mark.parametrize("place", ["application", "router", "nested", "inclusion", "route"])
+async def test_places(browse: Any, place: str, wrap: Any) -> None:
+    """A limit stands on an application, a router, an inclusion or a route, with or without `Depends`."""
+    limit = [wrap(rate_limit("1/minute"))]
+    on = {name: limit if name == place else None for name in ("application", "router", "nested", "inclusion", "route")}
+    app = FastAPI(dependencies=on["application"])
+    outer, inner = APIRouter(dependencies=on["router"]), APIRouter(dependencies=on["nested"])
+    inner.add_api_route("/items/{item}", lambda item: item, dependencies=on["route"])
+    outer.include_router(inner, prefix="/inner")
+    app.include_router(outer, prefix="/outer", dependencies=on["inclusion"])
+    install(app, Resilience())
+    async with browse(app) as client:
+        assert await statuses(client, "/outer/inner/items/1", "/outer/inner/items/2") == [200, 429]
+
+
+async def test_one_limit_in_two_places(browse: Any) -> None:
+    """A limit that an endpoint gets from several places at once is charged once per request."""
+    limit = rate_limit("2/minute")
+    app, router = FastAPI(dependencies=[limit]), APIRouter(dependencies=[limit])
+    router.add_api_route("/", lambda: "x", dependencies=[limit])
+    app.include_router(router)
+    install(app, Resilience())
+    async with browse(app) as client:
+        assert await statuses(client, "/", "/", "/") == [200, 200, 429]
+
+
+async def test_whole_and_parts(browse: Any, toolkit: Any) -> None:
+    """Limits of server, application and route hold together; a named one counts the whole application as one."""
+    app = FastAPI(dependencies=[rate_limit("3/minute", name="whole")])
+    app.add_api_route("/a", lambda: "x", dependencies=[rate_limit("2/minute")])
+    app.add_api_route("/b", lambda: "x")
+    sub = FastAPI()
+    sub.add_api_route("/", lambda: "x")
+    app.mount("/sub", sub)
+    install(app, toolkit(server__rate_limit="5/minute", server__rate_limit_headers="on"))
+    async with browse(app) as client:
+        assert await statuses(client, "/a", "/a", "/a") == [200, 200, 429]
+        answer = await client.get("/b")
+        assert answer.headers["RateLimit-Policy"] == '"default";q=5;w=60, "3/minute";q=3;w=60'
+        assert await statuses(client, "/sub/", "/sub/") == [200, 429]
+
+
+async def test_rate_and_cost_by_request(browse: Any) -> None:
+    """What is allowed, and what a request costs, can depend on the request; functions are of either colour."""
+    app = FastAPI()
+    plans = {"free": "2/minute", "paid": "4/minute"}
+
+    async def rate(connection: HTTPConnection) -> str | None:
+        return plans.get(connection.headers["X-Plan"])
+
+    def cost(connection: HTTPConnection) -> int:
+        return int(connection.query_params.get("size", 1))
+
+    limit = rate_limit(rate, cost=cost, key=lambda connection: connection.headers["X-Plan"])
+    app.add_api_route("/", lambda: "x", dependencies=[limit])
+    install(app, Resilience())
+    async with browse(app) as client:
+        free, paid, staff = ({"X-Plan": plan} for plan in ("free", "paid", "staff"))
+        assert await statuses(client, "/", "/", "/", headers=free) == [200, 200, 429]
+        assert await statuses(client, "/?size=3", "/?size=2", "/", headers=paid) == [200, 429, 200]
+        assert await statuses(client, *["/"] * 9, headers=staff) == [200] * 9
+
+
+@pytest.mark.parametrize("wrong", [{"rate": lambda _: "often"}, {"cost": lambda _: -1}, {"key": lambda _: 1 / 0}])
+async def test_a_function_that_fails_lets_nobody_in(browse: Any, wrong: dict[str, Any]) -> None:
+    """A function that makes no sense of a request is a fault of the service, and never a way around the limit."""
+    app = FastAPI(dependencies=[rate_limit(**{"rate": "1/minute", **wrong})])
+    app.add_api_route("/", lambda: "x")
+    install(app, Resilience())
+    async with browse(app) as client:
+        answer = await client.get("/")
+    assert (answer.status_code, "message" in answer.json()) == (500, True)
+
+
+@pytest.mark.parametrize("colour", ["async", "sync", "wrapped", "websocket"])
+async def test_exempt(browse: Any, colour: str) -> None:
+    """An endpoint can be spared one limit of its router or application, and keeps its others."""
+    wide, narrow = rate_limit("1/minute"), rate_limit("2/minute")
+    app, router = FastAPI(dependencies=[wide]), APIRouter(dependencies=[narrow])
+
+    async def in_loop() -> str:
+        return "x"
+
+    def in_thread() -> str:
+        return "x"
+
+    async def talk(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.close()
+
+    if colour == "websocket":
+        app.websocket("/ws")(wide.exempt(talk))
+        install(app, Resilience())
+        assert [await handshake(app) for _ in range(3)] == ["websocket.accept"] * 3
+        return
+    endpoint = wide.exempt(in_loop if colour == "async" else in_thread)
+    router.add_api_route("/spared", functools.wraps(endpoint)(lambda: "y") if colour == "wrapped" else endpoint)
+    router.add_api_route("/other", lambda: "x")
+    app.include_router(router)
+    install(app, Resilience())
+    async with browse(app) as client:
+        assert await statuses(client, "/spared", "/spared", "/spared") == [200, 200, 429]
+        assert await statuses(client, "/other", "/other") == [200, 429]
+
+
+async def test_head_is_a_get(browse: Any) -> None:
+    """HEAD is counted with GET, so that it gives nobody a second quota."""
+    app = FastAPI()
+    app.add_api_route("/", lambda: "x", methods=["GET", "HEAD"], dependencies=[rate_limit("1/minute")])
+    install(app, Resilience())
+    async with browse(app) as client:
+        assert [(await client.get("/")).status_code, (await client.head("/")).status_code] == [200, 429]
