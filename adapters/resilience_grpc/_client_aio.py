@@ -75,7 +75,7 @@ class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
         method = self._methods.of(client_call_details.method)
         if method is None:
             return await continuation(client_call_details, request)
-        outgoing = method.outgoing(continuation, client_call_details, request)
+        outgoing = method.outgoing(continuation, client_call_details, request, repeats=True)
         return await _opened(method.guarded(_stream_attempt, repeats=True, is_stream=True), outgoing)
 
 

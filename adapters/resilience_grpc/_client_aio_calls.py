@@ -261,7 +261,7 @@ class GuardedAnswers(_OverCall, grpc.aio.UnaryStreamCall[Any, Any], grpc.aio.Str
         """Wait for what the server sends ahead."""
         if not self._first.done():
             ahead = await self._call.initial_metadata()
-            if not self._call.done():
+            if ahead or not self._outgoing.repeats:  # nothing may also mean that the attempt is about to fail
                 return ahead
         return await self._told("initial_metadata")
 

@@ -62,6 +62,7 @@ class Outgoing:
         "is_cancelled",
         "is_over",
         "method",
+        "repeats",
         "request",
     )
 
@@ -73,6 +74,8 @@ class Outgoing:
         outbound: Outbound,
         decode: Callable[[Any], Exception],
         rebuild: Callable[[Any, Any, Any], Any] = Details,
+        *,
+        repeats: bool = False,
     ) -> None:
         method = given.method
         self.method: str = method if isinstance(method, str) else method.decode()
@@ -82,6 +85,8 @@ class Outgoing:
         """Makes an error of what grpcio raises."""
         self.begun: Any = None
         """The attempt made last, or a promise of it."""
+        self.repeats = repeats
+        """Whether another attempt may follow."""
         self.is_over = False
         """Whether an attempt that ends now has lost."""
         self.is_cancelled = False

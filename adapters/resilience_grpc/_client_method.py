@@ -119,10 +119,12 @@ class Method:
         self.races = is_repeatable and any(isinstance(_template(policy), Hedge) for policy in pipeline.policies)
         """Whether attempts are made at the same time, so that some have to be cancelled."""
 
-    def outgoing(self, send: Callable[[Any, Any], Any], details: Any, request: Any) -> Outgoing:
+    def outgoing(
+        self, send: Callable[[Any, Any], Any], details: Any, request: Any, *, repeats: bool = False
+    ) -> Outgoing:
         """Return a call that is about to be made, each attempt of it by `send`."""
-        known = self._methods
-        return Outgoing(send, details, request, known.outbound, known.decode, known.rebuild)
+        known, repeats = self._methods, repeats and self._is_repeatable
+        return Outgoing(send, details, request, known.outbound, known.decode, known.rebuild, repeats=repeats)
 
     def guarded(self, attempt: Any, *, repeats: bool, is_stream: bool = False, blocks: bool = False) -> Any:
         """Return `attempt`, a function of an `Outgoing`, with the policies around it.

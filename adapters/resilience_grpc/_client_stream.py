@@ -181,7 +181,7 @@ class GuardedStream(CallFuture):
         """Wait for what the server sends ahead."""
         if not (self._is_settled or self._is_over):
             ahead = self._call.initial_metadata()
-            if self._call.is_active():
+            if ahead or not self._outgoing.repeats:  # nothing may also mean that the attempt is about to fail
                 return ahead
         return self._told("initial_metadata", ())
 

@@ -90,7 +90,7 @@ class _Interceptor(
         if method is None:
             return continuation(details, request)
         guarded = method.guarded(stream_attempt, repeats=repeats, is_stream=True)
-        return GuardedStream(guarded, method.outgoing(continuation, details, request))
+        return GuardedStream(guarded, method.outgoing(continuation, details, request, repeats=repeats))
 
 
 # grpcio does not tell an interceptor whether its caller waits. Its continuations do, to who looks closely; where one

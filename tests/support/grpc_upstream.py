@@ -28,7 +28,8 @@ class Seen:
         self.remaining = context.time_remaining()
         self.context = context
         self.ended = threading.Event()
-        context.add_callback(self.ended.set)
+        if not context.add_callback(self.ended.set):  # it has ended before the server had a thread for it
+            self.ended.set()
         self.requests: list[bytes] = []
 
     @property
@@ -89,6 +90,10 @@ class Upstream:
         self._server.add_generic_rpc_handlers((self._handlers(SERVICE), self._handlers("grpc.health.v1.Health")))
         self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
         self._server.start()
+
+    def serve(self, handler: grpc.GenericRpcHandler) -> None:
+        """Serve something else besides."""
+        self._server.add_generic_rpc_handlers((handler,))
 
     def stop(self) -> None:
         assert self._server.stop(0).wait(PATIENCE)
