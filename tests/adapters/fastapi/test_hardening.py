@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+import socket as socket_module
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import BackgroundTasks, FastAPI
+import uvicorn
+from fastapi import BackgroundTasks, FastAPI, WebSocket
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from resilience import Resilience
 from resilience.inbound import current_request
@@ -159,3 +163,33 @@ async def test_method_not_allowed_keeps_allow(browse: Any) -> None:
         wrong, moved = await client.put("/items/"), await client.get("/items")
     assert (wrong.status_code, wrong.headers["Allow"], wrong.json()["code"]) == (405, "GET", "METHOD_NOT_ALLOWED")
     assert (moved.status_code, moved.headers["Location"], moved.content) == (307, "http://shop.example/items/", b"")
+
+
+@pytest.mark.servers
+def test_websockets_end_with_the_server() -> None:
+    """A server that stops tells each open websocket to come back later (1012), and none is counted afterwards."""
+    app = FastAPI()
+
+    @app.websocket("/ws")
+    async def talk(socket: WebSocket) -> None:
+        await socket.accept()
+        async for text in socket.iter_text():
+            await socket.send_text(text)
+
+    resilience = install(app)
+    listener = socket_module.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    with listener, connect(f"ws://127.0.0.1:{listener.getsockname()[1]}/ws") as socket:
+        socket.send("a")
+        assert socket.recv(5) == "a"
+        assert resilience.lifecycle.in_flight == 1
+        server.should_exit = True
+        with pytest.raises(ConnectionClosed) as caught:
+            socket.recv(5)
+        thread.join(10)
+    assert not thread.is_alive()
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == 1012
+    assert resilience.lifecycle.in_flight == 0
