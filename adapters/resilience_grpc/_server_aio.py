@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from contextlib import aclosing
 from typing import Any, NoReturn
@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 
-from resilience import Resilience
+from resilience import Deadline, Resilience
 from resilience.inbound import RequestContext
+from resilience_grpc._server_bell import Bell
 from resilience_grpc._server_guard import Guard, abort_in, is_untouched, late
 from resilience_grpc._server_method import Method, Methods, parts_of, rebuilt
 from resilience_grpc._server_plain import bridged
@@ -103,7 +104,8 @@ class _Awaited:
         self._can_be_stopped = _is_async(method.behaviour)
         self._method = method if self._can_be_stopped else bridged(method, executor)
         self._encode = encode
-        self._perform = self._stream if method.gives_stream else self._unary
+        self._bell: Bell | None = None
+        self._behaviour, self._gives_stream = self._method.behaviour, method.gives_stream
 
     def behaviour(self) -> Callable[[Any, Any], Coroutine[Any, Any, Any]]:
         """Return the function grpc.aio is to call.
@@ -117,7 +119,10 @@ class _Awaited:
             request = self._guard.receive(self._method.name, servicer)
             with request:
                 try:
-                    return await self._in_time(request, message, servicer)
+                    deadline = self._guard.own_deadline(request, servicer) if self._can_be_stopped else None
+                    if deadline is None:
+                        return await self._perform(request, message, servicer)
+                    return await self._perform_by(deadline, request, message, servicer)
                 except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - answered, or raised again
                     await self._end(error, request, servicer)
                 finally:
@@ -125,49 +130,46 @@ class _Awaited:
 
         return serve
 
-    async def _in_time(self, request: RequestContext, message: Any, servicer: Any) -> Any:
-        patience = self._guard.own_patience(request, servicer) if self._can_be_stopped else None
-        if patience is None:
-            return await self._perform(request, message, servicer)
-        limit = asyncio.timeout(patience)
+    async def _perform_by(self, deadline: Deadline, request: RequestContext, message: Any, servicer: Any) -> Any:
+        alarm = self._ringing().watch(deadline)
         try:
-            async with limit:
-                return await self._perform(request, message, servicer)
-        except TimeoutError:
-            if limit.expired():
+            answer = await self._perform(request, message, servicer)
+        except BaseException as error:
+            if alarm.ends(error):
                 raise late() from None
             raise
-
-    async def _unary(self, request: RequestContext, message: Any, servicer: Any) -> Any:
-        await self._admit(request, servicer)
-        answer = await self._method.behaviour(*await self._checked(message, servicer))
-        if self._encode is not None:
-            answer = self._encode(answer)
-        self._guard.complete(request, servicer)
+        alarm.ends()
         return answer
 
-    async def _stream(self, request: RequestContext, message: Any, servicer: Any) -> None:
-        await self._admit(request, servicer)
-        answers = self._method.behaviour(*await self._checked(message, servicer))
-        if inspect.isasyncgen(answers):
-            async with aclosing(answers):
-                async for answer in answers:
-                    await servicer.write(answer)
-        else:
-            await answers  # it writes by itself
-        self._guard.complete(request, servicer)
+    def _ringing(self) -> Bell:
+        loop, bell = asyncio.get_running_loop(), self._bell
+        if bell is None or bell.loop is not loop:
+            bell = self._bell = Bell(loop)
+        return bell
 
-    async def _admit(self, request: RequestContext, servicer: Any) -> None:
+    async def _perform(self, request: RequestContext, message: Any, servicer: Any) -> Any:
         guard = self._guard
         if guard.authenticate is not None:
-            guard.inbound.enter(request, takes_place=False)  # a drain waits for those who are being recognised, too
             await self._identify(request, servicer)
         quota = guard.inbound.admit(request)
         if quota is not None:
             await guard.inbound.acharge(request, quota)
+        if guard.validate is not None or message is _Malformed:
+            message, servicer = await self._checked(message, servicer)
+        answer = self._behaviour(message, servicer)
+        if not self._gives_stream:
+            answer = await answer if self._encode is None else self._encode(await answer)
+        elif inspect.isasyncgen(answer):
+            await _written(answer, servicer)
+            answer = None
+        else:
+            answer = await answer  # it writes by itself
+        guard.complete(request, servicer)
+        return answer
 
     async def _identify(self, request: RequestContext, servicer: Any) -> None:
         assert self._guard.authenticate is not None  # noqa: S101 - seen by the caller
+        self._guard.inbound.enter(request, takes_place=False)  # a drain waits for who is being recognised, too
         try:
             identity = self._guard.authenticate(servicer)
             if inspect.isawaitable(identity):
@@ -182,8 +184,6 @@ class _Awaited:
         """Return what the handler is called with, once it is valid: a message, or messages that will be."""
         if message is _Malformed:
             raise self._guard.malformed()
-        if self._guard.validate is None:
-            return message, servicer
         if self._method.takes_stream:
             return self._valid_ones(message), _Reading(servicer, self._valid)
         return await self._valid(message), servicer
@@ -215,6 +215,12 @@ class _Awaited:
             raise abort
         await servicer.abort(*self._guard.told(error, request, servicer, self._method.name))
         raise AssertionError  # abort() raises
+
+
+async def _written(answers: AsyncGenerator[Any, Any], servicer: Any) -> None:
+    async with aclosing(answers):
+        async for answer in answers:
+            await servicer.write(answer)
 
 
 class _Reading:

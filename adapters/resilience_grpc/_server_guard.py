@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
 import grpc
 from grpc.aio import AbortError
 
-from resilience import Resilience
+from resilience import Deadline, Resilience
 from resilience.envelope import ANSWERS, envelope_of
 from resilience.errors import AppError, DeadlineExceededError, ResilienceError
 from resilience.inbound import Inbound, RequestContext
@@ -68,12 +69,13 @@ class Guard:
         servicer.set_trailing_metadata(((REQUEST_ID, request.request_id),))
         return request
 
-    def own_patience(self, request: RequestContext, servicer: Any) -> float | None:
-        """Return the seconds after which we have to end an RPC ourselves; None where the transport will, or nobody."""
+    def own_deadline(self, request: RequestContext, servicer: Any) -> Deadline | None:
+        """Return the deadline by which we have to end an RPC ourselves; None where the transport will, or nobody."""
         if request.deadline is None:
             return None
-        ours, theirs = request.deadline.remaining(), _patience(servicer.time_remaining())
-        return ours if theirs is None or ours < theirs - _SLACK else None
+        theirs = _patience(servicer.time_remaining())
+        is_ours = theirs is None or request.deadline.remaining() < theirs - _SLACK
+        return request.deadline if is_ours else None
 
     def identified(self, request: RequestContext, identity: Any) -> None:
         """Note who calls. Raises `UNAUTHENTICATED` for nobody."""
@@ -175,6 +177,7 @@ def _patience(remaining: float | None) -> float | None:
     return None if remaining is None or remaining > _LONGEST else remaining
 
 
+@lru_cache(maxsize=1024)
 def _address(peer: str) -> str | None:
     """Return the address in what gRPC says of a peer: `ipv4:192.0.2.1:5000`, `ipv6:%5B::1%5D:5000`, `unix:`."""
     family, _, rest = peer.partition(":")

@@ -40,6 +40,7 @@ GROUPS = {
     "Policies together": "cases_chain",
     "Web": "cases_web",
     "Flask": "cases_flask",
+    "gRPC": "cases_grpc",
     "Start-up": "cases_imports",
 }
 Group = tuple[str, list[Case]]
