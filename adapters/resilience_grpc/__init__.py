@@ -8,10 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 try:
-    import grpc as _grpc  # noqa: F401 - asked for first, so that what is missing is named with its remedy
+    import google.rpc as _rpc  # noqa: F401 - asked for first, so that what is missing is named with its remedy
+    import grpc as _grpc  # noqa: F401 - as above
+    import grpc_health as _health  # noqa: F401 - as above
 except ModuleNotFoundError as _missing:
     raise ModuleNotFoundError(
-        'resilience_grpc needs grpcio: pip install "resilience-plugins[grpc]"', name="grpc"
+        'resilience_grpc needs grpcio, -status and -health-checking: pip install "resilience-plugins[grpc]"',
+        name="grpc",
     ) from _missing
 
 if TYPE_CHECKING:

@@ -185,6 +185,7 @@ def error_from(status: Status, *, catalog: ErrorCatalog | None = None) -> AppErr
         "code": info.reason,
         "message": status.message,
         "details": _details(parts),
+        "request_id": parts[RequestInfo].request_id if RequestInfo in parts else "",
         "retry_after": _wait(parts.get(RetryInfo)),
     }
     error = read_envelope(http_status, body, {}, catalog=catalog)
@@ -193,7 +194,7 @@ def error_from(status: Status, *, catalog: ErrorCatalog | None = None) -> AppErr
     return error
 
 
-_READ = (BadRequest, ErrorInfo, RetryInfo, Struct)
+_READ = (BadRequest, ErrorInfo, RequestInfo, RetryInfo, Struct)
 
 
 def _parts(status: Status) -> dict[Any, Any]:

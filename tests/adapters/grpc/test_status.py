@@ -88,6 +88,7 @@ def test_what_a_status_holds() -> None:
     back = error_from(status)
     assert back is not None
     assert back.details == dict(envelope.details)
+    assert back.remote_request_id == "r1"
 
 
 def test_a_status_stays_under_four_kibibytes() -> None:
