@@ -1,10 +1,10 @@
 """Mutate the machines, run their own tests on every mutant, and fail where fewer than `ENOUGH` of them are noticed.
 
-    python tests/mutation/run.py [--scratch FOLDER] [MODULE ...]
+    python tests/mutation/run.py [--processes N] [--scratch FOLDER] [MODULE ...]
 
 mutmut (settings under `[tool.mutmut]` in pyproject.toml) works on a copy of the tree in a scratch folder; nothing is
 left in the tree itself. MODULE narrows it down: `breaker._machine`. Survivors that README.md beside this file does not
-explain are printed at the end, with their change. One process, at low priority.
+explain are printed at the end, with their change. One process unless told otherwise, at low priority.
 """
 
 from __future__ import annotations
@@ -60,19 +60,19 @@ def place_of(mutant: str) -> str:
     return f"{module_of(mutant)} {function.removeprefix('x_').removeprefix('xǁ').replace('ǁ', '.')}"
 
 
-def change_of(scratch: Path, mutant: str) -> str:
-    """Return the change as one line of Markdown."""
+def change_of(scratch: Path, mutant: str) -> tuple[str, str]:
+    """Return what stood there, and what it was changed to, each on one line."""
     lines = mutmut(scratch, "show", mutant).splitlines()
     was, became = (
         " ".join(line[1:].strip() for line in lines if line.startswith(sign) and not line.startswith(sign * 3))
         for sign in "-+"
     )
-    return f"`{was}` -> `{became}`"
+    return was, became
 
 
-def is_for_checkers(change: str) -> bool:
+def is_for_checkers(was: str, became: str) -> bool:
     """Whether only the type named in a `cast` has changed, which nobody reads at run time."""
-    was, became = (re.sub(r"cast\([^,]*,", "cast(_,", end) for end in change.split(" -> "))
+    was, became = (re.sub(r"cast\([^,]*,", "cast(_,", line) for line in (was, became))
     return was == became
 
 
@@ -85,9 +85,9 @@ def report(scratch: Path) -> float:
         print(f"{module:24} {noticed[module]:4} of {number:4}  {noticed[module] / number:6.1%}")
     known = (Path(__file__).parent / "README.md").read_text()
     for mutant in (mutant for mutant, outcome in found.items() if outcome not in NOTICED):
-        change = change_of(scratch, mutant)
-        line = f"- `{place_of(mutant)}`: {change}"
-        if line not in known and not is_for_checkers(change):
+        was, became = change_of(scratch, mutant)
+        line = f"- `{place_of(mutant)}`: `{was}` -> `{became}`"
+        if line not in known and not is_for_checkers(was, became):
             print(f"{line}  ({found[mutant]}, {mutant})")
     return sum(noticed.values()) / sum(total.values())
 
@@ -95,6 +95,7 @@ def report(scratch: Path) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", metavar="MODULE")
+    parser.add_argument("--processes", default="1")
     parser.add_argument("--scratch", type=Path)
     given = parser.parse_args()
     os.nice(10)
@@ -103,7 +104,7 @@ def main() -> int:
     scratch.mkdir(parents=True)
     copy(scratch)
     print(f"working in {scratch}, for some minutes", flush=True)
-    mutmut(scratch, "run", "--max-children", "1", *(f"resilience.{module}.*" for module in given.modules))
+    mutmut(scratch, "run", "--max-children", given.processes, *(f"resilience.{module}.*" for module in given.modules))
     share = report(scratch)
     print(f"{share:.1%} of the mutants were noticed; {ENOUGH:.0%} are enough")
     if given.scratch is None:
