@@ -3,6 +3,8 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from typing import Any, assert_type
 
+import grpc
+import grpc.aio
 import httpx
 import pybreaker
 import requests
@@ -33,6 +35,7 @@ from resilience.health import HealthServer
 from resilience.outbound import outbound_headers, refuse_if_spent
 from resilience.policy import AroundPolicy
 from resilience_flask import FlaskResilience, exempt, health_blueprint, rate_limit
+from resilience_grpc import add_health, adrain, aio_server_interceptors, drain, server_interceptors
 from resilience_http import (
     AsyncResilienceTransport,
     ResilienceAdapter,
@@ -155,6 +158,17 @@ def flask_application() -> None:
         return str(order)
 
     wants_order(view)
+
+
+async def grpc_servers(threads: grpc.Server, tasks: grpc.aio.Server) -> None:
+    toolkit = Resilience()
+    guards = server_interceptors(toolkit, authenticate=lambda context: context.peer(), validate=bool)
+    assert_type(guards, list[grpc.ServerInterceptor])
+    assert_type(aio_server_interceptors(key=lambda context: "all"), list[grpc.aio.ServerInterceptor])
+    assert_type(add_health(threads, toolkit, services={"shop.Orders": "ready"}), Resilience)
+    assert_type(add_health(tasks, interval="2s"), Resilience)
+    assert_type(drain(threads, toolkit, grace="5s"), bool)
+    assert_type(await adrain(tasks), bool)
 
 
 def wants_number(hook: Callable[[], int]) -> None: ...
