@@ -18,29 +18,42 @@ except ModuleNotFoundError as _missing:
     ) from _missing
 
 if TYPE_CHECKING:
+    from resilience_grpc._channel import channel_options, server_options, service_config
+    from resilience_grpc._channel_lazy import AioLazyChannel, LazyChannel
     from resilience_grpc._client_aio import aio_client_interceptors
     from resilience_grpc._client_method import per_method
     from resilience_grpc._client_sync import client_interceptors
+    from resilience_grpc._credentials import channel_credentials, server_credentials
     from resilience_grpc._drain import adrain, drain
     from resilience_grpc._health import add_health
     from resilience_grpc._server_aio import aio_server_interceptors
     from resilience_grpc._server_sync import server_interceptors
 
 __all__ = (
+    "AioLazyChannel",
+    "LazyChannel",
     "add_health",
     "adrain",
     "aio_client_interceptors",
     "aio_server_interceptors",
+    "channel_credentials",
+    "channel_options",
     "client_interceptors",
     "drain",
     "per_method",
+    "server_credentials",
     "server_interceptors",
+    "server_options",
+    "service_config",
 )
 
 _HOMES = {
+    "_channel": ("channel_options", "server_options", "service_config"),
+    "_channel_lazy": ("AioLazyChannel", "LazyChannel"),
     "_client_aio": ("aio_client_interceptors",),
     "_client_method": ("per_method",),
     "_client_sync": ("client_interceptors",),
+    "_credentials": ("channel_credentials", "server_credentials"),
     "_drain": ("adrain", "drain"),
     "_health": ("add_health",),
     "_server_aio": ("aio_server_interceptors",),
