@@ -252,11 +252,16 @@ class Named:
     @name.setter
     def name(self, name: str) -> None:
         self._name = checked(name, "name", _NAME)
+        self.renamed()
 
     def join(self, pipeline: str) -> None:
         """Name an unnamed policy after the first pipeline that holds it. Called while composing, never mid-traffic."""
         if self._name is None:
             self._name = f"{pipeline}.{self.kind}"
+            self.renamed()
+
+    def renamed(self) -> None:
+        """Override where something is kept under the name."""
 
     def describe(self) -> dict[str, Any]:
         """Return what this policy is and was told, as plain data: kind, name, options, and their sources if known."""

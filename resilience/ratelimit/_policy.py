@@ -92,12 +92,9 @@ class RateLimit(PolicyBase):
             self.on_success = self._settle  # type: ignore[method-assign]  # see above
             self.on_failure = self._settle  # type: ignore[method-assign]  # see above
 
-    def join(self, pipeline: str) -> None:
-        """Take the name of the first pipeline, and the buckets kept under it."""
-        before = self.name
-        super().join(pipeline)
-        if self.name != before:
-            self._open()
+    def renamed(self) -> None:
+        """Take the buckets kept under the new name."""
+        self._open()
 
     def _open(self) -> None:
         self._quota = quota_of(self.name, cast("str", self.options.rate), self.options.burst)

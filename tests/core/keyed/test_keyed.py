@@ -23,6 +23,7 @@ from resilience import (
     RateLimitedError,
     Timeout,
 )
+from resilience.ratelimit import MemoryStore
 from resilience.testing import ManualClock, RecordingListener
 
 
@@ -145,6 +146,18 @@ def test_limits_per_key_are_apart() -> None:
     assert [guarded("a"), guarded("b")] == ["a", "b"]
     with pytest.raises(RateLimitedError):
         guarded("a")
+
+
+def test_limits_per_key_of_two_pipelines_are_apart() -> None:
+    """Limits per key in one store are kept under their pipeline's name: two pipelines do not drain each other."""
+    store = MemoryStore()
+    first, second = (
+        Pipeline(name, Keyed(lambda tenant: RateLimit("1/hour", key=tenant, store=store), by_host))(get)
+        for name in ("one", "two")
+    )
+    assert [first("a"), second("a")] == ["a", "a"]
+    with pytest.raises(RateLimitedError):
+        first("a")
 
 
 def test_number_of_keys_is_bounded() -> None:
