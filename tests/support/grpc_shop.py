@@ -157,7 +157,6 @@ class Tasks(Shop):
         try:
             yield
         finally:
-            await asyncio.sleep(0)
             self.running -= 1
 
     async def unary_unary(self, text: str, servicer: Any) -> str:

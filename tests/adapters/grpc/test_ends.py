@@ -1,0 +1,256 @@
+"""Ends that are rare: readers left waiting, loads of cancellations, other interceptors, streams pushed from afar."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_shop import KINDS, Running, Tasks, Threads
+
+from resilience import Deadline, Resilience
+from resilience_grpc import aio_server_interceptors, server_interceptors
+from resilience_grpc._server_bell import Bell
+from resilience_grpc._server_guard import is_untouched
+from resilience_grpc._server_method import Methods
+
+
+class Open:
+    """Requests that stop coming, and never end by themselves."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = texts
+        self.over = threading.Event()
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.texts
+        self.over.wait(10)
+
+
+@pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
+def test_readers_whose_client_leaves(serve: Any, stack: str, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A handler waiting for the next request of a client that leaves ends at once, and the log has no error."""
+    shop = serve(stack)
+    requests = Open("ok")
+    call = getattr(shop.channel, kind)(f"/shop.Orders/{kind}", str.encode, bytes.decode)
+    answer = call(iter(requests)) if kind.endswith("stream") else call.future(iter(requests))
+    assert shop.busy()
+    while "names" not in shop.shop.seen:
+        time.sleep(0.005)
+    with caplog.at_level(logging.INFO):
+        answer.cancel()
+        requests.over.set()
+        assert shop.settled()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert shop.call(kind, "ok")[-1] == "ok!"
+
+
+@pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
+def test_readers_past_their_deadline(serve: Any, stack: str, kind: str) -> None:
+    """A handler waiting for the next request is over when its caller no longer waits."""
+    shop = serve(stack)
+    requests = Open("ok")
+    call = getattr(shop.channel, kind)(f"/shop.Orders/{kind}", str.encode, bytes.decode)
+    answer = call(iter(requests), timeout=0.3) if kind.endswith("stream") else call.future(iter(requests), timeout=0.3)
+    assert shop.busy()
+    assert shop.settled()
+    assert answer.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    requests.over.set()
+
+
+def test_many_cancellations_leave_nothing_behind(serve: Any, stack: str) -> None:
+    """Whenever clients leave, the count of requests comes back to nothing, and every place to its owner."""
+    settings = {"SERVER__MAX_CONCURRENT_REQUESTS": "6", "SERVER__DEADLINE": "50ms"}
+    shop = serve(stack, settings, threads=6)
+    chance = random.Random(7)
+    with futures.ThreadPoolExecutor(8) as clients:
+        list(clients.map(lambda seed: _meddle(shop, random.Random(seed)), [chance.random() for _ in range(8)]))
+    assert shop.settled()
+    time.sleep(0.1)
+    shop.shop.release.set()
+    calls = [shop.start("unary_unary", "wait") for _ in range(6)]
+    assert [call.result() for call in calls] == ["wait!"] * 6
+    assert shop.settled()
+
+
+def _meddle(shop: Running, chance: random.Random) -> None:
+    for _ in range(12):
+        kind, text = chance.choice(KINDS), chance.choice(["ok", "app", "abort", "sleep0.005", "sleep0.1", "forever"])
+        call = shop.start(kind, text, timeout=chance.choice([0.004, 0.03, 1]))
+        time.sleep(chance.random() * 0.02)
+        if chance.random() < 0.7:
+            call.cancel()
+        else:
+            call.code()
+
+
+def test_waiting_for_a_thread_is_not_work(serve: Any) -> None:
+    """On grpc.aio a plain function whose client leaves before there is a thread for it never begins."""
+    shop = serve("aio-plain", threads=1)
+    first = shop.start("unary_unary", "wait")
+    assert shop.shop.waits.wait(5)
+    second = shop.start("unary_unary", "never")
+    assert shop.busy(2)
+    second.cancel()
+    while shop.toolkit.lifecycle.in_flight == 2:
+        time.sleep(0.005)
+    shop.shop.release.set()
+    assert first.result() == "wait!"
+    assert shop.settled()
+    assert shop.shop.seen["names"] == ["wait"]
+
+
+def test_a_bad_key_is_a_fault(serve: Any, stack: str) -> None:
+    """A key function that fails is INTERNAL, and says nothing."""
+
+    def key(servicer: Any) -> str:
+        raise ValueError("secret")
+
+    shop = serve(stack, {"SERVER__RATE_LIMIT": "1/hour"}, key=key)
+    failed = shop.failure("unary_unary", "ok")
+    assert failed.code() is grpc.StatusCode.INTERNAL
+    assert "secret" not in repr(failed.trailing_metadata()) + failed.details()
+    assert shop.settled()
+
+
+def test_work_that_is_left_behind_has_no_deadline(serve: Any) -> None:
+    """What an RPC has started and not waited for is not hurried by its deadline."""
+    seen: list[float] = []
+    kept: list[asyncio.Task[None]] = []
+
+    class Leaving(Tasks):
+        async def unary_unary(self, text: str, servicer: Any) -> str:
+            kept.append(asyncio.create_task(self.later()))
+            return text
+
+        async def later(self) -> None:
+            await asyncio.sleep(0.05)
+            deadline = Deadline.current()
+            assert deadline is not None
+            seen.append(deadline.remaining())
+
+    shop = serve("aio", {"SERVER__DEADLINE": "1s"}, shop=Leaving())
+    shop.call("unary_unary", "ok")
+    patience = time.monotonic() + 3
+    while not seen and time.monotonic() < patience:
+        time.sleep(0.005)
+    assert seen == [float("inf")]
+
+
+class Inner(grpc.ServerInterceptor):
+    """As many are: a new handler for every call."""
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        handler = continuation(handler_call_details)
+        return handler and grpc.unary_unary_rpc_method_handler(
+            lambda message, servicer: handler.unary_unary(message, servicer) + b"+",
+        )
+
+
+def test_other_interceptors(serve: Any) -> None:
+    """Interceptors behind ours do what they did, also where they make a new handler for every call."""
+    toolkit = Resilience()
+    with futures.ThreadPoolExecutor(2) as pool:
+        server = grpc.server(pool, interceptors=[*server_interceptors(toolkit), Inner()])
+        handler: Any = grpc.unary_unary_rpc_method_handler(lambda message, servicer: message)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("shop.Orders", {"Read": handler}),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            read: Any = channel.unary_unary("/shop.Orders/Read")
+            assert [read(b"a"), read(b"b")] == [b"a+", b"b+"]
+        server.stop(0).wait()
+
+
+@pytest.mark.parametrize("text", ["ok", "refused", "crash"])
+def test_streams_that_are_pushed(serve: Any, text: str) -> None:
+    """A stream whose answers come from other threads is counted until grpcio says it is over."""
+    shop = Threads()
+    senders: list[Any] = []
+
+    def push(message: str, servicer: Any, send: Any) -> None:
+        if message == "crash":
+            raise ValueError("secret")
+        senders.append(send)
+        send("one")
+
+    push.experimental_non_blocking = True  # type: ignore[attr-defined]  # grpcio's own way of marking one
+    shop.unary_stream = push  # type: ignore[assignment,method-assign]  # as above
+    authenticate = (lambda servicer: None) if text == "refused" else None
+    served = serve("sync", shop=shop, authenticate=authenticate)
+    call = served.start("unary_stream", text)
+    if text == "ok":
+        assert next(call) == "one"
+        assert served.toolkit.lifecycle.in_flight == 1
+        senders[0]("two")
+        senders[0](None)
+        assert list(call) == ["two"]
+    else:
+        with pytest.raises(grpc.RpcError):
+            next(call)
+        assert "secret" not in call.details()
+    assert served.settled()
+
+
+def test_infrastructure_is_untouched() -> None:
+    """Health and reflection, in every version, are nobody's requests; names that look alike are."""
+    for method in ("/grpc.health.v1.Health/Watch", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"):
+        assert is_untouched(method)
+    for method in ("/grpc.health.v1.HealthOfOrders/Check", "/shop.grpc.reflection./X", "/grpc.healthy/Check"):
+        assert not is_untouched(method)
+
+
+def test_methods_are_remembered_within_bounds() -> None:
+    """A handler is built around once; names that callers make up do not add up."""
+    methods = Methods(lambda name, handler: object())
+    handler = object()
+    assert methods.of("/a", handler) is methods.of("/a", handler)
+    assert methods.of("/a", object()) is not methods.of("/a", handler)
+    for number in range(3000):
+        methods.of(f"/{number}", handler)
+    assert len(methods._known) <= 1024
+
+
+async def test_a_bell_tells_its_own_cancellation() -> None:
+    """An alarm owns up to its own cancellation, and to nobody else's."""
+    bell = Bell(asyncio.get_running_loop())
+
+    async def work(*, cancelled_by_others: bool) -> bool:
+        task = asyncio.current_task()
+        assert task is not None
+        alarm = bell.watch(Deadline.after(0.02))
+        if cancelled_by_others:
+            asyncio.get_running_loop().call_later(0.001, task.cancel)
+        try:
+            await asyncio.sleep(1)
+        except asyncio.CancelledError as error:
+            return alarm.ends(error)
+        raise AssertionError
+
+    assert await work(cancelled_by_others=False)
+    assert await asyncio.create_task(work(cancelled_by_others=True)) is False
+    assert bell._due == {} or all(not due for due in bell._due.values())
+
+
+async def test_an_alarm_that_is_not_needed_never_rings() -> None:
+    """Work done in time is left alone, whoever else is due in the same moment."""
+    bell = Bell(asyncio.get_running_loop())
+    alarm = bell.watch(Deadline.after(0.02))
+    assert not alarm.ends()
+    await asyncio.sleep(0.05)
+    assert bell._due == {}
+
+
+def test_the_stacks_have_their_own() -> None:
+    """Interceptors are made for the server they are given to."""
+    (threads,), (tasks,) = server_interceptors(Resilience()), aio_server_interceptors(Resilience())
+    assert isinstance(threads, grpc.ServerInterceptor)
+    assert isinstance(tasks, grpc.aio.ServerInterceptor)
