@@ -29,6 +29,7 @@ def _run(
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line as a process of its own, with nothing of ours in its environment."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RESILIENCE_")}
+    clean["PYTHONDONTWRITEBYTECODE"] = "1"  # a module written twice within a second would be the first one
     return subprocess.run(
         [sys.executable, "-m", "resilience", *arguments],
         capture_output=True,
