@@ -54,6 +54,7 @@ class Methods:
         if isinstance(pipeline, str):
             self._toolkit.pipeline(pipeline)  # what is wrong with the name, or its settings, is said here
         self.rebuild = aio_details if is_aio else Details
+        self._repeatable = (*self._options.idempotent, *self._toolkit.config.client.idempotent_methods)
         self._wanted = pipeline
         self._known: dict[Any, Method | None] = {}
 
@@ -66,7 +67,7 @@ class Methods:
             return self._known.setdefault(name, None if is_untouched(text) else self._new(text))
 
     def _new(self, name: str) -> Method:
-        is_repeatable = is_listed(name, self._options.idempotent)
+        is_repeatable = is_listed(name, self._repeatable)
         return Method(self._pipeline(name.lstrip("/")), self, is_repeatable=is_repeatable)
 
     def _pipeline(self, method: str) -> Pipeline:

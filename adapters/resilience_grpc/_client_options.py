@@ -8,7 +8,8 @@ from typing import Any
 
 from grpc import StatusCode
 
-from resilience.options import Choice, Listing, Options, Refused, Text, option
+from resilience.options import Choice, Listing, Options, Refused, option, rule_of
+from resilience.outbound import ClientOptions
 
 __all__ = ("CallOptions", "is_listed", "is_untouched", "service_of")
 
@@ -36,13 +37,7 @@ class CallOptions(Options):
 
     idempotent: tuple[str, ...] = option(
         (),
-        Listing(
-            Text(
-                "a method such as shop.Orders/Get, all of a service as shop.Orders/*, or * for all",
-                pattern=r"\*|/?[A-Za-z_][\w.]*/(\*|\w+)",
-                longest=300,
-            )
-        ),
+        rule_of(ClientOptions.fields()["idempotent_methods"]),
         "methods that may be called twice: only they are retried and hedged",
     )
     retryable: tuple[str, ...] = option(

@@ -36,7 +36,8 @@ def client_interceptors(
     Each method has the pipeline configured under its own name (`shop.Orders/Get`), else under that of its service
     (`shop.Orders`), else up to three attempts and a breaker for the service; `pipeline` is another one, or its name, or
     a function from method to either. Retries and hedges are made only of methods listed in `idempotent`
-    (`shop.Orders/Get`, `shop.Orders/*`, `*`), after statuses in `retryable`, and not of streamed requests.
+    (`shop.Orders/Get`, `shop.Orders/*`, `*`) or in the `idempotent_methods` setting, after statuses in `retryable`, and
+    not of streamed requests.
 
     A failed call raises what it always did, which is an `AppError`, `DeadlineExceededError` or other error of ours as
     well. Without a `resilience` it is `Resilience.from_env()`. Raises `ConfigurationError` for arguments that make no

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resilience.options import Duration, Options, Text, option
+from resilience.options import Duration, Listing, Options, Text, option
 
 __all__ = ("ClientOptions",)
 
@@ -26,4 +26,15 @@ class ClientOptions(Options):
         Text("a header name", pattern=r"[A-Za-z0-9-]+", longest=100),
         "header in which the other side is told who our own caller is (the `user` of the request)",
         none="it is not told",
+    )
+    idempotent_methods: tuple[str, ...] = option(
+        (),
+        Listing(
+            Text(
+                "a gRPC method such as shop.Orders/Get, all of a service as shop.Orders/*, or * for all",
+                pattern=r"\*|/?[A-Za-z_][\w.]*/(\*|\w+)",
+                longest=300,
+            )
+        ),
+        "gRPC methods that may be called twice, besides those named in code: only they are retried and hedged",
     )

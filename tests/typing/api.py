@@ -35,7 +35,23 @@ from resilience.health import HealthServer
 from resilience.outbound import outbound_headers, refuse_if_spent
 from resilience.policy import AroundPolicy
 from resilience_flask import FlaskResilience, exempt, health_blueprint, rate_limit
-from resilience_grpc import add_health, adrain, aio_server_interceptors, drain, server_interceptors
+from resilience_grpc import (
+    AioLazyChannel,
+    LazyChannel,
+    add_health,
+    adrain,
+    aio_client_interceptors,
+    aio_server_interceptors,
+    channel_credentials,
+    channel_options,
+    client_interceptors,
+    drain,
+    per_method,
+    server_credentials,
+    server_interceptors,
+    server_options,
+    service_config,
+)
 from resilience_http import (
     AsyncResilienceTransport,
     ResilienceAdapter,
@@ -169,6 +185,21 @@ async def grpc_servers(threads: grpc.Server, tasks: grpc.aio.Server) -> None:
     assert_type(add_health(tasks, interval="2s"), Resilience)
     assert_type(drain(threads, toolkit, grace="5s"), bool)
     assert_type(await adrain(tasks), bool)
+
+
+def grpc_clients() -> None:
+    options = channel_options(Resilience(), keepalive="1m", max_receive_bytes=2**20, load_balancing="round_robin")
+    assert_type(options, list[tuple[str, Any]])
+    assert_type(server_options(keepalive="1m", max_connection_age=60), list[tuple[str, Any]])
+    assert_type(service_config(health_service="shop.Orders"), str)
+    assert_type(channel_credentials("ca.pem", certificate="c.pem", key="k.pem"), grpc.ChannelCredentials)
+    assert_type(server_credentials("c.pem", "k.pem", ca="ca.pem"), grpc.ServerCredentials)
+    bare = LazyChannel(lambda: grpc.insecure_channel("localhost:50051", options=options))
+    shop = Pipeline("shop", Retry(), per_method(lambda method: CircuitBreaker(name=method)))
+    guards = client_interceptors(Resilience(), pipeline=shop, idempotent=["shop.Orders/*"], retryable=["UNAVAILABLE"])
+    assert_type(grpc.intercept_channel(bare, *guards), grpc.Channel)
+    others = aio_client_interceptors(pipeline=lambda method: "shop" if method.startswith("shop.") else None)
+    AioLazyChannel(lambda: grpc.aio.insecure_channel("localhost:50051", options=options, interceptors=others))
 
 
 def wants_number(hook: Callable[[], int]) -> None: ...

@@ -97,6 +97,16 @@ def test_listed_methods_are_retried(upstream: Upstream, make: Make, kind: str) -
     assert upstream.attempts == [None, "1", "2"]
 
 
+def test_methods_may_be_listed_by_configuration(upstream: Upstream, make: Make) -> None:
+    """What the environment names as idempotent is, besides what code does."""
+    toolkit = Resilience.from_env({"RESILIENCE_CLIENT__IDEMPOTENT_METHODS": "shop.Orders/Get, /other.Orders/*"})
+    upstream.script = [failing(), failing()]
+    client = make(quick(), toolkit=toolkit, idempotent=["shop.Orders/List"])
+    assert (client.get(), client.list()) == (b"fine", [b"fine"])
+    with pytest.raises(ConfigurationError, match="RESILIENCE_CLIENT__IDEMPOTENT_METHODS='Get'"):
+        Resilience.from_env({"RESILIENCE_CLIENT__IDEMPOTENT_METHODS": "Get"})
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_else_is_retried(upstream: Upstream, make: Make, kind: str) -> None:
     """A method that is not listed is called once, and a streamed request, which is gone, even where it is listed."""
@@ -400,6 +410,16 @@ def test_a_policy_may_stand_in(upstream: Upstream, make: Make) -> None:
     client = make(Fallback(b"default", on=grpc.RpcError))
     assert client.get() == b"default"
     assert client.put() == b"default"
+
+
+def test_what_cannot_own_a_stream_is_left_out(upstream: Upstream, make: Make) -> None:
+    """A fallback or a hedge has no say in a stream of answers; the other policies have."""
+    client = make(Fallback(b"default", on=grpc.RpcError), Hedge(0.01), CircuitBreaker(1), idempotent=["*"])
+    upstream.otherwise = failing()
+    for kind in (client.list, client.chat):
+        with pytest.raises(grpc.RpcError):
+            kind()
+    assert len(upstream.seen) == 1
 
 
 def test_one_policy_per_method(upstream: Upstream, make: Make) -> None:
