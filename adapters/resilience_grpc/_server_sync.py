@@ -106,7 +106,7 @@ class _Threaded:
                 self._guard.leave(request)
 
     def _stream(self, message: Any, servicer: Any) -> Iterator[Any]:
-        """Yield the answers. Every step is taken in one context: which thread takes it, grpcio decides each time."""
+        """Yield the answers, every step in one context: a stream left half-way may be closed in any other."""
         request, inside = self._guard.receive(self._method.name, servicer), copy_context()
         inside.run(request.__enter__)
         try:
@@ -140,7 +140,7 @@ class _Threaded:
         inside.run(request.__enter__)
         try:
             inside.run(self._admit, request, servicer)
-            inside.run(self._method.behaviour, self._checked(message), servicer, send)
+            inside.run(lambda: self._method.behaviour(self._checked(message), servicer, send))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
             self._guard.leave(request)
             self._end(error, request, servicer)
