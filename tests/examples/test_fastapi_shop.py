@@ -1,27 +1,13 @@
 import asyncio
-import importlib.util
 import socket
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import uvicorn
+from example_modules import load
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 TEA = {"item": "tea", "quantity": 2}
-
-
-def load(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

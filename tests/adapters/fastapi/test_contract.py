@@ -6,12 +6,14 @@ import json
 from typing import Any
 
 import httpx
+from example_modules import load
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from examples.fastapi_shop import app, toolkit
 from resilience.envelope import ENVELOPE_SCHEMA, JSON_TYPE, PROBLEM_SCHEMA, PROBLEM_TYPE
 
+shop = load("fastapi_shop")
+app, toolkit = shop.app, shop.toolkit
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),

@@ -45,9 +45,9 @@ def test_failed_streams_are_closed(upstream: Upstream) -> None:
     seen: list[requests.Response] = []
 
     class Noting(ResilienceAdapter):
-        def send_plain(self, *args: Any) -> requests.Response:
+        def send_plain(self, request: requests.PreparedRequest, settings: dict[str, Any]) -> requests.Response:
             assert all(response.raw.closed for response in seen)
-            seen.append(super().send_plain(*args))
+            seen.append(super().send_plain(request, settings))
             return seen[-1]
 
     upstream.answers(503, b"x" * 300_000)
