@@ -45,3 +45,76 @@ def test_an_answer_in_the_last_moment_is_in_time() -> None:
     late = machine.finish(machine.begin(START), "", START + 3)
     assert late is not None
     assert late.outcome == Outcome(ok=False, reason="answered after 3 s, allowed 1 s", at=START + 3, seconds=3.0)
+
+
+# Checks that run by themselves, and verdicts that take several outcomes to turn
+
+
+def judged(machine: Machine, reason: str, now: float) -> Outcome:
+    """Let a run begin and end at once; return what is said of it."""
+    machine.finish(machine.begin(now), reason, now)
+    assert machine.last is not None
+    return machine.last
+
+
+def test_an_outcome_that_is_too_old_says_so_once() -> None:
+    """A check that was to run by itself and did not has failed, and says for how long; the turn is told once."""
+    machine = Machine(timeout=2.0, cache=0.0, every=10.0, success_threshold=2)
+    judged(machine, "", START)
+    latest = START + 3 * 10 + 2
+    assert machine.ask(latest)[0] == machine.last
+    asked = latest + 8
+    outcome, change = machine.ask(asked)
+    expected = Outcome(ok=False, reason="no answer for 40 s", at=START, seconds=0.0, is_stale=True)
+    assert outcome == expected
+    assert change is not None
+    assert (change.before, change.outcome) == (True, expected)
+    assert machine.ask(asked) == (expected, None)
+    assert [judged(machine, "", asked + pause).ok for pause in (0, 10)] == [False, True]
+
+
+def test_a_check_that_runs_is_looked_after_one_period_later() -> None:
+    """While a run is under way the next look is a period away; without a period, a timeout."""
+    by_itself, asked_for = Machine(timeout=2.0, cache=0.0, every=10.0), Machine(timeout=2.0, cache=0.0)
+    for machine in (by_itself, asked_for):
+        machine.begin(START)
+    assert (by_itself.due_in(START), asked_for.due_in(START)) == (10.0, 2.0)
+
+
+def test_a_run_given_up_fails_unless_one_failure_more_would_change_nothing() -> None:
+    """Where failures have to repeat before they count, a check that was well is taken to be well still."""
+    for threshold, reasons, ok in (
+        (1, [""], False),
+        (2, [""], True),
+        (3, [""], True),
+        (2, [], False),
+        (2, ["boom"], False),
+    ):
+        machine = Machine(timeout=2.0, cache=0.0, failure_threshold=threshold)
+        for reason in reasons:
+            judged(machine, reason, START)
+        run = machine.begin(START)
+        machine.give_up(run)
+        assert machine.overdue(run, START + 5)[0].ok is ok
+
+
+def test_a_run_that_hangs_counts_once_for_each_timeout() -> None:
+    """A run that hangs is one failure, and one more for each whole timeout after the first; its end is none."""
+    machine = Machine(timeout=4.0, cache=0.0, failure_threshold=3)
+    judged(machine, "", START)
+    run = machine.begin(START)
+    assert [machine.overdue(run, START + seconds)[0].ok for seconds in (4, 7.9, 8, 11.9, 12)] == [True] * 4 + [False]
+    machine = Machine(timeout=4.0, cache=0.0, failure_threshold=3)
+    judged(machine, "", START)
+    run = machine.begin(START)
+    machine.overdue(run, START + 9)
+    machine.finish(run, "boom", START + 10)
+    assert machine.last is not None
+    assert machine.last.ok
+    assert not judged(machine, "boom", START + 11).ok
+
+
+def test_each_run_that_fails_counts() -> None:
+    """Runs that end in time count one each."""
+    machine = Machine(timeout=4.0, cache=0.0, failure_threshold=2)
+    assert [judged(machine, reason, START).ok for reason in ("", "boom", "boom")] == [True, True, False]

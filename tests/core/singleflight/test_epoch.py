@@ -1,9 +1,33 @@
-"""Which flights a caller may join."""
+"""Which flights a caller may join, and when."""
 
 from resilience.singleflight._machine import Flight
 
 
 def test_a_flight_is_of_the_first_epoch_unless_it_says_otherwise() -> None:
-    """Callers begin in epoch 0, and so does a flight."""
-    assert Flight[int]().epoch == 0
-    assert Flight[int](3).epoch == 3
+    """Callers begin in epoch 0, and so does a flight; it knows who must not wait for it."""
+    assert (Flight[int]().epoch, Flight[int]().maker) == (0, None)
+    maker = object()
+    assert (Flight[int](3, maker).epoch, Flight[int](3, maker).maker) == (3, maker)
+
+
+class Interrupted(Flight[str]):
+    """Somebody joins just when nobody was found in line."""
+
+    looks = 0
+
+    def _next(self) -> str | None:
+        found = super()._next()
+        self.looks += 1
+        if self.looks == 1:
+            assert found is None
+            assert self.join("late")
+        return found
+
+
+def test_who_joins_in_the_last_moment_makes_the_call() -> None:
+    """A caller that was let in after nobody had been found in line is not left waiting for nobody."""
+    flight = Interrupted()
+    assert flight.hand_over() == "late"
+    assert not flight.is_over
+    assert flight.hand_over() is None
+    assert flight.is_over
