@@ -13,7 +13,8 @@ from resilience import Resilience
 from resilience import idempotent as may_repeat
 from resilience.errors import ResilienceError
 from resilience.policy import BEGUN
-from resilience_grpc._client_aio_calls import GivenCall, GuardedAnswer, GuardedAnswers
+from resilience_grpc._client_aio_answer import GivenCall, GuardedAnswer
+from resilience_grpc._client_aio_answers import GuardedAnswers
 from resilience_grpc._client_call import Outgoing
 from resilience_grpc._client_error import CallError, as_call_error
 from resilience_grpc._client_method import Methods, Wanted
@@ -104,15 +105,23 @@ async def _made(guarded: Callable[[Outgoing], Coroutine[Any, Any, Any]], outgoin
 
 @may_repeat
 async def _attempt(outgoing: Outgoing) -> Any:
-    call = await outgoing.attempt()
+    call = await _call(outgoing)
     return outgoing.landed(await _answer(call, outgoing), call)
 
 
 async def _attempt_once(outgoing: Outgoing) -> Any:
-    call = await outgoing.attempt()
+    call = await _call(outgoing)
     if not outgoing.begun.done():
         outgoing.begun.set_result(call)
     return outgoing.landed(await _answer(call, outgoing), call)
+
+
+async def _call(outgoing: Outgoing) -> Any:
+    """Begin an attempt; an interceptor inside of ours may make all of it, and raise."""
+    try:
+        return await outgoing.attempt()
+    except grpc.RpcError as error:
+        raise outgoing.decode(error) from None
 
 
 async def _answer(call: Any, outgoing: Outgoing) -> Any:
@@ -141,7 +150,7 @@ async def _begun(making: Coroutine[Any, Any, Any], outgoing: Outgoing) -> Any:
 
 @may_repeat
 async def _stream_attempt(outgoing: Outgoing) -> AsyncGenerator[Any, None]:
-    call = outgoing.begun = await outgoing.attempt()
+    call = outgoing.begun = await _call(outgoing)
     try:
         yield BEGUN
         async for answer in call:

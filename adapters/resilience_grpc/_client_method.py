@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 from grpc import StatusCode
@@ -14,7 +15,8 @@ from resilience.outbound import Outbound
 from resilience.policy import AroundPolicy, KeyedPolicy
 from resilience.timeout import Deadline
 from resilience_grpc._client_call import Details, Outgoing, aio_details, method_of
-from resilience_grpc._client_error import CallError, Decoder
+from resilience_grpc._client_decode import Decoder
+from resilience_grpc._client_error import CallError, as_call_error
 from resilience_grpc._client_options import CallOptions, is_listed, is_untouched, service_of
 
 __all__ = ("Method", "Methods", "Wanted", "per_method")
@@ -53,6 +55,7 @@ class Methods:
         self.decode = Decoder(self._toolkit.catalog, retried, is_aio=is_aio)
         if isinstance(pipeline, str):
             self._toolkit.pipeline(pipeline)  # what is wrong with the name, or its settings, is said here
+        self._is_aio = is_aio
         self.rebuild = aio_details if is_aio else Details
         self._repeatable = (*self._options.idempotent, *self._toolkit.config.client.idempotent_methods)
         self._wanted = pipeline
@@ -67,8 +70,17 @@ class Methods:
             return self._known.setdefault(name, None if is_untouched(text) else self._new(text))
 
     def _new(self, name: str) -> Method:
-        is_repeatable = is_listed(name, self._repeatable)
-        return Method(self._pipeline(name.lstrip("/")), self, is_repeatable=is_repeatable)
+        with self.as_call_errors():
+            pipeline = self._pipeline(name.lstrip("/"))
+        return Method(pipeline, self, is_repeatable=is_listed(name, self._repeatable))
+
+    @contextlib.contextmanager
+    def as_call_errors(self) -> Iterator[None]:
+        """Have what is wrong with a pipeline end a call as grpcio expects it: others may stand around it."""
+        try:
+            yield
+        except ConfigurationError as error:
+            raise as_call_error(error, is_aio=self._is_aio) from error.__cause__
 
     def _pipeline(self, method: str) -> Pipeline:
         if self._wanted is None:
@@ -135,16 +147,21 @@ class Method:
         repeats = repeats and self._is_repeatable
         guarded = self._guarded.get((attempt, repeats))
         if guarded is None:
-            margin = self._methods.outbound.options.margin
-            policies = [
-                policy if is_stream else _fitted(policy, margin)
-                for policy in self._pipeline.policies
-                if (repeats or not _repeats(policy)) and not (is_stream and _owns(policy))
-            ]
-            if not blocks:
-                _check_threads(self._pipeline.name, policies)
-            guarded = self._guarded[attempt, repeats] = self._pipeline.with_policies(*policies)(attempt)
+            with self._methods.as_call_errors():
+                guarded = self._compiled(attempt, repeats=repeats, is_stream=is_stream, blocks=blocks)
+            self._guarded[attempt, repeats] = guarded
         return guarded
+
+    def _compiled(self, attempt: Any, *, repeats: bool, is_stream: bool, blocks: bool) -> Any:
+        margin = self._methods.outbound.options.margin
+        policies = [
+            policy if is_stream else _fitted(policy, margin)
+            for policy in self._pipeline.policies
+            if (repeats or not _repeats(policy)) and not (is_stream and _owns(policy))
+        ]
+        if not blocks:
+            _check_threads(self._pipeline.name, policies)
+        return self._pipeline.with_policies(*policies)(attempt)
 
 
 def _template(policy: Any) -> Any:

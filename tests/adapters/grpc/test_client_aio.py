@@ -28,6 +28,7 @@ from resilience import (
     Retry,
     Timeout,
 )
+from resilience.errors import ResilienceError
 from resilience.inbound import RequestContext
 from resilience_grpc import aio_client_interceptors
 
@@ -94,7 +95,11 @@ def announcing(*answers: bytes) -> Any:
 
 async def told(call: Any) -> tuple[Any, ...]:
     ahead, behind = await call.initial_metadata(), await call.trailing_metadata()
-    return await call.code(), dict(ahead).get("ahead"), dict(behind).get("behind"), await call.details()
+    return await call.code(), found(ahead, "ahead"), found(behind, "behind"), await call.details()
+
+
+def found(metadata: Any, name: str) -> Any:
+    return next((value for key, value in metadata if key == name), None)
 
 
 async def messages(*each: bytes) -> AsyncIterator[bytes]:
@@ -334,7 +339,7 @@ async def test_a_stream_sends_metadata_ahead(upstream: Upstream, connect: Connec
     upstream.otherwise = announce
     for call in (connect().unary_stream(LIST)(b""), connect().stream_stream(CHAT)(messages(b"a"))):
         async with asyncio.timeout(5):
-            assert dict(await call.initial_metadata())["ahead"] == "1"
+            assert found(await call.initial_metadata(), "ahead") == "1"
         assert not call.done()
         call.cancel()
 
@@ -353,6 +358,24 @@ async def test_a_stream_that_is_left_ends(upstream: Upstream, connect: Connect) 
     assert await ended(upstream)
     async with asyncio.timeout(5):
         assert await call.code() is CANCELLED
+
+
+async def test_a_channel_is_closed_over_its_calls(upstream: Upstream, connect: Connect) -> None:
+    """Closing a channel ends what is under way on it, whatever it waits for."""
+    upstream.otherwise = hanging()
+    channel = connect(quick(), Bulkhead(9))
+    calls = [
+        channel.unary_stream(LIST)(b""),
+        channel.stream_stream(CHAT)(messages(b"a")),
+        channel.stream_unary(PUT)(messages(b"a")),
+        channel.unary_unary(GET)(b""),
+    ]
+    await patiently(lambda: len(upstream.seen) == 4)
+    async with asyncio.timeout(5):
+        await channel.close()
+    for call in calls:
+        async with asyncio.timeout(5):
+            assert await call.code() is CANCELLED
 
 
 async def test_unread_errors_are_not_reported(upstream: Upstream, connect: Connect) -> None:
@@ -378,7 +401,8 @@ async def test_given_arguments_reach_grpc(upstream: Upstream, connect: Connect) 
     class Last(grpc.aio.UnaryUnaryClientInterceptor):
         async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
             details = client_call_details
-            seen.append((details.wait_for_ready, details.credentials, details.timeout, dict(details.metadata)))
+            sent = [(name if isinstance(name, str) else name.decode(), value) for name, value in details.metadata]
+            seen.append((details.wait_for_ready, details.credentials, details.timeout, dict(sent)))
             return await continuation(client_call_details, request)
 
     upstream.script = [failing()]
@@ -410,6 +434,29 @@ async def test_interceptors_of_others_see_what_they_are_used_to(
     upstream.script = [failing()]
     assert await channel.unary_unary(GET)(b"") == b"fine"
     assert other.seen == ([OK] if place == "around" else [UNAVAILABLE, OK])
+
+
+class _Eager(grpc.aio.UnaryUnaryClientInterceptor):
+    """An interceptor of somebody else's, which waits for the answer and raises what it finds."""
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await (await continuation(client_call_details, request))
+
+
+async def test_errors_raised_by_other_interceptors_are_understood(upstream: Upstream, connect: Connect) -> None:
+    """An attempt that an inner interceptor made to the end is retried, scored and decoded like any other."""
+    breaker = CircuitBreaker(1)
+    channel = connect(quick(), breaker, inside=[_Eager()])
+    upstream.otherwise = failing(grpc.StatusCode.NOT_FOUND)
+    for _ in range(2):
+        with pytest.raises(ResilienceError) as caught:
+            await channel.unary_unary(GET)(b"")
+        assert caught.value.code == "NOT_FOUND"
+    assert breaker.current_state == "closed"
+    breaker.close()
+    upstream.script = [failing()]
+    upstream.otherwise = answering(b"fine")
+    assert await connect(quick(), inside=[_Eager()]).unary_unary(GET)(b"") == b"fine"
 
 
 async def test_the_context_of_the_task_counts(upstream: Upstream, connect: Connect) -> None:
