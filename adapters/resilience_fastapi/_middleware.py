@@ -14,15 +14,14 @@ from resilience.inbound import Inbound, RequestContext
 from resilience.timeout import Deadline
 from resilience_fastapi._answers import ids_of, respond
 from resilience_fastapi._deadline import Bell
-from resilience_fastapi._exchange import REQUEST_ID, SCOPE_KEY, Exchange
+from resilience_fastapi._exchange import SCOPE_KEY, Exchange
 from resilience_fastapi._faults import adopt_fault_handler, call, cors_inside, through_cors
 from resilience_fastapi._handlers import own_handler
 from resilience_fastapi._probes import PROBE_PATHS, Probes
 from resilience_fastapi._scope import path_of, user_of
+from resilience_fastapi._websocket import Socket
 
 __all__ = ("ResilienceMiddleware",)
-
-_HANDSHAKE = frozenset({"websocket.accept", "websocket.http.response.start"})
 
 
 class ResilienceMiddleware:
@@ -174,21 +173,17 @@ class ResilienceMiddleware:
             raise
 
     async def _attend(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Accompany a websocket: known and counted, but neither limited nor timed - it is not one request."""
+        """Accompany a websocket: known, counted and drained, but neither limited nor timed - it is not one request."""
         context = self._receive(scope, path_of(scope))
         context.deadline = None
 
-        async def identified(message: Message) -> None:
-            if message["type"] in _HANDSHAKE:
-                id_header = (REQUEST_ID, context.request_id.encode("ascii"))
-                message = {**message, "headers": [*message.get("headers", ()), id_header]}
-            await send(message)
-
         with context:
             self._inbound.enter(context, takes_place=False)
+            socket = Socket(context.request_id, self.resilience.lifecycle, send)
             try:
-                await self.app(scope, receive, identified)
+                await self.app(scope, receive, socket.send)
             finally:
+                socket.end()
                 self._inbound.leave(context)
                 context.source = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from resilience._fork import renew_after_fork
@@ -51,6 +52,7 @@ class Standing(Presence):
         super().after_fork()
         self.loop: AbstractEventLoop | None = None
         """The event loop this process serves in, where there is one: hooks may hold what is bound to it."""
+        self._drain_watchers: set[Callable[[], None]] = set()
         self._goodbye: threading.Event | None = None
         self._stopping: threading.Event | None = None
 
@@ -94,8 +96,27 @@ class Standing(Presence):
                 self._record(change, now)
                 if change.before == STOPPED:
                     self._stopping = self._goodbye = None
+            woken = self._drain_watchers.copy() if change is not None and state == DRAINING else ()
         self.events.deliver()
+        for wake in woken:
+            wake()
         return change is not None
+
+    def watch_drain(self, wake: Callable[[], None]) -> bool:
+        """Have `wake` called when a drain begins, by whoever begins it; False (and no call) where one has already.
+
+        For parts of the toolkit that must not wait; what a service does at the drain is an `on_drain` hook.
+        """
+        with self._lock:
+            if self.is_draining:
+                return False
+            self._drain_watchers.add(wake)
+            return True
+
+    def forget_drain(self, wake: Callable[[], None]) -> None:
+        """Take back a `watch_drain`; of one that was never there, too."""
+        with self._lock:
+            self._drain_watchers.discard(wake)
 
     def _record(self, change: Transition, now: float) -> None:
         facts: dict[str, Any] = {"before": change.before, "lasted": change.lasted, "in_flight": self.in_flight}

@@ -153,6 +153,24 @@ def test_who_came_in_meanwhile_is_waited_for() -> None:
     assert woken == [True]
 
 
+def test_watchers_of_the_drain() -> None:
+    """Who watches for the drain hears of it once, from whoever begins it, unless it has begun or was not wanted."""
+    lifecycle, heard = Lifecycle(), list[str]()
+    forgotten = lambda: heard.append("forgotten")  # noqa: E731 - watched for, and taken back
+    assert lifecycle.watch_drain(lambda: heard.append(lifecycle.state))
+    assert lifecycle.watch_drain(forgotten)
+    lifecycle.forget_drain(forgotten)
+    lifecycle.forget_drain(forgotten)
+    lifecycle.started()
+    assert heard == []
+    lifecycle.drain()
+    lifecycle.drain()
+    assert heard == ["draining"]
+    assert not lifecycle.watch_drain(lambda: heard.append("late"))
+    lifecycle.stopped()
+    assert heard == ["draining"]
+
+
 def test_wait_idle_gives_up() -> None:
     """Waiting ends at the timeout, the options' where none is given, and leaves nothing behind."""
     lifecycle = Lifecycle(LifecycleOptions(drain_timeout=0.01))
