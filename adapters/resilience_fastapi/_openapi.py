@@ -9,11 +9,11 @@ from resilience.envelope import ENVELOPE_SCHEMA, JSON_TYPE, PROBLEM_SCHEMA, PROB
 
 __all__ = ("error_responses",)
 
-_USUAL = (422, 429, 500, 503, 504)
+_USUAL = (400, 422, 429, 500, 503, 504)
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what `responses=` of an app, router or route wants, for `statuses` (default 422, 429, 500, 503, 504).
+    """Return what `responses=` of an app, router or route wants, for `statuses` (default 400, 422, 429, 500, 503, 504).
 
     With 422 in it, FastAPI leaves out its own description of validation errors, which would be wrong.
     """

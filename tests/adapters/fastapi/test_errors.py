@@ -428,12 +428,27 @@ async def test_openapi_describes_the_envelope(browse: Any) -> None:
     async with browse(app) as client:
         document = (await client.get("/openapi.json")).json()
     answers = document["paths"]["/items/{item}"]["get"]["responses"]
-    assert set(answers) == {"200", "422", "429", "500", "503", "504"}
+    assert set(answers) == {"200", "400", "422", "429", "500", "503", "504"}
     assert set(answers["422"]["content"]["application/json"]["schema"]["properties"]) == MEMBERS
     assert answers["503"]["description"] == http.HTTPStatus(503).phrase
     assert "HTTPValidationError" not in document.get("components", {}).get("schemas", {})
     assert "/livez" not in document["paths"]
     assert set(error_responses(404)) == {404}
+
+
+async def test_a_body_that_is_no_text_is_described(browse: Any) -> None:
+    """The 400 that FastAPI gives to a body it cannot decode is one of those described without naming any."""
+    app = FastAPI(responses=error_responses())
+
+    @app.post("/items")
+    def write(item: dict[str, int]) -> int:
+        return len(item)
+
+    install(app)
+    async with browse(app) as client:
+        answer = await client.post("/items", content=b"\xff", headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "BAD_REQUEST")
+    assert str(answer.status_code) in app.openapi()["paths"]["/items"]["post"]["responses"]
 
 
 class TestLanguages:
