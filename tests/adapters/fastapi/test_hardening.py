@@ -57,7 +57,18 @@ HEADERS = [b"x-request-id", b"traceparent", b"tracestate", b"baggage", b"x-reque
 VALUE = st.one_of(
     st.binary(max_size=300),
     st.sampled_from(
-        [b"nan", b"-1", b"inf", b"1e999", b"0", b"\r\nSet-Cookie: a=b", b"a" * 100_000, b"00-" + b"0" * 32]
+        [
+            b"nan",
+            b"-1",
+            b"inf",
+            b"1e999",
+            b"0",
+            b"\r\nSet-Cookie: a=b",
+            b"abc\n",
+            b"a" * 128,
+            b"a" * 100_000,
+            b"00-" + b"0" * 32,
+        ]
     ),
     st.from_regex(rb"\A00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z"),
 )
@@ -76,6 +87,8 @@ async def test_any_headers(headers: list[tuple[bytes, bytes]], toolkit: Any) -> 
         assert said["status"] in {usual, 504}
         assert len(sent) == 1
         assert ID(sent[0])
+        asked = [value.decode("latin-1") for name, value in headers if name == b"x-request-id"]
+        assert sent[0] in asked or not (len(asked) == 1 and ID(asked[0]))
         assert all(b"\r" not in value and b"\n" not in value for _, value in said["headers"])
 
 

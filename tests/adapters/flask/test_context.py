@@ -230,9 +230,15 @@ HEADERS += ["X_FORWARDED_FOR", "ACCEPT", "ACCEPT_LANGUAGE"]
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.dictionaries(st.sampled_from(HEADERS), st.binary(max_size=300).map(lambda value: value.decode("latin-1"))))
+@given(
+    st.dictionaries(
+        st.sampled_from(HEADERS),
+        st.binary(max_size=300).map(lambda value: value.decode("latin-1"))
+        | st.sampled_from(["nan", "-1", "1e999", "abc\r\nSet-Cookie: a=b", "a" * 128, "a" * 129, "a_b.c-1", "abc\n"]),
+    )
+)
 def test_no_header_causes_an_error(open_body: Any, toolkit: Any, headers: dict[str, str]) -> None:
-    """Whatever stands in the headers we read, the answer is what it would be without, and so are its headers."""
+    """Whatever stands in the headers we read, the answer is what it would be without; a sound request id is kept."""
     app = Flask("shop", static_folder=None)
     FlaskResilience(app, toolkit(server__deadline="5s", server__trusted_proxies="0.0.0.0/0"))
     environ = {f"HTTP_{name}": value for name, value in headers.items()}
@@ -244,3 +250,6 @@ def test_no_header_causes_an_error(open_body: Any, toolkit: Any, headers: dict[s
     ids = [value for name, value in sent if name == "X-Request-ID"]
     assert len(ids) == 1
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,128}", ids[0])
+    asked = headers.get("X_REQUEST_ID", "")
+    assert (ids[0] == asked) == bool(re.fullmatch(r"[A-Za-z0-9._-]{1,128}", asked))
+    assert not [value for _, value in sent if "\r" in value or "\n" in value]
