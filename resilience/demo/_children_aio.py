@@ -20,6 +20,7 @@ __all__ = ("BrokenStageError", "Child", "Children")
 
 START = 30.0
 """Seconds a server gets to start."""
+_GLANCE = 0.05
 _LAST_WORDS = 2000
 _TRIES = 3
 
@@ -35,6 +36,8 @@ class Child:
         self.name = name
         self.process = process
         self.port = 0
+        self.may_end = False
+        """Whether its end is part of the play."""
         self._log = log
 
     @property
@@ -57,10 +60,29 @@ class Child:
                     return
         raise BrokenStageError(self.complaint())
 
+    async def listens(self) -> None:
+        """Wait until it takes connections on its port."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START):
+                while self.process.returncode is None:
+                    with contextlib.suppress(OSError):
+                        _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                        writer.close()
+                        return
+                    await asyncio.sleep(0.02)
+        raise BrokenStageError(self.complaint())
+
+    @property
+    def said(self) -> str:
+        """What it has written to standard error so far; nothing once it has been stopped."""
+        if self._log.closed:
+            return ""
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), size, 0).decode(errors="replace")  # where it writes next is not moved
+
     def complaint(self) -> str:
         """Return why it is not there, in its own last words."""
-        self._log.seek(0)
-        said = self._log.read().decode(errors="replace").strip()[-_LAST_WORDS:]
+        said = self.said.strip()[-_LAST_WORDS:]
         status = self.process.returncode
         how = "does not answer" if status is None else f"ended with status {status}"
         return f"{self.name} {how}" + (f":\n{said}" if said else "")
@@ -74,12 +96,13 @@ class Child:
                 async with asyncio.timeout(GRACE):
                     await self.process.wait()
             except TimeoutError:
-                await self._kill()
+                await self.kill()
         self._log.close()
 
-    async def _kill(self) -> None:
+    async def kill(self) -> None:
+        """End it as `kill -9` does, with what it started."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # it leads a group of its own, with what it started
+            os.killpg(self.process.pid, signal.SIGKILL)  # it leads a group of its own
         await self.process.wait()
 
 
@@ -116,15 +139,21 @@ class Children:
             await child.stop()
         return None
 
+    async def run(self, name: str, port: int, *command: str, environ: Mapping[str, str]) -> Child:
+        """Start a program that will listen on `port`, and wait until it does."""
+        leashed = (sys.executable, "-m", "resilience.demo._leash", *command)
+        child = await self._start(name, leashed, environ)
+        child.port = port
+        await child.listens()
+        return child
+
     async def watch(self) -> None:
-        """Wait until one of them ends, which is before its time, and raise `BrokenStageError`."""
-        ends = {asyncio.ensure_future(child.process.wait()): child for child in self.running}
-        try:
-            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for end in ends:
-                end.cancel()
-        raise BrokenStageError(ends[done.pop()].complaint())
+        """Wait until one of them ends before its time, and raise `BrokenStageError`."""
+        while True:
+            for child in self.running:
+                if child.process.returncode is not None and not child.may_end:
+                    raise BrokenStageError(child.complaint())
+            await asyncio.sleep(_GLANCE)
 
     async def _start(self, name: str, command: tuple[str, ...], environ: Mapping[str, str] | None = None) -> Child:
         log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process is; it has no name to leave behind

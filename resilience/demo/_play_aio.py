@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
-from collections.abc import Coroutine
-from typing import Any
 
 import httpx
 
@@ -16,12 +13,12 @@ from resilience.demo import _needs
 from resilience.demo._children_aio import START, BrokenStageError, Child, Children
 from resilience.demo._script import Phase, Script, environment
 from resilience.demo._stage import Stage, View
+from resilience.demo._tasks_aio import first_of, until_signalled
 from resilience.demo._traffic_aio import ORDER, Traffic
 from resilience.demo._verdict import Criterion, judge
 
 __all__ = ("play",)
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TICK = 0.25
 _LAST_REPORT = 0.3
 _PATIENCE = 10.0
@@ -31,26 +28,7 @@ _FIRST = ("/orders", "/plain/orders") * 5
 
 def play(script: Script, view: View) -> int:
     """Perform `script` before `view` and return the exit status."""
-    return asyncio.run(_until_signalled(_shown(script, view), view))
-
-
-async def _until_signalled(performance: Coroutine[Any, Any, int], view: View) -> int:
-    """Cancel the performance at the first signal, let it clean up whatever signals follow, and return 128 + n."""
-    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(performance)
-    received: list[int] = []
-
-    def receive(number: int) -> None:
-        if not received:
-            task.cancel()
-        received.append(number)
-
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, receive, number)
-    await asyncio.wait([task])
-    if task.cancelled() and received:
-        view.interrupted()
-        return 128 + received[0]
-    return task.result()
+    return asyncio.run(until_signalled(_shown(script, view), view.interrupted))
 
 
 async def _shown(script: Script, view: View) -> int:
@@ -69,7 +47,7 @@ async def _perform(stage: Stage, view: View) -> list[Criterion]:
         provider = await children.serve("provider", _needs.example("flaky_upstream.py"))
         shop = await _open_shop(stage, children, provider)
         stage.servers = [child.words for child in children.running]
-        await _first_of(_ready(shop), children.watch())
+        await first_of(_ready(shop), children.watch())
         view.opened(stage)
         await _acts(stage, view, children, provider, shop)
     criteria = judge(stage)
@@ -113,26 +91,13 @@ async def _acts(stage: Stage, view: View, children: Children, provider: Child, s
         return monotonic() - start
 
     async with _client(provider) as admin, _client(shop) as http:
-        await _first_of(
+        await first_of(
             _direct(stage, view, admin, clock),
             Traffic(stage, http, clock).flow(),
             _listen(stage, view, shop, start),
             _show(stage, view, clock),
             children.watch(),
         )
-
-
-async def _first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Run all of them until one ends, and raise what it raised."""
-    tasks = [asyncio.ensure_future(each) for each in coroutines]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _direct(stage: Stage, view: View, admin: httpx.AsyncClient, clock: Clock) -> None:

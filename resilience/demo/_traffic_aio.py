@@ -14,7 +14,7 @@ from resilience.demo._record import GUARDED, PLAIN, PRICES, Answer, outcome_of
 from resilience.demo._script import Phase
 from resilience.demo._stage import Stage
 
-__all__ = ("ORDER", "Traffic", "blamed", "code_of")
+__all__ = ("ORDER", "Traffic", "beats", "blamed", "code_of")
 
 _PATHS = {GUARDED: "/orders", PLAIN: "/plain/orders", PRICES: "/prices"}
 ORDER = {"item": "tea", "quantity": 1}
@@ -40,7 +40,7 @@ class Traffic:
 
     async def _at_rate(self, side: str, rate: float, group: asyncio.TaskGroup) -> None:
         """Ask `rate` times a second, whatever becomes of the answers."""
-        for due in _beats(monotonic(), 1 / rate):
+        for due in beats(monotonic(), 1 / rate):
             await asyncio.sleep(max(0.0, due - monotonic()))
             if self._stage.record.waiting[side] < self._stage.script.most_waiting:
                 group.create_task(self._ask(side))
@@ -89,5 +89,6 @@ def code_of(response: httpx.Response) -> str:
     return str(body.get("code", "")) if isinstance(body, dict) else ""
 
 
-def _beats(start: float, interval: float) -> Iterator[float]:
+def beats(start: float, interval: float) -> Iterator[float]:
+    """Yield when things are due, one interval after the other, for ever."""
     return (start + number * interval for number in itertools.count())
