@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from resilience.lifecycle._ending import Ended, hung
 from resilience.lifecycle._hooks import START, STOP
+from resilience.lifecycle._signals import DESK
 from resilience.lifecycle._sync import SLICE, never
 
 if TYPE_CHECKING:
@@ -178,7 +179,8 @@ async def start(lifecycle: Lifecycle) -> None:
 async def await_drained(lifecycle: Lifecycle, limit: float) -> bool:
     """Drain, and suspend until the last request has left."""
     lifecycle.drain()
-    await asyncio.sleep(lifecycle.options.drain_delay)
+    lifecycle.is_attended = True
+    await await_until(lambda: DESK.is_hurried, lifecycle.options.drain_delay)
     await lifecycle.await_deregistered()
     return await await_idle(lifecycle, limit)
 
@@ -201,10 +203,11 @@ async def stop(lifecycle: Lifecycle) -> None:
 async def entered(lifecycle: L) -> L:
     """Start, for `async with`."""
     lifecycle.install_signals()
+    lifecycle.is_inside = threading.current_thread() is threading.main_thread()
     try:
         await start(lifecycle)
     except BaseException:
-        await stop(lifecycle)
+        await _leave(lifecycle)
         raise
     return lifecycle
 
@@ -212,8 +215,16 @@ async def entered(lifecycle: L) -> L:
 async def left(lifecycle: Lifecycle, *, is_orderly: bool) -> None:
     """Stop, for `async with`."""
     lifecycle.drain()
+    lifecycle.is_attended = True
     try:
         if is_orderly:
             await lifecycle.await_idle()
     finally:
+        await _leave(lifecycle)
+
+
+async def _leave(lifecycle: Lifecycle) -> None:
+    try:
         await stop(lifecycle)
+    finally:
+        lifecycle.is_inside = False

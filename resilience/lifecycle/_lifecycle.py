@@ -137,11 +137,12 @@ class Lifecycle(Hooks, Standing):
     def wait_drained(self, timeout: Span | None = None) -> bool:
         """Drain as for a signal: block for `drain_delay`, for the drain hooks, and until no request is under way.
 
-        Returns whether the last request left within `timeout` (default: `drain_timeout`).
+        Returns whether the last request left within `timeout` (default: `drain_timeout`). A second signal ends the delay.
         """
         limit = self.patience(timeout)
         self.drain()
-        _sync.wait_until(_sync.never, self.options.drain_delay)
+        self.is_attended = True
+        _sync.wait_until(lambda: DESK.is_hurried, self.options.drain_delay)
         self.wait_deregistered()
         return self.wait_idle(limit)
 
@@ -230,6 +231,7 @@ class Lifecycle(Hooks, Standing):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.drain()
+        self.is_attended = True
         try:
             if error is None:
                 self.wait_idle()

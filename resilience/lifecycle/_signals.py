@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from resilience._fork import renew_after_fork
 from resilience.lifecycle._sync import SLICE, wait_until
+from resilience.options import LONGEST
 
 if TYPE_CHECKING:
     from resilience.lifecycle._lifecycle import Lifecycle
@@ -58,7 +59,7 @@ class Signals:
     def _renew(self) -> None:
         self._number = self._count = self._depth = 0
         self._at = 0.0
-        self._is_hurried = self._is_due = self._has_passed = False
+        self.is_hurried = self._is_due = self._has_passed = False
 
     def after_fork(self) -> None:
         """Be gone in a forked child: nobody watches there, and a process pool ends its children by SIGTERM."""
@@ -128,7 +129,7 @@ class Signals:
                 self._pass_on(number, frame)
         elif number != self._number or time.monotonic() - self._at >= _ECHO:
             self._count += 1
-            self._is_hurried = True
+            self.is_hurried = True
             if number == signal.SIGINT or not self._is_deadly(number) or self._count >= _LAST_WORD:
                 self._pass_on(number, frame)
 
@@ -204,16 +205,18 @@ class Signals:
             wait_until(lambda one=lifecycle: self._is_waited_for() or one.is_deregistered, lifecycle.longest_goodbye)  # type: ignore[misc]  # mypy knows no default of a lambda
 
     def _is_waited_for(self) -> bool:
-        return self._is_hurried or self._has_passed
+        return self.is_hurried or self._has_passed
 
     def _end(self, lifecycle: Lifecycle) -> None:
         """Do what no server does here: wait for work under way, and stop."""
         limit = lifecycle.options.drain_timeout
-        if lifecycle.is_inside:  # the main thread leaves by itself, and stops then
+        if not lifecycle.is_inside:
+            wait_until(lambda: self._has_passed or not lifecycle.in_flight, limit)
+            lifecycle.stop()
+        elif lifecycle.is_attended:  # the main thread drains, within limits of its own, and stops then
+            wait_until(lambda: self._has_passed or not lifecycle.is_inside, LONGEST)
+        else:  # it leaves and stops by itself, if it looks whether it should
             wait_until(lambda: self._is_waited_for() or not lifecycle.is_inside, limit)
-            return
-        wait_until(lambda: self._is_waited_for() or not lifecycle.in_flight, limit)
-        lifecycle.stop()
 
     def mask(self) -> None:
         """Hold signals back while this thread forks: one that came to the child before `after_fork` would be lost."""

@@ -43,7 +43,9 @@ class Standing(Presence):
         self.is_draining = False
         """Whether this process is on its way out: draining, or stopped already."""
         self.is_inside = False
-        """Whether the main thread is in a `with lifecycle:` block."""
+        """Whether the main thread is in a `with lifecycle:` or `async with lifecycle:` block."""
+        self.is_attended = False
+        """Whether somebody has waited for the drain, and so knows that it began."""
         self.after_fork()
         renew_after_fork(self)
 
@@ -95,7 +97,7 @@ class Standing(Presence):
             if change is not None:
                 self._record(change, now)
                 if change.before == STOPPED:
-                    self._stopping = self._goodbye = None
+                    self._forget_the_last_life()
             woken = self._drain_watchers.copy() if change is not None and state == DRAINING else ()
         self.events.deliver()
         for wake in woken:
@@ -137,7 +139,11 @@ class Standing(Presence):
         with self._lock:
             self.loop = loop
             if self.state == STOPPED:
-                self._stopping = self._goodbye = None
+                self._forget_the_last_life()
+
+    def _forget_the_last_life(self) -> None:
+        self._stopping = self._goodbye = None
+        self.is_attended = False
 
     def claim_stop(self) -> threading.Event | None:
         """Return what to set when the stop hooks have run; None for all but the first who asks."""

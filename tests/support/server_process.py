@@ -20,9 +20,11 @@ __all__ = ("ServerProcess", "started")
 class ServerProcess:
     """One process of ours, ended by its own handle, whose output is kept."""
 
-    def __init__(self, arguments: list[str], directory: Path, environment: dict[str, str], port: int) -> None:
+    def __init__(
+        self, arguments: list[str], directory: Path, environment: dict[str, str], port: int, log: Path | None = None
+    ) -> None:
         self.port = port
-        self._log = directory / "output.txt"
+        self._log = log or directory / "output.txt"
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
                 arguments,
@@ -55,6 +57,15 @@ class ServerProcess:
         """Send a signal, and return when."""
         os.kill(self.pid, number)
         return time.monotonic()
+
+    def tell_all(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal to it and to all that it started."""
+        os.killpg(self.pid, number)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
 
     def ended(self, within: float = 15) -> int:
         """Wait for its end, and return its exit status."""

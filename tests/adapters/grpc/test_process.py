@@ -133,6 +133,6 @@ def test_sigterm_loses_no_rpc(tmp_path: Path, source: str) -> None:
         assert client.heard == ["serves", "leaves", "end"]
         assert "drained True" in process.output
         assert process.output.count("stop hook") == 1
-        assert status in {0, -15, 143}
+        assert status == 0
         assert took < 5
         client.channel.close()

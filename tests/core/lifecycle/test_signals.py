@@ -131,6 +131,72 @@ class TestScripts:
         assert time.monotonic() - told < 3
         assert "closed" in script.output
 
+    @pytest.mark.parametrize(
+        "main",
+        [
+            "while True: time.sleep(10)",
+            "with lifecycle:\n        lifecycle.wait_draining()",
+            "with lifecycle:\n        lifecycle.wait_draining(); lifecycle.wait_drained()",
+            "asyncio.run(block())",
+        ],
+        ids=["no block", "block", "block that drains", "async block"],
+    )
+    def test_a_second_signal_loses_no_work(self, run: Run, main: str) -> None:
+        """It ends the delay, and what is under way is still finished, in a block or without one."""
+        source = (
+            SCRIPT
+            + """
+    import asyncio
+    async def block():
+        async with lifecycle:
+            await lifecycle.await_draining()
+            await lifecycle.await_drained()
+    lifecycle.install_signals()
+    lifecycle.start()
+    def work():
+        lifecycle.enter()
+        say("at work")
+        time.sleep(1.5)
+        say("done")
+        lifecycle.leave()
+    threading.Thread(target=work, daemon=True).start()
+    """
+            + main
+        )
+        script = run(source, "app.py", "30")
+        script.says("at work")
+        told = script.tell()
+        script.says("deregistered")
+        time.sleep(0.2)
+        script.tell()
+        assert script.ended() == (-signal.SIGTERM if main.startswith("while") else 0)
+        assert time.monotonic() - told < 5
+        assert script.output.split("\n") == ["at work", "deregistered", "done", "closed", ""]
+
+    def test_the_third_signal_is_the_last_word(self, run: Run) -> None:
+        """Work that does not end is given up at the third signal, and stop hooks still run."""
+        source = (
+            SCRIPT
+            + """
+    with lifecycle:
+        lifecycle.enter()
+        say("ready")
+        lifecycle.wait_draining()
+        lifecycle.wait_drained(30)
+"""
+        )
+        script = run(source, "app.py", "30")
+        script.says("ready")
+        told = script.tell()
+        script.says("deregistered")
+        for _ in range(2):
+            time.sleep(0.2)
+            assert script.is_running
+            script.tell()
+        assert script.ended() == 128 + signal.SIGTERM
+        assert time.monotonic() - told < 5
+        assert script.output.split("\n") == ["ready", "deregistered", "closed", ""]
+
     def test_an_interrupt_is_never_held_back(self, run: Run) -> None:
         """Ctrl-C interrupts the main thread at once, also during the delay, and also where it was asked to drain."""
         source = (
