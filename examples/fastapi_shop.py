@@ -12,10 +12,14 @@ Then order, break the provider, and order again::
     curl localhost:9000/readyz?verbose
 
 `python -m resilience demo` does the same with traffic, and shows what happens.
+
+It is the first of three services as well: `PUT /parcels/{number}` asks the warehouse (`flask_shop.py`), which asks the
+stock (`grpc_shop.py`); there is written how to start all three.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import AsyncIterator
@@ -26,8 +30,10 @@ import httpx
 from fastapi import Depends, FastAPI
 from pydantic import BaseModel
 
-from resilience import Resilience
+from resilience import DeadlineExceededError, Resilience
+from resilience.events import Event
 from resilience_fastapi import error_responses, install, rate_limit
+from resilience_http import AsyncResilienceTransport
 
 PRICES = {"tea": 450, "cake": 620, "scone": 380}
 
@@ -48,13 +54,19 @@ SETTINGS = {
     "RESILIENCE_PIPELINE__PAYMENTS__RATE_LIMIT__RATE": "100/second",  # the provider's contract, for all our processes
     "RESILIENCE_PIPELINE__PAYMENTS__BULKHEAD__MAX_CONCURRENT_CALLS": "6",
     "RESILIENCE_PIPELINE__PAYMENTS__TIMEOUT__SECONDS": "300ms",
+    "RESILIENCE_PIPELINE__WAREHOUSE__RETRY__ATTEMPTS": "3",
+    "RESILIENCE_PIPELINE__WAREHOUSE__RETRY__WAIT_INITIAL": "50ms",
+    "RESILIENCE_PIPELINE__WAREHOUSE__RETRY__WAIT_JITTER": "50ms",
+    "RESILIENCE_PIPELINE__WAREHOUSE__BREAKER__FAILURE_RATE_THRESHOLD": "0.5",
 }
 
+log = logging.getLogger("shop")
 toolkit = Resilience.from_env({**SETTINGS, **os.environ})
 payments = toolkit.pipeline("payments")
 
 toolkit.catalog.define("ORDERS_V001", "We do not sell that.", http_status=422)
 toolkit.catalog.define("ORDERS_P001", "The payment did not go through.", http_status=502, retryable=True)
+toolkit.catalog.define("ORDERS_W001", "The warehouse does not answer.", http_status=502, retryable=True)
 
 
 class Order(BaseModel):
@@ -78,12 +90,27 @@ async def charge(http: httpx.AsyncClient, cents: int, key: str) -> dict[str, Any
     return await ask_provider(http, cents, key)
 
 
+def log_event(event: Event) -> None:
+    """Have the log tell of requests that are repeated, and of the breaker."""
+    log.warning("%s %s", event.kind, event.policy)
+
+
+def warehouse() -> httpx.AsyncClient:
+    """Return a client that repeats what may be repeated, and raises the errors of the other side as they were there."""
+    guarded = AsyncResilienceTransport(resilience=toolkit, pipeline="warehouse", raises_envelopes=True)
+    guarded.pipeline.subscribe(log_event)
+    return httpx.AsyncClient(transport=guarded, base_url=os.environ.get("SHOP_WAREHOUSE_URL", "http://127.0.0.1:9002"))
+
+
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Hold one connection pool to the provider for each way of calling it."""
+    """Hold a connection pool to the warehouse, and one to the provider for each way of calling it."""
     provider = os.environ.get("SHOP_PROVIDER_URL", "http://127.0.0.1:9001")
-    async with httpx.AsyncClient(base_url=provider) as http, httpx.AsyncClient(base_url=provider) as plain:
-        app.state.http, app.state.plain = http, plain
+    async with (
+        httpx.AsyncClient(base_url=provider) as app.state.http,
+        httpx.AsyncClient(base_url=provider) as app.state.plain,
+        warehouse() as app.state.warehouse,
+    ):
         yield
     await toolkit.aclose()
 
@@ -108,6 +135,20 @@ async def plain_order(order: Order) -> dict[str, Any]:
         return await ask_provider(app.state.plain, price_of(order), str(uuid.uuid4()))
     except httpx.HTTPError as error:
         raise toolkit.catalog.error("ORDERS_P001") from error
+
+
+@app.put("/parcels/{number}")
+async def send(number: uuid.UUID, order: Order) -> dict[str, Any]:
+    """Have something sent, to be paid at the door. A number of the customer's own makes it safe to ask again."""
+    due = price_of(order)
+    try:
+        response = await app.state.warehouse.put(f"/parcels/{number}", json=order.model_dump())
+        response.raise_for_status()
+    except DeadlineExceededError:
+        raise
+    except httpx.HTTPError as error:
+        raise toolkit.catalog.error("ORDERS_W001") from error
+    return {**response.json(), "due": due}
 
 
 @app.get("/prices", dependencies=[Depends(rate_limit("10/second"))])

@@ -1,0 +1,93 @@
+"""The warehouse of the example shop, on Flask: it packs parcels, and has the stock book out what is in them.
+
+The middle one of three services that call each other. Start them in three terminals, from the root of the repository::
+
+    python examples/grpc_shop.py
+    gunicorn -k gthread --threads 8 -b 127.0.0.1:9002 examples.flask_shop:app
+    uvicorn examples.fastapi_shop:app --port 9000
+
+Then have some tea sent, and end this one while a parcel is packed::
+
+    curl -X PUT localhost:9000/parcels/5e9e64a1-4cf5-4b5b-a1a4-dd5be7ed8b2f \
+        -d '{"item": "tea"}' -H 'content-type: application/json'
+
+`python -m resilience demo --all` starts two of each but the shop, kills one, drains one, and counts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from typing import Any
+from uuid import UUID
+
+import grpc
+from flask import Flask, request
+
+from resilience import AppError, Deadline, Resilience
+from resilience.events import Event
+from resilience.inbound import current_request
+from resilience_flask import FlaskResilience
+from resilience_grpc import LazyChannel, channel_options, client_interceptors
+
+# What this service starts from. Each is a variable of the environment, which wins.
+SETTINGS = {
+    "RESILIENCE_SERVICE__NAME": "warehouse",
+    "RESILIENCE_SERVER__DEADLINE": "2s",
+    "RESILIENCE_LIFECYCLE__DRAIN_DELAY": "1s",
+    "RESILIENCE_PIPELINE__SHOP_STOCK__RETRY__ATTEMPTS": "3",
+    "RESILIENCE_PIPELINE__SHOP_STOCK__RETRY__WAIT_INITIAL": "50ms",
+    "RESILIENCE_PIPELINE__SHOP_STOCK__RETRY__WAIT_JITTER": "50ms",
+    "RESILIENCE_PIPELINE__SHOP_STOCK__BREAKER__FAILURE_RATE_THRESHOLD": "0.5",
+    "RESILIENCE_PIPELINE__SHOP_STOCK__BREAKER__RESET_TIMEOUT": "5s",
+}
+
+logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+log = logging.getLogger("warehouse")
+toolkit = Resilience.from_env({**SETTINGS, **os.environ})
+
+app = Flask(__name__)
+FlaskResilience(app, toolkit)
+
+
+@toolkit.pipeline("shop.Stock").subscribe
+def log_event(event: Event) -> None:
+    """Have the log tell of calls that are repeated, and of the breaker."""
+    log.warning("%s %s", event.kind, event.policy)
+
+
+def connect() -> grpc.Channel:
+    """Return a channel that goes round all instances of the stock, and guards every call."""
+    target = os.environ.get("WAREHOUSE_STOCK", "127.0.0.1:9003")
+    channel = grpc.insecure_channel(target, options=channel_options(toolkit, reconnect_wait_max="1s"))
+    return grpc.intercept_channel(channel, *client_interceptors(toolkit, idempotent=["shop.Stock/Book"]))
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """Return a message as it is sent: JSON here, where most have protobuf's `SerializeToString`."""
+    return json.dumps(message).encode()
+
+
+stock = LazyChannel(connect)  # connects in the worker, at its first call: nothing is shared across a fork
+toolkit.lifecycle.closes(stock)
+book = stock.unary_unary("/shop.Stock/Book", encode, json.loads)
+NAME = os.environ.get("HOSTNAME", "warehouse")
+
+
+@app.put("/parcels/<uuid:number>")
+def pack(number: UUID) -> dict[str, Any]:
+    """Pack a parcel. Whoever asks again for the same number gets the same one: nothing is booked out twice."""
+    try:
+        booked = book({**request.get_json(), "number": str(number)})
+    except AppError as error:
+        log.warning("%s for parcel %s, %s", error.code, number, on_whose_behalf())
+        raise
+    return {"number": str(number), "packed_by": NAME, **booked}
+
+
+def on_whose_behalf() -> str:
+    """Return what all services of the chain write into their logs: one request, one trace, and ever less time."""
+    asked, deadline = current_request(), Deadline.current()
+    ids = "nobody" if asked is None else f"request {asked.request_id}, trace {asked.trace_id or '-'}"
+    return ids if deadline is None else f"{ids}, {deadline.remaining() * 1000:.0f} ms left"

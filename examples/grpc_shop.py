@@ -1,0 +1,145 @@
+"""The stock of the example shop, on gRPC: it knows what is on the shelves, and books out what is sent.
+
+The last of three services that call each other. Start them in three terminals, from the root of the repository::
+
+    python examples/grpc_shop.py
+    gunicorn -k gthread --threads 8 -b 127.0.0.1:9002 examples.flask_shop:app
+    uvicorn examples.fastapi_shop:app --port 9000
+
+Then have tea sent, and a scone, which is sold out: the error comes from here, through both of the others::
+
+    curl -X PUT localhost:9000/parcels/5e9e64a1-4cf5-4b5b-a1a4-dd5be7ed8b2f \
+        -d '{"item": "scone"}' -H 'content-type: application/json' -H 'x-request-id: mine'
+
+`python -m resilience demo --all` starts two of each but the shop, kills one, drains one, and counts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+
+from resilience import AppError, Deadline, Resilience
+from resilience.inbound import current_request
+from resilience_grpc import add_health, drain, server_interceptors
+
+SHELVES = {"tea": 10_000, "cake": 100, "scone": 0}
+WALK_SECONDS = 0.1
+"""To the shelf, and back."""
+
+# What this service starts from. Each is a variable of the environment, which wins.
+SETTINGS = {
+    "RESILIENCE_SERVICE__NAME": "stock",
+    "RESILIENCE_SERVER__DEADLINE": "2s",
+    "RESILIENCE_LIFECYCLE__DRAIN_DELAY": "1s",
+    "RESILIENCE_LIFECYCLE__DRAIN_TIMEOUT": "10s",
+}
+
+log = logging.getLogger("stock")
+toolkit = Resilience.from_env({**SETTINGS, **os.environ})
+SOLD_OUT = toolkit.catalog.define("STOCK_C001", "This is sold out.", http_status=409)
+
+
+class Ledger:
+    """What is on the shelves, and every parcel booked out: a file that all instances share, or the memory of one."""
+
+    def __init__(self, path: str) -> None:
+        self._lock = threading.Lock()  # a connection has one transaction at a time
+        self._database = sqlite3.connect(path, isolation_level="IMMEDIATE", check_same_thread=False)
+        with self._database as database:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("CREATE TABLE IF NOT EXISTS shelves (item TEXT PRIMARY KEY, remaining INTEGER)")
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS parcels"
+                " (number TEXT PRIMARY KEY, item TEXT, quantity INTEGER, booked_by TEXT, asked INTEGER DEFAULT 1)"
+            )
+            database.executemany("INSERT OR IGNORE INTO shelves VALUES (?, ?)", SHELVES.items())
+
+    def book(self, number: str, item: str, quantity: int, clerk: str) -> str:
+        """Book a parcel out and return who did; asked again for the same number, no shelf changes.
+
+        Raises `AppError` (STOCK_C001) where less is left, and nothing is booked.
+        """
+        book = "INSERT OR IGNORE INTO parcels (number, item, quantity, booked_by) VALUES (?, ?, ?, ?)"
+        again = "UPDATE parcels SET asked = asked + 1 WHERE number = ?"
+        with self._lock, self._database as database:
+            if database.execute(book, (number, item, quantity, clerk)).rowcount:
+                self._take(item, quantity)
+            else:
+                database.execute(again, (number,))
+            (booked_by,) = database.execute("SELECT booked_by FROM parcels WHERE number = ?", (number,)).fetchone()
+        return str(booked_by)
+
+    def _take(self, item: str, quantity: int) -> None:
+        take = "UPDATE shelves SET remaining = remaining - ? WHERE item = ? AND remaining >= ?"
+        if not self._database.execute(take, (quantity, item, quantity)).rowcount:
+            raise SOLD_OUT(details={"item": item, "wanted": quantity})
+
+
+ledger = Ledger(os.environ.get("STOCK_LEDGER", ":memory:"))
+NAME = os.environ.get("HOSTNAME", "stock")
+
+
+def book(parcel: dict[str, Any], _context: grpc.ServicerContext) -> dict[str, str]:
+    """Fetch the goods of a parcel. It may be called twice for the same one: the number is its idempotency key."""
+    time.sleep(WALK_SECONDS)
+    try:
+        booked_by = ledger.book(parcel["number"], parcel["item"], parcel["quantity"], NAME)
+    except AppError as error:
+        log.warning("%s for parcel %s, %s", error.code, parcel["number"], on_whose_behalf())
+        raise
+    time.sleep(WALK_SECONDS)
+    return {"booked_by": booked_by}
+
+
+def on_whose_behalf() -> str:
+    """Return what all services of the chain write into their logs: one request, one trace, and ever less time."""
+    asked, deadline = current_request(), Deadline.current()
+    ids = "nobody" if asked is None else f"request {asked.request_id}, trace {asked.trace_id or '-'}"
+    return ids if deadline is None else f"{ids}, {deadline.remaining() * 1000:.0f} ms left"
+
+
+def mistakes(parcel: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what is wrong with a request: its caller gets INVALID_ARGUMENT, with every field."""
+    rules = {"number": str, "item": str, "quantity": int}
+    found = [(name, f"is no {kind.__name__}") for name, kind in rules.items() if not isinstance(parcel.get(name), kind)]
+    if not found and parcel["quantity"] < 1:
+        found = [("quantity", "is below 1")]
+    return found
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """Return a message as it is sent: JSON here, where most have protobuf's `SerializeToString`."""
+    return json.dumps(message).encode()
+
+
+def build() -> grpc.Server:
+    """Return a server of the one method there is, and of its health."""
+    server = grpc.server(ThreadPoolExecutor(16), interceptors=server_interceptors(toolkit, validate=mistakes))
+    methods = {"Book": grpc.unary_unary_rpc_method_handler(book, json.loads, encode)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("shop.Stock", methods),))
+    add_health(server, toolkit, services=["shop.Stock"])
+    return server
+
+
+def serve(address: str) -> None:
+    """Serve until SIGTERM; then finish what is under way, and end."""
+    server = build()
+    server.add_insecure_port(address)
+    with toolkit.lifecycle:
+        server.start()
+        toolkit.lifecycle.wait_draining()
+        drain(server, toolkit)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    serve(os.environ.get("STOCK_ADDRESS", "127.0.0.1:9003"))
