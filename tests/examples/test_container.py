@@ -16,14 +16,18 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hatchling.builders.wheel import WheelBuilder
 from manifests import FOLDER, Image, container_of, environment_of, manifest
 from server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
-SHOP = manifest("Deployment", "shop")
+SHOP, STOCK = manifest("Deployment", "shop"), manifest("Deployment", "stock")
+SERVING = health_pb2.HealthCheckResponse.SERVING
 ENDED_BY_SIGTERM = -15
 """How uvicorn ends: it stops in good order, and then takes the signal as if it had not been handled."""
 
@@ -64,26 +68,38 @@ Start = Callable[..., ServerProcess]
 
 
 @pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Start what the image starts, with the environment of the Deployment, where the image's files are."""
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Run a command with the environment of a Deployment, where the image's files are."""
     for variable in [name for name in os.environ if name.startswith("RESILIENCE_")]:
         monkeypatch.delenv(variable)
-    image = Image()
-    for path in image.copied():
+    for path in Image().copied():
         shutil.copy(ROOT / path, tmp_path)
     with contextlib.ExitStack() as stack:
 
-        def begin(*before: str, **settings: str) -> ServerProcess:
-            python, *arguments = image.command
-            assert python == "python"
-            port = free_port()
-            command = [*before, sys.executable, *arguments, "--host", "127.0.0.1", "--port", str(port)]
-            process = ServerProcess(command, tmp_path, {**environment_of(SHOP), **settings}, port)
+        def begin(
+            command: list[str], deployment: dict[str, Any], port: int, *before: str, **more: str
+        ) -> ServerProcess:
+            assert command[0] == "python"
+            here = [*before, sys.executable, *command[1:]]
+            process = ServerProcess(here, tmp_path, {**environment_of(deployment), **more}, port)
             stack.callback(process.kill)
-            process.answers("/readyz", 200)
             return process
 
         yield begin
+
+
+@pytest.fixture
+def start(run: Start) -> Start:
+    """Start what the image starts, and wait until it is ready."""
+
+    def begin(*before: str, **settings: str) -> ServerProcess:
+        port = free_port()
+        command = [*Image().command, "--host", "127.0.0.1", "--port", str(port)]
+        process = run(command, SHOP, port, *before, **settings)
+        process.answers("/readyz", 200)
+        return process
+
+    return begin
 
 
 def order(process: ServerProcess, seen: list[int]) -> threading.Thread:
@@ -144,6 +160,32 @@ def test_the_drain_file_flips_readiness(start: Start, tmp_path: Path) -> None:
     assert server.ended() == ENDED_BY_SIGTERM, server.output
 
 
+@pytest.mark.servers
+@pytest.mark.realtime
+def test_the_stock_ends_in_order(run: Start) -> None:
+    """Each gRPC probe is answered; after SIGTERM calls are taken for the delay, readiness gone, and the status is 0."""
+    port, container = free_port(), container_of(STOCK)
+    settings = {"STOCK_ADDRESS": f"127.0.0.1:{port}", "RESILIENCE_LIFECYCLE__DRAIN_DELAY": "1s"}
+    server = run(container["command"], STOCK, port, **settings)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        book: Any = channel.unary_unary("/shop.Stock/Book", lambda parcel: json.dumps(parcel).encode(), json.loads)
+
+        def status(probe: str) -> int:
+            asked = health_pb2.HealthCheckRequest(service=container[probe]["grpc"]["service"])
+            return int(health.Check(asked, timeout=5, wait_for_ready=True).status)
+
+        probes = ("startupProbe", "readinessProbe", "livenessProbe")
+        assert [status(probe) for probe in probes] == [SERVING] * 3, server.output
+        begin = server.tell()
+        while status("readinessProbe") == SERVING:
+            assert time.monotonic() - begin < 1
+        assert status("livenessProbe") == SERVING
+        assert book({"number": "1", "item": "tea", "quantity": 1}, timeout=5)["booked_by"]
+    assert server.ended() == 0, server.output
+    assert time.monotonic() - begin >= 1
+
+
 def is_permitted(*command: str) -> bool:
     """Whether a program is there, and may do that here."""
     return bool(shutil.which(command[0])) and not subprocess.run(command, capture_output=True, check=False).returncode
@@ -177,12 +219,18 @@ def test_the_image_is_somebody_without_rights() -> None:
 
 
 def test_the_port_is_the_one_served() -> None:
-    """The port that the image serves on is the one it exposes, and the one of the Deployment's container."""
+    """The port that each command serves on is one that the image exposes, and the one of the Deployment's container."""
     command = Image().command
     port = command[command.index("--port") + 1]
-    assert Image().said("EXPOSE") == [port]
+    assert port in Image().said("EXPOSE")[0].split()
     assert [each["containerPort"] for each in container_of(SHOP)["ports"]] == [int(port)]
     assert command[command.index("--host") + 1] == "0.0.0.0"  # noqa: S104 - what a container has to listen on
+    host, _, own = environment_of(STOCK)["STOCK_ADDRESS"].partition(":")
+    assert host == "0.0.0.0"  # noqa: S104 - the same
+    assert own in Image().said("EXPOSE")[0].split()
+    assert [each["containerPort"] for each in container_of(STOCK)["ports"]] == [int(own)]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container_of(STOCK)[probe]["grpc"]["port"] == int(own)
 
 
 def test_what_the_image_copies_is_enough(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ PAGE = (ROOT / "docs" / "howto" / "kubernetes.md").read_text()
 VERSIONS = ["1.30", "1.34", "1.37"]
 """The first that runs `preStop.sleep` unasked, the one that calls it stable, and the newest there is a schema for."""
 
+EXAMPLES = {"shop": "fastapi_shop", "stock": "grpc_shop"}
 PROBES = {"startupProbe": "/startupz", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
 
 
@@ -59,7 +63,8 @@ def test_all_of_the_folder_is_applied() -> None:
 def test_no_secret_is_in_the_folder() -> None:
     """The Redis URL, and with it a password, comes from a Secret that is made by hand; no file holds a value of one."""
     assert not [name for kind, name in manifests() if kind == "Secret"]
-    assert "RESILIENCE_REDIS__URL" not in manifest("ConfigMap", "shop")["data"]
+    for (kind, _), document in manifests().items():
+        assert kind != "ConfigMap" or "RESILIENCE_REDIS__URL" not in document["data"]
     for name in deployments():
         (url,) = [each for each in container_of(manifest("Deployment", name))["env"] if each["name"].endswith("__URL")]
         wanted = url["valueFrom"]["secretKeyRef"]
@@ -160,31 +165,41 @@ def test_probes_are_patient_enough(name: str) -> None:
     toolkit.close()
 
 
-def grace(name: str) -> float:
-    return float(manifest("Deployment", name)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"])
+def grace(deployment: dict[str, Any]) -> float:
+    """Return how long a pod has, in seconds."""
+    return float(deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"])
 
 
 def pre_stop(deployment: dict[str, Any]) -> float:
     """Return how long the hook takes, in seconds."""
-    hook = container_of(deployment)["lifecycle"]["preStop"]
+    hook = container_of(deployment).get("lifecycle", {}).get("preStop")
+    if hook is None:
+        return 0
     return float(hook["sleep"]["seconds"] if "sleep" in hook else hook["exec"]["command"][-1].split()[-1])
 
 
-@pytest.mark.parametrize("deployment", [manifest("Deployment", "shop"), patched("shop")], ids=["sleep", "file"])
-def test_the_grace_period_is_long_enough(deployment: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What may happen between the end's beginning and SIGKILL fits, in the worst case and by the page's own rule."""
-    for variable, value in environment_of(deployment).items():
-        monkeypatch.setenv(variable, value)
-    toolkit = load("fastapi_shop").toolkit
-    settings, server = toolkit.config.lifecycle, uvicorn_limit()
-    worst = pre_stop(deployment) + settings.drain_delay + server + toolkit.lifecycle.longest_stop
-    usual = (
-        pre_stop(deployment) + settings.drain_delay + toolkit.config.server.deadline + toolkit.lifecycle.longest_stop
-    )
-    assert worst < grace("shop")
-    assert usual < server < grace("shop")
-    assert settings.drain_timeout <= server
+@pytest.mark.parametrize("which", ["shop", "shop with a drain file", "stock"])
+def test_the_grace_period_is_long_enough(which: str) -> None:
+    """What may happen between the end's beginning and SIGKILL fits, in the worst case and by the rule of the page."""
+    name = which.partition(" ")[0]
+    deployment = manifest("Deployment", name) if which == name else patched(name)
+    toolkit = Resilience.from_env(environment_of(deployment))
+    settings = toolkit.config.lifecycle
+    server = uvicorn_limit() if name == "shop" else settings.drain_timeout
+    around = pre_stop(deployment) + settings.drain_delay + longest_stop(name, deployment)
+    assert around + server < grace(deployment)
+    assert toolkit.config.server.deadline is not None
+    assert around + toolkit.config.server.deadline < server < grace(deployment)
     toolkit.close()
+
+
+def longest_stop(name: str, deployment: dict[str, Any]) -> float:
+    """Return how long all drain and stop hooks of an example may take, as it says itself, in a process of its own."""
+    command = [sys.executable, "-c", f"from {EXAMPLES[name]} import toolkit; print(toolkit.lifecycle.longest_stop)"]
+    known = {name: value for name, value in os.environ.items() if not name.startswith("RESILIENCE_")}
+    environment = {**known, **environment_of(deployment), "PYTHONPATH": str(ROOT / "examples")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    return float(done.stdout)
 
 
 def uvicorn_limit() -> float:
@@ -195,12 +210,18 @@ def uvicorn_limit() -> float:
 def test_the_page_tells_the_numbers_of_the_files() -> None:
     """Each number of the budget and of the probes on the page is the one in the manifests, and the sum is right."""
     deployment = manifest("Deployment", "shop")
+    rows = re.findall(r"^\| (\d+) s \| (\d+) s \|", PAGE, re.MULTILINE)
+    for name, numbers in (("shop", [row[0] for row in rows]), ("stock", [row[1] for row in rows])):
+        each = manifest("Deployment", name)
+        toolkit = Resilience.from_env(environment_of(each))
+        settings = toolkit.config.lifecycle
+        server = uvicorn_limit() if name == "shop" else settings.drain_timeout
+        steps = [pre_stop(each), settings.drain_delay, server, settings.hook_timeout]
+        assert [float(number) for number in numbers] == [*steps, sum(steps), grace(each)]
+        toolkit.close()
     toolkit = Resilience.from_env(environment_of(deployment))
     settings = toolkit.config.lifecycle
-    steps = [pre_stop(deployment), settings.drain_delay, uvicorn_limit(), settings.hook_timeout]
-    told = [float(number) for number in re.findall(r"^\| (\d+) s \|", PAGE, re.MULTILINE)]
-    assert told == [*steps, sum(steps), grace("shop")]
-    assert f"One may take {toolkit.config.server.deadline:.0f} s (`RESILIENCE_SERVER__DEADLINE`)" in PAGE
+    assert f"one may take {toolkit.config.server.deadline:.0f} s in the shop (`RESILIENCE_SERVER__DEADLINE`)" in PAGE
     assert f"(`RESILIENCE_HEALTH__TIMEOUT`, {toolkit.config.health.timeout:.0f} s)" in PAGE
     assert f"(`RESILIENCE_LIFECYCLE__STARTUP_TIMEOUT`, {settings.startup_timeout:.0f} s)" in PAGE
     for probe, path in PROBES.items():
@@ -209,6 +230,9 @@ def test_the_page_tells_the_numbers_of_the_files() -> None:
             probe.removesuffix("Probe"),
             *(said[key] for key in ("periodSeconds", "timeoutSeconds", "failureThreshold")),
         )
+        same = container_of(manifest("Deployment", "stock"))[probe]
+        assert same == {**{key: value for key, value in said.items() if key != "httpGet"}, "grpc": same["grpc"]}
+        assert same["grpc"]["service"] == name
         assert f"| {name} | `{path}` | {every} s | {waits} s | {failures} failures" in PAGE
     toolkit.close()
 
