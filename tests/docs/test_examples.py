@@ -15,7 +15,7 @@ FENCED = re.compile(r"^```(\w+)(?: needs=([\w.]+))?\n(.*?)^```$", re.DOTALL | re
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """What runs here: a block with `needs=module` is about a library that is newer than the oldest we take."""
+    """Return what runs here: a block with `needs=module` is about a library newer than the oldest we take."""
     found = FENCED.findall(page.read_text())
     return [code for name, module, code in found if name == language and (not module or is_there(module))]
 

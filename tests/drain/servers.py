@@ -1,0 +1,86 @@
+"""The servers of the matrix: how each is started, and how it is told to leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+__all__ = ("SERVERS", "Server")
+
+_LIMIT = "{limit}"
+_PORT = "{port}"
+
+
+@dataclass(frozen=True)
+class Server:
+    """One kind of server. In `arguments` stand `{port}` and `{limit}`, its own limit on shutting down, in seconds."""
+
+    name: str
+    arguments: tuple[str, ...]
+    module: str = ""
+    """What has to be installed beside the frameworks."""
+    loads: int = 0
+    """How many processes load the application; they are not all ready as soon as one of them is."""
+    is_grpc: bool = False
+    has_parent: bool = False
+    """Whether the process that is told is a parent of those that serve; it tells them once."""
+    takes_file: bool = False
+    """Whether it is told by the drain file before SIGTERM: it takes the signal itself, and cannot be held back."""
+    kills: bool = False
+    """Whether its parent kills what is left at the limit."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether all of it is installed."""
+        return not self.module or find_spec(self.module) is not None
+
+    def command(self, port: int, limit: float) -> list[str]:
+        """Return the arguments of the Python that serves."""
+        return [part.format(port=port, limit=f"{limit:g}") for part in self.arguments]
+
+
+def _uvicorn(name: str, *more: str, workers: int = 1) -> Server:
+    own = ("-m", "uvicorn", "asgi:app", "--port", _PORT, "--timeout-graceful-shutdown", _LIMIT, *more)
+    return Server(name, own, loads=workers, has_parent=workers > 1)
+
+
+def _gunicorn(name: str, app: str, *more: str, module: str = "", workers: int = 1) -> Server:
+    own = ("-m", "gunicorn", app, "-b", f"127.0.0.1:{_PORT}", "--graceful-timeout", _LIMIT, "-w", str(workers), *more)
+    loads = 1 if "--preload" in more else workers
+    return Server(name, own, module, loads=loads, has_parent=True, kills=True)
+
+
+def _flask(kind: str, *more: str, module: str = "", workers: int = 1) -> tuple[Server, Server]:
+    """Return the server without and with an application that is loaded before the fork."""
+    name, own = f"gunicorn {kind}", ("-k", kind, *more)
+    preload = ("--preload", "-c", "preloaded.py")
+    return (
+        _gunicorn(name, "wsgi:app", *own, module=module, workers=workers),
+        _gunicorn(f"{name} --preload", "wsgi:app", *own, *preload, module=module, workers=workers),
+    )
+
+
+def _hypercorn(name: str, *more: str, workers: int = 1) -> Server:
+    own = ("-m", "hypercorn", "asgi:app", "-b", f"127.0.0.1:{_PORT}", "--graceful-timeout", _LIMIT, *more)
+    return Server(name, own, "hypercorn", loads=workers, has_parent=workers > 1, takes_file=True)
+
+
+def _grpc(kind: str) -> Server:
+    return Server(f"grpc {kind}", ("rpc.py", kind, _PORT), is_grpc=True)
+
+
+_WORKER = ("-k", "uvicorn_worker.UvicornWorker")
+
+SERVERS = (
+    _uvicorn("uvicorn"),
+    _uvicorn("uvicorn --workers 2", "--workers", "2", workers=2),
+    _gunicorn("gunicorn uvicorn-worker", "asgi:app", *_WORKER, module="uvicorn_worker"),
+    _gunicorn("gunicorn uvicorn-worker --preload", "asgi:app", *_WORKER, "--preload", module="uvicorn_worker"),
+    *_flask("sync", workers=3),
+    *_flask("gthread", "--threads", "16"),
+    *_flask("gevent", module="gevent"),
+    _hypercorn("hypercorn -w 0", "-w", "0"),
+    _hypercorn("hypercorn -w 2", "-w", "2", workers=2),
+    _grpc("sync"),
+    _grpc("aio"),
+)

@@ -1,0 +1,51 @@
+"""Every server of the matrix, as real processes on loopback: docs/drain.md has its figures."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from measure import DELAY, LONG, PATIENT, SHORT_LIMIT, Measured, measure
+from servers import SERVERS, Server
+
+pytestmark = [pytest.mark.servers, pytest.mark.realtime]
+
+ORDERLY = {0, -signal.SIGTERM}
+_SLACK = 3.0
+"""Seconds that a busy machine may add to anything."""
+
+
+@pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name.replace(" ", "_"))
+def test_nothing_is_lost(server: Server, tmp_path: Path) -> None:
+    """SIGTERM under load loses no request, a second one ends the delay, and a request without end ends at the limit."""
+    if not server.is_there:
+        pytest.skip(f"{server.module} is not installed")
+    found = measure(server, tmp_path)
+    check_drained(found)
+    check_hurried(found)
+    check_forced(found)
+
+
+def check_drained(found: Measured) -> None:
+    drained = found.drained
+    assert drained.lost == (), drained.output
+    assert drained.answered > 5
+    assert drained.late > 0
+    assert drained.noticed < DELAY
+    assert drained.took < max(DELAY, LONG) + _SLACK
+    assert (drained.status in ORDERLY, drained.hooks_ran) == (True, True), drained.output
+
+
+def check_hurried(found: Measured) -> None:
+    hurried = found.hurried
+    assert hurried.lost == (), hurried.output
+    assert hurried.took < PATIENT
+    assert (hurried.status in ORDERLY, hurried.hooks_ran) == (True, True), hurried.output
+
+
+def check_forced(found: Measured) -> None:
+    forced = found.forced
+    assert (forced.lost, forced.stuck) == ((), 1), forced.output
+    assert forced.took < SHORT_LIMIT + _SLACK
+    assert forced.hooks_ran or found.server.kills
