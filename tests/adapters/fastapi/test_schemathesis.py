@@ -11,7 +11,8 @@ from example_modules import load
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from resilience.envelope import ENVELOPE_SCHEMA, JSON_TYPE
+from resilience import CircuitBreaker
+from resilience.envelope import ENVELOPE_SCHEMA, JSON_TYPE, PROBLEM_SCHEMA, PROBLEM_TYPE
 
 schemathesis = pytest.importorskip("schemathesis", reason="it wants a newer rich than the oldest we take: group `fuzz`")
 checks = pytest.importorskip("schemathesis.checks", reason="comes with schemathesis")
@@ -19,18 +20,26 @@ checks = pytest.importorskip("schemathesis.checks", reason="comes with schemathe
 shop = load("fastapi_shop")
 
 
-class Unreachable(httpx.AsyncBaseTransport):
-    """The address of another service, with nobody there."""
+class Others(httpx.AsyncBaseTransport):
+    """The services behind the shop, in the mood of the moment."""
+
+    mood: int | None = 200
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectError("nobody there", request=request)
+        if self.mood is None:
+            raise httpx.ConnectError("nobody there", request=request)
+        return httpx.Response(self.mood, json={"paid": 450})
+
+
+others = Others()
+(breaker,) = (policy for policy in shop.payments.policies if isinstance(policy, CircuitBreaker))
 
 
 async def serve(scope: Any, receive: Any, send: Any) -> None:
     """Serve the shop without its lifespan, which would hold connections until the interpreter ends."""
     assert scope["type"] == "http"
-    nobody = httpx.AsyncClient(transport=Unreachable(), base_url="http://nobody.example")
-    shop.app.state.http = shop.app.state.plain = shop.app.state.warehouse = nobody
+    behind = httpx.AsyncClient(transport=others, base_url="http://behind.example")
+    shop.app.state.http = shop.app.state.plain = shop.app.state.warehouse = behind
     await shop.app(scope, receive, send)
 
 
@@ -55,8 +64,10 @@ NOT_ASKED = [
 BYTES = st.binary(max_size=300).map(
     lambda raw: bytes(byte for byte in raw if byte >= 32 and byte != 127).decode("latin-1").strip()
 )
+SCHEMAS = {JSON_TYPE: ENVELOPE_SCHEMA, PROBLEM_TYPE: PROBLEM_SCHEMA}
 IDS = st.from_regex(r"\A[A-Za-z0-9._-]{1,130}\Z")
 HEADERS = {
+    "Accept": st.sampled_from([JSON_TYPE, PROBLEM_TYPE, "text/html", "application/problem+json;q=0.1, */*"]),
     "X-Request-ID": IDS,
     "X-Request-Timeout": st.sampled_from(["nan", "-1", "inf", "1e999", "0", "250ms", "5s", "1h" * 100]),
     "Request-Timeout": st.sampled_from(["nan", "-0", "9" * 400, "1", "\u00b2"]),
@@ -73,8 +84,16 @@ def test_answers_are_as_documented(operation: Any, mode: Any) -> None:
     """What the schema allows or forbids, under any headers, has a documented answer, no 500, and a sound request id."""
 
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
-    @given(case=operation.as_strategy(generation_mode=mode), headers=HOSTILE, is_sold=st.booleans())
-    def hold(case: Any, headers: dict[str, str], *, is_sold: bool) -> None:
+    @given(
+        case=operation.as_strategy(generation_mode=mode),
+        headers=HOSTILE,
+        is_sold=st.booleans(),
+        mood=st.sampled_from([200, 200, 500, None]),
+    )
+    def hold(case: Any, headers: dict[str, str], mood: int | None, *, is_sold: bool) -> None:
+        others.mood = mood
+        if mood == 200:
+            breaker.close()  # who orders while all is well is not to find it open from before
         if mode is SOUND and is_sold and isinstance(case.body, dict):
             case.body["item"] = "tea"  # by itself it would find nothing that is sold, and get no further
         answer = case.call(headers=headers)
@@ -86,8 +105,8 @@ def test_answers_are_as_documented(operation: Any, mode: Any) -> None:
         seen.append(answer.status_code)
         if answer.status_code >= 400:
             body = answer.json()
-            assert answer.headers["content-type"] == [JSON_TYPE]
-            assert set(ENVELOPE_SCHEMA["required"]) <= set(body)
+            (kind,) = answer.headers["content-type"]
+            assert set(SCHEMAS[kind]["required"]) <= set(body)
             assert body["request_id"] == sent
             assert answer.status_code != 500
 
@@ -96,6 +115,8 @@ def test_answers_are_as_documented(operation: Any, mode: Any) -> None:
     assert seen
     if mode is UNSOUND:
         assert set(seen) <= {400, 422, 504}
+    else:
+        assert min(seen) < 300
 
 
 def test_all_operations_are_asked() -> None:
