@@ -26,7 +26,7 @@ from manifests import FOLDER, Image, container_of, environment_of, manifest
 from server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
-SHOP, STOCK = manifest("Deployment", "shop"), manifest("Deployment", "stock")
+SHOP, WAREHOUSE, STOCK = (manifest("Deployment", name) for name in ("shop", "warehouse", "stock"))
 SERVING = health_pb2.HealthCheckResponse.SERVING
 ENDED_BY_SIGTERM = -15
 """How uvicorn ends: it stops in good order, and then takes the signal as if it had not been handled."""
@@ -162,6 +162,23 @@ def test_the_drain_file_flips_readiness(start: Start, tmp_path: Path) -> None:
 
 @pytest.mark.servers
 @pytest.mark.realtime
+def test_the_warehouse_ends_in_order(run: Start) -> None:
+    """The command of the Deployment answers the probes; told to end it says so for the delay, and the status is 0."""
+    port, container = free_port(), container_of(WAREHOUSE)
+    command = [word.replace("0.0.0.0:9002", f"127.0.0.1:{port}") for word in container["command"] + container["args"]]
+    server = run(command, WAREHOUSE, port, RESILIENCE_LIFECYCLE__DRAIN_DELAY="1s")
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        server.answers(container[probe]["httpGet"]["path"], 200)
+    begin = server.tell()
+    server.answers("/readyz", 503)
+    assert server.ask("/livez")[0] == 200
+    assert server.ended() == 0, server.output
+    assert time.monotonic() - begin >= 1
+    assert "ERROR" not in server.output
+
+
+@pytest.mark.servers
+@pytest.mark.realtime
 def test_the_stock_ends_in_order(run: Start) -> None:
     """Each gRPC probe is answered; after SIGTERM calls are taken for the delay, readiness gone, and the status is 0."""
     port, container = free_port(), container_of(STOCK)
@@ -225,12 +242,15 @@ def test_the_port_is_the_one_served() -> None:
     assert port in Image().said("EXPOSE")[0].split()
     assert [each["containerPort"] for each in container_of(SHOP)["ports"]] == [int(port)]
     assert command[command.index("--host") + 1] == "0.0.0.0"  # noqa: S104 - what a container has to listen on
-    host, _, own = environment_of(STOCK)["STOCK_ADDRESS"].partition(":")
-    assert host == "0.0.0.0"  # noqa: S104 - the same
-    assert own in Image().said("EXPOSE")[0].split()
-    assert [each["containerPort"] for each in container_of(STOCK)["ports"]] == [int(own)]
+    gunicorn = container_of(WAREHOUSE)["command"]
+    addresses = {"warehouse": gunicorn[gunicorn.index("-b") + 1], "stock": environment_of(STOCK)["STOCK_ADDRESS"]}
+    for name, address in addresses.items():
+        host, _, own = address.partition(":")
+        assert host == "0.0.0.0"  # noqa: S104 - the same
+        assert own in Image().said("EXPOSE")[0].split()
+        assert [each["containerPort"] for each in container_of(manifest("Deployment", name))["ports"]] == [int(own)]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert container_of(STOCK)[probe]["grpc"]["port"] == int(own)
+        assert container_of(STOCK)[probe]["grpc"]["port"] == container_of(STOCK)["ports"][0]["containerPort"]
 
 
 def test_what_the_image_copies_is_enough(tmp_path: Path) -> None:
