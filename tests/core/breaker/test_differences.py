@@ -514,7 +514,7 @@ def test_fail_max_none() -> None:
         {"name": 3},
         {"exclude": ["ValueError"]},
         {"exclude": [int]},
-        {"listeners": [object()]},
+        {"listeners": [3]},
         {"throw_new_error_on_trip": None},
     ],
     ids=str,
