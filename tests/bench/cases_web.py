@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -23,11 +24,14 @@ _HOW = {
         "install(app): request id, rate limit by address, at most 200 requests at once, a deadline of 10 s, probes, "
         "one shape for errors"
     ),
+    "resilience, on Redis": "the same with the rate limit on Redis, asked for all requests of a loop turn at once",
     "resilience, defaults": "install(app) with nothing configured: request id, probes, one shape for errors",
     "slowapi": "SlowAPIASGIMiddleware with a default limit; a limit is all it does",
+    "slowapi, on Redis": "the same on Redis, which blocks the loop for the round trip",
     "slowapi, BaseHTTPMiddleware": "SlowAPIMiddleware, the one its documentation shows",
     "pyresilience": "its ASGI middleware with rate limit, bulkhead and timeout; one limit for all clients",
 }
+_BUDGETS = {"resilience": 0.90, "resilience, on Redis": 0.70}
 _CONNECTIONS = 8
 
 
@@ -53,7 +57,7 @@ def _inside(name: str) -> Callable[[Session], Sample]:
     """Hand requests straight to the application: no server, no sockets."""
 
     def build(session: Session) -> Sample:
-        app = served.build(name)
+        app = _prepared(name, session)
         request = {"type": "http.request", "body": b"", "more_body": False}
 
         async def receive() -> dict[str, Any]:
@@ -76,12 +80,18 @@ def _served(name: str) -> Callable[[Session], Sample]:
 
     def build(session: Session) -> Sample:
         harness.peer("uvicorn")  # here, so that what is missing is said before a process starts
-        served.build(name)
+        _prepared(name, session)
         server = Server(name)
         session.stack.callback(server.close)
         return server.sample
 
     return build
+
+
+def _prepared(name: str, session: Session) -> Any:
+    if "Redis" in name:
+        os.environ[served.REDIS] = session.redis_url
+    return served.build(name)
 
 
 class Server:
@@ -153,8 +163,7 @@ def _read(connection: socket.socket) -> None:
         raise Unavailable(f"answered {received[:40]!r}")
 
 
-def _contenders(how: Callable[[str], Callable[[Session], Sample]], budget: float | None) -> tuple[Contender, ...]:
-    budgets = {"resilience": budget}
+def _contenders(how: Callable[[str], Callable[[Session], Sample]], budgets: dict[str, float]) -> tuple[Contender, ...]:
     return tuple(Contender(name, how(name), text, budgets.get(name)) for name, text in _HOW.items() if name != "bare")
 
 
@@ -163,10 +172,10 @@ CASES = (
         "fastapi-uvicorn",
         "FastAPI under uvicorn",
         Contender("bare application", _served("bare"), _HOW["bare"]),
-        _contenders(_served, 0.90),
+        _contenders(_served, _BUDGETS),
         unit=Unit.SHARE,
         note=(
-            f"Real processes on loopback, {_CONNECTIONS} kept-alive connections, all in memory. Time is what the "
+            f"Real processes on loopback, {_CONNECTIONS} kept-alive connections. Time is what the "
             "server's process spends on a CPU for one request, so `a second` is what one core can serve."
         ),
         smallest=300,  # the system accounts for CPU time in ticks of some milliseconds
@@ -176,7 +185,7 @@ CASES = (
         "fastapi",
         "The same application without a server",
         Contender("bare application", _inside("bare"), _HOW["bare"]),
-        _contenders(_inside, None),
+        _contenders(_inside, {}),
         unit=Unit.SHARE,
         note="Requests are handed to the application as ASGI calls. What the server adds is missing from both sides.",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from pathlib import Path
@@ -13,9 +14,17 @@ if HERE not in sys.path:  # PYTHONSAFEPATH leaves the script's own directory out
 
 import harness  # noqa: E402 - the path comes first
 
-__all__ = ("build",)
+__all__ = ("REDIS", "build")
+
+REDIS = "BENCH_REDIS_URL"
+"""The variable that says where Redis is."""
 
 _PLENTY = "1000000000/second"
+_EVERYTHING = {
+    "RESILIENCE_SERVER__RATE_LIMIT": _PLENTY,
+    "RESILIENCE_SERVER__MAX_CONCURRENT_REQUESTS": "200",
+    "RESILIENCE_SERVER__DEADLINE": "10s",
+}
 
 
 def _bare() -> Any:
@@ -35,25 +44,11 @@ def _resilience(settings: dict[str, str]) -> Any:
     return app
 
 
-def _everything() -> Any:
-    return _resilience(
-        {
-            "RESILIENCE_SERVER__RATE_LIMIT": _PLENTY,
-            "RESILIENCE_SERVER__MAX_CONCURRENT_REQUESTS": "200",
-            "RESILIENCE_SERVER__DEADLINE": "10s",
-        }
-    )
-
-
-def _defaults() -> Any:
-    return _resilience({})
-
-
-def _slowapi(middleware: str) -> Any:
+def _slowapi(middleware: str, storage: str = "memory://") -> Any:
     slowapi = harness.peer("slowapi")
     app = _bare()
     app.state.limiter = slowapi.Limiter(
-        key_func=harness.peer("slowapi.util").get_remote_address, default_limits=[_PLENTY]
+        key_func=harness.peer("slowapi.util").get_remote_address, default_limits=[_PLENTY], storage_uri=storage
     )
     app.add_middleware(getattr(harness.peer("slowapi.middleware"), middleware))
     return app
@@ -73,9 +68,11 @@ def _pyresilience() -> Any:
 
 _APPS = {
     "bare": _bare,
-    "resilience": _everything,
-    "resilience, defaults": _defaults,
+    "resilience": lambda: _resilience(_EVERYTHING),
+    "resilience, on Redis": lambda: _resilience({**_EVERYTHING, "RESILIENCE_REDIS__URL": os.environ[REDIS]}),
+    "resilience, defaults": lambda: _resilience({}),
     "slowapi": lambda: _slowapi("SlowAPIASGIMiddleware"),
+    "slowapi, on Redis": lambda: _slowapi("SlowAPIASGIMiddleware", os.environ[REDIS]),
     "slowapi, BaseHTTPMiddleware": lambda: _slowapi("SlowAPIMiddleware"),
     "pyresilience": _pyresilience,
 }
