@@ -123,7 +123,7 @@ def encode(message: dict[str, Any]) -> bytes:
 
 def build() -> grpc.Server:
     """Return a server of the one method there is, and of its health."""
-    server = grpc.server(ThreadPoolExecutor(16), interceptors=server_interceptors(toolkit, validate=mistakes))
+    server = grpc.server(ThreadPoolExecutor(32), interceptors=server_interceptors(toolkit, validate=mistakes))
     methods = {"Book": grpc.unary_unary_rpc_method_handler(book, json.loads, encode)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("shop.Stock", methods),))
     add_health(server, toolkit, services=["shop.Stock"])

@@ -1,5 +1,6 @@
 """The toolkit at work: a shop under load whose payment provider breaks down and comes back.
 
+With `--all` it is three services that call each other, of which one is killed and one is drained.
 Everything is real: servers under uvicorn on free loopback ports, traffic over HTTP, Valkey where it is installed.
 Needs the `demo` extra: `pip install "resilience-plugins[demo]"`.
 """
@@ -19,16 +20,25 @@ __all__ = ("main",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Play the demo. Return 0 when the breaker did all that it promises, 1 when not, 128 + n when ended by signal n.
+    """Play the demo. Return 0 when all that was promised was kept, 1 when not, 128 + n when ended by signal n.
 
     Raises `PluginError` when something it needs is not installed.
     """
     arguments = _parser().parse_args(argv)
+    if arguments.all:
+        return _chain(is_short=arguments.fast)
     _needs.check()
     # asyncio, httpx and rich are imported once it is known that they are there.
     from resilience.demo._play_aio import play  # noqa: PLC0415 - see above
 
     return play(SHORT if arguments.fast else FULL, _view(is_plain=arguments.fast))
+
+
+def _chain(*, is_short: bool) -> int:
+    _needs.check(_needs.CHAIN)
+    from resilience.demo.chain import FULL, SHORT, Lines, play  # noqa: PLC0415 - as above
+
+    return play(SHORT if is_short else FULL, Lines())
 
 
 def _view(*, is_plain: bool) -> View:
@@ -48,4 +58,5 @@ def _view(*, is_plain: bool) -> View:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("resilience demo", description=__doc__)
     parser.add_argument("--fast", action="store_true", help="under 20 s, in plain lines, for scripts")
+    parser.add_argument("--all", action="store_true", help="three services: kill one, drain one, and lose no order")
     return parser

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from resilience.errors import PluginError
 
-__all__ = ("check", "example", "valkey_binary")
+__all__ = ("CHAIN", "check", "example", "valkey_binary")
 
 _MODULES = ("fastapi", "httpx", "rich", "uvicorn")
+CHAIN = ("fastapi", "flask", "grpc", "grpc_health", "grpc_status", "gunicorn", "httpx", "rich", "uvicorn")
+"""What it takes to play with all three services."""
 _HERE = Path(__file__).parent
 _PLACES = (_HERE / "examples", _HERE.parent.parent / "examples")
 """In a wheel, and in a clone of the repository."""

@@ -5,19 +5,19 @@ import importlib
 import importlib.util
 import io
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from demo_process import PATIENCE, PID, alive, demo, gone, read_until
 from rich.console import Console
 
 from resilience import Bulkhead, CircuitBreaker, Pipeline, PluginError
@@ -36,61 +36,11 @@ from resilience.demo._verdict import judge
 from resilience.testing import ManualClock
 
 ROOT = Path(__file__).parents[2]
-PID = re.compile(r"\(pid (\d+)\)")
-PATIENCE = 60.0
 HEALTHY, HANGING, BROKEN, RECOVERED = SHORT.phases
 TINY = Script(tuple(Phase(phase.name, phase.mode, 0.1, phase.words) for phase in SHORT.phases), SHORT.settings)
 
 
 # As a whole
-
-
-@contextlib.contextmanager
-def demo(*arguments: str, without: tuple[str, ...] = ("RESILIENCE_",)) -> Iterator[subprocess.Popen[str]]:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(without)}
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "resilience", "demo", *arguments],
-        cwd=ROOT,
-        env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        process_group=0,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate(timeout=PATIENCE)
-
-
-def read_until(process: subprocess.Popen[str], words: str) -> list[int]:
-    """Read the demo's lines until one has `words`, and return the pids of its servers."""
-    assert process.stdout is not None
-    pids: list[int] = []
-    for line in process.stdout:
-        pids += [int(pid) for pid in PID.findall(line)]
-        if words in line:
-            return pids
-    raise AssertionError(f"the demo ended before it said {words!r}")
-
-
-def alive(groups: list[int]) -> list[str]:
-    """Return the processes of these groups; one that has ended and was not collected yet is none."""
-    command = ["/bin/ps", "-eo", "pgid=,stat=,args="]
-    listed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    found = (line.split(None, 2) for line in listed.stdout.splitlines())
-    return [" ".join(fields) for fields in found if int(fields[0]) in groups and not fields[1].startswith("Z")]
-
-
-def gone(groups: list[int], within: float) -> bool:
-    deadline = time.monotonic() + within
-    while time.monotonic() < deadline:
-        if not alive(groups):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.mark.servers
@@ -162,11 +112,12 @@ def test_the_packaged_example_comes_first(tmp_path: Path) -> None:
 
 
 def test_a_wheel_carries_the_examples(tmp_path: Path) -> None:
-    """The demo runs from an installed wheel: it holds both examples where the demo looks first."""
+    """The demo runs from an installed wheel: it holds the examples where the demo looks first."""
     hatchling = pytest.importorskip("hatchling.builders.wheel", reason="hatchling is not installed")
     built = list(hatchling.WheelBuilder(str(ROOT)).recurse_included_files())
     inside = {file.distribution_path for file in built}
-    assert {"resilience/demo/examples/fastapi_shop.py", "resilience/demo/examples/flaky_upstream.py"} <= inside
+    wanted = ("fastapi_shop", "flaky_upstream", "flask_shop", "grpc_shop")
+    assert {f"resilience/demo/examples/{name}.py" for name in wanted} <= inside
 
 
 def test_without_valkey_it_plays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,9 @@
+"""Three services that call each other, as processes: one error crosses all of them, one is killed, one is drained."""
+
+from __future__ import annotations
+
+from resilience.demo.chain._lines import Lines
+from resilience.demo.chain._play_aio import play
+from resilience.demo.chain._script import FULL, SHORT
+
+__all__ = ("FULL", "SHORT", "Lines", "play")

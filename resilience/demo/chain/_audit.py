@@ -1,0 +1,20 @@
+"""The books of the stock, read from its file: customers may be told anything, this is what was booked."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+from resilience.demo.chain._stage import Audit
+
+__all__ = ("audit",)
+
+
+def audit(ledger: Path, item: str) -> Audit:
+    """Return what the ledger says of `item`."""
+    with contextlib.closing(sqlite3.connect(ledger)) as database:
+        parcels = "SELECT count(*), coalesce(sum(asked > 1), 0) FROM parcels WHERE item = ?"
+        booked, asked_again = database.execute(parcels, (item,)).fetchone()
+        (remaining,) = database.execute("SELECT remaining FROM shelves WHERE item = ?", (item,)).fetchone()
+    return Audit(booked, remaining, asked_again)

@@ -1,0 +1,49 @@
+"""One error on its way: raised by the stock (gRPC), passed on by the warehouse (Flask), told by the shop (FastAPI)."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import uuid
+from collections.abc import Iterable
+
+import httpx
+
+from resilience.demo._children_aio import Child
+from resilience.demo.chain._stage import Crossing, Sighting
+
+__all__ = ("cross", "sightings")
+
+_GIVEN = 5.0
+_SOLD_OUT = "scone"
+_LINE = re.compile(r"WARNING (\w+): (\w+) for parcel (\S+), request (\S+), trace (\S+), (\d+) ms left")
+
+
+async def cross(http: httpx.AsyncClient, servers: Iterable[Child]) -> Crossing:
+    """Order something sold out, and find out who tells what of it."""
+    crossing = Crossing(f"demo-{secrets.token_hex(4)}", secrets.token_hex(16), _GIVEN)
+    headers = {
+        "X-Request-ID": crossing.request_id,
+        "traceparent": f"00-{crossing.trace_id}-{secrets.token_hex(8)}-01",
+        "X-Request-Timeout": f"{_GIVEN:g}s",
+    }
+    parcel = str(uuid.uuid4())
+    response = await http.put(f"/parcels/{parcel}", json={"item": _SOLD_OUT}, headers=headers)
+    crossing.sightings = [sighting for child in servers for sighting in sightings(child.said, parcel)]
+    crossing.sightings.append(_answered(response))
+    return crossing
+
+
+def sightings(log: str, parcel: str) -> list[Sighting]:
+    """Return what a log says of the parcel that could not be sent."""
+    return [
+        Sighting(service, "its log", code, request_id, trace_id, int(left) / 1000)
+        for service, code, number, request_id, trace_id, left in _LINE.findall(log)
+        if number == parcel
+    ]
+
+
+def _answered(response: httpx.Response) -> Sighting:
+    body = response.json()
+    code, request_id, trace_id = (body.get(name, "") for name in ("code", "request_id", "trace_id"))
+    return Sighting("shop", f"HTTP {response.status_code}", code, request_id, trace_id)

@@ -1,0 +1,62 @@
+"""The customers: they order at a fixed rate, whatever becomes of the answers, and nobody asks twice."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import httpx
+
+from resilience.clock import Clock, monotonic
+from resilience.demo._traffic_aio import beats, code_of
+from resilience.demo.chain._record import Order, Record
+
+__all__ = ("ORDERED", "Customers")
+
+ORDERED = "tea"
+
+
+class Customers:
+    """Order from the shop at `http`, and record every answer."""
+
+    def __init__(self, record: Record, http: httpx.AsyncClient, clock: Clock) -> None:
+        self._record = record
+        self._http = http
+        self._clock = clock
+        self._come = True
+
+    async def flow(self, rate: float) -> None:
+        """Send `rate` orders a second, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for due in beats(monotonic(), 1 / rate):
+                await asyncio.sleep(max(0.0, due - monotonic()))
+                if self._come:
+                    group.create_task(self.order())
+
+    async def leave(self) -> None:
+        """Send nothing more, and wait until every order has its answer: the client's patience is bounded."""
+        self._come = False
+        while self._record.waiting:  # noqa: ASYNC110 - a count, which only goes down
+            await asyncio.sleep(0.01)
+
+    async def order(self) -> Order:
+        """Order one thing, once."""
+        began = self._clock()
+        self._record.sent += 1
+        answer: tuple[int, str, str, str] = (0, "cancelled", "", "")
+        try:
+            answer = await self._answer()
+        finally:
+            order = Order(began, self._clock(), *answer)
+            self._record.orders.append(order)
+        return order
+
+    async def _answer(self) -> tuple[int, str, str, str]:
+        try:
+            response = await self._http.put(f"/parcels/{uuid.uuid4()}", json={"item": ORDERED})
+        except httpx.HTTPError as error:
+            return 0, type(error).__name__, "", ""
+        if not response.is_success:
+            return response.status_code, code_of(response), "", ""
+        parcel = response.json()
+        return response.status_code, "", parcel["packed_by"], parcel["booked_by"]
