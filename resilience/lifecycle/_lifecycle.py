@@ -137,7 +137,7 @@ class Lifecycle(Hooks, Standing):
     def wait_drained(self, timeout: Span | None = None) -> bool:
         """Drain as for a signal: block for `drain_delay`, for the drain hooks, and until no request is under way.
 
-        Returns whether the last request left within `timeout` (default: `drain_timeout`). A second signal ends the delay.
+        A second signal ends the delay. Returns whether the last request left within `timeout` (`drain_timeout`).
         """
         limit = self.patience(timeout)
         self.drain()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from resilience._keys import bounded_key
 from resilience.errors import ConfigurationError, Problem
 
-__all__ = ("LONGEST", "checked_cost", "stored_key")
+__all__ = ("LONGEST", "checked_cost", "checked_key", "stored_key")
 
 LONGEST = 256
 _MOST = 1_000_000_000
@@ -13,9 +13,14 @@ _MOST = 1_000_000_000
 
 def stored_key(key: str) -> str:
     """Return the key to store: a long one is replaced by its hash, so that clients cannot choose how much we keep."""
+    checked_key(key)
+    return bounded_key(key)
+
+
+def checked_key(key: object) -> None:
+    """Raise `ConfigurationError` for a key that is no text."""
     if not isinstance(key, str):
         raise ConfigurationError([Problem("key", key, "text")])
-    return bounded_key(key)
 
 
 def checked_cost(cost: object) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+import functools
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter
 from resilience.ratelimit import _redis_sync
 from resilience.ratelimit._decision import Decision
-from resilience.ratelimit._key import checked_cost, stored_key
+from resilience.ratelimit._key import checked_cost, checked_key, stored_key
 from resilience.ratelimit._machine import Quota
 from resilience.ratelimit._memory import MemoryStore
 from resilience.ratelimit._store import Ledger
@@ -20,6 +21,7 @@ from resilience.redis import OutageGuard, RedisConnection, Script
 
 __all__ = ("RedisLedger", "RedisStore")
 
+_KEYS_AT_HAND = 1024
 _SCRIPT = Path(__file__).with_name("token_bucket.lua")
 
 
@@ -41,11 +43,24 @@ class RedisStore:
         self.events = Emitter()
         self.script = Script(_SCRIPT.read_text(encoding="utf-8"))
         self.outage = OutageGuard("ratelimit", self.events, lease=2 * connection.options.timeout, clock=clock)
+        self.trips: dict[Any, Any] = {}
+        """The round trip that the tasks of an event loop are about to make, by loop."""
         self._local = MemoryStore()
 
     def open(self, quota: Quota, clock: Clock) -> RedisLedger:
         """Return the buckets of `quota.name`. `clock` only paces what is decided here while Redis is away."""
         return RedisLedger(self, quota, self._local.open(quota, clock))
+
+    def share(self, loop: Any, trip: Any) -> None:
+        """Let the tasks of `loop` join `trip`, until it departs."""
+        for gone in [known for known in tuple(self.trips) if known.is_closed()]:
+            self.trips.pop(gone, None)
+        self.trips[loop] = trip
+
+    def depart(self, loop: Any, trip: Any) -> None:
+        """Let nobody join `trip` any more."""
+        if self.trips.get(loop) is trip:
+            del self.trips[loop]
 
 
 class RedisLedger:
@@ -56,14 +71,17 @@ class RedisLedger:
         self._quota = quota
         self._local = local
         self._units = units_of(quota)
+        self.redis_key = functools.lru_cache(_KEYS_AT_HAND)(self._redis_key)
 
     def question(self, key: str, cost: int, allowance: float) -> tuple[bytes, tuple[int, int, int, int]]:
         """Return the Redis key and the script's arguments, or raise `ConfigurationError` naming what is wrong."""
         checked_cost(cost)
-        token, refill, _ = self._units
-        return self.redis_key(key), (token, refill, self._units.limit(allowance), cost)
+        token, refill, capacity = self._units
+        limit = self._units.limit(allowance) if allowance else capacity
+        checked_key(key)  # before the cache is asked, which takes nothing that has no hash
+        return self.redis_key(key), (token, refill, limit, cost)
 
-    def redis_key(self, key: str) -> bytes:
+    def _redis_key(self, key: str) -> bytes:
         """Return the Redis key; all of it is a hash tag, so that whatever is added later lives on the same node."""
         parts = f"{{{self.store.connection.options.prefix}:ratelimit:{self._quota.name}:{stored_key(key)}}}"
         return parts.encode("utf-8", "surrogatepass")
@@ -74,6 +92,14 @@ class RedisLedger:
         missing = units if units >= 0 else -1 - units
         full_at = self._units.seconds(missing)
         return Decision.of(self._quota, cost, allowed=units >= 0, full_at=full_at, made_at=0.0)
+
+    def answers(self, reply: Any, cost: int, callers: int) -> list[Decision]:
+        """Return what the script decided about callers who asked for the same at once: the first ones got it."""
+        admitted, after = int(reply[0]), int(reply[1])
+        price = cost * self._units.token
+        left = range(admitted - 1, -1, -1)  # how many were admitted after each
+        granted = [self.answer(after - others * price, cost) for others in left]
+        return granted + [self.answer(-1 - after, cost)] * (callers - admitted)
 
     def alone(self, key: str, cost: int, allowance: float) -> Decision:
         """Decide without Redis."""
@@ -89,10 +115,14 @@ class RedisLedger:
         return _redis_sync.take(self, key, cost, allowance)
 
     def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Coroutine[Any, Any, Decision]:
-        """Pay `cost` tokens, suspending this task for one round trip."""
+        """Pay `cost` tokens, suspending this task for a round trip that it may share."""
+        return self._awaiting(self, key, cost, allowance)
+
+    @functools.cached_property
+    def _awaiting(self) -> Callable[..., Coroutine[Any, Any, Decision]]:
         from resilience.ratelimit import _redis_aio  # noqa: PLC0415 - blocking programs never need it
 
-        return _redis_aio.take(self, key, cost, allowance)
+        return _redis_aio.take
 
     def give_back(self, key: str, decision: Decision) -> None:
         """Keep it: telling Redis would mean waiting where nobody may wait. The limit errs on the strict side."""

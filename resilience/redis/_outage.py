@@ -55,7 +55,7 @@ class OutageGuard:
 
         An `Exception` inside the block is Redis being away: it ends the block and goes no further.
         """
-        return Attempt(self)
+        return Attempt(self, self.admit())
 
     def admit(self) -> Permit | None:
         """Return a permit to ask Redis, or None."""
@@ -94,9 +94,9 @@ class Attempt:
 
     __slots__ = ("_guard", "_permit")
 
-    def __init__(self, guard: OutageGuard) -> None:
+    def __init__(self, guard: OutageGuard, permit: Permit | None) -> None:
         self._guard = guard
-        self._permit: Permit | None = None
+        self._permit = permit
 
     @property
     def may_try(self) -> bool:
@@ -104,7 +104,6 @@ class Attempt:
         return self._permit is not None
 
     def __enter__(self) -> Self:
-        self._permit = self._guard.admit()
         return self
 
     def __exit__(
