@@ -3,7 +3,7 @@
 The last of three services that call each other. Start them in three terminals, from the root of the repository::
 
     python examples/grpc_shop.py
-    gunicorn -k gthread --threads 8 -b 127.0.0.1:9002 examples.flask_shop:app
+    gunicorn -k gthread --threads 8 --keep-alive 10 -b 127.0.0.1:9002 examples.flask_shop:app
     uvicorn examples.fastapi_shop:app --port 9000
 
 Then have tea sent, and a scone, which is sold out: the error comes from here, through both of the others::
