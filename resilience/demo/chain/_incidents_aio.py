@@ -56,7 +56,7 @@ async def drain(stage: Stage, view: View, cast: Cast, warehouse: Child) -> None:
                 await _look(stage, view, draining, warehouse.port)
                 await asyncio.sleep(_GLANCE)
             draining.ended, draining.status = stage.clock(), warehouse.process.returncode
-            view.news(draining.ended, f"{warehouse.name} has ended by itself, with status {draining.status}")
+            view.news(draining.ended, f"{warehouse.name} has ended, with status {draining.status}")
     draining.repeated = cast.repeated - before
 
 

@@ -38,16 +38,13 @@ def _of_crossing(crossing: Crossing) -> Iterator[Criterion]:
     yield Criterion("one error crosses all", is_one, told)
     lefts = [sighting.left for sighting in seen if sighting.left is not None]
     is_known = len(lefts) == len(_SERVICES) - 1 and all(0 < left < crossing.given for left in lefts)
-    known = ", ".join(
-        f"{milliseconds(sighting.left)} left at the {sighting.service}" for sighting in seen if sighting.left
-    )
-    yield Criterion(
-        "one deadline for all", is_known, f"{milliseconds(crossing.given)} given, {known or 'nobody knows'}"
-    )
+    known = [f"{milliseconds(seen_by.left)} left at the {seen_by.service}" for seen_by in seen if seen_by.left]
+    given = f"{milliseconds(crossing.given)} given"
+    yield Criterion("one deadline for all", is_known, ", ".join([given, *(known or ["nobody knows"])]))
 
 
 def _of_outage(stage: Stage, outage: Outage) -> Iterator[Criterion]:
-    orders = stage.record.during(outage.killed, min(outage.booked, outage.started))
+    orders = stage.record.during(outage.killed, outage.started)
     repeated = f"{outage.repeated} attempts repeated"
     yield Criterion("kill loses no order", *_without_loss(orders, f"while {outage.name} was gone", repeated))
     back = f"{outage.booked - outage.killed:.2f} s after the kill" if outage.booked < math.inf else "never"
