@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from resilience.redis._exchange import ask, packed
+
 if TYPE_CHECKING:
     from redis import Redis
 
@@ -13,12 +15,17 @@ __all__ = ("Script", "unknown_script")
 
 
 class Script:
-    """A script of one key. A restarted or flushed server (SCRIPT FLUSH) costs one more round trip, once."""
+    """A script of one key and of whole numbers.
+
+    A restarted or flushed server (SCRIPT FLUSH) costs one more round trip, once.
+    """
 
     def __init__(self, text: str) -> None:
         self.text = text
         # SHA-1 is the protocol's name for the text, not a protection.
-        self.sha1 = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self._text = text.encode()
+        self.sha1 = hashlib.sha1(self._text, usedforsecurity=False).hexdigest()
+        self._sha1 = self.sha1.encode()
 
     def by_hash(self, key: bytes, arguments: Sequence[Any]) -> tuple[Any, ...]:
         """Return the command that names the script."""
@@ -28,12 +35,13 @@ class Script:
         """Return the command that carries the script."""
         return ("EVAL", self.text, 1, key, *arguments)
 
-    def run(self, client: Redis, key: bytes, arguments: Sequence[Any]) -> Any:
+    def run(self, client: Redis, key: bytes, arguments: Sequence[int]) -> Any:
         """Return the script's reply, blocking."""
+        numbers = [b"%d" % argument for argument in arguments]
         try:
-            return client.execute_command(*self.by_hash(key, arguments))  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+            return ask(client, packed(b"EVALSHA", self._sha1, b"1", key, *numbers))
         except unknown_script():
-            return client.execute_command(*self.by_text(key, arguments))  # type: ignore[no-untyped-call]  # see above
+            return ask(client, packed(b"EVAL", self._text, b"1", key, *numbers))
 
 
 def unknown_script() -> type[Exception]:
