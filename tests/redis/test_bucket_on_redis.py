@@ -7,12 +7,11 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import pytest
 from redis_process import RedisProcess
+from spender import spend
 
 from resilience.errors import ConfigurationError, RateLimitedError
 from resilience.pipeline import Pipeline
@@ -68,23 +67,6 @@ async def test_colours_share_a_bucket(store: RedisStore) -> None:
     await store.connection.aclose()
 
 
-def _spend(url: str, skew: float, together: Barrier, admitted: Queue[int]) -> None:
-    real = time.time
-    time.time = lambda: real() + skew
-    with connected(url) as store:
-        limiter = TokenBucket("500/second", 1000, store, name="shared")
-        limiter.acquire("warm-up")
-        count = 0
-        together.wait(60)
-        end = time.monotonic() + 2
-        while time.monotonic() < end:
-            if limiter.acquire("k"):
-                count += 1
-            else:
-                time.sleep(0.002)
-        admitted.put(count)
-
-
 @pytest.mark.realtime
 def test_exact_under_eight_processes(any_server: RedisProcess) -> None:
     """Eight processes whose clocks disagree by minutes get rate x time + burst together, within 1 %.
@@ -94,7 +76,7 @@ def test_exact_under_eight_processes(any_server: RedisProcess) -> None:
     context = multiprocessing.get_context("spawn")
     together, admitted = context.Barrier(9), context.Queue()
     skews = [0, 11, -11, 300, -300, 3600, 0.5, -0.5]
-    workers = [context.Process(target=_spend, args=(any_server.url, skew, together, admitted)) for skew in skews]
+    workers = [context.Process(target=spend, args=(any_server.url, skew, together, admitted)) for skew in skews]
     for worker in workers:
         worker.start()
     together.wait(60)
