@@ -175,12 +175,14 @@ def test_streams_that_are_pushed(serve: Any, text: str) -> None:
     """A stream whose answers come from other threads is counted until grpcio says it is over."""
     shop = Threads()
     senders: list[Any] = []
+    sent = threading.Event()
 
     def push(message: str, servicer: Any, send: Any) -> None:
         if message == "crash":
             raise ValueError("secret")
         senders.append(send)
         send("one")
+        sent.set()
 
     push.experimental_non_blocking = True  # type: ignore[attr-defined]  # grpcio's own way of marking one
     shop.unary_stream = push  # type: ignore[assignment,method-assign]  # as above
@@ -190,6 +192,7 @@ def test_streams_that_are_pushed(serve: Any, text: str) -> None:
     if text == "ok":
         assert next(call) == "one"
         assert served.toolkit.lifecycle.in_flight == 1
+        assert sent.wait(5)  # the client may have it sooner, and grpcio waits for ever where two are sent at once
         senders[0]("two")
         senders[0](None)
         assert list(call) == ["two"]
