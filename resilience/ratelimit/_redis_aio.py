@@ -85,8 +85,9 @@ class Trip:
         self._loop = loop
         self._lines: dict[tuple[bytes, tuple[int, ...]], Line] = {}
         store.share(loop, self)
-        # Whose turn it was must not matter to the others: no deadline, request or span of his goes along (L19).
-        self._task = loop.create_task(self._ask(), context=Context())
+        # Not by the loop's task factory: an eager one would depart at once, with nobody aboard. And whose turn it was
+        # must not matter to the others: no deadline, request or span of his goes along (L19).
+        self._task = asyncio.Task(self._ask(), loop=loop, context=Context())
         self._task.add_done_callback(self._settle)
 
     def join(

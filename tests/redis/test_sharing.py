@@ -156,6 +156,26 @@ async def test_waiting_calls_line_up(redis_server: RedisProcess) -> None:
     assert [each.wait for each in decisions[:4]] == pytest.approx([0, 0.1, 0.2, 0.3], abs=0.02)
 
 
+async def test_eager_tasks(redis_server: RedisProcess) -> None:
+    """Where tasks run as soon as they are made, whoever asks is decided by Redis, and shares the trip as ever."""
+    factory = getattr(asyncio, "eager_task_factory", None)
+    if factory is None:
+        pytest.skip("Python has them from 3.12 on")
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(factory)
+    try:
+        async with connected(redis_server.url) as store:
+            limiter = TokenBucket("10/hour", 10, store)
+            with contextlib.closing(redis_server.client()) as client:
+                client.config_resetstat()
+                assert sum([bool(await limiter.aacquire("k")) for _ in range(12)]) == 10
+                together = await asyncio.gather(*[limiter.aacquire("other") for _ in range(12)])
+                assert commands(client)["evalsha"] + commands(client).get("eval", 0) in {13, 14}
+            assert sum(map(bool, together)) == 10
+    finally:
+        loop.set_task_factory(None)
+
+
 @pytest.mark.parametrize("key", [3, None, [], b"k"])
 async def test_bad_keys(redis_server: RedisProcess, key: Any) -> None:
     """A key that is no text is the caller's mistake, also one that has no hash."""
