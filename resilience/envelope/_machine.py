@@ -6,7 +6,6 @@ statuses share one. (gRPC's own http-grpc-status-mapping is for proxies without 
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any, NamedTuple
 
@@ -222,6 +221,6 @@ def is_retryable_grpc(grpc_status: str) -> bool:
 
 def seconds_known(value: Any) -> float | None:
     """Return a wait in seconds, or None for anything nobody can wait for: negative, NaN, infinite, beyond a year."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return round(float(value), 3) if 0 <= value <= _LONGEST_WAIT else None  # nobody waits by the microsecond

@@ -89,6 +89,6 @@ def _from_header(lowered: Mapping[str, str]) -> float | None:
 
     try:
         wait = parsedate_to_datetime(text) - parsedate_to_datetime(lowered.get("date", ""))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # no date, or one of a year that no calendar has
         return None
-    return max(0.0, wait.total_seconds())
+    return seconds_known(max(0.0, wait.total_seconds()))

@@ -2,7 +2,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resilience.envelope import ErrorCatalog, envelope_of, http_envelope, read_envelope
@@ -110,14 +110,50 @@ def test_a_success_is_no_error() -> None:
     assert read_envelope(200, http_envelope(404).render()[0], {}) is None
 
 
-@given(
-    st.integers(),
-    st.binary()
-    | st.recursive(st.none() | st.text() | st.floats(), st.lists).map(
-        lambda value: json.dumps({"code": "X_1", "message": "m", "details": value, "retry_after": value}).encode()
-    ),
+DIGITS = "1" + "0" * 400
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just(int(DIGITS)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=6,
 )
-def test_garbage_is_survived(status: int, body: bytes) -> None:
-    """Whatever a remote service sends, reading it never raises and never yields an impossible wait."""
-    got = read_envelope(status, body, {})
-    assert got is None or got.retry_after is None or got.retry_after >= 0
+DATES = st.builds(
+    "Mon, {} Jan {} {}:00:00 {}".format,
+    st.integers(-1, 99),
+    st.sampled_from(["2024", "0", "9999", "99999999999999999999", "-1"]),
+    st.sampled_from(["00", "24", "99999999999999999999"]),
+    st.sampled_from(["GMT", "+0000", "+2400", "+99999999999999999999", "-99999999999999999999", ""]),
+)
+WAITS = st.one_of(DATES, st.text(max_size=30), st.sampled_from([DIGITS, "-1", "1e400", "nan", "٣"]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    status=st.integers(),
+    members=st.fixed_dictionaries(
+        {"code": st.just("DB_TIMEOUT") | JSON, "message": st.text(max_size=20) | JSON},
+        optional={"details": JSON, "request_id": JSON, "retry_after": JSON},
+    ),
+    headers=st.fixed_dictionaries({}, optional={"Retry-After": WAITS, "Date": WAITS, "X-Request-ID": WAITS}),
+)
+def test_never_raises(status: int, members: dict[str, object], headers: dict[str, str]) -> None:
+    """Whatever the other side answers, it is an error that can be told, or none; a wait is one that can be waited."""
+    for body in (members, json.dumps(members).encode()):
+        error = read_envelope(status, body, headers)
+        if error is not None:
+            assert error.retry_after is None or 0 <= error.retry_after < 10**9
+            assert isinstance(str(error), str)
+
+
+@settings(max_examples=200, deadline=None)
+@given(status=st.integers(400, 599), body=st.binary(max_size=200))
+def test_no_bytes_raise(status: int, body: bytes) -> None:
+    """Bytes that are no envelope are none."""
+    assert read_envelope(status, body, {"Retry-After": "1"}) is None
+
+
+def test_waits_of_absurd_length_are_none() -> None:
+    """Numbers and dates that no clock can hold are not waited for, and hide nothing else of the error."""
+    body = b'{"code":"DB_TIMEOUT","message":"m","retry_after":%s}' % DIGITS.encode()
+    error = read_envelope(503, body, {"Retry-After": "Mon, 01 Jan 2024 00:00:00 +99999999999999999999"})
+    assert error is not None
+    assert (error.code, error.retry_after) == ("DB_TIMEOUT", None)
