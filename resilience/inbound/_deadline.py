@@ -12,11 +12,11 @@ REQUEST_TIMEOUT = "request-timeout"
 """Understood besides the header that is configured."""
 
 _LONGEST_TEXT = 32
-_patience = Duration(above=True, maximum=86_400)
+_patience = Duration(maximum=86_400)
 
 
 def patience_of(text: str | None) -> float | None:
-    """Return the seconds a header asks for; None for anything that is not a sensible duration."""
+    """Return the seconds a header asks for, 0 where its sender waits no more; None for what is no sensible duration."""
     return None if text is None or len(text) > _LONGEST_TEXT else _parsed(text)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from resilience.bulkhead import Bulkhead
 from resilience.clock import monotonic
-from resilience.errors import ConfigurationError, Problem, RateLimitedError
+from resilience.errors import ConfigurationError, DeadlineExceededError, Problem, RateLimitedError
 from resilience.inbound import _aio
 from resilience.inbound._client import FORWARDED_FOR, TrustedProxies
 from resilience.inbound._context import RequestContext
@@ -147,10 +147,12 @@ class Inbound:
         context.is_counted = True
 
     def admit(self, context: RequestContext) -> Quota | None:
-        """Let a request in as `enter` does, and charge it; either may refuse.
+        """Let a request in as `enter` does, and charge it; either may refuse, and so is a request whose time is up.
 
         Returns the quota that is still to be charged where its bucket may keep us waiting: `charge` or `acharge` it.
         """
+        if context.deadline is not None and context.deadline.expired:
+            raise DeadlineExceededError("the deadline passed before the request was served", policy="server")
         self.enter(context)
         quota = self.quota
         if quota is None or context.is_excluded:

@@ -105,6 +105,17 @@ async def test_caller_sets_a_sooner_deadline(browse: Any) -> None:
         assert (await client.get("/", headers={"X-Request-Timeout": "20ms"})).status_code == 504
 
 
+@pytest.mark.parametrize("header", ["X-Request-Timeout", "Request-Timeout"])
+async def test_who_has_no_time_left_is_not_served(browse: Any, header: str) -> None:
+    """A caller that waits no more gets its 504 at once, and nothing is done for it."""
+    app, served = FastAPI(), list[str]()
+    app.get("/")(lambda: served.append("served"))
+    install(app)
+    async with browse(app) as client:
+        answer = await client.get("/", headers={header: "0"})
+    assert (answer.status_code, answer.json()["code"], served) == (504, "DEADLINE_EXCEEDED", [])
+
+
 async def test_timer_leaves_no_trace(browse: Any, toolkit: Any) -> None:
     """A request that is in time is not cancelled later, nor is the task that served it."""
     app = FastAPI()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilience import Resilience
-from resilience.errors import BulkheadFullError, ConfigurationError, RateLimitedError
+from resilience.errors import BulkheadFullError, ConfigurationError, DeadlineExceededError, RateLimitedError
 from resilience.inbound import Inbound, KeyRule, RequestContext, ServerOptions, current_request
 from resilience.inbound._deadline import patience_of
 from resilience.lifecycle import Lifecycle
@@ -50,7 +50,7 @@ def test_request_without_anything() -> None:
     assert context.request_id in repr(context)
 
 
-@pytest.mark.parametrize("asked", ["10", "1h", "0", "-1", "nan", "inf", "soon", "", "9" * 400, "1e9"])
+@pytest.mark.parametrize("asked", ["10", "1h", "-1", "nan", "inf", "soon", "", "9" * 400, "1e9"])
 def test_header_only_shortens(asked: str) -> None:
     """A deadline header never lengthens the server's own deadline, and garbage changes nothing."""
     context = gate(deadline=2).receive({"x-request-timeout": asked})
@@ -68,9 +68,20 @@ def test_transport_patience_counts() -> None:
 
 @given(st.text() | st.floats().map(str) | st.from_regex(r"[0-9]{1,6}(ms|s|m|h|d)", fullmatch=True))
 def test_patience_is_sensible_or_nothing(text: str) -> None:
-    """Whatever a header says, the seconds it asks for are above zero and at most a day."""
+    """Whatever a header says, the seconds it asks for are none, or up to a day."""
     seconds = patience_of(text)
-    assert seconds is None or 0 < seconds <= 86_400
+    assert seconds is None or 0 <= seconds <= 86_400
+
+
+@pytest.mark.parametrize("asked", ["0", "0ms", "0.0", "1ns"])
+def test_who_waits_no_more_is_not_served(asked: str) -> None:
+    """A caller with no time left is refused before it takes a place or is charged."""
+    inbound = gate(deadline=2, max_concurrent_requests=1)
+    context = inbound.receive({"x-request-timeout": asked})
+    with pytest.raises(DeadlineExceededError):
+        inbound.admit(context)
+    assert inbound.slots is not None
+    assert inbound.slots.concurrent_calls == 0
 
 
 @given(st.dictionaries(st.sampled_from(sorted(gate().wanted)), st.text()), st.none() | st.text())
