@@ -95,16 +95,17 @@ async def attempt(
 ) -> Ended:
     """Return how `run` ended, or that it has not within `limit` seconds; it is then cancelled, or its thread left."""
     task = asyncio.create_task(_ended(run, name), name=f"resilience {name}")
-    end = time.monotonic() + limit
+    begun = time.monotonic()
     try:
-        while not task.done() and (left := end - time.monotonic()) > 0 and not is_pointless():
+        while not task.done() and (left := begun + limit - time.monotonic()) > 0 and not is_pointless():
             await asyncio.wait({task}, timeout=min(left, SLICE))
     finally:
         is_late = not task.done()
         task.cancel()
     if is_late:
+        lasted = time.monotonic() - begun
         await asyncio.wait({task}, timeout=SLICE)  # its `finally` may await; one that refuses to end is left behind
-        return hung(limit)
+        return hung(min(limit, lasted))
     return task.result()
 
 
@@ -148,9 +149,21 @@ async def _in_thread(run: Callable[[], Any], name: str) -> Any:
 
 
 async def run_stage(lifecycle: Lifecycle, stage: str) -> None:
-    """Run the steps of a stage, one after the other. Raises `StartupError` for one that is required."""
+    """Run the steps of a stage, one after the other. Raises `StartupError` for one that is required.
+
+    Stop steps are run even where this task is cancelled meanwhile, all but the one that is under way then: what holds
+    connections is closed. The cancellation goes on afterwards.
+    """
+    cancelled: asyncio.CancelledError | None = None
     for hook in lifecycle.steps(stage):
-        lifecycle.judge(stage, hook, await attempt(hook.arun, hook.timeout, f"{stage}-{hook.name}"))
+        try:
+            lifecycle.judge(stage, hook, await attempt(hook.arun, hook.timeout, f"{stage}-{hook.name}"))
+        except asyncio.CancelledError as error:
+            if stage != STOP:
+                raise
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 async def await_for(waiting: Waiting) -> None:

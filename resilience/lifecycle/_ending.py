@@ -21,7 +21,7 @@ _LONGEST = 300
 
 
 class Ended(NamedTuple):
-    """What a step returned or raised; `seconds` is the limit it has exceeded, and is still at work."""
+    """What a step returned or raised; `seconds` is how long one was waited for that is still at work."""
 
     result: Any = None
     error: BaseException | None = None
@@ -40,9 +40,9 @@ class Ended(NamedTuple):
             return type(self.error).__name__
 
 
-def hung(limit: float) -> Ended:
-    """Return the end of a step that has none."""
-    return Ended(seconds=limit)
+def hung(lasted: float) -> Ended:
+    """Return the end of a step that has none, after so many seconds."""
+    return Ended(seconds=lasted)
 
 
 def complain(events: Emitter, stage: str, hook: Hook, ended: Ended) -> None:

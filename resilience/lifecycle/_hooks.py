@@ -108,7 +108,7 @@ class Hooks:
         """Have `thing` closed as a stop step, by `aclose()` in async code where it has one; returns it."""
         name = name or type(thing).__name__
         hook = self._hook(thing.close, timeout, name)
-        self._hooks[STOP].append(hook._replace(arun=getattr(thing, "aclose", thing.close)))
+        self._add(STOP, hook._replace(arun=getattr(thing, "aclose", thing.close)))
         return thing
 
     @overload
@@ -147,8 +147,11 @@ class Hooks:
     def _added(self, stage: str, fn: Any, timeout: Span | None, name: str | None, *, required: bool = False) -> Any:
         if fn is None:
             return lambda decorated: self._added(stage, decorated, timeout, name, required=required)
-        self._hooks[stage].append(self._hook(fn, timeout, name)._replace(is_required=required))
+        self._add(stage, self._hook(fn, timeout, name)._replace(is_required=required))
         return fn
+
+    def _add(self, stage: str, hook: Hook) -> None:
+        self._hooks[stage].append(hook)
 
     def _hook(self, fn: Any, timeout: Span | None, name: str | None) -> Hook:
         patience = self.options.hook_timeout if timeout is None else seconds(timeout, "timeout", above=True)

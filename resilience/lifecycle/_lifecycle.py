@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import signal
 import threading
 import weakref
@@ -21,6 +22,8 @@ from resilience.lifecycle._standing import Standing
 from resilience.options import LONGEST, seconds
 
 __all__ = ("Lifecycle",)
+
+_log = logging.getLogger("resilience")
 
 
 class Lifecycle(Hooks, Standing):
@@ -108,6 +111,12 @@ class Lifecycle(Hooks, Standing):
             threading.Thread(target=run, name="resilience-drain", daemon=True).start()
         except RuntimeError:  # the interpreter is ending and starts no more threads
             run()
+
+    def _add(self, stage: str, hook: Hook) -> None:
+        super()._add(stage, hook)
+        begun = {START: self.state in {READY, DRAINING}, DRAIN: self.state == DRAINING, STOP: self.is_stopping}
+        if begun[stage] and not self.is_over:  # once it is over, this may be for the next life
+            _log.warning("%s hook %r was added too late to be run", stage, hook.name)
 
     @property
     def holds(self) -> bool:

@@ -68,11 +68,11 @@ def attempt(
         thread.start()
     except RuntimeError:  # the interpreter is ending and starts no more threads: without a limit, then
         call()
-    end = time.monotonic() + limit
-    while not over.wait(max(0.0, min(end - time.monotonic(), SLICE))):
-        if time.monotonic() >= end or is_pointless():
+    begun = time.monotonic()
+    while not over.wait(max(0.0, min(begun + limit - time.monotonic(), SLICE))):
+        if time.monotonic() >= begun + limit or is_pointless():
             break
-    return ended[0] if ended else hung(limit)
+    return ended[0] if ended else hung(min(limit, time.monotonic() - begun))
 
 
 def _resolved(awaitable: Any, loop: AbstractEventLoop | None) -> Any:

@@ -414,3 +414,71 @@ def test_a_forked_child_stops_for_itself() -> None:
     go_on.set()
     stopping.join(5)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+async def test_a_cancelled_stop_still_closes_what_is_left() -> None:
+    """A stop that is cancelled half-way gives up the hook under way, runs all others, and only then is cancelled."""
+    lifecycle, log = Lifecycle(), list[str]()
+    lifecycle.on_stop(lambda: log.append("first"))
+    lifecycle.on_stop(lambda: log.append("second"))
+
+    @lifecycle.on_stop
+    async def third() -> None:
+        try:
+            await asyncio.sleep(5)
+        finally:
+            log.append("third gives up")
+
+    await lifecycle.astart()
+    stopping = asyncio.create_task(lifecycle.astop())
+    await asyncio.sleep(0.05)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    assert log == ["third gives up", "second", "first"]
+    assert lifecycle.state == "stopped"
+
+
+async def test_a_cancelled_start_goes_no_further() -> None:
+    """A start that is cancelled runs no further hooks."""
+    lifecycle, log = Lifecycle(), list[str]()
+    lifecycle.on_start(lambda: asyncio.sleep(5))
+    lifecycle.on_start(lambda: log.append("second"))
+    starting = asyncio.create_task(lifecycle.astart())
+    await asyncio.sleep(0.05)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert (log, lifecycle.state) == ([], "starting")
+
+
+def test_hooks_that_come_too_late_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A hook of a turn that is under way, or over, will not run, and the log says so; others are added in silence."""
+    lifecycle, quiet = Lifecycle(), lambda: None
+    lifecycle.on_stop(lambda: lifecycle.closes(Pool(), name="late pool"))
+    lifecycle.start()
+    lifecycle.on_drain(quiet, name="in time")
+    lifecycle.on_start(quiet, name="late start")
+    lifecycle.drain()
+    lifecycle.on_drain(quiet, name="late drain")
+    lifecycle.on_stop(quiet, name="in time")
+    lifecycle.stop()
+    lifecycle.on_start(quiet, name="next life")
+    told = [record.getMessage() for record in caplog.records if "too late" in record.getMessage()]
+    assert [text.split("'")[1] for text in told] == ["late start", "late drain", "late pool"]
+
+
+class Pool:
+    """Something to close."""
+
+    def close(self) -> None: ...
+
+
+@both
+def test_a_wait_that_is_broken_off_says_how_long_it_was(in_loop: bool) -> None:  # noqa: FBT001 - a table's column
+    """Who is told to stop while a dependency hangs hears how long that was waited for, not how long it could be."""
+    lifecycle = Lifecycle(LifecycleOptions(startup_timeout=60))
+    lifecycle.needs(lambda: time.sleep(2), name="ledger")
+    threading.Timer(0.1, lifecycle.drain).start()
+    with pytest.raises(StartupError, match=r"told to stop while waiting for 'ledger' \(still running after 0\."):
+        ran(lifecycle, in_loop=in_loop)
