@@ -162,8 +162,17 @@ def _statuses(error: ResilienceError) -> tuple[int, str]:
 
 def _public(error: ResilienceError) -> tuple[str, dict[str, Any], dict[str, str]]:
     if isinstance(error, AppError):
-        return str(error.message), dict(error.details), dict(error.headers)
+        return str(error.message), _mapping(error, "details"), _mapping(error, "headers")
     return error.public_message, {}, {}
+
+
+def _mapping(error: AppError, name: str) -> dict[str, Any]:
+    """Return what an attribute that should be a mapping holds, nothing where it is none: the code is worth more."""
+    try:
+        return dict(getattr(error, name))
+    except Exception:  # noqa: BLE001 - anybody can set it to anything
+        _log.error("%s: its %s cannot be read as a mapping", error.code, name, exc_info=True)
+        return {}
 
 
 def http_envelope(

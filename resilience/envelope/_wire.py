@@ -20,6 +20,8 @@ _log = logging.getLogger("resilience")
 JSON_TYPE, PROBLEM_TYPE = "application/json", "application/problem+json"
 
 _DEEPEST = 16
+_MOST_BITS = 2048
+"""Of a whole number: Python refuses to write out those of some thousand digits, and may be told to refuse sooner."""
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _OURS = frozenset({"content-length", "content-type", "transfer-encoding", "retry-after"})
@@ -33,7 +35,7 @@ def encoded(body: dict[str, Any]) -> bytes:
     """
     try:
         return json.dumps(body, default=_plain, allow_nan=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError, RecursionError):  # NaN, keys that are not text, cycles: rare enough to look twice
+    except Exception:  # noqa: BLE001 - NaN, keys that are not text, cycles, values that raise: rare enough to look twice
         return json.dumps(_tidy(body, 0), allow_nan=False, separators=(",", ":")).encode()
 
 
@@ -52,13 +54,20 @@ def _plain(value: Any) -> Any:
     for kinds, form in _FORMS:
         if isinstance(value, kinds):
             return form(value)
-    return f"<{type(value).__name__}>"
+    return _named(value)
 
 
 def _tidy(value: Any, depth: int) -> Any:
     """Return `value` rebuilt from what JSON has, no deeper than it can be a mistake."""
     if depth > _DEEPEST:
         return "..."
+    try:
+        return _rebuilt(value, depth)
+    except Exception:  # noqa: BLE001 - it is code of somebody else's that says what a value is made of
+        return _named(value)
+
+
+def _rebuilt(value: Any, depth: int) -> Any:
     if isinstance(value, Mapping):
         return {str(_scalar(key)): _tidy(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -71,10 +80,16 @@ def _scalar(value: Any) -> Any:
         value = value.value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
+    if isinstance(value, int):
+        return value if value.bit_length() <= _MOST_BITS else _named(value)
+    if value is None or isinstance(value, str):
         return value
     plain = _plain(value)
-    return plain if isinstance(plain, str | float) else f"<{type(value).__name__}>"
+    return plain if isinstance(plain, str | float) else _named(value)
+
+
+def _named(value: Any) -> str:
+    return f"<{type(value).__name__}>"
 
 
 def retry_after_line(seconds: float) -> str:

@@ -176,6 +176,15 @@ class Order:
         return SECRET
 
 
+class Hostile(dict[str, Any]):
+    """Whatever one asks it for, it raises."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError(SECRET)
+
+    __iter__ = keys = items = __len__ = __str__ = __hash__ = __repr__  # type: ignore[assignment]  # that it raises is the point
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -196,6 +205,8 @@ class Order:
         ([float("inf"), Order(), Colour.RED, dt.date(2026, 1, 2)], [None, "<Order>", "red", "2026-01-02"]),
         ({(1, 2): 1, Colour.RED: 2}, {"<tuple>": 1, "red": 2}),
         ({"x": float("nan"), "s": {1}}, {"x": None, "s": [1]}),
+        ([10**5000], ["<int>"]),
+        ([Hostile(a=1), 1], ["<Hostile>", 1]),
     ],
 )
 def test_odd_details_are_rendered(value: object, expected: object) -> None:
@@ -210,6 +221,17 @@ def test_a_cycle_ends() -> None:
     cycle: dict[str, Any] = {}
     cycle["self"] = cycle
     assert b"..." in Envelope(details=cycle).render()[0]
+
+
+@pytest.mark.parametrize("details", [None, 7, "text", [1, 2], Hostile(a=1)])
+def test_details_that_are_no_mapping_are_left_out(details: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """An error whose details or headers somebody set to what is no mapping keeps its code; the log says why."""
+    error = AppError("SHOP_C001", "Sold out.", http_status=409, retry_after=2)
+    error.details = error.headers = details
+    envelope = envelope_of(error)
+    assert (envelope.code, envelope.http_status, envelope.retry_after) == ("SHOP_C001", 409, 2)
+    assert (envelope.details, envelope.headers) == ({}, {})
+    assert [record.args[1] for record in caplog.records if isinstance(record.args, tuple)] == ["details", "headers"]
 
 
 json_like = st.recursive(
