@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,7 +13,7 @@ import grpc
 from grpc.aio import AbortError
 
 from resilience import Deadline, Resilience
-from resilience.envelope import ANSWERS, envelope_of
+from resilience.envelope import ANSWERS, Envelope, envelope_of
 from resilience.errors import AppError, DeadlineExceededError, ResilienceError
 from resilience.inbound import Inbound, RequestContext
 from resilience_grpc._server_validation import refusal_of
@@ -27,6 +28,7 @@ _LANGUAGE = "accept-language"
 _UNTOUCHED = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 _LONGEST = 31_536_000.0
 _MOST_LINKS = 16
+_UNTOLD = "answered as INTERNAL: what was raised in %s cannot be told, request %s"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 Trailers = tuple[tuple[str, str | bytes], ...]
@@ -106,7 +108,19 @@ class Guard:
         return self.catalog.error("BAD_REQUEST")
 
     def told(self, error: BaseException, request: RequestContext, servicer: Any, method: str) -> Told:
-        """Return what the client is told about `error`. A fault is logged, once, and only its id leaves (L16)."""
+        """Return what the client is told about `error`, whatever user code has put into it. Never raises.
+
+        What leaves here goes to grpcio, which shows its text to the client (L16).
+        """
+        try:
+            return self._told(error, request, servicer, method)
+        except Exception as failure:  # noqa: BLE001 - of code of somebody else's: texts, mappings, classes, log handlers
+            with contextlib.suppress(Exception):
+                _log.error(_UNTOLD, method, request.request_id, exc_info=failure)
+            return self._least(request)
+
+    def _told(self, error: BaseException, request: RequestContext, servicer: Any, method: str) -> Told:
+        """Return what the error says of itself. A fault is logged, once, and only its id leaves."""
         if not isinstance(error, ANSWERS):
             _log.error("unhandled error in %s, request %s", method, request.request_id, exc_info=error)
         envelope = envelope_of(error, request_id=request.request_id, trace_id=request.trace_id)
@@ -114,6 +128,12 @@ class Guard:
         status = status_of(envelope, self.catalog.domain)
         trailers = self.trailers(request, servicer, (DETAILS, status.SerializeToString()))
         return _CODES[status.code], status.message, trailers
+
+    def _least(self, request: RequestContext) -> Told:
+        """Return what can always be told: nothing in it is anybody else's."""
+        status = status_of(Envelope(request_id=request.request_id), self.catalog.domain)
+        trailers = ((REQUEST_ID, request.request_id), (DETAILS, status.SerializeToString()))
+        return grpc.StatusCode.INTERNAL, status.message, trailers
 
     def trailers(self, request: RequestContext, servicer: Any, *details: tuple[str, bytes]) -> Trailers:
         """Return the trailing metadata of an RPC: what its handler set, and ours."""

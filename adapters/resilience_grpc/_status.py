@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 from google.protobuf.any_pb2 import Any as Packed
@@ -58,7 +59,8 @@ def status_of(envelope: Envelope, domain: str) -> Status:
     if envelope.request_id:
         _add(status, RequestInfo(request_id=envelope.request_id))
     if envelope.details:
-        _add_details(status, envelope)
+        with suppress(RecursionError):  # nested deeper than Python goes, and nobody reads that far
+            _add_details(status, envelope)
     return status
 
 
@@ -73,7 +75,7 @@ def _info(envelope: Envelope, domain: str) -> ErrorInfo:
 
 def _add_details(status: Status, envelope: Envelope) -> None:
     """Add which fields are wrong, and whatever else the error says about itself, as far as there is room."""
-    details: dict[str, Any] = json.loads(envelope.render()[0])["details"]  # with dates and the like as text
+    details = _sendable(envelope)
     fields = details.pop(_FIELDS, None)
     if not _are_fields(fields):
         if fields is not None:
@@ -124,9 +126,17 @@ def _text(value: Any) -> str:
     return str(value).encode("utf-8", "replace").decode()
 
 
+def _sendable(envelope: Envelope) -> dict[str, Any]:
+    """Return the details as the envelope writes them for HTTP, in text that protobuf takes, keys included."""
+    details = json.loads(envelope.render()[0])["details"]
+    text = json.dumps(details, ensure_ascii=False).encode("utf-8", "replace")
+    sendable: dict[str, Any] = json.loads(text, parse_int=_number)
+    return sendable
+
+
 def _struct(details: Mapping[str, Any]) -> Struct:
     struct = Struct()
-    struct.update(json.loads(json.dumps(details).encode(), parse_int=_number))
+    struct.update(details)
     return struct
 
 
