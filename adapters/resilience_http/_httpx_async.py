@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterable
 from types import TracebackType
@@ -11,6 +12,7 @@ import httpx
 from resilience import ErrorCatalog, Pipeline, Resilience, idempotent
 from resilience_http._exchange import Exchange
 from resilience_http._httpx_parts import AsyncBody, FailedResponse, TransportParts
+from resilience_http._time import StepTimeouts
 
 __all__ = ("AsyncResilienceTransport",)
 
@@ -105,19 +107,29 @@ class _Call:
         parts, exchange = self._parts, self._exchange
         await _close(exchange.useless())
         sent, times = parts.addressed(request)
+        patience = asyncio.timeout(times.left)  # a head that trickles in keeps every read timeout
         try:
-            response = await self._inner.handle_async_request(sent)
-            is_read = parts.begins(exchange, response, times)
-            if not response.is_closed:  # as one of a mock is, which nobody will close
-                response.stream = AsyncBody(response.stream, request, times)
-            await _close(exchange.arrived(response))
-            if is_read:
-                await _read(response)
+            async with patience:
+                response = await self._answer(sent, request, times)
         except httpx.TimeoutException as error:
             if (late := parts.late(exchange, request, times)) is not None:
                 raise late from error
             raise
+        except TimeoutError as error:
+            if patience.expired():
+                raise parts.too_late(exchange, request) from error
+            raise
         return parts.judge(exchange, request, response)
+
+    async def _answer(self, sent: httpx.Request, request: httpx.Request, times: StepTimeouts) -> httpx.Response:
+        response = await self._inner.handle_async_request(sent)
+        is_read = self._parts.begins(self._exchange, response, times)
+        if not response.is_closed:  # as one of a mock is, which nobody will close
+            response.stream = AsyncBody(response.stream, request, times)
+        await _close(self._exchange.arrived(response))
+        if is_read:
+            await _read(response)
+        return response
 
     @idempotent
     async def again(self, request: httpx.Request) -> httpx.Response:

@@ -102,8 +102,10 @@ class TransportParts:
 
     def late(self, exchange: Exchange[httpx.Response], request: httpx.Request, times: StepTimeouts) -> LateError | None:
         """Return the error to raise for a timeout of httpx, where it was a deadline that ended the step."""
-        if not times.is_spent:
-            return None
+        return self.too_late(exchange, request) if times.is_spent else None
+
+    def too_late(self, exchange: Exchange[httpx.Response], request: httpx.Request) -> LateError:
+        """Return the error to raise where a deadline has passed."""
         retryable = not is_spent(exchange.deadline, self._margin)
         return LateError("the deadline passed before the answer", request=request, retryable=retryable)
 

@@ -32,14 +32,17 @@ class StepTimeouts(dict[str, Any]):
     def get(self, step: str, default: Any = None) -> Any:
         """Return the seconds this step may take, None for no limit."""
         allowed: float | None = super().get(step, default)
-        if self.deadline is None:
-            return allowed
-        left = max(LEAST, self.deadline.remaining() - self._margin)
-        return left if allowed is None or left < allowed else allowed
+        left = self.left
+        return left if allowed is None or (left is not None and left < allowed) else allowed
 
     def __getitem__(self, step: str) -> Any:
         super().__getitem__(step)
         return self.get(step)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds for all steps together; None where nobody waits for them."""
+        return None if self.deadline is None else max(LEAST, self.deadline.remaining() - self._margin)
 
     @property
     def is_spent(self) -> bool:

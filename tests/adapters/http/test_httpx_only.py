@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from typing import Any
 
 import httpx
@@ -83,6 +84,51 @@ async def test_stream_is_not_read_ahead(upstream: Upstream) -> None:
         assert time.monotonic() - started < 0.3
         assert len(b"".join([part async for part in parts])) > 9
         assert time.monotonic() - started > 0.4
+
+
+@pytest.fixture
+def dripping_head() -> Iterator[str]:
+    """Serve one request by a head that comes byte by byte, for two seconds."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65_536)
+            for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n":
+                connection.sendall(bytes([byte]))
+                time.sleep(0.05)
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    thread.join(5)
+    listener.close()
+
+
+@pytest.mark.parametrize("how", ["deadline", "policy"])
+async def test_dripping_head_meets_the_deadline(dripping_head: str, how: str) -> None:
+    """A head that keeps every read timeout, byte by byte, is not waited for past the deadline, whoever set it."""
+    policies = [Timeout(0.3)] if how == "policy" else []
+    started = time.monotonic()
+    async with httpx.AsyncClient(transport=transport(*policies)) as client:
+        with Deadline.after(0.3 if how == "deadline" else 5), pytest.raises(DeadlineExceededError) as caught:
+            await client.get(dripping_head)
+    assert time.monotonic() - started < 1
+    assert isinstance(caught.value, httpx.TimeoutException) or how == "policy"
+
+
+async def test_another_timeout_is_not_ours() -> None:
+    """A `TimeoutError` that comes out of the transport inside is handed on as it is."""
+
+    class Raising(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            raise TimeoutError("mine")
+
+    guarded = AsyncResilienceTransport(Raising(), Resilience(), pipeline=Pipeline("p"))
+    async with httpx.AsyncClient(transport=guarded) as client:
+        with Deadline.after(5), pytest.raises(TimeoutError, match="mine"):
+            await client.get("http://nowhere.example")
 
 
 async def test_dripping_body_meets_the_deadline(upstream: Upstream) -> None:
