@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 if TYPE_CHECKING:
     from socketserver import BaseServer
@@ -16,8 +17,15 @@ __all__ = ("answer",)
 _PATIENCE = 5.0
 
 
+class _Asked(NamedTuple):
+    """What the standard library calls the server: whom to ask, and whom to tell that there is a question."""
+
+    health: Health
+    heard: Callable[[], object]
+
+
 class _Exchange(BaseHTTPRequestHandler):
-    """Reads one request, and answers it; `server` is the `Health` that is asked."""
+    """Reads one request, and answers it."""
 
     timeout = _PATIENCE
 
@@ -30,8 +38,10 @@ class _Exchange(BaseHTTPRequestHandler):
         self._answer(with_body=False)
 
     def _answer(self, *, with_body: bool) -> None:
+        asked = cast("_Asked", self.server)
+        asked.heard()
         path, _, query = self.path.partition("?")
-        reply = cast("Health", self.server).handle(path, query, self.headers.get("Accept"))
+        reply = asked.health.handle(path, query, self.headers.get("Accept"))
         self.send_response_only(reply.status)
         for name, value in reply.headers.items():
             self.send_header(name, value)
@@ -43,6 +53,6 @@ class _Exchange(BaseHTTPRequestHandler):
         """Say nothing: a probe a second is not news."""
 
 
-def answer(connection: socket.socket, health: Health) -> None:
-    """Read a request and answer it. Raises OSError for a caller who has gone, or takes more than 5 s."""
-    _Exchange(connection, ("", 0), cast("BaseServer", health))
+def answer(connection: socket.socket, health: Health, heard: Callable[[], object]) -> None:
+    """Read a request, call `heard`, and answer it. Raises OSError for a caller who has gone, or takes more than 5 s."""
+    _Exchange(connection, ("", 0), cast("BaseServer", _Asked(health, heard)))

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ _log = logging.getLogger("resilience")
 _PORT, _HOST = Whole(0, 65_535), Text("an address of this machine", longest=255)
 _TRY_AGAIN = 1.0
 _MOST_AT_ONCE = 16
+_GIVING_UP = 0.25
+"""Seconds in which a thread notices that its connection was taken away."""
 
 
 def _nothing() -> bool:
@@ -62,6 +65,7 @@ class HealthServer:
     def _renew(self) -> None:
         self._closing = threading.Event()
         self._free = threading.Semaphore(_MOST_AT_ONCE)
+        self._silent: deque[socket.socket] = deque()
 
     @property
     def is_listening(self) -> bool:
@@ -145,19 +149,33 @@ class HealthServer:
                 if self._listener is listener:  # not closed: out of file descriptors, for one
                     self._closing.wait(_TRY_AGAIN)
                 return
-            if self._free.acquire(blocking=False):
+            if self._has_room():
+                self._silent.append(connection)
                 threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
             else:
                 connection.close()
 
+    def _has_room(self) -> bool:
+        """Take a place; whoever has said nothing for longest gives his up, so that silence keeps no probe out."""
+        if self._free.acquire(blocking=False):
+            return True
+        with contextlib.suppress(IndexError, OSError):
+            self._silent.popleft().shutdown(socket.SHUT_RDWR)
+        return self._free.acquire(timeout=_GIVING_UP)
+
     def _answer(self, connection: socket.socket) -> None:
         from resilience.health._http import answer  # noqa: PLC0415 - http.server costs 20 ms, and few have such a port
+
+        def heard() -> None:
+            with contextlib.suppress(ValueError):  # his place has just been given away
+                self._silent.remove(connection)
 
         try:
             with connection, contextlib.suppress(OSError):  # whoever asked may be gone
                 self._before()
-                answer(connection, self._health)
+                answer(connection, self._health, heard)
         finally:
+            heard()
             self._free.release()
 
 
