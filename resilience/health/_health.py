@@ -72,9 +72,9 @@ class Health:
 
         `groups` are `live`, `ready`, `startup`, or words of your own, for `report` and `/healthz?group=`.
         `timeout`, `cache` and the thresholds default to the options. With `every` it runs by itself in the background,
-        that often; probes get its last answer, which fails as stale once three rounds are missing. With
-        `failure="warn"` it is shown and takes nothing out of service; the default is `"fail"`, unless the check has
-        another one (`redis_check`). Raises `ConfigurationError` for a name in use and all else that is wrong.
+        that often; probes get its last answer, which fails as stale once three rounds and its timeout have passed.
+        With `failure="warn"` it is shown and takes nothing out of service; the default is `"fail"`, unless the check
+        has another one (`redis_check`). Raises `ConfigurationError` for a name in use and all else that is wrong.
         """
         failure = failure if failure is not None else getattr(check, "failure", "fail")
         problems = list(problems_of(name, check, groups, failure))

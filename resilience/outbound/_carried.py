@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from resilience.errors import DeadlineExceededError
 from resilience.inbound import RequestContext, current_request
-from resilience.inbound._identity import identity_of, span_id
+from resilience.inbound._identity import identity_of, request_id_of, span_id
 from resilience.inbound._trace import BAGGAGE, TRACEPARENT, TRACESTATE
 from resilience.options import seconds
 from resilience.outbound._options import ClientOptions
@@ -84,7 +84,7 @@ class Outbound:
             if context.tracestate:
                 carried[TRACESTATE] = context.tracestate
         if context.request_id:
-            carried[REQUEST_ID] = context.request_id
+            carried[REQUEST_ID] = request_id_of(context.request_id)  # code of the service may have set another
         if context.baggage:
             carried.setdefault(BAGGAGE, context.baggage)
         if self._identity_header is not None and (user := identity_of(context.user)) is not None:

@@ -189,3 +189,14 @@ def test_active_span_is_the_parent() -> None:
     assert own_baggage == "c=2"
     assert ours == f"00-{1:032x} None b=1"
     assert theirs == f"00-{TRACE} a=1 b=1"
+
+
+@pytest.mark.parametrize("written", ["a\r\nX-Admin: 1", "€", "x" * 200, "a b"])
+def test_an_unsound_request_id_is_not_carried(written: str) -> None:
+    """An id that code of the service has written is held to the rule of those that callers send."""
+    context = RequestContext("sound")
+    assert outbound_headers(context)["X-Request-Id"] == "sound"
+    context.request_id = written
+    carried = outbound_headers(context)["X-Request-Id"]
+    assert carried.isalnum()
+    assert carried != written
