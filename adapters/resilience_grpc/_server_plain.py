@@ -42,7 +42,7 @@ def bridged(method: Method, executor: Executor | None) -> Method:
         finally:
             close = getattr(answers, "close", None)
             if close is not None:
-                await thread.run(close)
+                await thread.run(close, is_owed=True)
 
     return method._replace(behaviour=stream if method.gives_stream else answer)
 
@@ -55,8 +55,11 @@ class _Thread:
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
 
-    async def run(self, step: Callable[..., Any], *arguments: Any) -> Any:
-        """Take a step. A thread cannot be stopped: one that has begun is waited for, and only then are we cancelled."""
+    async def run(self, step: Callable[..., Any], *arguments: Any, is_owed: bool = False) -> Any:
+        """Take a step. A thread cannot be stopped: one that has begun is waited for, and only then are we cancelled.
+
+        A step that is owed is taken in any case: a write that fails may be ahead of the cancellation it comes from.
+        """
         has_begun = is_given_up = False
 
         def take() -> Any:
@@ -73,8 +76,8 @@ class _Thread:
             try:
                 await asyncio.wait([taken])
             except asyncio.CancelledError as error:
-                cancelled, is_given_up = error, True
-                if not has_begun:
+                cancelled, is_given_up = error, not is_owed
+                if is_given_up and not has_begun:
                     taken.cancel()
         if cancelled is not None:
             if not taken.cancelled():
