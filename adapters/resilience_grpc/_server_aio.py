@@ -15,7 +15,8 @@ import grpc.aio
 
 from resilience import Deadline, Resilience
 from resilience.inbound import RequestContext
-from resilience_grpc._server_bell import Bell
+from resilience_grpc._server_bell import PATIENCE, Bell
+from resilience_grpc._server_context import Reading, Writing
 from resilience_grpc._server_guard import Guard, abort_in, is_untouched, late
 from resilience_grpc._server_method import Method, Methods, parts_of, rebuilt
 from resilience_grpc._server_plain import bridged
@@ -101,11 +102,12 @@ class _Awaited:
     def __init__(self, guard: Guard, method: Method, encode: _Codec | None, executor: Executor | None) -> None:
         self._guard = guard
         self._handler = method.behaviour
-        self._can_be_stopped = _is_async(method.behaviour)
-        self._method = method if self._can_be_stopped else bridged(method, executor)
+        self._is_plain = not _is_async(method.behaviour)
+        self._method = bridged(method, executor) if self._is_plain else method
         self._encode = encode
         self._bell: Bell | None = None
         self._behaviour, self._gives_stream = self._method.behaviour, method.gives_stream
+        self._has_own_end = self._gives_stream or not self._is_plain  # a thread cannot be stopped, a write can
 
     def behaviour(self) -> Callable[[Any, Any], Coroutine[Any, Any, Any]]:
         """Return the function grpc.aio is to call.
@@ -119,9 +121,9 @@ class _Awaited:
             request = self._guard.receive(self._method.name, servicer)
             with request:
                 try:
-                    deadline = self._guard.own_deadline(request, servicer) if self._can_be_stopped else None
+                    deadline = self._guard.own_deadline(request, servicer) if self._has_own_end else None
                     if deadline is None:
-                        return await self._perform(request, message, servicer)
+                        return await self._perform(request, message, servicer, servicer)
                     return await self._perform_by(deadline, request, message, servicer)
                 except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - answered, or raised again
                     await self._end(error, request, servicer)
@@ -131,9 +133,10 @@ class _Awaited:
         return serve
 
     async def _perform_by(self, deadline: Deadline, request: RequestContext, message: Any, servicer: Any) -> Any:
-        alarm = self._ringing().watch(deadline)
+        overdue = functools.partial(self._guard.inbound.leave, request)
+        alarm = self._ringing().watch(deadline, overdue, is_of_thread=self._is_plain)
         try:
-            answer = await self._perform(request, message, servicer)
+            answer = await self._perform(request, message, servicer, Writing(servicer, alarm))
         except BaseException as error:
             if alarm.ends(error):
                 raise late() from None
@@ -147,7 +150,8 @@ class _Awaited:
             bell = self._bell = Bell(loop)
         return bell
 
-    async def _perform(self, request: RequestContext, message: Any, servicer: Any) -> Any:
+    async def _perform(self, request: RequestContext, message: Any, servicer: Any, context: Any) -> Any:
+        """Do what the RPC asks for; the handler sees its servicer as `context`."""
         guard = self._guard
         if guard.authenticate is not None:
             await self._identify(request, servicer)
@@ -155,12 +159,12 @@ class _Awaited:
         if quota is not None:
             await guard.inbound.acharge(request, quota)
         if guard.validate is not None or message is _Malformed:
-            message, servicer = await self._checked(message, servicer)
-        answer = self._behaviour(message, servicer)
+            message, context = await self._checked(message, context)
+        answer = self._behaviour(message, context)
         if not self._gives_stream:
             answer = await answer if self._encode is None else self._encode(await answer)
         elif inspect.isasyncgen(answer):
-            await _written(answer, servicer)
+            await _written(answer, context)
             answer = None
         else:
             answer = await answer  # it writes by itself
@@ -180,13 +184,13 @@ class _Awaited:
             raise self._guard.unidentified(error, request) from None
         self._guard.identified(request, identity)
 
-    async def _checked(self, message: Any, servicer: Any) -> tuple[Any, Any]:
+    async def _checked(self, message: Any, context: Any) -> tuple[Any, Any]:
         """Return what the handler is called with, once it is valid: a message, or messages that will be."""
         if message is _Malformed:
             raise self._guard.malformed()
         if self._method.takes_stream:
-            return self._valid_ones(message), _Reading(servicer, self._valid)
-        return await self._valid(message), servicer
+            return self._valid_ones(message), Reading(context, self._valid)
+        return await self._valid(message), context
 
     async def _valid_ones(self, messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for message in messages:
@@ -213,27 +217,19 @@ class _Awaited:
         abort = abort_in(error, servicer)
         if abort is not None:
             raise abort
-        await servicer.abort(*self._guard.told(error, request, servicer, self._method.name))
+        told = self._guard.told(error, request, servicer, self._method.name)
+        # A client that does not read is not waited for: it will be told once it does.
+        alarm = self._ringing().watch(Deadline.after(PATIENCE))
+        try:
+            await servicer.abort(*told)
+        except grpc.aio.UsageError:  # the handler's own abort was cut short: the client will be told that
+            raise asyncio.CancelledError from None
+        finally:
+            alarm.ends()
         raise AssertionError  # abort() raises
 
 
-async def _written(answers: AsyncGenerator[Any, Any], servicer: Any) -> None:
+async def _written(answers: AsyncGenerator[Any, Any], context: Any) -> None:
     async with aclosing(answers):
         async for answer in answers:
-            await servicer.write(answer)
-
-
-class _Reading:
-    """The context of an RPC, for handlers that read messages from it: what they read has been validated."""
-
-    def __init__(self, servicer: Any, valid: Callable[[Any], Awaitable[Any]]) -> None:
-        self._servicer = servicer
-        self._valid = valid
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._servicer, name)
-
-    async def read(self) -> Any:
-        """Read one message; the end of the stream is not one."""
-        message = await self._servicer.read()
-        return message if message is grpc.aio.EOF else await self._valid(message)
+            await context.write(answer)

@@ -1,0 +1,197 @@
+"""Deadlines that pass while an answer is being written, and clients that never read one (grpc.aio)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc_shop import SERVICE, Running, Tasks, Threads
+
+LARGE = "x" * 100_000
+WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16_384)]
+"""Of a client: what it has not read keeps the server from writing more."""
+SETTINGS = {"SERVER__DEADLINE": "200ms", "SERVER__MAX_CONCURRENT_REQUESTS": "1"}
+
+
+def compute(seconds: float = 0.3) -> None:
+    """Keep the loop from ringing in time: the deadline passes, and rings with the next write under way."""
+    time.sleep(seconds)
+
+
+class Slow(Tasks):
+    """Methods that are late with what they write, or find nobody to read it."""
+
+    ends = ""
+
+    async def unary_unary(self, text: str, servicer: Any) -> str:
+        compute()
+        await servicer.send_initial_metadata((("mine", "1"),))
+        await asyncio.sleep(1)
+        return text
+
+    async def unary_stream(self, text: str, servicer: Any) -> AsyncIterator[str]:
+        async with self._told():
+            if text == "metadata":
+                compute()
+                await servicer.send_initial_metadata((("mine", "1"),))
+            if text == "later":
+                yield "first"
+            if text in {"first", "later"}:
+                compute()
+            if text == "small first":
+                yield "first"
+            while True:
+                yield LARGE
+
+    async def stream_stream(self, texts: AsyncIterator[str], servicer: Any) -> None:
+        async with self._told():
+            async for text in texts:
+                compute()
+                if text == "child":
+                    await asyncio.gather(servicer.write("first"), asyncio.sleep(5))
+                await servicer.write("first")
+                await asyncio.sleep(5)
+
+    @contextlib.asynccontextmanager
+    async def _told(self) -> AsyncIterator[None]:
+        async with self._at_work():
+            try:
+                yield
+            except BaseException as error:
+                self.ends += f"{type(error).__name__} "
+                await asyncio.sleep(0.01)  # as by asyncio.timeout: cancelled once, and not again
+                raise
+
+
+class Ending(Tasks):
+    """A method whose client has much to read before it hears of the end."""
+
+    async def unary_stream(self, text: str, servicer: Any) -> AsyncIterator[str]:
+        yield "first"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await servicer.write(LARGE)
+        await servicer.abort(grpc.StatusCode.FAILED_PRECONDITION, "not yet")
+
+
+class SlowThreads(Threads):
+    def unary_stream(self, text: str, servicer: Any) -> Iterator[str]:
+        with self._at_work():
+            yield "first" if text == "small first" else LARGE
+            while True:
+                yield LARGE
+
+
+class Reader:
+    """A client that reads when it is told to."""
+
+    def __init__(self, shop: Running) -> None:
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{shop.port}", options=WINDOW)
+
+    def call(self, text: str) -> Any:
+        call = self.channel.unary_stream(f"/{SERVICE}/unary_stream", str.encode, bytes.decode)
+        return call(text, timeout=10)
+
+
+@pytest.fixture
+def reader(serve: Any) -> Iterator[Any]:
+    """Serve slow methods to a client that reads when it is told to."""
+    with contextlib.ExitStack() as over:
+
+        def start(stack: str) -> tuple[Running, Reader]:
+            shop = serve(stack, SETTINGS, shop=Slow() if stack == "aio" else SlowThreads())
+            reader = Reader(shop)
+            over.callback(reader.channel.close)
+            return shop, reader
+
+        yield start
+
+
+def late(call: Any) -> bool:
+    """Read all there is, and tell whether the call ended as one that took too long."""
+    with pytest.raises(grpc.RpcError):
+        list(call)
+    ends: tuple[Any, str] = call.code(), call.details()
+    return ends == (grpc.StatusCode.DEADLINE_EXCEEDED, "The request took too long.")
+
+
+@pytest.mark.parametrize("text", ["first", "later", "metadata"])
+def test_a_deadline_that_rings_during_a_write(serve: Any, text: str) -> None:
+    """The client is told at once that it took too long, and the handler is cancelled once, after its write."""
+    shop = serve("aio", SETTINGS, shop=Slow())
+    began = time.monotonic()
+    assert late(shop.start("unary_stream", text))
+    assert time.monotonic() - began < 1.5
+    assert shop.settled()
+    # Our write is outside the generator, which is then closed; the metadata are its own.
+    assert shop.shop.ends == ("CancelledError " if text == "metadata" else "GeneratorExit ")
+
+
+@pytest.mark.parametrize("text", ["write", "child"])
+def test_a_handler_that_writes_by_itself(serve: Any, text: str) -> None:
+    """A coroutine that writes past its deadline is cancelled once, wherever it writes, and its client told."""
+    shop = serve("aio", SETTINGS, shop=Slow())
+    began = time.monotonic()
+    assert late(shop.start("stream_stream", text))
+    assert time.monotonic() - began < 1.5
+    assert shop.settled()
+    assert shop.shop.ends == "CancelledError "
+
+
+def test_a_single_answer_behind_its_metadata(serve: Any) -> None:
+    """Initial metadata sent past the deadline do not keep the status from the client."""
+    shop = serve("aio", SETTINGS, shop=Slow())
+    failed = shop.failure("unary_unary", "x")
+    assert failed.details() == "The request took too long."
+    assert shop.settled()
+
+
+@pytest.mark.parametrize("text", ["first", "small first"])
+@pytest.mark.parametrize("stack", ["aio", "aio-plain"])
+def test_a_client_that_does_not_read(reader: Any, stack: str, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Its place is free a second after the deadline, it is told once it reads, and nothing is logged."""
+    shop, client = reader(stack)
+    began = time.monotonic()
+    call = client.call("large" if text == "first" else text)
+    assert shop.busy()
+    while shop.toolkit.lifecycle.in_flight:
+        assert time.monotonic() - began < 2.5
+        time.sleep(0.01)
+    assert shop.failure("unary_unary" if stack == "aio" else "unary_stream", "x").code().name == "DEADLINE_EXCEEDED"
+    assert late(call)
+    assert shop.settled()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_a_handler_whose_own_end_is_not_read(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """An abort that nobody reads is cut short past the deadline, and what it said arrives once somebody does."""
+    shop = serve("aio", SETTINGS, shop=Ending())
+    client = Reader(shop)
+    call = client.call("abort")
+    assert shop.busy()
+    assert shop.settled()
+    with pytest.raises(grpc.RpcError):
+        list(call)
+    assert (call.code(), call.details()) == (grpc.StatusCode.FAILED_PRECONDITION, "not yet")
+    client.channel.close()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("text", ["large", "small first"])
+@pytest.mark.parametrize("stack", ["aio", "aio-plain"])
+def test_a_client_that_leaves_unread(reader: Any, stack: str, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A client that never reads and goes away takes its handler along, before the deadline and after it."""
+    shop, client = reader(stack)
+    for pause in (0.1, 1.5):
+        call = client.call(text)
+        assert shop.busy()
+        time.sleep(pause)
+        call.cancel()
+        assert shop.settled()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
