@@ -24,6 +24,7 @@ from resilience_grpc._server_plain import bridged
 __all__ = ("aio_server_interceptors",)
 
 _Codec = Callable[[Any], Any]
+_MOMENT = 0.05
 
 
 class _Malformed:
@@ -217,6 +218,8 @@ class _Awaited:
         abort = abort_in(error, servicer)
         if abort is not None:
             raise abort
+        if isinstance(error, grpc.aio.InternalError):
+            await self._outlive()
         told = self._guard.told(error, request, servicer, self._method.name)
         # A client that does not read is not waited for: it will be told once it does.
         alarm = self._ringing().watch(Deadline.after(PATIENCE))
@@ -227,6 +230,15 @@ class _Awaited:
         finally:
             alarm.ends()
         raise AssertionError  # abort() raises
+
+    async def _outlive(self) -> None:
+        """Return if a write failed for what it was; where its client has gone we are cancelled, if a little later."""
+        loop, alarm = asyncio.get_running_loop(), self._ringing().watch(Deadline.after(_MOMENT))
+        try:
+            await loop.create_future()
+        except asyncio.CancelledError as error:
+            if not alarm.ends(error):
+                raise
 
 
 async def _written(answers: AsyncGenerator[Any, Any], context: Any) -> None:

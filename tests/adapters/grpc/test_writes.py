@@ -80,6 +80,17 @@ class Ending(Tasks):
         await servicer.abort(grpc.StatusCode.FAILED_PRECONDITION, "not yet")
 
 
+class Flood(Tasks):
+    """Methods that write as fast as they can, and faster."""
+
+    async def unary_stream(self, text: str, servicer: Any) -> AsyncIterator[str]:
+        while True:
+            yield LARGE
+
+    async def stream_stream(self, texts: AsyncIterator[str], servicer: Any) -> None:
+        await asyncio.gather(servicer.write("first"), servicer.write("first as well"))
+
+
 class SlowThreads(Threads):
     def unary_stream(self, text: str, servicer: Any) -> Iterator[str]:
         with self._at_work():
@@ -181,6 +192,30 @@ def test_a_handler_whose_own_end_is_not_read(serve: Any, caplog: pytest.LogCaptu
     assert (call.code(), call.details()) == (grpc.StatusCode.FAILED_PRECONDITION, "not yet")
     client.channel.close()
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("deadline", ["", "5s"])
+def test_a_client_that_leaves_is_no_fault(serve: Any, deadline: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A write that fails because its client has gone is not an error in the log."""
+    shop = serve("aio", {"SERVER__DEADLINE": deadline}, shop=Flood())
+    client = Reader(shop)
+    for _ in range(5):
+        call = client.call("x")
+        assert shop.busy()
+        time.sleep(0.05)
+        call.cancel()
+        assert shop.settled()
+    client.channel.close()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_two_writes_at_once_are_a_fault(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A handler that writes twice at a time, which grpc.aio refuses, is INTERNAL, and logged."""
+    shop = serve("aio", shop=Flood())
+    failed = shop.failure("stream_stream", "x")
+    assert (failed.code(), "execute" in failed.details()) == (grpc.StatusCode.INTERNAL, False)
+    assert "unhandled error" in caplog.text
+    assert shop.settled()
 
 
 @pytest.mark.parametrize("text", ["large", "small first"])
