@@ -23,7 +23,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_upstream import Upstream, failing
 
-from resilience import ConfigurationError, Resilience
+from resilience import ConfigurationError, Pipeline, Resilience, Retry
 from resilience_grpc import (
     AioLazyChannel,
     LazyChannel,
@@ -158,6 +158,18 @@ def test_grpcs_own_retries_are_on_only_where_asked(upstream: Upstream, native: i
         with pytest.raises(grpc.RpcError):
             get(b"", timeout=5)
     assert len(upstream.seen) == attempts
+
+
+@pytest.mark.parametrize("is_ours", [True, False], ids=["ours", "plain"])
+def test_attempts_are_numbered_where_grpc_lets_them(upstream: Upstream, is_ours: bool) -> None:  # noqa: FBT001 - a case
+    """Over a channel made with our options a server is told of earlier attempts; grpc's own retries drop the number."""
+    upstream.otherwise = failing()
+    again = Pipeline("orders", Retry(3, wait_initial=0.001, wait_max=0.002))
+    guards = client_interceptors(Resilience(), pipeline=again, idempotent=["*"])
+    options = channel_options() if is_ours else None
+    with grpc.insecure_channel(upstream.target, options=options) as bare, pytest.raises(grpc.RpcError):
+        grpc.intercept_channel(bare, *guards).unary_unary(GET)(b"")
+    assert [seen.attempt for seen in upstream.seen] == [None, *(("1", "2") if is_ours else (None, None))]
 
 
 class Healthy:
