@@ -83,6 +83,10 @@ class Ledger:
         if not self._database.execute(take, (quantity, item, quantity)).rowcount:
             raise SOLD_OUT(details={"item": item, "wanted": quantity})
 
+    def close(self) -> None:
+        """Let go of the file."""
+        self._database.close()
+
 
 ledger = Ledger(os.environ.get("STOCK_LEDGER", ":memory:"))
 NAME = os.environ.get("HOSTNAME", "stock")
@@ -138,6 +142,7 @@ def serve(address: str) -> None:
         server.start()
         toolkit.lifecycle.wait_draining()
         drain(server, toolkit)
+    ledger.close()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ __all__ = (
     "LONG",
     "PATIENT",
     "SHORT_LIMIT",
+    "STUCK",
     "Drained",
     "Forced",
     "Hurried",
@@ -43,7 +44,7 @@ SHORT_LIMIT = 1.0
 PATIENT = 4.0
 """The delay of a server that is told twice."""
 _BRIEF = 0.3
-_STUCK = 12.0
+STUCK = 12.0
 _CLIENTS = 4
 _HEARD = "slow one begins"
 _AGAIN = 0.7
@@ -205,7 +206,7 @@ def force(server: Server, folder: Path) -> Forced:
     """Tell it to leave while one of its requests would take for ever."""
     with _serving(server, folder, _BRIEF, SHORT_LIMIT) as (process, service):
         stuck, crowd = Crowd(service), Crowd(service)
-        stuck.ask_long(_STUCK)
+        stuck.ask_long(STUCK)
         process.says(_HEARD)
         crowd.ask_long(_BRIEF)
         time.sleep(_BRIEF / 3)

@@ -63,6 +63,7 @@ and is told to leave three times:
 - **hypercorn** takes SIGTERM in its event loop, and closes its socket at once. It is told by the drain file, as
   `preStop: touch $RESILIENCE_LIFECYCLE__DRAIN_FILE && sleep {delay:g}` does; *gone after* counts from SIGTERM, that
   is from the end of the `sleep`.
+  On Python 3.12 and later `-w 0` waits for its last request, whatever its limit.
 - **grpc** servers leave a `with lifecycle:` (or `async with`) block after `drain` (`adrain`). Python waits for a
   thread that never returns; `os._exit(1)` where `drain` returns False ends the process all the same.
 """

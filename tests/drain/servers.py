@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -9,6 +10,8 @@ __all__ = ("SERVERS", "Server")
 
 _LIMIT = "{limit}"
 _PORT = "{port}"
+_LOOPS_WAIT = sys.version_info >= (3, 12)
+"""Whether asyncio's `Server.wait_closed` waits for connections that are still open."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Server:
     """Whether it is told by the drain file before SIGTERM: it takes the signal itself, and cannot be held back."""
     kills: bool = False
     """Whether its parent kills what is left at the limit."""
+    waits: bool = False
+    """Whether it waits for what is left, whatever its limit."""
 
     @property
     def is_there(self) -> bool:
@@ -62,7 +67,15 @@ def _flask(kind: str, *more: str, module: str = "", workers: int = 1) -> tuple[S
 
 def _hypercorn(name: str, *more: str, workers: int = 1) -> Server:
     own = ("-m", "hypercorn", "asgi:app", "-b", f"127.0.0.1:{_PORT}", "--graceful-timeout", _LIMIT, *more)
-    return Server(name, own, "hypercorn", loads=workers, has_parent=workers > 1, takes_file=True)
+    return Server(
+        name,
+        own,
+        "hypercorn",
+        loads=workers,
+        has_parent=workers > 1,
+        takes_file=True,
+        waits=workers == 1 and _LOOPS_WAIT,
+    )
 
 
 def _grpc(kind: str) -> Server:

@@ -1,3 +1,4 @@
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,9 +40,10 @@ def parcels(ledger: Path) -> list[tuple[str, str, int]]:
 @pytest.fixture
 def instances(tmp_path: Path) -> Iterator[tuple[Any, Any, Path]]:
     """Give two ledgers, as two instances of the stock have them, over one file."""
-    with stock() as (module, _):
+    with stock() as (module, _), contextlib.ExitStack() as open_files:
         path = tmp_path / "ledger.db"
-        yield module.Ledger(str(path)), module.Ledger(str(path)), path
+        one, other = (open_files.enter_context(contextlib.closing(module.Ledger(str(path)))) for _ in range(2))
+        yield one, other, path
 
 
 def test_a_parcel_is_booked(served: tuple[Any, Any]) -> None:

@@ -26,6 +26,7 @@ def stock() -> Iterator[tuple[Any, int]]:
     finally:
         server.stop(0).wait(10)
         module.toolkit.lifecycle.stop()
+        module.ledger.close()
 
 
 @contextlib.contextmanager
