@@ -28,6 +28,12 @@ def test_quantile_is_that_of_the_latest_answers(values: list[float], quantile: f
     assert exact * 0.999999 <= learned(values, quantile, window) <= exact * 1.0451
 
 
+@given(st.lists(st.just(0.0) | SECONDS, min_size=1, max_size=60), st.sampled_from([0.5, 0.9]), st.integers(1, 8))
+def test_answers_that_took_no_time_leave_the_window_too(values: list[float], quantile: float, window: int) -> None:
+    """What a clock that stands still calls no time at all is an answer like any other, and forgotten like any other."""
+    assert learned(values, quantile, window) == learned(values[-window:], quantile, window)
+
+
 @given(st.lists(SECONDS, min_size=1, max_size=100))
 def test_typical_is_the_median(values: list[float]) -> None:
     """Half of the answers came within the typical latency."""
