@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
@@ -24,10 +25,11 @@ class GuardedAnswers(OverCall, grpc.aio.UnaryStreamCall[Any, Any], grpc.aio.Stre
     """A call of many answers: until the first of them another attempt may take the place of the one under way."""
 
     def __init__(self, answers: AsyncGenerator[Any, None], outgoing: Outgoing) -> None:
-        self._answers, self._outgoing = answers, outgoing
+        self._answers, self._outgoing, self._loop = answers, outgoing, asyncio.get_running_loop()
         self._callbacks: list[Callable[[Any], None]] = []
         self._iterator: AsyncIterator[Any] | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._is_spent = False
         self._first = asyncio.ensure_future(_answer_of(self))
         self._first.add_done_callback(self._settle)
 
@@ -38,6 +40,7 @@ class GuardedAnswers(OverCall, grpc.aio.UnaryStreamCall[Any, Any], grpc.aio.Stre
     async def answer(self) -> Any:
         """Return the next answer, from whichever attempt brings one."""
         answer: Any = BEGUN
+        self._is_spent = True  # unless there is another answer
         try:
             with self._outgoing.deadline or contextlib.nullcontext():
                 while answer is BEGUN:
@@ -46,6 +49,7 @@ class GuardedAnswers(OverCall, grpc.aio.UnaryStreamCall[Any, Any], grpc.aio.Stre
             raise
         except ResilienceError as error:
             raise as_call_error(error, is_aio=True) from error.__cause__
+        self._is_spent = answer is _END
         return answer
 
     async def _iterate(self) -> AsyncGenerator[Any, None]:
@@ -66,8 +70,8 @@ class GuardedAnswers(OverCall, grpc.aio.UnaryStreamCall[Any, Any], grpc.aio.Stre
         """Leave the rest to the attempt that has brought an answer."""
         seen(first)
         callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            self.add_done_callback(callback)
+        for told in callbacks:
+            self._follow(told)
 
     @property
     def _error(self) -> BaseException | None:
@@ -85,15 +89,25 @@ class GuardedAnswers(OverCall, grpc.aio.UnaryStreamCall[Any, Any], grpc.aio.Stre
         return await anext(self.__aiter__(), _END)
 
     def cancel(self) -> bool:
-        """End the call; return False where it has ended."""
-        if self.done():
+        """End the call; return False where it has ended. What has not been read of it gives its places back."""
+        is_first = not self.done()
+        if not is_first and self._is_spent:
             return False
-        self._outgoing.is_cancelled = True
-        self._call.cancel()
+        if not _is_running(self._loop):
+            return self._handed_over()
+        if is_first:
+            self._outgoing.is_cancelled = True
+            self._call.cancel()
         if not self._first.done():
             self._first.cancel()
         elif self._closing is None:
             self._closing = asyncio.ensure_future(_closed(self._answers))
+        return is_first
+
+    def _handed_over(self) -> bool:
+        """Leave it to the loop: the garbage collector cancels from any thread, at any time."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and with it the call
+            self._loop.call_soon_threadsafe(self.cancel)
         return True
 
     def cancelled(self) -> bool:
@@ -106,12 +120,15 @@ class GuardedAnswers(OverCall, grpc.aio.UnaryStreamCall[Any, Any], grpc.aio.Stre
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         """Call `callback` with this at the end."""
+        self._follow(_loosened(callback) or (lambda _call: callback(self)))
+
+    def _follow(self, told: Callable[[Any], None]) -> None:
         if not self._first.done():
-            self._callbacks.append(callback)
+            self._callbacks.append(told)
         elif self.done():
-            callback(self)
+            told(self)
         else:
-            self._call.add_done_callback(lambda _call: callback(self))
+            self._call.add_done_callback(told)
 
     async def initial_metadata(self) -> Any:
         """Wait for what the server sends ahead."""
@@ -142,6 +159,27 @@ class GuardedAnswers(OverCall, grpc.aio.UnaryStreamCall[Any, Any], grpc.aio.Stre
         if isinstance(self._error, CallError):
             return getattr(self._error, name)()
         return await getattr(self._call, name)()
+
+
+def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
+
+
+def _loosened(callback: Callable[[Any], None]) -> Callable[[Any], None] | None:
+    """Return a channel's own callback so that it holds no call, None for anybody else's.
+
+    grpc.aio cancels a call whose object nobody holds any longer. But newer channels ask every call to tell them of its
+    end, and what the RPC then tells holds the object which grpc.aio has around this one.
+    """
+    outer = getattr(getattr(callback, "func", None), "__self__", None)
+    tell: Any = next(iter(getattr(callback, "args", ())), None)
+    if outer is None or not isinstance(getattr(tell, "__self__", None), weakref.WeakSet):
+        return None
+    known = weakref.ref(outer)
+    return lambda _call: None if known() is None else tell(known())
 
 
 # Not methods: closing its channel, an older grpc.aio looks for tasks of calls, and for a `self` in each of them.

@@ -166,9 +166,10 @@ def test_attempts_are_numbered_where_grpc_lets_them(upstream: Upstream, is_ours:
     upstream.otherwise = failing()
     again = Pipeline("orders", Retry(3, wait_initial=0.001, wait_max=0.002))
     guards = client_interceptors(Resilience(), pipeline=again, idempotent=["*"])
-    options = channel_options() if is_ours else None
-    with grpc.insecure_channel(upstream.target, options=options) as bare, pytest.raises(grpc.RpcError):
-        grpc.intercept_channel(bare, *guards).unary_unary(GET)(b"")
+    with grpc.insecure_channel(upstream.target, options=channel_options() if is_ours else None) as bare:
+        get: Any = grpc.intercept_channel(bare, *guards).unary_unary(GET)
+        with pytest.raises(grpc.RpcError):
+            get(b"")
     assert [seen.attempt for seen in upstream.seen] == [None, *(("1", "2") if is_ours else (None, None))]
 
 

@@ -345,7 +345,7 @@ async def test_a_stream_sends_metadata_ahead(upstream: Upstream, connect: Connec
 
 
 async def test_a_stream_that_is_left_ends(upstream: Upstream, connect: Connect) -> None:
-    """A loop left half-way ends with `cancel` (grpc.aio ends no call that is only dropped); its place is given back."""
+    """A loop left half-way ends with `cancel`, however long one holds the call; its place is given back."""
     upstream.otherwise = endless
     bulkhead = Bulkhead(1)
     channel = connect(bulkhead)
@@ -358,6 +358,81 @@ async def test_a_stream_that_is_left_ends(upstream: Upstream, connect: Connect) 
     assert await ended(upstream)
     async with asyncio.timeout(5):
         assert await call.code() is CANCELLED
+
+
+async def iterated(call: Any) -> None:
+    async for _ in call:
+        break
+
+
+async def interrupted(call: Any) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.05):
+            async for _ in call:
+                await asyncio.sleep(5)
+
+
+async def read_once(call: Any) -> None:
+    await call.read()
+
+
+@pytest.mark.parametrize("collector", ["here", "elsewhere"])
+@pytest.mark.parametrize(
+    ("leave", "method", "requests"),
+    [
+        (iterated, LIST, b""),
+        (interrupted, LIST, b""),
+        (read_once, LIST, b""),
+        (iterated, CHAT, [b"a"]),
+        (read_once, CHAT, [b"a"]),
+    ],
+)
+async def test_a_stream_nobody_holds_ends(
+    upstream: Upstream, connect: Connect, leave: Any, method: str, requests: Any, collector: str
+) -> None:
+    """A call left half-way that nobody refers to is cancelled with its object, in whichever thread that is found."""
+    upstream.otherwise = endless
+    loop, complaints = asyncio.get_running_loop(), list[Any]()
+    loop.set_exception_handler(lambda _loop, context: complaints.append(context))
+    bulkhead = Bulkhead(9)
+    channel = connect(quick(), bulkhead)
+    start = channel.unary_stream(LIST) if method == LIST else channel.stream_stream(CHAT)
+    for _ in range(3):
+        await leave(start(requests))
+    await (asyncio.to_thread(gc.collect) if collector == "elsewhere" else asyncio.sleep(0))
+    gc.collect()
+    await patiently(lambda: bulkhead.concurrent_calls == 0)
+    assert [await ended(upstream, number) for number in range(3)] == [True] * 3
+    assert complaints == []
+
+
+async def test_a_stream_somebody_waits_for_goes_on(upstream: Upstream, connect: Connect) -> None:
+    """A call whose end somebody has asked to be told of is not over while it is under way."""
+    upstream.otherwise = endless
+    over: list[Any] = []
+    bulkhead = Bulkhead(9)
+    call = connect(bulkhead).unary_stream(LIST)(b"", timeout=0.5)
+    call.add_done_callback(over.append)
+    await iterated(call)
+    del call
+    gc.collect()
+    await asyncio.sleep(0.05)
+    assert (over, bulkhead.concurrent_calls) == ([], 1)
+    await patiently(lambda: len(over) == 1)
+    over.pop().cancel()
+    await patiently(lambda: bulkhead.concurrent_calls == 0)
+
+
+async def test_a_stream_that_has_ended_unread_gives_its_place_back(upstream: Upstream, connect: Connect) -> None:
+    """Cancelling a call that is over, but has not been read to its end, gives back the place it still has."""
+    upstream.otherwise = endless
+    bulkhead = Bulkhead(1)
+    call = connect(bulkhead).unary_stream(LIST)(b"", timeout=0.2)
+    await call.read()
+    await patiently(call.done)
+    assert bulkhead.concurrent_calls == 1
+    assert not call.cancel()
+    await patiently(lambda: bulkhead.concurrent_calls == 0)
 
 
 async def test_a_channel_is_closed_over_its_calls(upstream: Upstream, connect: Connect) -> None:
