@@ -411,7 +411,7 @@ async def test_a_stream_somebody_waits_for_goes_on(upstream: Upstream, connect: 
     upstream.otherwise = endless
     over: list[Any] = []
     bulkhead = Bulkhead(9)
-    call = connect(bulkhead).unary_stream(LIST)(b"", timeout=0.5)
+    call = connect(bulkhead).unary_stream(LIST)(b"", timeout=2)
     call.add_done_callback(over.append)
     await iterated(call)
     del call
