@@ -133,7 +133,8 @@ def test_a_required_start_hook_ends_the_start(in_loop: bool) -> None:  # noqa: F
 @both
 def test_the_start_waits_for_what_it_needs(in_loop: bool) -> None:  # noqa: FBT001 - as above
     """A dependency is asked again until it is there, before any start hook runs, and the waiting is told."""
-    lifecycle, log, heard = Lifecycle(QUICK), list[str](), RecordingListener()
+    lifecycle = Lifecycle(LifecycleOptions(startup_interval=0.01))
+    log, heard = list[str](), RecordingListener()
     lifecycle.events.subscribe(heard)
 
     @lifecycle.needs
