@@ -25,8 +25,6 @@ class Server:
     loads: int = 0
     """How many processes load the application; they are not all ready as soon as one of them is."""
     is_grpc: bool = False
-    has_parent: bool = False
-    """Whether the process that is told is a parent of those that serve; it tells them once."""
     takes_file: bool = False
     """Whether it is told by the drain file before SIGTERM: it takes the signal itself, and cannot be held back."""
     kills: bool = False
@@ -46,13 +44,13 @@ class Server:
 
 def _uvicorn(name: str, *more: str, workers: int = 1) -> Server:
     own = ("-m", "uvicorn", "asgi:app", "--port", _PORT, "--timeout-graceful-shutdown", _LIMIT, *more)
-    return Server(name, own, loads=workers, has_parent=workers > 1)
+    return Server(name, own, loads=workers)
 
 
 def _gunicorn(name: str, app: str, *more: str, module: str = "", workers: int = 1) -> Server:
     own = ("-m", "gunicorn", app, "-b", f"127.0.0.1:{_PORT}", "--graceful-timeout", _LIMIT, "-w", str(workers), *more)
     loads = 1 if "--preload" in more else workers
-    return Server(name, own, module, loads=loads, has_parent=True, kills=True)
+    return Server(name, own, module, loads=loads, kills=True)
 
 
 def _flask(kind: str, *more: str, module: str = "", workers: int = 1) -> tuple[Server, Server]:
@@ -72,7 +70,6 @@ def _hypercorn(name: str, *more: str, workers: int = 1) -> Server:
         own,
         "hypercorn",
         loads=workers,
-        has_parent=workers > 1,
         takes_file=True,
         waits=workers == 1 and _LOOPS_WAIT,
     )
