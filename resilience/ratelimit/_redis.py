@@ -99,7 +99,8 @@ class RedisLedger:
         price = cost * self._units.token
         left = range(admitted - 1, -1, -1)  # how many were admitted after each
         granted = [self.answer(after - others * price, cost) for others in left]
-        return granted + [self.answer(-1 - after, cost)] * (callers - admitted)
+        # One each: a bucket in shadow turns its own refusal into an admission.
+        return granted + [self.answer(-1 - after, cost) for _ in range(callers - admitted)]
 
     def alone(self, key: str, cost: int, allowance: float) -> Decision:
         """Decide without Redis."""

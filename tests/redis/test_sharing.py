@@ -62,6 +62,17 @@ async def test_one_round_trip_for_many_buckets(redis_server: RedisProcess) -> No
     assert [each.limit for each in decisions] == [10, 5, 10, 10, 5, 5]
 
 
+async def test_each_caller_has_an_answer_of_its_own(redis_server: RedisProcess) -> None:
+    """A bucket in shadow makes admissions of its own refusals, and of nobody else's who asked for the same."""
+    async with connected(redis_server.url) as store:
+        strict = TokenBucket("1/hour", 1, store, name="shared")
+        shadow = TokenBucket("1/hour", 1, store, name="shared", shadow=True)
+        assert await strict.aacquire("k")
+        asked = [shadow.aacquire("k"), strict.aacquire("k"), shadow.aacquire("k"), strict.aacquire("k")]
+        decisions = await asyncio.gather(*asked)
+    assert [each.allowed for each in decisions] == [True, False, True, False]
+
+
 async def test_a_forgotten_script_is_sent_once_more(redis_server: RedisProcess) -> None:
     """After SCRIPT FLUSH all buckets of a shared round trip are asked again, and no caller notices."""
     async with connected(redis_server.url) as store:
