@@ -113,7 +113,7 @@ class Crowd:
         self.routed, self.late, self.long = Tally(), Tally(), Tally()
         self.noticed: float | None = None
         """When the router found the service not ready."""
-        self._is_routed = self._insists = True
+        self._is_routed = True
         self._threads: list[threading.Thread] = []
         self._end = time.monotonic() + PATIENCE
 
@@ -128,13 +128,9 @@ class Crowd:
         """Make a request that will be under way for long."""
         self._add(lambda: _told(self.long.tell, lambda: self._service.ask(seconds)))
 
-    def insist(self) -> None:
-        """Have a client come until `leave_off`, whatever the router says: one that has not heard yet."""
-        self._add(self._insist)
-
-    def leave_off(self) -> None:
-        """Have no client come any more."""
-        self._insists = self._is_routed = False
+    def insist(self, until: float) -> None:
+        """Have a client come until then, whatever the router says: one that has not heard yet."""
+        self._add(lambda: self._insist(until))
 
     def join(self) -> None:
         """Wait for the last answer."""
@@ -157,8 +153,8 @@ class Crowd:
     def _converse(self) -> None:
         self._service.converse(self._comes, self.routed.tell)
 
-    def _insist(self) -> None:
-        while self._insists and time.monotonic() < self._end:
+    def _insist(self, until: float) -> None:
+        while time.monotonic() < until:
             _told(self.late.tell, lambda: self._service.ask(0))
             time.sleep(_PAUSE)
 

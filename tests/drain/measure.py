@@ -150,9 +150,7 @@ def drain(server: Server, folder: Path) -> Drained:
         time.sleep(_BRIEF)
         told = _tell(server, process, folder)
         time.sleep(_BRIEF)
-        crowd.insist()
-        time.sleep(DELAY / 3)
-        crowd.leave_off()
+        crowd.insist(until=told + DELAY * 0.6)
         begun = _ask_to_end(server, process, told)
         status = process.ended(20)
         took = time.monotonic() - begun

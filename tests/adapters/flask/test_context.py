@@ -122,7 +122,7 @@ def test_async_views(app: Flask, browse: Any, toolkit: Any) -> None:
     @app.get("/")
     async def root() -> str:
         remaining = left()
-        return f"{known()} {remaining is not None and 9 < remaining <= 10}"
+        return f"{known()} {remaining is not None and 5 < remaining <= 10}"
 
     client = browse(app)
     assert [client.get("/", headers={"X-Request-ID": name}).text for name in ("a", "b")] == ["a True", "b True"]
@@ -134,7 +134,8 @@ def test_callers_shorten_the_deadline(app: Flask, browse: Any, toolkit: Any) -> 
     app.add_url_rule("/", "root", lambda: str(left()))
     client = browse(app)
     remaining = [float(client.get("/", headers={"X-Request-Timeout": text}).text) for text in ("2s", "60s", "x")]
-    assert [round(seconds) for seconds in remaining] == [2, 5, 5]
+    assert 0 < remaining[0] <= 2
+    assert all(2 < seconds <= 5 for seconds in remaining[1:])
 
 
 def test_deadline_that_has_passed(app: Flask, browse: Any, toolkit: Any) -> None:

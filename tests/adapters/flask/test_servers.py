@@ -132,10 +132,11 @@ def test_serves_and_drains(start: Any, worker: str) -> None:
     assert server.said.read_text().split() == ["slow", "stopped"]
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("worker", ["gthread", "gevent"])
 def test_socket_stays_open_for_the_delay(start: Any, worker: str) -> None:
     """For `drain_delay` after SIGTERM readiness is 503, new connections are served, and requests in flight finish."""
-    server = start(*WORKERS[worker], "-w", "1", RESILIENCE_LIFECYCLE__DRAIN_DELAY="1s")
+    server = start(*WORKERS[worker], "-w", "1", RESILIENCE_LIFECYCLE__DRAIN_DELAY="2s")
     assert server.get("/readyz").status == 200
     with ThreadPoolExecutor(1) as client:
         slow = client.submit(server.get, "/slow/0.5")
@@ -144,10 +145,10 @@ def test_socket_stays_open_for_the_delay(start: Any, worker: str) -> None:
         server.process.send_signal(signal.SIGTERM)
         server.wait(lambda: server.get("/readyz").status == 503)
         assert (server.get("/livez").status, server.get("/").status) == (200, 200)
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < 2
         assert slow.result(5).status == 200
     assert server.process.wait(15) == 0
-    assert time.monotonic() - begin >= 1
+    assert time.monotonic() - begin >= 2
 
 
 def test_busy_workers_answer_on_the_side_port(start: Any) -> None:

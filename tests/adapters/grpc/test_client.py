@@ -239,9 +239,10 @@ def test_a_timeout_spans_all_attempts(upstream: Upstream, make: Make) -> None:
     upstream.script = [failing(trailing=(("grpc-retry-pushback-ms", "200"),))]
     make(quick(), idempotent=["*"]).get(timeout=4)
     first, second = (seen.remaining for seen in upstream.seen)
-    assert 0.15 < first - second < 2
+    assert 0.15 < first - second < 4
 
 
+@pytest.mark.realtime
 def test_a_call_in_a_call_has_less_time(upstream: Upstream, make: Make) -> None:
     """Every hop passes on what it was given less its margin: a cascade of deadlines."""
     client = make()
@@ -252,6 +253,7 @@ def test_a_call_in_a_call_has_less_time(upstream: Upstream, make: Make) -> None:
     assert all(0 < remaining < allowed for allowed, remaining in zip((1.0, 0.8, 0.5), left, strict=True))
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("kind", ["get", "put"])
 def test_a_timeout_policy_is_kept_by_grpc_itself(upstream: Upstream, make: Make, kind: str) -> None:
     """The server knows of it, is told when it is over, and the error is of both families; no thread waits."""
@@ -324,6 +326,7 @@ def test_envelopes_arrive_as_they_were_raised(upstream: Upstream, make: Make, ki
     assert envelope_of(told).body() == {**envelope_of(error).body()}
 
 
+@pytest.mark.realtime
 def test_a_late_answer_is_hedged(upstream: Upstream, make: Make) -> None:
     """Where the first attempt is late the server sees a second one, whose answer is taken; the first is cancelled."""
     hedge = Hedge(0.05)

@@ -534,6 +534,7 @@ async def test_errors_raised_by_other_interceptors_are_understood(upstream: Upst
     assert await connect(quick(), inside=[_Eager()]).unary_unary(GET)(b"") == b"fine"
 
 
+@pytest.mark.realtime
 async def test_the_context_of_the_task_counts(upstream: Upstream, connect: Connect) -> None:
     """Deadline and request id are those of the task that makes the call, for each of many at once."""
     channel = connect(quick(), Timeout(5))

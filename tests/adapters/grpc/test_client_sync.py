@@ -208,6 +208,7 @@ def test_many_futures_need_no_threads(upstream: Upstream, connect: Connect) -> N
     assert [future.result(10) for future in futures] == [b"fine"] * 100
 
 
+@pytest.mark.realtime
 def test_a_future_has_the_callers_context(upstream: Upstream, connect: Connect) -> None:
     """Deadline and request id are those of the caller, though the attempts are made by another thread."""
     with RequestContext("r-1"), Deadline.after(2):
@@ -467,6 +468,7 @@ def test_a_conversation_goes_both_ways(upstream: Upstream, connect: Connect) -> 
     assert call.code() is OK
 
 
+@pytest.mark.realtime
 def test_a_streams_deadline_is_the_calls(upstream: Upstream, connect: Connect) -> None:
     """The timeout of a stream holds from its beginning to its end, whenever it is read."""
     upstream.otherwise = hanging()
@@ -474,7 +476,7 @@ def test_a_streams_deadline_is_the_calls(upstream: Upstream, connect: Connect) -
     begun = time.monotonic()
     with pytest.raises(DeadlineExceededError):
         next(call)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 4
     assert len(upstream.seen) == 1
 
 

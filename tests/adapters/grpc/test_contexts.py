@@ -109,6 +109,7 @@ class Kept:
         return asyncio.run_coroutine_threadsafe(adrain(self.server, *arguments, **options), self.loop).result(20)
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("stack", ["sync", "aio"])
 def test_a_drain_by_a_toolkit_that_counts_nothing(serve: Any, stack: str) -> None:
     """A drain that is not told whose requests are under way lets them finish all the same."""

@@ -156,9 +156,10 @@ def test_health_is_never_refused(serve: Any, stack: str) -> None:
     assert shop.shop.failure("unary_unary", "ok").code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+@pytest.mark.realtime
 def test_a_drain_loses_nothing(serve: Any, stack: str) -> None:
     """Watchers hear NOT_SERVING while RPCs still come in; then new ones are refused, and those under way finish."""
-    shop = Healthy(serve, stack, {"LIFECYCLE__DRAIN_DELAY": "300ms"})
+    shop = Healthy(serve, stack, {"LIFECYCLE__DRAIN_DELAY": "1s"})
     lifecycle = shop.toolkit.lifecycle
     lifecycle.started()
     stopped: list[str] = []
@@ -173,16 +174,16 @@ def test_a_drain_loses_nothing(serve: Any, stack: str) -> None:
     begin = time.monotonic()
     threading.Thread(target=lambda: ends.put(shop.drain(grace=10)), daemon=True).start()
     assert told.get(timeout=5) == "NOT_SERVING"
-    assert time.monotonic() - begin < 0.25
+    assert time.monotonic() - begin < 1
     assert shop.shop.call("unary_unary", "late") == ["late!"]  # routers may not have heard yet
-    time.sleep(0.5)
-    assert _is_refused(shop)
+    while not _is_refused(shop):
+        assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin >= 1
     assert ends.empty()
     shop.shop.shop.release.set()
     assert slow.result() == "wait!"
     assert list(stream) == ["wait!"]
     assert ends.get(timeout=5) is True
-    assert time.monotonic() - begin < 3
     assert told.get(timeout=5) == "end"
     assert (lifecycle.state, stopped) == ("stopped", ["draining"])
 
@@ -198,6 +199,7 @@ def _is_refused(shop: Healthy) -> bool:
         return False
 
 
+@pytest.mark.realtime
 def test_a_drain_has_an_end(serve: Any, stack: str) -> None:
     """RPCs that take longer than the grace are cancelled then, and the drain says so."""
     shop = Healthy(serve, stack)
@@ -212,6 +214,7 @@ def test_a_drain_has_an_end(serve: Any, stack: str) -> None:
     assert shop.shop.settled()
 
 
+@pytest.mark.realtime
 def test_a_drain_without_requests_is_quick(serve: Any, stack: str) -> None:
     """With nothing under way a drain takes no time, watched or not; a second one is harmless."""
     shop = Healthy(serve, stack)

@@ -107,6 +107,7 @@ class Client(threading.Thread):
             self.answered += 1
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("source", [SYNC, AIO], ids=["sync", "aio"])
 def test_sigterm_loses_no_rpc(tmp_path: Path, source: str) -> None:
     """SIGTERM under load: watchers hear it, every RPC that was sent is answered, and the process ends by itself."""

@@ -123,6 +123,7 @@ def test_streams_that_are_abandoned(serve: Any, stack: str, kind: str) -> None:
     assert shop.settled()
 
 
+@pytest.mark.realtime
 def test_deadline_of_the_caller(serve: Any, stack: str, kind: str) -> None:
     """How long the caller waits is the deadline inside the handler, and past it nothing stays behind."""
     shop = serve(stack)
@@ -136,6 +137,7 @@ def test_deadline_of_the_caller(serve: Any, stack: str, kind: str) -> None:
     assert shop.settled()
 
 
+@pytest.mark.realtime
 def test_deadline_of_the_server(serve: Any, stack: str, kind: str) -> None:
     """The server's own deadline caps the caller's, and is in force where the caller names none."""
     shop = serve(stack, {"SERVER__DEADLINE": "2s"})
@@ -149,6 +151,7 @@ def test_deadline_of_the_server(serve: Any, stack: str, kind: str) -> None:
     assert shop.shop.seen["remaining"] <= 0.5
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("kind", KINDS)
 def test_tasks_end_on_time(serve: Any, kind: str) -> None:
     """On grpc.aio an RPC over the server's deadline is ended then, and its client told so by our envelope."""

@@ -132,25 +132,27 @@ def late(call: Any) -> bool:
     return ends == (grpc.StatusCode.DEADLINE_EXCEEDED, "The request took too long.")
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("text", ["first", "later", "metadata"])
 def test_a_deadline_that_rings_during_a_write(serve: Any, text: str) -> None:
     """The client is told at once that it took too long, and the handler is cancelled once, after its write."""
     shop = serve("aio", SETTINGS, shop=Slow())
     began = time.monotonic()
     assert late(shop.start("unary_stream", text))
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 4
     assert shop.settled()
     # Our write is outside the generator, which is then closed; the metadata are its own.
     assert shop.shop.ends == ("CancelledError " if text == "metadata" else "GeneratorExit ")
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("text", ["write", "child"])
 def test_a_handler_that_writes_by_itself(serve: Any, text: str) -> None:
     """A coroutine that writes past its deadline is cancelled once, wherever it writes, and its client told."""
     shop = serve("aio", SETTINGS, shop=Slow())
     began = time.monotonic()
     assert late(shop.start("stream_stream", text))
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 4
     assert shop.settled()
     assert shop.shop.ends == "CancelledError "
 
@@ -163,6 +165,7 @@ def test_a_single_answer_behind_its_metadata(serve: Any) -> None:
     assert shop.settled()
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("text", ["first", "small first"])
 @pytest.mark.parametrize("stack", ["aio", "aio-plain"])
 def test_a_client_that_does_not_read(reader: Any, stack: str, text: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -172,7 +175,7 @@ def test_a_client_that_does_not_read(reader: Any, stack: str, text: str, caplog:
     call = client.call("large" if text == "first" else text)
     assert shop.busy()
     while shop.toolkit.lifecycle.in_flight:
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 6
         time.sleep(0.01)
     assert shop.failure("unary_unary" if stack == "aio" else "unary_stream", "x").code().name == "DEADLINE_EXCEEDED"
     assert late(call)

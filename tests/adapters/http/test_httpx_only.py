@@ -71,24 +71,25 @@ def test_blocking_stream_holds_its_place(upstream: Upstream) -> None:
         assert client.get(upstream.url).status_code == 200
 
 
+@pytest.mark.realtime
 async def test_stream_is_not_read_ahead(upstream: Upstream) -> None:
     """A stream's first bytes are there before its last, and a Timeout of the attempt ends with the head."""
-    upstream.drips = 10
+    upstream.drips = 40
     async with (
-        httpx.AsyncClient(transport=transport(Timeout(0.2))) as client,
+        httpx.AsyncClient(transport=transport(Timeout(1))) as client,
         client.stream("GET", upstream.url) as response,
     ):
         started = time.monotonic()
         parts = response.aiter_raw()
         assert await anext(parts)
-        assert time.monotonic() - started < 0.3
-        assert len(b"".join([part async for part in parts])) > 9
-        assert time.monotonic() - started > 0.4
+        assert time.monotonic() - started < 1
+        assert len(b"".join([part async for part in parts])) > 39
+        assert time.monotonic() - started > 1.5
 
 
 @pytest.fixture
 def dripping_head() -> Iterator[str]:
-    """Serve one request by a head that comes byte by byte, for two seconds."""
+    """Serve one request by a head that comes byte by byte, for four seconds."""
 
     def serve() -> None:
         connection, _ = listener.accept()
@@ -96,7 +97,7 @@ def dripping_head() -> Iterator[str]:
             connection.recv(65_536)
             for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n":
                 connection.sendall(bytes([byte]))
-                time.sleep(0.05)
+                time.sleep(0.1)
 
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=serve)
@@ -106,6 +107,7 @@ def dripping_head() -> Iterator[str]:
     listener.close()
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("how", ["deadline", "policy"])
 async def test_dripping_head_meets_the_deadline(dripping_head: str, how: str) -> None:
     """A head that keeps every read timeout, byte by byte, is not waited for past the deadline, whoever set it."""
@@ -114,7 +116,7 @@ async def test_dripping_head_meets_the_deadline(dripping_head: str, how: str) ->
     async with httpx.AsyncClient(transport=transport(*policies)) as client:
         with Deadline.after(0.3 if how == "deadline" else 5), pytest.raises(DeadlineExceededError) as caught:
             await client.get(dripping_head)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
     assert isinstance(caught.value, httpx.TimeoutException) or how == "policy"
 
 

@@ -174,9 +174,9 @@ class TestBackground:
         assert health.report("ready").ok
         eventually(lambda: not health.report("ready").ok)
         began = time.monotonic()
-        for _ in range(20):
+        for _ in range(100):
             assert not health.report("ready").ok
-        assert (time.monotonic() - began < 2, len(runs)) == (True, 2)
+        assert (time.monotonic() - began < 3, len(runs)) == (True, 2)
         go.set()
         eventually(lambda: health.report("ready").ok)
         health.close()

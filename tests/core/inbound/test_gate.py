@@ -53,9 +53,9 @@ def test_request_without_anything() -> None:
 @pytest.mark.parametrize("asked", ["10", "1h", "-1", "nan", "inf", "soon", "", "9" * 400, "1e9"])
 def test_header_only_shortens(asked: str) -> None:
     """A deadline header never lengthens the server's own deadline, and garbage changes nothing."""
-    context = gate(deadline=2).receive({"x-request-timeout": asked})
+    context = gate(deadline=8).receive({"x-request-timeout": asked})
     assert context.deadline is not None
-    assert 1.5 < context.deadline.remaining() <= 2
+    assert 4 < context.deadline.remaining() <= 8
 
 
 def test_transport_patience_counts() -> None:
@@ -165,11 +165,11 @@ def test_long_connections_take_no_place() -> None:
 
 def test_request_timeout_counts_as_well() -> None:
     """`Request-Timeout` is understood beside the configured header; of two the sooner holds."""
-    inbound = gate(deadline=5, deadline_header="X-Patience")
-    for headers, longest in (({}, 5.0), ({"request-timeout": "1"}, 1.0), ({"request-timeout": "9"}, 5.0)):
+    inbound = gate(deadline=50, deadline_header="X-Patience")
+    for headers, longest in (({}, 50.0), ({"request-timeout": "10"}, 10.0), ({"request-timeout": "90"}, 50.0)):
         deadline = inbound.receive(headers).deadline
         assert deadline is not None
-        assert longest - 0.5 < deadline.remaining() <= longest
+        assert longest - 5 < deadline.remaining() <= longest
     both = inbound.receive({"request-timeout": "2", "x-patience": "500ms"}).deadline
     assert both is not None
     assert both.remaining() <= 0.5

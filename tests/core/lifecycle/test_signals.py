@@ -267,7 +267,7 @@ class TestScripts:
         script = run(source, "app.py", "0")
         assert script.ended() == 1
         last = script.output.strip().splitlines()[-1]
-        assert last.startswith("resilience.errors.StartupError: 'ledger' is not there after 0.2")
+        assert last.startswith("resilience.errors.StartupError: 'ledger' is not there after 0.")
         assert "never" not in script.output
 
 

@@ -176,7 +176,7 @@ def test_a_missing_dependency_is_named(in_loop: bool, colour: str, behaviour: st
     with pytest.raises(StartupError, match="'ledger' is not there after") as caught:
         ran(lifecycle, in_loop=in_loop)
     release.set()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 4
     assert caught.value.step == "ledger"
     assert ("refused" if behaviour == "refuses" else "still running") in str(caught.value)
 
@@ -191,7 +191,7 @@ def test_a_drain_ends_the_waiting(in_loop: bool) -> None:  # noqa: FBT001 - as a
     began = time.monotonic()
     with pytest.raises(StartupError, match="told to stop while waiting for 'ledger'"):
         ran(lifecycle, in_loop=in_loop)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 15
     timer.join(5)
 
 

