@@ -149,7 +149,6 @@ def drain(server: Server, folder: Path) -> Drained:
         crowd.come(_CLIENTS)
         time.sleep(_BRIEF)
         told = _tell(server, process, folder)
-        time.sleep(_BRIEF)
         crowd.insist(until=told + DELAY * 0.6)
         begun = _ask_to_end(server, process, told)
         status = process.ended(20)

@@ -406,6 +406,7 @@ async def test_a_stream_nobody_holds_ends(
     assert complaints == []
 
 
+@pytest.mark.realtime
 async def test_a_stream_somebody_waits_for_goes_on(upstream: Upstream, connect: Connect) -> None:
     """A call whose end somebody has asked to be told of is not over while it is under way."""
     upstream.otherwise = endless

@@ -208,6 +208,7 @@ def test_interrupted_waits_leave_no_connection(upstream: Upstream) -> None:
         assert busy_connections(client) == 0
 
 
+@pytest.mark.realtime
 async def test_waits_hold_no_connection(upstream: Upstream) -> None:
     """While a retry waits, the failed answer's connection is free for others."""
     upstream.answers(503, b"x" * 1000, retry_after="0.3")
@@ -221,6 +222,7 @@ async def test_waits_hold_no_connection(upstream: Upstream) -> None:
         assert (await waiting).status_code == 200
 
 
+@pytest.mark.realtime
 async def test_hedges_repeat_what_may_be(upstream: Upstream) -> None:
     """A hedge makes a late idempotent request again, the loser leaves no connection behind; others are made once."""
     upstream.delay = 0.3
