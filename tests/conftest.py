@@ -15,13 +15,13 @@ settings.register_profile("mutation", derandomize=True, database=None, phases=(P
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let a test that has to be quick try again, once, and be listed as `RERUN`.
+    """Let a test that has to be quick, or talks to processes, try again, once, and be listed as `RERUN`.
 
-    A machine that stands still for half a second fails it with nothing wrong; twice in a row there is something.
-    All other tests are right or wrong the first time.
+    A machine that stands still for half a second, or gives away the port it has just named, fails it with nothing
+    wrong; twice in a row there is something. All other tests are right or wrong the first time.
     """
     for item in items:
-        if item.get_closest_marker("realtime"):
+        if item.get_closest_marker("realtime") or item.get_closest_marker("servers"):
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 
