@@ -80,8 +80,8 @@ class FlaskResilience:
         where this object guards several. Raises `ConfigurationError` for an address nobody can listen on.
         """
         layer = self._layer_of(app)
-        health = layer.resilience.health
-        return HealthServer(health, port, host, before=layer.begin, serves=lambda: layer.is_acquainted)
+        health, lifecycle = layer.resilience.health, layer.resilience.lifecycle
+        return HealthServer(health, port, host, before=lifecycle.started_unless_due, serves=lambda: layer.is_acquainted)
 
     def _layer_of(self, app: Flask | None) -> Layer:
         wrapped = [layer for layer in self._layers if app is None or layer.app is app]

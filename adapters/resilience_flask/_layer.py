@@ -63,7 +63,7 @@ class Layer:
         self._probes.find_routes(self.app)
         self._exempt = frozenset(endpoint for endpoint in self.app.view_functions if is_exempt(self.app, endpoint))
         self.attend()
-        self.begin()
+        self.resilience.lifecycle.started_unless_due()
 
     def attend(self) -> None:
         """Have SIGTERM drain, and the end of the process stop, what is guarded here: servers tell WSGI of neither.
@@ -75,12 +75,6 @@ class Layer:
         if not self.app.testing:
             lifecycle.install_signals()
             lifecycle.stop_at_exit()
-
-    def begin(self) -> None:
-        """Be ready, where no start hook and no dependency says that it takes a `lifecycle.start()`."""
-        lifecycle = self.resilience.lifecycle
-        if not lifecycle.needed() and not lifecycle.steps("start"):
-            lifecycle.started()
 
     def _receive(self, environ: WSGIEnvironment) -> RequestContext:
         picked = {}

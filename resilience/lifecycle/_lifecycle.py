@@ -15,7 +15,7 @@ from resilience.clock import Clock, monotonic
 from resilience.lifecycle import _sync
 from resilience.lifecycle._ending import Ended, Waiting, complain
 from resilience.lifecycle._hooks import DRAIN, START, STOP, Hook, Hooks, Need, Span
-from resilience.lifecycle._machine import DRAINING, READY
+from resilience.lifecycle._machine import DRAINING, READY, STARTING
 from resilience.lifecycle._options import LifecycleOptions
 from resilience.lifecycle._signals import DESK
 from resilience.lifecycle._standing import Standing
@@ -63,6 +63,16 @@ class Lifecycle(Hooks, Standing):
         from resilience.lifecycle._aio import start  # noqa: PLC0415 - as above
 
         return start(self)
+
+    def started_unless_due(self) -> bool:
+        """Declare the start finished, unless it takes a `start()`: there is a start hook, or a dependency to wait for.
+
+        For adapters, at the first request under a server that tells an application of no start. With hooks or needs the
+        process is not ready until somebody runs them, and one that was stopped stays so. Returns whether the process
+        became ready by this call; any number may be made.
+        """
+        is_due = bool(self._hooks[START] or self._needs)
+        return self.state == STARTING and not is_due and self.started()
 
     def wait_for(
         self,

@@ -206,6 +206,27 @@ async def test_waiting_for_something_now() -> None:
         await lifecycle.await_for(lambda: False, name="ledger", timeout=0.02)
 
 
+@pytest.mark.parametrize("due", [Lifecycle.on_start, Lifecycle.needs], ids=["hook", "need"])
+def test_a_start_that_is_due_is_not_skipped(due: Any) -> None:
+    """Who may not run the start declares it finished only where there is none to run."""
+    lifecycle, log = Lifecycle(), list[str]()
+    due(lifecycle, lambda: log.append("run"))
+    assert not lifecycle.started_unless_due()
+    assert (lifecycle.state, log) == ("starting", [])
+    lifecycle.start()
+    assert (lifecycle.state, log) == ("ready", ["run"])
+
+
+def test_a_start_without_steps_is_over_at_once() -> None:
+    """With nothing to run the process is ready when that is asked for first; a request does not begin a second life."""
+    lifecycle = Lifecycle()
+    assert (lifecycle.started_unless_due(), lifecycle.started_unless_due()) == (True, False)
+    assert lifecycle.is_ready
+    lifecycle.stop()
+    assert not lifecycle.started_unless_due()
+    assert lifecycle.state == "stopped"
+
+
 def test_drain_hooks_block_nobody() -> None:
     """`drain()` returns at once while its hooks run, once; `stop` waits for them."""
     lifecycle, release, log = Lifecycle(), threading.Event(), list[str]()
