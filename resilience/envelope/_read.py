@@ -42,9 +42,7 @@ def read_envelope(
     message, details = members.get("message", members.get("detail")), members.get("details")
     if not isinstance(message, str):
         return None
-    error = _blank(status, members["code"], catalog)
-    error.args = (message[:_LONGEST_MESSAGE] or error.code,)
-    error.message = message[:_LONGEST_MESSAGE]
+    error = _saying(message[:_LONGEST_MESSAGE], status, members["code"], catalog)
     error.details = dict(details) if isinstance(details, Mapping) else {}
     stated = seconds_known(members.get("retry_after"))
     lowered = {str(name).lower(): str(value).strip() for name, value in headers.items()}
@@ -59,12 +57,13 @@ def _request_id(stated: Any, headers: Mapping[str, str]) -> str:
     return text if len(text) <= _LONGEST_ID and text.isascii() and text.isprintable() else ""
 
 
-def _blank(status: int, code: str, catalog: ErrorCatalog | None) -> AppError:
+def _saying(message: str, status: int, code: str, catalog: ErrorCatalog | None) -> AppError:
+    """Return the error with all that is known of its code; only the catalogue's own sentence is translated."""
     for known in (catalog, _OURS):
-        if known is not None and code in known and known.get(code).http_status == status:
-            return known.error(code)
+        if known is not None and code in known and (meant := known.get(code)).http_status == status:
+            return meant(None if message == meant.message else message)
     grpc, category, retryable = grpc_status_for(status), category_for(status), is_retryable(status)
-    return AppError(code, http_status=status, grpc_status=grpc, category=category, retryable=retryable)
+    return AppError(code, message, http_status=status, grpc_status=grpc, category=category, retryable=retryable)
 
 
 def _members(body: Any) -> Mapping[str, Any] | None:

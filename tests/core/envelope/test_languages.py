@@ -105,6 +105,17 @@ def test_translations_travel_with_the_error(catalog: ErrorCatalog) -> None:
     assert envelope_of(error).in_language("de").message == "Unbekannter Artikel."
 
 
+def test_messages_from_elsewhere_stay(catalog: ErrorCatalog) -> None:
+    """An error from another service keeps a message of its own in every language; the catalogue's is translated."""
+    told = {"Article 7 was deleted on Monday.": "Article 7 was deleted on Monday.", "No such article.": "Kenn ma net."}
+    for message, expected in told.items():
+        status = catalog.get("ORDERS_V001").http_status
+        error = read_envelope(status, {"code": "ORDERS_V001", "message": message}, {}, catalog=catalog)
+        assert error is not None
+        assert (error.message, str(error)) == (message, message)
+        assert catalog.localized(envelope_of(error), "de-AT").message == expected
+
+
 def test_what_is_not_translated_yet(catalog: ErrorCatalog) -> None:
     """A test of a service can ask which of its codes lack a language."""
     assert catalog.untranslated("de") == ("ORDERS_C001",)
