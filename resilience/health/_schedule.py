@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -28,15 +29,18 @@ class Schedule:
         self._over: threading.Event | None = None
 
     def ensure(self, checks: Callable[[], list[Check]]) -> None:
-        """Start the rounds of whatever `checks` returns, if they have not begun."""
+        """Start the rounds of whatever `checks` returns, if they have not begun; where no thread can be, next time."""
         if self._over is not None:
             return
         with self._lock:
             if self._over is None:
-                over = self._over = threading.Event()
-                threading.Thread(
+                over = threading.Event()
+                thread = threading.Thread(
                     target=self._go_round, args=(checks, over), name="resilience-health", daemon=True
-                ).start()
+                )
+                with contextlib.suppress(RuntimeError):  # no more threads: checks grow stale, and the probe says so
+                    thread.start()
+                    self._over = over
 
     def close(self) -> None:
         """End the rounds; the next question begins them again."""

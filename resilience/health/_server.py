@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import socket
@@ -150,10 +151,26 @@ class HealthServer:
                     self._closing.wait(_TRY_AGAIN)
                 return
             if self._has_room():
-                self._silent.append(connection)
-                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+                self._hear(connection)
             else:
                 connection.close()
+
+    def _hear(self, connection: socket.socket) -> None:
+        self._silent.append(connection)
+        try:
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+        except RuntimeError:  # no more threads: one caller has to ask again, and the port is there when there are some
+            with connection:
+                self._let_go(connection)
+
+    def _let_go(self, connection: socket.socket) -> None:
+        """Give the place back."""
+        self._no_longer_silent(connection)
+        self._free.release()
+
+    def _no_longer_silent(self, connection: socket.socket) -> None:
+        with contextlib.suppress(ValueError):  # his place has just been given away
+            self._silent.remove(connection)
 
     def _has_room(self) -> bool:
         """Take a place; whoever has said nothing for longest gives his up, so that silence keeps no probe out."""
@@ -166,17 +183,12 @@ class HealthServer:
     def _answer(self, connection: socket.socket) -> None:
         from resilience.health._http import answer  # noqa: PLC0415 - http.server costs 20 ms, and few have such a port
 
-        def heard() -> None:
-            with contextlib.suppress(ValueError):  # his place has just been given away
-                self._silent.remove(connection)
-
         try:
             with connection, contextlib.suppress(OSError):  # whoever asked may be gone
                 self._before()
-                answer(connection, self._health, heard)
+                answer(connection, self._health, functools.partial(self._no_longer_silent, connection))
         finally:
-            heard()
-            self._free.release()
+            self._let_go(connection)
 
 
 _servers: set[HealthServer] = set()

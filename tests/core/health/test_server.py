@@ -17,6 +17,7 @@ import pytest
 
 from resilience.errors import ConfigurationError
 from resilience.health import Health, HealthServer
+from resilience.health._server import _MOST_AT_ONCE
 
 pytestmark = pytest.mark.servers
 
@@ -95,6 +96,21 @@ def test_more_callers_than_it_takes(health: Health, server: HealthServer) -> Non
     for thread in asking:
         thread.join(5)
     assert answers(server.port)
+
+
+def test_no_thread_is_one_answer_less(server: HealthServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system refuses a thread whoever asked is told by a closed connection, and the port stays, whole."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(2 * _MOST_AT_ONCE):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+                assert connection.recv(1) == b""
+    assert ask(server.port) == (200, "ok")
+    wait(lambda: server._free._value == _MOST_AT_ONCE and not server._silent)
 
 
 def answers(port: int) -> bool:

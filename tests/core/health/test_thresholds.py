@@ -182,6 +182,23 @@ class TestBackground:
         health.close()
 
     @pytest.mark.realtime
+    def test_no_thread_now_is_no_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where the system refuses the thread of the rounds the probe is answered, and the next one begins them."""
+        health, runs = Health(SHOWN), list[int]()
+        health.add("c", lambda: runs.append(1), every="10ms")
+
+        def refuse(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            assert not health.report("ready").ok
+        health.report("ready")
+        eventually(lambda: len(runs) > 2)
+        assert health.report("ready").ok
+        health.close()
+
+    @pytest.mark.realtime
     async def test_runs_in_the_loop_of_the_process(self) -> None:
         """An async background check runs in the loop the process serves in: its client may be bound to that."""
         lifecycle, loops = Lifecycle(LifecycleOptions(signals=False)), set[Any]()
