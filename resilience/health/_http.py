@@ -7,6 +7,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from resilience.health._reply import Reply, refusal
+
 if TYPE_CHECKING:
     from socketserver import BaseServer
 
@@ -41,7 +43,13 @@ class _Exchange(BaseHTTPRequestHandler):
         asked = cast("_Asked", self.server)
         asked.heard()
         path, _, query = self.path.partition("?")
-        reply = asked.health.handle(path, query, self.headers.get("Accept"))
+        self._send(asked.health.handle(path, query, self.headers.get("Accept")), with_body=with_body)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002 - the base class says what is given
+        """Refuse what is no probe; the base class would name itself, and repeat what was asked (L16)."""
+        self._send(refusal(code), with_body=self.command != "HEAD")
+
+    def _send(self, reply: Reply, *, with_body: bool) -> None:
         self.send_response_only(reply.status)
         for name, value in reply.headers.items():
             self.send_header(name, value)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
 from resilience.envelope import JSON_TYPE, explicit_quality
 from resilience.health._report import Report
 
-__all__ = ("ENDPOINTS", "Question", "Reply", "question_of", "reply_to")
+__all__ = ("ENDPOINTS", "Question", "Reply", "question_of", "refusal", "reply_to")
 
 ENDPOINTS = {"livez": "live", "healthz": "live", "readyz": "ready", "startupz": "startup"}
 
@@ -91,6 +92,11 @@ def reply_to(question: Question, report: Report) -> Reply:
 def _not_found(what: str) -> Reply:
     """Return a 404; `what` is ours, never the client's text."""
     return _reply(404, f"no such {what}\n".encode(), _TEXT_TYPE)
+
+
+def refusal(status: int) -> Reply:
+    """Return the response to what is no probe's request, in the words of HTTP."""
+    return _reply(status, f"{HTTPStatus(status).phrase}\n".encode(), _TEXT_TYPE)
 
 
 def _reply(status: int, body: bytes, content_type: str) -> Reply:

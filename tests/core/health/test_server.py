@@ -62,13 +62,28 @@ def test_answers(health: Health, server: HealthServer) -> None:
     assert ask(server.port, "/livez", "POST")[0] == 501
 
 
-def test_tells_nothing_about_itself(server: HealthServer) -> None:
-    """No answer names the software that gave it."""
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [
+        (b"GET /livez HTTP/1.0", b"HTTP/1.0 200 OK"),
+        (b"POST /livez HTTP/1.1", b"HTTP/1.0 501 Not Implemented"),
+        (b"secret /livez HTTP/1.1", b"HTTP/1.0 501 Not Implemented"),
+        (b"GET /livez HTTP/1.1\r\n" + b"X: secret\r\n" * 101, b"HTTP/1.0 431 Request Header Fields Too Large"),
+        (b"GET /livez HTTP/9.9", None),  # no status line: HTTP/0.9, for all that can be told
+        (b"GET secret /livez HTTP/1.0", None),
+    ],
+)
+def test_tells_nothing_about_itself(server: HealthServer, request_line: bytes, status: bytes | None) -> None:
+    """No answer names the software that gave it, or repeats what was asked, whatever that was."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
-        connection.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        connection.sendall(request_line + b"\r\n\r\n")
         received = b"".join(iter(lambda: connection.recv(4096), b""))
-    assert b"Python" not in received
-    assert b"\r\nserver:" not in received.lower()
+    if status is not None:
+        head, _, body = received.partition(b"\r\n\r\n")
+        assert head.split(b"\r\n")[0] == status
+        assert b"\r\nContent-Type: text/plain; charset=utf-8\r\n" in head
+        assert head.endswith(b"\r\nContent-Length: %d" % len(body))
+    assert not [word for word in (b"Python", b"\r\nserver:", b"<", b"secret") if word.lower() in received.lower()]
 
 
 def test_silent_callers_keep_nobody_out(server: HealthServer) -> None:
