@@ -14,7 +14,7 @@ from resilience.outbound import Outbound, is_failure, may_repeat
 from resilience.timeout import Deadline
 from resilience_http._envelope import IS_ERROR
 from resilience_http._exchange import SMALL, Exchange, wait_asked_by
-from resilience_http._pipeline import Errors, Guards, pipeline_for
+from resilience_http._pipeline import Errors, Guards, host_of, pipeline_for
 from resilience_http._time import StepTimeouts, is_spent
 
 __all__ = ("AsyncBody", "Body", "FailedResponse", "LateError", "TransportParts")
@@ -33,7 +33,7 @@ class FailedResponse(httpx.HTTPStatusError):
 
     def __init__(self, request: httpx.Request, response: httpx.Response) -> None:
         status = response.status_code
-        super().__init__(f"{request.url.host} answered {status}", request=request, response=response)
+        super().__init__(f"{host_of(request)} answered {status}", request=request, response=response)
         self.retry_after = wait_asked_by(response, status)
 
 

@@ -17,7 +17,7 @@ from resilience.outbound import Outbound, is_failure, may_repeat
 from resilience.timeout import Deadline
 from resilience_http._envelope import IS_ERROR
 from resilience_http._exchange import SMALL, Exchange, wait_asked_by
-from resilience_http._pipeline import Errors, Guards, pipeline_for
+from resilience_http._pipeline import Errors, Guards, host_of, pipeline_for
 from resilience_http._time import LEAST, is_spent
 
 __all__ = ("ResilienceAdapter",)
@@ -38,7 +38,7 @@ class FailedResponse(requests.HTTPError):
     """An answer that policies are to judge as a failure. The session is given `response` itself."""
 
     def __init__(self, request: PreparedRequest, response: Response) -> None:
-        super().__init__(f"{request.url} answered {response.status_code}", request=request, response=response)
+        super().__init__(f"{host_of(request)} answered {response.status_code}", request=request, response=response)
         self.answer = response
         self.retry_after = wait_asked_by(response, response.status_code)
 

@@ -437,6 +437,19 @@ class TestPolicies:
             client.get(upstream.url)
         assert "retry.scheduled" in kinds
 
+    def test_events_name_the_host_alone(self, caller: Make, upstream: Upstream) -> None:
+        """What a failed answer leaves in events and logs is its host and status: no login, path or query."""
+        facts: list[str] = []
+        breaker = CircuitBreaker(fail_max=2)
+        client = caller(pipeline=Pipeline("p", Retry(2, wait_initial=0), breaker))
+        client.guard.pipeline.subscribe(lambda event: facts.extend(map(str, event.facts.values())))
+        upstream.answers(503)
+        upstream.answers(503)
+        host = upstream.url.removeprefix("http://")
+        client.get(f"http://ann:pw-of-ann@{host}/orders?api_key=hidden")
+        assert f"{host} answered 503" in facts
+        assert not [fact for fact in facts if "pw-of-ann" in fact or "orders" in fact or "hidden" in fact]
+
     def test_wrong_pipelines_are_refused(self, caller: Make) -> None:
         """A name no pipeline can have is refused where the client is made."""
         with pytest.raises(ConfigurationError):
