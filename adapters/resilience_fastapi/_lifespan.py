@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from resilience import Resilience
+from starlette.types import Message, Send
 
-__all__ = ("Lifespan",)
+from resilience import Resilience
+from resilience.lifecycle import STARTING, Lifecycle
+
+__all__ = ("Lifespan", "begin", "begins")
+
+_log = logging.getLogger("resilience")
 
 Inner = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -42,3 +48,20 @@ class Lifespan:
                     await lifecycle.await_deregistered()
         finally:
             await lifecycle.astop()
+
+
+def begin(lifecycle: Lifecycle) -> None:
+    """Be ready, where there is no `Lifespan` to say so and no start that takes one; in the log, why not."""
+    if not lifecycle.started_unless_due() and lifecycle.state == STARTING:
+        _log.warning("not ready: start hooks and needs are run by install(app) in the lifespan, or by astart()")
+
+
+def begins(send: Send, lifecycle: Lifecycle) -> Send:
+    """Return `send` for an application's lifespan: once its start is complete, `begin`. A `Lifespan` comes before."""
+
+    async def watched(message: Message) -> None:
+        if message["type"] == "lifespan.startup.complete":
+            begin(lifecycle)
+        await send(message)
+
+    return watched

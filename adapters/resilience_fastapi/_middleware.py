@@ -17,6 +17,7 @@ from resilience_fastapi._deadline import Bell
 from resilience_fastapi._exchange import SCOPE_KEY, Exchange
 from resilience_fastapi._faults import adopt_fault_handler, call, cors_inside, through_cors
 from resilience_fastapi._handlers import own_handler
+from resilience_fastapi._lifespan import begin, begins
 from resilience_fastapi._probes import PROBE_PATHS, Probes
 from resilience_fastapi._scope import path_of, user_of
 from resilience_fastapi._websocket import Socket
@@ -90,9 +91,18 @@ class ResilienceMiddleware:
             await self._serve_inside(scope, receive, send)
         elif kind == "websocket" and SCOPE_KEY not in scope:
             await self._attend(scope, receive, send)
+        elif kind == "lifespan":
+            await self._live(scope, receive, send)
         else:
-            self._has_lifespan = self._has_lifespan or kind == "lifespan"
             await self.app(scope, receive, send)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._has_lifespan = True
+        try:
+            await self.app(scope, receive, begins(send, self.resilience.lifecycle))
+        except BaseException:  # as an application does that has no lifespan; the server goes on without
+            self._has_lifespan = False
+            raise
 
     def _acquaint(self, scope: Scope) -> None:
         """Look at the finished application once, at its first request: handlers may be added until then."""
@@ -100,7 +110,7 @@ class ResilienceMiddleware:
         self._app_answers_faults = adopt_fault_handler(scope.get("app"))
         if not self._has_lifespan:
             # A server that runs the lifespan does so before the first request; this one never will.
-            self.resilience.lifecycle.started()
+            begin(self.resilience.lifecycle)
 
     def _receive(self, scope: Scope, path: str) -> RequestContext:
         if not self._is_acquainted:

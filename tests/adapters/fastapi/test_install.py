@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from resilience import Resilience
 from resilience.errors import ConfigurationError
+from resilience.lifecycle import Lifecycle
 from resilience_fastapi import ResilienceMiddleware, health_router, install
+
+START_IS_DUE = "not ready: start hooks and needs are run by install(app) in the lifespan, or by astart()"
 
 
 @contextlib.asynccontextmanager
@@ -133,6 +136,20 @@ async def test_without_lifespan_the_first_request_is_the_start(browse: Any) -> N
         assert (await client.get("/readyz")).status_code == 200
 
 
+@pytest.mark.parametrize("due", [Lifecycle.on_start, Lifecycle.needs], ids=["hook", "need"])
+async def test_without_lifespan_no_start_is_skipped(browse: Any, caplog: pytest.LogCaptureFixture, due: Any) -> None:
+    """Without a lifespan, a start that nobody ran keeps readiness away, and the log says who could run it."""
+    app, run = FastAPI(), list[str]()
+    resilience = install(app)
+    due(resilience.lifecycle, lambda: run.append("run"))
+    async with browse(app) as client:
+        refused = await client.get("/readyz")
+        await resilience.lifecycle.astart()
+        assert (await client.get("/readyz")).status_code == 200
+    assert (refused.status_code, "lifecycle failed: starting" in refused.text, run) == (503, True, ["run"])
+    assert [record.message for record in caplog.records if "start" in record.message] == [START_IS_DUE]
+
+
 async def test_second_install_changes_nothing(browse: Any) -> None:
     """Installing twice is installing once."""
     app = FastAPI()
@@ -184,6 +201,49 @@ async def test_middleware_alone(browse: Any) -> None:
     async with browse(app) as client:
         assert (await client.get("/boom")).json()["code"] == "INTERNAL"
         assert (await client.get("/livez")).status_code == 404
+
+
+async def test_middleware_alone_is_ready_when_the_application_is() -> None:
+    """Without `install`, readiness comes when the application's own start is complete."""
+    states, resilience = list[str](), Resilience()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        states.append(resilience.lifecycle.state)
+        yield
+
+    app = FastAPI(lifespan=lifespan)
+    app.add_middleware(ResilienceMiddleware, resilience=resilience)
+    async with life(app):
+        states.append(resilience.lifecycle.state)
+    assert states == ["starting", "ready"]
+
+
+async def test_middleware_alone_leaves_a_start_that_is_due(caplog: pytest.LogCaptureFixture) -> None:
+    """Without `install` nobody but the application runs the start hooks: until it has, it is not ready."""
+    resilience = Resilience()
+    resilience.lifecycle.on_start(lambda: None)
+    app = FastAPI()
+    app.add_middleware(ResilienceMiddleware, resilience=resilience)
+    async with life(app):
+        assert resilience.lifecycle.state == "starting"
+    assert START_IS_DUE in caplog.messages
+
+
+async def test_application_without_lifespan(browse: Any) -> None:
+    """An application that knows no lifespan, and says so as ASGI has it, is ready at its first request."""
+
+    async def plain(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await Response()(scope, receive, send)
+
+    resilience = Resilience()
+    app = ResilienceMiddleware(plain, resilience)
+    with pytest.raises(AssertionError):
+        await app({"type": "lifespan"}, *[None] * 2)  # type: ignore[arg-type]  # it does not come to that
+    async with browse(app) as client:
+        assert (await client.get("/")).status_code == 200
+    assert resilience.lifecycle.is_ready
 
 
 class TestProbes:
