@@ -18,55 +18,24 @@ from typing import Any, TypeAlias
 from anyio import CapacityLimiter, to_thread
 
 from resilience.errors import DeadlineExceededError
-from resilience.timeout import Deadline
 from resilience_fastapi._exchange import Exchange
 
-__all__ = ("Bell", "Timer")
+__all__ = ("Call", "Timer", "call_of")
 
 Answer: TypeAlias = Callable[[Exchange, Exception], Coroutine[Any, Any, None]]
-_Call: TypeAlias = "tuple[asyncio.Task[Any], int, Context]"
+Call: TypeAlias = "tuple[asyncio.Task[Any], int, Context]"
 """Who works on a request, how often that task had been cancelled before, and what it knows."""
 
-_TICKS = 200
-"""Per second."""
 _LOOK_AGAIN = 0.05
 _IN_THREAD: CodeType = to_thread.run_sync.__code__
 _IN_QUEUE = CapacityLimiter.acquire_on_behalf_of.__name__
 
 
-class Bell:
-    """Rings for the deadlines of one event loop, a few milliseconds late at most.
-
-    A timer of the loop costs more than the rest of a request's bookkeeping, and hardly any is ever needed: requests
-    that are due in the same few milliseconds share one, and leave it when they are done.
-    """
-
-    __slots__ = ("_answer", "_due", "loop")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, answer: Answer) -> None:
-        self.loop = loop
-        self._answer = answer
-        self._due: dict[int, dict[Exchange, _Call]] = {}
-
-    def watch(self, exchange: Exchange, deadline: Deadline) -> None:
-        """End `exchange`, which this task works on, when `deadline` passes; whoever is done takes it out of `due`."""
-        tick = int(deadline.at * _TICKS) + 1
-        due = self._due.get(tick)
-        if due is None:
-            due = self._due[tick] = {}
-            # The context of whichever request comes first must not outlive it, let alone ring for the others (L19).
-            self.loop.call_later(deadline.remaining() + 1 / _TICKS, self._ring, tick, context=Context())
-        task = asyncio.current_task(self.loop)
-        assert task is not None  # noqa: S101 - an ASGI application is always called in a task
-        due[exchange] = task, task.cancelling(), copy_context()
-        exchange.due = due
-
-    def _ring(self, tick: int) -> None:
-        due = self._due.pop(tick)
-        for exchange, call in list(due.items()):
-            exchange.timer = Timer(exchange, call, self._answer, self.loop)
-            exchange.timer.fire()
-        due.clear()
+def call_of(loop: asyncio.AbstractEventLoop) -> Call:
+    """Return who is at work here."""
+    task = asyncio.current_task(loop)
+    assert task is not None  # noqa: S101 - an ASGI application is always called in a task
+    return task, task.cancelling(), copy_context()
 
 
 class Timer:
@@ -77,11 +46,11 @@ class Timer:
 
     __slots__ = ("_answer", "_before", "_context", "_exchange", "_handle", "_is_cancelled", "_loop", "_reply", "_task")
 
-    def __init__(self, exchange: Exchange, call: _Call, answer: Answer, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, exchange: Exchange, call: Call, answer: Answer) -> None:
         self._task, self._before, self._context = call
         self._exchange = exchange
         self._answer = answer
-        self._loop = loop
+        self._loop = self._task.get_loop()
         self._reply: asyncio.Task[None] | None = None
         self._is_cancelled = False
         self._handle: asyncio.TimerHandle | None = None

@@ -23,17 +23,17 @@ _QUOTA = {"RateLimit-Policy": b"ratelimit-policy", "RateLimit": b"ratelimit"}
 _LAST = frozenset({"http.response.body", "http.response.pathsend"})
 
 
-async def _nowhere() -> None:
-    """Send nothing."""
+def _is_last(message: Message) -> bool:
+    return message["type"] in _LAST and not message.get("more_body", False)
 
 
 class Exchange:
     """Adds our headers to the answer and knows how far it has come.
 
     `started`: the status is out, so no other answer can be given. `abandoned`: the client already has another answer,
-    and what the application still says goes nowhere. `closes`: the server is about to close the connection, and the
-    client had better not use it again. `due`: where it stands until its deadline is met; `timer`: what ends it once
-    that has been missed.
+    and what the application still says goes nowhere. `stands_in`: this is that other answer, and the application is
+    still at work on its own. `closes`: the server is about to close the connection, and the client had better not use
+    it again. `due`: where it stands until its deadline is met; `timer`: what ends it once that has been missed.
     """
 
     __slots__ = (
@@ -45,6 +45,7 @@ class Exchange:
         "context",
         "due",
         "scope",
+        "stands_in",
         "started",
         "timer",
     )
@@ -55,22 +56,26 @@ class Exchange:
         self._send = send
         self.context = context
         self.scope = scope
-        self.started = self.abandoned = self.closes = False
+        self.started = self.abandoned = self.stands_in = self.closes = False
         self.due: dict[Exchange, Any] | None = None
         self.timer: Timer | None = None
 
     def send(self, message: Message) -> Awaitable[None]:
         """Pass on what the application says. No coroutine of our own: nearly all messages only pass."""
         if self.abandoned:
-            return _nowhere()
-        kind = message["type"]
-        if kind == "http.response.start":
+            return self._drop(message)
+        if message["type"] == "http.response.start":
             self.started = True
             # A copy: an application may keep one message, or one list of headers, for all its answers.
             return self._send({**message, "headers": self._headed(message.get("headers", ()))})
-        if self.context.deadline is not None and kind in _LAST and not message.get("more_body", False):
+        if self.context.deadline is not None and _is_last(message) and not self.stands_in:
             return self._complete(message)
         return self._send(message)
+
+    async def _drop(self, message: Message) -> None:
+        """Send nothing. What follows the last of the answer is background tasks, as ever."""
+        if _is_last(message):
+            self._inbound.answered(self.context)
 
     async def _complete(self, message: Message) -> None:
         """Send the last of the answer. Then the deadline is met, and background tasks may take their time."""
@@ -99,7 +104,9 @@ class Exchange:
     def abandon(self) -> Exchange:
         """Let the application speak to nobody from now on; the exchange returned speaks to the client."""
         self.abandoned = self.started = True
-        return Exchange(self._inbound, self.context, self.scope, self._receive, self._send)
+        other = Exchange(self._inbound, self.context, self.scope, self._receive, self._send)
+        other.stands_in = True
+        return other
 
     def _headed(self, given: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         headers = list(given)

@@ -10,10 +10,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from resilience import Resilience
 from resilience.envelope import ANSWERS, envelope_of
-from resilience.inbound import Inbound, RequestContext
+from resilience.inbound import Bell, Inbound, RequestContext
 from resilience.timeout import Deadline
 from resilience_fastapi._answers import ids_of, respond
-from resilience_fastapi._deadline import Bell
+from resilience_fastapi._deadline import Call, Timer, call_of
 from resilience_fastapi._exchange import SCOPE_KEY, Exchange
 from resilience_fastapi._faults import adopt_fault_handler, call, cors_inside, through_cors
 from resilience_fastapi._handlers import own_handler
@@ -47,7 +47,7 @@ class ResilienceMiddleware:
         self._wanted = {name.encode("ascii"): name for name in self._inbound.wanted}
         self._probes = Probes(resilience.health) if answers_probes else None
         self._cors = cors_inside(app)
-        self._bell: Bell | None = None
+        self._bell: Bell[Exchange, Call] | None = None
         self._app_answers_faults = False
         self._is_acquainted = False
         self._has_lifespan = False
@@ -130,8 +130,13 @@ class ResilienceMiddleware:
     def _watch(self, exchange: Exchange, deadline: Deadline) -> None:
         loop, bell = asyncio.get_running_loop(), self._bell
         if bell is None or bell.loop is not loop:
-            bell = self._bell = Bell(loop, self._answer)
-        bell.watch(exchange, deadline)
+            bell = self._bell = Bell(loop, self._ring)
+        exchange.due = due = bell.round_of(deadline)
+        due[exchange] = call_of(loop)
+
+    def _ring(self, exchange: Exchange, call: Call) -> None:
+        exchange.timer = Timer(exchange, call, self._answer)
+        exchange.timer.fire()
 
     async def _is_dealt_with(self, exchange: Exchange, error: BaseException) -> bool:
         """End the watch over an application that raised, and return whether nobody else need know."""

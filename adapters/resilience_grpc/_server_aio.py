@@ -15,7 +15,7 @@ import grpc.aio
 
 from resilience import Deadline, Resilience
 from resilience.inbound import RequestContext
-from resilience_grpc._server_bell import PATIENCE, Bell
+from resilience_grpc._server_alarm import PATIENCE, Alarms
 from resilience_grpc._server_context import Reading, Writing
 from resilience_grpc._server_guard import Guard, abort_in, is_untouched, late
 from resilience_grpc._server_method import Method, Methods, parts_of, rebuilt
@@ -51,6 +51,7 @@ class _Interceptor(grpc.aio.ServerInterceptor):
     def __init__(self, guard: Guard, executor: Executor | None) -> None:
         self._guard = guard
         self._executor = executor
+        self._alarms = Alarms()
         self._methods = Methods(self._build)
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
@@ -66,7 +67,7 @@ class _Interceptor(grpc.aio.ServerInterceptor):
         """
         method, decode, encode = parts_of(name, handler), handler.request_deserializer, handler.response_serializer
         decode = decode and (_decoding(self._guard, decode) if method.takes_stream else _attempting(decode))
-        awaited = _Awaited(self._guard, method, encode, self._executor)
+        awaited = _Awaited(self._guard, method, encode, self._executor, self._alarms)
         return rebuilt(method, awaited.behaviour(), decode, encode if method.gives_stream else None)
 
 
@@ -100,13 +101,15 @@ def _decoding(guard: Guard, decode: _Codec) -> _Codec:
 class _Awaited:
     """One method with our work around it."""
 
-    def __init__(self, guard: Guard, method: Method, encode: _Codec | None, executor: Executor | None) -> None:
+    def __init__(
+        self, guard: Guard, method: Method, encode: _Codec | None, executor: Executor | None, alarms: Alarms
+    ) -> None:
         self._guard = guard
         self._handler = method.behaviour
         self._is_plain = not _is_async(method.behaviour)
         self._method = bridged(method, executor) if self._is_plain else method
         self._encode = encode
-        self._bell: Bell | None = None
+        self._alarms = alarms
         self._behaviour, self._gives_stream = self._method.behaviour, method.gives_stream
         self._has_own_end = self._gives_stream or not self._is_plain  # a thread cannot be stopped, a write can
 
@@ -135,7 +138,7 @@ class _Awaited:
 
     async def _perform_by(self, deadline: Deadline, request: RequestContext, message: Any, servicer: Any) -> Any:
         overdue = functools.partial(self._guard.inbound.leave, request)
-        alarm = self._ringing().watch(deadline, overdue, is_of_thread=self._is_plain)
+        alarm = self._alarms.watch(deadline, overdue, is_of_thread=self._is_plain)
         try:
             answer = await self._perform(request, message, servicer, Writing(servicer, alarm))
         except BaseException as error:
@@ -144,12 +147,6 @@ class _Awaited:
             raise
         alarm.ends()
         return answer
-
-    def _ringing(self) -> Bell:
-        loop, bell = asyncio.get_running_loop(), self._bell
-        if bell is None or bell.loop is not loop:
-            bell = self._bell = Bell(loop)
-        return bell
 
     async def _perform(self, request: RequestContext, message: Any, servicer: Any, context: Any) -> Any:
         """Do what the RPC asks for; the handler sees its servicer as `context`."""
@@ -222,7 +219,7 @@ class _Awaited:
             await self._outlive()
         told = self._guard.told(error, request, servicer, self._method.name)
         # A client that does not read is not waited for: it will be told once it does.
-        alarm = self._ringing().watch(Deadline.after(PATIENCE))
+        alarm = self._alarms.watch(Deadline.after(PATIENCE))
         try:
             await servicer.abort(*told)
         except grpc.aio.UsageError:  # the handler's own abort was cut short: the client will be told that
@@ -233,7 +230,7 @@ class _Awaited:
 
     async def _outlive(self) -> None:
         """Return if a write failed for what it was; where its client has gone we are cancelled, if a little later."""
-        loop, alarm = asyncio.get_running_loop(), self._ringing().watch(Deadline.after(_MOMENT))
+        loop, alarm = asyncio.get_running_loop(), self._alarms.watch(Deadline.after(_MOMENT))
         try:
             await loop.create_future()
         except asyncio.CancelledError as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc.aio
 
-from resilience_grpc._server_bell import Alarm
+from resilience_grpc._server_alarm import Alarm
 
 __all__ = ("Reading", "Writing")
 

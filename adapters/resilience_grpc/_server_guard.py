@@ -152,8 +152,12 @@ class Guard:
         servicer.set_trailing_metadata(self.trailers(request, servicer))
 
     def leave(self, request: RequestContext) -> None:
-        """Undo what admission did: the RPC is over, and so is its deadline, for whatever it has started."""
-        self.inbound.answered(request)
+        """Undo what admission did: the RPC is over, and so is its deadline, for whatever it has started.
+
+        One that has passed stays: the RPC ended by it, and what still works for it is not to ask others for anything.
+        """
+        if request.deadline is not None and not request.deadline.expired:
+            self.inbound.answered(request)
         self.inbound.leave(request)
         request.source = None  # it may hold us, too, and only the garbage collector could part them
 

@@ -1,5 +1,6 @@
 """The server side, without a framework: who asks, under which id, until when, and whether the request may come in."""
 
+from resilience.inbound._bell import Bell
 from resilience.inbound._context import RequestContext, current_request
 from resilience.inbound._gate import Inbound
 from resilience.inbound._key import KeyRule
@@ -7,4 +8,13 @@ from resilience.inbound._options import ServerOptions
 from resilience.inbound._quota import Quota
 from resilience.inbound._route import RouteLimit
 
-__all__ = ("Inbound", "KeyRule", "Quota", "RequestContext", "RouteLimit", "ServerOptions", "current_request")
+__all__ = (
+    "Bell",
+    "Inbound",
+    "KeyRule",
+    "Quota",
+    "RequestContext",
+    "RouteLimit",
+    "ServerOptions",
+    "current_request",
+)

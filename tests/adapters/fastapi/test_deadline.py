@@ -295,6 +295,30 @@ def test_thread_keeps_its_place(serve: Any, toolkit: Any, kind: str) -> None:
         assert client.get("/quick").status_code == 200
 
 
+async def test_what_goes_on_late_asks_nobody(browse: Any, toolkit: Any) -> None:
+    """A thread that works on after the 504 has no more time than before it; its background tasks do, as ever."""
+    app, go_on, left = FastAPI(), threading.Event(), list[bool]()
+
+    def look() -> None:
+        deadline = Deadline.current()
+        left.append(deadline is not None and deadline.expired)
+
+    @app.get("/")
+    def work(tasks: BackgroundTasks) -> str:
+        tasks.add_task(look)
+        go_on.wait(5)
+        look()
+        return "late"
+
+    install(app, toolkit(server__deadline="50ms"))
+    async with browse(app) as client:
+        answering = asyncio.create_task(client.get("/"))
+        await asyncio.sleep(0.2)
+        go_on.set()
+        assert (await answering).status_code == 504
+    assert left == [True, False]
+
+
 async def test_queueing_for_a_thread_is_given_up(browse: Any, toolkit: Any) -> None:
     """A request that still waits for a worker thread when its caller has gone is never begun."""
     app, calls = FastAPI(), []

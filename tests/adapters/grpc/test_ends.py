@@ -18,7 +18,7 @@ from grpc_shop import KINDS, Running, Tasks, Threads
 
 from resilience import Deadline, Resilience
 from resilience_grpc import aio_server_interceptors, server_interceptors
-from resilience_grpc._server_bell import Bell
+from resilience_grpc._server_alarm import Alarms
 from resilience_grpc._server_guard import is_untouched
 from resilience_grpc._server_method import Methods
 
@@ -222,14 +222,45 @@ def test_methods_are_remembered_within_bounds() -> None:
     assert len(methods._known) <= 1024
 
 
-async def test_a_bell_tells_its_own_cancellation() -> None:
+class Delegating(Tasks):
+    """A task whose work is done by a thread, which goes on without it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: list[bool] = []
+
+    async def unary_unary(self, text: str, servicer: Any) -> str:
+        await asyncio.to_thread(self._work)
+        return text
+
+    def _work(self) -> None:
+        self.release.wait(5)
+        deadline = Deadline.current()
+        assert deadline is not None
+        self.left.append(deadline.expired)
+
+
+def test_what_goes_on_late_has_no_time(serve: Any) -> None:
+    """A thread that works on after its RPC was ended for being late has no more time than before."""
+    shop = serve("aio", {"SERVER__DEADLINE": "50ms"}, shop=Delegating())
+    assert shop.failure("unary_unary", "x").code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert shop.settled()
+    shop.shop.release.set()
+    patience = time.monotonic() + 5
+    while not shop.shop.left:
+        assert time.monotonic() < patience
+        time.sleep(0.005)
+    assert shop.shop.left == [True]
+
+
+async def test_an_alarm_tells_its_own_cancellation() -> None:
     """An alarm owns up to its own cancellation, and to nobody else's."""
-    bell = Bell(asyncio.get_running_loop())
+    alarms = Alarms()
 
     async def work(*, cancelled_by_others: bool) -> bool:
         task = asyncio.current_task()
         assert task is not None
-        alarm = bell.watch(Deadline.after(0.02))
+        alarm = alarms.watch(Deadline.after(0.02))
         if cancelled_by_others:
             asyncio.get_running_loop().call_later(0.001, task.cancel)
         try:
@@ -240,16 +271,16 @@ async def test_a_bell_tells_its_own_cancellation() -> None:
 
     assert await work(cancelled_by_others=False)
     assert await asyncio.create_task(work(cancelled_by_others=True)) is False
-    assert bell._due == {} or all(not due for due in bell._due.values())
 
 
 async def test_an_alarm_that_is_not_needed_never_rings() -> None:
     """Work done in time is left alone, whoever else is due in the same moment."""
-    bell = Bell(asyncio.get_running_loop())
-    alarm = bell.watch(Deadline.after(0.02))
+    alarms, complaints = Alarms(), list[Any]()
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
+    alarm = alarms.watch(Deadline.after(0.02))
     assert not alarm.ends()
     await asyncio.sleep(0.05)
-    assert bell._due == {}
+    assert complaints == []
 
 
 def test_the_stacks_have_their_own() -> None:

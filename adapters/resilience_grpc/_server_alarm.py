@@ -1,20 +1,16 @@
-"""The deadline has come: tasks are stopped on time, at less than a timer each."""
+"""The deadline has come: the task of an RPC is stopped, but for its writes."""
 
 from __future__ import annotations
 
 import asyncio
 import types
 from collections.abc import Awaitable, Callable, Generator
-from contextvars import Context
 from typing import Any
 
 from resilience import Deadline
+from resilience.inbound import Bell
 
-__all__ = ("PATIENCE", "Alarm", "Bell")
-
-_TICKS = 200
-"""Per second."""
-
+__all__ = ("PATIENCE", "Alarm", "Alarms")
 
 PATIENCE = 1.0
 """Seconds for which a client that does not read is waited for."""
@@ -101,35 +97,28 @@ def _turn() -> Generator[None, None, None]:
     yield
 
 
-class Bell:
-    """Rings for the deadlines of one event loop, a few milliseconds late at most.
+class Alarms:
+    """Those of one server."""
 
-    A timer of the loop costs more than all else that is done for an RPC, and hardly any is ever needed: those due in
-    the same few milliseconds share one, and leave it when they are done.
-    """
+    __slots__ = ("_bell",)
 
-    __slots__ = ("_due", "loop")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self._due: dict[int, dict[Alarm, None]] = {}
+    def __init__(self) -> None:
+        self._bell: Bell[Alarm, None] | None = None
 
     def watch(
         self, deadline: Deadline, overdue: Callable[[], object] | None = None, *, is_of_thread: bool = False
     ) -> Alarm:
         """Have the running task stopped when `deadline` passes, unless its alarm `ends` before."""
-        tick = int(deadline.at * _TICKS) + 1
-        due = self._due.get(tick)
-        if due is None:
-            due = self._due[tick] = {}
-            # The context of whichever RPC comes first must not outlive it, let alone ring for the others (L19).
-            self.loop.call_later(deadline.remaining() + 1 / _TICKS, self._ring, tick, context=Context())
-        task = asyncio.current_task(self.loop)
+        loop, bell = asyncio.get_running_loop(), self._bell
+        if bell is None or bell.loop is not loop:
+            bell = self._bell = Bell(loop, _ring)
+        due = bell.round_of(deadline)
+        task = asyncio.current_task(loop)
         assert task is not None  # noqa: S101 - grpc.aio serves every RPC in a task
         alarm = Alarm(task, due, overdue, is_of_thread=is_of_thread)
         due[alarm] = None
         return alarm
 
-    def _ring(self, tick: int) -> None:
-        for alarm in self._due.pop(tick):
-            alarm.ring()
+
+def _ring(alarm: Alarm, _: None) -> None:
+    alarm.ring()
