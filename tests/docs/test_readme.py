@@ -1,16 +1,21 @@
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
-from resilience import Resilience
+from resilience import ConfigurationError, Resilience
+from resilience.config import ConfigurationWarning
+from resilience.config._schema import POLICIES
 from resilience.retry import Retry
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
@@ -42,12 +47,56 @@ async def test_one_line_of_middleware_does_what_it_says() -> None:
 
 def test_variables_of_the_readme_are_understood() -> None:
     """The variables of the third example configure the pipeline they name."""
-    exports = [shlex.split(line)[1] for line in README.splitlines() if line.startswith("export ")]
-    with_values = dict(export.split("=", 1) for export in exports)
-    resilience = Resilience.from_env(with_values)
+    resilience = Resilience.from_env(exports())
     policies = {type(policy).__name__: policy for policy in resilience.pipeline("payments").policies}
     retry = policies["Retry"]
     assert isinstance(retry, Retry)
     assert retry.options.attempts == 4
     assert "Timeout" in policies
     resilience.close()
+
+
+def exports() -> dict[str, str]:
+    """Return the variables of the third example."""
+    return dict(shlex.split(line)[1].split("=", 1) for line in README.splitlines() if line.startswith("export "))
+
+
+def test_every_policy_but_those_of_functions_has_variables() -> None:
+    """Of the policies that have a name as a plugin, `Fallback` alone cannot be configured by text."""
+    built_in = set(PROJECT["entry-points"]["resilience.policies"].values())
+    configured = {known.constructor for known in POLICIES}
+    assert {path.rpartition(":")[2] for path in built_in} - {made.__name__ for made in configured} == {"Fallback"}
+
+
+def test_wrong_values_stop_the_start_together() -> None:
+    """Two values that are wrong are one error, which names both variables."""
+    wrong = {name: "x" for name in exports() if name.endswith(("SECONDS", "ATTEMPTS"))}
+    with pytest.raises(ConfigurationError) as caught:
+        Resilience.from_env({**exports(), **wrong})
+    assert len(wrong) == 2
+    assert all(name in str(caught.value) for name in wrong)
+
+
+def test_a_misspelled_name_is_a_warning_or_an_error() -> None:
+    """A variable that nothing reads is warned about, and refused with RESILIENCE_STRICT=true."""
+    misspelled = {"RESILIENCE_PIPELINE__PAYMENTS__RETRY__ATEMPTS": "4"}
+    with pytest.warns(ConfigurationWarning, match="ATTEMPTS"):
+        Resilience.from_env(misspelled).close()
+    with pytest.raises(ConfigurationError, match="ATTEMPTS"):
+        Resilience.from_env({**misspelled, "RESILIENCE_STRICT": "true"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_extras_exist(page: Path) -> None:
+    """Whatever a page tells to install, every extra is one of the distribution."""
+    lines = [line for line in page.read_text().splitlines() if "pip install" in line]
+    named = re.findall(r"(?:resilience-plugins|'\.)\[([\w,]+)\]", "\n".join(lines))
+    assert {extra for names in named for extra in names.split(",")} <= set(PROJECT["optional-dependencies"])
+
+
+def test_the_readme_names_extras_that_exist() -> None:
+    """The extras it lists in words exist, too."""
+    (sentence,) = re.findall(r"^Or (.+?), in any combination: `\[([\w,]+)\]`", README, re.MULTILINE)
+    named = re.findall(r"`(\w+)`", sentence[0]) + sentence[1].split(",")
+    assert len(named) >= 8
+    assert set(named) <= set(PROJECT["optional-dependencies"])
