@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from starlette.requests import HTTPConnection, Request
@@ -23,6 +24,8 @@ from resilience_fastapi._scope import path_of, user_of
 from resilience_fastapi._websocket import Socket
 
 __all__ = ("ResilienceMiddleware",)
+
+_log = logging.getLogger("resilience")
 
 
 class ResilienceMiddleware:
@@ -148,11 +151,14 @@ class ResilienceMiddleware:
     async def _answered(self, exchange: Exchange, error: Exception) -> bool:
         """Answer `error` if nobody has, and return whether that was all there is to it.
 
-        An unhandled error is answered too, and goes on: the server logs it, once.
+        An unhandled error is answered too, and goes on: the server logs its traceback, once.
         """
+        is_answer = isinstance(error, ANSWERS)
+        if exchange.started or not is_answer:
+            # The server logs it when we have left, and then nothing knows any more whose request it was.
+            _log.error("request %s ended by an unhandled %s", exchange.context.request_id, type(error).__name__)
         if exchange.started:
             return False
-        is_answer = isinstance(error, ANSWERS)
         if is_answer or not self._app_answers_faults:
             # Servers close a connection whose application raised; a client not told would lose its next request.
             exchange.closes = not is_answer
@@ -183,9 +189,14 @@ class ResilienceMiddleware:
         try:
             await self.app(scope, receive, watched)
         except Exception as error:
-            if not is_started and not self._app_answers_faults:
-                await respond(scope, envelope_of(error, **ids_of(scope)))(scope, receive, send)
-            raise
+            is_answer = isinstance(error, ANSWERS)
+            if not is_started and (is_answer or not self._app_answers_faults):
+                response = respond(scope, envelope_of(error, **ids_of(scope)))
+                if not is_answer and scope.get("http_version", "1.1").startswith("1"):
+                    response.headers["Connection"] = "close"  # the server will, and nobody outside knows that it will
+                await response(scope, receive, send)
+            if is_started or not is_answer:
+                raise
 
     async def _attend(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Accompany a websocket: known, counted and drained, but neither limited nor timed - it is not one request."""

@@ -91,8 +91,11 @@ ERRORS: dict[str, Exception] = {
 }
 
 
-async def test_unhandled_error_is_an_envelope(browse: Any) -> None:
-    """An unhandled error is a fixed message, a code and the request's ids, and nothing of the error itself (L16)."""
+async def test_unhandled_error_is_an_envelope(browse: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """An unhandled error is a fixed message, a code and the request's ids, and nothing of the error itself (L16).
+
+    The id that the client is given is in the log, beside the traceback that the server writes.
+    """
     app = shop()
     install(app)
     async with browse(app) as client:
@@ -103,6 +106,7 @@ async def test_unhandled_error_is_an_envelope(browse: Any) -> None:
     assert answer.json()["request_id"] == answer.headers["X-Request-ID"] == "abc-1"
     assert answer.json()["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"
     assert SECRET not in answer.text
+    assert [record.getMessage() for record in caplog.records] == ["request abc-1 ended by an unhandled ValueError"]
 
 
 @pytest.mark.parametrize("is_cors_first", [True, False])
