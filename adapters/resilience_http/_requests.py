@@ -63,7 +63,12 @@ class ResilienceAdapter(HTTPAdapter):
 
     Raises `RejectedError` where a policy refuses, and an error that is both a `DeadlineExceededError` and a
     `requests.Timeout` where the deadline in force leaves no time.
+
+    A session can be pickled with one that takes all from the configuration: where it is unpickled it is configured by
+    what is set there. With a `Resilience` or `Pipeline` of its own it is a `TypeError`.
     """
+
+    __attrs__ = (*HTTPAdapter.__attrs__, "_given", "_sends_context", "_raises_envelopes", "_catalog")
 
     def __init__(
         self,
@@ -76,13 +81,31 @@ class ResilienceAdapter(HTTPAdapter):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        toolkit = Resilience.from_env() if resilience is None else resilience
-        self._guards = Guards(pipeline_for(toolkit, pipeline, _ERRORS), _when_closed)
-        self.toolkit = toolkit
-        self.outbound = Outbound.of(toolkit)
+        self._given = resilience, pipeline
         self._sends_context = sends_context
         self._raises_envelopes = raises_envelopes
         self._catalog = catalog
+        self._build()
+
+    def _build(self) -> None:
+        resilience, pipeline = self._given
+        self.toolkit = Resilience.from_env() if resilience is None else resilience
+        self._guards = Guards(pipeline_for(self.toolkit, pipeline, _ERRORS), _when_closed)
+        self.outbound = Outbound.of(self.toolkit)
+
+    def __getstate__(self) -> object:
+        resilience, pipeline = self._given
+        if resilience is not None or isinstance(pipeline, Pipeline):
+            raise TypeError(
+                "this ResilienceAdapter cannot be copied or pickled: its Resilience or Pipeline lives in this process. "
+                "Name a pipeline that is configured (ResilienceAdapter(pipeline='payments')), or mount the adapter "
+                "where the session is used."
+            )
+        return super().__getstate__()
+
+    def __setstate__(self, state: object) -> None:
+        super().__setstate__(state)  # type: ignore[misc]  # the stubs leave it out
+        self._build()
 
     @property
     def pipeline(self) -> Pipeline:

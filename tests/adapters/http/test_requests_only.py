@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -102,3 +105,29 @@ def test_options_of_the_adapter() -> None:
     assert made._pool_maxsize == 3
     with pytest.raises(TypeError):
         ResilienceAdapter(Resilience(), pool_size=3)
+
+
+def test_sessions_can_be_pickled(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pickled session guards its requests where it is unpickled, by what is configured there."""
+    with requests.Session() as client:
+        client.mount("http://", ResilienceAdapter(pipeline="payments", sends_context=False, pool_maxsize=3))
+        pickled = pickle.dumps(client)
+    monkeypatch.setenv("RESILIENCE_PIPELINE__PAYMENTS__RETRY__ATTEMPTS", "2")
+    monkeypatch.setenv("RESILIENCE_PIPELINE__PAYMENTS__RETRY__WAIT_INITIAL", "1ms")
+    upstream.answers(503)
+    with pickle.loads(pickled) as client, RequestContext("abc"):
+        assert client.get(upstream.url).status_code == 200
+        assert client.get_adapter("http://")._pool_maxsize == 3
+    assert ["x-request-id" in headers for _, headers, _ in upstream.seen] == [False, False]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: ResilienceAdapter(Resilience()), lambda: ResilienceAdapter(pipeline=Pipeline("p"))],
+    ids=["toolkit", "pipeline"],
+)
+def test_what_lives_in_a_process_stays_there(make: Callable[[], ResilienceAdapter]) -> None:
+    """An adapter whose policies were made by hand says at once that it cannot be copied, and what can be done."""
+    for attempt in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(TypeError, match="Name a pipeline that is configured"):
+            attempt(make())
