@@ -102,6 +102,36 @@ def test_connections_are_kept_alive(serve: Any, toolkit: Any) -> None:
     connection.close()
 
 
+@pytest.mark.parametrize("error", [AppError("USER_001", http_status=409), ValueError()], ids=["answer", "fault"])
+def test_middleware_of_a_mounted_application_raises(
+    serve: Any, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """Raised inside a mounted application, an error of ours costs no connection, and a fault is closed and logged."""
+    is_fault, app, sub = isinstance(error, ValueError), FastAPI(), FastAPI()
+
+    class Refusing:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            raise error
+
+    sub.add_middleware(Refusing)
+    install(sub)
+    app.mount("/sub", sub)
+    install(app)
+    caplog.set_level(logging.ERROR)
+    connection = http.client.HTTPConnection(urlsplit(serve(app)).netloc, timeout=5)
+    for _ in range(2):
+        connection.request("GET", "/sub/")
+        answer = connection.getresponse()
+        code = json.loads(answer.read())["code"]
+        assert (answer.status, code) == ((500, "INTERNAL") if is_fault else (409, "USER_001"))
+        assert answer.will_close == is_fault
+    connection.close()
+    assert bool(caplog.records) == is_fault
+
+
 class TestWebsockets:
     def test_talk(self, serve: Any, toolkit: Any) -> None:
         """A websocket works as without us: known, counted, identified, without a deadline or a place taken."""
