@@ -10,7 +10,7 @@ from flask import Response, current_app, request
 from resilience.envelope import Envelope, wants_problem
 from resilience.inbound import RequestContext, ServerOptions
 
-__all__ = ("CONTEXT", "context_of", "ids_of", "localized", "rendered", "respond")
+__all__ = ("CONTEXT", "context_of", "ids_of", "rendered", "respond")
 
 CONTEXT = "resilience.context"
 """Where the request's `RequestContext` stands in the WSGI environ."""
@@ -32,14 +32,6 @@ def ids_of(environ: Mapping[str, Any]) -> dict[str, str]:
     return {"request_id": context.request_id, "trace_id": context.trace_id}
 
 
-def localized(environ: Mapping[str, Any], envelope: Envelope) -> Envelope:
-    """Return `envelope` in the language this client reads best."""
-    context = context_of(environ)
-    if context is None or context.inbound is None:
-        return envelope
-    return context.inbound.localized(envelope, environ.get("HTTP_ACCEPT_LANGUAGE"))
-
-
 def rendered(environ: Mapping[str, Any], envelope: Envelope) -> tuple[bytes, dict[str, str]]:
     """Return the body, in the shape and language this client wants, and the headers that belong to it."""
     context, options = context_of(environ), _DEFAULTS
@@ -53,7 +45,6 @@ def rendered(environ: Mapping[str, Any], envelope: Envelope) -> tuple[bytes, dic
 
 def respond(envelope: Envelope, kept: Iterable[tuple[str, str]] = ()) -> Response:
     """Return the response for `envelope`; headers in `kept` stand as they are, whatever the envelope would say."""
-    envelope = localized(request.environ, envelope)
     body, headers = rendered(request.environ, envelope)
     response = current_app.response_class(body, envelope.http_status, headers)
     given = list(kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
+from operator import call
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from resilience.errors import DeadlineExceededError
@@ -53,16 +54,19 @@ class Exchange:
         self._is_begun = False
         self._body: Iterable[bytes] = ()
         self._next: Callable[[], bytes] = cast("Iterator[bytes]", _NOTHING).__next__
+        self._run: Callable[..., Any] = call
+        self._written: Write | None = None
 
     def start(self, status: str, headers: Headers, exc_info: Any = None, /) -> Write:
         """Stand in for the server's `start_response`."""
         headers, is_measured = self._headed(headers)
         if exc_info is not None and self._waiting is None:
             return self._start(status, headers, exc_info)
-        self._waiting = None
         if is_measured:
-            return self._start(status, headers)
-        self._waiting = status, headers
+            self._waiting = None
+            self._written = self._start(status, headers)
+        else:
+            self._waiting = status, headers
         return self._write
 
     def _headed(self, given: Headers) -> tuple[Headers, bool]:
@@ -84,13 +88,14 @@ class Exchange:
         """Send what an application writes past its body, as WSGI allows it to."""
         if self._waiting is not None:
             self._release()
+        assert self._written is not None  # noqa: S101 - whoever has this function has said a status
         return self._written(piece)
 
     def _release(self) -> None:
         """Send the status that waited."""
         assert self._waiting is not None  # noqa: S101 - an application that says nothing is in breach of WSGI
         (status, headers), self._waiting = self._waiting, None
-        self._written: Write = self._start(status, headers)
+        self._written = self._start(status, headers)
 
     def carry(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """Return what the server is to send for `body`. Called inside the request's context, which is kept."""
@@ -121,7 +126,7 @@ class Exchange:
 
     def __next__(self) -> bytes:
         try:
-            piece = self._run(self._next)
+            piece: bytes = self._run(self._next)
         except StopIteration:
             if self._waiting is not None:
                 self._release()

@@ -58,12 +58,15 @@ class Layer:
                 raise
 
     def _acquaint(self) -> None:
-        """Look at the finished application once, at its first request: until then routes may be added."""
-        self.is_acquainted = True
+        """Look at the finished application once, at its first request: until then routes may be added.
+
+        Another request that comes meanwhile looks for itself, and sees the same: none is served by half of the rules.
+        """
         self._probes.find_routes(self.app)
         self._exempt = frozenset(endpoint for endpoint in self.app.view_functions if is_exempt(self.app, endpoint))
         self.attend()
         self.resilience.lifecycle.started_unless_due()
+        self.is_acquainted = True
 
     def attend(self) -> None:
         """Have SIGTERM drain, and the end of the process stop, what is guarded here: servers tell WSGI of neither.
@@ -136,7 +139,7 @@ class Layer:
         body, own = rendered(environ, envelope)
         own["Content-Length"] = str(len(body))
         dropped = _OF_THE_BODY.union(name.lower() for name in own) - {"vary"}
-        kept = [(name, value) for name, value in given if not _speaks_of(name.lower(), dropped)]
+        kept = [(name, value) for name, value in given if name.lower() not in dropped]
         status = f"{envelope.http_status} {_phrase(envelope.http_status)}"
         return body, (status, [*kept, *own.items(), ("Vary", "Accept")])
 
@@ -150,11 +153,28 @@ class Layer:
         app.logger.error("Exception on %s [%s], in the body", path, method, exc_info=sys.exc_info())
 
 
-_OF_THE_BODY = frozenset({"etag", "last-modified", "cache-control", "expires", "accept-ranges", "retry-after"})
-
-
-def _speaks_of(name: str, dropped: frozenset[str]) -> bool:
-    return name in dropped or name.startswith("content-")
+_OF_THE_BODY = frozenset(
+    {
+        "accept-ranges",
+        "cache-control",
+        "content-digest",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-length",
+        "content-location",
+        "content-md5",
+        "content-range",
+        "content-type",
+        "digest",
+        "etag",
+        "expires",
+        "last-modified",
+        "repr-digest",
+        "retry-after",
+    }
+)
+"""By name, for not all that begins with `content-` is about the body: there is `Content-Security-Policy`."""
 
 
 def _phrase(status: int) -> str:

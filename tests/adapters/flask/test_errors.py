@@ -290,7 +290,8 @@ class TestStreams:
     def test_that_fails_before_it_begins(
         self, app: Flask, browse: Any, caplog: pytest.LogCaptureFixture, error: Exception, status: int
     ) -> None:
-        """A stream that fails before its first piece is answered: CORS stays, what spoke of the body does not."""
+        """A stream that fails before its first piece is answered: CORS and CSP stay, what spoke of the body goes."""
+        spoke = ("ETag", "Content-Encoding", "Content-Disposition", "Content-Language", "Content-Range", "Repr-Digest")
 
         def pieces() -> Iterator[str]:
             for failure in [error]:
@@ -300,14 +301,16 @@ class TestStreams:
         @app.get("/")
         def root() -> Response:
             answer = Response(pieces(), mimetype="text/csv")
-            answer.headers.update({"Access-Control-Allow-Origin": "*", "ETag": '"1"', "Content-Encoding": "x"})
+            answer.headers.update({"Access-Control-Allow-Origin": "*", "Content-Security-Policy": "default-src 'none'"})
+            answer.headers.update(dict.fromkeys(spoke, "x"))
             return answer
 
         FlaskResilience(app)
         answer = browse(app).get("/", headers={"X-Request-ID": "abc"})
         assert (answer.status_code, answer.json["request_id"]) == (status, "abc")
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
-        assert not {"ETag", "Content-Encoding"} & set(answer.headers.keys())
+        assert answer.headers["Content-Security-Policy"] == "default-src 'none'"
+        assert not set(spoke) & set(answer.headers.keys())
         assert answer.headers.getlist("Content-Type") == ["application/json"]
         assert "secret" not in answer.text
         logged = [record for record in caplog.records if record.levelno == logging.ERROR]

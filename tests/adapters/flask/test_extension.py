@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
 from typing import Any
 
 import pytest
@@ -217,6 +218,31 @@ def test_start_is_somebody_s_to_declare(app: Flask, browse: Any, toolkit: Any) -
     assert (client.get("/readyz").status_code, done) == (200, ["warm"])
 
 
+def test_first_requests_at_once(app: Flask, browse: Any, toolkit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that comes while the first one still looks at the application is served by the same rules."""
+    resilience, looking, go_on = toolkit(server__rate_limit="1/hour"), threading.Event(), threading.Event()
+    app.add_url_rule("/readyz", "readyz", lambda: "mine")
+    app.add_url_rule("/free", "free", exempt(lambda: "free"))
+    FlaskResilience(app, resilience)
+    rules = app.url_map.iter_rules
+
+    def slowly() -> Any:
+        if not looking.is_set():
+            looking.set()
+            go_on.wait(10)
+        return rules()
+
+    monkeypatch.setattr(app.url_map, "iter_rules", slowly)
+    first = threading.Thread(target=lambda: browse(app).get("/readyz"))
+    first.start()
+    assert looking.wait(5)
+    answers = [browse(app).get(path).text for path in ("/readyz", "/free", "/free")]
+    is_ready = resilience.lifecycle.is_ready
+    go_on.set()
+    first.join(5)
+    assert (answers, is_ready) == (["mine", "free", "free"], True)
+
+
 def test_without_a_layer(app: Flask) -> None:
     """Code run by `test_request_context` does without the layer, and nothing of ours fails there."""
     FlaskResilience(app)
@@ -244,6 +270,26 @@ def test_write(app: Flask) -> None:
     FlaskResilience(app)
     sent += app(EnvironBuilder().get_environ(), start_response)
     assert sent == ["200 OK", b"first ", b"second ", b"third"]
+
+
+def test_write_after_second_thoughts(app: Flask) -> None:
+    """What writes past the body is the same before and after the status is replaced, as it is in every server."""
+    sent: list[Any] = []
+
+    def unsure(_environ: Any, start_response: Any) -> Any:
+        write = start_response("200 OK", [])
+        start_response("503 Unsure", [("Content-Length", "5")], (ValueError, ValueError(), None))
+        write(b"sorry")
+        return []
+
+    def start_response(status: str, _headers: Any, _exc_info: Any = None) -> Any:
+        sent.append(status)
+        return sent.append
+
+    vars(app)["wsgi_app"] = unsure
+    FlaskResilience(app)
+    sent += app(EnvironBuilder().get_environ(), start_response)
+    assert sent == ["503 Unsure", b"sorry"]
 
 
 @pytest.mark.parametrize("is_sent", [True, False])
