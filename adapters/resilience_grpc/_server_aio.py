@@ -156,6 +156,8 @@ class _Awaited:
         quota = guard.inbound.admit(request)
         if quota is not None:
             await guard.inbound.acharge(request, quota)
+        if guard.shows_quotas:
+            guard.complete(request, servicer)  # already: an abort of the handler's own is sent at once
         if guard.validate is not None or message is _Malformed:
             message, context = await self._checked(message, context)
         answer = self._behaviour(message, context)

@@ -56,6 +56,7 @@ class Guard:
         self.catalog = toolkit.catalog
         self.authenticate = authenticate
         self.validate = validate
+        self.shows_quotas = self.inbound.options.rate_limit_headers
         self._wanted = self.inbound.wanted | {_LANGUAGE}
         toolkit.health.attach(toolkit.lifecycle)
 
@@ -143,7 +144,7 @@ class Guard:
 
     def complete(self, request: RequestContext, servicer: Any) -> None:
         """Have the trailing metadata name the request, also where the handler set its own."""
-        if request.charges and self.inbound.options.rate_limit_headers:
+        if request.charges and self.shows_quotas:
             servicer.set_trailing_metadata(self.trailers(request, servicer))
             return
         for name, _ in servicer.trailing_metadata() or ():

@@ -143,6 +143,14 @@ def test_rate_limit(serve: Any, stack: str, kind: str) -> None:
     assert shop.settled()
 
 
+def test_quotas_are_shown_with_an_abort(serve: Any, stack: str, kind: str) -> None:
+    """An RPC that its handler aborts tells what is left of the quota, as one that succeeds does."""
+    shop = serve(stack, {"SERVER__RATE_LIMIT": "2/hour", "SERVER__RATE_LIMIT_HEADERS": "true"})
+    failed = shop.failure(kind, "abort")
+    assert failed.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert dict(failed.trailing_metadata())["ratelimit"].startswith('"default";r=1;')
+
+
 def test_keys_may_be_computed(serve: Any, stack: str) -> None:
     """`key` says whose quota an RPC is charged to."""
     shop = serve(stack, {"SERVER__RATE_LIMIT": "1/hour"}, key=lambda servicer: str(by_token(servicer)))
