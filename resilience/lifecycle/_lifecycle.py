@@ -98,18 +98,10 @@ class Lifecycle(Hooks, Standing):
 
         return await_for(self.waiting(self._need(check, timeout, interval, name)))
 
-    def drain(self) -> bool:
-        """Declare that no new requests are wanted, and start the drain hooks in the background.
-
-        Requests under way go on, and whoever accepts new ones still does; see `wait_drained` and `stop`.
-        """
-        has_changed = super().drain()
-        if has_changed and self._hooks[DRAIN]:
-            self._say_goodbye()
-        return has_changed
-
-    def _say_goodbye(self) -> None:
-        over = self._goodbye = threading.Event()
+    def _say_goodbye(self, over: threading.Event) -> None:
+        if not self._hooks[DRAIN]:
+            over.set()
+            return
 
         def run() -> None:
             try:

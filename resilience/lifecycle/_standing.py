@@ -90,6 +90,7 @@ class Standing(Presence):
         return self._become(STOPPED)
 
     def _become(self, state: str) -> bool:
+        woken, goodbye = set[Callable[[], None]](), None
         with self._lock:
             now = self._clock()
             change = self._machine.become(state, now)
@@ -98,11 +99,20 @@ class Standing(Presence):
                 self._record(change, now)
                 if change.before == STOPPED:
                     self._forget_the_last_life()
-            woken = self._drain_watchers.copy() if change is not None and state == DRAINING else ()
+                if state == DRAINING:
+                    woken = self._drain_watchers.copy()
+                    # No later than the state: whoever comes to stop meanwhile has to find what to wait for.
+                    goodbye = self._goodbye = threading.Event()
+        if goodbye is not None:
+            self._say_goodbye(goodbye)
         self.events.deliver()
         for wake in woken:
             wake()
         return change is not None
+
+    def _say_goodbye(self, over: threading.Event) -> None:
+        """Set `over` when all is done that has to be when a drain begins. Does not wait for it."""
+        over.set()
 
     def watch_drain(self, wake: Callable[[], None]) -> bool:
         """Have `wake` called when a drain begins, by whoever begins it; False (and no call) where one has already.
@@ -131,7 +141,10 @@ class Standing(Presence):
         self.drain()
 
     def drain(self) -> bool:
-        """Declare that no new requests are wanted."""
+        """Declare that no new requests are wanted, and start the drain hooks in the background.
+
+        Requests under way go on, and whoever accepts new ones still does; see `wait_drained` and `stop`.
+        """
         return self._become(DRAINING)
 
     def begin(self, loop: AbstractEventLoop | None) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from resilience.errors import ConfigurationError, StartupError
+from resilience.events import Event
 from resilience.lifecycle import Lifecycle, LifecycleOptions
 from resilience.testing import RecordingListener
 
@@ -245,6 +246,38 @@ def test_drain_hooks_block_nobody() -> None:
     release.set()
     stopping.join(5)
     assert log == ["deregistered", "stopped"]
+
+
+def test_a_stop_while_listeners_are_told_of_the_drain() -> None:
+    """Drain hooks run before the stop hooks even where a stop comes before whoever listens has heard of the drain."""
+    lifecycle, log, hears, go_on = Lifecycle(), list[str](), threading.Event(), threading.Event()
+    lifecycle.on_drain(lambda: log.append("drain"))
+    lifecycle.on_stop(lambda: log.append("stop"))
+
+    def hear(event: Event) -> None:
+        if event.kind == "lifecycle.draining":
+            hears.set()
+            go_on.wait(10)
+
+    lifecycle.events.subscribe(hear)
+    lifecycle.started()
+    draining = threading.Thread(target=lifecycle.drain)
+    draining.start()
+    assert hears.wait(5)
+    lifecycle.stop()
+    go_on.set()
+    draining.join(5)
+    assert log == ["drain", "stop"]
+
+
+def test_a_listener_may_stop_at_the_drain() -> None:
+    """A listener that stops what it hears to be draining waits for the drain hooks, and they do not wait for it."""
+    lifecycle, log = Lifecycle(), list[str]()
+    lifecycle.on_drain(lambda: log.append("drain"))
+    lifecycle.on_stop(lambda: log.append("stop"))
+    lifecycle.events.subscribe(lambda event: lifecycle.stop() if event.kind == "lifecycle.draining" else None)
+    lifecycle.drain()
+    assert log == ["drain", "stop"]
 
 
 async def test_hooks_run_where_their_clients_live() -> None:
