@@ -54,7 +54,7 @@ class Methods:
         retried = [StatusCode[name] for name in self._options.retryable]
         self.decode = Decoder(self._toolkit.catalog, retried, is_aio=is_aio)
         if isinstance(pipeline, str):
-            self._toolkit.pipeline(pipeline)  # what is wrong with the name, or its settings, is said here
+            self._toolkit.existing_pipeline(pipeline)  # what is wrong with the name, or its settings, is said here
         self._is_aio = is_aio
         self.rebuild = aio_details if is_aio else Details
         self._repeatable = (*self._options.idempotent, *self._toolkit.config.client.idempotent_methods)
@@ -92,7 +92,7 @@ class Methods:
             return Pipeline(method)
         if not isinstance(chosen, Pipeline | str):
             raise ConfigurationError([Problem(f"pipeline({method!r})", chosen, "a Pipeline, the name of one, or None")])
-        return self._toolkit.pipeline(chosen) if isinstance(chosen, str) else chosen
+        return self._toolkit.existing_pipeline(chosen) if isinstance(chosen, str) else chosen
 
     def _configured(self, method: str) -> Pipeline:
         """Return the pipeline configured for the method, else for its service, else the usual one of the service."""

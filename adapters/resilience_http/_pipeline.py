@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from resilience import CircuitBreaker, DeadlineExceededError, Keyed, Pipeline, Policy, Resilience, Retry
+from resilience.errors import ConfigurationError, Problem
 from resilience.outbound import while_open
 from resilience.policy import AroundPolicy
 
@@ -55,12 +56,22 @@ def pipeline_for(toolkit: Resilience, wanted: Pipeline | str | None, errors: Err
 
     Without a name it is the one configured as `http`, or where there is none: three attempts within 30 s, and for
     each host a breaker that opens when half of its last 100 calls have failed.
+    Raises `ConfigurationError` for a name that no pipeline has.
     """
     if isinstance(wanted, Pipeline):
         return wanted
-    if wanted is None and not toolkit.config.values(pipeline=_DEFAULT_NAME):
-        return Pipeline(_DEFAULT_NAME, *_usual(errors))
-    name = _DEFAULT_NAME if wanted is None else wanted
+    if wanted is None:
+        if not toolkit.config.values(pipeline=_DEFAULT_NAME):
+            return Pipeline(_DEFAULT_NAME, *_usual(errors))
+        return _configured(toolkit, _DEFAULT_NAME, errors)
+    given: Any = wanted
+    if not isinstance(given, str):
+        raise ConfigurationError([Problem("pipeline", given, "a Pipeline, or the name of one that is configured")])
+    # What code alone has made is taken as it is; what nobody has is refused.
+    return _configured(toolkit, given, errors) if toolkit.policies(given) else toolkit.existing_pipeline(given)
+
+
+def _configured(toolkit: Resilience, name: str, errors: Errors) -> Pipeline:
     return Pipeline(name, *[_fitted(toolkit, name, policy, errors) for policy in toolkit.policies(name)])
 
 

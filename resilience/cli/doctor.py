@@ -76,6 +76,7 @@ def _findings() -> Iterator[Finding]:
     finding, config = _configuration()
     yield finding
     if config is not None:
+        yield _pipelines(config)
         yield _redis(config)
 
 
@@ -106,6 +107,12 @@ def _configuration() -> tuple[Finding, Config | None]:
         text = "\n".join(("ignored:", *(f"  {problem}" for problem in config.unknown)))
         return Finding(False, "configuration", text), config
     return Finding(True, "configuration", text), config
+
+
+def _pipelines(config: Config) -> Finding:
+    """List what code can ask for by name, so that a name it has misspelt shows."""
+    names = ", ".join(config.pipelines)
+    return Finding(True, "pipelines", names) if names else Finding(None, "pipelines", "none is configured")
 
 
 def _redis(config: Config) -> Finding:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ("Config", "Setting")
 
+_STRICT: Key = ("strict",)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -97,9 +99,19 @@ class Config:
         found = ((policy.name, self._options(policy.pattern, name)) for policy in POLICIES)
         return {kind: options for kind, options in found if options is not None}
 
+    @property
+    def is_strict(self) -> bool:
+        """Whether a name that means nothing is refused, where it would otherwise be warned about."""
+        return _STRICT in self._settled and bool(self._settled[_STRICT].value)
+
+    @property
+    def pipelines(self) -> tuple[str, ...]:
+        """The names of the pipelines that are configured, folded; `default` first."""
+        return instances(self._settled, "pipeline")
+
     def has_pipeline(self, name: str) -> bool:
         """Tell whether anything is configured for the pipeline itself, not only inherited."""
-        return fold(name) in instances(self._settled, "pipeline")
+        return fold(name) in self.pipelines
 
     def sources(self, name: str, kind: str) -> Mapping[str, str]:
         """Return where each option of one policy of the pipeline comes from; `kind` is a key of `pipeline(name)`."""
@@ -137,7 +149,7 @@ class Config:
             yield from self._of(_schema.section("limiter.*"), name)
         for name in self.budgets:
             yield from self._of(_schema.section("budget.*"), name)
-        for name in instances(self._settled, "pipeline"):
+        for name in self.pipelines:
             yield from self._of_pipeline(name)
 
     def _of_pipeline(self, name: str) -> Iterator[Setting]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,16 +11,12 @@ from resilience.config._file import read_toml
 from resilience.config._machine import settle
 from resilience.config._names import Key
 from resilience.config._reading import Reading, read_arguments, read_environment, read_file
+from resilience.config._warning import warn
 from resilience.errors import ConfigurationError, Problem
 
-__all__ = ("ConfigurationWarning", "load")
+__all__ = ("load",)
 
 _FILE: Key = ("config_file",)
-_STRICT: Key = ("strict",)
-
-
-class ConfigurationWarning(UserWarning):
-    """A variable or key under our prefix that means nothing: most likely a typing mistake."""
 
 
 def load(
@@ -43,13 +38,14 @@ def load(
     file = _file_named_by(passed, environment)
     settled, problems = settle((passed, environment, file))
     unknown = [*environment.unknown, *file.unknown]
-    is_strict = settled[_STRICT].value if _STRICT in settled else False
-    if problems or (unknown and is_strict):
+    config = Config(settled, tuple(unknown))
+    if problems or (unknown and config.is_strict):
         # A misspelt name often explains the rest, so it is listed even where it alone would only be a warning.
         raise ConfigurationError([*problems, *unknown])
     if unknown:
-        _warn(unknown)
-    return Config(settled, tuple(unknown))
+        lines = "; ".join(str(problem) for problem in unknown)
+        warn(f"ignored: {lines}. RESILIENCE_STRICT=true refuses them")
+    return config
 
 
 def _mapping(environ: Any) -> Mapping[Any, Any]:
@@ -66,8 +62,3 @@ def _file_named_by(*readings: Reading) -> Reading:
     reading = read_file(tree, entry.raw)
     reading.problems += problems
     return reading
-
-
-def _warn(unknown: list[Problem]) -> None:
-    lines = "; ".join(str(problem) for problem in unknown)
-    warnings.warn(f"ignored: {lines}. RESILIENCE_STRICT=true refuses them", ConfigurationWarning, stacklevel=3)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from resilience.config._names import fold, variable
+from resilience.config._nearest import nearest
 from resilience.errors import Problem
 
-__all__ = ("Clash", "Missing", "Unknown")
+__all__ = ("Clash", "Missing", "NoPipeline", "Unknown")
 
 
 class Unknown(Problem):
@@ -41,3 +45,20 @@ class Clash(Problem):
 
     def __str__(self) -> str:
         return f"{self.option}: {self.expected}"
+
+
+class NoPipeline(Problem):
+    """A pipeline was asked for by name that nobody has configured; `known` are those that exist, by folded name."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str, known: Mapping[str, str]) -> None:
+        hint = f"{variable(('pipeline', fold(name), '<policy>', '<field>'))} would"
+        if known:
+            meant = nearest(fold(name), known)
+            hint = f"did you mean {known[meant]}?" if meant else ""
+        super().__init__("pipeline", name, f"known: {', '.join(sorted(known.values())) or 'none'}", hint)
+
+    def __str__(self) -> str:
+        text = f"no pipeline {self.value!r} is configured; {self.expected}"
+        return text + (f" ({self.hint})" if self.hint else "")

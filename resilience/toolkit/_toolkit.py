@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from resilience._fork import renew_after_fork
 from resilience.config import Config, load
 from resilience.config._names import fold, variable
-from resilience.config._problems import Missing
-from resilience.config._schema import section
+from resilience.config._problems import Missing, NoPipeline
+from resilience.config._schema import DEFAULT, section
+from resilience.config._warning import warn
 from resilience.errors import ConfigurationError, Problem
 from resilience.options import Refused
 from resilience.pipeline import NAME, Pipeline
@@ -112,12 +113,29 @@ class Resilience:
         """Return the pipeline of this name; use it as a decorator, or in any other way a `Pipeline` is used.
 
         It holds what is configured for it, in the recommended order. A policy given here replaces the configured one
-        of its kind. With nothing configured and nothing given, calls pass through unchanged.
-        Raises `ConfigurationError` when the name is already in use with other policies.
+        of its kind. With nothing configured and nothing given, calls pass through unchanged: where other pipelines are
+        configured that is a `ConfigurationWarning`, as the name may be misspelt.
+        Raises `ConfigurationError` when the name is already in use with other policies, and in place of the warning
+        when `strict`.
         """
         _check_name("pipeline", name)
+        if not policies and self._config.pipelines and (problem := self._lacking(name)) is not None:
+            if self._config.is_strict:
+                raise ConfigurationError([problem])
+            warn(f"{problem}, so its calls pass through unchanged. RESILIENCE_STRICT=true refuses it")
         build = lambda: Pipeline(name, *compose(policies, self._configured(name)))  # noqa: E731 - two uses of one line
         return self._named(("pipeline", name), build, policies)
+
+    def existing_pipeline(self, name: str) -> Pipeline:
+        """Return the pipeline of this name that is configured, or inherits something, or has its policies from code.
+
+        For who is told a name and nothing else: a misspelt one would guard nothing.
+        Raises `ConfigurationError` where there is none, with those that there are.
+        """
+        _check_name("pipeline", name)
+        if (problem := self._lacking(name)) is not None:
+            raise ConfigurationError([problem])
+        return self.pipeline(name)
 
     def policies(self, name: str, *, key: str = "") -> tuple[Any, ...]:
         """Return new policies, as configured for the pipeline of this name: for who needs one set per host or method.
@@ -195,6 +213,16 @@ class Resilience:
         budget = self.budget(name)
         budget.configure(cast("BudgetOptions", self._config.budget(name)))
         return budget
+
+    def _lacking(self, name: str) -> NoPipeline | None:
+        """Return what is wrong with the name of a pipeline that is not configured, inherits nothing, and is empty."""
+        configured = self._config.pipelines
+        with self._lock:
+            built = [thing for (kind, _), (thing, _) in self._built.items() if kind == "pipeline"]
+        given = {fold(pipeline.name): pipeline.name for pipeline in built if pipeline.policies}
+        if DEFAULT in configured or fold(name) in {*configured, *given}:
+            return None
+        return NoPipeline(name, given | {known: known for known in configured})
 
     def _configured(self, name: str, key: str = "") -> Iterator[Any]:
         for kind, options in self._config.pipeline(name).items():

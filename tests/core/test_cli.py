@@ -312,6 +312,14 @@ def test_doctor_finds_a_typing_mistake(capsys: pytest.CaptureFixture[str], monke
     assert "did you mean RESILIENCE_SERVER__RATE_LIMIT?" in out
 
 
+def test_doctor_lists_the_pipelines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names that code can ask for stand side by side, the one that all inherit from first."""
+    assert "-     pipelines           none is configured\n" in _main(capsys, "doctor")[1]
+    monkeypatch.setenv(ATTEMPTS, "4")
+    monkeypatch.setenv("RESILIENCE_PIPELINE__DEFAULT__TIMEOUT__SECONDS", "800ms")
+    assert "ok    pipelines           default, payments\n" in _main(capsys, "doctor")[1]
+
+
 def test_doctor_tells_how_to_install_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not installed is no failure, and comes with the command that installs it."""
     monkeypatch.setitem(sys.modules, "flask", None)

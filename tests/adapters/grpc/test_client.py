@@ -522,6 +522,7 @@ def test_health_checks_are_left_alone(upstream: Upstream, make: Make) -> None:
         ({"retryable": 14}, "retryable="),
         ({"pipeline": 7}, "pipeline=7"),
         ({"pipeline": "not a name!"}, "pipeline"),
+        ({"pipeline": "paymnets"}, "no pipeline 'paymnets' is configured"),
     ],
 )
 def test_bad_arguments_are_refused_at_once(interceptors: Any, wrong: dict[str, Any], told: str) -> None:
@@ -544,3 +545,5 @@ def test_the_first_call_tells_of_a_pipeline_that_is_none(make: Make) -> None:
     """A function that chooses nonsense is told so."""
     with pytest.raises(ConfigurationError, match=r"pipeline\('shop.Orders/Get'\)=7"):
         make(pipeline=lambda _method: 7).get()
+    with pytest.raises(ConfigurationError, match="no pipeline 'paymnets' is configured"):
+        make(pipeline=lambda _method: "paymnets").get()
