@@ -1,5 +1,7 @@
 """Every Python example of README and docs runs, in the order of its page."""
 
+import ast
+import builtins
 import importlib.util
 import os
 import re
@@ -35,6 +37,32 @@ def test_examples_run(page: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_examples_run_alone_or_the_page_says_so(page: Path) -> None:
+    """A page whose examples use names of earlier ones tells whoever lands in the middle of it."""
+    text = page.read_text()
+    borrowed = [names for names in map(names_from_elsewhere, blocks(page, "python")) if names]
+    assert not borrowed or "The examples of this page continue each other." in text, borrowed
+
+
+def names_from_elsewhere(code: str) -> set[str]:
+    """Return the names a block reads and nowhere binds."""
+    read, bound = set(), set(dir(builtins))
+    for node in ast.walk(ast.parse(code)):
+        match node:
+            case ast.Name(ctx=ast.Load()):
+                read.add(node.id)
+            case ast.Name():
+                bound.add(node.id)
+            case ast.alias():
+                bound.add((node.asname or node.name).partition(".")[0])
+            case ast.arg():
+                bound.add(node.arg)
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef() | ast.ExceptHandler():
+                bound.add(node.name or "")
+    return read - bound
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
