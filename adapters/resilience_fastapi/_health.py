@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from resilience import Resilience
 from resilience.health import Health
-from resilience_fastapi._probes import PROBE_PATHS, reply
+from resilience_fastapi._probes import IS_PROBE, PROBE_PATHS, reply
 
 __all__ = ("health_router",)
 
@@ -18,6 +18,8 @@ def health_router(source: Resilience | Health | None = None, prefix: str = "") -
 
     `install(app)` answers the same paths without it. `source` says whose checks; by default `Resilience.from_env()`.
     All of it is `async def`, so it answers while every worker thread is busy, and none of it is in the OpenAPI schema.
+    Wherever it is included, in a mounted application too, probes are never limited, refused, timed or counted as under
+    way; not so under a prefix or mount that has a parameter, or on a host of its own.
     """
     health = _health_of(Resilience.from_env() if source is None else source)
     router = APIRouter(prefix=prefix, include_in_schema=False)
@@ -40,5 +42,6 @@ def _add(router: APIRouter, health: Health, endpoint: str) -> None:
     async def check(request: Request) -> Response:
         return await reply(health, request.scope, f"{endpoint}/{request.path_params['check']}")
 
+    setattr(probe, IS_PROBE, True)
     router.add_api_route(endpoint, probe, methods=["GET", "HEAD"])
     router.add_api_route(f"{endpoint}/{{check}}", check, methods=["GET", "HEAD"])

@@ -19,7 +19,7 @@ from resilience_fastapi._exchange import SCOPE_KEY, Exchange
 from resilience_fastapi._faults import adopt_fault_handler, call, cors_inside, through_cors
 from resilience_fastapi._handlers import own_handler
 from resilience_fastapi._lifespan import begin, begins
-from resilience_fastapi._probes import PROBE_PATHS, Probes
+from resilience_fastapi._probes import Probes
 from resilience_fastapi._scope import path_of, user_of
 from resilience_fastapi._websocket import Socket
 
@@ -48,7 +48,7 @@ class ResilienceMiddleware:
         self.resilience = resilience = Resilience.from_env() if resilience is None else resilience
         self._inbound = Inbound.of(resilience, key=None if key is None else lambda context: key(_connection(context)))
         self._wanted = {name.encode("ascii"): name for name in self._inbound.wanted}
-        self._probes = Probes(resilience.health) if answers_probes else None
+        self._probes = Probes(resilience.health, answers=answers_probes)
         self._cors = cors_inside(app)
         self._bell: Bell[Exchange, Call] | None = None
         self._app_answers_faults = False
@@ -67,7 +67,7 @@ class ResilienceMiddleware:
         exchange = Exchange(inbound, context, scope, receive, send)
         with context:
             try:
-                if path.startswith(PROBE_PATHS) and self._probes is not None and self._probes.are_asked(scope, path):
+                if path.startswith(self._probes.paths) and self._probes.are_asked(scope, path):
                     await exchange.answer(await self._probes.response(scope, path))
                     return
                 if "user" in scope:
@@ -111,6 +111,7 @@ class ResilienceMiddleware:
         """Look at the finished application once, at its first request: handlers may be added until then."""
         self._is_acquainted = True
         self._app_answers_faults = adopt_fault_handler(scope.get("app"))
+        self._probes.find_routes(scope.get("app", self.app))
         if not self._has_lifespan:
             # A server that runs the lifespan does so before the first request; this one never will.
             begin(self.resilience.lifecycle)
@@ -126,6 +127,8 @@ class ResilienceMiddleware:
                 picked[key] = f"{picked[key]}, {text}" if key in picked else text
         peer = scope.get("client")
         context = self._inbound.receive(picked, peer[0] if peer else None, path=path)
+        if path.startswith(self._probes.paths) and self._probes.are_routed(scope, path):
+            context.is_excluded, context.deadline = True, None
         context.source = scope
         scope[SCOPE_KEY] = context
         return context

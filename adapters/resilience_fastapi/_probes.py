@@ -12,25 +12,39 @@ from starlette.types import Scope
 
 from resilience.health import Health
 
-__all__ = ("PROBE_PATHS", "Probes")
+__all__ = ("IS_PROBE", "PROBE_PATHS", "Probes", "reply")
 
 PROBE_PATHS = ("/livez", "/healthz", "/readyz", "/startupz")
+IS_PROBE = "_resilience_is_probe"
+"""Marks the endpoints of `health_router`."""
 
 
 class Probes:
-    """Answers the probe paths, save those the application has a route of its own for."""
+    """Answers the probe paths, save those the application has a route of its own for, and knows where else they are."""
 
-    __slots__ = ("_health",)
+    __slots__ = ("_answered", "_health", "_routed", "paths")
 
-    def __init__(self, health: Health) -> None:
+    def __init__(self, health: Health, *, answers: bool) -> None:
         self._health = health
+        self._answered = frozenset(PROBE_PATHS if answers else ())
+        self._routed: frozenset[str] = frozenset()
+        self.paths = tuple(self._answered)
+        """What every probe's path begins with: on all others no more time is spent."""
+
+    def find_routes(self, app: Any) -> None:
+        """Look for routes of the probes' paths, and for probes under other paths (`health_router`)."""
+        routes = getattr(app, "routes", ())
+        self._answered = self._answered.difference(path for path, _ in _flat(routes))
+        self._routed = frozenset(_probes_below("", routes))
+        self.paths = (*self._answered, *self._routed)
 
     def are_asked(self, scope: Scope, path: str) -> bool:
-        """Whether this request is a probe of ours."""
-        if not path.startswith(PROBE_PATHS) or scope["method"] not in {"GET", "HEAD"}:
-            return False
-        endpoint = f"/{path.split('/', 2)[1]}"
-        return endpoint in PROBE_PATHS and endpoint not in _paths(scope.get("app"))
+        """Whether this request is a probe for us to answer."""
+        return _is_read(scope) and f"/{path.split('/', 2)[1]}" in self._answered
+
+    def are_routed(self, scope: Scope, path: str) -> bool:
+        """Whether this request is a probe that the application routes: itself, or one check of it."""
+        return _is_read(scope) and (path in self._routed or path.rpartition("/")[0] in self._routed)
 
     async def response(self, scope: Scope, path: str) -> Response:
         """Return the answer."""
@@ -43,11 +57,23 @@ async def reply(health: Health, scope: Scope, path: str) -> Response:
     return Response(answer.body, answer.status, answer.headers)
 
 
-def _paths(app: Any) -> Iterator[str]:
-    """Yield the paths of the application's routes; those of included routers are flat only in older versions."""
-    routes = getattr(app, "routes", ())
+def _is_read(scope: Scope) -> bool:
+    return scope.get("method") in {"GET", "HEAD"}  # a websocket has none
+
+
+def _flat(routes: Any) -> Iterator[tuple[str, Any]]:
+    """Yield each route with its path; those of included routers are flat only in older versions."""
     flatten = getattr(fastapi.routing, "iter_route_contexts", iter)
     for route in flatten(routes):
         path = getattr(route, "path", None)
         if isinstance(path, str):
-            yield path
+            yield path, route
+
+
+def _probes_below(prefix: str, routes: Any) -> Iterator[str]:
+    """Yield the paths of probes, in mounted applications too; none that a client could vary."""
+    for path, route in _flat(routes):
+        if "{" not in path:
+            if hasattr(getattr(route, "endpoint", None), IS_PROBE):
+                yield prefix + path
+            yield from _probes_below(prefix + path, getattr(route, "routes", ()))

@@ -13,6 +13,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from resilience import Resilience
 from resilience.errors import ConfigurationError
+from resilience.inbound import current_request
 from resilience.lifecycle import Lifecycle
 from resilience_fastapi import ResilienceMiddleware, health_router, install
 
@@ -340,6 +341,67 @@ class TestProbes:
             ready = await client.get("/internal/readyz")
         assert app.openapi()["paths"] == {}
         assert ready.status_code == (503 if source == "environment" else 200)
+
+
+def at_prefix(app: FastAPI, probes: Callable[[str], APIRouter]) -> str:
+    app.include_router(probes("/internal"))
+    return "/internal"
+
+
+def in_router(app: FastAPI, probes: Callable[[str], APIRouter]) -> str:
+    outer = APIRouter()
+    outer.include_router(probes("/probes"))
+    app.include_router(outer, prefix="/internal")
+    return "/internal/probes"
+
+
+def in_mounted_application(app: FastAPI, probes: Callable[[str], APIRouter]) -> str:
+    sub = FastAPI()
+    sub.include_router(probes("/probes"))
+    app.mount("/sub", sub)
+    return "/sub/probes"
+
+
+def behind_a_proxy(app: FastAPI, probes: Callable[[str], APIRouter]) -> str:
+    app.root_path = "/shop"
+    app.include_router(probes("/internal"))
+    return "/shop/internal"
+
+
+class TestProbesElsewhere:
+    @pytest.mark.parametrize("place", [at_prefix, in_router, in_mounted_application, behind_a_proxy])
+    @pytest.mark.parametrize("way", ["install", "middleware"])
+    async def test_never_limited(self, browse: Any, toolkit: Any, place: Any, way: str) -> None:
+        """Wherever a router of probes is placed, they are never limited, refused, timed or counted (L18)."""
+        app, seen = FastAPI(), []
+        resilience = toolkit(server__rate_limit="1/minute", server__max_concurrent_requests="1", server__deadline="1s")
+        base = place(app, lambda prefix: health_router(resilience, prefix=prefix))
+        if way == "install":
+            install(app, resilience)
+        else:
+            app.add_middleware(ResilienceMiddleware, resilience=resilience)
+
+        def look() -> None:
+            context = current_request()
+            seen.append((resilience.lifecycle.in_flight, context and context.deadline))
+
+        resilience.health.add("look", look, cache=0)
+        async with browse(app) as client:
+            answers = [
+                await client.get(base + path) for path in ("/livez", "/readyz", "/readyz/look", "/readyz?verbose")
+            ]
+            refused = [await client.get(path) for path in (f"{base}/livezz", f"{base}/livez/a/b")]
+        assert [answer.status_code for answer in answers] == [200] * 4
+        assert seen == [(0, None)] * 3
+        assert [answer.status_code for answer in refused] == [404, 429]
+
+    async def test_not_for_clients_to_choose(self, browse: Any, toolkit: Any) -> None:
+        """Under a prefix with a parameter probes are limited like everything else: its values are the client's."""
+        app, resilience = FastAPI(), toolkit(server__rate_limit="1/minute")
+        app.include_router(health_router(resilience, prefix="/{tenant}"))
+        install(app, resilience)
+        async with browse(app) as client:
+            assert [(await client.get(f"/{tenant}/livez")).status_code for tenant in "ab"] == [200, 429]
 
 
 async def test_host_application_answers_as_before(browse: Any) -> None:
