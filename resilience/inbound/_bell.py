@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from contextvars import Context
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from resilience.clock import monotonic
 from resilience.timeout import Deadline
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ("Bell",)
 
