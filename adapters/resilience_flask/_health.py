@@ -6,8 +6,8 @@ from flask import Blueprint, Response, current_app, request
 
 from resilience import Resilience
 from resilience.errors import ConfigurationError
-from resilience.health import Health
-from resilience_flask._probes import IS_PROBE, PROBE_PATHS
+from resilience.health import PROBE_PATHS, Health
+from resilience_flask._probes import IS_PROBE
 
 __all__ = ("health_blueprint",)
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask
 
 from resilience import Resilience
+from resilience.health import PROBE_PATHS
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-__all__ = ("IS_PROBE", "PROBE_PATHS", "Probes")
+__all__ = ("IS_PROBE", "Probes")
 
-PROBE_PATHS = ("/livez", "/healthz", "/readyz", "/startupz")
 IS_PROBE = "_resilience_is_probe"
 """Marks the views of `health_blueprint`."""
 

@@ -11,9 +11,11 @@ from urllib.parse import parse_qs
 from resilience.envelope import JSON_TYPE, explicit_quality
 from resilience.health._report import Report
 
-__all__ = ("ENDPOINTS", "Question", "Reply", "question_of", "refusal", "reply_to")
+__all__ = ("ENDPOINTS", "PROBE_PATHS", "Question", "Reply", "question_of", "refusal", "reply_to")
 
 ENDPOINTS = {"livez": "live", "healthz": "live", "readyz": "ready", "startupz": "startup"}
+PROBE_PATHS = tuple(f"/{endpoint}" for endpoint in ENDPOINTS)
+"""Where the probes are, unless they are mounted elsewhere."""
 
 _ANY_GROUP = "healthz"
 _MOST_EXCLUDED = 50

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import ip_network
 
+from resilience.health import PROBE_PATHS
 from resilience.options import Choice, Duration, Flag, Listing, Options, Refused, Text, Whole, option
 from resilience.ratelimit._rate import RateText
 
@@ -67,7 +68,7 @@ class ServerOptions(Options):
         "about:blank", Text("a URI", longest=500), "start of the `type` of a problem+json body"
     )
     exclude_paths: tuple[str, ...] = option(
-        ("/livez", "/healthz", "/readyz", "/startupz", "/metrics"),
+        (*PROBE_PATHS, "/metrics"),
         Listing(Text("a path", pattern=r"/.*", longest=500)),
         "paths that, with all below them, are never limited, refused or timed",
     )
