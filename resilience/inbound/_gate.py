@@ -79,8 +79,10 @@ class Inbound:
         configured = (self._deadline_header, self._identity_header, rule.header)
         self.wanted = frozenset(filter(None, (*_HEADERS, *configured)))
         """Lower-case names of the headers `receive` looks at; several lines of one are joined by a comma."""
-        self._excluded = frozenset(options.exclude_paths)
-        self._below_excluded = tuple(f"{path}/" for path in options.exclude_paths)
+        excluded = [path.rstrip("/") for path in options.exclude_paths]
+        self._excluded = frozenset(path or "/" for path in excluded)
+        # Below the root is everything, and who excludes it means one page, as a rule the one a load balancer asks for.
+        self._below_excluded = tuple(f"{path}/" for path in excluded if path)
         most = options.max_concurrent_requests
         self.slots = None if most is None else Bulkhead(most, name="server")
         self.quota = (

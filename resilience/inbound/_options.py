@@ -70,5 +70,5 @@ class ServerOptions(Options):
     exclude_paths: tuple[str, ...] = option(
         (*PROBE_PATHS, "/metrics"),
         Listing(Text("a path", pattern=r"/.*", longest=500)),
-        "paths that, with all below them, are never limited, refused or timed",
+        "paths that, with all below them, are never limited, refused or timed; / is the root page alone",
     )

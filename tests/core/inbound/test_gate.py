@@ -201,7 +201,21 @@ def test_excluded_paths_pass(path: str) -> None:
 @pytest.mark.parametrize("path", ["/", "/livezz", "/metricsx/", "//livez", "/x/livez"])
 def test_other_paths_do_not(path: str) -> None:
     """A path that only looks like an excluded one is not."""
-    assert not gate().is_excluded(path)
+    assert not gate().receive({}, path=path).is_excluded
+
+
+@pytest.mark.parametrize(
+    ("configured", "passes", "does_not"),
+    [
+        ("/static/", ("/static", "/static/", "/static/app.js"), ("/", "/statics", "/stat")),
+        ("/ok", ("/ok", "/ok/", "/ok/x"), ("/okay",)),
+        ("/", ("/",), ("/orders", "//", "//orders", "")),
+    ],
+)
+def test_what_an_excluded_path_covers(configured: str, passes: tuple[str, ...], does_not: tuple[str, ...]) -> None:
+    """A path covers itself and all below it, however its end is written; the root is no more than one page."""
+    inbound = gate(exclude_paths=(configured,))
+    assert [path for path in (*passes, *does_not) if inbound.receive({}, path=path).is_excluded] == [*passes]
 
 
 def test_quota_is_charged_until_spent() -> None:
