@@ -50,9 +50,8 @@ class Inbound:
     """What happens to a request before the service sees it, for any framework.
 
     An adapter calls `receive` with the headers named in `wanted`; then `admit`, and `charge` (or `await acharge`) for
-    the quota it returns, either of which may refuse; `answered` when the last byte is out, and `leave` when all
-    that ran behind the answer has ended too. `key` decides whose quota is charged where `rate_limit_key` says too
-    little.
+    the quota it returns, any of which may refuse; `answered` when the last byte is out, and `leave` when all that ran
+    behind the answer has ended too. `key` decides whose quota is charged where `rate_limit_key` says too little.
     """
 
     def __init__(
@@ -130,10 +129,6 @@ class Inbound:
             context.deadline = Deadline(monotonic() + allowed)  # after() would check it once more
         return context
 
-    def is_excluded(self, path: str) -> bool:
-        """Whether requests to `path`, or to something above it, are never limited, refused or timed."""
-        return path in self._excluded or path.startswith(self._below_excluded)
-
     def enter(self, context: RequestContext, *, takes_place: bool = True) -> None:
         """Count a request as under way, or raise `BulkheadFullError`. Excluded paths are neither counted nor refused.
 
@@ -149,9 +144,10 @@ class Inbound:
         context.is_counted = True
 
     def admit(self, context: RequestContext) -> Quota | None:
-        """Let a request in as `enter` does, and charge it; either may refuse, and so is a request whose time is up.
+        """Let a request in as `enter` does, and charge it.
 
         Returns the quota that is still to be charged where its bucket may keep us waiting: `charge` or `acharge` it.
+        Raises `BulkheadFullError`, `RateLimitedError`, or `DeadlineExceededError` where the time is up.
         """
         if context.deadline is not None and context.deadline.expired:
             raise DeadlineExceededError("the deadline passed before the request was served", policy="server")
@@ -182,8 +178,7 @@ class Inbound:
 
     def charge(self, context: RequestContext, quota: Quota, key: str | None = None, cost: int = 1) -> None:
         """Charge `quota` with `cost`, or raise `RateLimitedError`. May block, for as long as Redis is allowed to."""
-        key = self._key(context) if key is None else bounded(key)
-        self.judge(context, quota, quota.bucket.acquire(key, cost))
+        self.judge(context, quota, quota.bucket.acquire(self.key_of(context, key), cost))
 
     def acharge(
         self, context: RequestContext, quota: Quota, key: str | None = None, cost: int = 1

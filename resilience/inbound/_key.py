@@ -42,10 +42,6 @@ class KeyRule:
         self.header = self.rule.removeprefix(_HEADER).lower() if self.rule.startswith(_HEADER) else None
         self._is_address = self.rule == "ip"
 
-    def __call__(self, context: RequestContext) -> str:
-        """Return the key of `context`."""
-        return self.of(context)
-
     def of(self, context: RequestContext) -> str:
         """Return the key of `context`; a header's value is an API key as often as not, so only its digest is kept."""
         if self._is_address:

@@ -338,36 +338,36 @@ def test_closing_follows_the_lifecycle() -> None:
 class TestKey:
     def test_ip(self) -> None:
         """By default a client is its address, an IPv6 one its /64."""
-        assert KeyRule()(RequestContext(client="203.0.113.9")) == "ip:203.0.113.9"
-        assert KeyRule("ip")(RequestContext(client="2001:db8::1")) == "ip:2001:db8::/64"
+        assert KeyRule().of(RequestContext(client="203.0.113.9")) == "ip:203.0.113.9"
+        assert KeyRule("ip").of(RequestContext(client="2001:db8::1")) == "ip:2001:db8::/64"
 
     def test_header(self) -> None:
         """An API key is recognised but never stored; without one the address counts."""
         rule = KeyRule("header:X-Api-Key")
-        one = rule(RequestContext(client="203.0.113.9", headers={"x-api-key": "s3cret"}))
-        other = rule(RequestContext(client="203.0.113.9", headers={"x-api-key": "other"}))
+        one = rule.of(RequestContext(client="203.0.113.9", headers={"x-api-key": "s3cret"}))
+        other = rule.of(RequestContext(client="203.0.113.9", headers={"x-api-key": "other"}))
         assert one != other
         assert "s3cret" not in one
-        assert rule(RequestContext(client="203.0.113.9")) == "ip:203.0.113.9"
+        assert rule.of(RequestContext(client="203.0.113.9")) == "ip:203.0.113.9"
 
     def test_user(self) -> None:
         """A known user counts as one, wherever it comes from; an unknown one by address."""
         context = RequestContext(client="203.0.113.9")
-        assert KeyRule("user")(context) == "ip:203.0.113.9"
+        assert KeyRule("user").of(context) == "ip:203.0.113.9"
         context.user = "ann"
-        assert KeyRule("user")(context) == "user:ann"
+        assert KeyRule("user").of(context) == "user:ann"
 
     @given(st.text(min_size=1))
     def test_bounded(self, text: str) -> None:
         """However long a user's name or a computed key is, the key of its bucket is not."""
         context = RequestContext()
         context.user = text * 50
-        assert len(KeyRule("user")(context)) <= 128
+        assert len(KeyRule("user").of(context)) <= 128
         assert len(gate(key=lambda _: text * 50).key_of(context)) <= 128
 
     def test_lone_surrogates(self) -> None:
         """Text that is no valid Unicode makes a key like any other."""
-        assert KeyRule("header:x")(RequestContext(headers={"x": "\ud800"})).startswith("header:")
+        assert KeyRule("header:x").of(RequestContext(headers={"x": "\ud800"})).startswith("header:")
 
     @pytest.mark.parametrize("rule", ["", "cookie", "header:", "header:a b", 5])
     def test_unknown(self, rule: Any) -> None:
