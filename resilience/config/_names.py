@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from resilience._names import fold
 
-__all__ = ("PREFIX", "Key", "dotted", "fold", "is_foreign", "split", "variable")
+__all__ = ("PREFIX", "Key", "Origin", "dotted", "fold", "is_foreign", "split", "variable")
 
 PREFIX = "RESILIENCE_"
 
 Key = tuple[str, ...]
 """Section, instance and field as folded words: `("pipeline", "payments", "retry", "attempts")`."""
+
+Origin = Literal["argument", "environment", "file"]
 
 # Kubernetes gives every pod variables about each service of the namespace, so a service called "resilience" or
 # "resilience-demo" would otherwise look like a page of typing mistakes.

@@ -16,11 +16,11 @@ class Unknown(Problem):
 
     __slots__ = ()
 
-    def __init__(self, spelled: str, noun: str, meant: str = "") -> None:
-        super().__init__(spelled, None, f"no such {noun}", f"did you mean {meant}?" if meant else "")
+    def __init__(self, spelled: str, noun: str, hint: str) -> None:
+        super().__init__(spelled, None, f"no such {noun}", hint)
 
     def __str__(self) -> str:
-        return f"{self.option}: {self.expected}" + (f" ({self.hint})" if self.hint else "")
+        return f"{self.option}: {self.expected} ({self.hint})"
 
 
 class Missing(Problem):

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from resilience.config import _schema
-from resilience.config._names import PREFIX, Key, dotted, fold, is_foreign, split
+from resilience.config._hint import follows, hint
+from resilience.config._names import Key, Origin, dotted, fold, is_foreign, split, variable
 from resilience.config._problems import Clash, Unknown
 from resilience.errors import Problem
 
 __all__ = ("Entry", "Reading", "read_arguments", "read_environment", "read_file")
-
-Origin = Literal["argument", "environment", "file"]
 
 
 class Entry(NamedTuple):
@@ -63,8 +61,9 @@ def read_file(tree: Mapping[str, Any], path: str) -> Reading:
     reading = Reading()
     for words, value in _leaves(tree):
         spelled = f"{path}:{dotted(words)}"
-        if len(words) == 1:  # what stands outside of all sections steers the loader, and the file is already being read
-            reading.unknown.append(_unknown(_folded(words), Entry(value, "file", spelled, "")))
+        if (known := _schema.find(_folded(words))) is not None and not known.pattern:  # it is already being read
+            told = f"{variable(_folded(words))} sets it, or an argument"
+            reading.unknown.append(Unknown(spelled, "key", told))
         elif value != "":
             reading.take(_folded(words), Entry(value, "file", spelled, f"file: {spelled}"))
     return reading
@@ -93,22 +92,12 @@ def _folded(words: Iterable[str]) -> Key:
     return tuple(fold(word) for word in words)
 
 
-_ALIKE = 0.6
+_NOUNS: dict[Origin, str] = {"argument": "setting", "environment": "variable", "file": "key"}
 
 
-def _unknown(key: Key, entry: Entry) -> Unknown:
-    """Say that there is no such setting, and which one it may have been: this imports every slice to know them all."""
-    wanted = PREFIX + "__".join(key).upper()
-    known = list(_schema.variables(_instance(key)))
-    meant = next(iter(difflib.get_close_matches(wanted, known, n=1, cutoff=_ALIKE)), "")
-    if entry.origin == "environment":
-        return Unknown(entry.spelled, "variable", meant)
-    near = dotted(split(meant) or ()) if meant else ""
-    return Unknown(entry.spelled, "key" if entry.origin == "file" else "setting", near)
-
-
-def _instance(key: Key) -> str:
-    """Return the instance that was probably meant: none, where the name of a policy stands in its place."""
-    policies = {policy.name for policy in _schema.POLICIES}
-    instance = key[1] if len(key) > 2 else ""  # noqa: PLR2004 - section, instance, field
-    return instance if instance and instance not in policies else _schema.DEFAULT
+def _unknown(key: Key, entry: Entry) -> Problem:
+    """Say that there is no such setting, and what there is."""
+    start, names = follows(key, entry.origin)
+    if entry.origin == "argument" and start == key:  # told by its type alone: it may be a URL with a password
+        return Problem(entry.spelled, type(entry.raw).__name__, f"a mapping of {', '.join(names)}")
+    return Unknown(entry.spelled, _NOUNS[entry.origin], hint(key, entry.origin))

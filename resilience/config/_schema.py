@@ -11,21 +11,21 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any, cast
 
-from resilience.config._names import variable
 from resilience.config._options import SwitchOptions
 from resilience.options import Instance, Opaque, rule_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from resilience.config._names import Key
     from resilience.options import Options
 
     Fields = Mapping[str, dataclasses.Field[Any]]
 
-__all__ = ("DEFAULT", "POLICIES", "SECTIONS", "Section", "find", "section", "variables")
+__all__ = ("ANY", "DEFAULT", "POLICIES", "SECTIONS", "Section", "find", "section")
 
 ANY = "*"
+"""Stands for the name of an instance."""
 DEFAULT = "default"
 """The pipeline every other one inherits from."""
 
@@ -95,9 +95,13 @@ class Section:
 
     def covers(self, key: Key) -> bool:
         """Tell whether `key` has the shape of this section; its field may still be unknown."""
+        return len(key) == len(self.words) + 1 and self.begins_with(key[:-1])
+
+    def begins_with(self, start: Key) -> bool:
+        """Tell whether the path to a field of this section can begin with these words, or is made of them."""
         words = self.words
-        return len(key) == len(words) + 1 and all(
-            word == actual or (word == ANY and actual) for word, actual in zip(words, key, strict=False)
+        return len(start) <= len(words) and all(
+            word == actual or (word == ANY and actual) for word, actual in zip(words, start, strict=False)
         )
 
 
@@ -162,10 +166,3 @@ def find(key: Key) -> Section | None:
     """Return the section in which `key` names a field, or None when there is no such setting."""
     covering = next((known for known in SECTIONS if known.covers(key)), None)
     return covering if covering is not None and key[-1] in covering.fields else None
-
-
-def variables(instance: str) -> Iterator[str]:
-    """Yield every variable there is, with `instance` in the place of instance names."""
-    for known in SECTIONS:
-        for field in known.fields:
-            yield variable(known.key(field, instance))
