@@ -47,10 +47,11 @@ class Exchange(Generic[R]):
                 yield answer
 
     def ended(self, answer: R | None) -> Iterator[R]:
-        """End the call with `answer`; yields all others."""
+        """End the call with `answer`; yields all others. Where it comes to nothing after all, end it with None."""
         self._is_over = True
-        for other in _taken(self._open):
-            if other is not answer:
+        self._failed.clear()  # an attempt that is late must not find the caller's answer useless
+        for other in tuple(self._open):
+            if other is not answer and _removed(self._open, other):
                 yield other
 
 

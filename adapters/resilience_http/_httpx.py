@@ -63,10 +63,10 @@ class ResilienceTransport(httpx.BaseTransport):
         exchange = self._parts.exchange_for(request)
         try:
             answer = self._guarded(exchange, request)
+            _close(exchange.ended(answer))
         except BaseException:
             _close(exchange.ended(None))
             raise
-        _close(exchange.ended(answer))
         return answer
 
     def _guarded(self, exchange: Exchange[httpx.Response], request: httpx.Request) -> httpx.Response:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable
 from types import TracebackType
+from typing import Any
 
 import httpx
 
@@ -15,6 +15,11 @@ from resilience_http._httpx_parts import AsyncBody, FailedResponse, TransportPar
 from resilience_http._time import StepTimeouts
 
 __all__ = ("AsyncResilienceTransport",)
+
+_PATIENCE = 1.0
+"""Seconds to wait until answers that nobody wants are closed; then that goes on by itself."""
+_closing: set[asyncio.Future[Any]] = set()
+"""Closings under way: a loop keeps no task alive itself."""
 
 
 class AsyncResilienceTransport(httpx.AsyncBaseTransport):
@@ -54,10 +59,10 @@ class AsyncResilienceTransport(httpx.AsyncBaseTransport):
         exchange = self._parts.exchange_for(request)
         try:
             answer = await self._guarded(exchange, request)
+            await _close(exchange.ended(answer))
         except BaseException:
             await _close(exchange.ended(None))
             raise
-        await _close(exchange.ended(answer))
         return answer
 
     async def _guarded(self, exchange: Exchange[httpx.Response], request: httpx.Request) -> httpx.Response:
@@ -148,6 +153,15 @@ async def _read(response: httpx.Response) -> None:
 
 
 async def _close(responses: Iterable[httpx.Response]) -> None:
-    for response in responses:
-        with contextlib.suppress(Exception):  # nobody is left to be told
-            await response.aclose()
+    """Close them all; a cancellation does not stop that, and comes through once it is done, or has taken too long."""
+    closing = [response.aclose() for response in responses]
+    if not closing:
+        return
+    every = asyncio.gather(*closing, return_exceptions=True)  # nobody is left to be told
+    _closing.add(every)
+    every.add_done_callback(_closing.discard)
+    try:
+        await asyncio.wait([every], timeout=_PATIENCE)
+    except asyncio.CancelledError:
+        await asyncio.wait([every], timeout=_PATIENCE)
+        raise

@@ -128,10 +128,10 @@ class ResilienceAdapter(HTTPAdapter):
         call = _Call(self, exchange, settings)
         try:
             answer = self._guarded(call, request, repeats=repeats)
+            _close(exchange.ended(answer))
         except BaseException:
             _close(exchange.ended(None))
             raise
-        _close(exchange.ended(answer))
         answer.request = request  # what is sent again (redirects, authentication) is made from it, not from our copy
         return answer
 

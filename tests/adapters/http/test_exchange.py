@@ -39,6 +39,27 @@ def test_all_but_the_callers_are_closed() -> None:
     assert list(exchange.arrived(late)) == [late]
 
 
+def test_an_interrupted_end_is_the_end_of_all() -> None:
+    """Where the end is interrupted the caller gets no answer: what is left is closed then, and that one with it."""
+    exchange: Exchange[Answer] = Exchange(repeats=True)
+    losers, winner = [Answer(), Answer()], Answer()
+    for answer in (*losers, winner):
+        assert list(exchange.arrived(answer)) == []
+    assert next(exchange.ended(winner)) is losers[0]
+    assert list(exchange.ended(None)) == [losers[1], winner]
+    assert list(exchange.ended(None)) == []
+
+
+def test_the_callers_answer_is_not_useless() -> None:
+    """A failed answer that became the caller's stays open, whatever attempt is late to begin."""
+    exchange: Exchange[Answer] = Exchange(repeats=True)
+    answer = Answer()
+    assert list(exchange.arrived(answer)) == []
+    exchange.failed(answer)
+    assert list(exchange.ended(answer)) == []
+    assert list(exchange.useless()) == []
+
+
 def test_each_answer_is_closed_once_among_threads() -> None:
     """However the threads of one call fall out, each answer is closed once, and the caller's never."""
     with ThreadPoolExecutor(4) as pool:

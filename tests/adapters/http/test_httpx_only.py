@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from http_upstreams import Upstream
+from stepped import Stepped
 
 from resilience import (
     Bulkhead,
@@ -174,6 +175,87 @@ async def test_cancellation_leaves_nothing(upstream: Upstream, wait: float) -> N
         assert busy_connections(client) == 0
         upstream.drips, upstream.delay = 0, 0.0
         assert (await client.get(upstream.url)).status_code in {200, 503}
+
+
+class Racing(httpx.AsyncBaseTransport):
+    """The first answer fails once a second one is on its way, which succeeds; closing either takes a moment."""
+
+    def __init__(self, seconds: float = 0.01) -> None:
+        self.seconds = seconds
+        self.open: set[httpx.AsyncByteStream] = set()
+        self._is_raced, self._has_failed = asyncio.Event(), asyncio.Event()
+        self._statuses = iter((503, 200))
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        status = next(self._statuses)
+        if status == 503:
+            await self._is_raced.wait()
+            self._has_failed.set()
+        else:
+            self._is_raced.set()
+            await self._has_failed.wait()
+        return httpx.Response(status, stream=Held(self))
+
+
+class Held(httpx.AsyncByteStream):
+    """The body of an answer that holds a connection until it is really closed."""
+
+    def __init__(self, racing: Racing) -> None:
+        self._racing = racing
+        racing.open.add(self)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b"x"
+
+    async def aclose(self) -> None:
+        await asyncio.sleep(0)
+        await asyncio.sleep(self._racing.seconds)
+        self._racing.open.discard(self)
+
+
+async def race(racing: Racing, bulkhead: Bulkhead, at: int, *, is_late: bool) -> bool:
+    """Make a hedged request and cancel it at its await number `at`; says whether it came to that."""
+    guarded = AsyncResilienceTransport(racing, Resilience(), pipeline=Pipeline("p", Hedge(0.001), bulkhead))
+    request = guarded.handle_async_request(httpx.Request("GET", "http://mock.example"))
+    stepped = Stepped(request, at, is_late=is_late)
+
+    async def run() -> Any:
+        return await stepped
+
+    task = asyncio.create_task(run())
+    await asyncio.wait([task])
+    if task.cancelled():
+        return True
+    assert racing.open == {task.result().stream.stream}  # the winner's, and no other
+    await task.result().aclose()
+    return False
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_cancelled_at_every_await(*, is_late: bool) -> None:
+    """Whichever await of a hedged request is cancelled, closing the loser included: nothing stays open or held."""
+    at, was_cancelled = 0, True
+    while was_cancelled:
+        at += 1
+        assert at < 100
+        racing, bulkhead = Racing(), Bulkhead(2)
+        was_cancelled = await race(racing, bulkhead, at, is_late=is_late)
+        assert (racing.open, bulkhead.is_idle) == (set(), True), at
+        assert asyncio.all_tasks() == {asyncio.current_task()}, at
+    assert at > 2
+
+
+async def test_nobody_waits_for_ever_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request, cancelled or not, waits a while for answers nobody wants, and no longer; they are closed later."""
+    monkeypatch.setattr("resilience_http._httpx_async._PATIENCE", 0.01)
+    racing, bulkhead = Racing(seconds=0.3), Bulkhead(2)
+    at = 1
+    while await race(racing, bulkhead, at, is_late=False) and not racing.open:
+        at, racing = at + 1, Racing(seconds=0.3)
+    assert racing.open
+    while racing.open:
+        await asyncio.sleep(0.01)
+    assert bulkhead.is_idle
 
 
 async def test_cancelled_waits_leave_no_connection(upstream: Upstream) -> None:

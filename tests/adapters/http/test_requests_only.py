@@ -109,11 +109,12 @@ def test_options_of_the_adapter() -> None:
 
 def test_sessions_can_be_pickled(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pickled session guards its requests where it is unpickled, by what is configured there."""
+    monkeypatch.setenv("RESILIENCE_PIPELINE__PAYMENTS__RETRY__WAIT_INITIAL", "1ms")
+    monkeypatch.setenv("RESILIENCE_PIPELINE__PAYMENTS__RETRY__ATTEMPTS", "1")
     with requests.Session() as client:
         client.mount("http://", ResilienceAdapter(pipeline="payments", sends_context=False, pool_maxsize=3))
         pickled = pickle.dumps(client)
     monkeypatch.setenv("RESILIENCE_PIPELINE__PAYMENTS__RETRY__ATTEMPTS", "2")
-    monkeypatch.setenv("RESILIENCE_PIPELINE__PAYMENTS__RETRY__WAIT_INITIAL", "1ms")
     upstream.answers(503)
     with pickle.loads(pickled) as client, RequestContext("abc"):
         assert client.get(upstream.url).status_code == 200
