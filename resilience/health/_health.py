@@ -73,8 +73,8 @@ class Health:
         `groups` are `live`, `ready`, `startup`, or words of your own, for `report` and `/healthz?group=`.
         `timeout`, `cache` and the thresholds default to the options. With `every` it runs by itself in the background,
         that often; probes get its last answer, which fails as stale once three rounds and its timeout have passed.
-        With `failure="warn"` it is shown and takes nothing out of service; the default is `"fail"`, unless the check
-        has another one (`redis_check`). Raises `ConfigurationError` for a name in use and all else that is wrong.
+        With `failure="warn"` it is shown and takes nothing out of service; the default is `"fail"`, and `"warn"` for
+        the ready-made checks. Raises `ConfigurationError` for a name in use and all else that is wrong.
         """
         failure = failure if failure is not None else getattr(check, "failure", "fail")
         problems = list(problems_of(name, check, groups, failure))
@@ -123,7 +123,7 @@ class Health:
         return dataclasses.replace(self.options, **{name: value for name, value in given.items() if value is not None})
 
     def names(self, group: str) -> tuple[str, ...]:
-        """Return what a report of `group` lists, in order."""
+        """Return what a report of `group` lists, in order. Raises `ConfigurationError` for a group there is not."""
         own = (PING, LIFECYCLE) if self._lifecycle is not None and group in BOUND else (PING,)
         return (*own, *(check.name for check in self._members(group)))
 
@@ -164,7 +164,8 @@ class Health:
         """Return the state of `group`, running what is not fresh; blocks for the longest timeout at most.
 
         `exclude` leaves checks out (a name that is none becomes a warning); `only` asks for a single one. Checks that
-        are coroutine functions run in a loop of their own: in async code use `areport`.
+        are coroutine functions run in a loop of their own: in async code use `areport`. Raises `ConfigurationError` for
+        a group there is not, and where `only` is not one of its `names`.
         """
         asking = self._ask(group, tuple(exclude), only, _sync.launch)
         return asking.answered(_sync.collect(asking.asked))
@@ -172,7 +173,10 @@ class Health:
     def areport(
         self, group: str, *, exclude: Iterable[str] = (), only: str | None = None
     ) -> Coroutine[Any, Any, Report]:
-        """Return the same, suspended for the longest timeout at most. Coroutine functions run in the calling loop."""
+        """Return the same, suspended for the longest timeout at most. Coroutine functions run in the calling loop.
+
+        Raises `ConfigurationError` as `report` does.
+        """
         from resilience.health._health_aio import areport  # noqa: PLC0415 - asyncio costs 40 ms; WSGI needs none of it
 
         return areport(functools.partial(self._ask, group, tuple(exclude), only))

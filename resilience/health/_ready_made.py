@@ -119,7 +119,7 @@ _LOOKS: dict[str, Callable[[Any], _Use]] = {
 
 
 def loop_lag_check(limit: Any = "500ms") -> Callable[[], Any]:
-    """Return an async check that fails while the event loop is late by more than `limit` (a duration).
+    """Return an async check that warns while the event loop is late by more than `limit` (a duration).
 
     The loop that asks is the one that is measured: add it to a service that is asked by `areport` or an async adapter.
     """

@@ -90,7 +90,9 @@ class Hooks:
     ) -> Any:
         """Have `fn` run as soon as the drain begins, while requests are still served: leave a registry, stop consumers.
 
-        These run in the order added, in the background; the stop hooks wait for them.
+        These run in the order added, in the background; the stop hooks wait for them. Each has `timeout` (default:
+        `hook_timeout`). One that fails or takes longer is logged and told as an event, and the next one runs; one that
+        is late is left behind in its thread.
         """
         return self._added(DRAIN, fn, timeout, name)
 
@@ -101,7 +103,12 @@ class Hooks:
     def on_stop(
         self, fn: Callable[[], Any] | None = None, /, *, timeout: Span | None = None, name: str | None = None
     ) -> Any:
-        """Have `fn` run when the last request has left: what was added last runs first."""
+        """Have `fn` run when the last request has left: what was added last runs first.
+
+        It has `timeout` (default: `hook_timeout`). One that fails or takes longer is logged and told as an event, and
+        the next one runs. One that is late is left behind in its thread, which does not hold up the end of the process;
+        an async one is cancelled where `astop()` runs it.
+        """
         return self._added(STOP, fn, timeout, name)
 
     def closes(self, thing: C, *, timeout: Span | None = None, name: str | None = None) -> C:

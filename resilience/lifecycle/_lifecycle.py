@@ -176,7 +176,8 @@ class Lifecycle(Hooks, Standing):
     def stop(self) -> None:
         """Drain where nobody has, run the stop hooks, the last one added first, and be stopped.
 
-        Requests are not waited for: see `wait_drained`. Whoever comes second waits for the first.
+        Requests are not waited for: see `wait_drained`. Whoever comes second waits for the first, and gives up after
+        `longest_stop` seconds: the hooks may still run then.
         """
         self.drain()
         stopping = self.claim_stop()

@@ -80,11 +80,17 @@ class Standing(Presence):
         return self._stopping is not None
 
     def started(self) -> bool:
-        """Declare the start finished. Changes nothing once draining: a drain is never taken back."""
+        """Declare the start finished. Returns whether this changed the state.
+
+        It does not once ready, nor once draining, for a drain is never taken back. After the end a new life begins.
+        """
         return self._become(READY)
 
     def stopped(self) -> bool:
-        """Declare the end, without hooks. A start begins a new life: test clients run an application twice."""
+        """Declare the end, without hooks. Returns whether this changed the state: False where it is stopped already.
+
+        A start begins a new life: test clients run an application twice.
+        """
         DESK.forget(self)
         self.loop = None
         return self._become(STOPPED)
@@ -144,6 +150,7 @@ class Standing(Presence):
         """Declare that no new requests are wanted, and start the drain hooks in the background.
 
         Requests under way go on, and whoever accepts new ones still does; see `wait_drained` and `stop`.
+        Returns whether this call began the drain: False where one has begun, and after the end.
         """
         return self._become(DRAINING)
 
