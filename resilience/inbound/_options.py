@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_network
 
+from resilience.errors import Problem
 from resilience.health import PROBE_PATHS
 from resilience.options import Choice, Duration, Flag, Listing, Options, Refused, Text, Whole, option
 from resilience.ratelimit._rate import RateText
@@ -72,3 +74,7 @@ class ServerOptions(Options):
         Listing(Text("a path", pattern=r"/.*", longest=500)),
         "paths that, with all below them, are never limited, refused or timed; / is the root page alone",
     )
+
+    def _together(self) -> Iterable[Problem]:
+        if self.rate_limit is None and self.rate_limit_burst is not None:  # whoever says how many, wants a limit
+            yield Problem("rate_limit_burst", self.rate_limit_burst, "none where rate_limit is not set")

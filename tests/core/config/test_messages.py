@@ -53,6 +53,15 @@ def test_what_was_set_to_nothing_is_named_where_it_was() -> None:
     )
 
 
+def test_a_burst_of_the_server_needs_its_rate() -> None:
+    """A limit of which only the burst is set is a mistake, and not a server without a limit."""
+    assert refused(SERVER__RATE_LIMIT_BURST="5") == [
+        "SERVER__RATE_LIMIT_BURST=5: expected none where rate_limit is not set (default none)"
+    ]
+    limited = load({"RESILIENCE_SERVER__RATE_LIMIT_BURST": "5", "RESILIENCE_SERVER__RATE_LIMIT": "9/second"}).server
+    assert (limited.rate_limit, limited.rate_limit_burst) == ("9/second", 5)
+
+
 def test_what_can_be_switched_off_says_how() -> None:
     """A policy that lacks something can be taken away again, and the line says by which variable."""
     limit, hint = "PIPELINE__P__RATE_LIMIT", "PIPELINE__P__RATE_LIMIT__ENABLED=false takes it away"
