@@ -44,8 +44,8 @@ class Work:
             self.result = self._context.run(self._call)
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller, who gets it in its own thread
             # This frame refers to the work, and the work to the error: cut the cycle, and leave none in a local name.
-            error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
-            self.error = error
+            # By its method: to an error that is frozen, a dataclass perhaps, nothing can be assigned.
+            self.error = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
 
     def finish(self) -> None:
         """Let the caller go on."""

@@ -47,6 +47,7 @@ __all__ = (
     "RunningWork",
     "StartupError",
     "running_behind",
+    "said_by",
 )
 
 
@@ -145,8 +146,16 @@ class RunningWork:
 
 def running_behind(error: BaseException | None) -> RunningWork | None:
     """Return the work that goes on in a thread although `error` has ended the call, if there is any."""
-    running = getattr(error, "running", None)
+    running = said_by(error, "running")
     return running if isinstance(running, RunningWork) else None
+
+
+def said_by(outcome: object, name: str) -> Any:
+    """Return what somebody else's error or result says about itself as `name`, None where it says nothing."""
+    try:
+        return getattr(outcome, name, None)
+    except Exception:  # noqa: BLE001 - properties raise what they like, urllib's HTTPError KeyError for what it lacks
+        return None
 
 
 class DeadlineExceededError(ResilienceError):

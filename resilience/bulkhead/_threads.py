@@ -13,7 +13,14 @@ from resilience._executor import Executor, Work
 from resilience.bulkhead._admission import Admission
 from resilience.bulkhead._options import ThreadPoolOptions
 from resilience.clock import Clock, monotonic
-from resilience.errors import ConfigurationError, DeadlineExceededError, Problem, RunningWork, running_behind
+from resilience.errors import (
+    ConfigurationError,
+    DeadlineExceededError,
+    Problem,
+    RunningWork,
+    running_behind,
+    said_by,
+)
 from resilience.options import CLOCK, checked, is_plain_callable
 from resilience.timeout import Deadline
 
@@ -37,7 +44,8 @@ class Isolated(Work):
     def run(self) -> None:
         """Make the call, and note what goes on behind it."""
         super().run()
-        self.running = running_behind(self.error)
+        with contextlib.suppress(BaseException):  # its caller is told of the error, whatever that does
+            self.running = running_behind(self.error)
 
 
 class ThreadPoolBulkhead(Admission):
@@ -138,7 +146,7 @@ class ThreadPoolBulkhead(Admission):
     def outcome(self, work: Isolated) -> Any:
         """Return or raise what became of a call that has ended."""
         # A driver inside of us raises what it finds to be awaitable; directly inside of us it would be the result.
-        awaitable = work.result if work.error is None else getattr(work.error, "awaitable", None)
+        awaitable = work.result if work.error is None else said_by(work.error, "awaitable")
         if hasattr(type(awaitable), "__await__"):
             self._refuse(awaitable)
         if work.error is None:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 from resilience.clock import SYSTEM_SLEEPER, Clock, monotonic
-from resilience.errors import ConfigurationError, Problem, RateLimitedError, RejectedError
+from resilience.errors import ConfigurationError, Problem, RateLimitedError, RejectedError, said_by
 from resilience.events import Emitter, Event
 from resilience.options import CLOCK, Opaque, checked, is_plain_callable
 from resilience.policy import PolicyBase, Wait
@@ -164,7 +164,7 @@ class RateLimit(PolicyBase):
     def _settle(self, _permit: Any, outcome: Outcome, /) -> None:
         if isinstance(outcome, RejectedError) or not self._drains(outcome):
             return
-        asked = getattr(outcome, "retry_after", None)
+        asked = said_by(outcome, "retry_after")
         wait = float(asked) if isinstance(asked, int | float) and 0 < asked < math.inf else 0.0
         cast("LocalLedger", self._ledger).drain(self.key, wait)
         self.events.emit("ratelimit.drained", self.name, self._clock(), "warning", retry_after=wait or None)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from datetime import UTC, timedelta
 from typing import Any
 
+from resilience.errors import said_by
+
 __all__ = ("asked_by", "in_seconds")
 
 _SECONDS = re.compile(r"\s*(\d{1,12}(?:\.\d{1,9})?)\s*", re.ASCII)
@@ -23,11 +25,11 @@ def asked_by(outcome: object, wall: Wall = time.time) -> float | None:
     Read from `retry_after` (as on our own errors), then from the `Retry-After` header of `response.headers` or
     `headers` (as httpx, requests, aiohttp and urllib have them): seconds, or an HTTP date (RFC 9110, 10.2.3).
     """
-    found = in_seconds(_attribute(outcome, "retry_after"))
+    found = in_seconds(said_by(outcome, "retry_after"))
     if found is not None:
         return found
-    for home in (_attribute(outcome, "response"), outcome):
-        headers = None if home is None else _attribute(home, "headers")
+    for home in (said_by(outcome, "response"), outcome):
+        headers = None if home is None else said_by(home, "headers")
         text = None if headers is None else _header(headers, "Retry-After")
         if text is not None and (found := _parsed(text, _header(headers, "Date"), wall)) is not None:
             return found
@@ -46,13 +48,6 @@ def in_seconds(asked: object, wall: Wall = time.time) -> float | None:
 
 
 _LARGEST = 1e300
-
-
-def _attribute(thing: object, name: str) -> Any:
-    try:
-        return getattr(thing, name, None)
-    except Exception:  # noqa: BLE001 - properties of other people's objects raise what they like
-        return None
 
 
 def _header(headers: Any, name: str) -> str | None:

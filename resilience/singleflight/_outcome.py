@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from enum import Enum
 from typing import Any, TypeVar
@@ -62,13 +61,13 @@ def _alike(error: E) -> E:
     if _has_more_than_a_dictionary(type(error)):
         return error
     try:
-        twin = copy.copy(error)
-    except Exception:  # noqa: BLE001 - its constructor wants other arguments than it keeps: many do
+        twin = _with_history(copy.copy(error), error)
+    except Exception:  # noqa: BLE001 - its constructor wants other arguments than it keeps (many do), or it is frozen
         return error
     is_faithful = type(twin) is type(error) and len(twin.args) == len(error.args)
     if not is_faithful or any(ours is not theirs for ours, theirs in zip(twin.args, error.args, strict=True)):
         return error
-    return _with_history(twin, error)
+    return twin
 
 
 def _has_more_than_a_dictionary(kind: type[BaseException]) -> bool:
@@ -81,6 +80,6 @@ def _with_history(twin: E, error: BaseException) -> E:
     twin.__cause__, twin.__context__ = error.__cause__, error.__context__
     twin.__suppress_context__ = error.__suppress_context__
     twin.__traceback__ = error.__traceback__
-    with contextlib.suppress(AttributeError):  # most have no notes
-        twin.__notes__ = list(error.__notes__)
+    if notes := vars(error).get("__notes__"):  # not by attribute: some raise KeyError for one they do not have
+        twin.__notes__ = list(notes)
     return twin

@@ -1,5 +1,6 @@
 import copy
 import pickle
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from resilience import (
     RejectedError,
     ResilienceError,
 )
-from resilience.errors import Problem, RunningWork
+from resilience.errors import Problem, RunningWork, running_behind, said_by
 
 
 @pytest.mark.parametrize(
@@ -61,3 +62,16 @@ def test_problem_shows_long_values_cut_short() -> None:
     assert len(text) < 200
     assert text.endswith("...: expected less (default 3)")
     assert "option='xxx" in repr(Problem("option", "xxx", "less"))
+
+
+def test_an_error_whose_attributes_raise_says_nothing() -> None:
+    """What an error of somebody else's says is asked without being hurt by what its attributes do."""
+
+    class ApiError(Exception):
+        def __getattr__(self, name: str) -> Any:
+            return self.args[0][name]
+
+    assert said_by(ApiError({"retry_after": 3}), "retry_after") == 3
+    assert said_by(ApiError({}), "retry_after") is None
+    assert said_by(OSError(), "retry_after") is None
+    assert running_behind(ApiError({})) is None

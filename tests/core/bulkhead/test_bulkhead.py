@@ -30,6 +30,24 @@ def test_refuses_at_the_limit_and_recovers() -> None:
 
 
 @pytest.mark.parametrize("max_wait", [0, 5])
+def test_an_error_whose_attributes_raise_gives_its_place_back(max_wait: float) -> None:
+    """Whatever asking an error for something does, the place comes back and the caller gets the error (L2)."""
+
+    class ApiError(Exception):
+        def __getattr__(self, name: str) -> Any:
+            return self.args[0][name]
+
+    def fail() -> None:
+        raise ApiError({})
+
+    pipeline = Pipeline("p", bulkhead := Bulkhead(1, max_wait))
+    for _ in range(3):
+        with pytest.raises(ApiError):
+            pipeline.call(fail)
+        assert bulkhead.concurrent_calls == 0
+
+
+@pytest.mark.parametrize("max_wait", [0, 5])
 def test_never_more_than_the_limit_among_threads(max_wait: float) -> None:
     """Of many threads at most the limit is inside at any time, and every place comes back."""
     bulkhead = Bulkhead(3, max_wait)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import dataclasses
 import gc
 import os
 import signal
@@ -94,6 +95,48 @@ def test_errors_keep_their_traceback_and_leave_no_cycle(colour: str) -> None:
         assert gone() is None
     gc.collect()
     assert gone() is None
+
+
+class ApiError(Exception):
+    """An error that raises for an attribute it does not have."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self.args[0][name]
+
+
+class StrangeError(Exception):
+    """An error that raises what no error may."""
+
+    @property
+    def running(self) -> object:
+        raise SystemExit
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenError(Exception):
+    """An error to which nothing can be assigned, its traceback included."""
+
+    reason: str
+
+
+@COLOURS
+@pytest.mark.parametrize("policy", [ThreadPoolBulkhead(1), Timeout(5)])
+@pytest.mark.parametrize(
+    "error", [ApiError({}), StrangeError(), FrozenError("down")], ids=["asked", "strange", "frozen"]
+)
+def test_whatever_an_error_does_its_caller_gets_it(colour: str, policy: Any, error: Exception) -> None:
+    """A thread outlives errors that raise when they are asked for something, or let nothing be set (L2)."""
+
+    def fail() -> None:
+        raise error
+
+    pipeline = Pipeline("p", policy)
+    with Deadline.after(5):
+        for _ in range(2):
+            with pytest.raises(type(error)) as caught:
+                run(colour, pipeline, fail)
+            assert caught.value is error
+        assert run(colour, pipeline, int) == 0
 
 
 async def test_the_event_loop_goes_on(release: threading.Event) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -151,6 +152,19 @@ def test_draining_by_a_result_and_without_a_time() -> None:
     assert limit.snapshot()["remaining"] == 0
     clock.advance(0.1)
     assert pipeline.call(int, "200") == 200
+
+
+def test_draining_by_an_error_whose_attributes_raise() -> None:
+    """An error that cannot be asked for a time drains all the same, and reaches the caller."""
+
+    class ApiError(Exception):
+        def __getattr__(self, name: str) -> Any:
+            return self.args[0][name]
+
+    limit = RateLimit("10/second", burst=5, drain_on=ApiError, clock=ManualClock())
+    with pytest.raises(ApiError):
+        Pipeline("orders", limit).call(refusing, ApiError({}))
+    assert limit.snapshot()["remaining"] == 0
 
 
 def test_refusals_of_ours_drain_nothing() -> None:

@@ -1,6 +1,8 @@
 """What callers that did not make the call are given of its error."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -30,6 +32,16 @@ class SlottedError(Exception):
 class ChangesItselfError(Exception):
     def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
         return ValueError, ("another",)
+
+
+class AsksItselfError(Exception):
+    def __getattr__(self, name: str) -> Any:
+        return self.args[0][name]
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenError(Exception):
+    pass
 
 
 def raised(error: BaseException) -> BaseException:
@@ -88,6 +100,16 @@ def test_an_error_that_cannot_be_copied_is_shared() -> None:
     for original in (WantsMoreError(3, why="it does"), ReformatsError(3), SlottedError(3), ChangesItselfError("x")):
         error = raised(original)
         assert delivered(Outcome(error=error)) is error  # type: ignore[arg-type]  # see above
+
+
+def test_errors_that_raise_when_they_are_looked_at() -> None:
+    """An error that raises for an attribute it lacks is copied like any other; one that takes none is shared."""
+    error = raised(AsksItselfError({"code": 3}))
+    twin = delivered(Outcome(error=error))  # type: ignore[arg-type]  # see above
+    assert twin is not error
+    assert (type(twin), twin.args) == (AsksItselfError, ({"code": 3},))
+    frozen = raised(FrozenError())
+    assert delivered(Outcome(error=frozen)) is frozen  # type: ignore[arg-type]  # see above
 
 
 def test_a_stand_in_is_handed_out_as_one() -> None:
