@@ -6,12 +6,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar
 
 from fastapi import params
+from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import HTTPConnection
+from starlette.status import WS_1013_TRY_AGAIN_LATER
 from starlette.types import Scope
 
 from resilience import Resilience
+from resilience.envelope import envelope_of
+from resilience.errors import RateLimitedError
 from resilience.inbound import Inbound, RequestContext, RouteLimit
-from resilience_fastapi._answers import context_of
+from resilience_fastapi._answers import context_of, ids_of
+from resilience_fastapi._middleware import ResilienceMiddleware
 from resilience_fastapi._scope import template_of, user_of
 
 __all__ = ("rate_limit",)
@@ -49,13 +54,19 @@ class RouteDependency(params.Depends):
         return endpoint
 
     async def __call__(self, connection: HTTPConnection) -> None:
-        """Charge the caller, or raise `RateLimitedError`."""
+        """Charge the caller, or raise `RateLimitedError`; where nobody would answer that, what FastAPI answers."""
         if self in getattr(connection.scope.get("endpoint"), _EXEMPT, ()):
             return
         limit = self._limit
         rate: str | None = await _value(limit.rate, connection)
-        if rate is not None:
+        if rate is None:
+            return
+        try:
             await _charge(limit, rate, connection)
+        except RateLimitedError as refusal:
+            if _is_answered(refusal, connection.scope):
+                raise
+            raise _as_fastapi_has_it(refusal, connection.scope) from refusal
 
 
 async def _charge(limit: RouteLimit, rate: str, connection: HTTPConnection) -> None:
@@ -98,10 +109,29 @@ def rate_limit(
     own, unless a `name` makes several share them. `key` is `"ip"`, `"user"`, `"header:<name>"` or a function; by
     default what the server's `rate_limit_key` says. `rate`, `key` and `cost` may be functions of the connection, of
     either colour, called in the event loop; with a `rate` of None the request is not limited. A request over the limit
-    is answered with 429 and `Retry-After`, a websocket handshake is denied. Raises `ConfigurationError` for a bad
-    argument.
+    is answered with 429 and `Retry-After`, a websocket handshake is denied: with the envelope where the application has
+    `install` or the middleware, and a handler of its own wins; as FastAPI answers an `HTTPException` where it has none
+    of these. Raises `ConfigurationError` for a bad argument.
     """
     return RouteDependency(RouteLimit(rate, burst, key, cost, name))
+
+
+def _is_answered(refusal: RateLimitedError, scope: Scope) -> bool:
+    """Whether the application has a handler for this, its own or ours, or the layer that answers in its place."""
+    app = scope.get("app")
+    handlers = getattr(app, "exception_handlers", ())
+    if any(kind in handlers for kind in type(refusal).__mro__[: -len(Exception.__mro__)]):
+        return True
+    layers = getattr(app, "user_middleware", ())
+    return scope["type"] == "http" and any(layer.cls is ResilienceMiddleware for layer in layers)
+
+
+def _as_fastapi_has_it(refusal: RateLimitedError, scope: Scope) -> HTTPException | WebSocketException:
+    """Return what any application answers without being told how, in the shape its other errors have."""
+    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
+        return WebSocketException(WS_1013_TRY_AGAIN_LATER, refusal.code)
+    envelope = envelope_of(refusal, **ids_of(scope))
+    return HTTPException(envelope.http_status, envelope.message, envelope.response_headers())
 
 
 @functools.cache

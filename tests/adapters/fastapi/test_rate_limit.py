@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
+from fastapi.responses import PlainTextResponse
 from starlette.requests import HTTPConnection
 
 from resilience import Resilience
-from resilience.errors import ConfigurationError
-from resilience_fastapi import install, rate_limit
+from resilience.errors import ConfigurationError, RejectedError
+from resilience_fastapi import ResilienceMiddleware, install, rate_limit
 
 
 async def statuses(client: Any, *paths: str, **options: Any) -> list[int]:
@@ -21,7 +22,7 @@ async def statuses(client: Any, *paths: str, **options: Any) -> list[int]:
 @pytest.mark.parametrize("installed", [True, False])
 @pytest.mark.parametrize("colour", ["async", "sync"])
 async def test_route_is_limited(browse: Any, colour: str, *, installed: bool) -> None:
-    """An endpoint of either colour, without parameters, is limited per client; with or without `install`."""
+    """An endpoint of either colour is limited per client, with 429 beyond; with or without `install`."""
     app = FastAPI()
 
     async def in_loop() -> str:
@@ -38,8 +39,7 @@ async def test_route_is_limited(browse: Any, colour: str, *, installed: bool) ->
     for host in ("203.0.113.9", "203.0.113.10"):
         async with browse(app, (host, 1)) as client:
             codes += await statuses(client, "/", "/", "/")
-    refusal = 429 if installed else 500
-    assert codes == [200, 200, refusal] * 2
+    assert codes == [200, 200, 429] * 2
 
 
 async def test_refusal_is_an_envelope(browse: Any) -> None:
@@ -51,6 +51,52 @@ async def test_refusal_is_an_envelope(browse: Any) -> None:
         assert (await client.get("/")).status_code == 200
         answer = await client.get("/")
     assert (answer.status_code, answer.json()["code"], answer.headers["Retry-After"]) == (429, "RATE_LIMITED", "60")
+
+
+def mounted(sub: FastAPI) -> FastAPI:
+    app = FastAPI()
+    app.mount("/sub", sub)
+    install(app, Resilience())
+    return app
+
+
+def with_middleware(app: FastAPI) -> FastAPI:
+    app.add_middleware(ResilienceMiddleware, resilience=Resilience())
+    return app
+
+
+def with_own_handler(app: FastAPI) -> FastAPI:
+    async def answer(_: Any, error: Exception) -> PlainTextResponse:
+        return PlainTextResponse("mine", 420, {"Retry-After": "9"})
+
+    app.add_exception_handler(RejectedError, answer)
+    return app
+
+
+@pytest.mark.parametrize(
+    ("guard", "path", "status", "body", "wait"),
+    [
+        (lambda app: app, "/", 429, '{"detail":"Too many requests."}', "60"),
+        (lambda app: ResilienceMiddleware(app, Resilience()), "/", 429, '{"detail":"Too many requests."}', "60"),
+        (mounted, "/sub/", 429, '{"detail":"Too many requests."}', "60"),
+        (with_middleware, "/", 429, '{"code":"RATE_LIMITED"', "60"),
+        (lambda app: mounted(with_middleware(app)), "/sub/", 429, '{"code":"RATE_LIMITED"', "60"),
+        (with_own_handler, "/", 420, "mine", "9"),
+        (lambda app: mounted(with_own_handler(app)), "/sub/", 420, "mine", "9"),
+    ],
+    ids=["alone", "wrapped", "mounted", "middleware", "mounted middleware", "own handler", "mounted own handler"],
+)
+async def test_refusal_is_answered(
+    browse: Any, request: pytest.FixtureRequest, guard: Any, path: str, status: int, body: str, wait: str
+) -> None:
+    """Whoever answers an application's errors, a refusal tells the time to wait, and is never a fault."""
+    app = FastAPI(dependencies=[rate_limit("1/minute", name=request.node.name)])
+    app.add_api_route("/", lambda: "x")
+    async with browse(guard(app)) as client:
+        assert (await client.get(path)).status_code == 200
+        answer = await client.get(path)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (status, wait)
+    assert answer.text.startswith(body)
 
 
 async def test_included_twice(browse: Any) -> None:
@@ -187,6 +233,21 @@ async def test_websocket_handshakes_are_limited(browse: Any) -> None:
         await socket.close()
 
     install(app, Resilience())
+    assert [await handshake(app), await handshake(app)] == ["websocket.accept", "websocket.close"]
+    assert await handshake(app, "websocket.http.response") == "websocket.http.response.start"
+
+
+@pytest.mark.parametrize("guard", [lambda app: app, with_middleware], ids=["alone", "middleware"])
+async def test_websocket_handshakes_are_denied_without_handlers(request: pytest.FixtureRequest, guard: Any) -> None:
+    """Without `install`, too, a handshake over the limit is denied, and no fault."""
+    app = FastAPI()
+
+    @app.websocket("/ws", dependencies=[rate_limit("1/minute", name=request.node.name)])
+    async def talk(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.close()
+
+    guard(app)
     assert [await handshake(app), await handshake(app)] == ["websocket.accept", "websocket.close"]
     assert await handshake(app, "websocket.http.response") == "websocket.http.response.start"
 
