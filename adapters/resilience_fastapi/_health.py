@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from resilience import Resilience
-from resilience.health import Health
-from resilience_fastapi._probes import IS_PROBE, PROBE_PATHS, reply
+from resilience.health import PROBE_PATHS, Health
+from resilience_fastapi._probes import IS_PROBE, reply
 
 __all__ = ("health_router",)
 

@@ -10,11 +10,10 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Scope
 
-from resilience.health import Health
+from resilience.health import PROBE_PATHS, Health
 
-__all__ = ("IS_PROBE", "PROBE_PATHS", "Probes", "reply")
+__all__ = ("IS_PROBE", "Probes", "reply")
 
-PROBE_PATHS = ("/livez", "/healthz", "/readyz", "/startupz")
 IS_PROBE = "_resilience_is_probe"
 """Marks the endpoints of `health_router`."""
 
