@@ -76,12 +76,19 @@ class Signals:
             taken = [self._take(number) for number in numbers]
         except ValueError:  # a sub-interpreter
             return False
-        if any(taken):
-            with self._lock:
-                others = [one for one in self._lifecycles if one is not lifecycle]
-                self._known = tuple(map(weakref.ref, (*others, lifecycle)))
+        return any(taken) and self._watches_for(lifecycle)
+
+    def _watches_for(self, lifecycle: Lifecycle) -> bool:
+        with self._lock:
+            others = [one for one in self._lifecycles if one is not lifecycle]
+            self._known = tuple(map(weakref.ref, (*others, lifecycle)))
+            try:
                 self._start_watching()
-        return any(taken)
+            except RuntimeError as error:  # no more threads, and a signal held back would stay so
+                self.forget(lifecycle)
+                _log.warning("signals are not watched for: %s", error)
+                return False
+        return True
 
     def _take(self, number: int) -> bool:
         handler = signal.getsignal(number)

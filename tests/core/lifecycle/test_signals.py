@@ -556,6 +556,31 @@ def test_two_lifecycles_share_one_signal() -> None:
         life.stopped()
 
 
+@pytest.mark.usefixtures("sigterm")
+def test_a_signal_nobody_can_watch_for_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the system refuses the thread that would drain, the signal stays with who handles it now."""
+    heard = list[int]()
+    signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    lifecycle = Lifecycle(LifecycleOptions(drain_delay=30))
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert not lifecycle.install_signals()
+    assert "can't start new thread" in caplog.text
+    signal.raise_signal(signal.SIGTERM)
+    assert (heard, lifecycle.state) == ([signal.SIGTERM], "starting")
+    assert lifecycle.install_signals()
+    signal.raise_signal(signal.SIGTERM)
+    assert lifecycle.wait_draining(5)
+    assert heard == [signal.SIGTERM]
+    lifecycle.stopped()
+
+
 def test_a_desk_of_nobody_is_transparent() -> None:
     """With no lifecycle left the handler passes everything on, wherever it still hangs."""
     heard = list[int]()
