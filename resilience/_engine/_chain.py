@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from resilience._engine import _generators, _sync
 from resilience._engine._block import Guard
 from resilience._engine._colour import Colour, colour_of
-from resilience._engine._parts import Member
+from resilience._engine._parts import Compiled, Member
 from resilience.clock import SYSTEM_SLEEPER, Sleeper
 from resilience.errors import ConfigurationError, Problem
 from resilience.policy import AroundPolicy, KeyedPolicy, Policy
@@ -86,7 +86,7 @@ class Chain:
             policies = tuple(itertools.compress(self.policies, serving))
             selection = Chain(self.name, policies, self._sleeper, through=self._through)
             selection._selects = False  # done
-            self._selections[serving] = selection
+            self._selections.setdefault(serving, selection)  # another thread may have been first
         return self._selections[serving]
 
     def wrap_async(self, fn: Callable[P, Any]) -> Callable[P, Coroutine[Any, Any, Any]]:
@@ -138,7 +138,7 @@ class Chain:
                 raise ConfigurationError(f"pipeline {self.name!r} cannot guard a block with {policy.name!r}: {reason}")
         return Guard(chain)
 
-    @functools.cached_property
+    @Compiled
     def plain_caller(self) -> Callable[..., Any]:
         """Guards one call of the plain function it is given, with its arguments."""
         # Every call may bring another function: what one of them returned says nothing about the next.
@@ -146,16 +146,16 @@ class Chain:
 
     def _caller(self, colour: Colour) -> Callable[..., Any]:
         if colour not in self._callers:
-            self._callers[colour] = self._compile(self._through, colour, is_one_function=False)
+            self._callers.setdefault(colour, self._compile(self._through, colour, is_one_function=False))
         return self._callers[colour]
 
-    @functools.cached_property
+    @Compiled
     def _acaller(self) -> Callable[..., Coroutine[Any, Any, Any]]:
         leaves_the_loop = any(hasattr(policy, "offload") for policy in self.policies)
         fn = self._through if leaves_the_loop else _aio().resume(self._through)
         return self._compile_async(fn, is_one_function=False)
 
-    @functools.cached_property
+    @Compiled
     def _blocking_block(self) -> Callable[[], contextlib.AbstractContextManager[None]]:
         def block() -> Generator[None, None, None]:
             yield
@@ -167,7 +167,7 @@ class Chain:
                 raise ConfigurationError(f"pipeline {self.name!r} cannot guard a block with {policy.name!r}: {reason}")
         return contextlib.contextmanager(_generators.compile_sync_generator(policies, block, self._sleeper.sleep))
 
-    @functools.cached_property
+    @Compiled
     def _awaiting_block(self) -> Callable[[], contextlib.AbstractAsyncContextManager[None]]:
         return contextlib.asynccontextmanager(
             _generators_aio().compile_async_block(self.policies, self.name, self._sleeper.asleep)
@@ -184,10 +184,13 @@ class Chain:
         return cast("Callable[..., Any]", _generators_aio().compile_async_generator(policies, fn, self._sleeper.asleep))
 
     def _compile_sync(self, fn: Callable[P, R], *, is_one_function: bool = True) -> Callable[P, R]:
-        @functools.cache  # what shares results or calls has to be one and the same for all of them
-        def awaiting() -> tuple[Any, Any]:
-            resumed = _aio().resume(fn)
-            return resumed, self._compile_async(resumed, is_one_function=is_one_function)
+        made: list[tuple[Any, Any]] = []  # what shares results or calls has to be one and the same for all of them
+
+        def awaiting() -> tuple[Any, Any]:  # not cached by a decorator: what is inside of one cannot be redirected
+            if not made:
+                resumed = _aio().resume(fn)
+                made.append((resumed, self._compile_async(resumed, is_one_function=is_one_function)))
+            return made[0]  # the first, whoever appended it
 
         def defer(awaitable: Any) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
             resumed, guarded = awaiting()

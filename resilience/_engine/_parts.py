@@ -4,16 +4,42 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar, overload
 
 from resilience.errors import ConfigurationError
 from resilience.policy import AroundPolicy, KeyedPolicy, Policy, PolicyBase, Slot, Substitute, Verdict
 
-__all__ = ("Member", "blocks", "by_key", "decides", "scored", "stands_in")
+__all__ = ("Compiled", "Member", "blocks", "by_key", "decides", "scored", "stands_in")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+C = TypeVar("C")
+T = TypeVar("T")
 Member: TypeAlias = Policy | AroundPolicy | KeyedPolicy
+
+
+class Compiled(Generic[C, T]):
+    """A property made at its first use and kept; threads that come first together make it each, and use the same.
+
+    `functools.cached_property` gives each of them its own, since Python 3.12, and what shares calls would share less.
+    """
+
+    def __init__(self, make: Callable[[C], T]) -> None:
+        self._make = make
+        self.__doc__ = make.__doc__
+
+    def __set_name__(self, _owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, chain: None, owner: type, /) -> Self: ...
+
+    @overload
+    def __get__(self, chain: C, owner: type, /) -> T: ...
+
+    def __get__(self, chain: Any, owner: type, /) -> Any:
+        # Kept where an attribute of the chain is looked for first: from then on this costs nothing.
+        return self if chain is None else vars(chain).setdefault(self._name, self._make(chain))
 
 
 class _Place:
@@ -22,11 +48,13 @@ class _Place:
     __slots__ = ("__weakref__",)
 
     def keep(self, slot: Slot, here: weakref.ref[Any], call: Callable[P, R]) -> Callable[P, R]:
-        """Keep `call` for this place in `slot`, in exchange for what is left there of places that are gone."""
-        for place in [place for place in slot.compiled if place() is None]:
+        """Keep `call` for this place in `slot`, in exchange for what is left there of places that are gone.
+
+        Returns what is kept: where another thread was first, its call. Threads do this at once, and take no lock.
+        """
+        for place in [place for place in list(slot.compiled) if place() is None]:
             slot.compiled.pop(place, None)
-        slot.compiled[here] = call
-        return call
+        return slot.compiled.setdefault(here, call)
 
 
 def decides(policy: Policy, step: str) -> Callable[..., Any] | None:
