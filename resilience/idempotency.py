@@ -40,7 +40,7 @@ def idempotent(function: F) -> F:
 
 def is_idempotent(function: Any) -> bool:
     """Whether `function`, or the function a partial calls in the end, was marked."""
-    while not getattr(function, _MARK, False):
+    while getattr(function, _MARK, False) is not True:  # a remote proxy has any attribute at all, each of them true
         if not isinstance(function, functools.partial):
             return False
         function = function.func

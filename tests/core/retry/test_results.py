@@ -1,4 +1,5 @@
 import asyncio
+import functools
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from datetime import timedelta
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from resilience import Bulkhead, Hedge, Pipeline, Resilience, Retry, RetryBudget, idempotent
+from resilience.idempotency import is_idempotent
 from resilience.testing import ManualClock, RecordingListener
 
 
@@ -89,6 +91,28 @@ def test_only_idempotent_functions_are_retried_where_told_so() -> None:
         with pytest.raises(OSError):
             call()
     assert calls == ["charge"] * 2 + ["read"] * 6
+
+
+def test_a_proxy_that_has_every_attribute_is_not_marked() -> None:
+    """What says yes to whatever it is asked, as remote proxies do, was marked by nobody: it is called once."""
+    calls: list[str] = []
+
+    class Remote:
+        def __getattr__(self, name: str) -> "Remote":
+            return self
+
+        def __call__(self) -> None:
+            calls.append("transfer")
+            raise OSError
+
+    transfer = Remote()
+    assert not is_idempotent(transfer)
+    assert not is_idempotent(functools.partial(transfer))
+    for policy in (Retry(idempotent_only=True), Hedge(0)):
+        with pytest.raises(OSError):
+            Pipeline("p", policy).call(transfer)
+    assert calls == ["transfer"] * 2
+    assert is_idempotent(idempotent(transfer))
 
 
 def test_without_the_gate_no_function_is_asked() -> None:
