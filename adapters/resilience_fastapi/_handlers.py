@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.status import WS_1008_POLICY_VIOLATION, WS_1011_INTERNAL_ERROR, WS_1013_TRY_AGAIN_LATER
 from starlette.websockets import WebSocket, WebSocketState
 
-from resilience.envelope import ANSWERS, envelope_of, http_envelope, told, validation_envelope
+from resilience.envelope import ANSWERS, envelope_of, http_envelope, told, validation_envelope, violations_of
 from resilience.errors import ResilienceError
 from resilience_fastapi._answers import ids_of, respond
 
@@ -27,8 +27,6 @@ __all__ = ("add_handlers", "own_handler")
 Answerer = Callable[[Any, Any], Awaitable[Response | None]]
 
 _FIRST_ERROR_STATUS = 400
-_SHORTEST_SECRET = 4
-_WRITTEN_BY_HAND = frozenset({"value_error", "assertion_error"})
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
@@ -48,29 +46,7 @@ def _kept(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 async def _on_invalid_request(request: Request, error: RequestValidationError) -> Response:
-    fields = [_field(one) for one in error.errors()]
-    return respond(request.scope, validation_envelope(fields, **ids_of(request.scope)))
-
-
-def _field(one: Mapping[str, Any]) -> dict[str, str]:
-    return {"field": ".".join(map(str, one["loc"])), "message": _reason(one), "type": one["type"]}
-
-
-def _reason(one: Mapping[str, Any]) -> str:
-    """Return why a field is wrong, unless a validator wrote the value it refused into its text."""
-    message: str = one["msg"]
-    if one["type"] in _WRITTEN_BY_HAND and any(text in message for text in _texts(one.get("input"))):
-        return "The value is not valid."
-    return message
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, Mapping):
-        return [text for item in value.values() for text in _texts(item)]
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [text for item in value for text in _texts(item)]
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    return [text] if len(text) >= _SHORTEST_SECRET else []
+    return respond(request.scope, validation_envelope(violations_of(error.errors()), **ids_of(request.scope)))
 
 
 async def _on_invalid_websocket(websocket: WebSocket, _error: WebSocketRequestValidationError) -> None:

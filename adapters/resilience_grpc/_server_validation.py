@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from resilience.envelope import ErrorCatalog, validation_envelope
+from resilience.envelope import ErrorCatalog, validation_envelope, violations_of
 from resilience.errors import AppError
 
 __all__ = ("refusal_of",)
@@ -21,35 +21,28 @@ def refusal_of(found: Any, catalog: ErrorCatalog) -> AppError | None:
 
     Returned: None or True where all is well; else violations, each a mapping (`field`, `message`, `type`), a pair of
     field and message, or a message alone. Raised: an `AppError` is the answer itself, and a `ValueError` speaks by its
-    text, or by its `errors()` where it has them (pydantic). Anything else that is raised is a fault of the hook, and
-    is raised here.
+    text, or by its `errors()` where it has them (pydantic; see `violations_of`). Anything else that is raised is a
+    fault of the hook, and is raised here.
     """
     if isinstance(found, AppError):
         return found
-    if isinstance(found, BaseException):
-        violations = _of_error(found)
-    elif found is None or found is True:
+    if found is None or found is True:
         return None
-    else:
-        violations = _of_value(found)
+    violations = _of_error(found) if isinstance(found, BaseException) else _of_value(found)
     if not violations:
         return None
     return catalog.error("VALIDATION_FAILED", details=validation_envelope(violations).details)
 
 
-def _of_error(error: BaseException) -> list[Violation]:
+def _of_error(error: BaseException) -> Sequence[Violation]:
     if not isinstance(error, ValueError):
         raise error
     told: Any = getattr(error, "errors", None)
     if callable(told):
         found: Any = told()
-        return [_of_pydantic(one) for one in found] or [_one(_UNSAID)]
+        return violations_of(found) or [_one(_UNSAID)]
     # A subclass (of decoding, of JSON) was not written for the client to read.
     return [_one(str(error) if type(error) is ValueError and error.args else _UNSAID)]
-
-
-def _of_pydantic(one: Mapping[str, Any]) -> Violation:
-    return {"field": ".".join(map(str, one.get("loc", ()))), "message": one.get("msg", ""), "type": one.get("type", "")}
 
 
 def _of_value(found: Any) -> list[Violation]:

@@ -15,6 +15,7 @@ from resilience.envelope._machine import (
 from resilience.envelope._read import read_envelope
 from resilience.envelope._schema import ENVELOPE_SCHEMA, PROBLEM_SCHEMA
 from resilience.envelope._told import ANSWERS, told
+from resilience.envelope._violations import violations_of
 from resilience.envelope._wire import JSON_TYPE, PROBLEM_TYPE
 
 __all__ = (
@@ -40,5 +41,6 @@ __all__ = (
     "statuses_for",
     "told",
     "validation_envelope",
+    "violations_of",
     "wants_problem",
 )

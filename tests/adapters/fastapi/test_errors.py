@@ -53,6 +53,15 @@ class Transfer(BaseModel):
         raise ValueError(f"not allowed: {data['accounts'][0]}" if data["accounts"] else "no accounts")
 
 
+class Deep(BaseModel):
+    accounts: Any
+
+    @field_validator("accounts")
+    @classmethod
+    def check(cls, value: Any) -> Any:
+        raise ValueError("too deep")
+
+
 def shop(**options: Any) -> FastAPI:
     app = FastAPI(**options)
 
@@ -292,6 +301,21 @@ async def test_validators_of_models_do_not_echo(browse: Any) -> None:
         plain = await client.post("/transfer", json={"accounts": []})
     assert [field["message"] for field in echo.json()["details"]["fields"]] == ["The value is not valid."]
     assert [field["message"] for field in plain.json()["details"]["fields"]] == ["Value error, no accounts"]
+
+
+async def test_deep_bodies_are_answered(browse: Any) -> None:
+    """A validator that refuses a body nested deeper than Python can recurse is answered like any other."""
+    app = FastAPI()
+
+    @app.post("/deep")
+    def deep(order: Deep) -> None: ...
+
+    install(app)
+    async with browse(app) as client:
+        body = '{"accounts":' + "[" * 600 + "1" + "]" * 600 + "}"
+        answer = await client.post("/deep", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert [field["message"] for field in answer.json()["details"]["fields"]] == ["Value error, too deep"]
 
 
 @pytest.mark.parametrize(

@@ -231,11 +231,17 @@ class PydanticError(ValueError):
         return [{"loc": ("items", 0), "msg": "missing", "type": "missing", "input": "secret"}]
 
 
+class HandWrittenError(ValueError):
+    def errors(self) -> list[dict[str, Any]]:
+        return [{"loc": ("name",), "msg": "Value error, secret is taken", "type": "value_error", "input": "secret"}]
+
+
 @pytest.mark.parametrize(
     ("raised", "code", "violation"),
     [
         (ValueError("too short"), "INVALID_ARGUMENT", ("", "too short")),
         (PydanticError("secret"), "INVALID_ARGUMENT", ("items.0", "missing")),
+        (HandWrittenError("secret"), "INVALID_ARGUMENT", ("name", "The value is not valid.")),
         (UnicodeError("secret"), "INVALID_ARGUMENT", ("", "The request is not valid.")),
         (AppError("SHOP_V001", "no", grpc_status="OUT_OF_RANGE"), "OUT_OF_RANGE", None),
         (KeyError("secret"), "INTERNAL", None),

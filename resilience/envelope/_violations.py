@@ -1,0 +1,56 @@
+"""What pydantic has to say about a value, without the value."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+__all__ = ("violations_of",)
+
+_WRITTEN_BY_HAND = frozenset({"value_error", "assertion_error"})
+_WITHHELD = "The value is not valid."
+_SHORTEST_SECRET = 4
+_MOST_VALUES = 10_000
+
+
+def violations_of(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return the `errors()` of pydantic, or of a framework that uses it, as `validation_envelope` takes them.
+
+    Of each its place with dots, its message and its type. The text of a validator written by hand is withheld where it
+    repeats what was sent (L16): the value refused or one inside it, from 4 characters on; or where there are more than
+    10,000 of them, which is too many to look at.
+    """
+    return [
+        {
+            "field": ".".join(map(str, one.get("loc", ()))),
+            "message": _message(one),
+            "type": str(one.get("type", "")),
+        }
+        for one in errors
+    ]
+
+
+def _message(one: Mapping[str, Any]) -> str:
+    message = str(one.get("msg", ""))
+    is_telling = one.get("type") in _WRITTEN_BY_HAND and _may_repeat(message, one.get("input"))
+    return _WITHHELD if is_telling else message
+
+
+def _may_repeat(message: str, value: Any) -> bool:
+    """Whether a message repeats some of a value, or too much is in it to tell; nested as deep as a client likes."""
+    pending, seen = [value], 0
+    while pending:
+        each, seen = pending.pop(), seen + 1
+        if isinstance(each, Mapping):
+            pending.extend(each.values())
+        elif isinstance(each, Collection) and not isinstance(each, str | bytes):
+            pending.extend(each)
+        elif len(text := _text(each)) >= _SHORTEST_SECRET and text in message:
+            return True
+        if seen + len(pending) > _MOST_VALUES:
+            return True
+    return False
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
