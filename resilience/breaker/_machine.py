@@ -95,7 +95,7 @@ class Machine:
         if not isinstance(epoch, Closed) or epoch.running is None:
             return None
         for call in epoch.running.overdue(now):
-            call.number, trip = cast("Judge", epoch.rule).slowed(now)
+            call.number, trip = cast("Judge", epoch.rule).hung(now)
             if trip is not None:
                 return self._trip(epoch, trip, now)
         return None
@@ -116,11 +116,13 @@ class Machine:
             )
         judge = cast("Judge", epoch.rule)
         if permit.number is None and running.is_slow(permit.started, now):
-            trip = judge.slowed(now)[1]
+            trip = judge.slowed(now)
             return None if trip is None else self._trip(epoch, trip, now)
         judge.tick(now)
         if permit.number is None:
             judge.succeeded()
+        else:
+            judge.succeeded_late()
         return None
 
     def failed(self, permit: Permit, now: float, floor: float = 0.0) -> Transition | None:

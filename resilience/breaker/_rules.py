@@ -64,14 +64,26 @@ class Judge:
         self.window.failed(number)
         if slow:
             self.window.slowed(number)
-        self._extend_run(number)
+        self._extend_run(number, is_unbroken=number == self._run_end + 1)
         return self._tripped(number)
 
-    def slowed(self, now: float) -> tuple[int, Trip | None]:
-        """Count a call that took, or has been taking, too long; the number lets `failed_late` find it again."""
+    def slowed(self, now: float) -> Trip | None:
+        """Count a success that took too long."""
         number = self._take(now)
         self.window.slowed(number)
+        return self._tripped(number, may_count_failures=False)
+
+    def hung(self, now: float) -> tuple[int, Trip | None]:
+        """Count a call that has been taking too long; the number lets `failed_late` find it again."""
+        number = self._take(now)
+        self.window.slowed(number)
+        if number == self._run_end + 1:  # how it ends is not known: it is no success that came between failures
+            self._run_end = number
         return number, self._tripped(number, may_count_failures=False)
+
+    def succeeded_late(self) -> None:
+        """End the run: a call that was counted while it was still running has succeeded."""
+        self._run = 0
 
     def failed_late(self, number: int, now: float) -> Trip | None:
         """Count the failure of a call that was counted as slow, under that number, while it was still running."""
@@ -80,6 +92,7 @@ class Judge:
         if not self.window.holds(number):
             return self.failed(now, slow=True)  # the window has moved on: what happens now is an outcome of its own
         self.window.failed(number)
+        self._extend_run(last, is_unbroken=last == self._run_end)
         return self._tripped(last)
 
     def tick(self, now: float) -> None:
@@ -97,10 +110,10 @@ class Judge:
         self.window.advance(now, number - 1)
         return number
 
-    def _extend_run(self, number: int) -> None:
-        """Extend the run, or start a new one where a success came between."""
-        self._run = self._run + 1 if number == self._run_end + 1 else 1
-        self._run_end = number
+    def _extend_run(self, last: int, *, is_unbroken: bool) -> None:
+        """Extend the run up to the outcome numbered `last`, or start a new one where a success came between."""
+        self._run = self._run + 1 if is_unbroken else 1
+        self._run_end = last
 
     def _counts(self, last: int) -> Counts:
         if self.limits.failures is self.limits.failure_rate is self.limits.slow_rate is None:

@@ -368,6 +368,23 @@ def test_rules_that_are_named_replace_the_default_one() -> None:
     assert (rate_only.fail_max, both.fail_max) == (0, 5)
 
 
+def test_failures_in_a_row_open_beside_slow_calls_that_overlap() -> None:
+    """`fail_max` counts calls as they end: others that are under way, slow by now or not, interrupt no run."""
+    clock = ManualClock()
+    breaker = CircuitBreaker(
+        3, slow_call_rate_threshold=1.0, slow_call_duration_threshold=1, minimum_calls=100, clock=clock
+    )
+    under_way = breaker.admit()
+    for _ in range(3):
+        assert breaker.current_state == "closed"
+        clock.advance(1.1)
+        following = breaker.admit()
+        clock.advance(1.1)
+        breaker.on_failure(under_way, DownError())
+        under_way = following
+    assert breaker.current_state == "open"
+
+
 def test_slow_calls_are_counted_once_among_threads() -> None:
     """Timed calls that begin and end without the lock, while others are swept as slow, are each counted once."""
     clock, calls, workers = ManualClock(), 400, 6

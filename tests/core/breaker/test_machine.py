@@ -360,21 +360,26 @@ class BreakerModel(RuleBasedStateMachine):
         permits=st.integers(1, 4),
         losses=st.integers(1, 2),
         slow_after=st.sampled_from([None, 4.0]),
+        slow_rate=st.sampled_from([0.5, 1.0]),
         ramp=st.sampled_from([0.0, 8.0]),
         growth=st.sampled_from([1.0, 2.0]),
     )
-    def begin(self, permits: int, losses: int, slow_after: float | None, ramp: float, growth: float) -> None:
+    def begin(
+        self, permits: int, losses: int, slow_after: float | None, slow_rate: float, ramp: float, growth: float
+    ) -> None:
         losses = min(losses, permits)
         self.permits, self.slow_after = permits, slow_after
         wanted = permits - losses + 1
         time = OpenTime(10.0, growth=growth, cap=40.0, jitter=0.1, decay=20.0)
         full = plan(permits=permits, wanted=wanted, losses=losses, half_open_limit=30.0, ramp=ramp)
-        limits = Limits(2, None, None, None if slow_after is None else 0.5, 3)
+        limits = Limits(2, None, None, None if slow_after is None else slow_rate, 5)
         self.machine = Machine(
             lambda now: Judge(limits, TimeWindow(15.0, now)), full._replace(open_time=time, slow_after=slow_after)
         )
         self.now = 0.0
         self.out: list[Permit] = []
+        self.run = 0
+        """Failures in a row of the calls of a closed circuit, in the order in which they ended."""
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 6.0, 11.0]))
     def pass_time(self, seconds: float) -> None:
@@ -387,6 +392,8 @@ class BreakerModel(RuleBasedStateMachine):
             assert (change.before, change.after) == (before.state, self.machine.epoch.state)
             assert change.counts.failures >= 0
             assert max(change.counts.failures, change.counts.slow) <= max(change.counts.calls, change.counts.failures)
+            assert (change.reason == "consecutive failures") is (self.run == 2)
+            self.run = 0
 
     @rule()
     def call(self) -> None:
@@ -412,6 +419,8 @@ class BreakerModel(RuleBasedStateMachine):
             self.machine.abandoned(permit)
             assert self.machine.epoch is before
             return
+        if is_current and isinstance(before, Closed):
+            self.run = self.run + 1 if how == "failure" else 0
         if how == "failure":
             change = self.machine.failed(permit, self.now, floor)
         elif isinstance(permit, Timed | Trial):
@@ -442,6 +451,10 @@ class BreakerModel(RuleBasedStateMachine):
             assert epoch.free + len(epoch.out) + epoch.successes + epoch.losses <= self.permits + epoch.rule.losses
             assert epoch.losses < epoch.rule.losses
             assert epoch.successes < epoch.rule.wanted
+
+    @invariant()
+    def a_run_opens_a_closed_circuit(self) -> None:
+        assert not isinstance(self.machine.epoch, Closed) or self.run < 2
 
     @invariant()
     def open_time_is_bounded(self) -> None:

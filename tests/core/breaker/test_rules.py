@@ -2,7 +2,7 @@ import itertools
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resilience.breaker._rules import Judge, Limits, Trip
@@ -17,7 +17,7 @@ def report(judge: Judge, outcome: str, now: float = 0.0) -> Trip | None:
         judge.succeeded()
         return None
     if outcome == "slow":
-        return judge.slowed(now)[1]
+        return judge.slowed(now)
     return judge.failed(now, slow=outcome == "both")
 
 
@@ -40,6 +40,29 @@ def test_consecutive_rule_trips_at_the_end_of_an_unbroken_run(outcomes: list[boo
             judge.succeeded()
         run = len(list(itertools.takewhile(bool, reversed(seen))))
         assert judge.counts(0.0) == Counts(run, run)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from(["ok", "failed", "slow", "hangs", "ok late", "failed late"]), max_size=60))
+def test_a_run_is_one_of_calls_in_the_order_they_end(outcomes: list[str]) -> None:
+    """Calls counted as slow while they run come into a run when they end, and as what they end; until then not."""
+    judge, hanging, run = Judge(Limits(2, slow_rate=1.0, minimum=1000), CallWindow(1000)), [], 0
+    for outcome in outcomes:
+        if outcome == "hangs":
+            number, trip = judge.hung(0.0)
+            assert trip is None
+            hanging.append(number)
+        elif outcome in ("ok", "slow"):
+            run = 0
+            report(judge, outcome)
+        elif outcome == "failed" or (outcome == "failed late" and hanging):
+            run += 1
+            trip = judge.failed(0.0) if outcome == "failed" else judge.failed_late(hanging.pop(), 0.0)
+            assert (None if trip is None else trip.rule) == (None if run < 2 else "consecutive failures")
+        elif outcome == "ok late" and hanging:
+            run = 0
+            judge.succeeded_late()
+            hanging.pop()
 
 
 @given(OUTCOMES, st.integers(1, 12), st.data())
@@ -106,7 +129,7 @@ def test_any_of_several_rules_trips() -> None:
 def test_late_failure_is_put_where_its_call_was_counted(window: Callable[[], CallWindow | TimeWindow]) -> None:
     """The failure of a call that was counted while it ran leaves the window when that call does."""
     judge = Judge(Limits(None, None, 2.0), window())
-    number, _ = judge.slowed(0.0)
+    number, _ = judge.hung(0.0)
     report(judge, "ok", 4.0)
     report(judge, "failed", 4.0)
     judge.failed_late(number, 5.0)
