@@ -1,0 +1,208 @@
+"""Retries: docs/howto/moving-from-other-libraries.md on tenacity and stamina is shown, theirs beside ours."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tenacity
+
+from resilience import CircuitBreaker, CircuitOpenError, Deadline, Pipeline, Retry
+from resilience.testing import ManualClock, no_waits
+
+PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "moving-from-other-libraries.md").read_text()
+TABLE = PAGE[PAGE.index("### Retries") :]
+ROW = re.compile(r'^\| <a id="([a-z-]+)"></a>([^|]+) \| ([^|]+) \| ([^|]*) \| `(test_\w+)` \|$', re.MULTILINE)
+EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_rows_and_tests_are_the_same() -> None:
+    """Each line of the table of differences has an anchor and a test of that name, and the test is here."""
+    rows = ROW.findall(TABLE)
+    assert len(rows) == TABLE.count("\n| <a") == len(set(rows))
+    here = {node.name for node in ast.parse(Path(__file__).read_text()).body if hasattr(node, "name")}
+    for anchor, theirs, ours, _, test in rows:
+        assert test == f"test_{anchor.replace('-', '_')}"
+        assert test in here
+        assert theirs.strip() != ours.strip()
+
+
+def library(name: str) -> Any:
+    """Return a module of another library, where it is installed."""
+    return pytest.importorskip(name, reason="it is in the group `bench`")
+
+
+def example(word: str) -> dict[str, Any]:
+    """Run the example that has `word`, and return what it defines."""
+    namespace: dict[str, Any] = {"__name__": "example"}
+    exec(next(code for code in EXAMPLES if word in code), namespace)  # noqa: S102 - the page's own example
+    return namespace
+
+
+class TestExamples:
+    def test_tenacity(self, caplog: pytest.LogCaptureFixture) -> None:
+        """The strategies of the example decide, and its callback logs."""
+        caplog.set_level(logging.WARNING, "stock")
+        policy = example("before_sleep_log")["stock"].__wrapped__
+        assert policy("lamp") == 4
+
+    def test_stamina(self) -> None:
+        """The words of the example are stamina's, defaults included."""
+        stamina = library("stamina")
+        defaults = stamina.retry.__kwdefaults__
+        options = example("as_before")["as_before"].options
+        for name in ("attempts", "timeout", "wait_initial", "wait_max", "wait_jitter", "wait_exp_base"):
+            assert getattr(options, name) == defaults[name], name
+
+
+class Failing:
+    """A function that fails so many times, or always."""
+
+    def __init__(self, times: int = 1000, error: type[Exception] = ConnectionError) -> None:
+        self.times, self.error, self.calls = times, error, 0
+
+    def __call__(self) -> int:
+        self.calls += 1
+        if self.calls <= self.times:
+            raise self.error
+        return self.calls
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+def piped(clock: ManualClock, **options: Any) -> Pipeline:
+    return Pipeline("stock", Retry(clock=clock, **options), sleeper=clock)
+
+
+def test_defaults_of_tenacity(clock: ManualClock) -> None:
+    """Told nothing, theirs goes on without a wait, and ours makes three attempts with two short waits."""
+    patient = Failing(times=50)
+    assert tenacity.Retrying()(patient) == 51
+    ours, failing = piped(clock), Failing()
+    with pytest.raises(ConnectionError):
+        ours.call(failing)
+    assert failing.calls == 3
+    first, second = clock.slept
+    assert 0 <= first <= 0.1
+    assert 0 <= second <= 0.2
+
+
+def test_defaults_of_stamina() -> None:
+    """Told nothing but `on`, theirs makes ten attempts; ours makes three, and needs no `on`."""
+    stamina = library("stamina")
+    defaults = stamina.retry.__kwdefaults__
+    assert (defaults["attempts"], defaults["timeout"], defaults["wait_jitter"]) == (10, 45.0, 1.0)
+    with pytest.raises(TypeError):
+        stamina.retry()
+    options = Retry().options
+    assert (options.attempts, options.timeout, options.wait_jitter) == (3, None, "full")
+
+
+def test_last_error() -> None:
+    """Theirs hides the error in another one; ours raises it, with what was tried."""
+    with pytest.raises(tenacity.RetryError):
+        tenacity.Retrying(stop=tenacity.stop_after_attempt(2))(Failing())
+    with no_waits(), pytest.raises(ConnectionError) as caught:
+        Pipeline("stock", Retry(stop=tenacity.stop_after_attempt(2))).call(Failing())
+    assert "gave up after 2 attempts" in caught.value.__notes__[0]
+
+
+def test_waits_past_the_end(clock: ManualClock) -> None:
+    """Of a second in all theirs waits ten, and tries again; ours waits for nothing."""
+    slept: list[float] = []
+    theirs = tenacity.Retrying(stop=tenacity.stop_after_delay(1), wait=tenacity.wait_fixed(10), sleep=slept.append)
+    with pytest.raises(tenacity.RetryError):
+        theirs.copy(stop=tenacity.stop_after_delay(1) | tenacity.stop_after_attempt(2))(Failing())
+    assert slept == [10]
+    with pytest.raises(ConnectionError):
+        piped(clock, wait=tenacity.wait_fixed(10), timeout=1).call(Failing())
+    with Deadline.after("1s", clock=clock), pytest.raises(ConnectionError):
+        piped(clock, wait=tenacity.wait_fixed(10)).call(Failing())
+    assert clock.slept == []
+
+
+def test_retry_after(clock: ManualClock) -> None:
+    """An error that says when to come back makes our wait longer, whatever strategy chose it; theirs stays."""
+
+    class BusyError(Exception):
+        retry_after = 7.0
+
+    slept: list[float] = []
+    wait, stop = tenacity.wait_fixed(1), tenacity.stop_after_attempt(2)
+    with pytest.raises(tenacity.RetryError):
+        tenacity.Retrying(wait=wait, stop=stop, sleep=slept.append)(Failing(error=BusyError))
+    with pytest.raises(BusyError):
+        piped(clock, wait=wait, stop=stop).call(Failing(error=BusyError))
+    assert slept == [1]
+    assert clock.slept[0] >= 7
+
+
+def test_refusals(clock: ManualClock) -> None:
+    """An open circuit is asked three times by theirs, once by ours, and three times by ours where it is named."""
+    breaker = CircuitBreaker()
+    breaker.open()
+    events: list[str] = []
+    breaker.events.subscribe(lambda event: events.append(event.kind))
+
+    def asked(call: Callable[[], Any]) -> int:
+        events.clear()
+        with pytest.raises((CircuitOpenError, tenacity.RetryError)):
+            call()
+        return events.count("breaker.rejected")
+
+    theirs = tenacity.Retrying(stop=tenacity.stop_after_attempt(3))
+    inner = Pipeline("inner", breaker)
+    assert asked(lambda: theirs(inner.call, int)) == 3
+    assert asked(lambda: piped(clock).call(inner.call, int)) == 1
+    named = Retry(on=CircuitOpenError, clock=clock, wait_initial=0)
+    assert asked(lambda: Pipeline("named", named, breaker, sleeper=clock).call(int)) == 3
+
+
+def test_retry_state(clock: ManualClock) -> None:
+    """Their callbacks see function and arguments; ours see neither."""
+    seen: list[tuple[Any, Any]] = []
+    stop, failing = tenacity.stop_after_attempt(1), Failing()
+
+    def give_up(state: tenacity.RetryCallState) -> None:
+        seen.append((state.fn, state.args))
+
+    tenacity.Retrying(stop=stop, retry_error_callback=give_up)(failing)
+    piped(clock, stop=stop, retry_error_callback=give_up).call(failing)
+    assert seen[0] == (failing, ())
+    assert seen[1] == (None, ())
+
+
+def test_generators(clock: ManualClock) -> None:
+    """A generator that fails before its first item is begun again by ours, and fails by theirs."""
+
+    def items(begun: list[int]) -> Iterator[int]:
+        begun.append(1)
+        if len(begun) < 3:
+            raise ConnectionError
+        yield len(begun)
+
+    with pytest.raises(ConnectionError):
+        list(tenacity.retry(stop=tenacity.stop_after_attempt(5))(items)([]))
+    assert list(piped(clock)(items)([])) == [3]
+
+
+def test_logs(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> None:
+    """Theirs logs each retry by itself; ours says nothing, and tells whoever subscribed."""
+    stamina = library("stamina")
+    theirs = stamina.retry(on=ConnectionError, wait_initial=0, wait_jitter=0, attempts=2)(Failing(times=1))
+    caplog.set_level(logging.DEBUG)
+    assert theirs() == 2
+    assert [record.name for record in caplog.records] == ["stamina"]
+    caplog.clear()
+    pipeline, told = piped(clock), []
+    pipeline.subscribe(lambda event: told.append(event.kind))
+    assert pipeline.call(Failing(times=1)) == 2
+    assert (caplog.records, told) == ([], ["retry.scheduled"])
