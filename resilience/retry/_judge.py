@@ -71,6 +71,9 @@ class Judge:
         if record is not None and self._strategies.is_asked_again(outcome.error):
             return True
         if self._strategies.get("retry") is not None:
+            # tenacity's own default, any Exception at all, would sleep out the open time of the circuit breaker inside.
+            if self._retryable.is_unasked_refusal(outcome.error):
+                return False
             return bool((yield from self._strategies.ask("retry", record)))  # tenacity takes any truth for a yes
         if outcome.error is not None:
             return (yield from self._retryable.asked(outcome.error))

@@ -36,13 +36,14 @@ class Retry(PolicyBase):
     """Makes up to `attempts` calls in all while they raise one of `on`, with growing, jittered waits between them.
 
     The words are stamina's; `wait`, `stop`, `retry`, `before_sleep`, `after` and `retry_error_callback` take any
-    tenacity strategy and decide in place of ours. `on` is an exception class, a predicate (which may return the wait it
-    wants), or a tuple of them; `on_result` is a predicate over results. `timeout` bounds the whole: no wait is begun
-    that would pass it or the deadline in force. What a server asked for (`retry_after` on the error, a `Retry-After`
-    header, or what the function `retry_after` finds in the error or result) is a floor for the wait, and below 0 ends
-    the retry. `budget` (an object, or the name of one) caps the share of retries among the calls in flight. When it
-    gives up the last error itself is raised, with a note of what was tried; a last result is returned as it is.
-    Predicates and strategies may be coroutine functions where the call itself is awaited.
+    tenacity strategy and decide in place of ours; about our own refusals `retry` is asked only where their class is
+    named. `on` is an exception class, a predicate (which may return the wait it wants), or a tuple of them; `on_result`
+    is a predicate over results. `timeout` bounds the whole: no wait is begun that would pass it or the deadline in
+    force. What a server asked for (`retry_after` on the error, a `Retry-After` header, or what the function
+    `retry_after` finds in the error or result) is a floor for the wait, and below 0 ends the retry. `budget` (an
+    object, or the name of one) caps the share of retries among the calls in flight. When it gives up the last error
+    itself is raised, with a note of what was tried; a last result is returned as it is. Predicates and strategies may
+    be coroutine functions where the call itself is awaited.
     """
 
     kind = "retry"
@@ -92,7 +93,8 @@ class Retry(PolicyBase):
         self.options = options if stop is None else dataclasses.replace(options, attempts=None)
         given = {"wait": wait, "stop": stop, "retry": retry, "before_sleep": before_sleep, "after": after}
         self._strategies = Strategies(self, {**given, "retry_error_callback": retry_error_callback})
-        self._use(Retryable(on), on_result, retry_after, checked(randomness, "randomness", _RANDOMNESS))
+        retryable = Retryable(on, tuple(self._strategies.named()))
+        self._use(retryable, on_result, retry_after, checked(randomness, "randomness", _RANDOMNESS))
         self._clock: Clock = checked(clock, "clock", CLOCK)
         self.after_fork()
         renew_after_fork(self)

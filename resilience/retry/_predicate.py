@@ -24,10 +24,11 @@ On = type[Exception] | Callable[[Exception], Answer | Awaitable[Answer]]
 class Retryable:
     """Answers whether an error is retried, and with which wait if a predicate names one.
 
-    Our own refusals (L4) and errors that say they are not retryable need to be asked for by class.
+    Our own refusals (L4) and errors that say they are not retryable need to be asked for by class: one of `on`, or of
+    those `named` by a strategy that decides in its place.
     """
 
-    def __init__(self, on: On | tuple[On, ...]) -> None:
+    def __init__(self, on: On | tuple[On, ...], named: tuple[type, ...] = ()) -> None:
         given: tuple[Any, ...] = on if isinstance(on, tuple) else (on,)
         for each in given:
             if not (issubclass(each, Exception) if isinstance(each, type) else callable(each)):
@@ -35,7 +36,7 @@ class Retryable:
         if not given:
             raise ConfigurationError([Problem("on", on, "at least one Exception class or predicate")])
         self._classes = tuple(each for each in given if isinstance(each, type))
-        self._asked_for = tuple(each for each in self._classes if issubclass(each, ResilienceError))
+        self._asked_for = tuple(each for each in (*self._classes, *named) if issubclass(each, ResilienceError))
         self._predicates = tuple(each for each in given if not isinstance(each, type))
         self.names = [getattr(each, "__name__", repr(each)) for each in given]
 
@@ -43,6 +44,10 @@ class Retryable:
     def awaits(self) -> bool:
         """Whether a predicate is a coroutine function."""
         return not all(map(is_plain_callable, self._predicates))
+
+    def is_unasked_refusal(self, error: Exception | None) -> bool:
+        """Whether one of our own policies refused the call, and nobody asked for that to be retried (L4)."""
+        return isinstance(error, RejectedError) and not isinstance(error, self._asked_for)
 
     def by_class(self, error: Exception) -> bool | None:
         """Return whether an error of this class is retried, None where a predicate has to be asked."""

@@ -33,6 +33,13 @@ class Strategies:
         self.awaits = not all(map(is_plain_callable, self._given.values()))
         self.judges_results = "retry" in self._given and _looks_at_results(self._given["retry"])
 
+    def named(self) -> Iterator[type]:
+        """Yield the exception classes that `retry=` names: whoever names one means to decide about it."""
+        strategy = self._given.get("retry")
+        for part in (strategy, *_parts(strategy)):
+            kinds = getattr(part, "exception_types", ())
+            yield from (kind for kind in (kinds if isinstance(kinds, tuple) else (kinds,)) if isinstance(kind, type))
+
     def __bool__(self) -> bool:
         return bool(self._given)
 

@@ -11,7 +11,18 @@ import pytest
 import tenacity
 import tenacity.asyncio
 
-from resilience import ConfigurationError, Pipeline, Retry, RetryBudget
+from resilience import (
+    BulkheadFullError,
+    CircuitBreaker,
+    CircuitOpenError,
+    ConfigurationError,
+    Pipeline,
+    RateLimitedError,
+    RejectedError,
+    ResilienceError,
+    Retry,
+    RetryBudget,
+)
 from resilience.testing import ManualClock, RecordingListener
 
 OUTCOMES: list[list[Any]] = [
@@ -342,6 +353,48 @@ def test_combinations_that_tenacity_gets_wrong_are_refused(strategy: Any) -> Non
 def test_strategies_on_exceptions_cost_a_success_nothing(strategy: Any, looks: bool) -> None:  # noqa: FBT001 - a case
     """A `retry=` that cannot want another attempt after a result is not asked about results."""
     assert ("on_success" in vars(Retry(retry=strategy))) is looks
+
+
+@pytest.mark.parametrize("strategy", [
+    tenacity.retry_if_exception_type(),
+    tenacity.retry_if_exception_type(Exception) | tenacity.retry_if_result(lambda value: value is None),
+    tenacity.retry_if_not_exception_type((KeyError, RateLimitedError)),
+    tenacity.retry_unless_exception_type(KeyError),
+    tenacity.retry_always,
+    tenacity.asyncio.retry_if_exception(always),
+    lambda state: state.outcome.failed,
+])  # fmt: skip
+async def test_a_strategy_that_names_no_refusal_of_ours_retries_none(strategy: Any) -> None:
+    """While the circuit inside is open a call is refused once, whatever tenacity's strategies make of errors (L4)."""
+    clock = ManualClock()
+    breaker = CircuitBreaker(fail_max=1, reset_timeout=30, clock=clock)
+    pipeline = Pipeline("p", Retry(clock=clock, wait_jitter=0, retry=strategy), breaker, sleeper=clock)
+    with pytest.raises(CircuitOpenError):
+        await pipeline.acall(as_coroutine_function(_fail))
+    assert clock.slept == [0.1]
+
+
+@pytest.mark.parametrize("options", [
+    {"retry": tenacity.retry_if_exception_type((OSError, CircuitOpenError))},
+    {"retry": tenacity.retry_if_exception_type(OSError) | tenacity.retry_if_exception_type(RejectedError)},
+    {"retry": tenacity.retry_if_exception_type() & tenacity.retry_if_not_exception_type(BulkheadFullError),
+     "on": CircuitOpenError},
+    {"retry": lambda state: state.outcome.failed, "on": (OSError, ResilienceError)},
+])  # fmt: skip
+def test_a_strategy_decides_about_the_refusals_that_are_named(options: dict[str, Any]) -> None:
+    """A refusal whose class is named, in the strategy or by `on` beside it, is retried after the open time."""
+    clock, outcomes = ManualClock(), iter([OSError(), "fine"])
+    breaker = CircuitBreaker(fail_max=1, reset_timeout=30, reset_timeout_jitter=0, success_threshold=1, clock=clock)
+    pipeline = Pipeline("p", Retry(clock=clock, wait_jitter=0, **options), breaker, sleeper=clock)
+
+    def act() -> Any:
+        outcome = next(outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    assert pipeline.call(act) == "fine"
+    assert clock.slept == [0.1, pytest.approx(29.9)]
 
 
 def test_one_predicate_for_results_is_enough() -> None:
