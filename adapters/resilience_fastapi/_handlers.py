@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.status import WS_1008_POLICY_VIOLATION, WS_1011_INTERNAL_ERROR, WS_1013_TRY_AGAIN_LATER
 from starlette.websockets import WebSocket, WebSocketState
 
-from resilience.envelope import ANSWERS, envelope_of, http_envelope, told, validation_envelope, violations_of
+from resilience.envelope import ANSWERS, envelope_of, http_envelope, is_header, told, validation_envelope, violations_of
 from resilience.errors import ResilienceError
 from resilience_fastapi._answers import ids_of, respond
 
@@ -42,7 +42,7 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:
     """Return a wait the application stated itself: it may be a date, and on any status."""
-    return {name: value for name, value in headers.items() if name.lower() == "retry-after"}
+    return {name: value for name, value in headers.items() if name.lower() == "retry-after" and is_header(name, value)}
 
 
 async def _on_invalid_request(request: Request, error: RequestValidationError) -> Response:

@@ -13,10 +13,10 @@ from resilience.envelope._machine import (
     statuses_for,
 )
 from resilience.envelope._read import read_envelope
-from resilience.envelope._schema import ENVELOPE_SCHEMA, PROBLEM_SCHEMA
+from resilience.envelope._schema import ENVELOPE_SCHEMA, PROBLEM_SCHEMA, title_of
 from resilience.envelope._told import ANSWERS, told
 from resilience.envelope._violations import violations_of
-from resilience.envelope._wire import JSON_TYPE, PROBLEM_TYPE
+from resilience.envelope._wire import JSON_TYPE, PROBLEM_TYPE, is_header
 
 __all__ = (
     "ANSWERS",
@@ -35,10 +35,12 @@ __all__ = (
     "grpc_status_for",
     "http_envelope",
     "http_status_for",
+    "is_header",
     "is_retryable_grpc",
     "lock_of",
     "read_envelope",
     "statuses_for",
+    "title_of",
     "told",
     "validation_envelope",
     "violations_of",

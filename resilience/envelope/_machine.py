@@ -7,6 +7,7 @@ statuses share one. (gRPC's own http-grpc-status-mapping is for proxies without 
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 __all__ = (
@@ -157,6 +158,8 @@ CATEGORIES = {
 }
 """The HTTP and the gRPC status that say most about each category."""
 
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
 _NOT_BY_HTTP = {"FAILED_PRECONDITION": "precondition", "UNIMPLEMENTED": "internal"}
 """gRPC statuses that share an HTTP status with another one, and mean something else."""
 
@@ -175,13 +178,14 @@ def is_error_status(status: object) -> bool:
 
 
 def meaning_of(status: int) -> Meaning:
-    """Return what `status` (400 to 599) says; one nobody registered gets the code `HTTP_<status>`."""
+    """Return what `status` (400 to 599) says; one that has no code here gets `HTTP_<status>`, and HTTP's own title."""
     known = MEANINGS.get(status)
     if known is not None:
         return known
+    code, title = f"HTTP_{status}", _PHRASES.get(status)
     if status >= 500:  # noqa: PLR2004 - HTTP's own
-        return Meaning(f"HTTP_{status}", "Server Error", INTERNAL_MESSAGE, "INTERNAL", "internal")
-    return Meaning(f"HTTP_{status}", "Client Error", "The request is not valid.", "INVALID_ARGUMENT", "client")
+        return Meaning(code, title or "Server Error", INTERNAL_MESSAGE, "INTERNAL", "internal")
+    return Meaning(code, title or "Client Error", "The request is not valid.", "INVALID_ARGUMENT", "client")
 
 
 def grpc_status_for(http_status: int) -> str:

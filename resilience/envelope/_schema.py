@@ -1,10 +1,13 @@
-"""JSON Schema of both bodies, for OpenAPI documents."""
+"""JSON Schema of both bodies, and the titles of their statuses, for OpenAPI documents."""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ("ENVELOPE_SCHEMA", "PROBLEM_SCHEMA")
+from resilience.envelope._machine import is_error_status, meaning_of
+from resilience.errors import ConfigurationError, Problem
+
+__all__ = ("ENVELOPE_SCHEMA", "PROBLEM_SCHEMA", "title_of")
 
 _CODE = {
     "type": "string",
@@ -50,3 +53,10 @@ PROBLEM_SCHEMA: dict[str, Any] = {
     },
 }
 """The RFC 9457 body, `application/problem+json`. Copy it before changing it."""
+
+
+def title_of(status: int) -> str:
+    """Return the title a problem of this status has. `ConfigurationError` where it is no error, 400 to 599."""
+    if not is_error_status(status):
+        raise ConfigurationError([Problem("status", status, "a whole number from 400 to 599")])
+    return meaning_of(status).title

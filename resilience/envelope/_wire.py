@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ("JSON_TYPE", "PROBLEM_TYPE", "encoded", "retry_after_line", "safe_headers")
+__all__ = ("JSON_TYPE", "PROBLEM_TYPE", "encoded", "is_header", "retry_after_line", "safe_headers")
 
 _log = logging.getLogger("resilience")
 
@@ -97,11 +97,18 @@ def retry_after_line(seconds: float) -> str:
     return str(math.ceil(seconds))
 
 
+def is_header(name: object, value: object) -> bool:
+    """Return whether both can be sent as a header: text of which none could start a new line."""
+    if not isinstance(name, str) or not isinstance(value, str):
+        return False
+    return bool(_NAME.fullmatch(name) and _VALUE.fullmatch(value))
+
+
 def safe_headers(headers: Mapping[Any, Any]) -> dict[str, str]:
-    """Return the headers that may be sent: one that could start a new line is dropped and logged."""
+    """Return the headers an error may set itself: one that cannot be sent is dropped and logged."""
     safe = {}
     for name, value in headers.items():
-        if not (isinstance(name, str) and isinstance(value, str) and _NAME.fullmatch(name) and _VALUE.fullmatch(value)):
+        if not is_header(name, value):
             _log.warning("an error's header %.80r was dropped: its name or value is not valid in HTTP", name)
         elif name.lower() not in _OURS:
             safe[name] = value

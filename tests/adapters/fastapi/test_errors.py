@@ -288,6 +288,23 @@ async def test_redirects_are_no_errors(browse: Any) -> None:
         assert (await client.get("/folder")).headers["Location"] == "http://shop.example/folder/"
 
 
+@pytest.mark.parametrize("wait", ["1\r\nSet-Cookie: x=1", "snow \u2603"])
+async def test_no_wait_starts_a_new_line(browse: Any, caplog: pytest.LogCaptureFixture, wait: str) -> None:
+    """A Retry-After that is not one line of HTTP is dropped and logged, as any header is, and the error is answered."""
+    app = FastAPI()
+
+    @app.get("/busy")
+    def busy() -> None:
+        raise HTTPException(503, headers={"Retry-After": wait})
+
+    install(app)
+    async with browse(app) as client:
+        answer = await client.get("/busy")
+    assert (answer.status_code, answer.json()["code"]) == (503, "UNAVAILABLE")
+    assert "Retry-After" not in answer.headers
+    assert [record.getMessage() for record in caplog.records if "'Retry-After' was dropped" in record.getMessage()]
+
+
 async def test_validators_of_models_do_not_echo(browse: Any) -> None:
     """The text of a validator that saw a whole object is withheld when a value of it is in the text (L16)."""
     app = FastAPI()
@@ -462,6 +479,15 @@ async def test_openapi_describes_the_envelope(browse: Any) -> None:
     assert "HTTPValidationError" not in document.get("components", {}).get("schemas", {})
     assert "/livez" not in document["paths"]
     assert set(error_responses(404)) == {404}
+
+
+def test_any_error_can_be_described() -> None:
+    """A status that HTTP has no word for is described as the envelope calls it; one that is no error is refused."""
+    described = error_responses(418, 499, 520)
+    phrases = {418: "I'm a Teapot", 499: "Client Closed Request", 520: "Server Error"}
+    assert {status: answer["description"] for status, answer in described.items()} == phrases
+    with pytest.raises(ConfigurationError, match="from 400 to 599"):
+        error_responses(200)
 
 
 async def test_a_body_that_is_no_text_is_described(browse: Any) -> None:
