@@ -105,13 +105,14 @@ def rate_limit(
 ) -> RouteDependency:
     """Return a dependency for a route, a router or an application: `dependencies=[rate_limit("5/minute")]`.
 
-    The endpoint needs no `request` parameter. Each route, under each prefix it is included with, has buckets of its
-    own, unless a `name` makes several share them. `key` is `"ip"`, `"user"`, `"header:<name>"` or a function; by
-    default what the server's `rate_limit_key` says. `rate`, `key` and `cost` may be functions of the connection, of
-    either colour, called in the event loop; with a `rate` of None the request is not limited. A request over the limit
-    is answered with 429 and `Retry-After`, a websocket handshake is denied: with the envelope where the application has
-    `install` or the middleware, and a handler of its own wins; as FastAPI answers an `HTTPException` where it has none
-    of these. Raises `ConfigurationError` for a bad argument.
+    The endpoint needs no `request` parameter. Each route, under each prefix it is included with or mounted at, has
+    buckets of its own, unless a `name` makes several share them; what a client writes for a parameter, of the path or
+    of a mount, gives it no others. `key` is `"ip"`, `"user"`, `"header:<name>"` or a function; by default what the
+    server's `rate_limit_key` says. `rate`, `key` and `cost` may be functions of the connection, of either colour,
+    called in the event loop; with a `rate` of None the request is not limited. A request over the limit is answered
+    with 429 and `Retry-After`, a websocket handshake is denied: with the envelope where the application has `install`
+    or the middleware, and a handler of its own wins; as FastAPI answers an `HTTPException` where it has none of these.
+    Raises `ConfigurationError` for a bad argument.
     """
     return RouteDependency(RouteLimit(rate, burst, key, cost, name))
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import fastapi.routing
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Scope
 
 from resilience.health import PROBE_PATHS, Health
+from resilience_fastapi._routes import flat
 
 __all__ = ("IS_PROBE", "Probes", "reply")
 
 IS_PROBE = "_resilience_is_probe"
 """Marks the endpoints of `health_router`."""
+_DEEPEST = 8
 
 
 class Probes:
@@ -33,8 +34,8 @@ class Probes:
     def find_routes(self, app: Any) -> None:
         """Look for routes of the probes' paths, and for probes under other paths (`health_router`)."""
         routes = getattr(app, "routes", ())
-        self._answered = self._answered.difference(path for path, _ in _flat(routes))
-        self._routed = frozenset(_probes_below("", routes))
+        self._answered = self._answered.difference(path for path, _ in flat(routes))
+        self._routed = frozenset(_probes_below("", routes, _DEEPEST))
         self.paths = (*self._answered, *self._routed)
 
     def are_asked(self, scope: Scope, path: str) -> bool:
@@ -60,19 +61,12 @@ def _is_read(scope: Scope) -> bool:
     return scope.get("method") in {"GET", "HEAD"}  # a websocket has none
 
 
-def _flat(routes: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each route with its path; those of included routers are flat only in older versions."""
-    flatten = getattr(fastapi.routing, "iter_route_contexts", iter)
-    for route in flatten(routes):
-        path = getattr(route, "path", None)
-        if isinstance(path, str):
-            yield path, route
-
-
-def _probes_below(prefix: str, routes: Any) -> Iterator[str]:
+def _probes_below(prefix: str, routes: Any, levels: int) -> Iterator[str]:
     """Yield the paths of probes, in mounted applications too; none that a client could vary."""
-    for path, route in _flat(routes):
+    if levels == 0:  # an application may be mounted below itself
+        return
+    for path, route in flat(routes):
         if "{" not in path:
             if hasattr(getattr(route, "endpoint", None), IS_PROBE):
                 yield prefix + path
-            yield from _probes_below(prefix + path, getattr(route, "routes", ()))
+            yield from _probes_below(prefix + path, getattr(route, "routes", ()), levels - 1)

@@ -6,6 +6,8 @@ from typing import Any
 
 from starlette.types import Scope
 
+from resilience_fastapi._routes import Mounts
+
 __all__ = ("path_of", "template_of", "user_of")
 
 
@@ -33,7 +35,8 @@ def template_of(scope: Scope) -> str:
     """Return the whole path template of the route that serves this request, such as `/api/items/{item_id}`.
 
     The route itself knows only its own part of it, and a router may be included several times; how FastAPI keeps the
-    rest is not documented, so without it the endpoint's name stands in. Never the path: that is the client's to vary.
+    rest is not documented, so without it the endpoint's name stands in. Never the path: that is the client's to vary,
+    and so is `root_path`, where it says what the parameter of a mount was.
     """
     route = scope.get("route")
     included = scope.get("fastapi")
@@ -41,6 +44,15 @@ def template_of(scope: Scope) -> str:
     for known in (effective, route):
         path = getattr(known, "path_format", None) or getattr(known, "path", None)
         if isinstance(path, str):
-            return f"{scope.get('root_path', '')}{path}"
+            return _mounts_of(scope) + path
     endpoint: Any = scope.get("endpoint")
     return f"{getattr(endpoint, '__module__', '')}.{getattr(endpoint, '__qualname__', 'unknown')}"
+
+
+def _mounts_of(scope: Scope) -> str:
+    """Return the templates of the mounts this request came through: the scope tells their text alone, so look again."""
+    before = scope.get("app_root_path")
+    if before is None:  # what a server or a proxy put before the path is not ours
+        return ""
+    path = path_of({"path": scope["path"], "root_path": before})
+    return Mounts.of(scope.get("router")).template_of(path, len(scope["root_path"]) - len(before))

@@ -395,6 +395,16 @@ class TestProbesElsewhere:
         assert seen == [(0, None)] * 3
         assert [answer.status_code for answer in refused] == [404, 429]
 
+    async def test_mounted_below_itself(self, browse: Any, toolkit: Any) -> None:
+        """An application below itself has endlessly many probes: those within reach are excluded, and none in vain."""
+        app, resilience = FastAPI(), toolkit(server__rate_limit="1/minute")
+        app.include_router(health_router(resilience, prefix="/internal"))
+        app.mount("/again", app)
+        install(app, resilience)
+        async with browse(app) as client:
+            paths = ["/internal/livez", "/again/internal/livez", "/again/again/internal/livez"]
+            assert [(await client.get(path)).status_code for path in paths] == [200] * 3
+
     async def test_not_for_clients_to_choose(self, browse: Any, toolkit: Any) -> None:
         """Under a prefix with a parameter probes are limited like everything else: its values are the client's."""
         app, resilience = FastAPI(), toolkit(server__rate_limit="1/minute")

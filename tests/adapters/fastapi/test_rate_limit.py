@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Annotated, Any
 
+import fastapi.routing
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from fastapi.responses import PlainTextResponse
@@ -123,6 +124,51 @@ async def test_included_twice(browse: Any) -> None:
     async with browse(app) as client:
         for prefix in ("/v1", "/v2", "/outer/nested", "/sub"):
             assert await statuses(client, *(f"{prefix}/items/{item}" for item in range(3))) == [200, 429, 429]
+
+
+def below_a_parameter(app: FastAPI, sub: FastAPI) -> None:
+    app.mount("/t/{tenant}", sub)
+
+
+def below_a_number(app: FastAPI, sub: FastAPI) -> None:
+    app.mount("/t/{item:int}", sub)
+
+
+def below_two(app: FastAPI, sub: FastAPI) -> None:
+    middle = FastAPI()
+    middle.mount("/{tenant}", sub)
+    app.mount("/t", middle)
+
+
+def below_nothing(app: FastAPI, sub: FastAPI) -> None:
+    middle = FastAPI()
+    middle.mount("/t/{tenant}", sub)
+    app.mount("", middle)
+
+
+def below_an_included_mount(app: FastAPI, sub: FastAPI) -> None:
+    if not hasattr(fastapi.routing, "iter_route_contexts"):
+        pytest.skip("this FastAPI leaves mounts out where a router is included")
+    router = APIRouter()
+    router.mount("/{tenant}", sub)
+    app.include_router(router, prefix="/t")
+
+
+@pytest.mark.parametrize(
+    "mount", [below_a_parameter, below_a_number, below_two, below_nothing, below_an_included_mount]
+)
+@pytest.mark.parametrize("root", ["", "/shop"], ids=["", "behind a proxy"])
+async def test_parameters_of_mounts_are_no_way_around(browse: Any, mount: Any, root: str) -> None:
+    """What a client writes for the parameter of a mount never gives a new quota; another mount is another place."""
+    app, sub = FastAPI(), FastAPI()
+    app.root_path = root
+    sub.add_api_route("/login/{item}", lambda item: item, dependencies=[rate_limit("1/minute")])
+    app.mount("/fixed", sub)
+    mount(app, sub)
+    install(app, Resilience())
+    async with browse(app) as client:
+        assert await statuses(client, *(f"{root}/t/{n}/login/1" for n in ("1", "2", "003"))) == [200, 429, 429]
+        assert await statuses(client, *(f"{root}/fixed/login/{n}" for n in (1, 2))) == [200, 429]
 
 
 async def test_methods_and_routes_are_apart(browse: Any) -> None:

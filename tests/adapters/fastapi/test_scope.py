@@ -49,4 +49,4 @@ def test_template_without_fastapi() -> None:
     scope = {"path": "/1234", "endpoint": test_template_without_fastapi}
     assert template_of(scope).endswith("test_template_without_fastapi")
     assert template_of({"path": "/1234"}) == ".unknown"
-    assert template_of({"path": "/x/1", "root_path": "/x", "route": SimpleNamespace(path="/{n}")}) == "/x/{n}"
+    assert template_of({"path": "/x/1", "root_path": "/x", "route": SimpleNamespace(path="/{n}")}) == "/{n}"
