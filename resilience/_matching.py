@@ -1,15 +1,17 @@
-"""Which errors an option `on` speaks of: classes, predicates, or several of either."""
+"""Which errors an option `on` speaks of: classes, predicates, or several of either; and what predicates may answer."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from resilience.errors import ConfigurationError, Problem
 from resilience.options import is_plain_callable
 
-__all__ = ("Errors", "Kind", "Kinds")
+__all__ = ("Errors", "Kind", "Kinds", "known", "refuse_awaitable")
 
+T = TypeVar("T")
 Kind: TypeAlias = type[Exception] | Callable[[Exception], bool]
 Kinds: TypeAlias = Kind | tuple[Kind, ...]
 _EXPECTED = "an Exception class, a predicate over the error (not a coroutine function), or a tuple of them"
@@ -33,9 +35,23 @@ class Errors:
         self._predicates = tuple(each for each in given if not isinstance(each, type))
 
     def __contains__(self, error: Exception) -> bool:
-        return isinstance(error, self._classes) or any(accepts(error) for accepts in self._predicates)
+        return isinstance(error, self._classes) or any(known(accepts, accepts(error)) for accepts in self._predicates)
 
     @property
     def names(self) -> list[str]:
         """The classes and predicates by name, in the order given."""
         return [getattr(each, "__qualname__", repr(each)) for each in self._given]
+
+
+def known(ask: object, answer: T, advice: str = "give a function that answers at once") -> T:
+    """Return what `ask` answered; raise where that has to be awaited first: it says nothing yet, and would be true."""
+    if hasattr(type(answer), "__await__"):
+        refuse_awaitable(ask, answer, advice)
+    return answer
+
+
+def refuse_awaitable(ask: object, answer: Any, advice: str) -> NoReturn:
+    """Raise `ConfigurationError` for a function that has to answer at once."""
+    with contextlib.suppress(Exception):
+        answer.close()  # a coroutine that is never awaited warns
+    raise ConfigurationError(f"{ask!r} has to answer at once, but it returned an awaitable; {advice}")

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from weakref import WeakSet
 
 from resilience._fork import renew_after_fork
-from resilience._matching import Errors, Kinds
+from resilience._matching import Errors, Kinds, known
 from resilience._sharing import KEY, ForAnyFunction, Keys, is_shareable, unhashable
 from resilience.cache import _sync
 from resilience.cache._machine import Entry, Store
@@ -164,7 +164,7 @@ class Cache(Named):
 
     def keep(self, miss: Miss, result: Any) -> None:
         """Keep what the call returned, unless it was invalidated meanwhile."""
-        if not is_shareable(result) or not (self._cache_if is None or self._cache_if(result)):
+        if not is_shareable(result) or not (self._cache_if is None or known(self._cache_if, self._cache_if(result))):
             return
         home, ttl = miss.space.entries, self.options.ttl
         # Into its place first, good for nothing yet: whatever the store holds can be found and taken out again.

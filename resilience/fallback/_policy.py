@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, ParamSpec, TypeVar
 
-from resilience._matching import Errors, Kinds
+from resilience._matching import Errors, Kinds, known
 from resilience._notes import annotate
 from resilience._sharing import ForAnyFunction
 from resilience.clock import Clock, monotonic
@@ -100,7 +100,8 @@ class Fallback(Named):
         """Whether `result` is the caller's. One that is still to be awaited is no result yet."""
         if self.on_result is None or hasattr(type(result), "__await__"):
             return True
-        return not self.on_result(result)
+        turned_down = self.on_result(result)
+        return not (turned_down and known(self.on_result, turned_down))
 
     def answered(self, ending: Ending) -> None:
         """Tell that an alternative has answered."""

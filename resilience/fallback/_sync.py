@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
+from resilience._matching import known
 from resilience.fallback._ending import STANDS, Ending
 from resilience.policy import Substitute
 
@@ -61,6 +62,7 @@ def _instead(fallback: Fallback, ending: Ending, args: tuple[Any, ...], kwargs: 
                     fallback.answered(ending)
                     raise
             else:
+                known(function, answer, "wrap_async says that a call is awaited")  # this one blocks
                 fallback.answered(ending)
                 return answer
         fallback.gave_up(ending)

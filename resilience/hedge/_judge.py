@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from resilience._matching import known
 from resilience.errors import ConfigurationError, Problem, RejectedError, ResilienceError
 from resilience.hedge._machine import Ending, Outcome
 from resilience.options import Opaque, checked, is_plain_callable
@@ -36,6 +37,8 @@ class Judge:
             return Outcome(attempt, self._ending(error), None, error)
         # Something to await, from a plain function, has not happened yet: the engine starts it again, awaiting.
         is_good = hasattr(type(result), "__await__") or self._acceptable(result)
+        if is_good and is_good is not True:
+            known(self._acceptable, is_good)
         return Outcome(attempt, Ending.ANSWERED if is_good else Ending.UNACCEPTABLE, result)
 
     def _ending(self, error: BaseException) -> Ending:

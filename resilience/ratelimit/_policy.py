@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, cast
 
+from resilience._matching import known
 from resilience.clock import SYSTEM_SLEEPER, Clock, monotonic
 from resilience.errors import ConfigurationError, Problem, RateLimitedError, RejectedError, said_by
 from resilience.events import Emitter, Event
@@ -162,8 +163,9 @@ class RateLimit(PolicyBase):
         return RateLimitedError(f"{self.name}: {self.options.rate} exceeded", policy=self.name, retry_after=wait)
 
     def _settle(self, _permit: Any, outcome: Outcome, /) -> None:
-        if isinstance(outcome, RejectedError) or not self._drains(outcome):
+        if isinstance(outcome, RejectedError) or not (drains := self._drains(outcome)):
             return
+        known(self._drains, drains)
         asked = said_by(outcome, "retry_after")
         wait = float(asked) if isinstance(asked, int | float) and 0 < asked < math.inf else 0.0
         cast("LocalLedger", self._ledger).drain(self.key, wait)

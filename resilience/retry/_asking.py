@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, TypeAlias, TypeVar
 
-from resilience.errors import ConfigurationError
+from resilience._matching import refuse_awaitable
 
-__all__ = ("Asking", "Question", "answered", "refuse_awaitable")
+__all__ = ("ADVICE", "Asking", "Question", "answered")
 
 T = TypeVar("T")
+ADVICE = "write it as `async def` and guard a coroutine function"
 Question: TypeAlias = tuple[Callable[[Any], Any], Any]
 Asking: TypeAlias = Generator[Question, Any, T]
 
@@ -28,12 +29,4 @@ def answered(decision: Asking[T]) -> T:
             return end.value  # type: ignore[no-any-return]  # a generator's result is untyped on its way out
         answer = ask(about)
         if hasattr(type(answer), "__await__"):
-            refuse_awaitable(ask, answer)
-
-
-def refuse_awaitable(ask: Callable[[Any], Any], answer: Any) -> None:
-    """Raise: whatever it would say is not known yet, and taking it for a yes would be wrong."""
-    if hasattr(answer, "close"):
-        answer.close()  # a coroutine that is never awaited warns
-    reason = "it returned an awaitable; write it as `async def` and guard a coroutine function"
-    raise ConfigurationError(f"{ask!r} cannot decide about a retry: {reason}")
+            refuse_awaitable(ask, answer, ADVICE)

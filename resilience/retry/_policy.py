@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 from resilience._fork import renew_after_fork
+from resilience._matching import refuse_awaitable
 from resilience.budget import RetryBudget, as_budget
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
@@ -17,7 +18,7 @@ from resilience.events import Emitter
 from resilience.idempotency import is_idempotent
 from resilience.options import CLOCK, Opaque, checked, is_plain_callable
 from resilience.policy import Again, Decision, Pending, PolicyBase, Verdict
-from resilience.retry._asking import Asking, answered
+from resilience.retry._asking import ADVICE, Asking, answered
 from resilience.retry._judge import Judge
 from resilience.retry._machine import NOT_RETRYABLE, Attempts, GiveUp, Outcome, Tally
 from resilience.retry._notes import annotate, short
@@ -147,7 +148,10 @@ class Retry(PolicyBase):
         if self.awaits or self._on_result is None:
             return self._decide(permit, Outcome(None, result))
         try:
-            wanted = understood(self._on_result(result))
+            answer = self._on_result(result)
+            wanted = understood(answer)
+            if wanted is not False and hasattr(type(answer), "__await__"):
+                refuse_awaitable(self._on_result, answer, ADVICE)
         except BaseException:
             self.on_abandon(permit)
             raise

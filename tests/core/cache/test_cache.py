@@ -213,6 +213,18 @@ async def test_only_results_that_last_are_kept() -> None:
     assert [list(guarded()), list(guarded())] == [[1, 2], [1, 2]]
 
 
+async def test_an_answer_that_has_to_be_awaited_is_no_yes() -> None:
+    """A plain `cache_if` that hands back a coroutine is an error: nothing is kept by its word."""
+
+    async def never(_: Any) -> bool:
+        await asyncio.sleep(0)
+        return False
+
+    for _, call in await in_both_colours(lambda: make(cache_if=lambda result: never(result))[:1]):  # noqa: PLW0108 - plain
+        with pytest.raises(ConfigurationError, match="has to answer at once, but it returned an awaitable"):
+            await call(1)
+
+
 async def test_stale_on_error() -> None:
     """Past its ttl a result still answers a call that failed, for `stale_on_error` and no longer."""
     clock = ManualClock()

@@ -47,6 +47,29 @@ async def test_value_and_function_in_both_colours() -> None:
     assert await Pipeline("p", Fallback(function=later)).acall(afail) == "later down"
 
 
+async def later(_: Any) -> bool:
+    await asyncio.sleep(0)
+    return False
+
+
+@pytest.mark.parametrize("option", ["on", "on_result"])
+async def test_an_answer_that_has_to_be_awaited_is_no_yes(option: str) -> None:
+    """A plain predicate that hands back a coroutine is an error: nothing is replaced by its word."""
+    asks: dict[str, Any] = {option: lambda outcome: later(outcome)}  # noqa: PLW0108 - a plain function is the point
+    kind, text, _ = await in_both_colours(lambda: Fallback("spare", **asks), fail if option == "on" else int)
+    assert kind is ConfigurationError
+    assert "has to answer at once, but it returned an awaitable" in text
+
+
+def test_what_stands_in_for_a_blocking_call_is_not_awaited() -> None:
+    """A plain function that hands back a coroutine is refused: the caller of a blocking call could not use it."""
+    pipeline = Pipeline("p", Retry(1), Fallback(function=lambda error: later(error)))  # noqa: PLW0108 - a plain one
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="returned an awaitable; wrap_async says that a call is awaited"):
+            pipeline(fail)()
+    assert asyncio.run(pipeline.acall(afail)) is False
+
+
 def test_success_and_other_errors_pass_through() -> None:
     """A result is untouched, and so is an error outside `on`; None is a value like any other."""
     pipeline = Pipeline("p", Fallback(None, on=(KeyError, OSError)))

@@ -1,5 +1,6 @@
 """Blocking functions, options, and what a hedge says about itself."""
 
+import asyncio
 import contextvars
 import gc
 import os
@@ -414,3 +415,16 @@ def test_generator_functions_are_not_hedged() -> None:
     assert list(Pipeline("p", hedge()[0])(items)()) == [1]
     with pytest.raises(ConfigurationError, match="has to own the call"):
         Pipeline("p", hedge()[0])(idempotent(items))
+
+
+@pytest.mark.parametrize("delay", [60, None])
+def test_an_answer_that_has_to_be_awaited_is_no_yes(delay: float | None) -> None:
+    """A plain `acceptable` that hands back a coroutine is an error: no result is accepted by its word."""
+
+    async def never(_: Any) -> bool:
+        await asyncio.sleep(0)
+        return False
+
+    policy, _ = hedge(delay, acceptable=lambda result: never(result))  # noqa: PLW0108 - a plain function is the point
+    with pytest.raises(ConfigurationError, match="has to answer at once, but it returned an awaitable"):
+        Pipeline("p", policy).call(idempotent(lambda: 1))

@@ -167,6 +167,19 @@ def test_draining_by_an_error_whose_attributes_raise() -> None:
     assert limit.snapshot()["remaining"] == 0
 
 
+def test_an_answer_that_has_to_be_awaited_drains_nothing() -> None:
+    """A plain `drain_on` that hands back a coroutine is an error: no bucket is emptied by its word."""
+
+    async def never(_: Any) -> bool:
+        await asyncio.sleep(0)
+        return False
+
+    limit = RateLimit("10/second", burst=5, drain_on=lambda outcome: never(outcome), clock=ManualClock())  # type: ignore[arg-type]  # noqa: PLW0108 - wrong on purpose
+    with pytest.raises(ConfigurationError, match="has to answer at once, but it returned an awaitable"):
+        Pipeline("orders", limit).call(int)
+    assert limit.snapshot()["remaining"] == 4
+
+
 def test_refusals_of_ours_drain_nothing() -> None:
     """A refusal by an inner policy says nothing about the other side (L4)."""
     limit = RateLimit("10/second", burst=5, drain_on=Exception, clock=ManualClock())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from resilience import Bulkhead, Hedge, Pipeline, Resilience, Retry, RetryBudget, idempotent
+from resilience import Bulkhead, ConfigurationError, Hedge, Pipeline, Resilience, Retry, RetryBudget, idempotent
 from resilience.idempotency import is_idempotent
 from resilience.testing import ManualClock, RecordingListener
 
@@ -70,6 +70,20 @@ def test_a_predicate_of_results_that_raises_leaves_the_budget() -> None:
 
     with pytest.raises(RuntimeError, match="predicate bug"):
         guarded(on_result=broken, budget=budget).call(int)
+    assert (budget.calls, budget.retries) == (0, 0)
+
+
+def test_an_answer_about_a_result_that_has_to_be_awaited_is_no_yes() -> None:
+    """A plain predicate over results that hands back a coroutine is an error, not another attempt; nothing leaks."""
+    budget, calls = RetryBudget(), list[int]()
+
+    async def never(_: Any) -> bool:
+        await asyncio.sleep(0)
+        return False
+
+    with pytest.raises(ConfigurationError, match="returned an awaitable; write it as `async def`"):
+        guarded(on_result=lambda result: never(result), budget=budget).call(calls.append, 1)  # noqa: PLW0108 - the point
+    assert calls == [1]
     assert (budget.calls, budget.retries) == (0, 0)
 
 
