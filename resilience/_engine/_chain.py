@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from resilience._engine import _generators, _sync
 from resilience._engine._block import Guard
-from resilience._engine._colour import Colour, colour_of
+from resilience._engine._colour import Colour, code_of, colour_of
 from resilience._engine._parts import Compiled, Member
 from resilience.clock import SYSTEM_SLEEPER, Sleeper
 from resilience.errors import ConfigurationError, Problem
@@ -103,11 +103,11 @@ class Chain:
         """
         if self._selects:
             return self._serving(fn).call(fn, *args, **kwargs)
-        code = getattr(fn, "__code__", None)  # far cheaper than `colour_of`; a remote proxy has any attribute at all
-        if type(code) is CodeType and code.co_flags & _SUSPENDS:
+        code = getattr(fn, "__code__", None)  # inlined: most functions have one
+        if type(code) is not CodeType:
+            code = code_of(fn)
+        if code.co_flags & _SUSPENDS:
             return cast("R", self._caller(colour_of(fn))(fn, *args, **kwargs))
-        if type(fn) is functools.partial and (colour := colour_of(fn)) is not Colour.SYNC:
-            return cast("R", self._caller(colour)(fn, *args, **kwargs))
         return cast("R", self.plain_caller(fn, *args, **kwargs))
 
     def acall(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Any]:
@@ -118,7 +118,9 @@ class Chain:
         if self._selects:
             return self._serving(fn).acall(fn, *args, **kwargs)
         code = getattr(fn, "__code__", None)
-        if type(code) is CodeType and code.co_flags & _ITERATES:
+        if type(code) is not CodeType:
+            code = code_of(fn)
+        if code.co_flags & _ITERATES:
             raise ConfigurationError(
                 [Problem(f"{self.name}.acall", fn, "a function to await; `call` guards generators")]
             )
@@ -175,7 +177,7 @@ class Chain:
 
     def _compile(self, fn: Callable[..., Any], colour: Colour, *, is_one_function: bool = True) -> Callable[..., Any]:
         if colour is Colour.SYNC:
-            return self._compile_sync(fn)
+            return self._compile_sync(fn, is_one_function=is_one_function)
         if colour is Colour.ASYNC:
             return self._compile_async(fn, is_one_function=is_one_function)
         policies = self._settling(colour.value, is_one_function=is_one_function)

@@ -34,10 +34,6 @@ R = TypeVar("R")
 _SUSPENDS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
-def _iterates(func: Any) -> bool:
-    return inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func)
-
-
 class Surface(pybreaker.CircuitBreaker):
     """What pybreaker's users call. Deciding is left to the machine, locking and events to the policy."""
 
@@ -61,12 +57,9 @@ class Surface(pybreaker.CircuitBreaker):
     def call(self, func: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `func` guarded. A generator function's generator is guarded from its first item to its end."""
         code = getattr(func, "__code__", None)  # `Chain.call`, inlined: this is what pybreaker's users call
-        if type(code) is CodeType:
-            if code.co_flags & _SUSPENDS:
-                return self._chain.call(func, *args, **kwargs)
-        elif isinstance(func, functools.partial) and _iterates(func):
-            return self._chain.wrap_through(func)(*args, **kwargs)  # type: ignore[no-any-return]  # R is its generator
-        return self._plain_caller(func, *args, **kwargs)  # type: ignore[no-any-return]  # R is what `func` returns
+        if type(code) is CodeType and not code.co_flags & _SUSPENDS:
+            return self._plain_caller(func, *args, **kwargs)  # type: ignore[no-any-return]  # R is what `func` returns
+        return self._chain.call(func, *args, **kwargs)
 
     if TYPE_CHECKING:
 
