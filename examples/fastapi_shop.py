@@ -115,7 +115,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     await toolkit.aclose()
 
 
-app = FastAPI(title="Shop", lifespan=lifespan, responses=error_responses(400, 422, 429, 502, 503, 504))
+app = FastAPI(title="Shop", lifespan=lifespan, responses=error_responses(400, 409, 422, 429, 502, 503, 504))
 install(app, toolkit)
 
 

@@ -46,6 +46,7 @@ SETTINGS = {
 log = logging.getLogger("stock")
 toolkit = Resilience.from_env({**SETTINGS, **os.environ})
 SOLD_OUT = toolkit.catalog.define("STOCK_C001", "This is sold out.", http_status=409)
+ANOTHER = toolkit.catalog.define("STOCK_V001", "This number stands for another parcel.", http_status=422)
 
 
 class Ledger:
@@ -66,15 +67,16 @@ class Ledger:
     def book(self, number: str, item: str, quantity: int, clerk: str) -> str:
         """Book a parcel out and return who did; asked again for the same number, no shelf changes.
 
-        Raises `AppError` (STOCK_C001) where less is left, and nothing is booked.
+        Raises `AppError` where less is left (STOCK_C001), and where the number stands for other contents (STOCK_V001),
+        as draft-ietf-httpapi-idempotency-key-header has it; nothing is booked then.
         """
         book = "INSERT OR IGNORE INTO parcels (number, item, quantity, booked_by) VALUES (?, ?, ?, ?)"
-        again = "UPDATE parcels SET asked = asked + 1 WHERE number = ?"
+        again = "UPDATE parcels SET asked = asked + 1 WHERE number = ? AND item = ? AND quantity = ?"
         with self._lock, self._database as database:
             if database.execute(book, (number, item, quantity, clerk)).rowcount:
                 self._take(item, quantity)
-            else:
-                database.execute(again, (number,))
+            elif not database.execute(again, (number, item, quantity)).rowcount:
+                raise ANOTHER(details={"number": number})
             (booked_by,) = database.execute("SELECT booked_by FROM parcels WHERE number = ?", (number,)).fetchone()
         return str(booked_by)
 

@@ -93,6 +93,18 @@ def test_a_parcel_is_booked_once(instances: tuple[Any, Any, Path]) -> None:
     assert parcels(path) == [("7", "one", 2)]
 
 
+def test_a_number_stands_for_one_parcel(instances: tuple[Any, Any, Path]) -> None:
+    """A number that is used again for other contents is refused, by way of any instance, and nothing changes."""
+    one, other, path = instances
+    one.book("7", "tea", 2, "one")
+    for item, quantity in (("cake", 2), ("tea", 1)):
+        with pytest.raises(AppError) as caught:
+            other.book("7", item, quantity, "other")
+        assert (caught.value.code, caught.value.http_status) == ("STOCK_V001", 422)
+    assert (shelves(path)["tea"], shelves(path)["cake"]) == (9_998, 100)
+    assert parcels(path) == [("7", "one", 1)]
+
+
 def test_what_is_not_there_is_not_booked(instances: tuple[Any, Any, Path]) -> None:
     """More than is left, or what nobody has heard of, is refused, and leaves no parcel; the ledger goes on."""
     one, _, path = instances

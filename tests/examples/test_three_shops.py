@@ -71,6 +71,18 @@ def test_an_error_crosses_three_services_unchanged(chain: Chain) -> None:
         assert f"STOCK_C001 for parcel {number}, request mine, trace {TRACE}, " in line
 
 
+def test_a_number_used_for_another_parcel_is_refused(chain: Chain) -> None:
+    """A number that comes again for something else is a 422 with an envelope; for the same, it is the same parcel."""
+    number = uuid.uuid4()
+    first, other, again = (ask(chain, item, number) for item in ("tea", "cake", "tea"))
+    assert (other.status_code, other.json()["code"], other.json()["details"]) == (
+        422,
+        "STOCK_V001",
+        {"number": str(number)},
+    )
+    assert (first.status_code, again.json()) == (200, first.json())
+
+
 def test_the_deadline_of_the_customer_reaches_the_last_service(chain: Chain) -> None:
     """Of the 5 s a customer gives the shop, the stock has less, though its own limit is 10 s."""
     number = uuid.uuid4()
