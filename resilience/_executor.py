@@ -59,8 +59,8 @@ class Work:
                 _log.exception("a callback failed that %r was to call at its end", self._call)
 
     def wait(self, seconds: float) -> bool:
-        """Wait up to `seconds` for the end; return whether it came."""
-        return self._finished.acquire(timeout=seconds)
+        """Wait up to `seconds` for the end, below 0 for as long as it takes; return whether it came."""
+        return self._finished.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
 
     def add_done_callback(self, callback: Callable[[], None]) -> None:
         """Call `callback` at the end, in the working thread; at once if that is past."""

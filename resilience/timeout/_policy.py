@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import math
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
@@ -75,6 +76,11 @@ class Timeout(Named):
         return self._executor.busy
 
     @property
+    def is_idle(self) -> bool:
+        """Whether no thread is at work: until then a successor would begin more of them than `max_threads`."""
+        return not self.busy_threads
+
+    @property
     def late_threads(self) -> int:
         """Blocking calls that are past their time and still run."""
         return len(self._late)
@@ -130,7 +136,9 @@ class Timeout(Named):
         left = outer.remaining() - self.options.margin
         if left <= 0:
             raise self._nothing_left(left + self.options.margin)
-        return left if seconds is None or left < seconds else seconds
+        if seconds is None:
+            return left if left < math.inf else None  # a deadline that never comes is how a server lifts one
+        return left if left < seconds else seconds  # noqa: FURB136 - a call costs more
 
     def exceeded(self, seconds: float, running: RunningWork | None = None) -> DeadlineExceededError:
         """Return the error of a call that took longer than `seconds`, having counted it and told the listeners."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import math
 import os
 import subprocess
 import sys
@@ -15,7 +16,16 @@ from typing import Any
 
 import pytest
 
-from resilience import Deadline, DeadlineExceededError, Pipeline, Timeout
+from resilience import (
+    Deadline,
+    DeadlineExceededError,
+    Hedge,
+    Pipeline,
+    SingleFlight,
+    ThreadPoolBulkhead,
+    Timeout,
+    idempotent,
+)
 from resilience.testing import ManualClock, RecordingListener
 
 
@@ -43,6 +53,24 @@ def test_late_threads_are_told_from_busy_ones() -> None:
     assert pipeline.snapshot()["policies"] == [
         {"kind": "timeout", "name": "p.timeout", "busy_threads": 0, "late_threads": 0, "elapsed": 2}
     ]
+
+
+@pytest.mark.parametrize("at", [math.inf, 1e300, 1e12])
+@pytest.mark.parametrize("policy", [Timeout(None), Timeout(5), ThreadPoolBulkhead(1), SingleFlight(), Hedge(0)])
+async def test_a_deadline_that_never_comes_ends_nothing(policy: Any, at: float) -> None:
+    """However late a deadline is, infinitely so where a server has lifted it, calls are made as without one."""
+    pipeline = Pipeline("p", policy)
+    with Deadline(at):
+        assert pipeline.call(idempotent(lambda: "blocking")) == "blocking"
+        assert await pipeline.acall(idempotent(lambda: "awaiting")) == "awaiting"
+
+
+def test_a_lifted_deadline_moves_no_call_to_a_thread() -> None:
+    """With `seconds=None` only a deadline counts, and one that never comes is none."""
+    with Deadline(math.inf):
+        assert Pipeline("p", Timeout(None)).call(threading.get_ident) == threading.get_ident()
+    with Deadline.after(60):
+        assert Pipeline("p", Timeout(None)).call(threading.get_ident) != threading.get_ident()
 
 
 def test_elapsed_calls_are_counted_in_threads_and_tasks() -> None:
