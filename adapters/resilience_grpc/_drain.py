@@ -25,19 +25,21 @@ def drain(
     Health says NOT_SERVING while the server goes on for the `drain_delay` setting. Then nothing new is accepted, RPCs
     under way have `grace` (by default `drain_timeout`) to end, the rest is cancelled, and the stop hooks run. Streams
     of the health service hold nothing up. Call it from the thread that waits for the end, not from a signal handler.
+
+    RPCs are those that `resilience` counts, by default the toolkit that `add_health` gave this server: streams that its
+    interceptors leave alone, such as reflection's, are given a second. Without either, all RPCs of the server count.
     """
     known = health_of(server)
     toolkit = resilience or (Resilience.from_env() if known is None else known[0])
     lifecycle = toolkit.lifecycle
     limit = lifecycle.patience(grace)
     lifecycle.wait_drained(0)
-    stopped = server.stop(limit)
+    stopped = server.stop(limit + _LAST_WORDS)  # cancels nothing before it is known here whether all have finished
     if known is not None:
         known[1].end()
-    is_idle = lifecycle.wait_idle(limit)
-    if resilience is not None or known is not None:  # else the requests of this server are counted elsewhere
-        stopped = server.stop(_LAST_WORDS)
-    stopped.wait(limit + _LAST_WORDS)
+    is_counted = resilience is not None or known is not None
+    is_idle = lifecycle.wait_idle(limit) if is_counted else stopped.wait(limit)
+    server.stop(_LAST_WORDS if is_idle else 0).wait(limit + _LAST_WORDS)
     lifecycle.stop()
     return is_idle
 
@@ -51,13 +53,15 @@ async def adrain(
     lifecycle = toolkit.lifecycle
     limit = lifecycle.patience(grace)
     await lifecycle.await_drained(0)
-    stopping = asyncio.create_task(server.stop(limit))
+    stopping = asyncio.create_task(server.stop(limit + _LAST_WORDS))
     await asyncio.wait([stopping], timeout=0)  # begins, so that nothing new comes in
     if known is not None:
         known[1].end()
-    is_idle = await lifecycle.await_idle(limit)
     if resilience is not None or known is not None:
-        await server.stop(_LAST_WORDS)
+        is_idle = await lifecycle.await_idle(limit)
+    else:
+        is_idle = bool((await asyncio.wait([stopping], timeout=limit))[0])
+    await server.stop(_LAST_WORDS if is_idle else 0)
     await stopping
     await lifecycle.astop()
     return is_idle

@@ -124,6 +124,19 @@ def test_a_drain_by_a_toolkit_that_counts_nothing(serve: Any, stack: str) -> Non
 
 
 @pytest.mark.parametrize("stack", ["sync", "aio"])
+def test_a_drain_by_a_toolkit_that_counts_nothing_has_an_end(serve: Any, stack: str) -> None:
+    """A drain that is not told whose requests are under way says so where it cancels one."""
+    kept = Kept()
+    shop = serve(stack, prepare=kept)
+    slow = shop.start("unary_unary", "wait")
+    assert shop.busy()
+    assert kept.drain(grace="200ms") is False
+    assert slow.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+    shop.shop.release.set()
+    assert kept.drain(grace="200ms") is True
+
+
+@pytest.mark.parametrize("stack", ["sync", "aio"])
 def test_a_drain_without_health(serve: Any, stack: str) -> None:
     """A server without a health service is drained as well."""
     kept = Kept()
