@@ -11,6 +11,8 @@ _QUIET = 10.0
 
 Room comes and goes with every call that ends, so an episode that ended with the next grant would end all the time.
 """
+_ROUNDING = 1e-9
+"""For products such as 0.29 * 100, which as floats come out below 29."""
 
 
 class Shares:
@@ -35,7 +37,7 @@ class Shares:
 
     def has_room(self, ratio: float, minimum: int) -> bool:
         """Whether one more repeated call fits."""
-        return self.retries + self.extras + 1 <= self.limit(ratio, minimum)
+        return self.retries + self.extras + 1 <= self.limit(ratio, minimum) + _ROUNDING
 
     def repeat(self, *, is_extra: bool) -> None:
         """Count a call as made again: as an attempt beside the others, or in place of the one before."""

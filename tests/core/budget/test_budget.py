@@ -37,6 +37,17 @@ def test_retries_make_no_room_for_retries(calls: int) -> None:
     assert budget.retries >= calls / 6 - 1
 
 
+@pytest.mark.parametrize("percent", range(101))
+def test_every_percentage_is_exact(percent: int) -> None:
+    """Of a hundred calls as many may be hedged as the ratio says, though 0.29 * 100 is less than 29 in floats."""
+    budget = RetryBudget(ratio=percent / 100, minimum=0)
+    for _ in range(100):
+        budget.enter()
+    while budget.spend_extra():
+        pass
+    assert budget.extras == percent
+
+
 def test_a_floor_holds_in_times_of_little_traffic() -> None:
     """The minimum is allowed however little is in flight."""
     budget = RetryBudget(ratio=0.2, minimum=3)
