@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,3 +80,19 @@ async def test_in_fastapi(written: io.StringIO, path: str) -> None:
         assert (await client.get(path, headers={"X-Request-ID": "5f0c"})).status_code == 500
     (promised,) = re.findall(r"`(request 5f0c ended .*?)`", PAGE)
     assert written.getvalue() == f"WARNING shop [5f0c] here\nERROR resilience [5f0c] {promised}\n"
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        "import uvicorn; uvicorn.Config(None)",
+        "from gunicorn import config, glogging; glogging.Logger(config.Config())",
+    ],
+    ids=["uvicorn", "gunicorn"],
+)
+def test_without_a_configuration(server: str) -> None:
+    """Under a server that has configured its own loggers, warnings of ours go to stderr and nothing below does."""
+    code = f"{server}\nimport logging, resilience.events\nlog = logging.getLogger('resilience')\n"
+    code += "log.info('quiet'); log.warning('warned'); log.error('failed')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.split() == ["warned", "failed"]

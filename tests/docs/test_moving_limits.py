@@ -235,6 +235,7 @@ def test_handlers() -> None:
     """Their refusal is Werkzeug's 429; ours is an error of its own class, which knows when to come back."""
     theirs, _ = theirs_on_flask(default_limits=["1/minute"])
     app = ours_on_flask(SERVER__RATE_LIMIT="1/minute")
+    app.register_error_handler(429, lambda error: ("not asked", 429))
     for each, kind in ((theirs, 429), (app, RateLimitedError)):
         each.register_error_handler(kind, lambda error: (f"mine {error.retry_after}", 429))
         each.get("/")(lambda: "x")
