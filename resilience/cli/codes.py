@@ -59,7 +59,10 @@ def _checked(path: Path, catalog: Any, paint: Paint) -> Answer:
         lock = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"--check {path}: {_reason(error)}; write it with --lock") from error
-    broken, added = changes_since(lock, catalog)
+    try:
+        broken, added = changes_since(lock, catalog)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--check {path}: not a lock file; write it with --lock") from error
     lines = [paint.bad("FAIL  ") + text for text in broken]
     lines += [paint.dim(f"new   {code}") for code in added]
     end = (

@@ -12,7 +12,7 @@ from resilience.errors import ConfigurationError, Problem
 __all__ = ("changes_since", "lock_of")
 
 _VERSION = 1
-_MEANING = ("http_status", "grpc_status", "category", "retryable")
+_MEANING = {"http_status": int, "grpc_status": str, "category": str, "retryable": bool}
 
 
 def lock_of(catalog: ErrorCatalog) -> str:
@@ -57,6 +57,10 @@ def _read(lock: str) -> dict[str, dict[str, Any]]:
     except (ValueError, RecursionError):
         content = None
     codes = content.get("codes") if isinstance(content, dict) and content.get("version") == _VERSION else None
-    if not isinstance(codes, dict) or not all(isinstance(meaning, dict) for meaning in codes.values()):
+    if not isinstance(codes, dict) or not all(_is_meaning(meaning) for meaning in codes.values()):
         raise ConfigurationError([Problem("lock file", lock[:80], "what `codes --lock` writes")])
     return codes
+
+
+def _is_meaning(found: Any) -> bool:
+    return isinstance(found, dict) and all(type(found.get(name)) is kind for name, kind in _MEANING.items())

@@ -175,8 +175,20 @@ def test_a_lock_tells_what_breaks_clients() -> None:
     assert added == ["SHOP_V003"]
 
 
-@pytest.mark.parametrize("lock", ["", "[]", "{", '{"version": 2, "codes": {}}', '{"version": 1, "codes": {"X_1": 3}}'])
+@pytest.mark.parametrize(
+    "lock",
+    [
+        "",
+        "[]",
+        "{",
+        '{"version": 2, "codes": {}}',
+        '{"version": 1, "codes": {"X_1": 3}}',
+        lock_of(shop()).replace("422", '"422"'),
+        lock_of(shop()).replace("true", "1"),
+        lock_of(shop()).replace('"category"', '"kind"'),
+    ],
+)
 def test_what_is_no_lock_is_refused(lock: str) -> None:
-    """A file that is no lock is refused, and never taken for one without codes."""
+    """A file that is no lock is refused, and never taken for one without codes, or for one where a code means more."""
     with pytest.raises(ConfigurationError, match="lock file"):
         changes_since(lock, shop())
