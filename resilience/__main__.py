@@ -31,7 +31,7 @@ _HELP = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status: 0 fine, 1 a problem (told on standard error), 2 wrong usage."""
     try:
-        return _run(_parser(), list(sys.argv[1:] if argv is None else argv))
+        return _run(list(sys.argv[1:] if argv is None else argv))
     except ResilienceError as error:
         print(f"resilience: {error}", file=sys.stderr)
         return 1
@@ -42,22 +42,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return PIPE_CLOSED
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser of everything, and that of each command: its own usage is what a mistake is answered with."""
     parser = argparse.ArgumentParser("resilience", description="Guards for existing web services.")
     parser.add_argument("--version", action="version", version=f"resilience-plugins {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     commands.add_parser("demo", help=_HELP["demo"], add_help=False)
     for name, command in _COMMANDS.items():
-        command.configure(commands.add_parser(name, help=_HELP[name], description=_HELP[name].capitalize() + "."))
-    return parser
+        about = _HELP[name]
+        command.configure(commands.add_parser(name, help=about, description=f"{about[:1].upper()}{about[1:]}."))
+    return parser, commands.choices
 
 
-def _run(parser: argparse.ArgumentParser, argv: list[str]) -> int:
+def _run(argv: list[str]) -> int:
+    parser, commands = _parsers()
     arguments, rest = parser.parse_known_args(argv)
     if arguments.command == "demo":
         return demo.run(rest)
     if rest:
-        parser.error(f"unrecognised arguments: {' '.join(rest)}")
+        commands[arguments.command].error(f"unrecognized arguments: {' '.join(rest)}")  # in argparse's own spelling
     run: Callable[[argparse.Namespace, Paint], Answer] = _COMMANDS[arguments.command].run
     answer = run(arguments, Paint(is_on=_has_colours()))
     _show(answer)

@@ -23,12 +23,13 @@ _WIDEST_VALUE = 32
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--json", action="store_true", help="print JSON; durations in seconds")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON; durations in seconds")
+    form.add_argument("--reference", action="store_true", help="print the reference of all variables as Markdown")
     parser.add_argument(
         "--pipeline", metavar="NAME", help="only what holds for this pipeline, inherited values included"
     )
     parser.add_argument("--strict", action="store_true", default=None, help="fail on unknown variables")
-    parser.add_argument("--reference", action="store_true", help="print the reference of all variables as Markdown")
 
 
 def run(arguments: argparse.Namespace, paint: Paint) -> Answer:
@@ -100,7 +101,7 @@ def _source(setting: Setting) -> str:
     if setting.source == setting.variable:
         return "environment"
     if setting.source.upper().startswith("RESILIENCE_PIPELINE__DEFAULT__"):
-        return "DEFAULT"
+        return "pipeline DEFAULT"  # 100 columns have no room for the variable
     return setting.source
 
 

@@ -15,7 +15,7 @@ from resilience import _version
 from resilience.cli.answer import Answer, Paint
 from resilience.clock import monotonic
 from resilience.config import Config, ConfigurationWarning, load
-from resilience.errors import ConfigurationError
+from resilience.errors import ConfigurationError, ResilienceError
 
 if TYPE_CHECKING:
     import argparse
@@ -23,19 +23,16 @@ if TYPE_CHECKING:
 __all__ = ("check_extra", "configure", "run")
 
 _OLDEST = (3, 11)
+# Those that bring something this toolkit uses: `pip install` should never be advised in vain.
 _EXTRAS = {
     "redis": "redis",
     "fastapi": "fastapi",
     "flask": "flask",
     "grpc": "grpc",
-    "otel": "opentelemetry.instrumentation",
-    "prometheus": "prometheus_client",
+    "httpx": "httpx",
+    "requests": "requests",
 }
-_DISTRIBUTIONS = {
-    "grpc": "grpcio",
-    "opentelemetry.instrumentation": "opentelemetry-instrumentation",
-    "prometheus_client": "prometheus-client",
-}
+_DISTRIBUTIONS = {"grpc": "grpcio"}
 
 
 class Finding(NamedTuple):
@@ -120,9 +117,12 @@ def _redis(config: Config) -> Finding:
         return Finding(None, "redis server", "RESILIENCE_REDIS__URL is not set; state stays in each process")
     from resilience.redis import RedisConnection  # noqa: PLC0415 - only where one is configured
 
-    start = monotonic()
     try:
         connection = RedisConnection(config.redis)
+    except ResilienceError as error:  # nobody was asked yet
+        return Finding(False, "redis server", f"{_place(config)}: {error}")
+    start = monotonic()
+    try:
         with contextlib.closing(connection):
             connection.sync.ping()
     except Exception as error:  # noqa: BLE001 - whatever it is, it is what the doctor was asked about

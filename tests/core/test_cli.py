@@ -61,10 +61,10 @@ def test_config_prints_every_value_with_its_source() -> None:
     done = _run("config", environ=GOOD)
     assert done.returncode == 0
     assert done.stderr == ""
-    lines = [line.split() for line in done.stdout.splitlines()]
-    assert [ATTEMPTS, "4", "environment", "3"] in lines
-    assert ["RESILIENCE_PIPELINE__PAYMENTS__TIMEOUT__SECONDS", "800ms", "DEFAULT", "30s"] in lines
-    assert ["RESILIENCE_SERVICE__NAME", "service", "default"] in lines
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert f"{ATTEMPTS} 4 environment 3" in lines
+    assert "RESILIENCE_PIPELINE__PAYMENTS__TIMEOUT__SECONDS 800ms pipeline DEFAULT 30s" in lines
+    assert "RESILIENCE_SERVICE__NAME service default" in lines
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert "\x1b" not in done.stdout
 
@@ -269,6 +269,18 @@ def test_codes_keep_their_promises(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "content", ["<<<<<<< HEAD\n{", '{"version": 1, "codes": {"SHOP_V001": {"http_status": "409"}}}']
+)
+def test_a_lock_file_that_is_none_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str) -> None:
+    """One in conflict, or changed by hand, is answered with its path and what to do, and never compared."""
+    path = tmp_path / "bad.json"
+    path.write_text(content, encoding="utf-8")
+    status, out, err = _main(capsys, "codes", "--check", str(path))
+    assert (status, out) == (1, "")
+    assert err == f"resilience: --check {path}: not a lock file; write it with --lock\n"
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [(("--check", "."), "Is a directory"), (("--lock", "no/such/place.json"), "No such file or directory")],
 )
@@ -339,6 +351,23 @@ def test_doctor_reports_an_extra_that_does_not_import(monkeypatch: pytest.Monkey
     assert doctor.check_extra("plain", "plain_extra").text == "importable, version unknown"
 
 
+def test_doctor_knows_the_extras_that_do_something(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is advised in vain, and nothing that has an adapter is left out."""
+    subjects = [line.split()[1] for line in _main(capsys, "doctor")[1].splitlines() if line[:2] in {"ok", "- "}]
+    assert subjects[2:8] == ["redis", "fastapi", "flask", "grpc", "httpx", "requests"]
+
+
+def test_doctor_says_of_a_server_it_could_not_ask_only_why(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the package nobody was asked, so nobody failed to answer."""
+    monkeypatch.setitem(sys.modules, "redis", None)
+    monkeypatch.setenv("RESILIENCE_REDIS__URL", f"redis://:{SECRET}@localhost:1/0")
+    out = _main(capsys, "doctor")[1]
+    assert "redis://:***@localhost:1/0: shared state needs the redis package" in out
+    assert "does not answer" not in out
+
+
 # demo
 
 
@@ -395,6 +424,26 @@ def test_wrong_usage_is_status_2(capsys: pytest.CaptureFixture[str], arguments: 
         command_line.main(list(arguments))
     assert left.value.code == 2
     assert "usage: resilience" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [("config", "--nope"), ("doctor", "x"), ("config", "--reference", "--json")])
+def test_wrong_usage_of_a_command_is_answered_with_its_own(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    """What is shown is how the command is used, and all mistakes are spelt alike."""
+    with pytest.raises(SystemExit) as left:
+        command_line.main(list(arguments))
+    assert left.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"usage: resilience {arguments[0]} [-h]")
+    assert "unrecognized arguments" in err or "not allowed with argument" in err
+
+
+def test_help_keeps_the_names_of_things(capsys: pytest.CaptureFixture[str]) -> None:
+    """A description is a sentence, in which a name stays as it is written."""
+    with pytest.raises(SystemExit):
+        command_line.main(["doctor", "--help"])
+    assert "Check this machine: Python, extras, configuration, Redis." in capsys.readouterr().out
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
