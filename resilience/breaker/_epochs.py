@@ -161,7 +161,7 @@ class TrialRule(NamedTuple):
 class HalfOpen:
     """`free` more trials are admitted, until `ends`; the rule says what they have to show."""
 
-    __slots__ = ("ends", "failures", "free", "losses", "out", "rule", "running", "successes")
+    __slots__ = ("ends", "failures", "floor", "free", "losses", "out", "rule", "running", "successes")
     state = HALF_OPEN
 
     def __init__(self, rule: TrialRule, ends: float, failures: int, running: Running | None = None) -> None:
@@ -172,6 +172,7 @@ class HalfOpen:
         self.running = running
         self.successes = 0
         self.losses = 0
+        self.floor = -math.inf
         self.out: dict[Trial, float] = {}
         """Trials on their way and when each one's lease ends, oldest first."""
 
@@ -179,7 +180,7 @@ class HalfOpen:
 class Ramp:
     """Closed again, but only a growing share of the calls is admitted; the trials' rule goes on judging them."""
 
-    __slots__ = ("_credit", "calls", "failures", "initial", "rule", "running", "seconds", "started")
+    __slots__ = ("_credit", "calls", "failures", "floor", "initial", "rule", "running", "seconds", "started")
     state = CLOSED
 
     def __init__(
@@ -192,6 +193,7 @@ class Ramp:
         self.running = running
         self.calls = 0
         self.failures = 0
+        self.floor = -math.inf
         self._credit = 1.0  # the first call passes
 
     def share(self, now: float) -> float:
@@ -213,8 +215,8 @@ class Ramp:
     def failed(self) -> bool:
         """Count a failure; return whether the circuit has to open again."""
         self.failures += 1
-        enough = self.rule.losses / self.rule.permits * max(self.calls, self.rule.permits)
-        return self.failures >= max(1.0, enough) or self.rule.losses == 1
+        permits, losses = self.rule.permits, self.rule.losses
+        return self.failures * permits >= losses * max(self.calls, permits) or losses == 1
 
 
 Epoch: TypeAlias = Closed | Open | HalfOpen | Ramp

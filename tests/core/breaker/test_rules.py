@@ -102,6 +102,19 @@ def test_window_of_time_holds_the_last_seconds(outcomes: list[tuple[str, float]]
         assert counts == counted(window)
 
 
+@pytest.mark.parametrize("size", [10, 100, 1000])
+@pytest.mark.parametrize("percent", range(1, 101))
+def test_a_rate_is_reached_by_exactly_its_share(percent: int, size: int) -> None:
+    """However floats round, so many percent of the window trip: that number of failures, and not one less."""
+    needed = -(-percent * size // 100)
+    judge = Judge(Limits(failure_rate=percent / 100, minimum=size), CallWindow(size))
+    for _ in range(size - needed + 1):
+        report(judge, "ok")
+    trips = [report(judge, "failed") for _ in range(needed)]
+    assert trips[:-1] == [None] * (needed - 1)
+    assert trips[-1] == Trip("failure rate", Counts(needed, size))
+
+
 def test_number_of_failures_in_the_window_trips() -> None:
     """An absolute count trips at that many failures in the window, whatever else there was."""
     judge = Judge(Limits(None, 3), TimeWindow(10.0, 0.0))

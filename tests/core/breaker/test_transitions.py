@@ -322,6 +322,14 @@ def test_a_ramp_breaks_off_at_the_trials_share_of_failures() -> None:
     assert model.retry_after(START) == 10.0
 
 
+@pytest.mark.parametrize("losses", [7, 14, 28, 55, 56])
+def test_a_ramp_breaks_off_at_exactly_that_share(losses: int) -> None:
+    """However floats round, the share of failures that ends a ramp is that of the trials."""
+    ramp = Ramp(TrialRule(100, 1, losses), START, 10.0, 1.0)
+    ramp.calls = 200
+    assert [ramp.failed() for _ in range(2 * losses)] == [False] * (2 * losses - 1) + [True]
+
+
 def test_what_a_ramp_was_asked_for_is_a_floor() -> None:
     """A failure that asks to be left alone keeps the circuit open that long; others leave the open time as it is."""
     asked, plain = ramping(1.0, losses=1, reset=0.25), ramping(1.0, losses=1, reset=0.25)
@@ -455,6 +463,8 @@ def test_no_failure_reaches_a_rate() -> None:
     model.succeeded(timed(model, START), START)
     assert model.succeeded(call, START + 1) is None
     assert model.failed(timed(model, START + 1), START + 1) is not None
+    model = machine(Limits(slow_rate=1e-12, minimum=1), window=10, slow_after=2.0)
+    assert model.failed(timed(model, START), START) is None
 
 
 def test_a_first_failure_begins_a_run_of_one() -> None:
