@@ -128,16 +128,16 @@ class Machine:
     def failed(self, permit: Permit, now: float, floor: float = 0.0) -> Transition | None:
         """Count a failure; `floor` is for how long, in seconds, the dependency asked to be left alone."""
         if isinstance(permit, Trial):
-            return self._trial_failed(permit, now, floor) if self._settle(permit) else None
+            return self._trial_failed(permit, now, floor=floor) if self._settle(permit) else None
         timed = permit if isinstance(permit, Timed) else None
         epoch = permit.epoch if isinstance(permit, Timed) else permit
         if epoch is not self.epoch:
             return None
         if timed is not None and epoch.running is not None:
             epoch.running.end(timed)
-        if isinstance(epoch, Ramp):
-            return self._ramp_failed(epoch, now, floor) if timed is None or timed.number is None else None
         epoch.floor = max(epoch.floor, now + floor)
+        if isinstance(epoch, Ramp):
+            return self._ramp_failed(epoch, now) if timed is None or timed.number is None else None
         trip = _judged(epoch, timed, now)
         return None if trip is None else self._trip(epoch, trip, now)
 
@@ -169,16 +169,16 @@ class Machine:
         running = epoch.running
         while running is not None and epoch.out and running.is_slow((oldest := next(iter(epoch.out))).started, now):
             del epoch.out[oldest]
-            if (change := self._trial_failed(oldest, now, 0.0, "trial call slow")) is not None:
+            if (change := self._trial_failed(oldest, now, "trial call slow")) is not None:
                 return change
-        return self._reopen(epoch, now, 0.0, "half-open time limit") if now >= epoch.ends else None
+        return self._reopen(epoch, now, "half-open time limit") if now >= epoch.ends else None
 
     def _trial_succeeded(self, trial: Trial, now: float) -> Transition | None:
         if not self._settle(trial):
             return None
         epoch = trial.epoch
         if epoch.running is not None and epoch.running.is_slow(trial.started, now):
-            return self._trial_failed(trial, now, 0.0, "trial call slow")
+            return self._trial_failed(trial, now, "trial call slow")
         epoch.successes += 1
         epoch.failures = 0  # those that led here are followed by others no more
         if epoch.successes < epoch.rule.wanted:
@@ -190,15 +190,16 @@ class Machine:
         return self._become(ramp, "trial calls succeeded", counts)
 
     def _trial_failed(
-        self, trial: Trial, now: float, floor: float, reason: str = "trial call failed"
+        self, trial: Trial, now: float, reason: str = "trial call failed", *, floor: float = 0.0
     ) -> Transition | None:
         epoch = trial.epoch
         epoch.losses += 1
-        return self._reopen(epoch, now, floor, reason) if epoch.losses >= epoch.rule.losses else None
+        epoch.floor = max(epoch.floor, now + floor)
+        return self._reopen(epoch, now, reason) if epoch.losses >= epoch.rule.losses else None
 
-    def _reopen(self, epoch: HalfOpen, now: float, floor: float, reason: str) -> Transition:
+    def _reopen(self, epoch: HalfOpen, now: float, reason: str) -> Transition:
         counts = Counts(epoch.losses, epoch.successes + epoch.losses)
-        return self._become(self._new_open(now, floor, epoch.failures + epoch.losses), reason, counts)
+        return self._become(self._new_open(epoch, now, epoch.failures + epoch.losses), reason, counts)
 
     def _settle(self, trial: Trial) -> bool:
         """Return whether `trial` still counts: of this epoch, and its lease not given to another call."""
@@ -215,22 +216,21 @@ class Machine:
             return None
         return self._become(self._new_closed(now), "ramp completed", Counts(ramp.failures, ramp.calls))
 
-    def _ramp_failed(self, ramp: Ramp, now: float, floor: float = 0.0) -> Transition | None:
+    def _ramp_failed(self, ramp: Ramp, now: float) -> Transition | None:
         if not ramp.failed():
             return None
         counts = Counts(ramp.failures, ramp.calls)
-        return self._become(self._new_open(now, floor, ramp.failures), "failed while ramping up", counts)
+        return self._become(self._new_open(ramp, now, ramp.failures), "failed while ramping up", counts)
 
     # Opening and closing
 
     def _trip(self, epoch: Closed, trip: Trip, now: float) -> Transition:
         self.openings = self.plan.open_time.remembered(self.openings, now - epoch.since)
-        opened = self._new_open(now, epoch.floor - now, trip.counts.failures)
-        return self._become(opened, trip.rule, trip.counts)
+        return self._become(self._new_open(epoch, now, trip.counts.failures), trip.rule, trip.counts)
 
-    def _new_open(self, now: float, floor: float, failures: int) -> Open:
+    def _new_open(self, ended: Closed | HalfOpen | Ramp, now: float, failures: int) -> Open:
         self.openings += 1
-        return Open(now + self.plan.open_time.seconds(self.openings, floor, self._random), failures)
+        return Open(now + self.plan.open_time.seconds(self.openings, ended.floor - now, self._random), failures)
 
     def _new_closed(self, now: float) -> Closed:
         return Closed(self._rule(now), now, self._new_running(now))

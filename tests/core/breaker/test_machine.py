@@ -209,6 +209,19 @@ def test_latest_floor_of_an_epoch_holds() -> None:
     assert model.retry_after(60.0) == 30.0
 
 
+@pytest.mark.parametrize("phase", ["trials", "trials out of time", "ramp"])
+def test_floor_holds_whichever_failure_brought_it(phase: str) -> None:
+    """What an earlier failure of the trials or of a ramp asked for holds when a later one, or time, opens again."""
+    model = ramping(permits=4, losses=2) if phase == "ramp" else half_open(permits=4, losses=2, half_open_limit=20.0)
+    first, _ = model.admit(0.0)
+    assert not isinstance(first, Refusal)
+    second = first if isinstance(first, Ramp) else admitted(model, 0.0)
+    assert model.failed(first, 0.0, 60.0) is None
+    change = model.catch_up(20.0) if phase == "trials out of time" else model.failed(second, 5.0)
+    assert change is not None
+    assert model.retry_after(20.0) == 40.0
+
+
 def ramping(*, seconds: float = 10.0, losses: int = 1, permits: int = 1, now: float = 0.0, **more: float) -> Machine:
     wanted = permits - losses + 1
     model = half_open(permits=permits, wanted=wanted, losses=losses, ramp=seconds, ramp_initial=0.1, **more)
@@ -235,7 +248,7 @@ def test_ramp_admits_a_growing_share() -> None:
 def test_failure_while_ramping_opens_at_once() -> None:
     """While the ramp goes up, the rule of the trials goes on judging: the first failure opens the circuit again."""
     model = ramping()
-    permit, _ = model.admit(0.0)
+    permit, *_ = [model.admit(0.0)[0] for _ in range(100)]
     assert isinstance(permit, Ramp)
     assert permit is model.epoch
     change = model.failed(permit, 1.0)
@@ -380,6 +393,8 @@ class BreakerModel(RuleBasedStateMachine):
         self.out: list[Permit] = []
         self.run = 0
         """Failures in a row of the calls of a closed circuit, in the order in which they ended."""
+        self.asked = 0.0
+        """Until when the failures of the present epoch asked to be left alone."""
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 6.0, 11.0]))
     def pass_time(self, seconds: float) -> None:
@@ -393,7 +408,9 @@ class BreakerModel(RuleBasedStateMachine):
             assert change.counts.failures >= 0
             assert max(change.counts.failures, change.counts.slow) <= max(change.counts.calls, change.counts.failures)
             assert (change.reason == "consecutive failures") is (self.run == 2)
-            self.run = 0
+            if isinstance(self.machine.epoch, Open) and change.reason != "by hand":
+                assert self.machine.epoch.until >= self.asked
+            self.run, self.asked = 0, 0.0
 
     @rule()
     def call(self) -> None:
@@ -422,6 +439,8 @@ class BreakerModel(RuleBasedStateMachine):
         if is_current and isinstance(before, Closed):
             self.run = self.run + 1 if how == "failure" else 0
         if how == "failure":
+            if is_current and not (isinstance(permit, Trial) and permit not in permit.epoch.out):
+                self.asked = max(self.asked, self.now + floor)
             change = self.machine.failed(permit, self.now, floor)
         elif isinstance(permit, Timed | Trial):
             change = self.machine.succeeded(permit, self.now)
@@ -430,8 +449,6 @@ class BreakerModel(RuleBasedStateMachine):
             return
         assert is_current or change is None
         self._seen(change, before)
-        if how == "failure" and isinstance(self.machine.epoch, Open) and change is not None:
-            assert self.machine.epoch.until >= self.now + floor
 
     @rule(how=st.sampled_from(["open", "half_open", "close"]))
     def by_hand(self, how: str) -> None:
