@@ -99,6 +99,11 @@ class Hedge(Named):
         """Blocking attempts under way, those that lost included."""
         return self.executor.busy
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of its calls goes on: no thread is at work, and no attempt lingers."""
+        return not self.busy_threads and not self.lingering
+
     def serves(self, fn: Any) -> bool:
         """Whether calls of `fn` are hedged: it was marked as one that may be called twice."""
         return is_idempotent(fn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
@@ -74,9 +75,9 @@ class Recent(Generic[T]):
 
     def _forget_surplus(self, newest: Hashable) -> None:
         """Make room: there are more than `most` values only while all but the newest are busy."""
-        if len(self._entries) <= self._most:
+        surplus = len(self._entries) - self._most
+        if surplus <= 0:
             return
-        for key, entry in self._entries.items():
-            if key != newest and not self._is_busy(entry.value):
-                del self._entries[key]
-                return
+        free = (key for key, entry in self._entries.items() if key != newest and not self._is_busy(entry.value))
+        for key in list(itertools.islice(free, surplus)):  # more than one where busy ones stood in the way before
+            del self._entries[key]

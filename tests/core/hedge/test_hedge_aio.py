@@ -455,10 +455,12 @@ def test_loser_that_ignores_cancellation_does_not_hold_the_caller() -> None:
         assert await Pipeline("p", policy)(act)() == "second"
         assert world.clock.now == 1.5
         assert (policy.snapshot()["lingering"], budget.calls, budget.extras) == (1, 0, 0)
+        assert not policy.is_idle
         assert listener.kinds == ["hedge.started", "hedge.lingering", "hedge.won"]
         gc.collect()
         await asyncio.sleep(60)
         assert policy.snapshot()["lingering"] == 0
+        assert policy.is_idle
 
     play(story)
 

@@ -16,12 +16,15 @@ from resilience import (
     CircuitBreaker,
     CircuitOpenError,
     ConfigurationError,
+    DeadlineExceededError,
     Fallback,
+    Hedge,
     Keyed,
     Pipeline,
     RateLimit,
     RateLimitedError,
     Timeout,
+    idempotent,
 )
 from resilience.ratelimit import MemoryStore
 from resilience.testing import ManualClock, RecordingListener
@@ -206,6 +209,55 @@ def test_key_with_calls_under_way_is_kept() -> None:
         list(lines("a"))
     running.close()
     assert list(lines("a")) == ["a"]
+
+
+def test_key_with_a_late_thread_is_kept() -> None:
+    """A timeout whose threads have not ended outlives the bounds: forgetting it would begin more than its own (L9)."""
+    release, has_ended = threading.Event(), threading.Event()
+    keyed = Keyed(lambda _host: Timeout("20ms", max_threads=1), by_host, max_keys=1)
+
+    def fetch(host: str) -> str:
+        if host == "a":
+            release.wait(5)
+        return host
+
+    guarded = Pipeline("http", keyed)(fetch)
+    with pytest.raises(DeadlineExceededError) as caught:
+        guarded("a")
+    late = keyed.get("a")
+    for host in "bc":
+        keyed.slot(host)
+    with pytest.raises(BulkheadFullError):
+        guarded("a")
+    assert caught.value.running is not None
+    caught.value.running.add_done_callback(has_ended.set)
+    release.set()
+    assert has_ended.wait(5)
+    assert keyed.get("a") is late
+    keyed.slot("d")
+    assert keyed.get("a") is None
+
+
+def test_key_with_a_lost_attempt_at_work_is_kept() -> None:
+    """A hedge whose losers have not ended is not forgotten either: their threads count against its own bound (L9)."""
+    release, attempts = threading.Event(), iter([True])
+    keyed = Keyed(lambda _host: Hedge(0), by_host, max_keys=1)
+
+    @idempotent
+    def fetch(host: str) -> str:
+        if next(attempts, False):
+            release.wait(5)
+        return host
+
+    try:
+        assert Pipeline("http", keyed)(fetch)("a") == "a"
+        policy = keyed.get("a")
+        for host in "bc":
+            keyed.slot(host)
+        assert policy is not None
+        assert keyed.get("a") is policy
+    finally:
+        release.set()
 
 
 def test_long_keys_are_kept_as_their_hash() -> None:

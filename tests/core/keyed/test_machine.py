@@ -41,6 +41,17 @@ def test_busy_value_is_never_forgotten() -> None:
     assert {"a", "b", "d"} == {key for key, _ in known.items()}
 
 
+def test_surplus_goes_once_nothing_is_busy() -> None:
+    """Values that were busy beyond the bound are forgotten with the next one that comes after that."""
+    busy = set("abcd")
+    known: Recent[str] = Recent(2, 10.0, busy.__contains__)
+    for key in "abcd":
+        known.add(key, key, 0.0)
+    busy.clear()
+    known.add("e", "e", 1.0)
+    assert [key for key, _ in known.items()] == ["d", "e"]
+
+
 def test_first_value_of_a_key_stays() -> None:
     """Adding a key that is there gives the value it has."""
     known = recent()
