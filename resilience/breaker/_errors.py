@@ -10,7 +10,7 @@ __all__ = ("CircuitOpenError", "circuit_open")
 
 
 class CircuitOpenError(RejectedError, pybreaker.CircuitBreakerError):
-    """The circuit is open; `retry_after` seconds until a trial call may be admitted.
+    """The circuit is open; `retry_after` seconds until a call may be admitted, None where nobody knows.
 
     Also a `pybreaker.CircuitBreakerError`, so existing `except` clauses keep working.
     """

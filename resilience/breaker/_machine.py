@@ -18,9 +18,10 @@ __all__ = ("Machine", "Plan", "Refusal", "Transition")
 
 
 class Refusal(NamedTuple):
-    """No: try again in `retry_after` seconds."""
+    """No: try again in `retry_after` seconds, or who knows when; `why` is what the circuit does meanwhile."""
 
-    retry_after: float
+    retry_after: float | None
+    why: str = "is open"
 
 
 class Transition(NamedTuple):
@@ -75,7 +76,8 @@ class Machine:
         if isinstance(epoch, HalfOpen):
             return self._try(epoch, now), change
         if isinstance(epoch, Ramp) and not epoch.takes(now):
-            return Refusal(epoch.started + epoch.seconds - now), change
+            # No time: the next call may pass, and whoever was told of the ramp's end would come then with all others.
+            return Refusal(None, "lets only a share of the calls pass yet"), change
         return (epoch if epoch.running is None else epoch.running.begin(epoch, now)), change
 
     def catch_up(self, now: float) -> Transition | None:

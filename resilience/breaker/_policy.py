@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -146,7 +145,8 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
             raise
         if isinstance(answer, Refusal):
             if mode is None or mode.word == FORCED_OPEN:
-                raise self._refused(answer.retry_after, now, mode)
+                self._tell_refusal(now, answer.retry_after)
+                raise circuit_open(f"circuit {self.name!r} {answer.why}", self.name, answer.retry_after)
             self._tell_refusal(now, answer.retry_after, shadow=True)
             return UNCOUNTED
         if isinstance(answer, Trial):
@@ -159,16 +159,10 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         if mode is not None and mode.word == DISABLED:
             return UNCOUNTED
         if mode is not None and mode.word == FORCED_OPEN:
-            return Refusal(mode.until - now)
+            return Refusal(None if mode.lasts else mode.until - now, f"is held open ({mode.reason})")
         answer, change = self._machine.admit(now)
         self._note(change, now)
         return answer
-
-    def _refused(self, retry_after: float, now: float, mode: Mode | None) -> CircuitOpenError:
-        known = None if retry_after == math.inf else retry_after
-        self._tell_refusal(now, known)
-        why = "is open" if mode is None else f"is held open ({mode.reason})"
-        return circuit_open(f"circuit {self.name!r} {why}", self.name, known)
 
     def _tell_refusal(self, now: float, retry_after: float | None, **more: Any) -> None:
         self.events.emit("breaker.rejected", self.name, now, "warning", retry_after=retry_after, **more)
