@@ -60,6 +60,10 @@ class Bucket(Protocol):
         """Stable and low-cardinality."""
         ...
 
+    def with_rate(self, rate: str, burst: int | None = None) -> Bucket:
+        """Return one of another rate that is kept in the same place."""
+        ...
+
     def acquire(self, key: str = "", cost: int = 1) -> Decision:
         """Take `cost` tokens of `key`."""
         ...

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from resilience.inbound._key import KeyRule
-from resilience.options import Whole, checked
+from resilience.inbound._quota import Quota
+from resilience.options import Text, Whole, checked
 from resilience.ratelimit import TokenBucket
 
 if TYPE_CHECKING:
     from resilience.inbound._context import RequestContext
     from resilience.inbound._gate import Inbound
-    from resilience.inbound._quota import Quota
 
 __all__ = ("RouteLimit",)
 
 _COST = Whole(1)
+_NAME = Text()
+_LONGEST = 100
 _ANY_RATE = "1/second"
+_BY_REQUEST = "by-request"
 _MOST_QUOTAS = 256
 
 Due: TypeAlias = "tuple[Quota, str, int]"
@@ -47,10 +51,11 @@ class RouteLimit:
         self._rule = None if key is None or callable(key) else KeyRule(key)
         self.header = None if self._rule is None else self._rule.header
         """The lower-case name of the header the key is read from; the adapter puts it into `context.headers`."""
-        self._burst, self._name = burst, name
+        self._burst = burst
+        self._name = None if name is None else checked(name, "name", _NAME)
         self._quotas: dict[tuple[int, str], tuple[Inbound, Quota]] = {}
-        sample = _ANY_RATE if callable(rate) else rate
-        TokenBucket(sample, burst, name=self._bucket_name(sample))
+        self._rate = str(TokenBucket(_ANY_RATE if callable(rate) else rate, burst).rate)  # however it was written
+        self._bucket = _bucket_name(name, _BY_REQUEST if callable(rate) else self._rate, burst)
 
     def due(
         self, inbound: Inbound, context: RequestContext, place: str, *, rate: str, key: str | None, cost: int
@@ -58,24 +63,37 @@ class RouteLimit:
         """Return what `Inbound.charge` takes: the quota, whose it is, and how much of it.
 
         `place` names the route as its template does, never the path, which is the client's to vary. Routes count apart
-        unless a `name` makes several share a limit.
+        unless a `name` makes several share a limit: those whose rate is computed, and those whose is not, each among
+        themselves.
         """
         if key is None:
             key = inbound.key_of(context) if self._rule is None else self._rule.of(context)
         if cost is not self.cost:
             cost = checked(cost, "cost", _COST)
-        return self._quota(inbound, rate), f"{self._name or place} {key}", cost
+        quota, whose = self._quota(inbound, rate), f"{self._name or place} {key}"
+        # Where rates are computed, all their buckets are kept under one name: there is no end to names otherwise.
+        return quota, f"{quota.bucket.rate} {whose}" if callable(self.rate) else whose, cost
 
     def _quota(self, inbound: Inbound, rate: str) -> Quota:
         """Return the quota in the buckets of the application that asks."""
         known = self._quotas.get((id(inbound), rate))
         if known is None or known[0] is not inbound:
             if len(self._quotas) >= _MOST_QUOTAS:
-                self._quotas.clear()
-            quota = inbound.quota_for(rate, rate, self._burst, name=self._bucket_name(rate))
-            known = self._quotas[id(inbound), rate] = inbound, quota
+                self._quotas.clear()  # what was spent is in the buckets, which stay
+            known = self._quotas[id(inbound), rate] = inbound, self._new_quota(inbound, rate)
         return known[1]
 
-    def _bucket_name(self, rate: object) -> str:
-        words = ["route", self._name or "", str(rate), "" if self._burst is None else str(self._burst)]
-        return re.sub(r"[^A-Za-z0-9._/-]+", "-", "/".join(filter(None, words)))[:100]
+    def _new_quota(self, inbound: Inbound, rate: str) -> Quota:
+        quota = inbound.quota_for(rate, self._rate, self._burst, name=self._bucket)
+        if not callable(self.rate):
+            return quota
+        return Quota(rate, quota.bucket.with_rate(rate, self._burst), waits=quota.waits)
+
+
+def _bucket_name(name: str | None, rate: str, burst: int | None) -> str:
+    """Return what a limiter may be called; of a name too long for that, what shows and a digest of it all."""
+    text = "/".join(filter(None, ("route", name, rate, None if burst is None else str(burst))))
+    plain = re.sub(r"[^A-Za-z0-9._/-]+", "-", text)
+    if len(plain) <= _LONGEST:
+        return plain
+    return f"{plain[: _LONGEST - 17]}-{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"

@@ -66,7 +66,8 @@ class TokenBucket:
     ) -> None:
         self._quota = quota_of(name, rate, burst)
         self._clock: Clock = checked(clock, "clock", CLOCK)
-        self._ledger = checked_store(store).open(self._quota, self._clock)
+        self._store = checked_store(store)
+        self._ledger = self._store.open(self._quota, self._clock)
         self.events = Emitter()
         self.shadow: bool = checked(shadow, "shadow", Flag())
         """Whether it only tells what it would refuse."""
@@ -93,6 +94,15 @@ class TokenBucket:
         self.events.emit("ratelimit.rejected", self.name, self._clock(), "warning", retry_after=wait, shadow=True)
         refusal.allowed = True
         return refusal
+
+    def with_rate(self, rate: str | Rate, burst: int | None = None) -> TokenBucket:
+        """Return a limiter of another rate over the same buckets: for rates that are computed, however many there are.
+
+        Keys that mean buckets of their own at each rate have to say so. Raises `ConfigurationError`.
+        """
+        other = TokenBucket(rate, burst, self._store, name=self.name, shadow=self.shadow, clock=self._clock)
+        other.events = self.events
+        return other
 
     def reset(self, key: str = "") -> None:
         """Fill the bucket of `key`. On Redis this blocks for up to its timeout, and does nothing while it is away."""

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilience.errors import ConfigurationError
+from resilience.events import Event
 from resilience.ratelimit import Decision, MemoryStore, Rate, TokenBucket
 from resilience.ratelimit._machine import Quota
 
@@ -191,3 +192,16 @@ def test_fork_while_locked() -> None:
         if child == 0:
             os._exit(int(bucket.acquire("k").allowed) + 2 * int(bucket.acquire("k").allowed))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+
+def test_another_rate_over_the_same_buckets() -> None:
+    """`with_rate` shares buckets, mode and events with the limiter it came from."""
+    told: list[Event] = []
+    limiter = TokenBucket("1/minute", name="orders", shadow=True, clock=lambda: 0.0)
+    limiter.events.subscribe(told.append)
+    other = limiter.with_rate("1/hour", 3)
+    assert (other.name, str(other.rate), other.burst, other.shadow) == ("orders", "1/hour", 3, True)
+    limiter.acquire("k")
+    assert other.snapshot("k")["remaining"] == 2
+    assert other.acquire("k", 3).allowed
+    assert [event.kind for event in told] == ["ratelimit.rejected"]

@@ -1,0 +1,85 @@
+"""Limits of routes: what is charged, under which name, and how much of it is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from resilience import Resilience
+from resilience.errors import ConfigurationError, RateLimitedError
+from resilience.inbound import Inbound, RouteLimit, ServerOptions
+from resilience.ratelimit import TokenBucket
+
+
+class Limiters:
+    """A toolkit's limiters at a standstill: one for each name, for ever."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, TokenBucket] = {}
+
+    def __call__(self, name: str, rate: str, burst: int | None) -> TokenBucket:
+        return self.known.setdefault(name, TokenBucket(rate, burst, name=name, clock=lambda: 0.0))
+
+
+def is_let_in(limit: RouteLimit, inbound: Inbound, *, rate: str, place: str = "GET /") -> bool:
+    context = inbound.receive({})
+    try:
+        inbound.charge(context, *limit.due(inbound, context, place, rate=rate, key="k", cost=1))
+    except RateLimitedError:
+        return False
+    return True
+
+
+def by_request() -> str:
+    return "1/minute"
+
+
+def test_computed_rates_are_kept_in_one_place() -> None:
+    """However many rates a function says, the toolkit is asked for one limiter, and what was spent stays spent."""
+    limiters = Limiters()
+    limit, inbound = RouteLimit(by_request), Inbound(ServerOptions(), limiter=limiters)
+    assert all(is_let_in(limit, inbound, rate=f"1 per {seconds} seconds") for seconds in range(1, 1000))
+    assert not any(is_let_in(limit, inbound, rate=f"1 per {seconds} seconds") for seconds in range(1, 1000))
+    assert list(limiters.known) == ["route/by-request"]
+
+
+def test_each_computed_rate_has_buckets_of_its_own() -> None:
+    """A caller whose rate changes has the whole of the new one; burst, place and label are those of the limit."""
+    limit, inbound = RouteLimit(by_request, burst=2), Inbound(ServerOptions(), limiter=Limiters())
+    for rate in ("1/minute", "5/hour"):
+        assert [is_let_in(limit, inbound, rate=rate) for _ in range(3)] == [True, True, False]
+    assert is_let_in(limit, inbound, rate="1/minute", place="GET /other")
+    quota, _, _ = limit.due(inbound, inbound.receive({}), "GET /", rate="5/hour", key="k", cost=1)
+    assert (quota.label, quota.policy, quota.bucket.name) == ('"5/hour"', '"5/hour";q=5;w=3600', "route/by-request/2")
+
+
+def test_a_computed_rate_that_makes_no_sense() -> None:
+    """A rate that is none is refused where it is said, and lets nobody in."""
+    limit, inbound = RouteLimit(by_request), Inbound(ServerOptions(), limiter=Limiters())
+    with pytest.raises(ConfigurationError, match="rate"):
+        is_let_in(limit, inbound, rate="often")
+
+
+@pytest.mark.parametrize("name", ["n" * 84, "n" * 100, "é" * 500, "a b\n" * 40, "\ud800" * 200])
+def test_long_names(name: str) -> None:
+    """However long a name, limits that differ in rate or burst count apart, and those that do not count together."""
+    inbound = Inbound.of(Resilience())
+    for rate, burst in (("1/minute", None), ("1/hour", None), ("1/hour", 2)):
+        limit = RouteLimit(rate, burst, name=name)
+        assert [is_let_in(limit, inbound, rate=rate) for _ in range(3)] == [True, burst == 2, False]
+        assert not is_let_in(RouteLimit(rate, burst, name=name), inbound, rate=rate)
+
+
+@pytest.mark.parametrize("name", ["", 5, b"login", "n" * 1001], ids=["empty", "number", "bytes", "endless"])
+def test_bad_names(name: Any) -> None:
+    """A name that is none is refused where it is written."""
+    with pytest.raises(ConfigurationError, match="name"):
+        RouteLimit("5/minute", name=name)
+
+
+def test_one_rate_written_in_several_ways() -> None:
+    """The notation of a rate is no part of it: limits that say the same are the same."""
+    inbound = Inbound.of(Resilience())
+    spellings = ("1/minute", "1 / MINUTE", "1 per minute", "1/1minutes")
+    assert [is_let_in(RouteLimit(rate), inbound, rate=rate) for rate in spellings] == [True, False, False, False]
