@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from grpc import StatusCode
 
@@ -31,13 +31,21 @@ class _Statuses(Listing):
         return super().check(value if isinstance(value, str) else [getattr(each, "name", each) for each in value])
 
 
+class _Methods(Listing):
+    """Methods, as the variable has them, but told as code has them."""
+
+    def __init__(self) -> None:
+        super().__init__(cast("Listing", rule_of(ClientOptions.fields()["idempotent_methods"])).each)
+        self.expected = f"a list of methods, each {self.each.expected}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class CallOptions(Options):
     """Which calls may be repeated, and after which statuses."""
 
     idempotent: tuple[str, ...] = option(
         (),
-        rule_of(ClientOptions.fields()["idempotent_methods"]),
+        _Methods(),
         "methods that may be called twice: only they are retried and hedged",
     )
     retryable: tuple[str, ...] = option(

@@ -516,7 +516,7 @@ def test_health_checks_are_left_alone(upstream: Upstream, make: Make) -> None:
     ("wrong", "told"),
     [
         ({"idempotent": ["Get"]}, "idempotent=.*shop.Orders/Get"),
-        ({"idempotent": "shop.Orders/Get"}, "idempotent="),
+        ({"idempotent": "shop.Orders/Get"}, "idempotent='shop.Orders/Get': expected a list of methods, each"),
         ({"retryable": ["OK"]}, "retryable=.*other than OK"),
         ({"retryable": [14]}, "retryable="),
         ({"retryable": 14}, "retryable="),
