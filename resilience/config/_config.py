@@ -93,8 +93,8 @@ class Config:
     def pipeline(self, name: str) -> Mapping[str, Options]:
         """Return the options of every policy that is on for the pipeline, outermost first, inherited ones included.
 
-        Keys are `retry`, `breaker`, `rate_limit`, `bulkhead`, `timeout`. `-`, `.`, `/`, `_` and case make no difference
-        in `name`.
+        Keys are the names of the policies: `retry`, `breaker`, `rate_limit`. In `name` the characters `-`, `.`, `/` and
+        `_` are the same one, and case does not matter.
         """
         found = ((policy.name, self._options(policy.pattern, name)) for policy in POLICIES)
         return {kind: options for kind, options in found if options is not None}

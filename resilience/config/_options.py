@@ -11,12 +11,12 @@ __all__ = ("LoaderOptions", "ServiceOptions", "SwitchOptions")
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceOptions(Options):
-    """Who this service is, to its clients and its dashboards."""
+    """Who this service is, to its clients and to the services it calls."""
 
     name: str = option(
         "service",
         Text("letters, digits and . _ -", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*", longest=100),
-        "name of this service in errors, metrics and traces",
+        "domain of this service's error codes (ErrorInfo of gRPC), and user agent of its gRPC channels",
     )
 
 
