@@ -47,7 +47,8 @@ class Hedge(Named):
 
     A coroutine that lost is cancelled and waited for, at most `cancel_timeout`. A blocking function that lost cannot be
     stopped: its thread is one of `max_threads` until it ends, and where none is free a call is made in the caller's own
-    thread, without a hedge. After Dean and Barroso, "The Tail at Scale" (CACM 56, 2, 2013).
+    thread, without a hedge. A `Bulkhead` that is to count losers belongs inside. After Dean and Barroso, "The Tail at
+    Scale" (CACM 56, 2, 2013).
     """
 
     kind = "hedge"

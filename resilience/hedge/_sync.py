@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from resilience._executor import Work
+from resilience.errors import RunningWork
 
 if TYPE_CHECKING:
     from resilience.hedge._machine import Race
@@ -52,11 +53,12 @@ def _alone(hedge: Hedge, race: Race, attempt: Callable[[], R]) -> R:
 class _Threads:
     """The attempts of one call. What an attempt came to arrives in a queue; the caller's thread does the rest."""
 
-    __slots__ = ("_call", "_ended", "_hedge", "_race")
+    __slots__ = ("_begun", "_call", "_ended", "_hedge", "_race")
 
     def __init__(self, hedge: Hedge, race: Race, call: Callable[[], Any]) -> None:
         self._hedge, self._race, self._call = hedge, race, call
         self._ended: queue.SimpleQueue[tuple[int, Work]] = queue.SimpleQueue()
+        self._begun: list[Work] = []
 
     def run(self) -> bool:
         """Let the attempts race to the end; return False, nothing begun, where no thread is free."""
@@ -79,6 +81,7 @@ class _Threads:
         if is_hedge:
             work.add_done_callback(hedge.release)
         if self._submit(work, is_hedge=is_hedge):
+            self._begun.append(work)
             hedge.started(race)
             return True
         hedge.suppress(race, "threads")
@@ -95,10 +98,27 @@ class _Threads:
 
     def _wait(self) -> None:
         """Wait until an attempt has ended or the next one is due."""
+        seconds = self._race.wait(self._hedge.clock())
         try:
-            number, work = self._ended.get(timeout=self._race.wait(self._hedge.clock()))
+            number, work = self._ended.get(timeout=seconds)
         except queue.Empty:
             self._race.elapse()
             return
+        except BaseException as interrupt:
+            RunningWork(self._when_all_ended).note(interrupt)
+            raise
         error, work.error = work.error, None  # the thread may hold on to its work a moment longer
         self._hedge.ended(self._race, number, work.result, error)
+
+    def _when_all_ended(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once no attempt runs any more."""
+        others: list[None] = [None] * (len(self._begun) - 1)  # taken one by one: the last to end finds none
+
+        def ended() -> None:
+            try:
+                others.pop()
+            except IndexError:
+                callback()
+
+        for work in self._begun:
+            work.add_done_callback(ended)

@@ -3,8 +3,10 @@
 import asyncio
 import contextvars
 import gc
+import itertools
 import os
 import random
+import signal
 import threading
 import time
 import weakref
@@ -273,6 +275,44 @@ def test_error_leaves_no_cycle() -> None:
         assert until(lambda: not any(gone() for gone in seen))
     finally:
         gc.enable()
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_an_interrupted_caller_leaves_the_place_to_its_threads(attempts: int) -> None:
+    """After Ctrl-C the place of a bulkhead outside stays taken until the last attempt has really ended (L9)."""
+    main, releases, numbers = threading.main_thread().ident, [threading.Event(), threading.Event()], itertools.count()
+    assert main is not None
+
+    @idempotent
+    def act() -> None:
+        number = next(numbers)
+        if number == attempts - 1:
+            time.sleep(0.03)  # what is interrupted is the wait, not the start of a thread
+            signal.pthread_kill(main, signal.SIGINT)
+        releases[number].wait(10)
+
+    bulkhead, (policy, _) = Bulkhead(1), hedge(60 if attempts == 1 else 0)
+    with pytest.raises(KeyboardInterrupt):
+        Pipeline("p", bulkhead, policy).call(act)
+    for left in range(attempts, 0, -1):
+        assert until(lambda left=left: policy.busy_threads == left)  # type: ignore[misc]  # bound early
+        assert bulkhead.concurrent_calls == 1
+        releases[left - 1].set()
+    assert until(lambda: bulkhead.is_idle)
+    assert policy.busy_threads == 0
+
+
+def test_a_loser_keeps_its_thread_and_no_place_outside() -> None:
+    """A bulkhead outside counts calls, one inside attempts: only that one has a place for a loser (L9)."""
+    outside, inside, release = Bulkhead(1, name="calls"), Bulkhead(2), threading.Event()
+    upstream = Upstream((release, "late"), (None, "quick"))
+    policy, _ = hedge(0.01)
+    assert Pipeline("p", outside, policy, inside).call(upstream.ask) == "quick"
+    assert (outside.concurrent_calls, policy.busy_threads) == (0, 1)
+    assert inside.concurrent_calls == 1
+    release.set()
+    assert until(lambda: inside.is_idle and policy.busy_threads == 0)
 
 
 def test_many_threads_at_once() -> None:
