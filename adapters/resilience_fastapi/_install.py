@@ -25,7 +25,9 @@ def install(
 
     Adds request ids, deadlines, the server's limits, probes, and one shape for errors; routes, middleware, lifespan and
     exception handlers of the application stay as they are and win where both have something to say. `key` computes
-    whose quota a request is charged to, where the `rate_limit_key` setting says too little.
+    whose quota a request is charged to, where the `rate_limit_key` setting says too little. The toolkit lives as long
+    as the application: its start hooks run before the application's own start, and after the application's own stop
+    come its stop hooks and its end, also of one that was given.
     A second call does nothing. Raises `ConfigurationError` when the application is already running, was given another
     toolkit before, or is configured badly.
     """

@@ -112,6 +112,23 @@ async def test_lifecycle_follows_the_application() -> None:
     assert log == []
 
 
+async def test_the_toolkit_ends_with_the_application() -> None:
+    """The toolkit is closed after the application's own stop and the stop hooks, also where it was given."""
+    log = list[str]()
+
+    class Watched(Resilience):
+        async def aclose(self) -> None:
+            log.append("closed")
+            await super().aclose()
+
+    app, resilience = with_lifespan(log), Watched()
+    assert install(app, resilience) is resilience
+    resilience.lifecycle.on_stop(lambda: log.append("hook"))
+    async with life(app):
+        log.append("serving")
+    assert log == ["start", "serving", "stop", "hook", "closed"]
+
+
 async def test_failed_start_is_reported_and_torn_down() -> None:
     """An application that fails to start says so as without us, and is never ready."""
 
