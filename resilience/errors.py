@@ -147,6 +147,8 @@ class RunningWork:
 def running_behind(error: BaseException | None) -> RunningWork | None:
     """Return the work that goes on in a thread although `error` has ended the call, if there is any."""
     running = said_by(error, "running")
+    if running is None and isinstance(error, RejectedError):  # in place of the error that opened a circuit
+        running = said_by(error.__cause__, "running")
     return running if isinstance(running, RunningWork) else None
 
 

@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from resilience import Bulkhead, BulkheadFullError, ConfigurationError, Pipeline
+from resilience import (
+    Bulkhead,
+    BulkheadFullError,
+    CircuitBreaker,
+    CircuitOpenError,
+    ConfigurationError,
+    Pipeline,
+    Timeout,
+)
 from resilience.testing import RecordingListener
 
 
@@ -75,6 +83,24 @@ def test_never_more_than_the_limit_among_threads(max_wait: float) -> None:
     assert most <= 3
     assert bulkhead.concurrent_calls == 0
     assert done == 400 if max_wait else done > 0
+
+
+def test_a_circuit_that_opens_inside_hides_no_late_thread() -> None:
+    """The place is kept for a late thread whatever error a breaker in between raises for it (L9)."""
+    bulkhead, release = Bulkhead(1), threading.Event()
+    breaker = CircuitBreaker(1, throw_new_error_on_trip=True)
+    pipeline = Pipeline("p", bulkhead, breaker, Timeout("10ms"))
+    with pytest.raises(CircuitOpenError):
+        pipeline.call(release.wait, 10)
+    assert bulkhead.concurrent_calls == 1
+    release.set()
+    end = time.monotonic() + 5
+    while not bulkhead.is_idle and time.monotonic() < end:
+        time.sleep(0.001)
+    assert bulkhead.is_idle
+    with pytest.raises(CircuitOpenError):
+        pipeline.call(int)
+    assert bulkhead.is_idle
 
 
 async def test_waiting_tasks_and_threads_share_one_line() -> None:
