@@ -7,6 +7,7 @@ from typing import Any
 
 from resilience.breaker import _report
 from resilience.breaker._core import Core
+from resilience.breaker._epochs import Open
 from resilience.breaker._mode import AUTOMATIC, Mode
 from resilience.breaker._options import MODES
 from resilience.errors import ConfigurationError, Problem
@@ -30,6 +31,14 @@ class Control(Core):
         self.events.deliver()
         return AUTOMATIC if mode is None else mode.word
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing an operator said would be lost with this breaker: a mode, or opening it. Takes no lock."""
+        now, mode, epoch = self._clock(), self._mode, self._machine.epoch
+        word = AUTOMATIC if mode is None or now >= mode.until else mode.word
+        is_held = type(epoch) is Open and epoch is self._opened_by_hand and now < epoch.until
+        return word == self._options.first_mode and not is_held
+
     def set_mode(self, mode: str, *, expires: float | str | timedelta | None = None, reason: str = "by hand") -> None:
         """Hold the circuit open, let everything pass, or only report - until `expires` (a duration), or for good.
 
@@ -52,7 +61,7 @@ class Control(Core):
         """Open the circuit for exactly this long, whatever it is now."""
         length = seconds(duration, "duration", above=True)
         why = checked(reason, "reason", _REASON)
-        self._change(lambda now: self._machine.open(now, why, seconds=length))
+        self._open_by_hand(why, length)
 
     def open_until(self, moment: float | datetime, *, reason: str = "opened by hand") -> None:
         """Open the circuit until `moment`: a time of the breaker's own (monotonic) clock, or an aware datetime.

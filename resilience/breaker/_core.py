@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from resilience.breaker import _report, _storage
-from resilience.breaker._epochs import Closed
+from resilience.breaker._epochs import Closed, Epoch
 from resilience.breaker._machine import Transition
 from resilience.breaker._mode import AUTOMATIC, DISABLED, METRICS_ONLY, Mode
 from resilience.breaker._rules import Judge, TripRule
@@ -25,6 +25,8 @@ class Core(Surface):
 
     standing_permit: Closed | None
     """The epoch through which calls pass without asking; None where each one has to."""
+    _opened_by_hand: Epoch | None = None
+    """The last epoch that an operator began by opening the circuit."""
 
     def after_fork(self) -> None:
         """Keep the state learnt, under a lock nobody holds."""
@@ -35,6 +37,14 @@ class Core(Surface):
             now = self._clock()
             self._note(change(now), now)
         self.events.deliver()
+
+    def _open_by_hand(self, reason: str, length: float | None) -> None:
+        def change(now: float) -> Transition:
+            opened = self._machine.open(now, reason, seconds=length)
+            self._opened_by_hand = self._machine.epoch
+            return opened
+
+        self._change(change)
 
     def _note(self, change: Transition | None, now: float, *, publish: bool = True) -> None:
         """Queue the event of a transition; called under the lock, delivered after it."""

@@ -124,6 +124,11 @@ class BreakerOptions(Options):
     )
 
     @property
+    def first_mode(self) -> str:
+        """The mode a breaker begins in."""
+        return "metrics_only" if self.shadow else self.mode
+
+    @property
     def consecutive(self) -> int | None:
         """Failures in a row that open the circuit, or None where that is not a rule."""
         others = (self.failure_rate_threshold, self.slow_call_rate_threshold, self.failure_count_threshold)

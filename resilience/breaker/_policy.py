@@ -25,7 +25,7 @@ from resilience.breaker._epochs import Closed, Open, Permit, Timed, Trial
 from resilience.breaker._errors import CircuitOpenError, circuit_open
 from resilience.breaker._hooks import Hooks
 from resilience.breaker._machine import Machine, Refusal, Transition
-from resilience.breaker._mode import AUTOMATIC, DISABLED, FORCED_OPEN, METRICS_ONLY, Mode
+from resilience.breaker._mode import AUTOMATIC, DISABLED, FORCED_OPEN, Mode
 from resilience.breaker._options import BreakerArguments, BreakerOptions
 from resilience.breaker._uncounted import UNCOUNTED
 from resilience.clock import Clock, monotonic
@@ -97,7 +97,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         self._storage = _checked_storage(state_storage)
         now = self._clock()
         self._machine = Machine(self._new_rule, self._options.plan, now=now, random=self._random)
-        word = METRICS_ONLY if self._options.shadow else self._options.mode
+        word = self._options.first_mode
         self._mode = None if word == AUTOMATIC else Mode(word, reason="configured")
         self._hooks = Hooks(self)
         self.events = Emitter()

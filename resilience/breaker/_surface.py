@@ -52,6 +52,8 @@ class Surface(pybreaker.CircuitBreaker):
 
     def _change(self, change: Callable[[float], Transition | None]) -> None: ...
 
+    def _open_by_hand(self, reason: str, length: float | None) -> None: ...
+
     def _reconfigure(self, **changes: Any) -> None: ...
 
     def call(self, func: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -102,7 +104,7 @@ class Surface(pybreaker.CircuitBreaker):
 
     def open(self) -> bool:
         """Open the circuit for `reset_timeout`, whatever it is now. Never waits for a call in progress."""
-        self._change(lambda now: self._machine.open(now, "opened by hand"))
+        self._open_by_hand("opened by hand", None)
         return self._options.throw_new_error_on_trip
 
     def half_open(self) -> None:

@@ -44,9 +44,10 @@ class Keyed(Named):
     new policy, always of one kind. Text longer than 256 characters is kept as its hash.
 
     At most `max_keys` keys are remembered, each until it has not been used for `idle` (a duration): then its policy is
-    forgotten with its figures, and the key starts afresh. A policy that is busy (its `is_idle` is false: a bulkhead has
-    calls under way, a timeout or hedge threads) is never forgotten; only such ones can make it more than `max_keys`.
-    Blocks (`guard()`) have no arguments and cannot be guarded. Raises `ConfigurationError` naming every option that is wrong.
+    forgotten with its figures, and the key starts afresh. A policy that says it is not idle is never forgotten (a
+    bulkhead with calls under way, a timeout or hedge with threads at work, a breaker that an operator has set); only
+    such ones can make it more than `max_keys`. Blocks (`guard()`) have no arguments and cannot be guarded. Raises
+    `ConfigurationError` naming every option that is wrong.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ import inspect
 import os
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, cast
 
 import pytest
@@ -258,6 +258,74 @@ def test_key_with_a_lost_attempt_at_work_is_kept() -> None:
         assert keyed.get("a") is policy
     finally:
         release.set()
+
+
+@pytest.mark.parametrize("mode", ["forced_open", "disabled", "metrics_only"])
+def test_key_with_a_mode_set_by_hand_is_kept(mode: str) -> None:
+    """What an operator said of one key holds until it is taken back, however many other keys are called."""
+    clock = ManualClock()
+    keyed = breakers(max_keys=1, idle=10, clock=clock)
+    keyed.slot("a")
+    policy = cast("CircuitBreaker", keyed.get("a"))
+    policy.set_mode(mode, reason="maintenance")
+    clock.advance(1000)
+    for host in "bcd":
+        keyed.slot(host)
+    assert keyed.get("a") is policy
+    policy.set_mode("automatic")
+    keyed.slot("e")
+    assert keyed.get("a") is None
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [({"mode": "disabled"}, "automatic"), ({"shadow": True}, "forced_open")],
+    ids=["mode", "shadow"],
+)
+def test_mode_that_is_configured_keeps_no_key(options: dict[str, Any], word: str) -> None:
+    """The mode that every key begins with is nothing an operator said; having left it is."""
+    keyed = Keyed(lambda _host: CircuitBreaker(**options), by_host, max_keys=1)
+    for host in "ab":
+        keyed.slot(host)
+    assert keyed.get("a") is None
+    cast("CircuitBreaker", keyed.get("b")).set_mode(word)
+    keyed.slot("c")
+    assert keyed.get("b") is not None
+
+
+BY_HAND: list[Callable[[CircuitBreaker], object]] = [
+    lambda breaker: breaker.open(),
+    lambda breaker: breaker.open_for("60s"),
+    lambda breaker: breaker.open_until(60),
+    lambda breaker: breaker.set_mode("forced_open", expires="60s"),
+]
+
+
+@pytest.mark.parametrize("open_", BY_HAND, ids=["open", "open_for", "open_until", "set_mode"])
+def test_key_opened_by_hand_is_kept_while_it_is_open(open_: Callable[[CircuitBreaker], object]) -> None:
+    """A circuit that an operator opened is remembered until it would admit calls again, and no longer."""
+    clock = ManualClock()
+    keyed = Keyed(lambda _host: CircuitBreaker(clock=clock), by_host, max_keys=1, clock=clock)
+    guarded = Pipeline("http", keyed)(get)
+    guarded("a")
+    open_(cast("CircuitBreaker", keyed.get("a")))
+    clock.advance(59)
+    guarded("b")
+    with pytest.raises(CircuitOpenError):
+        guarded("a")
+    clock.advance(1)
+    guarded("c")
+    assert keyed.get("a") is None
+
+
+def test_key_whose_circuit_tripped_may_be_forgotten() -> None:
+    """A circuit that opened by its rules keeps no place: clients could fill the memory with keys that fail."""
+    keyed = breakers(max_keys=1)
+    guarded = Pipeline("http", keyed)(get)
+    with pytest.raises(DownError):
+        guarded("bad")
+    guarded("a")
+    assert keyed.get("bad") is None
 
 
 def test_long_keys_are_kept_as_their_hash() -> None:
