@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Hashable
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
@@ -120,11 +121,15 @@ class Keyed(Named):
         return {**super().describe(), "each": each}
 
     def snapshot(self) -> dict[str, Any]:
-        """Return how each key's policy is right now, by the key as text, least recently used first."""
+        """Return how each key's policy is right now, by the key as text, least recently used first.
+
+        Keys of several types that look alike as text, 1 and "1", are shown with their types.
+        """
         with self._lock:
             known = self._known()
-        figures: dict[str, Any] = {_text(key): getattr(slot.policy, "snapshot", dict)() for key, slot in known}
-        return {"keys": len(known), "each": figures}
+        texts = _told_apart([key for key, _ in known])
+        figures: list[dict[str, Any]] = [getattr(slot.policy, "snapshot", dict)() for _, slot in known]
+        return {"keys": len(known), "each": dict(zip(texts, figures, strict=True))}
 
     def _new_slot(self, key: Hashable) -> KeySlot:
         policy = self._checked(self._make(_text(key)))
@@ -213,3 +218,10 @@ def _bounded(key: Hashable) -> Hashable:
 def _text(key: Hashable) -> str:
     """Return `key` as a policy is made with it, and as figures and events show it."""
     return bounded_key(key if isinstance(key, str) else repr(key))
+
+
+def _told_apart(keys: list[Hashable]) -> list[str]:
+    """Return the texts of `keys`, with the type behind those that several keys have."""
+    texts = [_text(key) for key in keys]
+    often = {text for text, times in Counter(texts).items() if times > 1}
+    return [f"{text} ({type(key).__name__})" if text in often else text for key, text in zip(keys, texts, strict=True)]

@@ -386,6 +386,15 @@ def test_figures_are_per_key() -> None:
     assert (shown["keys"], shown["name"]) == (2, "http.breaker")
 
 
+def test_figures_of_keys_that_look_alike_are_apart() -> None:
+    """Each key has its figures, also where two of them have one text."""
+    keyed = breakers()
+    for key in (1, "1", "a"):
+        keyed.slot(key)
+    shown = keyed.snapshot()
+    assert (shown["keys"], list(shown["each"])) == (3, ["1 (int)", "1 (str)", "a"])
+
+
 def test_same_key_at_the_same_time_makes_one_policy() -> None:
     """Threads that meet a new key together share one policy, and hold no lock while it is made (L1)."""
     made: list[int] = []
