@@ -38,7 +38,7 @@ def install(
         return installed
     if app.middleware_stack is not None:
         raise ConfigurationError("install(app): the application has started; call it where the application is built")
-    toolkit = Resilience.from_env() if resilience is None else resilience
+    toolkit = Resilience.of(resilience)
     Inbound.of(toolkit)  # what is wrong with the settings is said here; the layer itself is built at the first request
     app.add_middleware(ResilienceMiddleware, resilience=toolkit, key=key, answers_probes=True)
     add_handlers(app)

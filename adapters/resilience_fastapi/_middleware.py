@@ -45,7 +45,7 @@ class ResilienceMiddleware:
         answers_probes: bool = False,
     ) -> None:
         self.app = app
-        self.resilience = resilience = Resilience.from_env() if resilience is None else resilience
+        self.resilience = resilience = Resilience.of(resilience)
         self._inbound = Inbound.of(resilience, key=None if key is None else lambda context: key(_connection(context)))
         self._wanted = {name.encode("ascii"): name for name in self._inbound.wanted}
         self._probes = Probes(resilience.health, answers=answers_probes)

@@ -35,7 +35,7 @@ class FlaskResilience:
     def __init__(
         self, app: Flask | None = None, resilience: Resilience | None = None, *, key: Callable[[], str] | None = None
     ) -> None:
-        self._given = resilience
+        self._given = None if resilience is None else Resilience.of(resilience)
         self._key = key
         self._layers: WeakSet[Layer] = WeakSet()
         if app is not None:

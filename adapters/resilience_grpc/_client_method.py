@@ -49,7 +49,7 @@ class Methods:
         if not (wanted is None or isinstance(wanted, Pipeline | str) or callable(wanted)):
             expected = "a Pipeline, the name of one, or a function that takes a method and returns either"
             raise ConfigurationError([Problem("pipeline", pipeline, expected)])
-        self._toolkit = Resilience.from_env() if resilience is None else resilience
+        self._toolkit = Resilience.of(resilience)
         self.outbound = Outbound.of(self._toolkit)
         retried = [StatusCode[name] for name in self._options.retryable]
         self.decode = Decoder(self._toolkit.catalog, retried, is_aio=is_aio)

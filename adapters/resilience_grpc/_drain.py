@@ -30,7 +30,7 @@ def drain(
     interceptors leave alone, such as reflection's, are given a second. Without either, all RPCs of the server count.
     """
     known = health_of(server)
-    toolkit = resilience or (Resilience.from_env() if known is None else known[0])
+    toolkit = Resilience.of(known[0] if resilience is None and known is not None else resilience)
     lifecycle = toolkit.lifecycle
     limit = lifecycle.patience(grace)
     lifecycle.wait_drained(0)
@@ -49,7 +49,7 @@ async def adrain(
 ) -> bool:
     """Do the same for a server of `grpc.aio`."""
     known = health_of(server)
-    toolkit = resilience or (Resilience.from_env() if known is None else known[0])
+    toolkit = Resilience.of(known[0] if resilience is None and known is not None else resilience)
     lifecycle = toolkit.lifecycle
     limit = lifecycle.patience(grace)
     await lifecycle.await_drained(0)

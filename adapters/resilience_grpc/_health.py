@@ -48,7 +48,7 @@ def add_health(
     watches is told of a drain at once and of everything else within `interval`. No thread of the server is needed.
     Raises `ConfigurationError` for a group without checks.
     """
-    toolkit = Resilience.from_env() if resilience is None else resilience
+    toolkit = Resilience.of(resilience)
     toolkit.health.attach(toolkit.lifecycle)
     answering = Services(toolkit, services, seconds(interval, "interval", above=True))
     if isinstance(server, grpc.aio.Server):

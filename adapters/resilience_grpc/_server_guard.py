@@ -51,7 +51,7 @@ class Guard:
         validate: Callable[[Any], Any] | None,
         key: Callable[[Any], str] | None,
     ) -> None:
-        toolkit = Resilience.from_env() if resilience is None else resilience
+        toolkit = Resilience.of(resilience)
         self.inbound = Inbound.of(toolkit, key=None if key is None else lambda request: key(request.source))
         self.catalog = toolkit.catalog
         self.authenticate = authenticate

@@ -67,6 +67,17 @@ class Resilience:
         _ = toolkit.redis  # a URL nobody can read, or an extra that is missing, should stop the start and not a call
         return toolkit
 
+    @classmethod
+    def of(cls, given: Resilience | None) -> Resilience:
+        """Return the toolkit given, `from_env()` where none is: what an adapter makes of its argument.
+
+        Raises `ConfigurationError` for anything else.
+        """
+        wanted: Any = given
+        if not (wanted is None or isinstance(wanted, Resilience)):  # told by its type alone: it may hold a password
+            raise ConfigurationError([Problem("resilience", type(wanted).__name__, "a Resilience, or None")])
+        return cls.from_env() if wanted is None else wanted
+
     def after_fork(self) -> None:
         """Replace the lock, which another thread may have held at the moment of the fork."""
         self._lock = threading.RLock()  # guards what is built; only our own constructors run under it

@@ -359,6 +359,7 @@ NOT_CONFIGURATION: dict[str, tuple[Any, str]] = {
     ),
     "environ": (lambda: Toolkit.from_env(3), "environ='int': expected a mapping"),
     "variable": (lambda: Toolkit.from_env({"RESILIENCE_STRICT": 1}), "RESILIENCE_STRICT='int': expected text"),
+    "toolkit": (lambda: Toolkit.of({}), "resilience='dict': expected a Resilience, or None"),
     "options": (lambda: Checks("1s"), "options='1s': expected HealthOptions"),
     "lifecycle": (lambda: Checks(lifecycle="ready"), "lifecycle='ready': expected a Lifecycle"),
     "attached": (lambda: Checks().attach(None), "lifecycle=None: expected a Lifecycle"),
@@ -371,6 +372,14 @@ def test_what_is_no_configuration_is_refused_by_name(kind: str) -> None:
     build, why = NOT_CONFIGURATION[kind]
     with pytest.raises(ConfigurationError, match=why):
         build()
+
+
+def test_a_toolkit_is_the_one_given_or_one_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What adapters make of their argument is the same for all of them."""
+    monkeypatch.setenv("RESILIENCE_SERVICE__NAME", "orders")
+    toolkit = Resilience()
+    assert Resilience.of(toolkit) is toolkit
+    assert Resilience.of(None).config.service.name == "orders"
 
 
 def test_only_our_own_variables_have_to_be_text() -> None:
