@@ -48,6 +48,7 @@ __all__ = (
     "StartupError",
     "running_behind",
     "said_by",
+    "shown",
 )
 
 
@@ -270,7 +271,7 @@ class Problem:
         self.hint = hint
 
     def __str__(self) -> str:
-        text = f"{self.option}={_shown(self.value)}: expected {self.expected}"
+        text = f"{self.option}={shown(self.value)}: expected {self.expected}"
         return f"{text} ({self.hint})" if self.hint else text
 
     def __repr__(self) -> str:
@@ -280,8 +281,8 @@ class Problem:
 _LONGEST_SHOWN = 80
 
 
-def _shown(value: object) -> str:
-    """Return `repr(value)`, cut short: a bad value may be a whole file."""
+def shown(value: object) -> str:
+    """Return `repr(value)`, cut short (a bad value may be a whole file), or its type where that raises."""
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001 - whatever is wrong with the value's repr, the report must still appear

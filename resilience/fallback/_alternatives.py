@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from resilience.errors import ConfigurationError, Problem
+from resilience.errors import ConfigurationError, Problem, said_by, shown
 
 __all__ = ("UNSET", "Alternative", "alternatives")
 
@@ -30,8 +30,8 @@ class Alternative(NamedTuple):
     def label(self) -> str:
         """The value, or the function's name."""
         if self.function is None:
-            return repr(self.value)
-        return str(getattr(self.function, "__qualname__", repr(self.function)))
+            return shown(self.value)
+        return str(said_by(self.function, "__qualname__") or shown(self.function))
 
 
 def alternatives(value: Any, function: Any, chain: Any) -> tuple[Alternative, ...]:

@@ -9,7 +9,7 @@ from resilience._matching import Errors, Kinds, known
 from resilience._notes import annotate
 from resilience._sharing import ForAnyFunction
 from resilience.clock import Clock, monotonic
-from resilience.errors import ConfigurationError
+from resilience.errors import ConfigurationError, shown
 from resilience.events import Emitter
 from resilience.fallback import _sync
 from resilience.fallback._alternatives import UNSET, Alternative, alternatives
@@ -114,7 +114,7 @@ class Fallback(Named):
         if ending.error is not None:
             begins = f"{self.name}: the alternative "
             tried = zip(self.alternatives, ending.failures, strict=True)
-            notes = [f"{begins}{alternative.label} failed too: {failure!r}" for alternative, failure in tried]
+            notes = [f"{begins}{alternative.label} failed too: {shown(failure)}" for alternative, failure in tried]
             annotate(ending.error, begins, notes)
         self.events.emit("fallback.exhausted", self.name, self._clock(), "error", **ending.facts)
 

@@ -11,6 +11,7 @@ from resilience._executor import Executor
 from resilience._notes import annotate
 from resilience.budget import RetryBudget, as_budget
 from resilience.clock import Clock, monotonic
+from resilience.errors import shown
 from resilience.events import Emitter
 from resilience.hedge._judge import Judge, Kinds
 from resilience.hedge._machine import Ending, Outcome, Race
@@ -220,7 +221,7 @@ def _counts_for(budget: RetryBudget, policy: Any) -> bool:
 
 
 def _annotate(error: BaseException, name: str, attempts: int, failures: list[Outcome]) -> None:
-    others = "; ".join(f"attempt {each.attempt}: {each.error!r}" for each in failures if each.error is not error)
+    others = "; ".join(f"attempt {each.attempt}: {shown(each.error)}" for each in failures if each.error is not error)
     if others:
         begins = f"{name}: no acceptable answer in "
         annotate(error, begins, [f"{begins}{attempts} attempts; {others}"])

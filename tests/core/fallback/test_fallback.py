@@ -430,3 +430,21 @@ def test_describe_and_snapshot() -> None:
     spare = Fallback(0)
     Pipeline("p", spare).call(fail)
     assert spare.snapshot() == {"used": 1, "exhausted": 0}
+
+
+async def test_alternatives_that_cannot_be_shown_hide_no_error() -> None:
+    """An alternative or its error that has no text is noted by its type, and the error of the call stands."""
+
+    class Unshown:
+        def __call__(self, _: Exception) -> str:
+            raise UnshownError
+
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    class UnshownError(Exception):
+        __repr__ = Unshown.__repr__
+
+    kind, text, notes = await in_both_colours(lambda: Fallback(function=Unshown(), name="f"), fail)
+    assert (kind, text) == (ValueError, "down")
+    assert notes == ["f: the alternative <Unshown> failed too: <UnshownError>"]

@@ -303,6 +303,20 @@ def test_an_interrupted_caller_leaves_the_place_to_its_threads(attempts: int) ->
     assert policy.busy_threads == 0
 
 
+def test_an_attempt_that_cannot_be_shown_hides_no_error() -> None:
+    """Where the error of another attempt has no text the note names its type, and the last error stands."""
+
+    class UnshownError(Exception):
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    policy, _ = hedge(60)
+    upstream = Upstream((None, UnshownError()), (None, OSError("down")))
+    with pytest.raises(OSError, match="down") as caught:
+        Pipeline("p", policy).call(upstream.ask)
+    assert caught.value.__notes__ == ["h: no acceptable answer in 2 attempts; attempt 1: <UnshownError>"]
+
+
 def test_a_loser_keeps_its_thread_and_no_place_outside() -> None:
     """A bulkhead outside counts calls, one inside attempts: only that one has a place for a loser (L9)."""
     outside, inside, release = Bulkhead(1, name="calls"), Bulkhead(2), threading.Event()
