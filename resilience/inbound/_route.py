@@ -45,7 +45,10 @@ class RouteLimit:
         name: str | None = None,
     ) -> None:
         self.rate = rate
-        self.cost = cost if callable(cost) else checked(cost, "cost", _COST)
+        bucket = TokenBucket(_ANY_RATE if callable(rate) else rate, burst)
+        is_size_known = burst is not None or not callable(rate)
+        most = Whole(1, bucket.burst) if is_size_known else _COST  # what costs more would be refused each time
+        self.cost = cost if callable(cost) else checked(cost, "cost", most)
         self.key = key if callable(key) else None
         """The function that says whose quota is charged; None where `key` is a rule, or the server's applies."""
         self._rule = None if key is None or callable(key) else KeyRule(key)
@@ -54,7 +57,7 @@ class RouteLimit:
         self._burst = burst
         self._name = None if name is None else checked(name, "name", _NAME)
         self._quotas: dict[tuple[int, str], tuple[Inbound, Quota]] = {}
-        self._rate = str(TokenBucket(_ANY_RATE if callable(rate) else rate, burst).rate)  # however it was written
+        self._rate = str(bucket.rate)  # however it was written
         self._bucket = _bucket_name(name, _BY_REQUEST if callable(rate) else self._rate, burst)
 
     def due(

@@ -78,6 +78,15 @@ def test_bad_names(name: Any) -> None:
         RouteLimit("5/minute", name=name)
 
 
+@pytest.mark.parametrize(("rate", "burst", "most"), [("5/minute", None, 5), ("5/minute", 2, 2), (str, 3, 3)])
+def test_a_cost_that_never_fits(rate: Any, burst: int | None, most: int) -> None:
+    """A cost above the burst would refuse every request, so it is refused where it is written."""
+    RouteLimit(rate, burst, cost=most)
+    with pytest.raises(ConfigurationError, match=f"cost={most + 1}: expected a whole number from 1 to {most}"):
+        RouteLimit(rate, burst, cost=most + 1)
+    RouteLimit(str, cost=most + 1)  # how much fits is not known before the rate is
+
+
 def test_one_rate_written_in_several_ways() -> None:
     """The notation of a rate is no part of it: limits that say the same are the same."""
     inbound = Inbound.of(Resilience())
