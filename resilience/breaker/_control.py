@@ -86,9 +86,9 @@ class Control(Core):
             own = self._machine.epoch.state
         self.events.deliver()
         expires = None if mode.lasts else mode.until - now
-        # Not `current_state`, which looks again: by now the circuit may be in another state than these figures.
-        state = mode.state or (own if self._storage is None else self._storage.state)
-        told = {"state": state, "mode": mode.word, "mode_reason": mode.reason, "mode_expires": expires}
+        # Not `current_state`, which looks again: by now the circuit may be in another state than these figures. It may
+        # also ask a storage.
+        told = {"state": mode.state or own, "mode": mode.word, "mode_reason": mode.reason, "mode_expires": expires}
         return {**told, "circuit": own, **figures}
 
     def __repr__(self) -> str:

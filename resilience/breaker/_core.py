@@ -25,6 +25,8 @@ class Core(Surface):
 
     standing_permit: Closed | None
     """The epoch through which calls pass without asking; None where each one has to."""
+    _changes = 0
+    """Changes of state so far, each from when a storage knows of it."""
     _opened_by_hand: Epoch | None = None
     """The last epoch that an operator began by opening the circuit."""
 
@@ -53,6 +55,7 @@ class Core(Surface):
         self._set_door()
         if publish and self._storage is not None:
             _storage.publish(change, self._machine, self._storage)
+        self._changes += 1
         facts = _report.facts_of(change, self._machine, now)
         if self._mode is not None and self._mode.word == METRICS_ONLY:
             facts["shadow"] = True

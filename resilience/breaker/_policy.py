@@ -32,7 +32,7 @@ from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter, Listener
 from resilience.options import CLOCK, RANDOMNESS, checked
-from resilience.policy import PolicyBase
+from resilience.policy import NO_RESULT, PolicyBase
 
 __all__ = ("CircuitBreaker",)
 
@@ -105,7 +105,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
             self.add_listener(listener)
         if self._storage is not None:
             self.admit = self._admit_stored  # type: ignore[method-assign]  # so that all others pay nothing for it
-            self._note(_storage.follow(self._machine, self._storage, now), now, publish=False)
+            self._follow_storage()
         self._set_door()
 
     # The policy contract
@@ -168,12 +168,19 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         self.events.emit("breaker.rejected", self.name, now, "warning", retry_after=retry_after, **more)
 
     def _admit_stored(self) -> Permit:
-        storage = cast("pybreaker.CircuitBreakerStorage", self._storage)
-        with self._lock:
-            now = self._clock()
-            self._note(_storage.follow(self._machine, storage, now), now, publish=False)
-        self.events.deliver()
+        self._follow_storage()
         return self._admit_locked()
+
+    def _follow_storage(self) -> None:
+        storage = cast("pybreaker.CircuitBreakerStorage", self._storage)
+        reading = _storage.read(self._machine, storage, self._clock(), self._changes)
+        if reading is None:
+            return
+        with self._lock:
+            if reading.changes == self._changes:  # else it may be older than what we wrote meanwhile
+                now = self._clock()
+                self._note(_storage.follow(self._machine, reading, now), now, publish=False)
+        self.events.deliver()
 
     def on_success(self, permit: Permit, _result: Any, /) -> None:
         """Count a success; for a closed circuit one atomic call, into the permit's own epoch even if that is over."""
@@ -183,7 +190,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
 
     def _judge_result(self, permit: Permit, result: Any, /) -> None:
         try:
-            is_failure = self._record_result(result)
+            is_failure = result is not NO_RESULT and self._record_result(result)
             floor = requested_delay(result, self._ask_delay) if is_failure else 0.0
         except BaseException:  # both are functions of the user's
             self.on_abandon(permit)
@@ -244,6 +251,8 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
             raise CircuitOpenError(message, policy=self.name, retry_after=self.retry_after) from error
 
     def _count_failure(self, permit: Permit, floor: float) -> Transition | None:
+        if self._storage is not None:
+            _storage.failed(permit, self._machine)
         with self._lock:
             if self._storage is not None and isinstance(permit, Trial):
                 _storage.tried(permit, self._machine, self._storage, is_success=False)
