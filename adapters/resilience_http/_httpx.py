@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable
 from types import TracebackType
 
 import httpx
 
 from resilience import ErrorCatalog, Pipeline, Resilience, idempotent
+from resilience_http._envelope import LARGEST
 from resilience_http._exchange import Exchange
-from resilience_http._httpx_parts import Body, FailedResponse, TransportParts
+from resilience_http._httpx_parts import Begun, Body, FailedResponse, TransportParts
 
 __all__ = ("ResilienceTransport",)
 
@@ -80,9 +82,8 @@ class ResilienceTransport(httpx.BaseTransport):
                 answer = guards.once.call(call.once, request)
         except FailedResponse as failed:
             answer = failed.response
-        if parts.may_hold_envelope(answer):
-            _read(answer)
-            parts.raise_envelope(answer)
+        if parts.may_hold_envelope(answer) and (raw := _read(answer, LARGEST)) is not None:
+            parts.raise_envelope(answer, raw)
         return answer
 
     def close(self) -> None:
@@ -133,15 +134,28 @@ class _Call:
         return self.once(request)
 
 
-def _read(response: httpx.Response) -> None:
-    """Read a body as it comes, leave it to be read again, and free its connection."""
+def _read(response: httpx.Response, most: float = math.inf) -> bytes | None:
+    """Read a body as it comes, leave it to be read again, and free its connection.
+
+    Of one with more than `most` bytes the rest stays where it is, and None is returned.
+    """
     stream = response.stream
     assert isinstance(stream, httpx.SyncByteStream)  # noqa: S101 - as httpx's client asserts
+    parts, begun, size = iter(stream), list[bytes](), 0
     try:
-        raw = b"".join(stream)
-    finally:
+        for part in parts:
+            begun.append(part)
+            size += len(part)
+            if size > most:
+                response.stream = Begun(begun, parts, stream)
+                return None
+    except BaseException:
         stream.close()
+        raise
+    stream.close()
+    raw = b"".join(begun)
     response.stream = httpx.ByteStream(raw)
+    return raw
 
 
 def _close(responses: Iterable[httpx.Response]) -> None:

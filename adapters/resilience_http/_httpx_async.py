@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import httpx
 
 from resilience import ErrorCatalog, Pipeline, Resilience, idempotent
+from resilience_http._envelope import LARGEST
 from resilience_http._exchange import Exchange
-from resilience_http._httpx_parts import AsyncBody, FailedResponse, TransportParts
+from resilience_http._httpx_parts import AsyncBegun, AsyncBody, FailedResponse, TransportParts
 from resilience_http._time import StepTimeouts
 
 __all__ = ("AsyncResilienceTransport",)
@@ -76,9 +78,8 @@ class AsyncResilienceTransport(httpx.AsyncBaseTransport):
                 answer = await guards.once.acall(call.once, request)
         except FailedResponse as failed:
             answer = failed.response
-        if parts.may_hold_envelope(answer):
-            await _read(answer)
-            parts.raise_envelope(answer)
+        if parts.may_hold_envelope(answer) and (raw := await _read(answer, LARGEST)) is not None:
+            parts.raise_envelope(answer, raw)
         return answer
 
     async def aclose(self) -> None:
@@ -141,15 +142,28 @@ class _Call:
         return await self.once(request)
 
 
-async def _read(response: httpx.Response) -> None:
-    """Read a body as it comes, leave it to be read again, and free its connection."""
+async def _read(response: httpx.Response, most: float = math.inf) -> bytes | None:
+    """Read a body as it comes, leave it to be read again, and free its connection.
+
+    Of one with more than `most` bytes the rest stays where it is, and None is returned.
+    """
     stream = response.stream
     assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - as httpx's client asserts
+    parts, begun, size = aiter(stream), list[bytes](), 0
     try:
-        raw = b"".join([part async for part in stream])
-    finally:
+        async for part in parts:
+            begun.append(part)
+            size += len(part)
+            if size > most:
+                response.stream = AsyncBegun(begun, parts, stream)
+                return None
+    except BaseException:
         await stream.aclose()
+        raise
+    await stream.aclose()
+    raw = b"".join(begun)
     response.stream = httpx.ByteStream(raw)
+    return raw
 
 
 async def _close(responses: Iterable[httpx.Response]) -> None:

@@ -12,20 +12,18 @@ from resilience import DeadlineExceededError, ErrorCatalog, Pipeline, Resilience
 from resilience.envelope import read_envelope
 from resilience.outbound import Outbound, is_failure, may_repeat
 from resilience.timeout import Deadline
-from resilience_http._envelope import IS_ERROR
+from resilience_http._envelope import LARGEST, fits, may_be_envelope
 from resilience_http._exchange import SMALL, Exchange, wait_asked_by
 from resilience_http._pipeline import Errors, Guards, host_of, pipeline_for
 from resilience_http._time import StepTimeouts, is_spent
 
-__all__ = ("AsyncBody", "Body", "FailedResponse", "LateError", "TransportParts")
+__all__ = ("AsyncBegun", "AsyncBody", "Begun", "Body", "FailedResponse", "LateError", "TransportParts")
 
 _ERRORS = Errors(
     transient=(httpx.TransportError, httpx.HTTPStatusError),
     permanent=(httpx.UnsupportedProtocol, httpx.LocalProtocolError),
     ours=(httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.PoolTimeout),
 )
-_JSON = "json"
-_LARGEST_ENVELOPE = 1_048_576
 
 
 class FailedResponse(httpx.HTTPStatusError):
@@ -98,7 +96,9 @@ class TransportParts:
     def begins(self, exchange: Exchange[httpx.Response], response: httpx.Response, times: StepTimeouts) -> bool:
         """Take note that a head has come; says whether the body is to be read at once."""
         times.deadline = exchange.deadline
-        return self._reads_bodies or (exchange.repeats and is_failure(response.status_code) and fits(response, SMALL))
+        return self._reads_bodies or (
+            exchange.repeats and is_failure(response.status_code) and fits(response.headers, SMALL)
+        )
 
     def late(self, exchange: Exchange[httpx.Response], request: httpx.Request, times: StepTimeouts) -> LateError | None:
         """Return the error to raise for a timeout of httpx, where it was a deadline that ended the step."""
@@ -120,27 +120,20 @@ class TransportParts:
 
     def may_hold_envelope(self, response: httpx.Response) -> bool:
         """Whether a response is an error to be raised as its envelope."""
-        return (
-            self.raises_envelopes
-            and response.status_code >= IS_ERROR
-            and _JSON in response.headers.get("Content-Type", "")
-            and fits(response, _LARGEST_ENVELOPE, unknown=True)
-        )
+        return self.raises_envelopes and may_be_envelope(response.status_code, response.headers)
 
-    def raise_envelope(self, response: httpx.Response) -> None:
-        """Raise the error a response holds, if it holds one; its body is there in full, and is not touched."""
-        read = httpx.Response(response.status_code, headers=response.headers, stream=response.stream)
-        error = None
+    def raise_envelope(self, response: httpx.Response, raw: bytes) -> None:
+        """Raise the error a response holds, if its body holds one."""
+        pieces = (raw[at : at + SMALL] for at in range(0, len(raw), SMALL))
+        copy, body = httpx.Response(response.status_code, headers=response.headers, content=pieces), b""
         with contextlib.suppress(httpx.DecodingError):
-            error = read_envelope(response.status_code, read.read(), response.headers, catalog=self._catalog)
+            for part in copy.iter_bytes():  # of little, much may come
+                body += part
+                if len(body) > LARGEST:
+                    return
+        error = read_envelope(response.status_code, body, response.headers, catalog=self._catalog)
         if error is not None:
             raise error
-
-
-def fits(response: httpx.Response, most: int, *, unknown: bool = False) -> bool:
-    """Whether a body has no more than `most` bytes; `unknown` is the answer where it does not say."""
-    text = response.headers.get("Content-Length", "")
-    return int(text) <= most if text.isdecimal() else unknown
 
 
 def _when_closed(response: Any, settle: Callable[[], None]) -> bool:
@@ -206,3 +199,33 @@ class AsyncBody(_Held, httpx.AsyncByteStream):
             await self.stream.aclose()
         finally:
             self.settle()
+
+
+class Begun(httpx.SyncByteStream):
+    """A body of which some has been read already; its reader gets all of it."""
+
+    def __init__(self, begun: list[bytes], rest: Iterator[bytes], stream: httpx.SyncByteStream) -> None:
+        self._begun, self._rest, self._stream = begun, rest, stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._begun
+        yield from self._rest
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class AsyncBegun(httpx.AsyncByteStream):
+    """The same in a task."""
+
+    def __init__(self, begun: list[bytes], rest: AsyncIterator[bytes], stream: httpx.AsyncByteStream) -> None:
+        self._begun, self._rest, self._stream = begun, rest, stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for part in self._begun:
+            yield part
+        async for part in self._rest:
+            yield part
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()

@@ -15,9 +15,10 @@ from resilience import DeadlineExceededError, ErrorCatalog, Pipeline, Resilience
 from resilience.envelope import read_envelope
 from resilience.outbound import Outbound, is_failure, may_repeat
 from resilience.timeout import Deadline
-from resilience_http._envelope import IS_ERROR
+from resilience_http._envelope import LARGEST, fits, may_be_envelope
 from resilience_http._exchange import SMALL, Exchange, wait_asked_by
 from resilience_http._pipeline import Errors, Guards, host_of, pipeline_for
+from resilience_http._requests_body import body_of
 from resilience_http._time import LEAST, is_spent
 
 __all__ = ("ResilienceAdapter",)
@@ -160,11 +161,16 @@ class ResilienceAdapter(HTTPAdapter):
                 answer = self._guards.once.call(call.once, request)
         except FailedResponse as failed:
             answer = failed.answer
-        if self._raises_envelopes and answer.status_code >= IS_ERROR:
-            error = read_envelope(answer.status_code, answer.content, answer.headers, catalog=self._catalog)
+        if self._raises_envelopes and may_be_envelope(answer.status_code, answer.headers):
+            self._raise_envelope(answer)
+        return answer
+
+    def _raise_envelope(self, answer: Response) -> None:
+        body = body_of(answer, LARGEST)
+        if body is not None:
+            error = read_envelope(answer.status_code, body, answer.headers, catalog=self._catalog)
             if error is not None:
                 raise error
-        return answer
 
 
 class _Call:
@@ -183,7 +189,7 @@ class _Call:
         try:
             answer = adapter.send_plain(sent, {**self._settings, "timeout": timeout})
             _close(exchange.arrived(answer))
-            if not self._settings["stream"] or (is_failure(answer.status_code) and _is_small(answer)):
+            if not self._settings["stream"] or (is_failure(answer.status_code) and fits(answer.headers, SMALL)):
                 _ = answer.content  # read now, and kept
         except (requests.Timeout, requests.ConnectionError) as error:
             margin = adapter.outbound.options.margin
@@ -212,11 +218,6 @@ def within(timeout: Any, left: float | None) -> Any:
     capped = timeout.clone()
     capped.total = left if timeout.total is None else min(left, cast("float", timeout.total))
     return capped
-
-
-def _is_small(answer: Response) -> bool:
-    text = answer.headers.get("Content-Length", "")
-    return text.isdecimal() and int(text) <= SMALL
 
 
 def _when_closed(answer: Any, settle: Callable[[], None]) -> bool:

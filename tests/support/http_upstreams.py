@@ -72,6 +72,23 @@ class Upstream:
         await send({"type": "http.response.body", "body": content})
 
 
+class Halting:
+    """Answers 404 with `first`, of no stated length, and goes on with `rest` once it is let."""
+
+    def __init__(self, content_type: str, first: bytes, rest: bytes = b"", **headers: str) -> None:
+        given = {"content-type": content_type, **headers}
+        self._headers = [(name.replace("_", "-").encode(), text.encode()) for name, text in given.items()]
+        self._first, self._rest = first, rest
+        self.go_on = threading.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 404, "headers": self._headers})
+        await send({"type": "http.response.body", "body": self._first, "more_body": True})
+        while not self.go_on.is_set():
+            await asyncio.sleep(0.005)
+        await send({"type": "http.response.body", "body": self._rest})
+
+
 @contextlib.contextmanager
 def running(upstream: Upstream) -> Iterator[Upstream]:
     with serving(upstream) as url:

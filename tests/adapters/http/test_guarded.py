@@ -11,7 +11,7 @@ import httpx
 import pytest
 import requests
 from http_callers import SyncCaller
-from http_upstreams import Breaking, Upstream
+from http_upstreams import Breaking, Halting, Upstream
 
 from resilience import (
     AppError,
@@ -35,6 +35,7 @@ from resilience.timeout import Deadline
 from resilience_http import host_of, per_host, raise_for_envelope
 
 Make = Callable[..., SyncCaller]
+Serve = Callable[[object], str]
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
@@ -401,6 +402,24 @@ class TestEnvelope:
         upstream.answers(404, gzip.compress(body), content_type=content_type, content_encoding="gzip")
         with pytest.raises(AppError, match="No"):
             caller(raises_envelopes=True).get(upstream.url)
+
+    @pytest.mark.parametrize("size", [0, 100_000, 1_048_576, 1_048_577, 3_000_000])
+    def test_bodies_of_no_stated_length(self, caller: Make, serve: Serve, size: int) -> None:
+        """An error whose head does not say how long its body is comes whole, however long that is."""
+        upstream = Halting("application/json", b"[" + b" " * size, b"]")
+        upstream.go_on.set()
+        got = caller(raises_envelopes=True).get(serve(upstream))
+        assert (got.status, got.content) == (404, b"[" + b" " * size + b"]")
+
+    def test_envelopes_of_no_stated_length(self, caller: Make, serve: Serve) -> None:
+        """An envelope is found in a body of no stated length, and behind a content encoding there, too."""
+        body, content_type = envelope_of(AppError("ORDERS_V001", "No.", http_status=404)).render()
+        packed = gzip.compress(body)
+        for first, rest, coding in ((body[:9], body[9:], "identity"), (packed[:9], packed[9:], "gzip")):
+            upstream = Halting(content_type, first, rest, content_encoding=coding)
+            upstream.go_on.set()
+            with pytest.raises(AppError, match="No"):
+                caller(raises_envelopes=True).get(serve(upstream))
 
     def test_raise_for_envelope(self, caller: Make, upstream: Upstream) -> None:
         """By hand: answers pass, envelopes are raised, other errors are raised as the library would."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import socket
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from http_upstreams import Upstream
+from http_upstreams import Halting, Upstream
 from stepped import Stepped
 
 from resilience import (
@@ -70,6 +71,47 @@ def test_blocking_stream_holds_its_place(upstream: Upstream) -> None:
         with client.stream("GET", upstream.url), pytest.raises(BulkheadFullError):
             client.get(upstream.url)
         assert client.get(upstream.url).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content_type", "first"), [("application/json", b" " * 1_100_000), ("application/zip", b"PK")]
+)
+async def test_envelopes_are_not_looked_for_without_end(
+    serve: Callable[[Any], str], content_type: str, first: bytes
+) -> None:
+    """What may be an envelope is read up to 1 MiB, anything else not at all; a stream goes on from its first byte."""
+    bulkhead = Bulkhead(1)
+    for is_read in (True, False):
+        upstream = Halting(content_type, first, b"the end")
+        async with (
+            httpx.AsyncClient(transport=transport(bulkhead, raises_envelopes=True)) as client,
+            client.stream("GET", serve(upstream)) as response,
+        ):
+            upstream.go_on.set()
+            assert not bulkhead.is_idle
+            assert not is_read or await response.aread() == first + b"the end"
+        assert bulkhead.is_idle
+
+
+def test_blocking_search_for_envelopes_has_an_end(serve: Callable[[Any], str]) -> None:
+    """The same holds for a stream read in a thread."""
+    upstream, bulkhead = Halting("application/json", b" " * 1_100_000, b"the end"), Bulkhead(1)
+    guarded = ResilienceTransport(None, Resilience(), pipeline=Pipeline("p", bulkhead), raises_envelopes=True)
+    with httpx.Client(transport=guarded) as client, client.stream("GET", serve(upstream)) as response:
+        upstream.go_on.set()
+        assert not bulkhead.is_idle
+        assert response.read() == b" " * 1_100_000 + b"the end"
+    assert bulkhead.is_idle
+
+
+def test_small_bodies_that_hold_much(serve: Callable[[Any], str]) -> None:
+    """A small body that is large once it is decoded is no envelope, and still there as it came."""
+    packed = gzip.compress(b" " * 50_000_000)
+    upstream = Halting("application/json", packed, content_encoding="gzip")
+    upstream.go_on.set()
+    guarded = ResilienceTransport(None, Resilience(), raises_envelopes=True)
+    with httpx.Client(transport=guarded) as client, client.stream("GET", serve(upstream)) as response:
+        assert b"".join(response.iter_raw()) == packed
 
 
 @pytest.mark.realtime

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import pickle
+import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
-from http_upstreams import Upstream
+from http_upstreams import Breaking, Halting, Upstream
 from requests.auth import HTTPDigestAuth
 from urllib3.util import Timeout as StepTimeout
 
-from resilience import Bulkhead, BulkheadFullError, Pipeline, Resilience
+from resilience import AppError, Bulkhead, BulkheadFullError, Pipeline, Resilience
+from resilience.envelope import envelope_of
 from resilience.inbound import RequestContext
 from resilience.policy import AroundPolicy, Policy
 from resilience.timeout import Deadline
@@ -21,9 +24,9 @@ from resilience_http import ResilienceAdapter
 from resilience_http._requests import within
 
 
-def session(*policies: Policy | AroundPolicy) -> requests.Session:
+def session(*policies: Policy | AroundPolicy, **options: Any) -> requests.Session:
     made = requests.Session()
-    made.mount("http://", ResilienceAdapter(Resilience(), pipeline=Pipeline("p", *policies)))
+    made.mount("http://", ResilienceAdapter(Resilience(), pipeline=Pipeline("p", *policies), **options))
     return made
 
 
@@ -132,3 +135,93 @@ def test_what_lives_in_a_process_stays_there(make: Callable[[], ResilienceAdapte
     for attempt in (pickle.dumps, copy.deepcopy):
         with pytest.raises(TypeError, match="Name a pipeline that is configured"):
             attempt(make())
+
+
+class TestSearchForEnvelopes:
+    """With `raises_envelopes`, the bodies of streams are looked into."""
+
+    @pytest.mark.parametrize(
+        ("content_type", "first"), [("application/json", b" " * 1_100_000), ("application/zip", b"PK")]
+    )
+    @pytest.mark.parametrize("is_read", [True, False])
+    def test_it_has_an_end(
+        self, serve: Callable[[Any], str], content_type: str, first: bytes, *, is_read: bool
+    ) -> None:
+        """What may be an envelope is read up to 1 MiB, else nothing is; a stream goes on from its first byte."""
+        upstream, bulkhead = Halting(content_type, first, b"the end"), Bulkhead(1)
+        with session(bulkhead, raises_envelopes=True) as client:
+            response = client.get(serve(upstream), stream=True, timeout=5)
+            upstream.go_on.set()
+            assert not bulkhead.is_idle
+            assert not is_read or b"".join(response.iter_content(1000)) == first + b"the end"
+            response.close()
+        assert bulkhead.is_idle
+
+    @pytest.mark.parametrize("size", [0, 100, 1_500_000])
+    def test_bytes_stay_as_they_came(self, serve: Callable[[Any], str], size: int) -> None:
+        """A stream that was looked into is as encoded as ever, with its head, its cookies and its connection."""
+        plain = random.randbytes(size)
+        packed = gzip.compress(plain)
+        upstream = Halting("application/json", packed[:50], packed[50:], content_encoding="gzip", set_cookie="a=b")
+        upstream.go_on.set()
+        url = serve(upstream)
+        ways: list[tuple[Callable[[requests.Response], bytes], bytes]] = [
+            (lambda answer: answer.content, plain),
+            (lambda answer: b"".join(answer.iter_content(1000)), plain),
+            (lambda answer: answer.raw.read(), packed),
+            (lambda answer: b"".join(iter(answer.raw.read1, b"")), packed),
+            (lambda answer: b"".join(answer.raw.stream(1000, decode_content=False)), packed),
+        ]
+        with session(raises_envelopes=True, pool_maxsize=1, pool_block=True) as client:
+            for read, expected in ways:
+                answer = client.get(url, stream=True, timeout=5)
+                assert (answer.raw.status, answer.raw.reason) == (404, "Not Found")
+                assert read(answer) == expected
+            assert client.cookies["a"] == "b"
+
+    def test_envelopes_are_raised(self, serve: Callable[[Any], str]) -> None:
+        """An envelope in a stream is raised, and its connection is free."""
+        body, content_type = envelope_of(AppError("ORDERS_V001", "No.", http_status=404)).render()
+        upstream, bulkhead = Halting(content_type, body[:9], body[9:]), Bulkhead(1)
+        upstream.go_on.set()
+        url = serve(upstream)
+        with session(bulkhead, raises_envelopes=True, pool_maxsize=1, pool_block=True) as client:
+            for _ in range(2):
+                with pytest.raises(AppError, match="No"):
+                    client.get(url, stream=True, timeout=5)
+                assert bulkhead.is_idle
+
+    def test_a_stream_breaks_off_where_it_does(self, breaking: Callable[..., Breaking]) -> None:
+        """A body that breaks off is the reader's to notice, after what came before."""
+        head = b"HTTP/1.1 404 X\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        server = breaking(head + b"5\r\nhello\r\n")
+        bulkhead, parts = Bulkhead(1), list[bytes]()
+        with session(bulkhead, raises_envelopes=True) as client:
+            answer = client.get(server.url, stream=True, timeout=5)
+            with pytest.raises(requests.exceptions.ChunkedEncodingError):
+                parts.extend(answer.iter_content(1))
+        assert b"".join(parts) == b"hello"
+        assert bulkhead.is_idle
+
+    def test_heads_have_no_body(self, upstream: Upstream) -> None:
+        """An answer to HEAD says how long a body would be, and has none."""
+        upstream.answers(404, b"{}", content_type="application/json")
+        with session(raises_envelopes=True) as client:
+            assert client.head(upstream.url, stream=True).content == b""
+
+    def test_small_bodies_that_hold_much(self, serve: Callable[[Any], str]) -> None:
+        """A small body that is large once it is decoded is no envelope, and still there."""
+        packed = gzip.compress(b" " * 50_000_000)
+        upstream = Halting("application/json", packed, content_encoding="gzip")
+        upstream.go_on.set()
+        with session(raises_envelopes=True) as client:
+            assert client.get(serve(upstream), stream=True, timeout=5).raw.read() == packed
+
+    def test_bodies_that_cannot_be_decoded(self, serve: Callable[[Any], str]) -> None:
+        """A body that is not in the encoding it says is the reader's to notice, too."""
+        upstream = Halting("application/json", b"no gzip", content_encoding="gzip")
+        upstream.go_on.set()
+        with session(raises_envelopes=True) as client:
+            answer = client.get(serve(upstream), stream=True, timeout=5)
+            with pytest.raises(requests.exceptions.ContentDecodingError):
+                _ = answer.content
