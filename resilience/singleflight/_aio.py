@@ -10,7 +10,7 @@ from resilience._sharing import Keys, unhashable
 from resilience.policy import Substitute
 from resilience.singleflight._machine import Flight
 from resilience.singleflight._outcome import Outcome, Told, outcome_of
-from resilience.singleflight._space import LoopSpace, under_way
+from resilience.singleflight._space import LoopSpace, under_way, waiting_for
 
 if TYPE_CHECKING:
     from resilience.singleflight._policy import SingleFlight
@@ -161,9 +161,8 @@ def around_async(
                 single.calls += 1
                 flight = _Shared(single, flights, key, lambda line: _made(line, call, args, kwargs))
                 return cast("R", await flight.lead())
-            if flight.line in under_way.get():  # waiting for it would be waiting for itself
-                return await call(*args, **kwargs)
-            told = await flight.follow()
+            with waiting_for(flight.line) as is_ring:  # waiting would be waiting for itself
+                told = Told.ALONE if is_ring else await flight.follow()
             if isinstance(told, Outcome):
                 single.shared += 1
                 return cast("R", told.deliver())

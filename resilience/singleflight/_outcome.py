@@ -19,7 +19,7 @@ class Told(Enum):
 
     AGAIN = "the call was given up: look again"
     YOUR_TURN = "the one who made the call was interrupted: it is yours now"
-    ALONE = "the result serves one caller only: make your own call"
+    ALONE = "the result serves one caller only, or would never come: make your own call"
 
 
 class Outcome:

@@ -1,9 +1,10 @@
-"""The calls of one function that are under way, by key."""
+"""The calls of one function that are under way, by key, and which of them wait for others."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -15,10 +16,34 @@ from resilience.singleflight._machine import Flight
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-__all__ = ("LoopSpace", "Space", "under_way")
+__all__ = ("LoopSpace", "Space", "under_way", "waiting_for")
 
 under_way: ContextVar[tuple[object, ...]] = ContextVar("resilience_flights", default=())
 """The flights this code runs in: a call that would wait for one of them would wait for itself."""
+_waits: dict[object, tuple[tuple[object, ...], object]] = {}
+"""Waits for flights from inside of others, each as those it is inside of and the one it is for."""
+
+
+@contextmanager
+def waiting_for(flight: object) -> Iterator[bool]:
+    """Wait for `flight` in the block, unless told that `flight` waits in the end for one that this code runs in."""
+    inside, wait = under_way.get(), object()
+    if inside:
+        _waits[wait] = inside, flight  # before looking: of two that come to wait for each other at once, one sees it
+    try:
+        yield bool(inside) and _leads_back(flight, inside)
+    finally:
+        _waits.pop(wait, None)
+
+
+def _leads_back(flight: object, inside: tuple[object, ...]) -> bool:
+    """Whether `flight` is one of `inside`, or waits for one that is, or for one that waits for one, and so on."""
+    reached, waits = [flight], list(_waits.values())
+    for known in reached:
+        if known in inside:
+            return True
+        reached += [wanted for within, wanted in waits if known in within and wanted not in reached]
+    return False
 
 
 class Space:

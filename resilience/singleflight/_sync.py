@@ -10,7 +10,7 @@ from resilience._sharing import unhashable
 from resilience.policy import Substitute
 from resilience.singleflight._machine import Flight
 from resilience.singleflight._outcome import Outcome, Told, outcome_of
-from resilience.singleflight._space import Space, under_way
+from resilience.singleflight._space import Space, under_way, waiting_for
 
 if TYPE_CHECKING:
     from resilience.singleflight._policy import SingleFlight
@@ -124,9 +124,9 @@ def around(single: SingleFlight, space: Space, call: Callable[P, R]) -> Callable
             flight = line.board(key, mine)
             if flight is mine:
                 return cast("R", line.lead(call, key, flight, args, kwargs))
-            if flight in under_way.get() or flight.maker == threading.get_ident():
-                return call(*args, **kwargs)  # waiting for it would be waiting for itself, as for a finalizer's call
-            told = line.follow(key, flight)
+            with waiting_for(flight) as is_ring:  # waiting would be waiting for itself, as for a finalizer's call
+                is_own = is_ring or flight.maker == threading.get_ident()
+                told = Told.ALONE if is_own else line.follow(key, flight)
             if isinstance(told, Outcome):
                 single.shared += 1
                 return cast("R", told.deliver())

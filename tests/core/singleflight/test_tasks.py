@@ -314,6 +314,22 @@ async def test_a_call_that_calls_itself_does_not_wait_for_itself() -> None:
     assert await again(1) == 3
 
 
+@pytest.mark.parametrize("size", [2, 3])
+async def test_calls_that_want_each_other_do_not_wait_in_a_ring(size: int) -> None:
+    """Where each call wants the next one's result, around to the first, one of them makes a call of its own."""
+    made: list[int] = []
+
+    @Pipeline("p", SingleFlight(key=lambda number, _: number))
+    async def ask(number: int, left: int) -> int:
+        made.append(number)
+        await settle()  # until all of them are under way
+        return 1 + await ask((number + 1) % size, left - 1) if left else 0
+
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*(ask(number, 1) for number in range(size)))
+    assert len(made) == size + 1
+
+
 async def test_forgotten_calls_are_not_joined() -> None:
     """After `forget` nobody joins a call that was under way."""
     upstream, single = Upstream(), SingleFlight()

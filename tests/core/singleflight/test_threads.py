@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 
-from resilience import Cache, ConfigurationError, Deadline, DeadlineExceededError, Fallback, Pipeline, SingleFlight
+from resilience import (
+    Cache,
+    ConfigurationError,
+    Deadline,
+    DeadlineExceededError,
+    Fallback,
+    Pipeline,
+    SingleFlight,
+    Timeout,
+)
 from resilience.policy import PolicyBase
 from resilience.singleflight import _sync
 
@@ -287,6 +296,25 @@ def test_an_answer_that_comes_with_the_deadline_counts(
     monkeypatch.setattr(_sync._Waiter, "wait", late)
     with Deadline.after(60):
         assert guarded(1) == [1]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("inside", [(), (Timeout(60),)])
+def test_calls_that_want_each_other_do_not_wait_in_a_ring(pool: ThreadPoolExecutor, size: int, inside: Any) -> None:
+    """Where each call wants the next one's result, around to the first, one of them makes a call of its own."""
+    together, made = threading.Barrier(size), list[int]()
+
+    @Pipeline("p", SingleFlight(key=lambda number, _: number), *inside)
+    def ask(number: int, left: int) -> int:
+        made.append(number)
+        if not left:
+            return 0
+        together.wait(10)
+        return 1 + ask((number + 1) % size, left - 1)
+
+    asking = [pool.submit(ask, number, 1) for number in range(size)]
+    assert all(asked.result(10) for asked in asking)
+    assert size < len(made) <= 2 * size
 
 
 def test_a_call_that_calls_itself_does_not_wait_for_itself() -> None:
