@@ -59,8 +59,9 @@ class Deadline:
         """Do work that has to be done even when the time is up, such as cleaning: `with Deadline.shield("2s"):`.
 
         No outer deadline is in force inside, only one of `seconds` where that is given; outside nothing changes. An
-        awaiting call whose `Timeout` runs out meanwhile is cancelled when the block has been left, not inside it. The
-        caller of a blocking call is answered on time all the same: only the thread goes on.
+        awaiting call whose `Timeout` runs out meanwhile is cancelled when the block has been left, not inside it; not
+        so in another task than the one it times, such as those of a `Hedge` or `SingleFlight` in between. The caller of
+        a blocking call is answered on time all the same: only the thread goes on.
         """
         allowance = None if seconds is None else in_seconds(seconds, "Deadline.shield")
         return _shielded(allowance, checked(clock, "clock", CLOCK))

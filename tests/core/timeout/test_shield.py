@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from resilience import ConfigurationError, Deadline, DeadlineExceededError, Pipeline, Timeout
+from resilience import (
+    ConfigurationError,
+    Deadline,
+    DeadlineExceededError,
+    Hedge,
+    Pipeline,
+    SingleFlight,
+    Timeout,
+    idempotent,
+)
 from resilience.testing import ManualClock
 
 
@@ -116,6 +125,26 @@ async def test_outer_cancellation_goes_through_a_shield() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.parametrize("policy", [SingleFlight(), Hedge("1s")])
+async def test_a_policy_with_tasks_of_its_own_belongs_outside_of_the_timeout(policy: Any) -> None:
+    """A shield holds the timeout inside of a hedge or single flight, and none outside: that times another task."""
+    steps: list[str] = []
+
+    @idempotent
+    async def act() -> None:
+        with Deadline.shield():
+            await asyncio.sleep(0.03)
+            steps.append("cleaned")
+        await asyncio.sleep(5)
+
+    with pytest.raises(DeadlineExceededError):
+        await Pipeline("p", Timeout("10ms"), policy)(act)()
+    assert steps == []
+    with pytest.raises(DeadlineExceededError):
+        await Pipeline("q", policy, Timeout("10ms"))(act)()
+    assert set(steps) == {"cleaned"}
 
 
 async def test_a_task_started_inside_does_not_hold_the_timeout_of_its_parent() -> None:
