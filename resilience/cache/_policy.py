@@ -40,8 +40,9 @@ class Cache(Named):
 
     Calls are the same when the function and its arguments are (`self` is one of them); `key`, a function of the
     arguments, says otherwise. Every caller gets the same object: treat it as read-only. At most `max_size` results are
-    kept; a result for which `cache_if` is false, an iterator, and a fallback's stand-in are not kept at all. With
-    `stale_on_error` a call that raised one of `on` is answered for that much longer by what it returned before.
+    kept; a result for which `cache_if` is false, an iterator, and the stand-in of a fallback in the same pipeline are
+    not kept at all. With `stale_on_error` a call that raised one of `on` is answered for that much longer by what it
+    returned before.
 
     Raises `TypeError` for arguments that cannot be hashed. Generator functions are refused: there is no one result.
     """

@@ -36,7 +36,8 @@ class Fallback(Named):
 
     When every alternative raises, the call's own outcome stands: its error, with a note for each alternative, or its
     result. An alternative that raises `... from` the error it was given has translated it, and that is the answer.
-    Policies outside score what really became of the call, never the stand-in, and no cache keeps it.
+    Policies of the same pipeline outside score what really became of the call, never the stand-in, and no cache among
+    them keeps it; to another pipeline around the guarded function the stand-in is a result.
     """
 
     kind = "fallback"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from resilience import CircuitBreaker, ConfigurationError, Fallback, Pipeline, Retry
+from resilience import Cache, CircuitBreaker, ConfigurationError, Fallback, Pipeline, Retry
 from resilience.policy import PolicyBase
 from resilience.testing import ManualClock, RecordingListener
 
@@ -448,3 +448,11 @@ async def test_alternatives_that_cannot_be_shown_hide_no_error() -> None:
     kind, text, notes = await in_both_colours(lambda: Fallback(function=Unshown(), name="f"), fail)
     assert (kind, text) == (ValueError, "down")
     assert notes == ["f: the alternative <Unshown> failed too: <UnshownError>"]
+
+
+def test_another_pipeline_around_is_a_caller() -> None:
+    """To policies of another pipeline a stand-in is a result, as to any caller: they keep it, and count a success."""
+    cache, breaker = Cache(), CircuitBreaker(1)
+    guarded = Pipeline("outer", cache, breaker)(Pipeline("inner", Fallback("spare"))(fail))
+    assert [guarded(), guarded()] == ["spare", "spare"]
+    assert (cache.hits, breaker.current_state) == (1, "closed")
