@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "BEGUN",
+    "NO_RESULT",
     "Again",
     "AroundPolicy",
     "Decision",
@@ -56,6 +57,23 @@ BEGUN = _Begun()
 """What a guarded generator may yield ahead of its first item: it is under way, and may still be started again.
 
 A retry starts a generator anew only before an item is out. This is none; whoever iterates passes over it.
+"""
+
+
+@final
+class _NoResult:
+    """Its one instance is `NO_RESULT`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "NO_RESULT"
+
+
+NO_RESULT = _NoResult()
+"""What `on_success` is given where nothing was returned: by a block, or a generator that ended without a value.
+
+None would be taken for a result by those who judge results; this is none, and nobody's predicate is asked about it.
 """
 
 
@@ -136,7 +154,7 @@ class Policy(Protocol):
         ...
 
     def on_success(self, permit: Any, result: Any, /) -> Verdict:
-        """Settle a normal return. May judge the result a failure."""
+        """Settle a normal return. May judge the result a failure, unless it is `NO_RESULT`."""
         ...
 
     def on_failure(self, permit: Any, error: Exception, /) -> Verdict:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, ParamSpec, cast
 
-from resilience._engine._parts import blocks, by_key
+from resilience._engine._parts import blocks, by_key, on_last
 from resilience._engine._sync import Sleep, admission, held
-from resilience.policy import BEGUN, KeyedPolicy, Policy, PolicyBase, Replace
+from resilience.policy import BEGUN, NO_RESULT, KeyedPolicy, Policy, PolicyBase, Replace
 
 __all__ = ("compile_sync_generator",)
 
@@ -68,6 +68,7 @@ def _guard_generator(
         policy.on_failure,
         policy.on_abandon,
     )
+    last = on_last(policy)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
         permit = None if admit is None else admit()
@@ -77,6 +78,8 @@ def _guard_generator(
             try:
                 result = yield from progress.over(inner(*args, **kwargs))  # which raises for arguments that do not fit
             except Exception as error:
+                if progress.started:
+                    permit = last(permit)
                 verdict = on_failure(permit, error)
                 if verdict is None:
                     raise
@@ -87,7 +90,9 @@ def _guard_generator(
                 on_abandon(permit)
                 raise
             else:
-                verdict = on_success(permit, result)
+                if progress.started:
+                    permit = last(permit)
+                verdict = on_success(permit, NO_RESULT if result is None else result)
                 if verdict is None:
                     return result
                 if not isinstance(verdict, Replace) and progress.started:

@@ -7,9 +7,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ParamSpec, cast
 
 from resilience._engine._aio import AwaitingSleep, admission, decided, held
-from resilience._engine._parts import Member, by_key
+from resilience._engine._parts import Member, by_key, on_last
 from resilience.errors import ConfigurationError
-from resilience.policy import BEGUN, KeyedPolicy, Pending, Policy, PolicyBase, Replace, ScopedPolicy, Wait
+from resilience.policy import BEGUN, NO_RESULT, KeyedPolicy, Pending, Policy, PolicyBase, Replace, ScopedPolicy, Wait
 
 __all__ = ("compile_async_block", "compile_async_generator", "enter")
 
@@ -38,14 +38,17 @@ def _compose(
 class _Stream:
     """What `yield from` is to a generator, an item at a time: forwards send, throw and close to an async generator."""
 
-    __slots__ = ("generator", "started")
+    __slots__ = ("generator", "sent", "started", "thrown")
 
     generator: AsyncGenerator[Any, Any]
 
     def __init__(self) -> None:
         self.started = False
+        self.sent: Any = None
+        self.thrown: BaseException | None = None
 
-    async def step(self, sent: Any, thrown: BaseException | None) -> Any:
+    async def step(self) -> Any:
+        sent, thrown, self.sent, self.thrown = self.sent, self.thrown, None, None
         item = await (self.generator.asend(sent) if thrown is None else self.generator.athrow(thrown))
         if item is not BEGUN:
             self.started = True
@@ -59,7 +62,7 @@ def _guard_generator(
     policy: Policy, inner: Callable[P, AsyncGenerator[Any, Any]], sleep: AwaitingSleep
 ) -> Callable[P, AsyncGenerator[Any, Any]]:
     admit, on_success, on_failure, on_abandon = policy.admit, policy.on_success, policy.on_failure, policy.on_abandon
-    admit_awaiting = admission(policy)
+    admit_awaiting, last = admission(policy), on_last(policy)
 
     async def call(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, Any]:
         permit = admit() if admit_awaiting is None else await admit_awaiting()
@@ -67,27 +70,26 @@ def _guard_generator(
             permit = await held(policy, permit.permit, permit.after, sleep)
         while True:
             stream = _Stream()
-            sent: Any = None
-            thrown: BaseException | None = None
             try:
                 stream.generator = inner(*args, **kwargs)  # raises for arguments that do not fit
                 while True:
-                    item = await stream.step(sent, thrown)
-                    sent = thrown = None
+                    item = await stream.step()
                     try:
-                        sent = yield item
+                        stream.sent = yield item
                     except GeneratorExit:
                         await stream.close()
                         raise
                     except BaseException as error:  # noqa: BLE001 - it belongs to the inner generator, which is handed it
-                        thrown = error
+                        stream.thrown = error
             except StopAsyncIteration:
-                verdict = on_success(permit, None)
+                verdict = on_success(permit, NO_RESULT)
                 if type(verdict) is Pending:
                     verdict = await decided(policy, permit, verdict)
                 if verdict is None:
                     return
             except Exception as error:
+                if stream.started:
+                    permit = last(permit)
                 verdict = on_failure(permit, error)
                 if type(verdict) is Pending:
                     verdict = await decided(policy, permit, verdict)

@@ -9,7 +9,7 @@ from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar, overload
 from resilience.errors import ConfigurationError
 from resilience.policy import AroundPolicy, KeyedPolicy, Policy, PolicyBase, Slot, Substitute, Verdict
 
-__all__ = ("Compiled", "Member", "blocks", "by_key", "decides", "scored", "stands_in")
+__all__ = ("Compiled", "Member", "blocks", "by_key", "decides", "on_last", "scored", "stands_in")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -61,6 +61,12 @@ def decides(policy: Policy, step: str) -> Callable[..., Any] | None:
     """Return the method of that name, or None where the policy left it as it was: the step then costs nothing."""
     method: Callable[..., Any] = getattr(policy, step)
     return None if getattr(method, "__func__", None) is getattr(PolicyBase, step) else method
+
+
+def on_last(policy: Policy) -> Callable[[Any], Any]:
+    """Return what tells `policy` that the attempt under way is the last, whatever it says: it returns the permit."""
+    tell: Callable[[Any], Any] = getattr(policy, "on_last", lambda permit: permit)
+    return tell
 
 
 def blocks(policy: Policy) -> Policy:

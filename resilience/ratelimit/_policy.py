@@ -13,7 +13,7 @@ from resilience.clock import SYSTEM_SLEEPER, Clock, monotonic
 from resilience.errors import ConfigurationError, Problem, RateLimitedError, RejectedError, said_by
 from resilience.events import Emitter, Event
 from resilience.options import CLOCK, Opaque, checked, is_plain_callable
-from resilience.policy import PolicyBase, Wait
+from resilience.policy import NO_RESULT, PolicyBase, Wait
 from resilience.ratelimit._bucket import checked_store, quota_of
 from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._key import stored_key
@@ -163,7 +163,7 @@ class RateLimit(PolicyBase):
         return RateLimitedError(f"{self.name}: {self.options.rate} exceeded", policy=self.name, retry_after=wait)
 
     def _settle(self, _permit: Any, outcome: Outcome, /) -> None:
-        if isinstance(outcome, RejectedError) or not (drains := self._drains(outcome)):
+        if outcome is NO_RESULT or isinstance(outcome, RejectedError) or not (drains := self._drains(outcome)):
             return
         known(self._drains, drains)
         asked = said_by(outcome, "retry_after")

@@ -64,6 +64,8 @@ class Judge:
         if wanted is False:
             return nothing
         yield from self._strategies.ask("after", record)
+        if attempts.is_last:
+            return GiveUp("started")
         wait = yield from self._wait(attempts, outcome, record, wanted)
         return wait if isinstance(wait, GiveUp) else (yield from self._granted(attempts, outcome, record, now, wait))
 

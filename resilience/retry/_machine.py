@@ -34,6 +34,8 @@ class Attempts:
     """The last wait."""
     skipped = 0.0
     """Seconds of waits that were left out: they count as passed."""
+    is_last = False
+    """Whether no other attempt can be made, because items of a generator are out."""
     is_counted = False
     """Whether a budget counts this call."""
     is_retrying = False

@@ -17,7 +17,7 @@ from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter
 from resilience.idempotency import is_idempotent
 from resilience.options import CLOCK, Opaque, checked, is_plain_callable
-from resilience.policy import Again, Decision, Pending, PolicyBase, Verdict
+from resilience.policy import NO_RESULT, Again, Decision, Pending, PolicyBase, Verdict
 from resilience.retry._asking import ADVICE, Asking, answered
 from resilience.retry._judge import Judge
 from resilience.retry._machine import NOT_RETRYABLE, Attempts, GiveUp, Outcome, Tally
@@ -145,6 +145,9 @@ class Retry(PolicyBase):
         cast("RetryBudget", self.budget).leave(retrying=permit.is_retrying)
 
     def _weigh(self, permit: Any, result: Any, /) -> Verdict:
+        if result is NO_RESULT:
+            self._leave(permit)
+            return None
         if self.awaits or self._on_result is None:
             return self._decide(permit, Outcome(None, result))
         try:
@@ -170,6 +173,12 @@ class Retry(PolicyBase):
             return None
         return self._decide(permit, Outcome(error))
 
+    def on_last(self, permit: Any, /) -> Attempts:
+        """Take note that there is no other attempt, whatever becomes of this one."""
+        attempts = _attempts(permit, self._clock())
+        attempts.is_last = True
+        return attempts
+
     def on_abandon(self, permit: Any, /) -> None:
         """Take the call out of the budget."""
         self._leave(permit)
@@ -179,8 +188,7 @@ class Retry(PolicyBase):
 
     def _decide(self, permit: Any, outcome: Outcome, wanted: Wanted | None = None) -> Verdict:
         now = self._clock()
-        # The record of this call is made at its first failure: a success needs none.
-        attempts = permit if isinstance(permit, Attempts) else Attempts(now if permit is None else permit)
+        attempts = _attempts(permit, now)
         decision = self._decision(attempts, outcome, now, wanted)
         if self.awaits:
             from resilience.retry import _aio  # noqa: PLC0415 - only what awaits needs it
@@ -244,3 +252,8 @@ class Retry(PolicyBase):
 
     def __repr__(self) -> str:
         return f"<Retry {self.name!r} attempts={self.options.attempts}>"
+
+
+def _attempts(permit: Any, now: float) -> Attempts:
+    """Return the record of a call, which is made at its first failure: a success needs none."""
+    return permit if isinstance(permit, Attempts) else Attempts(now if permit is None else permit)

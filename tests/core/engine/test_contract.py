@@ -19,7 +19,17 @@ from resilience import (
     idempotent,
 )
 from resilience.idempotency import is_idempotent
-from resilience.policy import Again, Decision, Named, Pending, PolicyBase, StandingPolicy, Substitute, Verdict
+from resilience.policy import (
+    NO_RESULT,
+    Again,
+    Decision,
+    Named,
+    Pending,
+    PolicyBase,
+    StandingPolicy,
+    Substitute,
+    Verdict,
+)
 
 
 class Watching(PolicyBase):
@@ -356,4 +366,4 @@ async def test_partials_are_guarded_as_what_they_call() -> None:
     assert watching.told == []
     assert list(stream) == [1]
     assert await pipeline.call(partial(anumber, "2")) == 2
-    assert watching.told == [("success", None), ("success", 2)]
+    assert watching.told == [("success", NO_RESULT), ("success", 2)]
