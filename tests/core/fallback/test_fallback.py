@@ -436,18 +436,19 @@ async def test_alternatives_that_cannot_be_shown_hide_no_error() -> None:
     """An alternative or its error that has no text is noted by its type, and the error of the call stands."""
 
     class Unshown:
-        def __call__(self, _: Exception) -> str:
-            raise UnshownError
-
         def __repr__(self) -> str:
             raise RuntimeError
 
-    class UnshownError(Exception):
-        __repr__ = Unshown.__repr__
+    class UnshownError(Unshown, Exception):
+        pass
 
-    kind, text, notes = await in_both_colours(lambda: Fallback(function=Unshown(), name="f"), fail)
+    class Broken(Unshown):
+        def __call__(self, _: Exception) -> str:
+            raise UnshownError
+
+    kind, text, notes = await in_both_colours(lambda: Fallback(function=Broken(), name="f"), fail)
     assert (kind, text) == (ValueError, "down")
-    assert notes == ["f: the alternative <Unshown> failed too: <UnshownError>"]
+    assert notes == ["f: the alternative <Broken> failed too: <UnshownError>"]
 
 
 def test_another_pipeline_around_is_a_caller() -> None:
