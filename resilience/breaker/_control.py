@@ -34,8 +34,9 @@ class Control(Core):
     @property
     def is_idle(self) -> bool:
         """Whether nothing an operator said would be lost with this breaker: a mode, or opening it. Takes no lock."""
-        now, mode, epoch = self._clock(), self._mode, self._machine.epoch
-        word = AUTOMATIC if mode is None or now >= mode.until else mode.word
+        now, epoch = self._clock(), self._machine.epoch
+        mode = self._mode_at(now)
+        word = AUTOMATIC if mode is None else mode.word
         is_held = type(epoch) is Open and epoch is self._opened_by_hand and now < epoch.until
         return word == self._options.first_mode and not is_held
 
@@ -85,18 +86,16 @@ class Control(Core):
             figures = _report.figures_of(self._machine, now)
             own = self._machine.epoch.state
         self.events.deliver()
-        expires = None if mode.lasts else mode.until - now
         # Not `current_state`, which looks again: by now the circuit may be in another state than these figures. It may
         # also ask a storage.
-        told = {"state": mode.state or own, "mode": mode.word, "mode_reason": mode.reason, "mode_expires": expires}
-        return {**told, "circuit": own, **figures}
+        told = {"state": mode.state or own, "mode": mode.word, "mode_reason": mode.reason}
+        return {**told, "mode_expires": mode.left(now), "circuit": own, **figures}
 
     def __repr__(self) -> str:
-        mode = "" if self._mode is None else f" ({self._mode.word})"
-        state, left = self.current_state, self.retry_after
-        if state == "open" and left is not None and self._mode is None:
+        mode, state, left = self._mode_at(self._clock()), self.current_state, self.retry_after
+        if state == "open" and left is not None:
             state = f"open for {left:.1f} s"
-        return f"<CircuitBreaker {self.name!r} {state}{mode}>"
+        return f"<CircuitBreaker {self.name!r} {state}{'' if mode is None else f' ({mode.word})'}>"
 
 
 def _is_number(value: object) -> bool:

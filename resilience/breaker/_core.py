@@ -77,13 +77,19 @@ class Core(Surface):
         before, after = self._mode or Mode(AUTOMATIC), mode or Mode(AUTOMATIC)
         self._mode = mode
         self._set_door()
-        lasts = None if after.lasts else after.until - now
-        facts = {"before": before.word, "after": after.word, "reason": after.reason, "expires": lasts}
+        if isinstance(epoch := self._machine.epoch, Closed):  # the calls under way: their permit is the epoch itself
+            epoch.succeeded = epoch.rule.succeeded if after.counts else UNCOUNTED.succeeded
+        facts = {"before": before.word, "after": after.word, "reason": after.reason, "expires": after.left(now)}
         self.events.record("breaker.mode_changed", self.name, now, "warning", **facts)
 
     def _end_mode(self, now: float) -> None:
         if self._mode is not None and now >= self._mode.until:
             self._set_mode(None, now)
+
+    def _counts_at(self, now: float) -> bool:
+        """Whether calls that end now count: not while an operator decides alone which ones pass."""
+        mode = self._mode_at(now)
+        return mode is None or mode.counts
 
     def _reconfigure(self, **changes: Any) -> None:
         """Apply new limits from the next decision on; what was counted stays."""

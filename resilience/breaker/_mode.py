@@ -31,6 +31,15 @@ class Mode(NamedTuple):
         return {FORCED_OPEN: "open", DISABLED: "closed", METRICS_ONLY: "closed"}.get(self.word)
 
     @property
+    def counts(self) -> bool:
+        """Whether the circuit learns from the calls that end meanwhile."""
+        return self.word not in (FORCED_OPEN, DISABLED)
+
+    @property
     def lasts(self) -> bool:
         """Whether it has no end."""
         return math.isinf(self.until)
+
+    def left(self, now: float) -> float | None:
+        """Return the seconds until it ends, None where it does not."""
+        return None if self.lasts else self.until - now

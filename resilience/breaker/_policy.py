@@ -159,7 +159,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         if mode is not None and mode.word == DISABLED:
             return UNCOUNTED
         if mode is not None and mode.word == FORCED_OPEN:
-            return Refusal(None if mode.lasts else mode.until - now, f"is held open ({mode.reason})")
+            return Refusal(mode.left(now), f"is held open ({mode.reason})")
         answer, change = self._machine.admit(now)
         self._note(change, now)
         return answer
@@ -213,10 +213,13 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
 
     def _succeeded(self, permit: Permit) -> None:
         with self._lock:
-            if self._storage is not None and isinstance(permit, Trial):
-                _storage.tried(permit, self._machine, self._storage, is_success=True)
             now = self._clock()
-            self._note(self._machine.succeeded(permit, now), now)
+            if self._counts_at(now):
+                if self._storage is not None and isinstance(permit, Trial):
+                    _storage.tried(permit, self._machine, self._storage, is_success=True)
+                self._note(self._machine.succeeded(permit, now), now)
+            else:
+                self._machine.abandoned(permit)
         self.events.deliver()
 
     def on_failure(self, permit: Permit, error: Exception, /) -> None:
@@ -251,12 +254,15 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
             raise CircuitOpenError(message, policy=self.name, retry_after=self.retry_after) from error
 
     def _count_failure(self, permit: Permit, floor: float) -> Transition | None:
-        if self._storage is not None:
+        if self._storage is not None and self._counts_at(self._clock()):
             _storage.failed(permit, self._machine)
         with self._lock:
+            now = self._clock()
+            if not self._counts_at(now):
+                self._machine.abandoned(permit)
+                return None
             if self._storage is not None and isinstance(permit, Trial):
                 _storage.tried(permit, self._machine, self._storage, is_success=False)
-            now = self._clock()
             change = self._machine.failed(permit, now, floor)
             self._note(change, now)
         return change

@@ -17,7 +17,7 @@ from resilience.breaker._classify import Matcher, is_answer
 from resilience.breaker._epochs import HalfOpen
 from resilience.breaker._hooks import Hooks, has_hooks, label
 from resilience.breaker._machine import Machine, Transition
-from resilience.breaker._mode import Mode
+from resilience.breaker._mode import FORCED_OPEN, Mode
 from resilience.breaker._options import BreakerOptions
 from resilience.clock import Clock
 from resilience.errors import ConfigurationError, Problem
@@ -128,7 +128,8 @@ class Surface(pybreaker.CircuitBreaker):
     @property
     def current_state(self) -> str:
         """`closed`, `open` or `half-open`."""
-        if self._mode is not None and (shown := self._mode.state) is not None:
+        mode = self._mode_at(self._clock())
+        if mode is not None and (shown := mode.state) is not None:
             return shown
         return self._machine.epoch.state if self._storage is None else self._storage.state
 
@@ -162,9 +163,18 @@ class Surface(pybreaker.CircuitBreaker):
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds until an open circuit may admit a trial call; None when it is not open."""
+        """Seconds until an open circuit may admit a call; None when it is not open, or is held open for good."""
         with self._lock:
-            return self._machine.retry_after(self._clock())
+            now = self._clock()
+            mode, own = self._mode_at(now), self._machine.retry_after(now)
+        if mode is None:
+            return own
+        return mode.left(now) if mode.word == FORCED_OPEN else None
+
+    def _mode_at(self, now: float) -> Mode | None:
+        """Return the mode that is in force; the next call ends one that has run out, and until then nobody sees it."""
+        mode = self._mode  # one load
+        return None if mode is None or now >= mode.until else mode
 
     @property
     def fail_max(self) -> int:

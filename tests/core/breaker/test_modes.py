@@ -138,6 +138,76 @@ def test_call_admitted_in_another_mode_counts_for_nothing() -> None:
     assert (breaker.current_state, breaker.fail_counter) == ("closed", 0)
 
 
+@pytest.mark.parametrize("mode", ["disabled", "forced_open"])
+@pytest.mark.parametrize("options", [{}, {"slow_call_rate_threshold": 0.5, "slow_call_duration_threshold": 1}])
+def test_calls_under_way_count_for_nothing(mode: str, options: dict[str, Any]) -> None:
+    """What was admitted before an operator took over, and ends meanwhile, changes nothing; what ends later counts."""
+    clock = ManualClock()
+    breaker = CircuitBreaker(2, minimum_calls=2, sliding_window=10, clock=clock, **options)
+    permits = [breaker.admit() for _ in range(7)]
+    breaker.on_failure(permits.pop(), ValueError())
+    before = breaker.snapshot()
+    breaker.set_mode(mode)
+    breaker.on_success(permits.pop(), None)
+    clock.advance(2)
+    for _ in range(2):
+        breaker.on_success(permits.pop(), None)
+        breaker.on_failure(permits.pop(), ValueError())
+    shown = breaker.snapshot()
+    assert (shown["failures"], shown["calls"], shown["circuit"]) == (before["failures"], before["calls"], "closed")
+    breaker.set_mode("automatic")
+    breaker.on_failure(permits.pop(), ValueError())
+    assert breaker.current_state == "open"
+
+
+@pytest.mark.parametrize("mode", ["disabled", "forced_open"])
+def test_trial_under_way_gives_its_permit_back(mode: str) -> None:
+    """A trial that ends while an operator has taken over decides nothing, and another call may try afterwards (L2)."""
+    for outcome in ("on_success", "on_failure"):
+        breaker, _ = made(ManualClock())
+        breaker.half_open()
+        permit = breaker.admit()
+        breaker.set_mode(mode)
+        getattr(breaker, outcome)(permit, ValueError())
+        shown = breaker.snapshot()
+        assert (shown["circuit"], shown["trials_running"]) == ("half-open", 0)
+        breaker.set_mode("automatic")
+        assert breaker.call(int) == 0
+        assert breaker.current_state == "closed"
+
+
+def test_calls_under_way_leave_a_storage_alone() -> None:
+    """A failure that counts for nothing is not counted in a storage either."""
+    storage = pybreaker.CircuitMemoryStorage("closed")
+    breaker, _ = made(ManualClock(), state_storage=storage)
+    permits = [breaker.admit() for _ in range(3)]
+    breaker.on_failure(permits.pop(), ValueError())
+    breaker.set_mode("disabled")
+    breaker.on_success(permits.pop(), None)
+    breaker.on_failure(permits.pop(), ValueError())
+    assert storage.counter == 1
+
+
+@pytest.mark.parametrize("mode", ["forced_open", "disabled", "metrics_only"])
+def test_views_agree_on_a_mode(mode: str) -> None:
+    """A mode that has run out is seen nowhere, whether or not a call has ended it; one in force is seen everywhere."""
+    clock = ManualClock()
+    breaker, _ = made(clock)
+    breaker.open()
+    breaker.set_mode(mode, expires=5)
+    clock.advance(1)
+    is_open = mode == "forced_open"
+    state, left = ("open", 4.0) if is_open else ("closed", None)
+    assert (breaker.current_state, breaker.state.name, breaker.retry_after) == (state, state, left)
+    assert repr(breaker) == f"<CircuitBreaker 'b' {'open for 4.0 s' if is_open else 'closed'} ({mode})>"
+    clock.advance(4)
+    assert (breaker.current_state, breaker.state.name, breaker.retry_after) == ("open", "open", 5.0)
+    assert repr(breaker) == "<CircuitBreaker 'b' open for 5.0 s>"
+    assert breaker.mode == "automatic"
+    breaker.set_mode("forced_open")
+    assert breaker.retry_after is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
