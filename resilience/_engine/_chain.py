@@ -6,9 +6,9 @@ import contextlib
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import CodeType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from resilience._engine import _generators, _sync
 from resilience._engine._block import Guard
@@ -89,6 +89,12 @@ class Chain:
             self._selections.setdefault(serving, selection)  # another thread may have been first
         return self._selections[serving]
 
+    @overload
+    def wrap_async(self, fn: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]: ...
+
+    @overload
+    def wrap_async(self, fn: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]: ...
+
     def wrap_async(self, fn: Callable[P, Any]) -> Callable[P, Coroutine[Any, Any, Any]]:
         """Guard a plain function that returns an awaitable, as the coroutine function it really is.
 
@@ -109,6 +115,12 @@ class Chain:
         if code.co_flags & _SUSPENDS:
             return cast("R", self._caller(colour_of(fn))(fn, *args, **kwargs))
         return cast("R", self.plain_caller(fn, *args, **kwargs))
+
+    @overload
+    def acall(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+
+    @overload
+    def acall(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
 
     def acall(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Any]:
         """Return the coroutine of `fn(*args, **kwargs)` guarded; `fn` may also be a plain function.

@@ -112,7 +112,10 @@ async def uses() -> None:
     assert_type([item async for item in streaming(1)], list[int])
     assert_type(Service().method(1), str)
     assert_type(payments.call(int, "7", base=8), int)
-    assert_type(payments.wrap_async(plain), Callable[[], Coroutine[Any, Any, Any]])
+    assert_type(payments.wrap_async(plain), Callable[[], Coroutine[Any, Any, int]])
+    assert_type(await payments.acall(awaiting, 1), str)
+    assert_type(await payments.acall(blocking, 1, express=True), str)
+    assert_type(await payments.acall(plain), int)
     with payments.guard():
         pass
     async with payments.guard():
