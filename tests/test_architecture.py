@@ -24,6 +24,7 @@ LEVELS = {
     "errors": 0,
     "clock": 0,
     "_executor": 1,
+    "_retry_after": 1,
     "options": 1,
     "events": 2,
     "policy": 2,

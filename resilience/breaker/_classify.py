@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
-from datetime import timedelta
 from typing import Any
 
-from resilience.errors import ConfigurationError, DeadlineExceededError, Problem, RejectedError
+from resilience._retry_after import in_seconds
+from resilience.errors import ConfigurationError, DeadlineExceededError, Problem, RejectedError, said_by
 from resilience.options import LONGEST, is_plain_callable
 
 __all__ = ("Matcher", "checked_predicate", "is_answer", "is_refusal", "listed", "requested_delay")
@@ -22,7 +21,7 @@ def is_refusal(error: Exception) -> bool:
 
 def is_answer(error: BaseException) -> bool:
     """Whether the dependency did its part and says, as `error.is_answer`, that the request is at fault."""
-    return getattr(error, "is_answer", False) is True
+    return said_by(error, "is_answer") is True
 
 
 class Matcher:
@@ -81,13 +80,9 @@ def checked_predicate(option: str, predicate: Any) -> Any:
 def requested_delay(outcome: Any, ask: Callable[[Any], Any] | None) -> float:
     """Return for how many seconds the dependency asked to be left alone; 0.0 where it did not.
 
-    `ask` takes the error or the result. Without it, or where it answers None, the `retry_after` of an error counts.
+    `ask` takes the error or the result. Without it, or where it answers no time, the `retry_after` of an error counts.
     """
-    wanted = None if ask is None else ask(outcome)
+    wanted = None if ask is None else in_seconds(ask(outcome))
     if wanted is None and isinstance(outcome, BaseException):
-        wanted = getattr(outcome, "retry_after", None)
-    if isinstance(wanted, timedelta):
-        wanted = wanted.total_seconds()
-    if isinstance(wanted, bool) or not isinstance(wanted, int | float) or math.isnan(wanted):
-        return 0.0
-    return min(LONGEST, max(0.0, wanted))
+        wanted = in_seconds(said_by(outcome, "retry_after"))
+    return 0.0 if wanted is None else min(LONGEST, max(0.0, wanted))

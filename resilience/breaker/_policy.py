@@ -37,7 +37,7 @@ from resilience.policy import NO_RESULT, PolicyBase
 __all__ = ("CircuitBreaker",)
 
 
-class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker allows a nameless breaker; ours has one  # type: ignore[misc]  # pybreaker allows a nameless breaker; ours has one
+class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker allows a nameless breaker; ours has one
     """Refuses calls to a dependency that keeps failing, and lets a few through to see whether it is back.
 
     A `pybreaker.CircuitBreaker`: its parameters and methods keep their names and meaning, so changing one import line
@@ -48,7 +48,8 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
     `sliding_window` (a number of calls, or a duration such as "60s"). `record` and `exclude` (or `ignore`) take
     exception classes and predicates: what is excluded counts neither way, what is not recorded is a success.
     `record_result` says which results are failures; `retry_after` takes an error or result and returns for how long
-    (seconds) the dependency asked to be left alone. `BreakerOptions` says what every other option means.
+    the dependency asked to be left alone: seconds, a timedelta, or text as in a Retry-After header. `BreakerOptions`
+    says what every other option means.
 
     A refused call gets `CircuitOpenError`. Raises `ConfigurationError` naming every option that is wrong.
     """
@@ -70,7 +71,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         record: Iterable[Condition] | Condition | None = None,
         ignore: Iterable[Condition] | Condition | None = None,
         record_result: Callable[[Any], bool] | None = None,
-        retry_after: Callable[[Any], float | timedelta | None] | None = None,
+        retry_after: Callable[[Any], float | timedelta | str | None] | None = None,
         clock: Clock = monotonic,
         randomness: Callable[[], float] = random.random,
         **options: Unpack[BreakerArguments],

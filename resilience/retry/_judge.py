@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from resilience._retry_after import asked_by, in_seconds
 from resilience.budget import RetryBudget
 from resilience.events import Emitter
 from resilience.options import is_plain_callable
@@ -14,7 +15,6 @@ from resilience.retry._machine import NOT_RETRYABLE, Attempts, GiveUp, Outcome, 
 from resilience.retry._notes import short
 from resilience.retry._options import RetryOptions
 from resilience.retry._predicate import Predicate, Retryable, Wanted, understood
-from resilience.retry._retry_after import asked_by, in_seconds
 from resilience.retry._switch import are_waits_skipped, is_active, most_attempts
 from resilience.retry._tenacity import Strategies
 from resilience.timeout import Deadline

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,21 @@ def test_what_is_recorded_is_a_failure_all_the_same() -> None:
     for error in (ValueError(), NotFoundError(), ValueError()):
         ask(excluding, error)
     assert excluding.current_state == "open"
+
+
+class AwkwardError(Exception):
+    """Raises for whatever it does not have, as urllib's HTTPError does."""
+
+    def __getattr__(self, name: str) -> None:
+        raise KeyError(name)
+
+
+@pytest.mark.parametrize("options", [{}, {"retry_after": lambda _error: None}])
+def test_an_error_that_cannot_be_asked_is_a_failure(options: dict[str, Any]) -> None:
+    """An error whose attributes raise reaches its caller as it is, and counts."""
+    breaker = CircuitBreaker(1, **options)
+    ask(breaker, AwkwardError())
+    assert breaker.current_state == "open"
 
 
 def test_only_a_plain_yes_makes_an_answer() -> None:
