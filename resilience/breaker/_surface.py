@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from datetime import timedelta
 from types import CodeType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 import pybreaker
 
@@ -31,6 +31,7 @@ __all__ = ("Surface",)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 _SUSPENDS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
@@ -82,6 +83,12 @@ class Surface(pybreaker.CircuitBreaker):
             yield
 
         yield from self._chain.call(block)
+
+    @overload  # type: ignore[override]  # pybreaker's makes a function of any kind from whatever it is given
+    def __call__(self, func: F, /) -> F: ...
+
+    @overload
+    def __call__(self, **call_kwargs: bool) -> Callable[[F], F]: ...
 
     def __call__(self, *call_args: Any, **call_kwargs: bool) -> Any:
         """Return the function given, guarded in its own colour. `@breaker` and `@breaker()` both work.

@@ -95,6 +95,16 @@ async def streaming(count: int) -> AsyncGenerator[int, None]:
     yield count
 
 
+@breaker
+def alone(order: int) -> str:
+    return str(order)
+
+
+@breaker()
+async def called(order: int) -> str:
+    return str(order)
+
+
 class Service:
     @payments
     def method(self, order: int) -> str:
@@ -112,6 +122,9 @@ async def uses() -> None:
     assert_type([item async for item in streaming(1)], list[int])
     assert_type(Service().method(1), str)
     assert_type(payments.call(int, "7", base=8), int)
+    assert_type(alone(1), str)
+    assert_type(await called(1), str)
+    assert_type(await breaker.call_async(awaiting, 1), str)
     assert_type(payments.wrap_async(plain), Callable[[], Coroutine[Any, Any, int]])
     assert_type(await payments.acall(awaiting, 1), str)
     assert_type(await payments.acall(blocking, 1, express=True), str)

@@ -44,7 +44,7 @@ def half_opened(permits: int, clock: ManualClock | None = None) -> CircuitBreake
 
 def test_no_lock_is_held_during_the_call() -> None:
     """Ten threads sleeping 0.5 s through one breaker take about 0.5 s, not five (L1)."""
-    slow = CircuitBreaker()(lambda: time.sleep(0.5))
+    slow: Callable[[], None] = CircuitBreaker()(lambda: time.sleep(0.5))
     start = time.monotonic()
     with ThreadPoolExecutor(10) as pool:
         list(pool.map(lambda _: slow(), range(10)))

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -390,7 +390,7 @@ async def test_functions_decorated_before_there_was_a_listener() -> None:
 async def test_listener_that_comes_before_it_shows_what_a_function_returns() -> None:
     """`before_call` is told of each call of a plain function that turns out to be awaited after the listener came."""
     breaker, hooks = CircuitBreaker(), Hooks()
-    deferred = breaker(lambda: asyncio.sleep(0, 1))
+    deferred: Callable[[], Any] = breaker(lambda: asyncio.sleep(0, 1))
     breaker.add_listener(hooks)
     assert [await deferred() for _ in range(3)] == [1] * 3
     assert hooks.log == [("before_call", (), {}), "success"] * 3
