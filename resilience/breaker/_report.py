@@ -7,15 +7,15 @@ from typing import Any
 from resilience.breaker._epochs import Closed, HalfOpen, Ramp
 from resilience.breaker._machine import Machine, Transition
 
-__all__ = ("SEVERITY", "event_of", "facts_of", "figures_of")
+__all__ = ("EVENTS", "SEVERITY", "event_of", "facts_of", "figures_of")
 
-_EVENTS = {"closed": "breaker.closed", "open": "breaker.opened", "half-open": "breaker.half_opened"}
+EVENTS = {"closed": "breaker.closed", "open": "breaker.opened", "half-open": "breaker.half_opened"}
 SEVERITY = {"closed": "info", "open": "error", "half-open": "warning"}
 
 
 def event_of(change: Transition) -> str:
     """Return the kind of event that a transition is."""
-    return "breaker.ramped" if change.before == change.after == "closed" else _EVENTS[change.after]
+    return "breaker.ramped" if change.before == change.after == "closed" else EVENTS[change.after]
 
 
 def facts_of(change: Transition, machine: Machine, now: float) -> dict[str, Any]:

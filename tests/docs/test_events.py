@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from resilience.breaker import _report
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "events.md"
 SOURCES = [*sorted((ROOT / "resilience").rglob("*.py")), *sorted((ROOT / "adapters").rglob("*.py"))]
@@ -105,13 +107,31 @@ def test_a_literal_kind_is_always_found() -> None:
     assert literal <= set(rows())
 
 
+def severities_of(kind: str) -> set[str]:
+    """Return those that the code names beside this kind as plain text, and those of a circuit's changes."""
+    found = set()
+    for call in calls("emit", "record"):
+        if call.args and isinstance(call.args[0], ast.Constant) and call.args[0].value == kind:
+            given = [*call.args[3:4], *(word.value for word in call.keywords if word.arg == "severity")]
+            found |= {ast.unparse(each).strip("'") for each in given} or {"info"}
+    return found | {_report.SEVERITY[state] for state, event in _report.EVENTS.items() if event == kind}
+
+
+@pytest.mark.parametrize("kind", sorted(rows()))
+def test_a_severity_is_the_one_told(kind: str) -> None:
+    """The severities of a row are those its events have."""
+    told = severities_of(kind)
+    if told <= SEVERITIES:  # else it is computed
+        assert told in (set(), set(re.findall(r"\w+", rows()[kind][0])))
+
+
 @pytest.mark.parametrize("kind", sorted(rows()))
 def test_a_row_can_be_relied_on(kind: str) -> None:
     """A kind is `<policy kind>.<what happened>`, its severity one of four, and every fact the code names is listed."""
     severity, facts, when = rows()[kind]
     assert KIND.fullmatch(kind)
     assert kind.partition(".")[0] in policy_kinds() | PARTS
-    assert set(re.findall(r"[a-z]+", severity)) - {"shadow"} <= SEVERITIES
+    assert set(re.findall(r"[a-z]+", severity)) <= SEVERITIES
     assert when
     named = set(re.findall(r"`(\w+)`", facts))
     for call in calls("emit", "record"):
