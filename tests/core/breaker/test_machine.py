@@ -42,7 +42,7 @@ def test_open_refuses_until_its_time_is_up() -> None:
     change = model.failed(permit, 0.0)
     assert change is not None
     assert (change.before, change.after, change.counts.failures) == ("closed", "open", 1)
-    assert model.admit(9.0) == (Refusal(1.0), None)
+    assert model.admit(9.0) == (Refusal(1.0, "is open"), None)
     trial, change = model.admit(10.0)
     assert isinstance(trial, Trial)
     assert change is not None
