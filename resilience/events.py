@@ -18,8 +18,8 @@ from resilience.options import Opaque, checked, is_plain_callable
 
 __all__ = ("LISTENER", "Emitter", "Event", "Listener")
 
-# Without a NullHandler, against the custom of libraries: uvicorn, gunicorn and grpcio configure no logger but their own, so
-# that with one a failed readiness check or an INTERNAL error would leave no trace where a service configures nothing.
+# Without a NullHandler, against the custom of libraries: uvicorn, gunicorn and grpcio configure no logger but their
+# own, and with one a failed readiness check would leave no trace in a service that configures nothing either.
 _log = logging.getLogger("resilience")
 _MOST_PENDING = 1000
 """Events that wait for a slow listener, and those one caller delivers before it leaves the rest to the next."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from resilience.envelope import ErrorCatalog, validation_envelope, violations_of
-from resilience.errors import AppError
+from resilience.errors import AppError, said_by
 
 __all__ = ("refusal_of",)
 
@@ -37,7 +37,7 @@ def refusal_of(found: Any, catalog: ErrorCatalog) -> AppError | None:
 def _of_error(error: BaseException) -> Sequence[Violation]:
     if not isinstance(error, ValueError):
         raise error
-    told: Any = getattr(error, "errors", None)
+    told: Any = said_by(error, "errors")
     if callable(told):
         found: Any = told()
         return violations_of(found) or [_one(_UNSAID)]

@@ -25,12 +25,14 @@ ROW = re.compile(r'^\| <a id="([a-z-]+)"></a>([^|]+) \| ([^|]+) \| ([^|]*) \| `(
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 GONE = "redis://127.0.0.1:1/0"
 
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
 
 def test_rows_and_tests_are_the_same() -> None:
     """Each line of the table of differences has an anchor and a test of that name, and the test is here."""
     rows = ROW.findall(TABLE)
     assert len(rows) == TABLE.count("\n| <a") == len(set(rows))
-    here = {node.name for node in ast.parse(Path(__file__).read_text()).body if hasattr(node, "name")}
+    here = {node.name for node in ast.parse(Path(__file__).read_text()).body if isinstance(node, _FUNCTIONS)}
     for anchor, theirs, ours, _, test in rows:
         assert test == f"test_{anchor.replace('-', '_')}"
         assert test in here
@@ -39,7 +41,7 @@ def test_rows_and_tests_are_the_same() -> None:
 
 def library(name: str) -> Any:
     """Return a module of another library, where it is installed."""
-    return pytest.importorskip(name, reason="it is in the group `bench`")
+    return pytest.importorskip(name, reason="it is in the group `peers`")
 
 
 def example(word: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ TOLD = "stop hook 'flush' failed"
     ids=["nothing", "everything", "a server's own loggers"],
 )
 def test_a_failure_is_read_once_whoever_configures_the_log(configured: str) -> None:
-    """A warning or an error reaches standard error once, in a service that configures its log and in one that does not."""
+    """A warning or an error reaches standard error once, whether or not a service configures its log."""
     code = HOOK.format(configured=configured)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert done.stderr.count(TOLD) == 1
