@@ -11,7 +11,7 @@ import grpc
 from resilience.clock import monotonic
 from resilience.outbound import Outbound
 from resilience.timeout import Deadline
-from resilience_grpc._client_options import service_of
+from resilience_grpc._names import service_of
 
 __all__ = ("Details", "Lost", "Outgoing", "aio_details", "method_of")
 

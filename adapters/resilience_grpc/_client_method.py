@@ -17,7 +17,8 @@ from resilience.timeout import Deadline
 from resilience_grpc._client_call import Details, Outgoing, aio_details, method_of
 from resilience_grpc._client_decode import Decoder
 from resilience_grpc._client_error import CallError, as_call_error
-from resilience_grpc._client_options import CallOptions, is_listed, is_untouched, service_of
+from resilience_grpc._client_options import CallOptions
+from resilience_grpc._names import is_listed, is_untouched, service_of
 
 __all__ = ("Method", "Methods", "Wanted", "per_method")
 

@@ -1,4 +1,4 @@
-"""What the interceptors of a channel can be told, and which methods a pattern means."""
+"""What the interceptors of a channel can be told."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from grpc import StatusCode
 from resilience.options import Choice, Listing, Options, Refused, option, rule_of
 from resilience.outbound import ClientOptions
 
-__all__ = ("CallOptions", "is_listed", "is_untouched", "service_of")
+__all__ = ("CallOptions",)
 
-_UNTOUCHED = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 _STATUSES = tuple(code.name for code in StatusCode if code is not StatusCode.OK)
 
 
@@ -53,19 +52,3 @@ class CallOptions(Options):
         _Statuses(),
         "statuses after which such a call is worth another attempt",
     )
-
-
-def service_of(method: str) -> str:
-    """Return `shop.Orders` of `/shop.Orders/Get`."""
-    return method.strip("/").rpartition("/")[0]
-
-
-def is_listed(method: str, patterns: Iterable[str]) -> bool:
-    """Whether one of `patterns` means `method`."""
-    forms = {"*", f"{service_of(method)}/*", method.lstrip("/")}
-    return any(pattern.lstrip("/") in forms for pattern in patterns)
-
-
-def is_untouched(method: str) -> bool:
-    """Whether a method is infrastructure's: health and reflection are neither guarded nor changed."""
-    return method.startswith(_UNTOUCHED)

@@ -15,9 +15,10 @@ import grpc.aio
 
 from resilience import Deadline, Resilience
 from resilience.inbound import RequestContext
+from resilience_grpc._names import is_untouched
 from resilience_grpc._server_alarm import PATIENCE, Alarms
 from resilience_grpc._server_context import Reading, Writing
-from resilience_grpc._server_guard import Guard, abort_in, is_untouched, late
+from resilience_grpc._server_guard import Guard, abort_in, late
 from resilience_grpc._server_method import Method, Methods, parts_of, rebuilt
 from resilience_grpc._server_plain import bridged
 

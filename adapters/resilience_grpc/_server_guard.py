@@ -19,13 +19,12 @@ from resilience.inbound import Inbound, RequestContext
 from resilience_grpc._server_validation import refusal_of
 from resilience_grpc._status import DETAILS, status_of
 
-__all__ = ("Guard", "Told", "Trailers", "abort_in", "is_untouched", "late")
+__all__ = ("Guard", "Told", "Trailers", "abort_in", "late")
 
 _log = logging.getLogger("resilience")
 
 REQUEST_ID = "x-request-id"
 _LANGUAGE = "accept-language"
-_UNTOUCHED = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 _LONGEST = 31_536_000.0
 _MOST_LINKS = 16
 _UNTOLD = "answered as INTERNAL: what was raised in %s cannot be told, request %s"
@@ -34,11 +33,6 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 Trailers = tuple[tuple[str, str | bytes], ...]
 Told = tuple[grpc.StatusCode, str, Trailers]
 """What `abort` takes: status, message, trailing metadata."""
-
-
-def is_untouched(method: str) -> bool:
-    """Whether a method is infrastructure's: health and reflection are never limited, refused, timed or counted."""
-    return method.startswith(_UNTOUCHED)
 
 
 class Guard:

@@ -17,7 +17,8 @@ import grpc
 from resilience import Resilience
 from resilience.errors import ConfigurationError
 from resilience.inbound import RequestContext
-from resilience_grpc._server_guard import Guard, abort_in, is_untouched, late
+from resilience_grpc._names import is_untouched
+from resilience_grpc._server_guard import Guard, abort_in, late
 from resilience_grpc._server_method import Method, Methods, parts_of, rebuilt
 
 __all__ = ("server_interceptors",)

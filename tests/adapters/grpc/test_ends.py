@@ -18,8 +18,8 @@ from grpc_shop import KINDS, Running, Tasks, Threads
 
 from resilience import Deadline, Resilience
 from resilience_grpc import aio_server_interceptors, server_interceptors
+from resilience_grpc._names import is_untouched
 from resilience_grpc._server_alarm import Alarms
-from resilience_grpc._server_guard import is_untouched
 from resilience_grpc._server_method import Methods
 
 
