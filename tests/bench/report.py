@@ -90,7 +90,11 @@ def _verdict(case: Case, figure: Figure) -> tuple[str, str]:
     if budget is None or is_met is None:
         return "", ""
     off = abs(figure.value(case.unit) / budget - 1)
-    return f"{budget:,g}", "met" if is_met else f"missed by {off:.0%}"
+    return f"{budget:,g}", "met" if is_met else f"missed by {_share(off)}"
+
+
+def _share(off: float) -> str:
+    return f"{off:.0%}" if off >= 0.01 else "less than 1%"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
