@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import re
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI, Request
 from flask import Flask
+from moving_page import check_rows, example, library
 
 from resilience import ConfigurationError, RateLimitedError, Resilience
 from resilience_fastapi import install, rate_limit
@@ -19,36 +17,12 @@ from resilience_flask import rate_limit as flask_rate_limit
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:slowapi")
 
-PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "moving-from-other-libraries.md").read_text()
-TABLE = PAGE[PAGE.index("### Limits") : PAGE.index("### Retries")]
-ROW = re.compile(r'^\| <a id="([a-z-]+)"></a>([^|]+) \| ([^|]+) \| ([^|]*) \| `(test_\w+)` \|$', re.MULTILINE)
-EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 GONE = "redis://127.0.0.1:1/0"
-
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def test_rows_and_tests_are_the_same() -> None:
     """Each line of the table of differences has an anchor and a test of that name, and the test is here."""
-    rows = ROW.findall(TABLE)
-    assert len(rows) == TABLE.count("\n| <a") == len(set(rows))
-    here = {node.name for node in ast.parse(Path(__file__).read_text()).body if isinstance(node, _FUNCTIONS)}
-    for anchor, theirs, ours, _, test in rows:
-        assert test == f"test_{anchor.replace('-', '_')}"
-        assert test in here
-        assert theirs.strip() != ours.strip()
-
-
-def library(name: str) -> Any:
-    """Return a module of another library, where it is installed."""
-    return pytest.importorskip(name, reason="it is in the group `peers`")
-
-
-def example(word: str) -> dict[str, Any]:
-    """Run the example that has `word`, and return what it defines."""
-    namespace: dict[str, Any] = {"__name__": "example"}
-    exec(next(code for code in EXAMPLES if word in code), namespace)  # noqa: S102 - the page's own example
-    return namespace
+    check_rows("### Limits", __file__)
 
 
 class Slow:
