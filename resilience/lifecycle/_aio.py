@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from resilience.lifecycle._ending import Ended, hung
 from resilience.lifecycle._hooks import START, STOP
-from resilience.lifecycle._signals import DESK
+from resilience.lifecycle._signals import SIGNALS
 from resilience.lifecycle._sync import SLICE, never
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ async def await_drained(lifecycle: Lifecycle, limit: float) -> bool:
     """Drain, and suspend until the last request has left."""
     lifecycle.drain()
     lifecycle.is_attended = True
-    await await_until(lambda: DESK.is_hurried, lifecycle.options.drain_delay)
+    await await_until(lambda: SIGNALS.came_twice, lifecycle.options.drain_delay)
     await lifecycle.await_deregistered()
     return await await_idle(lifecycle, limit)
 

@@ -17,7 +17,7 @@ from resilience.lifecycle._ending import Ended, Waiting, complain
 from resilience.lifecycle._hooks import DRAIN, START, STOP, Hook, Hooks, Need, Span
 from resilience.lifecycle._machine import DRAINING, READY, STARTING
 from resilience.lifecycle._options import LifecycleOptions
-from resilience.lifecycle._signals import DESK
+from resilience.lifecycle._signals import SIGNALS
 from resilience.lifecycle._standing import Standing
 from resilience.options import LONGEST, seconds
 
@@ -153,7 +153,7 @@ class Lifecycle(Hooks, Standing):
         limit = self.patience(timeout)
         self.drain()
         self.is_attended = True
-        _sync.wait_until(lambda: DESK.is_hurried, self.options.drain_delay)
+        _sync.wait_until(lambda: SIGNALS.came_twice, self.options.drain_delay)
         self.wait_deregistered()
         return self.wait_idle(limit)
 
@@ -210,7 +210,7 @@ class Lifecycle(Hooks, Standing):
         Where nobody handled it, the process waits for requests under way, runs the stop hooks, and then ends by it.
         SIGINT is never held back. Call it in each worker, after the server has installed its own handlers.
         """
-        return self.options.signals and DESK.install(self, numbers or (signal.SIGTERM,))
+        return self.options.signals and SIGNALS.install(self, numbers or (signal.SIGTERM,))
 
     def stop_at_exit(self) -> None:
         """Have `stop()` called when the interpreter ends, for servers that tell an application nothing (WSGI).

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from resilience.lifecycle._lifecycle import Lifecycle
     from resilience.lifecycle._standing import Standing
 
-__all__ = ("DESK", "Signals", "is_of_a_loop")
+__all__ = ("SIGNALS", "Signals", "is_of_a_loop")
 
 _log = logging.getLogger("resilience")
 
@@ -59,7 +59,7 @@ class Signals:
     def _renew(self) -> None:
         self._number = self._count = self._depth = 0
         self._at = 0.0
-        self.is_hurried = self._is_due = self._has_passed = False
+        self.came_twice = self._is_due = self._has_passed = False
 
     def after_fork(self) -> None:
         """Be gone in a forked child: nobody watches there, and a process pool ends its children by SIGTERM."""
@@ -136,7 +136,7 @@ class Signals:
                 self._pass_on(number, frame)
         elif number != self._number or time.monotonic() - self._at >= _ECHO:
             self._count += 1
-            self.is_hurried = True
+            self.came_twice = True
             if number == signal.SIGINT or not self._is_deadly(number) or self._count >= _LAST_WORD:
                 self._pass_on(number, frame)
 
@@ -212,7 +212,7 @@ class Signals:
             wait_until(lambda one=lifecycle: self._is_waited_for() or one.is_deregistered, lifecycle.longest_goodbye)  # type: ignore[misc]  # mypy knows no default of a lambda
 
     def _is_waited_for(self) -> bool:
-        return self.is_hurried or self._has_passed
+        return self.came_twice or self._has_passed
 
     def _end(self, lifecycle: Lifecycle) -> None:
         """Do what no server does here: wait for work under way, and stop."""
@@ -237,8 +237,8 @@ class Signals:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-DESK = Signals()
+SIGNALS = Signals()
 
 if hasattr(os, "register_at_fork"):
     # After those of `_fork`, so that in the child the handlers before ours are back when a signal comes through.
-    os.register_at_fork(before=DESK.mask, after_in_parent=DESK.unmask, after_in_child=DESK.unmask)
+    os.register_at_fork(before=SIGNALS.mask, after_in_parent=SIGNALS.unmask, after_in_child=SIGNALS.unmask)

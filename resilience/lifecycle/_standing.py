@@ -14,7 +14,7 @@ from resilience.events import Emitter
 from resilience.lifecycle._machine import DRAINING, READY, STOPPED, Machine, Transition
 from resilience.lifecycle._options import LifecycleOptions
 from resilience.lifecycle._presence import Presence
-from resilience.lifecycle._signals import DESK
+from resilience.lifecycle._signals import SIGNALS
 from resilience.options import CLOCK, Instance, checked
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Standing(Presence):
 
         A start begins a new life: test clients run an application twice.
         """
-        DESK.forget(self)
+        SIGNALS.forget(self)
         self.loop = None
         return self._become(STOPPED)
 

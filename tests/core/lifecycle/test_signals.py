@@ -18,7 +18,7 @@ from redis_process import free_port
 from server_process import ServerProcess, started
 
 from resilience.lifecycle import Lifecycle, LifecycleOptions
-from resilience.lifecycle._signals import DESK, Signals, is_of_a_loop
+from resilience.lifecycle._signals import SIGNALS, Signals, is_of_a_loop
 
 Run = Callable[..., ServerProcess]
 
@@ -390,10 +390,10 @@ def test_gunicorn_drains(run: Run, worker: str) -> None:
 @pytest.fixture
 def sigterm() -> Iterator[None]:
     """Have SIGTERM to ourselves, whatever other tests have left, and put it back as it was."""
-    DESK.after_fork()
+    SIGNALS.after_fork()
     before = signal.getsignal(signal.SIGTERM)
     yield
-    DESK.after_fork()
+    SIGNALS.after_fork()
     signal.signal(signal.SIGTERM, before)
 
 
