@@ -12,13 +12,13 @@ from resilience.inbound import Inbound, RequestContext
 if TYPE_CHECKING:
     from resilience_fastapi._deadline import Timer
 
-__all__ = ("REQUEST_ID", "SCOPE_KEY", "Exchange")
+__all__ = ("CLOSE", "REQUEST_ID", "SCOPE_KEY", "Exchange")
 
 SCOPE_KEY = "resilience"
 """Where the request's `RequestContext` stands in the ASGI scope."""
 
 REQUEST_ID = b"x-request-id"
-_CLOSE = (b"connection", b"close")
+CLOSE = (b"connection", b"close")
 _QUOTA = {"RateLimit-Policy": b"ratelimit-policy", "RateLimit": b"ratelimit"}
 _LAST = frozenset({"http.response.body", "http.response.pathsend"})
 
@@ -121,5 +121,5 @@ class Exchange:
             ]
         # Hop-by-hop headers do not exist in HTTP/2 and later.
         if (self.closes or self._inbound.is_closing) and self.scope.get("http_version", "1.1").startswith("1"):
-            headers.append(_CLOSE)
+            headers.append(CLOSE)
         return headers

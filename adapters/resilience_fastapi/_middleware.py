@@ -15,7 +15,7 @@ from resilience.inbound import Bell, Inbound, RequestContext
 from resilience.timeout import Deadline
 from resilience_fastapi._answers import ids_of, respond
 from resilience_fastapi._deadline import Call, Timer, call_of
-from resilience_fastapi._exchange import SCOPE_KEY, Exchange
+from resilience_fastapi._exchange import CLOSE, SCOPE_KEY, Exchange
 from resilience_fastapi._faults import adopt_fault_handler, call, cors_inside, through_cors
 from resilience_fastapi._handlers import own_handler
 from resilience_fastapi._lifespan import begin, begins
@@ -169,24 +169,28 @@ class ResilienceMiddleware:
         return is_answer
 
     async def _answer(self, exchange: Exchange, error: Exception) -> None:
-        scope = exchange.scope
+        await exchange.answer(await self._response(exchange.scope, error))
+
+    async def _response(self, scope: Scope, error: Exception) -> ASGIApp:
+        """Return what the application's own handler says of `error`, else its envelope, with the CORS headers due."""
         handler = own_handler(scope.get("app"), error)
         if handler is None:
-            response: ASGIApp = respond(scope, envelope_of(error, **ids_of(scope)))
-        else:
-            response = await call(handler, Request(scope), error)
-        await exchange.answer(through_cors(self._cors, response))
+            return through_cors(self._cors, respond(scope, envelope_of(error, **ids_of(scope))))
+        return through_cors(self._cors, await call(handler, Request(scope), error))
 
     async def _serve_inside(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a mounted application under one that has all this already: only its errors are left to do."""
         if not self._is_acquainted:
             self._is_acquainted = True
             self._app_answers_faults = adopt_fault_handler(scope.get("app"))
-        is_started = False
+        is_started = closes = False
 
         async def watched(message: Message) -> None:
             nonlocal is_started
-            is_started = is_started or message["type"] == "http.response.start"
+            if message["type"] == "http.response.start":
+                is_started = True
+                if closes:
+                    message = {**message, "headers": [*message.get("headers", ()), CLOSE]}
             await send(message)
 
         try:
@@ -194,12 +198,13 @@ class ResilienceMiddleware:
         except Exception as error:
             is_answer = isinstance(error, ANSWERS)
             if not is_started and (is_answer or not self._app_answers_faults):
-                response = respond(scope, envelope_of(error, **ids_of(scope)))
-                if not is_answer and scope.get("http_version", "1.1").startswith("1"):
-                    response.headers["Connection"] = "close"  # the server will, and nobody outside knows that it will
-                await response(scope, receive, send)
-            if is_started or not is_answer:
-                raise
+                # The server will, and nobody outside knows that it will.
+                closes = not is_answer and scope.get("http_version", "1.1").startswith("1")
+                response = await self._response(scope, error)
+                await response(scope, receive, watched)
+                if is_answer:
+                    return
+            raise
 
     async def _attend(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Accompany a websocket: known, counted and drained, but neither limited nor timed - it is not one request."""

@@ -442,6 +442,32 @@ async def test_mounted_application(browse: Any) -> None:
     assert (refused.status_code, fine.status_code) == (429, 200)
 
 
+async def test_mounted_application_answers_for_its_middleware(browse: Any) -> None:
+    """What middleware of a mounted, installed application raises is answered by that one's handler and CORS rules."""
+    app, sub = FastAPI(), FastAPI()
+
+    class Refusing:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            raise AppError("USER_001", http_status=409)
+
+    @sub.exception_handler(AppError)
+    async def own(request: Request, error: AppError) -> JSONResponse:
+        return JSONResponse({"mine": error.code}, 409)
+
+    sub.add_middleware(Refusing)
+    sub.add_middleware(CORSMiddleware, allow_origins=["https://shop.example"])
+    install(sub)
+    app.mount("/sub", sub)
+    install(app)
+    async with browse(app) as client:
+        answer = await client.get("/sub/", headers={"Origin": "https://shop.example"})
+    assert (answer.status_code, answer.json()) == (409, {"mine": "USER_001"})
+    assert answer.headers["Access-Control-Allow-Origin"] == "https://shop.example"
+
+
 async def test_wrapping_from_outside(browse: Any) -> None:
     """The middleware may also wrap a whole application: ids are added, and errors are the application's own."""
     app = ResilienceMiddleware(shop())
