@@ -104,6 +104,10 @@ def test_a_run_that_hangs_counts_once_for_each_timeout() -> None:
     judged(machine, "", START)
     run = machine.begin(START)
     assert [machine.overdue(run, START + seconds)[0].ok for seconds in (4, 7.9, 8, 11.9, 12)] == [True] * 4 + [False]
+    machine = Machine(timeout=4.0, cache=0.0, failure_threshold=2)
+    judged(machine, "", START)
+    run = machine.begin(START)
+    assert [machine.overdue(run, START + seconds)[0].ok for seconds in (4, 7.9, 8)] == [True, True, False]
     machine = Machine(timeout=4.0, cache=0.0, failure_threshold=3)
     judged(machine, "", START)
     run = machine.begin(START)
