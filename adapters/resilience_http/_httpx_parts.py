@@ -59,7 +59,7 @@ class TransportParts:
         raises_envelopes: bool,
         catalog: ErrorCatalog | None,
     ) -> None:
-        self.toolkit = Resilience.from_env() if resilience is None else resilience
+        self.toolkit = Resilience.of(resilience)
         self.guards = Guards(pipeline_for(self.toolkit, pipeline, _ERRORS), _when_closed)
         self._outbound = Outbound.of(self.toolkit)
         self._margin = self._outbound.options.margin

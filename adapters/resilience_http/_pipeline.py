@@ -56,9 +56,8 @@ def pipeline_for(toolkit: Resilience, wanted: Pipeline | str | None, errors: Err
 
     Without a name it is the one configured as `http`, or where there is none: three attempts within 30 s, and for
     each host a breaker that opens when half of its last 100 calls have failed.
-    Raises `ConfigurationError` for a name that no pipeline has, and for a toolkit that is none.
+    Raises `ConfigurationError` for a name that no pipeline has.
     """
-    toolkit = Resilience.of(toolkit)
     if isinstance(wanted, Pipeline):
         return wanted
     if wanted is None:

@@ -90,7 +90,7 @@ class ResilienceAdapter(HTTPAdapter):
 
     def _build(self) -> None:
         resilience, pipeline = self._given
-        self.toolkit = Resilience.from_env() if resilience is None else resilience
+        self.toolkit = Resilience.of(resilience)
         self._guards = Guards(pipeline_for(self.toolkit, pipeline, _ERRORS), _when_closed)
         self.outbound = Outbound.of(self.toolkit)
 
