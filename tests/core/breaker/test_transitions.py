@@ -7,6 +7,7 @@ import pytest
 from resilience.breaker._epochs import Closed, HalfOpen, Open, Permit, Ramp, Running, Timed, Trial, TrialRule
 from resilience.breaker._machine import Machine, Plan, Refusal, Transition
 from resilience.breaker._open_time import OpenTime
+from resilience.breaker._report import figures_of
 from resilience.breaker._rules import Judge, Limits
 from resilience.breaker._window import CallWindow, Counts, NoWindow, TimeWindow
 
@@ -401,9 +402,11 @@ def test_a_machine_needs_no_chance() -> None:
 
 def test_permits_report_to_nobody_until_they_are_handed_out() -> None:
     """A permit of the machine alone can be told of a success; nothing happens."""
-    closed = machine(SLOW, slow_after=2.0)
-    for permit in (timed(closed, START), trial(half_open(), START)):
+    closed, tried = machine(SLOW, slow_after=2.0), half_open()
+    for model, permit in ((closed, timed(closed, START)), (tried, trial(tried, START))):
+        before = model.epoch, figures_of(model, START)
         permit.succeeded()
+        assert (model.epoch, figures_of(model, START)) == before
 
 
 # Windows and rules

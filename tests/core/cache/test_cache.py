@@ -637,6 +637,11 @@ def test_a_policy_that_never_stands_in_costs_its_chain_nothing() -> None:
 def test_only_calls_wait_not_other_callers() -> None:
     """A call under way keeps nobody else waiting: ten threads are inside the dependency at once (L1)."""
     together = threading.Barrier(10, timeout=5)
-    guarded = Pipeline("p", make()[0])(lambda number: together.wait() and number)
+
+    def inside(number: int) -> int:
+        together.wait()  # raises where one of them never comes
+        return number
+
+    guarded = Pipeline("p", make()[0])(inside)
     with ThreadPoolExecutor(10) as pool:
-        list(pool.map(guarded, range(10)))
+        assert list(pool.map(guarded, range(10))) == [*range(10)]
