@@ -1,4 +1,4 @@
-"""Configuration: every knob as a variable, as a key in a file, and in code; every mistake reported at once."""
+"""Configuration: settings as variables, as keys in a file, and in code; every mistake reported at once."""
 
 from resilience.config._config import Config, Setting
 from resilience.config._load import load
