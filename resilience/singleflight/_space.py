@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ under_way: ContextVar[tuple[object, ...]] = ContextVar("resilience_flights", def
 """The flights this code runs in: a call that would wait for one of them would wait for itself."""
 _waits: dict[object, tuple[tuple[object, ...], object]] = {}
 """Waits for flights from inside of others, each as those it is inside of and the one it is for."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_waits.clear)  # whoever waits is a thread of the parent's
 
 
 @contextmanager

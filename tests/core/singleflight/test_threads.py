@@ -23,7 +23,7 @@ from resilience import (
     Timeout,
 )
 from resilience.policy import PolicyBase
-from resilience.singleflight import _sync
+from resilience.singleflight import _space, _sync
 
 
 class Upstream:
@@ -410,6 +410,29 @@ def test_a_forked_child_waits_for_no_call_of_the_parent(pool: ThreadPoolExecutor
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     upstream.go.set()
     assert first.result(10) == [1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_knows_of_no_wait_of_the_parent(pool: ThreadPoolExecutor) -> None:
+    """What the parent's threads wait for is forgotten in a child: they are not there, and would never leave (fork)."""
+    upstream, single = Upstream(), SingleFlight()
+    inner = Pipeline("inner", single)(upstream.get)
+    outer = Pipeline("outer", SingleFlight())(lambda number: inner(0) and number)
+    first = pool.submit(inner, 0)
+    assert upstream.entered.acquire(timeout=10)
+    second = pool.submit(outer, 1)
+    patience = time.monotonic() + 10
+    while not _space._waits and time.monotonic() < patience:
+        time.sleep(0.001)
+    assert len(_space._waits) == 1
+    pid = os.fork()
+    if pid == 0:
+        os._exit(len(_space._waits))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    upstream.go.set()
+    assert (first.result(10), second.result(10)) == ([1], 1)
+    assert _space._waits == {}
 
 
 def test_errors_are_freed(pool: ThreadPoolExecutor, waiting: Callable[[int], None]) -> None:
