@@ -46,6 +46,7 @@ __all__ = (
     "ResilienceError",
     "RunningWork",
     "StartupError",
+    "cut_off_by_caller",
     "running_behind",
     "said_by",
     "shown",
@@ -161,8 +162,30 @@ def said_by(outcome: object, name: str) -> Any:
         return None
 
 
+_MOST_CAUSES = 8
+
+
+def cut_off_by_caller(error: BaseException | None) -> BaseException | None:
+    """Return the cut-off that `error` is or was raised from, None if the caller's deadline did not end the call.
+
+    A cut-off says of itself, as `is_callers`, that the caller stopped waiting before the call had used the time that
+    the service allows. A healthy dependency cannot prevent it, so no policy counts it against the dependency, retries
+    it, or spends a budget on it. Errors of plugins and adapters may carry the attribute, too, with `allowed` (seconds).
+    """
+    for _ in range(_MOST_CAUSES):
+        if error is None or said_by(error, "is_callers") is True:
+            return error
+        error = error.__cause__
+    return None
+
+
 class DeadlineExceededError(ResilienceError):
-    """The time allowed ran out. `seconds` is the allowance; `running` is set when a thread is still at work."""
+    """The time allowed ran out. `seconds` is the allowance; `running` is set when a thread is still at work.
+
+    `allowed` is set if the caller's deadline ended the call sooner than the service itself would have: the seconds that
+    the service allows (`math.inf` for no limit). Such an error says nothing about the dependency; see
+    `cut_off_by_caller`.
+    """
 
     code = "DEADLINE_EXCEEDED"
     category = "timeout"
@@ -171,13 +194,27 @@ class DeadlineExceededError(ResilienceError):
     grpc_status = "DEADLINE_EXCEEDED"
     public_message = "The request took too long."
 
+    allowed: float | None = None
+
     def __init__(
-        self, message: str, *, policy: str = "", seconds: float | None = None, running: RunningWork | None = None
+        self,
+        message: str,
+        *,
+        policy: str = "",
+        seconds: float | None = None,
+        running: RunningWork | None = None,
+        allowed: float | None = None,
     ) -> None:
         super().__init__(message)
         self.policy = policy
         self.seconds = seconds
         self.running = running
+        self.allowed = allowed
+
+    @property
+    def is_callers(self) -> bool:
+        """Whether the caller's deadline ended the call sooner than the service itself would have."""
+        return self.allowed is not None
 
     @property
     def is_before_call(self) -> bool:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from resilience._retry_after import in_seconds
-from resilience.errors import ConfigurationError, DeadlineExceededError, Problem, RejectedError, said_by
+from resilience.errors import (
+    ConfigurationError,
+    DeadlineExceededError,
+    Problem,
+    RejectedError,
+    cut_off_by_caller,
+    said_by,
+)
 from resilience.options import LONGEST, is_plain_callable
 
-__all__ = ("Matcher", "checked_predicate", "is_answer", "is_refusal", "listed", "requested_delay")
+__all__ = ("Matcher", "checked_predicate", "is_answer", "is_cut_short", "is_refusal", "listed", "requested_delay")
 
 Condition = type[BaseException] | Callable[[Any], bool]
 
@@ -17,6 +25,19 @@ Condition = type[BaseException] | Callable[[Any], bool]
 def is_refusal(error: Exception) -> bool:
     """Whether the dependency was never called, so that the error says nothing about it (L4)."""
     return isinstance(error, RejectedError) or (isinstance(error, DeadlineExceededError) and error.is_before_call)
+
+
+def is_cut_short(error: Exception, slow_after: float) -> bool:
+    """Whether the caller's deadline ended the call before the call had used what the service allows it.
+
+    That is what its `Timeout` or the service's own deadline allow, or `slow_after` if there is neither.
+    """
+    cut_off = cut_off_by_caller(error)
+    if cut_off is None:
+        return False
+    if said_by(cut_off, "allowed") != math.inf:
+        return True
+    return not (said_by(cut_off, "seconds") or 0.0) > slow_after
 
 
 def is_answer(error: BaseException) -> bool:

@@ -16,6 +16,7 @@ from resilience.breaker._classify import (
     Matcher,
     checked_predicate,
     is_answer,
+    is_cut_short,
     is_refusal,
     listed,
     requested_delay,
@@ -224,7 +225,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         self.events.deliver()
 
     def on_failure(self, permit: Permit, error: Exception, /) -> None:
-        """Count a failure, unless one of our own policies refused the call (L4) or the error is excluded."""
+        """Count a failure, unless a policy refused the call (L4), its caller was impatient, or it is excluded."""
         try:
             says = self._says(error)
             floor = requested_delay(error, self._ask_delay) if says is False else 0.0
@@ -240,7 +241,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
 
     def _says(self, error: Exception) -> bool | None:
         """Return whether `error` shows a dependency that is well; None where it shows nothing."""
-        if is_refusal(error):
+        if is_refusal(error) or is_cut_short(error, self._options.slow_call_duration_threshold):
             return None
         if self.is_system_error(error):
             return False

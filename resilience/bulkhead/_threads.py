@@ -22,7 +22,7 @@ from resilience.errors import (
     said_by,
 )
 from resilience.options import CLOCK, checked, is_plain_callable
-from resilience.timeout import Deadline
+from resilience.timeout import Deadline, allowed_by_service
 
 __all__ = ("Isolated", "ThreadPoolBulkhead")
 
@@ -141,7 +141,8 @@ class ThreadPoolBulkhead(Admission):
         self.events.emit("thread_pool.elapsed", self.name, self._clock(), "warning", seconds=seconds)
         message = f"{self.name}: the deadline passed while the call was under way"
         running = RunningWork(work.add_done_callback)
-        raise DeadlineExceededError(message, policy=self.name, seconds=seconds, running=running)
+        allowed = None if seconds is None else allowed_by_service(seconds)
+        raise DeadlineExceededError(message, policy=self.name, seconds=seconds, running=running, allowed=allowed)
 
     def outcome(self, work: Isolated) -> Any:
         """Return or raise what became of a call that has ended."""

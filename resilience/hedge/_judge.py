@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from resilience._matching import known
-from resilience.errors import ConfigurationError, Problem, RejectedError, ResilienceError
+from resilience.errors import ConfigurationError, Problem, RejectedError, ResilienceError, cut_off_by_caller
 from resilience.hedge._machine import Ending, Outcome
 from resilience.options import Opaque, checked, is_plain_callable
 from resilience.policy import Substitute
@@ -20,7 +20,8 @@ _ACCEPTABLE = Opaque("a predicate over the result (not a coroutine function)", i
 class Judge:
     """Rules on results by `acceptable`, on errors by `on`.
 
-    Our own refusals (L4) and errors that say they are not retryable start no other attempt unless asked for by class.
+    Our own refusals (L4) and errors that say they are not retryable start no other attempt unless asked for by class;
+    an attempt that the caller's deadline cut off never does.
     """
 
     def __init__(self, on: Kinds, acceptable: Callable[[Any], object]) -> None:
@@ -46,6 +47,8 @@ class Judge:
             return Ending.SUBSTITUTED
         if not isinstance(error, Exception):
             return Ending.INTERRUPTED
+        if cut_off_by_caller(error) is not None:
+            return Ending.REFUSED
         if isinstance(error, ResilienceError) and not isinstance(error, self._asked_for):
             if isinstance(error, RejectedError):
                 return Ending.REFUSED

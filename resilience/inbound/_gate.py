@@ -121,12 +121,14 @@ class Inbound:
         if path in self._excluded or path.startswith(self._below_excluded):
             context.is_excluded = True
             return context
-        allowed = self._allowed
+        own = allowed = self._allowed
         asked, also = find(self._deadline_header), find(REQUEST_TIMEOUT)
         if asked is not None or also is not None or patience is not None:
             allowed = sooner(allowed, patience, patience_of(asked), patience_of(also))
         if allowed is not None:
-            context.deadline = Deadline(monotonic() + allowed)  # after() would check it once more
+            now = monotonic()
+            limit = None if allowed == own else math.inf if own is None else now + own
+            context.deadline = Deadline(now + allowed, limit=limit)  # after() would check it once more
         return context
 
     def enter(self, context: RequestContext, *, takes_place: bool = True) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, TypeAlias
 
-from resilience.errors import ConfigurationError, Problem, RejectedError, ResilienceError
+from resilience.errors import ConfigurationError, Problem, RejectedError, ResilienceError, cut_off_by_caller
 from resilience.options import is_plain_callable
 from resilience.retry._asking import Asking
 
@@ -46,11 +46,15 @@ class Retryable:
         return not all(map(is_plain_callable, self._predicates))
 
     def is_unasked_refusal(self, error: Exception | None) -> bool:
-        """Whether one of our own policies refused the call, and nobody asked for that to be retried (L4)."""
+        """Whether the error is never retried unasked: one of our policies refused the call (L4), or its caller left."""
+        if cut_off_by_caller(error) is not None:
+            return True
         return isinstance(error, RejectedError) and not isinstance(error, self._asked_for)
 
     def by_class(self, error: Exception) -> bool | None:
         """Return whether an error of this class is retried, None where a predicate has to be asked."""
+        if cut_off_by_caller(error) is not None:  # the caller waits for no other attempt
+            return False
         if isinstance(error, ResilienceError) and (isinstance(error, RejectedError) or not error.retryable):
             return isinstance(error, self._asked_for)
         if isinstance(error, self._classes):

@@ -13,7 +13,7 @@ from resilience.policy import Named
 from resilience.singleflight import _sync
 from resilience.singleflight._options import SingleFlightOptions
 from resilience.singleflight._space import LoopSpace, Space
-from resilience.timeout import Deadline
+from resilience.timeout import Deadline, allowed_by_service
 
 __all__ = ("SingleFlight",)
 
@@ -82,7 +82,8 @@ class SingleFlight(Named):
     def exceeded(self, seconds: float | None) -> DeadlineExceededError:
         """Return the error of a caller whose time was up while it waited."""
         message = f"{self.name}: somebody else's call did not end in time"
-        return DeadlineExceededError(message, policy=self.name, seconds=seconds)
+        allowed = None if seconds is None else allowed_by_service(seconds, self.options.max_wait)
+        return DeadlineExceededError(message, policy=self.name, seconds=seconds, allowed=allowed)
 
     def snapshot(self) -> dict[str, Any]:
         """Return how many calls were made so far, and how many callers were answered by one that was not theirs."""

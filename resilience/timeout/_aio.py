@@ -7,6 +7,7 @@ cancellation from elsewhere that arrives together with ours stays a cancellation
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from types import TracebackType
@@ -102,6 +103,12 @@ class _Timed(Enforced):
         line.calls[self] = None
         if not line.is_watched:
             line.watch(seconds)
+
+    @property
+    def limit(self) -> float:
+        """The moment at which the timeout itself would end the call."""
+        longest = self._timeout.options.seconds
+        return math.inf if longest is None else self.at - self._seconds + longest
 
     def leave(self, error: BaseException | None) -> None:
         """Stop the timer; raise ours where it was the timer that ended the call."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -13,7 +14,7 @@ from resilience.clock import Clock, monotonic
 from resilience.options import CLOCK, Opaque, checked
 from resilience.options import seconds as in_seconds
 
-__all__ = ("FRAME", "Deadline", "Enforced", "lift")
+__all__ = ("FRAME", "Deadline", "Enforced", "allowed_by_service", "lift")
 
 _MOMENT = Opaque(
     "a moment of the clock, in seconds",
@@ -30,21 +31,51 @@ class Deadline:
     """When the caller stops waiting. Inside `with deadline:` it is `Deadline.current()`, for tasks started there too.
 
     The sooner one wins: entering a later deadline inside a sooner one leaves the sooner one in force.
+
+    A deadline knows its origin. It is the service's own, unless `limit` is later than `at`: then the caller stops
+    waiting at `at`, although the service itself would work until `limit`. A call that such a deadline cuts off says
+    nothing about the dependency (`DeadlineExceededError.is_callers`): breakers, retries and hedges are neutral.
+
+    Args:
+        at: The moment at which the time is up, in seconds of `clock`.
+        limit: The moment until which the service itself would let the work go on; `math.inf` if it sets no limit.
+            None (the default) for a deadline of the service itself. A moment before `at` counts as `at`.
+        clock: The clock that `at` and `limit` refer to.
+
+    Raises:
+        ConfigurationError: `at`, `limit` or `clock` has the wrong type.
+
+    Example:
+        >>> patience = Deadline.after("20ms", limit="2s")  # what the caller asked for, what the service allows
+        >>> patience.is_callers
+        True
     """
 
-    __slots__ = ("_clock", "at")
+    __slots__ = ("_clock", "_limit", "at")
 
-    def __init__(self, at: float, *, clock: Clock = monotonic) -> None:
+    def __init__(self, at: float, *, limit: float | None = None, clock: Clock = monotonic) -> None:
         # One is made for every timed call: what a running clock gives passes without a call of ours.
         if type(at) is not float or at != at:  # noqa: PLR0124 - only NaN differs from itself
             at = checked(at, "at", _MOMENT)
         self.at = at
+        self._limit = limit if limit is None or type(limit) is float else checked(limit, "limit", _MOMENT)
         self._clock = clock if clock is monotonic else checked(clock, "clock", CLOCK)
 
     @classmethod
-    def after(cls, seconds: float | str | timedelta, *, clock: Clock = monotonic) -> Deadline:
-        """Return the deadline `seconds` from now (a number, a timedelta, or text such as "250ms")."""
-        return Deadline(clock() + in_seconds(seconds, "Deadline.after"), clock=clock)
+    def after(
+        cls,
+        seconds: float | str | timedelta,
+        *,
+        limit: float | str | timedelta | None = None,
+        clock: Clock = monotonic,
+    ) -> Deadline:
+        """Return the deadline `seconds` from now (a number, a timedelta, or text such as "250ms").
+
+        `limit` is a duration from now as well; see `Deadline` for its meaning.
+        """
+        now = clock()
+        latest = limit if limit is None else math.inf if limit == math.inf else now + in_seconds(limit, "limit")
+        return Deadline(now + in_seconds(seconds, "Deadline.after"), limit=latest, clock=clock)
 
     @staticmethod
     def current() -> Deadline | None:
@@ -65,6 +96,16 @@ class Deadline:
         """
         allowance = None if seconds is None else in_seconds(seconds, "Deadline.shield")
         return _shielded(allowance, checked(clock, "clock", CLOCK))
+
+    @property
+    def limit(self) -> float:
+        """The moment until which the service itself would let the work go on; `at` for a deadline of its own."""
+        return self.at if self._limit is None or self._limit < self.at else self._limit
+
+    @property
+    def is_callers(self) -> bool:
+        """Whether the caller stops waiting before the service itself would stop the work."""
+        return self.at < self.limit
 
     def remaining(self) -> float:
         """Return the seconds left, 0.0 once it has passed."""
@@ -103,6 +144,32 @@ class Enforced(Deadline):
     def release(self) -> None:
         """End one `hold`."""
         raise NotImplementedError
+
+
+def allowed_by_service(seconds: float, own: float | None = None) -> float | None:
+    """Return the seconds that the service allows a call whose caller cut it off after `seconds`.
+
+    `own` is the limit of the policy that ended the call, None if it has none. Returns None if the service itself ended
+    the call: by `own`, or by a deadline of its own that is in force. Returns `math.inf` if the service sets no limit.
+    """
+    if own is not None and seconds >= own:
+        return None
+    grace = _grace(FRAME.get())
+    if grace <= 0:
+        return None
+    return seconds + grace if own is None else min(own, seconds + grace)
+
+
+def _grace(frame: _Frame | None) -> float:
+    """Return for how many seconds after the deadline in force the service itself would let the work go on."""
+    in_force = None if frame is None else frame[0]
+    if in_force is None or in_force.at == math.inf:
+        return 0.0
+    limit = in_force.limit
+    while frame is not None and isinstance(frame[1], Deadline):  # a shield hides all that was entered outside of it
+        limit = min(limit, frame[1].limit)
+        frame = frame[2]
+    return limit - in_force.at
 
 
 def lift(entered: object) -> None:

@@ -18,7 +18,7 @@ from resilience.errors import BulkheadFullError, DeadlineExceededError, RunningW
 from resilience.events import Emitter
 from resilience.options import CLOCK, checked
 from resilience.policy import Named
-from resilience.timeout._deadline import FRAME, Deadline
+from resilience.timeout._deadline import FRAME, Deadline, allowed_by_service
 from resilience.timeout._options import TimeoutOptions
 
 __all__ = ("Timeout",)
@@ -96,7 +96,9 @@ class Timeout(Named):
             seconds = self.allowance()
             if seconds is None:
                 return call(*args, **kwargs)
-            with Deadline(self.clock() + seconds, clock=self.clock):
+            now, longest = self.clock(), self.options.seconds
+            limit = math.inf if longest is None else now + longest
+            with Deadline(now + seconds, limit=limit, clock=self.clock):
                 work = Work(functools.partial(call, *args, **kwargs), contextvars.copy_context())
             self._start(work)
             try:
@@ -145,8 +147,11 @@ class Timeout(Named):
         with self._lock:
             self.elapsed_calls += 1
         self.events.emit("timeout.elapsed", self.name, self.clock(), "warning", seconds=seconds)
+        allowed = allowed_by_service(seconds, self.options.seconds)
         message = f"{self.name} allows {seconds:g} s"
-        return DeadlineExceededError(message, policy=self.name, seconds=seconds, running=running)
+        if allowed is not None:
+            message = f"{message}: the caller waits no longer"
+        return DeadlineExceededError(message, policy=self.name, seconds=seconds, running=running, allowed=allowed)
 
     def _late_error(self, work: Work, seconds: float) -> DeadlineExceededError:
         late = self._late
