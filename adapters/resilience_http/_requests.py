@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -225,15 +227,23 @@ def _when_closed(answer: Any, settle: Callable[[], None]) -> bool:
     is_read = getattr(answer, "_content", False) is not False  # requests has no other word for it
     if not isinstance(answer, Response) or answer.raw is None or is_read:
         return False
-    give_back, settles = answer.raw.release_conn, [settle]
+    raw = weakref.ref(answer.raw)
+    give_back = vars(answer.raw).get("release_conn") or functools.partial(_release, raw)  # there may be two bulkheads
 
     def release_conn() -> None:
+        # The body holds this function, and this function does not hold the body: when the application drops an answer
+        # unclosed, reference counting frees both of them, and `settle` with them.
         give_back()
-        while settles:
-            settles.pop()()
+        settle()
 
     answer.raw.release_conn = release_conn  # type: ignore[method-assign]  # the one moment both ways of ending share
     return True
+
+
+def _release(raw: weakref.ref[Any]) -> None:
+    body = raw()
+    if body is not None:
+        type(body).release_conn(body)
 
 
 def _close(answers: Iterable[Response]) -> None:

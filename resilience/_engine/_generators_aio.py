@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ParamSpec, cast
@@ -36,16 +37,25 @@ def _compose(
 
 
 class _Stream:
-    """What `yield from` is to a generator, an item at a time: forwards send, throw and close to an async generator."""
+    """What `yield from` is to a generator, an item at a time: forwards send, throw and close to an async generator.
 
-    __slots__ = ("generator", "sent", "started", "thrown")
+    A generator that is dropped is closed by its event loop. If the loop is closed by then, no code of the generator
+    runs any more: the interpreter frees its variables, this object among them, which then abandons the permit.
+    """
+
+    __slots__ = ("abandon", "generator", "sent", "started", "thrown")
 
     generator: AsyncGenerator[Any, Any]
 
-    def __init__(self) -> None:
+    def __init__(self, abandon: Callable[[], object]) -> None:
+        self.abandon: Callable[[], object] | None = abandon
         self.started = False
         self.sent: Any = None
         self.thrown: BaseException | None = None
+
+    def __del__(self) -> None:
+        if self.abandon is not None:
+            self.abandon()
 
     async def step(self) -> Any:
         sent, thrown, self.sent, self.thrown = self.sent, self.thrown, None, None
@@ -53,6 +63,10 @@ class _Stream:
         if item is not BEGUN:
             self.started = True
         return item
+
+    def ended(self) -> None:
+        """Take note that the driver has control again, and settles the permit itself."""
+        self.abandon = None
 
     async def close(self) -> None:
         await self.generator.aclose()
@@ -69,7 +83,7 @@ def _guard_generator(
         if type(permit) is Wait:
             permit = await held(policy, permit.permit, permit.after, sleep)
         while True:
-            stream = _Stream()
+            stream = _Stream(functools.partial(on_abandon, permit))
             try:
                 stream.generator = inner(*args, **kwargs)  # raises for arguments that do not fit
                 while True:
@@ -82,12 +96,12 @@ def _guard_generator(
                     except BaseException as error:  # noqa: BLE001 - it belongs to the inner generator, which is handed it
                         stream.thrown = error
             except StopAsyncIteration:
+                stream.ended()
                 verdict = on_success(permit, NO_RESULT)
                 if type(verdict) is Pending:
                     verdict = await decided(policy, permit, verdict)
-                if verdict is None:
-                    return
             except Exception as error:
+                stream.ended()
                 if stream.started:
                     permit = last(permit)
                 verdict = on_failure(permit, error)
@@ -99,9 +113,10 @@ def _guard_generator(
                     on_abandon(verdict.permit)  # items are out: another attempt would send them twice
                     raise
             except BaseException:
+                stream.ended()
                 on_abandon(permit)
                 raise
-            if isinstance(verdict, Replace):
+            if verdict is None or isinstance(verdict, Replace):
                 return
             if stream.started:
                 on_abandon(verdict.permit)

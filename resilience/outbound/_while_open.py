@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from resilience.bulkhead import Bulkhead
-from resilience.policy import KeyedPolicy, Policy, PolicyBase, Slot
+from resilience.policy import NO_RESULT, KeyedPolicy, Policy, PolicyBase, Slot
 
 __all__ = ("WhileOpen", "while_open")
 
@@ -17,7 +17,9 @@ class WhileOpen(PolicyBase):
     """Settles a successful call when its result is closed, so that a bulkhead counts answers still being read.
 
     `when_closed(result, settle)` arranges for `settle` to be called once, and says whether it will be: False for a
-    result that is complete already. Calls that fail are settled at once. Otherwise it is the policy it is given.
+    result that is complete already. The result must hold the only reference to `settle`: if the result is dropped
+    unclosed, `settle` goes with it and gives the place back. Calls that fail are settled at once. Otherwise it is the
+    policy it is given.
     """
 
     def __init__(self, policy: Policy, when_closed: WhenClosed) -> None:
@@ -52,11 +54,9 @@ class WhileOpen(PolicyBase):
 
     def on_success(self, permit: Any, result: Any, /) -> None:
         """Settle the permit when `result` is closed."""
-        if not self._when_closed(result, lambda: self._settle(permit, result)):
-            self._settle(permit, result)
-
-    def _settle(self, permit: Any, result: Any) -> None:
-        self.policy.on_success(permit, result)
+        settle = _Settlement(self.policy, permit)
+        if not self._when_closed(result, settle):
+            settle()
 
     def describe(self) -> dict[str, Any]:
         """Return what the policy was told."""
@@ -70,6 +70,28 @@ class WhileOpen(PolicyBase):
 
     def __repr__(self) -> str:
         return f"<WhileOpen {self.policy!r}>"
+
+
+class _Settlement:
+    """Gives a place back once: when it is called, at the latest when the garbage collector takes it.
+
+    It does not refer to the result that holds it. A cycle would keep the place until the next full collection.
+    The collector runs in any thread, between any two instructions; a bulkhead can take its places back there.
+    """
+
+    __slots__ = ("_held",)
+
+    def __init__(self, policy: Policy, permit: Any) -> None:
+        self._held = [(policy, permit)]
+
+    def __call__(self) -> None:
+        try:
+            policy, permit = self._held.pop()
+        except IndexError:  # settled before
+            return
+        policy.on_success(permit, NO_RESULT)
+
+    __del__ = __call__
 
 
 def while_open(policy: Any, when_closed: WhenClosed) -> Any:

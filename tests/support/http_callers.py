@@ -32,17 +32,17 @@ class SyncCaller:
     def __init__(self, resilience: Resilience | None = None, connections: int = 10, **options: Any) -> None:
         inner = httpx.HTTPTransport(limits=httpx.Limits(max_connections=connections))
         self.guard: Any = ResilienceTransport(inner, Resilience() if resilience is None else resilience, **options)
-        self._client = httpx.Client(transport=self.guard, timeout=httpx.Timeout(5, pool=0.5))
+        self.client: Any = httpx.Client(transport=self.guard, timeout=httpx.Timeout(5, pool=0.5))
 
     def request(self, method: str, url: str, body: Any = None, **options: Any) -> Got:
-        response = self._client.request(method, url, content=body, **options)
+        response = self.client.request(method, url, content=body, **options)
         return Got(response.status_code, response.content, response)
 
     def get(self, url: str, **options: Any) -> Got:
         return self.request("GET", url, **options)
 
     def close(self) -> None:
-        self._client.close()
+        self.client.close()
 
 
 class AsyncCaller(SyncCaller):
