@@ -81,7 +81,8 @@ async def _charge(limit: RouteLimit, rate: str, connection: HTTPConnection) -> N
     cost: int = await _value(limit.cost, connection)
     key = None if limit.key is None else str(await _value(limit.key, connection))
     due = limit.due(inbound, context, _place(connection.scope), rate=rate, key=key, cost=cost)
-    await inbound.acharge(context, *due)
+    if due is not None:
+        await inbound.acharge(context, *due)
 
 
 def _place(scope: Scope) -> str:

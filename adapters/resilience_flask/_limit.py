@@ -117,7 +117,9 @@ def _charge_in(context: RequestContext, inbound: Inbound, limit: RouteLimit, rat
         context.headers = {**context.headers, limit.header: request.headers[limit.header]}
     key = None if limit.key is None else str(limit.key())
     cost: Any = limit.cost() if callable(limit.cost) else limit.cost
-    inbound.charge(context, *limit.due(inbound, context, _place(), rate=rate, key=key, cost=cost))
+    due = limit.due(inbound, context, _place(), rate=rate, key=key, cost=cost)
+    if due is not None:
+        inbound.charge(context, *due)
 
 
 def _place() -> str:

@@ -198,8 +198,13 @@ def _patience(remaining: float | None) -> float | None:
 
 @lru_cache(maxsize=1024)
 def _address(peer: str) -> str | None:
-    """Return the address in what gRPC says of a peer: `ipv4:192.0.2.1:5000`, `ipv6:%5B::1%5D:5000`, `unix:`."""
+    """Return the address in what gRPC says of a peer: `ipv4:192.0.2.1:5000`, `ipv6:%5B::1%5D:5000`, `unix:`.
+
+    None is a Unix socket. A peer of any other family, such as `vsock:`, has a name and no address.
+    """
     family, _, rest = peer.partition(":")
-    if family not in {"ipv4", "ipv6"}:
+    if family in {"unix", "unix-abstract"}:
         return None
+    if family not in {"ipv4", "ipv6"}:
+        return family or "unknown"
     return unquote(rest).rpartition(":")[0].strip("[]")

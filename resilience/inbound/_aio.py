@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 __all__ = ("charge",)
 
 
-async def charge(inbound: Inbound, context: RequestContext, quota: Quota, key: str, cost: int) -> None:
-    """Charge `context` and judge the answer."""
+async def charge(inbound: Inbound, context: RequestContext, quota: Quota, key: str | None, cost: int) -> None:
+    """Charge `context` and judge the answer. With no key there is nobody to charge."""
+    if key is None:
+        return
     inbound.judge(context, quota, await quota.bucket.aacquire(key, cost))

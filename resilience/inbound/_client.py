@@ -4,13 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from resilience.errors import ConfigurationError, Problem
 
-__all__ = ("FORWARDED_FOR", "TrustedProxies", "address_group", "plain_address")
+__all__ = (
+    "EXPECTED_PROXY",
+    "FORWARDED_FOR",
+    "UNIX",
+    "TrustedProxies",
+    "address_group",
+    "is_unix",
+    "network_of",
+    "plain_address",
+)
 
 FORWARDED_FOR = "x-forwarded-for"
+
+UNIX = "unix"
+"""The word in `trusted_proxies` for every peer that connects over a Unix socket."""
+EXPECTED_PROXY = "an address or network such as 10.0.0.0/8, or unix for Unix sockets"
+
+_UNIX_PEERS = frozenset({"", "unix:", "<local>"})
+"""What servers and proxies write for the peer of a Unix socket: gunicorn, nginx's $remote_addr, Werkzeug."""
+_MAPPED = IPv6Network("::ffff:0:0/96")
+_IPV4_BITS = 32
 
 _MOST_HOPS = 32
 _LONGEST_ADDRESS = 64
@@ -62,50 +80,89 @@ def address_group(client: str) -> str:
     return client
 
 
-class TrustedProxies:
-    """The networks whose word about their own peer we take. Raises `ConfigurationError` for what is no network."""
+def is_unix(peer: str | None) -> bool:
+    """Return whether `peer` is the other end of a Unix socket. Servers name such a peer None, "" or a word."""
+    return peer is None or peer in _UNIX_PEERS
 
-    def __init__(self, networks: Iterable[str] = ()) -> None:
+
+def network_of(text: str) -> IPv4Network | IPv6Network:
+    """Return the network in `text`; ::ffff:10.0.0.0/104 is 10.0.0.0/8. Raises `ValueError` if it is no network."""
+    network = ip_network(text, strict=False)
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        address = network.network_address.ipv4_mapped
+        bits = network.prefixlen - (_MAPPED.max_prefixlen - _IPV4_BITS)
+        return IPv4Network((int(address or 0), bits))
+    return network
+
+
+class TrustedProxies:
+    """The proxies that may name the client: networks, and with the word `unix` every peer of a Unix socket.
+
+    Raises `ConfigurationError` for any other text.
+    """
+
+    def __init__(self, proxies: Iterable[str] = ()) -> None:
         problems = []
         self._networks = []
-        for text in networks:
+        self.trusts_unix = False
+        for text in proxies:
+            if text == UNIX:
+                self.trusts_unix = True
+                continue
             try:
-                self._networks.append(ip_network(text, strict=False))
+                self._networks.append(network_of(text))
             except ValueError:
-                expected = "an address or network such as 10.0.0.0/8"
-                problems.append(Problem("trusted_proxies", text, expected))
+                problems.append(Problem("trusted_proxies", text, EXPECTED_PROXY))
         if problems:
             raise ConfigurationError(problems)
+        self._is_any = bool(self._networks) or self.trusts_unix
         self._walked = lru_cache(maxsize=4096)(self._walk)
 
     def __bool__(self) -> bool:
-        return bool(self._networks)
+        return self._is_any
 
-    def client_of(self, peer: str, forwarded_for: str | None) -> str:
-        """Return the nearest address that is not one of ours; `peer` where no trusted proxy speaks.
+    def client_of(self, peer: str | None, forwarded_for: str | None) -> str:
+        """Return the nearest address that is not a trusted proxy; "" if there is none.
 
-        The header is read from the right, where our own proxies append. An entry that is no address ends the walk:
-        whatever stands left of it was not written by a proxy of ours.
+        The header is read from the right, where each proxy appends the address of its own peer. An entry that is no
+        address ends the walk: no trusted proxy wrote the entries to the left of it.
         """
-        if not forwarded_for or not self._networks:
-            return "" if len(peer) > _LONGEST_ADDRESS else _spelled(peer)  # plain_address, on every request
+        if not forwarded_for or not self._is_any:
+            return _spelled(peer) if peer and len(peer) <= _LONGEST_ADDRESS else ""  # plain_address, on every request
         if len(forwarded_for) > _LONGEST_REMEMBERED:
             return self._walk(peer, forwarded_for)
         return self._walked(peer, forwarded_for)
 
-    def trusts(self, peer: str) -> bool:
-        """Whether `peer` is one of ours."""
-        address = _parsed(peer)
+    def hides(self, peer: str | None, forwarded_for: str | None) -> bool:
+        """Return whether nothing names the client of `peer`, because it is a Unix socket's.
+
+        A header that a trusted proxy sent names one, even if there is no address in it.
+        """
+        return is_unix(peer) and not (self.trusts_unix and forwarded_for)
+
+    def trusts(self, peer: str | None) -> bool:
+        """Return whether `peer` is a trusted proxy."""
+        if is_unix(peer):
+            return self.trusts_unix
+        address = _parsed(peer or "")
         return address is not None and self._trusts(address)
 
-    def _walk(self, peer: str, forwarded_for: str) -> str:
-        client = _parsed(peer)
-        if client is None:
-            return ""
+    def _walk(self, peer: str | None, forwarded_for: str) -> str:
+        client = ""
         hops = reversed(forwarded_for.rsplit(",", _MOST_HOPS)[-_MOST_HOPS:])
-        while self._trusts(client) and (hop := _parsed(next(hops, ""))) is not None:
-            client = hop
-        return str(client)
+        hop: str | None = peer
+        while True:
+            if is_unix(hop):
+                is_trusted = self.trusts_unix
+            elif (address := _parsed(hop or "")) is None:
+                break
+            else:
+                client, is_trusted = str(address), self._trusts(address)
+            hop = next(hops, None)
+            if hop is None or not is_trusted:
+                break
+            hop = hop.strip() or "-"  # an empty entry names no peer: it is not a Unix socket's
+        return client
 
     def _trusts(self, address: IPv4Address | IPv6Address) -> bool:
         return any(address in network for network in self._networks)

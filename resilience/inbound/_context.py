@@ -47,6 +47,7 @@ class RequestContext:
         "inbound",
         "is_counted",
         "is_excluded",
+        "is_unknown",
         "place",
         "request_id",
         "source",
@@ -68,7 +69,9 @@ class RequestContext:
         self.request_id = request_id
         self.trace_id = trace_id
         self.client = client
-        """The caller's address as far as it can be trusted; empty where there is none (a Unix socket)."""
+        """The caller's address as far as it can be trusted; "" for a Unix socket whose proxy is not trusted."""
+        self.is_unknown = False
+        """Whether it came over a Unix socket and nothing that can be trusted names its client."""
         self.deadline = deadline
         self.headers = {} if headers is None else headers
         """The few headers the server side looks at, by lower-case name. Not the request's headers."""

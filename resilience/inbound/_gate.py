@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,6 +27,17 @@ if TYPE_CHECKING:
     from resilience.lifecycle import Lifecycle
 
 __all__ = ("Inbound",)
+
+_log = logging.getLogger("resilience")
+
+_UNTRUSTED_SOCKET = (
+    "limits by address do not hold for clients behind the Unix socket of this server: no trusted proxy names them "
+    "(request %s). If only your proxy connects there, set RESILIENCE_SERVER__TRUSTED_PROXIES=unix"
+)
+_SILENT_PROXY = (
+    "limits by address do not hold for a client behind the Unix socket of this server: its proxy sent no "
+    "X-Forwarded-For (request %s). In nginx: proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;"
+)
 
 _HEADERS = (REQUEST_ID, TRACEPARENT, TRACESTATE, BAGGAGE, FORWARDED_FOR, REQUEST_TIMEOUT)
 
@@ -72,7 +84,10 @@ class Inbound:
         self._proxies = TrustedProxies(options.trusted_proxies)
         self._client_of = self._proxies.client_of
         rule = KeyRule(options.rate_limit_key)
-        self._key: Callable[[RequestContext], str] = rule.of if key is None else lambda context: bounded(key(context))
+        self._key: Callable[[RequestContext], str | None] = (
+            rule.of if key is None else lambda context: bounded(key(context))
+        )
+        self._has_warned = False
         self._deadline_header = options.deadline_header.lower()
         self._identity_header = (options.identity_header or "").lower()
         configured = (self._deadline_header, self._identity_header, rule.header)
@@ -101,7 +116,9 @@ class Inbound:
     def receive(
         self, headers: Mapping[str, str], peer: str | None = None, *, path: str = "", patience: float | None = None
     ) -> RequestContext:
-        """Return the context of a request. Nothing in `headers` can make this fail; `peer` is the socket's other end.
+        """Return the context of a request. Nothing in `headers` can make this fail.
+
+        `peer` is the address of the socket's other end; None or "" for a Unix socket.
 
         `path` is what `exclude_paths` speaks of (HTTP path, gRPC method). `patience` is how long the transport says
         the caller waits, in seconds (gRPC knows, HTTP does not).
@@ -111,12 +128,14 @@ class Inbound:
         context = RequestContext(
             request_id_of(find(REQUEST_ID)),
             trace_id_of(traceparent) if traceparent else "",
-            self._client_of(peer, find(FORWARDED_FOR)) if peer else "",
+            client := self._client_of(peer, find(FORWARDED_FOR)),
         )
+        if not client:
+            context.is_unknown = self._proxies.hides(peer, find(FORWARDED_FOR))
         # Not by name in the call above: Python makes a dictionary of the names, and requests are many.
         context.inbound = self
         context.headers = headers
-        if self._identity_header and peer and self._proxies.trusts(peer):
+        if self._identity_header and self._proxies.trusts(peer):
             context.user = identity_of(find(self._identity_header))
         if path in self._excluded or path.startswith(self._below_excluded):
             context.is_excluded = True
@@ -179,18 +198,33 @@ class Inbound:
             context.deadline.at = math.inf
 
     def charge(self, context: RequestContext, quota: Quota, key: str | None = None, cost: int = 1) -> None:
-        """Charge `quota` with `cost`, or raise `RateLimitedError`. May block, for as long as Redis is allowed to."""
-        self.judge(context, quota, quota.bucket.acquire(self.key_of(context, key), cost))
+        """Charge `quota` with `cost`, or raise `RateLimitedError`. May block, for as long as Redis is allowed to.
+
+        A request that is counted by address, while its address cannot be known, is not charged.
+        """
+        whose = self.key_of(context, key)
+        if whose is not None:
+            self.judge(context, quota, quota.bucket.acquire(whose, cost))
 
     def acharge(
         self, context: RequestContext, quota: Quota, key: str | None = None, cost: int = 1
     ) -> Coroutine[Any, Any, None]:
-        """Charge `quota` with `cost`, suspending, or raise `RateLimitedError`."""
+        """Charge `quota` as `charge` does, suspending."""
         return _aio.charge(self, context, quota, self.key_of(context, key), cost)
 
-    def key_of(self, context: RequestContext, key: str | None = None) -> str:
-        """Return whose quota is charged; whatever user code makes of it is bounded in length."""
-        return self._key(context) if key is None else bounded(key)
+    def key_of(self, context: RequestContext, key: str | None = None) -> str | None:
+        """Return whose quota is charged; whatever user code makes of it is bounded in length.
+
+        None if that is the client's address, and it cannot be known: the first such request is logged.
+        """
+        return self.known(context, self._key(context)) if key is None else bounded(key)
+
+    def known(self, context: RequestContext, key: str | None) -> str | None:
+        """Return `key`. The first time that there is none, log a warning that says why and which setting mends it."""
+        if key is None and not self._has_warned:
+            self._has_warned = True
+            _log.warning(_SILENT_PROXY if self._proxies.trusts_unix else _UNTRUSTED_SOCKET, context.request_id)
+        return key
 
     def judge(self, context: RequestContext, quota: Quota, decision: Decision) -> None:
         """Note a decision, and raise `RateLimitedError` where it says no."""

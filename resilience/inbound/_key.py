@@ -26,7 +26,7 @@ def _digest(text: str) -> str:
 
 
 class KeyRule:
-    """`ip`, `user` or `header:<name>`. Who has no such user or header is counted by address.
+    """`ip`, `user` or `header:<name>`. A request without such a user or header is counted by address.
 
     `header` is the lower-case name to look for, or None. Raises `ConfigurationError` for any other rule.
     """
@@ -42,14 +42,28 @@ class KeyRule:
         self.header = self.rule.removeprefix(_HEADER).lower() if self.rule.startswith(_HEADER) else None
         self._is_address = self.rule == "ip"
 
-    def of(self, context: RequestContext) -> str:
-        """Return the key of `context`; a header's value is an API key as often as not, so only its digest is kept."""
+    def of(self, context: RequestContext) -> str | None:
+        """Return the key of `context`, or None if it is the address and the address cannot be known.
+
+        A header's value is an API key as often as not, so only its digest is kept.
+        """
         if self._is_address:
-            return f"ip:{address_group(context.client)}"
+            return _key_of_address(context)
         if self.header is not None:
             value = context.headers.get(self.header)
             if value:
                 return f"header:{_digest(value)}"
         elif self.rule == "user" and context.user:
             return bounded(f"user:{context.user}")
-        return f"ip:{address_group(context.client)}"
+        return _key_of_address(context)
+
+
+def _key_of_address(context: RequestContext) -> str | None:
+    """Return a key per client. All clients of one Unix socket have one peer: a key of theirs would be shared by all.
+
+    A peer with a name in place of an address (test clients have one) has a key, shared by every such peer.
+    """
+    client = context.client
+    if client:
+        return f"ip:{address_group(client)}"
+    return None if context.is_unknown else "ip:"

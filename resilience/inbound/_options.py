@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import ip_network
 
 from resilience.errors import Problem
 from resilience.health import PROBE_PATHS
+from resilience.inbound._client import EXPECTED_PROXY, UNIX, network_of
 from resilience.options import Choice, Duration, Flag, Listing, Options, Refused, Text, Whole, option
 from resilience.ratelimit._rate import RateText
 
 __all__ = ("ServerOptions",)
 
 
-class Network(Text):
-    """An address or a network: what a proxy may be trusted by."""
+class Proxy(Text):
+    """What a proxy is trusted by: its address, its network, or the Unix socket that it connects to."""
 
     def __init__(self) -> None:
-        super().__init__("an address or network such as 10.0.0.0/8", longest=100)
+        super().__init__(EXPECTED_PROXY, longest=100)
 
     def check(self, value: object, /) -> str:
         """Return the text unchanged, once it can be read."""
         text = super().check(value)
+        if text == UNIX:
+            return text
         try:
-            ip_network(text, strict=False)
+            network_of(text)
         except ValueError:
             raise Refused from None
         return text
@@ -62,8 +64,8 @@ class ServerOptions(Options):
     )
     trusted_proxies: tuple[str, ...] = option(
         (),
-        Listing(Network()),
-        "proxies whose X-Forwarded-For (and identity_header) counts",
+        Listing(Proxy()),
+        "proxies whose X-Forwarded-For (and identity_header) counts; unix means every peer of a Unix socket",
     )
     errors: str = option("json", Choice("json", "problem"), "default shape of error bodies")
     problem_type_base: str = option(

@@ -62,15 +62,19 @@ class RouteLimit:
 
     def due(
         self, inbound: Inbound, context: RequestContext, place: str, *, rate: str, key: str | None, cost: int
-    ) -> Due:
+    ) -> Due | None:
         """Return what `Inbound.charge` takes: the quota, whose it is, and how much of it.
+
+        None if the limit is by address, and the address cannot be known.
 
         `place` names the route as its template does, never the path, which is the client's to vary. Routes count apart
         unless a `name` makes several share a limit: those whose rate is computed, and those whose is not, each among
         themselves.
         """
         if key is None:
-            key = inbound.key_of(context) if self._rule is None else self._rule.of(context)
+            key = inbound.key_of(context) if self._rule is None else inbound.known(context, self._rule.of(context))
+            if key is None:
+                return None
         if cost is not self.cost:
             cost = checked(cost, "cost", _COST)
         quota, whose = self._quota(inbound, rate), f"{self._name or place} {key}"

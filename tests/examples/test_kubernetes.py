@@ -257,3 +257,10 @@ def test_older_clusters_take_what_the_page_gives_them() -> None:
     assert pre_stop(older) == pre_stop(deployment)
     with pytest.raises(ValidationError):
         validate(deployment, "1.28", strict=True)
+
+
+@pytest.mark.parametrize("name", deployments())
+def test_a_proxy_in_the_pod_names_the_client(name: str) -> None:
+    """Every service believes a proxy that speaks to it over a Unix socket, and no address."""
+    with Resilience.from_env(environment_of(manifest("Deployment", name))) as toolkit:
+        assert toolkit.config.server.trusted_proxies == ("unix",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -335,13 +336,32 @@ def test_errors_are_read_back(serve: Any, stack: str) -> None:
         ("ipv6:%5B2001:db8::1%5D:5000", "2001:db8::1"),
         ("ipv6:[::1]:5000", "::1"),
         ("unix:/run/shop.sock", None),
-        ("unknown", None),
-        ("", None),
+        ("unix-abstract:shop", None),
+        ("vsock:2:5000", "vsock"),
+        ("unknown", "unknown"),
+        ("", "unknown"),
     ],
 )
 def test_peers(peer: str, address: str | None) -> None:
-    """The caller's address is what gRPC says of its peer, without family, port and escapes."""
+    """The caller's address is what gRPC says of its peer, without family, port and escapes; a Unix socket has none."""
     assert _address(peer) == address
+
+
+@pytest.mark.parametrize("trusted", ["", "unix"])
+def test_callers_behind_a_unix_socket(
+    serve: Any, stack: str, trusted: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behind a trusted Unix socket each named caller has its quota; behind another one no quota is shared by all."""
+    settings = {"SERVER__RATE_LIMIT": "1/hour", "SERVER__TRUSTED_PROXIES": trusted}
+    place = f"unix:{tmp_path}/shop.sock"
+    shop = serve(stack, settings, prepare=lambda server, _: server.add_insecure_port(place))
+    with grpc.insecure_channel(place) as shop.channel, caplog.at_level(logging.WARNING):
+        for number in range(5):
+            assert shop.call("unary_unary", "ok", metadata=(("x-forwarded-for", f"203.0.113.{number}"),))
+        if trusted:
+            failed = shop.failure("unary_unary", "ok", metadata=(("x-forwarded-for", "6.6.6.6, 203.0.113.1"),))
+            assert failed.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert caplog.text.count("RESILIENCE_SERVER__TRUSTED_PROXIES=unix") == (not trusted)
 
 
 def test_without_a_toolkit(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

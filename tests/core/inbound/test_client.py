@@ -51,10 +51,57 @@ def test_walk_is_bounded() -> None:
     assert OURS.client_of("10.0.0.1", ", ".join(["6.6.6.6", *["10.0.0.2"] * 5000])) == "10.0.0.2"
 
 
-@pytest.mark.parametrize("peer", ["", "unix:", "testclient"])
-def test_peer_without_address(peer: str) -> None:
-    """A peer that has no address (a Unix socket) makes no client, and no header does either."""
+@pytest.mark.parametrize("peer", [None, "", "unix:", "<local>", "testclient"])
+def test_peer_without_address(peer: str | None) -> None:
+    """A peer without an address is no client, and unless it is trusted no header names one."""
     assert OURS.client_of(peer, "6.6.6.6") == ""
+    assert not OURS.trusts(peer)
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "client"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("6.6.6.6, 203.0.113.9", "203.0.113.9"),
+        ("unix:, 203.0.113.9", "203.0.113.9"),
+        ("6.6.6.6, 203.0.113.9, unix:", "203.0.113.9"),
+        ("6.6.6.6, 203.0.113.9, 10.0.0.7, unix:", "203.0.113.9"),
+        ("6.6.6.6, , 10.0.0.7", "10.0.0.7"),
+        ("6.6.6.6, ", ""),
+        ("unknown", ""),
+        ("unix:", ""),
+        ("", ""),
+        (None, ""),
+    ],
+)
+@pytest.mark.parametrize("peer", [None, "", "unix:", "<local>"])
+def test_walk_from_a_unix_socket(peer: str | None, forwarded: str | None, client: str) -> None:
+    """The peer of a trusted Unix socket names the client as any trusted proxy does."""
+    proxies = TrustedProxies(["unix", "10.0.0.0/8"])
+    assert proxies.client_of(peer, forwarded) == client
+    assert proxies.trusts(peer)
+
+
+def test_a_unix_socket_behind_an_address() -> None:
+    """Trusting Unix sockets trusts no address, and trusting addresses trusts no Unix socket behind one."""
+    assert TrustedProxies(["unix"]).client_of("10.0.0.1", "6.6.6.6") == "10.0.0.1"
+    assert OURS.client_of("10.0.0.1", "6.6.6.6, unix:") == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("network", "peer", "trusted"),
+    [
+        ("::ffff:10.0.0.0/104", "10.1.2.3", True),
+        ("::ffff:10.0.0.0/104", "::ffff:10.1.2.3", True),
+        ("::ffff:10.0.0.0/104", "11.1.2.3", False),
+        ("10.0.0.0/8", "::ffff:10.1.2.3", True),
+        ("::ffff:10.0.0.1", "10.0.0.1", True),
+        ("fe80::/10", "fe80::1%eth0", True),
+    ],
+)
+def test_one_network_in_two_spellings(network: str, peer: str, trusted: bool) -> None:  # noqa: FBT001 - a table's column
+    """A network or a peer written as an IPv4-mapped IPv6 address is the IPv4 one; the zone of a peer does not count."""
+    assert TrustedProxies([network]).trusts(peer) is trusted
 
 
 @given(st.text(), st.sampled_from(["10.0.0.1", "203.0.113.9", "2001:db8:1::1"]))

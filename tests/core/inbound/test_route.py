@@ -8,7 +8,7 @@ import pytest
 
 from resilience import Resilience
 from resilience.errors import ConfigurationError, RateLimitedError
-from resilience.inbound import Inbound, RouteLimit, ServerOptions
+from resilience.inbound import Inbound, Quota, RequestContext, RouteLimit, ServerOptions
 from resilience.ratelimit import TokenBucket
 
 
@@ -22,10 +22,18 @@ class Limiters:
         return self.known.setdefault(name, TokenBucket(rate, burst, name=name, clock=lambda: 0.0))
 
 
+def due(
+    limit: RouteLimit, inbound: Inbound, context: RequestContext, *, rate: str, place: str = "GET /"
+) -> tuple[Quota, str, int]:
+    found = limit.due(inbound, context, place, rate=rate, key="k", cost=1)
+    assert found is not None
+    return found
+
+
 def is_let_in(limit: RouteLimit, inbound: Inbound, *, rate: str, place: str = "GET /") -> bool:
     context = inbound.receive({})
     try:
-        inbound.charge(context, *limit.due(inbound, context, place, rate=rate, key="k", cost=1))
+        inbound.charge(context, *due(limit, inbound, context, rate=rate, place=place))
     except RateLimitedError:
         return False
     return True
@@ -50,7 +58,7 @@ def test_each_computed_rate_has_buckets_of_its_own() -> None:
     for rate in ("1/minute", "5/hour"):
         assert [is_let_in(limit, inbound, rate=rate) for _ in range(3)] == [True, True, False]
     assert is_let_in(limit, inbound, rate="1/minute", place="GET /other")
-    quota, _, _ = limit.due(inbound, inbound.receive({}), "GET /", rate="5/hour", key="k", cost=1)
+    quota, _, _ = due(limit, inbound, inbound.receive({}), rate="5/hour")
     assert (quota.label, quota.policy, quota.bucket.name) == ('"5/hour"', '"5/hour";q=5;w=3600', "route/by-request/2")
 
 
