@@ -42,7 +42,8 @@ class RedisStore:
         self.connection = connection
         self.events = Emitter()
         self.script = Script(_SCRIPT.read_text(encoding="utf-8"))
-        self.outage = OutageGuard("ratelimit", self.events, lease=2 * connection.options.timeout, clock=clock)
+        lease = 2 * connection.options.timeout
+        self.outage = OutageGuard("ratelimit", self.events, lease=lease, clock=clock, evict=connection.evict)
         self.trips: dict[Any, Any] = {}
         """The round trip that the tasks of an event loop are about to make, by loop."""
         self._local = MemoryStore()

@@ -20,6 +20,9 @@ local now = time[1] * 1000000 + time[2]
 
 local missing = 0
 local state = redis.pcall('GET', KEYS[1])
+if type(state) == 'table' and state.err and not string.find(state.err, 'WRONGTYPE', 1, true) then
+  return state -- an ACL that forbids GET, for one: a bucket that cannot be read is not a full one
+end
 if type(state) == 'string' then -- a key of another type is not a bucket: it reads as full and is overwritten
   local full, fraction = string.match(state, '^(%d+):(%d+)$')
   if full then

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from resilience._fork import renew_after_fork
 from resilience.errors import ConfigurationError, Problem
+from resilience.redis._generation import Generation
 from resilience.redis._options import EXPECTED_URL, RedisOptions
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ _SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
 class RedisConnection:
     """Clients of one Redis, made when first used: one for blocking code, one for each event loop.
 
-    Every wait is bounded by `options.timeout`: for a connection of the pool, for connecting, for a reply. redis-py's
-    own defaults (ten retries, timeouts of 5 s) do not apply, nor do timeouts in the URL. A connection that went stale
-    in the pool is replaced once per command. A forked child makes its own clients.
+    Every wait is bounded by `options.timeout`: for a connection of the pool, for connecting, for a reply, however many
+    pieces it comes in. redis-py's own defaults (ten retries, timeouts of 5 s) do not apply, nor do timeouts in the URL.
+    A connection that went stale in the pool is replaced once per command. A forked child makes its own clients.
 
     Raises `ConfigurationError` when there is no URL, it cannot be read, or redis is not installed.
     """
@@ -35,6 +36,7 @@ class RedisConnection:
     def __init__(self, options: RedisOptions) -> None:
         self.options = options
         _require_redis()
+        self._generation = Generation()
         self._sync_settings = self._settings("redis.connection")
         _check_parameters(self._sync_settings)
         self._inherited: list[Any] = []
@@ -71,6 +73,14 @@ class RedisConnection:
 
         return _connection_aio.client(self._loops, self._lock, self._build_awaiting)
 
+    def evict(self) -> None:
+        """Let no connection made so far be used again: the next use of each resolves the name and connects anew.
+
+        Limiters call it at an outage, so that after a failover no connection stays with the demoted server. Commands
+        under way are not disturbed. Sends nothing and never blocks.
+        """
+        self._generation.end()
+
     def close(self) -> None:
         """Close the blocking client; using it again opens a new one. Clients of event loops close with their loop."""
         with self._lock:
@@ -105,6 +115,8 @@ class RedisConnection:
             raise _unknown_parameter() from None
         for ours in ("max_connections", "timeout", "retry_on_timeout", "retry_on_error"):
             named.pop(ours, None)
+        named["connection_class"] = _bounded(module, named.get("connection_class"))
+        named["generation"] = self._generation
         return named | _bounds(module, self.options.timeout, is_local="path" in named)
 
     def __repr__(self) -> str:
@@ -140,6 +152,20 @@ def _spelt_for_redis(url: str | None) -> str:
         raise ConfigurationError([Problem("url", None, EXPECTED_URL)])
     scheme, separator, rest = url.partition("://")
     return _SCHEMES.get(scheme, scheme) + separator + rest
+
+
+def _bounded(module: str, kind: type[Any] | None) -> type[Any]:
+    """Return the class of connection: of the kind that the URL asks for, TCP by default."""
+    kind = kind or import_module(module).Connection
+    if not isinstance(kind, type):  # a parameter of the URL
+        raise _unknown_parameter()
+    if module.startswith("redis.asyncio"):
+        from resilience.redis._bounded_aio import bounded_awaiting  # noqa: PLC0415 - blocking programs never need it
+
+        return bounded_awaiting(kind)
+    from resilience.redis._bounded import bounded  # noqa: PLC0415 - see above
+
+    return bounded(kind)
 
 
 def _bounds(module: str, timeout: float, *, is_local: bool) -> dict[str, Any]:

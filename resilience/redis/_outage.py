@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 from resilience._fork import renew_after_fork
 from resilience.clock import Clock, monotonic
+from resilience.redis._errors import code_of, is_about_one_key
 from resilience.redis._machine import Absence, Permit, Up
 
 if TYPE_CHECKING:
@@ -17,19 +20,38 @@ if TYPE_CHECKING:
 
 __all__ = ("Attempt", "OutageGuard")
 
+_log = logging.getLogger("resilience")
+
+
+def _nothing() -> None:
+    return
+
 
 class OutageGuard:
     """Emits `<kind>.outage` when Redis stops answering and `<kind>.recovered` when it is back, once each time.
 
     `lease` is how many seconds a probe may take before another caller takes its place. While Redis answers, asking for
-    permission takes no lock.
+    permission takes no lock. `evict` is called at an outage, and after each probe that failed: the connections that
+    exist may lead to a server that is no longer the one to ask.
+
+    An error about one key is no outage: the server has answered. It is logged once for each code.
     """
 
-    def __init__(self, kind: str, events: Emitter, *, lease: float, clock: Clock = monotonic) -> None:
+    def __init__(
+        self,
+        kind: str,
+        events: Emitter,
+        *,
+        lease: float,
+        clock: Clock = monotonic,
+        evict: Callable[[], object] = _nothing,
+    ) -> None:
         self._kind = kind
         self._events = events
         self._clock = clock
         self._lease = lease
+        self._evict = evict
+        self._reported: set[str | None] = set()
         self._random = random.random
         self.after_fork()
         renew_after_fork(self)
@@ -66,13 +88,28 @@ class OutageGuard:
             return self._absence.admit(self._clock())
 
     def failed(self, permit: Permit, error: Exception) -> None:
-        """Note that Redis did not answer."""
+        """Note that Redis did not answer, or answered that it cannot serve anybody."""
+        if is_about_one_key(error):
+            self._report_key(code_of(error))
+            self.succeeded(permit)
+            return
         with self._lock:
-            now = self._clock()
+            now, before = self._clock(), self._absence.epoch
             if self._absence.failed(permit, now, self._random()):
                 # Facts name the kind of error only: its text may hold addresses, and listeners export what they get.
-                self._events.record(f"{self._kind}.outage", "redis", now, "error", error=type(error).__name__)
+                facts = {"error": type(error).__name__}
+                if (code := code_of(error)) is not None:
+                    facts["code"] = code
+                self._events.record(f"{self._kind}.outage", "redis", now, "error", **facts)
+            is_news = self._absence.epoch is not before
+        if is_news:  # a straggler of an earlier epoch says nothing about connections made since
+            self._evict()
         self._events.deliver()
+
+    def _report_key(self, code: str | None) -> None:
+        if code not in self._reported:
+            self._reported.add(code)
+            _log.warning("Redis answered %s for a key; the decision was made without it", code)
 
     def succeeded(self, permit: Permit) -> None:
         """Note an answer. Takes no lock while Redis is up."""

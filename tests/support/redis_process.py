@@ -59,8 +59,11 @@ def find_binary() -> str | None:
 class RedisProcess:
     """A server that can be paused, killed and started again on the same port; `url` alone when it is not ours."""
 
-    def __init__(self, binary: str | None, directory: Path, *, url: str | None = None) -> None:
+    def __init__(
+        self, binary: str | None, directory: Path, *, url: str | None = None, options: tuple[str, ...] = ()
+    ) -> None:
         self._binary = binary
+        self._options = options
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         self.url = url or f"redis://127.0.0.1:{free_port()}/0"
@@ -88,7 +91,7 @@ class RedisProcess:
         if self._binary is not None:
             options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._directory)]
             log = self._directory / "server.log"
-            self._process = subprocess.Popen([self._binary, *options, "--logfile", str(log)])
+            self._process = subprocess.Popen([self._binary, *options, *self._options, "--logfile", str(log)])
         deadline = time.monotonic() + 10
         with contextlib.closing(self.client(timeout=1)) as client:
             while not self._answers(client):

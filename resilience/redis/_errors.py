@@ -1,0 +1,83 @@
+"""What an error of Redis says: about the server, or about one key. Pure.
+
+A server that answers can be of no use: a replica after a failover refuses writes (READONLY), a full server too (OOM),
+and an ACL may forbid scripts (NOPERM). All of these hold for every key, so they count as an outage. Other errors hold
+for one key only, such as WRONGTYPE for a key that another program wrote; the server is well.
+
+The code is the first word of an error reply. redis-py turns some codes into classes and removes the word. Redis 6.2
+puts the code of an error inside a script at the end of a text of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+__all__ = ("CLUSTER", "code_of", "explain", "is_about_one_key")
+
+_CLASSES: Final = {
+    "AskError": "ASK",
+    "AuthenticationError": "NOAUTH",
+    "AuthenticationWrongNumberOfArgsError": "NOAUTH",
+    "BusyLoadingError": "LOADING",
+    "ClusterCrossSlotError": "CROSSSLOT",
+    "ClusterDownError": "CLUSTERDOWN",
+    "MasterDownError": "MASTERDOWN",
+    "MovedError": "MOVED",
+    "NoPermissionError": "NOPERM",
+    "OutOfMemoryError": "OOM",
+    "ReadOnlyError": "READONLY",
+    "TryAgainError": "TRYAGAIN",
+}
+"""Codes that redis-py has made classes of."""
+
+_FIRST_WORD = re.compile(r"(?!ERR\b)([A-Z]{3,})(?: |$)")
+_IN_SCRIPT = re.compile(r"user_script: ?\d+: -?(?!ERR\b)([A-Z]{3,}) ")
+_FORBIDDEN = ("ACL failure in script", "The user executing the script can't run")
+_SCRIPT_FAILED = "user_script:"
+_ONE_KEY = frozenset({"WRONGTYPE", "SCRIPT"})
+
+CLUSTER: Final = (
+    "it is a node of a Redis Cluster, which refuses keys of other nodes; limiters need one server: name a server "
+    "without cluster mode, or a proxy that serves the whole cluster"
+)
+_EXPLANATIONS: Final = {
+    "READONLY": "it is a read-only replica, and limiters write: name the primary, or an address that follows it",
+    "MASTERDOWN": "it is a replica that has lost its primary: name the primary, or an address that follows it",
+    "NOREPLICAS": "it has fewer replicas than min-replicas-to-write, so it refuses writes",
+    "MISCONF": "it cannot save its data to disk, so it refuses writes",
+    "LOADING": "it is still loading its data",
+    "NOAUTH": "it refuses the user name and password of the URL",
+    "NOPERM": "its ACL forbids what limiters need: +eval +evalsha +time +get +set +del ~{prefix}",
+    "OOM": "its memory is full and its maxmemory-policy evicts nothing: raise maxmemory, or set volatile-ttl",
+} | dict.fromkeys(("MOVED", "ASK", "CLUSTERDOWN", "CROSSSLOT", "TRYAGAIN"), CLUSTER)
+
+
+def code_of(error: Exception) -> str | None:
+    """Return the code of an error reply, `SCRIPT` for an error of a script itself; None for any other error."""
+    known = _CLASSES.get(type(error).__name__)
+    if known is not None:
+        return known
+    if not any(kind.__name__ == "ResponseError" for kind in type(error).__mro__):
+        return None
+    text = str(error)
+    if any(phrase in text for phrase in _FORBIDDEN):
+        return "NOPERM"
+    found = _IN_SCRIPT.search(text) or _FIRST_WORD.match(text)
+    if found is not None:
+        return found[1]
+    return "SCRIPT" if _SCRIPT_FAILED in text else None
+
+
+def is_about_one_key(error: Exception) -> bool:
+    """Whether the server is well and only this key cannot be used."""
+    return code_of(error) in _ONE_KEY
+
+
+def explain(error: Exception, prefix: str) -> str:
+    """Return why limiters cannot use the server, and what to do where that is known. Names no address or password."""
+    code = code_of(error)
+    if code is None:
+        return f"it does not answer ({type(error).__name__})"
+    known = _EXPLANATIONS.get(code, "").replace("~{prefix}", f"~{{{prefix}:*")
+    return f"{code}: {known}" if known else f"it answers {code}"
