@@ -16,6 +16,7 @@ from contextvars import Context
 from typing import Any
 
 from resilience._fork import renew_after_fork
+from resilience.errors import named
 
 __all__ = ("Executor", "Work")
 
@@ -56,7 +57,7 @@ class Work:
             try:
                 callback()
             except BaseException:  # noqa: BLE001 - users add some of them, and the thread has more calls to make
-                _log.exception("a callback failed that %r was to call at its end", self._call)
+                _log.exception("a callback failed that %s was to call at its end", named(self._call))
 
     def wait(self, seconds: float) -> bool:
         """Wait up to `seconds` for the end, below 0 for as long as it takes; return whether it came."""

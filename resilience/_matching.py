@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
-from resilience.errors import ConfigurationError, Problem
+from resilience.errors import ConfigurationError, Problem, named
 from resilience.options import is_plain_callable
 
 __all__ = ("Errors", "Kind", "Kinds", "known", "refuse_awaitable")
@@ -40,7 +40,7 @@ class Errors:
     @property
     def names(self) -> list[str]:
         """The classes and predicates by name, in the order given."""
-        return [getattr(each, "__qualname__", repr(each)) for each in self._given]
+        return [named(each) for each in self._given]
 
 
 def known(ask: object, answer: T, advice: str = "give a function that answers at once") -> T:
@@ -54,4 +54,4 @@ def refuse_awaitable(ask: object, answer: Any, advice: str) -> NoReturn:
     """Raise `ConfigurationError` for a function that has to answer at once."""
     with contextlib.suppress(Exception):
         answer.close()  # a coroutine that is never awaited warns
-    raise ConfigurationError(f"{ask!r} has to answer at once, but it returned an awaitable; {advice}")
+    raise ConfigurationError(f"{named(ask)} has to answer at once, but it returned an awaitable; {advice}")

@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ("HIDDEN", "redacted")
+__all__ = ("HIDDEN", "Secret", "hidden", "redacted", "type_of")
 
 HIDDEN = "***"
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(.*)", re.DOTALL)
 _PLAIN = re.compile(r"[A-Za-z0-9._-]*")
+
+
+class Secret(str):
+    """Text whose `repr` hides it: debuggers and error trackers show local variables by their `repr`.
+
+    It is the text itself everywhere else: equal, hashed, formatted and encoded as such.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(redacted(str(self), secret=True))
+
+
+def hidden(value: Any) -> Any:
+    """Return a copy of a mapping in which every text is a `Secret`, at any depth; any other value as it is."""
+    if isinstance(value, Mapping):
+        return {name: hidden(each) for name, each in value.items()}
+    return Secret(value) if isinstance(value, str) else value
+
+
+def type_of(value: Any) -> str:
+    """Return the name of the type of what was given, before it was hidden."""
+    return "str" if isinstance(value, Secret) else type(value).__name__
 
 
 def redacted(value: Any, *, secret: bool) -> Any:

@@ -26,6 +26,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from resilience._printable import described, named, one_line, shown
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
@@ -47,6 +49,9 @@ __all__ = (
     "RunningWork",
     "StartupError",
     "cut_off_by_caller",
+    "described",
+    "named",
+    "one_line",
     "running_behind",
     "said_by",
     "shown",
@@ -313,18 +318,6 @@ class Problem:
 
     def __repr__(self) -> str:
         return f"Problem({self})"
-
-
-_LONGEST_SHOWN = 80
-
-
-def shown(value: object) -> str:
-    """Return `repr(value)`, cut short (a bad value may be a whole file), or its type where that raises."""
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - whatever is wrong with the value's repr, the report must still appear
-        return f"<{type(value).__name__}>"
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 class ConfigurationError(ResilienceError, ValueError):

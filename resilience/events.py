@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from resilience._fork import renew_after_fork
+from resilience.errors import named, shown
 from resilience.options import Opaque, checked, is_plain_callable
 
 __all__ = ("LISTENER", "Emitter", "Event", "Listener")
@@ -39,7 +40,7 @@ class Event:
         self.facts = facts
 
     def __repr__(self) -> str:
-        facts = "".join(f", {key}={value!r}" for key, value in self.facts.items())
+        facts = "".join(f", {key}={shown(value)}" for key, value in self.facts.items())
         return f"<Event {self.kind} policy={self.policy!r} #{self.sequence}{facts}>"
 
 
@@ -141,4 +142,6 @@ class Emitter:
             try:
                 listener(event)
             except Exception:  # noqa: BLE001 - a listener's failure is its own
-                _log.exception("listener %r failed on %r", listener, event)
+                _log.exception(
+                    "listener %s failed on %s #%d of %r", named(listener), event.kind, event.sequence, event.policy
+                )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from resilience._redaction import redacted
+from resilience._redaction import Secret, redacted
 from resilience.errors import ConfigurationError, Problem
 
 __all__ = (
@@ -31,6 +31,7 @@ __all__ = (
     "Options",
     "Refused",
     "Rule",
+    "Secret",
     "Text",
     "Whole",
     "checked",
@@ -346,7 +347,7 @@ class Options:
             if value is None and field.metadata["none"] is not None:
                 continue
             try:
-                object.__setattr__(self, field.name, rule.check(value))
+                object.__setattr__(self, field.name, _hidden(field, rule.check(value)))
             except Refused:
                 shown = redacted(value, secret=field.metadata["secret"])
                 yield Problem(field.name, shown, _expected(field), f"default {field.default!r}")
@@ -364,6 +365,10 @@ class Options:
     def fields(cls) -> Mapping[str, dataclasses.Field[Any]]:
         """Every field by name, for the loader and the reference."""
         return {field.name: field for field in dataclasses.fields(cls)}
+
+
+def _hidden(field: dataclasses.Field[Any], value: Any) -> Any:
+    return Secret(value) if field.metadata["secret"] and isinstance(value, str) else value
 
 
 def _as_data(value: Any) -> Any:

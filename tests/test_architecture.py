@@ -15,6 +15,7 @@ ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
 SOURCES = CORE + ADAPTERS
 
 LEVELS = {
+    "_printable": -1,
     "_version": 0,
     "_fork": 0,
     "_keys": 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -14,8 +15,10 @@ from flask import Flask, current_app
 from resilience import Resilience
 from resilience.errors import ConfigurationError
 from resilience.health import HealthServer
+from resilience.options import Secret
 from resilience_flask._handlers import add_handlers
 from resilience_flask._layer import Layer
+from resilience_flask._log import OneLine
 
 __all__ = ("FlaskResilience",)
 
@@ -67,6 +70,8 @@ class FlaskResilience:
             reason = "the application has served a request; call it where the application is built"
             raise ConfigurationError(f"init_app(app): {reason}") from None
         add_handlers(app)
+        # By its name: `app.logger` would set up logging before the application may have done so.
+        logging.getLogger(app.name).addFilter(OneLine())
         app.wsgi_app = layer  # type: ignore[method-assign]  # as Flask's documentation puts middleware in
         app.extensions[_NAME] = layer.resilience
         self._layers.add(layer)
@@ -91,9 +96,14 @@ class FlaskResilience:
 
 
 def _environment(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the variables of the process, and below them what the application's own configuration sets."""
+    """Return the variables of the process, and below them what the application's own configuration sets.
+
+    Only those with our prefix, and as secrets: an error tracker that reports a mistake in them shows the others too.
+    """
     own = {name: _text(value) for name, value in config.items() if name.startswith(_PREFIX) and value is not None}
-    return {**own, **{name: text for name, text in os.environ.items() if text or name not in own}}
+    set_outside = {name: text for name, text in os.environ.items() if name.upper().startswith(_PREFIX)}
+    found = {**own, **{name: text for name, text in set_outside.items() if text or name not in own}}
+    return {name: Secret(text) for name, text in found.items()}
 
 
 def _text(value: Any) -> str:

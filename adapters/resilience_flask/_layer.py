@@ -11,7 +11,7 @@ from flask import Flask, got_request_exception, request
 
 from resilience import Resilience
 from resilience.envelope import ANSWERS, envelope_of
-from resilience.errors import DeadlineExceededError, RejectedError
+from resilience.errors import DeadlineExceededError, RejectedError, one_line
 from resilience.inbound import Inbound, RequestContext
 from resilience_flask._answers import CONTEXT, ids_of, rendered
 from resilience_flask._exchange import Exchange, Headers
@@ -85,9 +85,7 @@ class Layer:
             value = environ.get(key)
             if value is not None:
                 picked[name] = value
-        path: str = environ.get("PATH_INFO", "")
-        if not path.isascii():
-            path = path.encode("latin-1").decode("utf-8", "replace")  # PEP 3333 hands bytes on as if they were latin-1
+        path = _path_of(environ)
         context = self.inbound.receive(picked, environ.get("REMOTE_ADDR"), path=path)
         if self._probes.are_routed(path):
             context.is_excluded, context.deadline = True, None
@@ -149,8 +147,8 @@ class Layer:
         propagates = app.config["PROPAGATE_EXCEPTIONS"]
         if propagates or (propagates is None and (app.testing or app.debug)):
             raise error
-        method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
-        app.logger.error("Exception on %s [%s], in the body", path, method, exc_info=sys.exc_info())
+        method, path = environ["REQUEST_METHOD"], _path_of(environ)
+        app.logger.error("Exception on %s [%s], in the body", one_line(path), one_line(method), exc_info=sys.exc_info())
 
 
 _OF_THE_BODY = frozenset(
@@ -175,6 +173,12 @@ _OF_THE_BODY = frozenset(
     }
 )
 """By name, for not all that begins with `content-` is about the body: there is `Content-Security-Policy`."""
+
+
+def _path_of(environ: WSGIEnvironment) -> str:
+    path: str = environ.get("PATH_INFO", "")
+    # PEP 3333 hands bytes on as if they were latin-1.
+    return path if path.isascii() else path.encode("latin-1").decode("utf-8", "replace")
 
 
 def _phrase(status: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 import grpc
 from grpc import StatusCode
 
-from resilience.errors import AppError, ResilienceError
+from resilience.errors import AppError, ResilienceError, one_line
 
 __all__ = ("CallError", "Facts", "as_call_error")
 
@@ -89,7 +89,7 @@ class CallError(grpc.RpcError):
         return f"{self.facts.status.name}: {self.facts.text}"
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self}>"
+        return f"<{type(self).__name__} {one_line(self)}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         bases: tuple[Any, ...] = type(self).__bases__  # as `_both` has given them

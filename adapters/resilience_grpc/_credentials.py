@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from resilience.errors import ConfigurationError, Problem
+from resilience.errors import ConfigurationError, Problem, one_line
 
 __all__ = ("channel_credentials", "server_credentials")
 
@@ -112,7 +112,7 @@ class _Files:
             self.check(needs_certificate=True)
             return self.for_server()
         except (ConfigurationError, OSError) as error:
-            _log.warning("TLS files have changed and are not used: %s", error)
+            _log.warning("TLS files have changed and are not used: %s", one_line(error))
             return None
 
 

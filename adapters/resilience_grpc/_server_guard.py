@@ -14,7 +14,7 @@ from grpc.aio import AbortError
 
 from resilience import Deadline, Resilience
 from resilience.envelope import ANSWERS, Envelope, envelope_of
-from resilience.errors import AppError, DeadlineExceededError, ResilienceError
+from resilience.errors import AppError, DeadlineExceededError, ResilienceError, one_line
 from resilience.inbound import Inbound, RequestContext
 from resilience_grpc._server_validation import refusal_of
 from resilience_grpc._status import DETAILS, status_of
@@ -111,13 +111,13 @@ class Guard:
             return self._told(error, request, servicer, method)
         except Exception as failure:  # noqa: BLE001 - of code of somebody else's: texts, mappings, classes, log handlers
             with contextlib.suppress(Exception):
-                _log.error(_UNTOLD, method, request.request_id, exc_info=failure)
+                _log.error(_UNTOLD, one_line(method), request.request_id, exc_info=failure)
             return self._least(request)
 
     def _told(self, error: BaseException, request: RequestContext, servicer: Any, method: str) -> Told:
         """Return what the error says of itself. A fault is logged, once, and only its id leaves."""
         if not isinstance(error, ANSWERS):
-            _log.error("unhandled error in %s, request %s", method, request.request_id, exc_info=error)
+            _log.error("unhandled error in %s, request %s", one_line(method), request.request_id, exc_info=error)
         envelope = envelope_of(error, request_id=request.request_id, trace_id=request.trace_id)
         envelope = self.catalog.localized(envelope, request.headers.get(_LANGUAGE))
         status = status_of(envelope, self.catalog.domain)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pybreaker
 
+from resilience.errors import named
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -85,7 +87,7 @@ class Hooks:
             try:
                 getattr(listener, hook)(self._breaker, *args, **kwargs)
             except Exception:  # noqa: BLE001 - a listener's failure is its own
-                _log.exception("pybreaker listener %r failed in %s", listener, hook)
+                _log.exception("pybreaker listener %s failed in %s", named(listener), hook)
 
 
 def _redirect(guarded: Any, known: Any, through: Any, seen: set[int]) -> None:

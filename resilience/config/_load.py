@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from resilience._redaction import hidden, type_of
 from resilience.config._config import Config
 from resilience.config._file import read_toml
 from resilience.config._machine import settle
@@ -33,6 +34,8 @@ def load(
 
     Raises one `ConfigurationError` that lists every problem.
     """
+    # An error raised from here on is reported with the local variables by error trackers.
+    environ, arguments = hidden(environ), hidden(arguments)
     environment = read_environment(_mapping(os.environ if environ is None else environ))
     passed = read_arguments({**(arguments or {}), **({} if strict is None else {"strict": strict})})
     file = _file_named_by(passed, environment)
@@ -50,7 +53,7 @@ def load(
 
 def _mapping(environ: Any) -> Mapping[Any, Any]:
     if not isinstance(environ, Mapping):
-        raise ConfigurationError([Problem("environ", type(environ).__name__, "a mapping such as os.environ")])
+        raise ConfigurationError([Problem("environ", type_of(environ), "a mapping such as os.environ")])
     return environ
 
 

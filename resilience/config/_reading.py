@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from resilience._redaction import Secret, type_of
 from resilience.config import _schema
 from resilience.config._hint import follows, hint
 from resilience.config._names import Key, Origin, dotted, fold, is_foreign, split, variable
@@ -34,12 +35,16 @@ class Reading:
 
     def take(self, key: Key, entry: Entry) -> None:
         """Note `entry`, unless there is no such setting or this source has already set it."""
-        if _schema.find(key) is None:
+        known = _schema.find(key)
+        if known is None:
             self.unknown.append(_unknown(key, entry))
         elif (earlier := self.entries.get(key)) is not None:
             self.problems.append(Clash(entry.spelled, earlier.spelled))
         else:
-            self.entries[key] = entry
+            raw = entry.raw
+            if isinstance(raw, str):
+                raw = Secret(raw) if known.fields[key[-1]].metadata["secret"] else str(raw)
+            self.entries[key] = entry._replace(raw=raw)
 
 
 def read_environment(environ: Mapping[Any, Any]) -> Reading:
@@ -99,5 +104,5 @@ def _unknown(key: Key, entry: Entry) -> Problem:
     """Say that there is no such setting, and what there is."""
     start, names = follows(key, entry.origin)
     if entry.origin == "argument" and start == key:  # told by its type alone: it may be a URL with a password
-        return Problem(entry.spelled, type(entry.raw).__name__, f"a mapping of {', '.join(names)}")
+        return Problem(entry.spelled, type_of(entry.raw), f"a mapping of {', '.join(names)}")
     return Unknown(entry.spelled, _NOUNS[entry.origin], hint(key, entry.origin))

@@ -21,7 +21,7 @@ from resilience.envelope._machine import (
     seconds_known,
 )
 from resilience.envelope._wire import JSON_TYPE, PROBLEM_TYPE, encoded, retry_after_line, safe_headers
-from resilience.errors import AppError, ResilienceError
+from resilience.errors import AppError, ResilienceError, shown
 
 __all__ = ("Envelope", "envelope_of", "http_envelope", "validation_envelope")
 
@@ -145,18 +145,19 @@ def envelope_of(error: BaseException, *, request_id: str = "", trace_id: str = "
 def _has_code(error: ResilienceError) -> bool:
     is_sound = is_code(error.code)
     if not is_sound:
-        _log.error("answered as %s: %r is no code a client could rely on", INTERNAL, error.code, exc_info=error)
+        _log.error("answered as %s: %s is no code a client could rely on", INTERNAL, shown(error.code), exc_info=error)
     return is_sound
 
 
 def _statuses(error: ResilienceError) -> tuple[int, str]:
     """Return both statuses, the gRPC one in place of one there is not; without an HTTP status that is an error, 500."""
     if not is_error_status(error.http_status):
-        _log.error("%s answered as 500: its http_status is %r", error.code, error.http_status, exc_info=error)
+        _log.error("%s answered as 500: its http_status is %s", error.code, shown(error.http_status), exc_info=error)
         return 500, "INTERNAL"
     if error.grpc_status in GRPC_TO_HTTP:
         return error.http_status, error.grpc_status
-    _log.error("%s: its grpc_status is %r, which gRPC does not have", error.code, error.grpc_status, exc_info=error)
+    shown_status = shown(error.grpc_status)
+    _log.error("%s: its grpc_status is %s, which gRPC does not have", error.code, shown_status, exc_info=error)
     return error.http_status, grpc_status_for(error.http_status)
 
 

@@ -13,6 +13,8 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from resilience.errors import shown
+
 __all__ = ("JSON_TYPE", "PROBLEM_TYPE", "encoded", "is_header", "retry_after_line", "safe_headers")
 
 _log = logging.getLogger("resilience")
@@ -109,7 +111,7 @@ def safe_headers(headers: Mapping[Any, Any]) -> dict[str, str]:
     safe = {}
     for name, value in headers.items():
         if not is_header(name, value):
-            _log.warning("an error's header %.80r was dropped: its name or value is not valid in HTTP", name)
+            _log.warning("an error's header %s was dropped: its name or value is not valid in HTTP", shown(name))
         elif name.lower() not in _OURS:
             safe[name] = value
     return safe

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from resilience.errors import ConfigurationError, Problem, said_by, shown
+from resilience.errors import ConfigurationError, Problem, named, shown
 
 __all__ = ("UNSET", "Alternative", "alternatives")
 
@@ -31,7 +31,7 @@ class Alternative(NamedTuple):
         """The value, or the function's name."""
         if self.function is None:
             return shown(self.value)
-        return str(said_by(self.function, "__qualname__") or shown(self.function))
+        return named(self.function)
 
 
 def alternatives(value: Any, function: Any, chain: Any) -> tuple[Alternative, ...]:

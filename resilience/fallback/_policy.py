@@ -9,7 +9,7 @@ from resilience._matching import Errors, Kinds, known
 from resilience._notes import annotate
 from resilience._sharing import ForAnyFunction
 from resilience.clock import Clock, monotonic
-from resilience.errors import ConfigurationError, shown
+from resilience.errors import ConfigurationError, named, shown
 from resilience.events import Emitter
 from resilience.fallback import _sync
 from resilience.fallback._alternatives import UNSET, Alternative, alternatives
@@ -121,7 +121,7 @@ class Fallback(Named):
 
     def describe(self) -> dict[str, Any]:
         """Return the alternatives and what they stand in for, by name."""
-        turned_down = None if self.on_result is None else getattr(self.on_result, "__qualname__", repr(self.on_result))
+        turned_down = None if self.on_result is None else named(self.on_result)
         labels = [alternative.label for alternative in self.alternatives]
         options = {"alternatives": labels, "on": self.on.names, "on_result": turned_down, "pass_call": self.pass_call}
         return {**super().describe(), "options": options}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ("CheckFailedError", "reason_of", "verdict_of")
+from resilience.errors import described, one_line
 
-_LONGEST = 500
+__all__ = ("CheckFailedError", "reason_of", "verdict_of")
 
 
 class CheckFailedError(Exception):
@@ -20,8 +20,6 @@ def verdict_of(result: Any) -> str:
 
 def reason_of(error: BaseException) -> str:
     """Return an error in one line. Its own text may be what fails."""
-    kind = type(error).__name__
-    try:
-        return (str(error) if isinstance(error, CheckFailedError) else f"{kind}: {error}")[:_LONGEST] or kind
-    except Exception:  # noqa: BLE001 - user code in __str__
-        return kind
+    if isinstance(error, CheckFailedError):
+        return one_line(error) or type(error).__name__
+    return described(error)

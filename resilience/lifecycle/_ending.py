@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from resilience.clock import monotonic
-from resilience.errors import StartupError
+from resilience.errors import StartupError, described
 from resilience.events import Emitter
 from resilience.lifecycle._hooks import Hook, Need
 
@@ -17,7 +17,6 @@ _log = logging.getLogger("resilience")
 
 _SHORTEST = 0.1
 """Seconds the last look at a dependency is given."""
-_LONGEST = 300
 
 
 class Ended(NamedTuple):
@@ -34,10 +33,7 @@ class Ended(NamedTuple):
             return f"still running after {self.seconds:.3g} s"
         if self.error is None:
             return ""
-        try:
-            return f"{type(self.error).__name__}: {self.error}"[:_LONGEST]
-        except Exception:  # noqa: BLE001 - user code in __str__
-            return type(self.error).__name__
+        return described(self.error)
 
 
 def hung(lasted: float) -> Ended:

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from resilience._fork import renew_after_fork
+from resilience.errors import one_line
 from resilience.lifecycle._sync import SLICE, wait_until
 from resilience.options import LONGEST
 
@@ -86,7 +87,7 @@ class Signals:
                 self._start_watching()
             except RuntimeError as error:  # no more threads, and a signal held back would stay so
                 self.forget(lifecycle)
-                _log.warning("signals are not watched for: %s", error)
+                _log.warning("signals are not watched for: %s", one_line(error))
                 return False
         return True
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from resilience._fork import renew_after_fork
+from resilience._redaction import Secret, hidden
 from resilience.errors import ConfigurationError, Problem
 from resilience.redis._generation import Generation
 from resilience.redis._options import EXPECTED_URL, RedisOptions
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ("RedisConnection",)
 
+_CREDENTIALS = frozenset({"username", "password", "ssl_password"})
 _SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
 
 
@@ -48,6 +50,7 @@ class RedisConnection:
     @classmethod
     def from_url(cls, url: str, **options: Any) -> RedisConnection:
         """Connect to `url`; `options` are the other fields of `RedisOptions`."""
+        url = hidden(url)  # error trackers show the local variables
         return cls(RedisOptions(url=url, **options))
 
     def after_fork(self) -> None:
@@ -117,7 +120,8 @@ class RedisConnection:
             named.pop(ours, None)
         named["connection_class"] = _bounded(module, named.get("connection_class"))
         named["generation"] = self._generation
-        return named | _bounds(module, self.options.timeout, is_local="path" in named)
+        found = {name: Secret(value) if name in _CREDENTIALS else value for name, value in named.items()}
+        return found | _bounds(module, self.options.timeout, is_local="path" in named)
 
     def __repr__(self) -> str:
         where = urlsplit(self.options.url or "")
@@ -151,7 +155,7 @@ def _spelt_for_redis(url: str | None) -> str:
     if url is None:
         raise ConfigurationError([Problem("url", None, EXPECTED_URL)])
     scheme, separator, rest = url.partition("://")
-    return _SCHEMES.get(scheme, scheme) + separator + rest
+    return Secret(_SCHEMES.get(scheme, scheme) + separator + rest)
 
 
 def _bounded(module: str, kind: type[Any] | None) -> type[Any]:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, TypeAlias
 
+from resilience import errors
 from resilience.errors import ConfigurationError, Problem, RejectedError, ResilienceError, cut_off_by_caller
 from resilience.options import is_plain_callable
 from resilience.retry._asking import Asking
@@ -38,7 +39,7 @@ class Retryable:
         self._classes = tuple(each for each in given if isinstance(each, type))
         self._asked_for = tuple(each for each in (*self._classes, *named) if issubclass(each, ResilienceError))
         self._predicates = tuple(each for each in given if not isinstance(each, type))
-        self.names = [getattr(each, "__name__", repr(each)) for each in given]
+        self.names = [getattr(each, "__name__", None) or errors.named(each) for each in given]
 
     @property
     def awaits(self) -> bool:

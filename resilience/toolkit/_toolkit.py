@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from resilience._fork import renew_after_fork
+from resilience._redaction import hidden
 from resilience.config import Config, load
 from resilience.config._names import fold, variable
 from resilience.config._problems import Missing, NoPipeline
@@ -63,6 +64,7 @@ class Resilience:
         `arguments` beat it, section by section: `from_env(service={"name": "orders"})`.
         Raises one `ConfigurationError` that lists every problem.
         """
+        environ, arguments = hidden(environ), hidden(arguments)  # error trackers show the local variables
         toolkit = cls(load(environ, strict=strict, arguments=arguments))
         _ = toolkit.redis  # a URL nobody can read, or an extra that is missing, should stop the start and not a call
         return toolkit

@@ -6,7 +6,9 @@ import sys
 import threading
 
 import pytest
+import redis
 from redis_process import RedisProcess
+from tracked_variables import variables_of
 
 from resilience.errors import ConfigurationError
 from resilience.ratelimit import RedisStore
@@ -125,3 +127,33 @@ def test_script_is_sent_once(redis_server: RedisProcess) -> None:
         assert [script.run(connection.sync, b"k", [1]) for _ in range(3)] == [[b"k", b"1"]] * 3
         stats = client.info("commandstats")
     assert (stats["cmdstat_eval"]["calls"], stats["cmdstat_evalsha"]["calls"]) == (1, 3)
+
+
+PASSWORD = "hunter2"  # noqa: S105 - the one that must never show
+
+
+async def test_a_refused_password_is_in_no_local_variable(redis_server: RedisProcess) -> None:
+    """When Redis refuses a password, no frame shows it, redis-py's own included, in either colour."""
+    where = f"127.0.0.1:{redis_server.port}/0"
+    connection = RedisConnection.from_url(f"redis://u:{PASSWORD}@{where}?password={PASSWORD}", timeout=5)
+    with pytest.raises(redis.AuthenticationError) as caught:
+        connection.sync.ping()
+    assert PASSWORD not in variables_of(caught.value)
+    with pytest.raises(redis.AuthenticationError) as caught:
+        await connection.aio.ping()
+    assert PASSWORD not in variables_of(caught.value)
+    await connection.aclose()
+
+
+async def test_a_password_is_accepted(own_redis_server: RedisProcess) -> None:
+    """A hidden password is sent as it is, in either colour."""
+    with own_redis_server.client() as admin:
+        admin.config_set("requirepass", PASSWORD)
+        try:
+            url = f"redis://:{PASSWORD}@127.0.0.1:{own_redis_server.port}/0"
+            connection = RedisConnection.from_url(url, timeout=5)
+            assert connection.sync.ping()
+            assert await connection.aio.ping()
+            await connection.aclose()
+        finally:
+            admin.config_set("requirepass", "")

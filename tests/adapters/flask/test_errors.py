@@ -253,6 +253,25 @@ class TestFaults:
         assert [str(error) for error in seen] == ["secret"]
         assert len([record for record in caplog.records if record.exc_info]) == 1
 
+    @pytest.mark.parametrize("streams", [False, True])
+    def test_a_path_forges_no_line(
+        self, app: Flask, browse: Any, caplog: pytest.LogCaptureFixture, *, streams: bool
+    ) -> None:
+        """Whatever line breaks a client puts into a path or a method, the record of an unhandled error is one line."""
+
+        def view(name: str) -> Response:
+            return Response(map(fail, [ValueError()]) if streams else fail(ValueError()))
+
+        app.add_url_rule("/<name>", "view", view)
+        FlaskResilience(app)
+        FlaskResilience(Flask(app.name))
+        with caplog.at_level(logging.ERROR):
+            assert browse(app).get("/a%0a2026-01-01 ERROR forged%0d%e2%80%a8b").status_code == 500
+        (message,) = [record.getMessage() for record in caplog.records]
+        assert message.startswith("Exception on /a\\n2026-01-01 ERROR forged\\r\\u2028b [GET]")
+        assert message.isprintable()
+        assert len(logging.getLogger(app.name).filters) == 1
+
     @pytest.mark.parametrize("setting", ["TESTING", "DEBUG", "PROPAGATE_EXCEPTIONS"])
     def test_propagate_as_flask_says(self, app: Flask, browse: Any, setting: str) -> None:
         """In tests, in debug mode and where told so, an unhandled error reaches whoever runs the application."""

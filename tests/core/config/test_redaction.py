@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import pickle
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tracked_variables import variables_of
 
-from resilience._redaction import redacted
+from resilience import Resilience
+from resilience._redaction import Secret, redacted
 from resilience.config import ConfigurationWarning, load
 from resilience.errors import ConfigurationError
+from resilience.redis import RedisConnection
 from resilience.redis._options import RedisOptions
 
 PASSWORD = "hunter2"  # noqa: S105 - the one that must never show
@@ -81,3 +87,41 @@ def test_a_secret_under_a_misspelt_name_is_not_shown() -> None:
     with pytest.warns(ConfigurationWarning) as warned:
         load({"RESILIENCE_REDIS__PASSWORD": PASSWORD})
     assert PASSWORD not in str(warned[0].message)
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [
+        lambda: load({"RESILIENCE_REDIS__URL": URL, "RESILIENCE_SERVER__DEADLINE": "soon"}),
+        lambda: load({"RESILIENCE_REDIS__URL": f"http://u:{PASSWORD}@cache"}),
+        lambda: Resilience.from_env({"RESILIENCE_REDIS__URL": URL, "RESILIENCE_SERVER__DEADLINE": "soon"}),
+        lambda: Resilience.from_env({}, redis={"url": URL}, server={"deadline": "soon"}),
+        lambda: Resilience.from_env({"RESILIENCE_REDIS__URL": f"redis://u:{PASSWORD}@cache?nonsense=1"}),
+        lambda: RedisConnection.from_url(f"redis://u:{PASSWORD}@cache?nonsense=1"),
+        lambda: RedisConnection.from_url(f"http://u:{PASSWORD}@cache"),
+    ],
+    ids=["variable", "url", "toolkit", "argument", "parameter", "connection", "connection-url"],
+)
+def test_no_local_variable_shows_a_secret(fail: Callable[[], object]) -> None:
+    """Whatever is wrong with a configuration, no variable of a frame of ours shows a password to an error tracker."""
+    with pytest.raises(ConfigurationError) as caught:
+        fail()
+    assert PASSWORD not in variables_of(caught.value)
+
+
+def test_a_secret_is_its_text_but_for_its_repr() -> None:
+    """A secret is hidden from `repr` alone; it is equal to its text, and written and encoded as such."""
+    secret = Secret(URL)
+    assert (secret, f"{secret}", str(secret), secret.encode()) == (URL, URL, URL, URL.encode())
+    assert PASSWORD not in repr(secret)
+    assert PASSWORD not in repr({"url": [secret]})
+    assert pickle.loads(pickle.dumps(secret)) == URL
+    assert type(pickle.loads(pickle.dumps(secret))) is Secret
+
+
+def test_a_value_that_is_no_secret_is_shown() -> None:
+    """Hiding what may be a secret keeps no mistake in another value from being shown."""
+    with pytest.raises(ConfigurationError, match="'soon'"):
+        Resilience.from_env({"RESILIENCE_SERVER__DEADLINE": "soon"})
+    with pytest.raises(ConfigurationError, match="'soon'"):
+        Resilience.from_env({}, server={"errors": "soon"})

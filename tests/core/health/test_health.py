@@ -235,8 +235,8 @@ def test_details_show_the_reason_in_one_line() -> None:
     health = Health(HealthOptions(timeout=10.0, details=True))
     health.add("db", check)
     report = health.report("ready")
-    assert "[-]db failed: ValueError: no [+]db ok\n" in report.text()
-    assert report.json()["checks"][1]["reason"] == "ValueError: no [+]db ok"
+    assert "[-]db failed: ValueError: no\\n[+]db ok\n" in report.text()
+    assert report.json()["checks"][1]["reason"] == "ValueError: no\\n[+]db ok"
 
 
 def test_changes_are_events() -> None:
