@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import socket
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from resilience.clock import monotonic
 from resilience.health._reply import Reply, refusal
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ("answer",)
 
 _PATIENCE = 5.0
+"""Seconds in which a request has to be complete, and a reply taken."""
 
 
 class _Asked(NamedTuple):
@@ -26,10 +29,36 @@ class _Asked(NamedTuple):
     heard: Callable[[], object]
 
 
+class _RequestReader(io.RawIOBase):
+    """Reads a request, all of it within `_PATIENCE`. A socket's own timeout bounds each `recv`, so drops never end."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._due = monotonic() + _PATIENCE
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Receive into `buffer`. Raises TimeoutError past the deadline."""
+        left = self._due - monotonic()
+        if left <= 0:
+            raise TimeoutError("the request is not complete")
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
+
+
 class _Exchange(BaseHTTPRequestHandler):
     """Reads one request, and answers it."""
 
     timeout = _PATIENCE
+
+    def setup(self) -> None:
+        """Bound the request as a whole."""
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_RequestReader(self.connection))
 
     def do_GET(self) -> None:
         """Answer with the body."""
@@ -50,6 +79,7 @@ class _Exchange(BaseHTTPRequestHandler):
         self._send(refusal(code), with_body=self.command != "HEAD")
 
     def _send(self, reply: Reply, *, with_body: bool) -> None:
+        self.connection.settimeout(_PATIENCE)
         self.send_response_only(reply.status)
         for name, value in reply.headers.items():
             self.send_header(name, value)

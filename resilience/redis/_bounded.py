@@ -20,7 +20,7 @@ else:
 
 __all__ = ("MAX_REPLY", "BoundedSocket", "bounded")
 
-MAX_REPLY: Final = 16 * 1024 * 1024
+MAX_REPLY: Final = 1024 * 1024
 """Bytes of the largest reply. Limiters need some ten."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import signal
@@ -95,6 +96,25 @@ def test_silent_callers_keep_nobody_out(server: HealthServer) -> None:
         assert ask(server.port) == (200, "ok")
     for connection in idle:
         connection.close()
+
+
+def test_a_request_in_drops_ends(server: HealthServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller that sends a byte now and then has as long for its request as one that sends nothing."""
+    monkeypatch.setattr("resilience.health._http._PATIENCE", 0.5)
+    since = time.monotonic()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as slow:
+        slow.sendall(b"GET /livez HTTP/1.0\r\nX-Drops: ")
+        with contextlib.suppress(OSError):
+            while time.monotonic() - since < 10:
+                slow.sendall(b"a")
+                time.sleep(0.02)
+                slow.settimeout(0.001)
+                with contextlib.suppress(TimeoutError):
+                    if slow.recv(1) == b"":
+                        break
+                slow.settimeout(5)
+    assert 0.3 < time.monotonic() - since < 5
+    assert ask(server.port) == (200, "ok")
 
 
 def test_more_callers_than_it_takes(health: Health, server: HealthServer) -> None:
