@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 from anyio import CapacityLimiter, to_thread
 
 from resilience.errors import DeadlineExceededError
+from resilience_fastapi._broken_off import broken_off
 from resilience_fastapi._exchange import Exchange
 
 __all__ = ("Call", "Timer", "call_of")
@@ -90,7 +91,7 @@ class Timer:
         # As in asyncio.timeout: a cancellation from outside that came along with ours must go on.
         is_ours = self._is_cancelled and self._task.uncancel() <= self._before and is_cancellation
         if is_ours and self._reply is None:
-            raise _error() from None
+            raise broken_off() from None
         if self._reply is not None:
             if is_ours or isinstance(error, Exception):
                 await self._reply

@@ -14,6 +14,7 @@ from resilience.envelope import ANSWERS, envelope_of
 from resilience.inbound import Bell, Inbound, RequestContext
 from resilience.timeout import Deadline
 from resilience_fastapi._answers import ids_of, respond
+from resilience_fastapi._broken_off import BrokenOffError, broken_off
 from resilience_fastapi._deadline import Call, Timer, call_of
 from resilience_fastapi._exchange import CLOSE, SCOPE_KEY, Exchange
 from resilience_fastapi._faults import adopt_fault_handler, call, cors_inside, through_cors
@@ -147,8 +148,16 @@ class ResilienceMiddleware:
     async def _is_dealt_with(self, exchange: Exchange, error: BaseException) -> bool:
         """End the watch over an application that raised, and return whether nobody else need know."""
         exchange.forget()
-        if exchange.timer is not None and await exchange.timer.swallows(error):
-            return True
+        try:
+            if exchange.timer is not None and await exchange.timer.swallows(error):
+                return True
+            if exchange.started and exchange.context.is_late(error):
+                if exchange.abandoned:  # its client has had the 504
+                    return True
+                raise broken_off() from None
+        except BrokenOffError:
+            self._inbound.broken_off(exchange.context)
+            raise
         return isinstance(error, Exception) and await self._answered(exchange, error)
 
     async def _answered(self, exchange: Exchange, error: Exception) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
 from operator import call
@@ -133,6 +134,8 @@ class Exchange:
             raise
         except Exception as error:
             if self._waiting is None:
+                if self._context.is_late(error):
+                    raise self._broken_off() from None
                 raise
             piece = self._run(self._instead, error, self._waiting[1])
         if self._waiting is not None:
@@ -140,9 +143,13 @@ class Exchange:
         if self._is_begun:  # a first piece is sent however late it is: it may be all there is
             deadline = self._context.deadline
             if deadline is not None and deadline.expired:
-                raise DeadlineExceededError("the deadline passed before the answer was complete", policy="server")
+                raise self._broken_off()
         self._is_begun = True
         return piece
+
+    def _broken_off(self) -> BrokenOffError:
+        self._layer.inbound.broken_off(self._context)
+        return BrokenOffError("the deadline passed before the answer was complete", policy="server")
 
     def _instead(self, error: Exception, headers: Headers) -> bytes:
         """Return another body for a stream that failed before its first piece."""
@@ -167,6 +174,18 @@ class Exchange:
     def __del__(self) -> None:
         # Middleware that forgets to close what it was given must not cost us the place for ever.
         self._layer.inbound.leave(self._context)
+
+
+class BrokenOffError(DeadlineExceededError, ConnectionResetError):
+    """Raised into the server, which closes the connection: the client sees that something is missing.
+
+    Servers log what an application raises with its traceback. They do not for a connection that was reset, which is
+    what this becomes.
+    """
+
+    def __init__(self, message: str, /, *, policy: str = "") -> None:
+        super().__init__(message, policy=policy)
+        self.errno = errno.ECONNRESET
 
 
 class _Closing:

@@ -7,6 +7,7 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from resilience.errors import DeadlineExceededError
 from resilience.inbound._trace import BAGGAGE, TRACEPARENT, TRACESTATE, baggage_of, trace_of, tracestate_of
 
 if TYPE_CHECKING:
@@ -90,6 +91,11 @@ class RequestContext:
         self._entered: _Entered | None = None
 
     # Looked at only when somebody asks: most requests bring neither, and most that do are not passed on.
+
+    def is_late(self, error: BaseException) -> bool:
+        """Return whether the deadline has passed, and `error` or its direct cause says so."""
+        is_about_time = isinstance(error, DeadlineExceededError) or isinstance(error.__cause__, DeadlineExceededError)
+        return is_about_time and self.deadline is not None and self.deadline.expired
 
     @property
     def trace_flags(self) -> int:

@@ -197,6 +197,10 @@ class Inbound:
         if context.deadline is not None:
             context.deadline.at = math.inf
 
+    def broken_off(self, context: RequestContext) -> None:
+        """Log, in one line, an answer that had begun and that the deadline ends half-way."""
+        _log.warning("request %s was broken off by its deadline, in the midst of its answer", context.request_id)
+
     def charge(self, context: RequestContext, quota: Quota, key: str | None = None, cost: int = 1) -> None:
         """Charge `quota` with `cost`, or raise `RateLimitedError`. May block, for as long as Redis is allowed to.
 

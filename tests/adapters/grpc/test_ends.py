@@ -7,7 +7,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent import futures
 from typing import Any
 
@@ -288,3 +288,30 @@ def test_the_stacks_have_their_own() -> None:
     (threads,), (tasks,) = server_interceptors(Resilience()), aio_server_interceptors(Resilience())
     assert isinstance(threads, grpc.ServerInterceptor)
     assert isinstance(tasks, grpc.aio.ServerInterceptor)
+
+
+class Slow(Tasks):
+    async def unary_stream(self, text: str, servicer: Any) -> AsyncIterator[str]:
+        for _ in range(100):
+            yield text
+            await asyncio.sleep(0.02)
+
+
+class SlowInThreads(Threads):
+    def unary_stream(self, text: str, servicer: Any) -> Iterator[str]:
+        for _ in range(100):
+            yield text
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("deadline", "timeout"), [("100ms", 10), ("10s", 0.1), ("", 0.1)])
+def test_a_stream_that_its_deadline_ends_is_no_fault(
+    serve: Any, stack: str, deadline: str, timeout: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stream that the server's deadline or its client's ends is answered as such, and the log has no error."""
+    shop = serve(stack, {"SERVER__DEADLINE": deadline}, shop=Slow() if stack == "aio" else SlowInThreads())
+    with caplog.at_level(logging.INFO):
+        failed = shop.failure("unary_stream", "x", timeout=timeout)
+        assert failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert shop.settled()
+    assert [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING] == []

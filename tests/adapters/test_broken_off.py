@@ -1,0 +1,38 @@
+"""An answer that has begun when its deadline passes: what the client sees, and what real servers log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+from unix_server import SERVERS, Server
+
+pytestmark = pytest.mark.servers
+
+Start = Callable[..., Server]
+BROKEN_OFF = "was broken off by its deadline"
+
+
+@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("path", ["/slow", "/guarded"])
+def test_one_line_and_no_traceback(start: Start, name: str, path: str) -> None:
+    """A stream is broken off so that its client notices, and each one costs the log one line with the request's id."""
+    server = start(name, RESILIENCE_SERVER__DEADLINE="300ms")
+    for number in range(3):
+        with pytest.raises(httpx.RemoteProtocolError):
+            server.client.get(path, headers={"X-Request-ID": f"id-{number}"})
+    assert server.get("/livez").status_code == 200
+    assert [server.output.count(f"request id-{number} {BROKEN_OFF}") for number in range(3)] == [1, 1, 1]
+    assert "Traceback" not in server.output
+    assert "Exception in ASGI" not in server.output
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_late_endpoint_is_no_fault(start: Start, name: str) -> None:
+    """A call that fails for lack of time, in a thread whose client has its 504 already, is not logged as a fault."""
+    server = start(name, RESILIENCE_SERVER__DEADLINE="100ms")
+    assert [server.get("/thread").status_code for _ in range(2)] == [504, 504]
+    server.close()
+    assert "Traceback" not in server.output
+    assert BROKEN_OFF not in server.output
