@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+from grpc import StatusCode
 
 from resilience.clock import monotonic
-from resilience.outbound import Outbound
-from resilience.timeout import Deadline
+from resilience.outbound import Outbound, is_out_of_time
+from resilience.timeout import Deadline, allowed_by_service
+from resilience_grpc._client_error import CallError
 from resilience_grpc._names import service_of
 
 __all__ = ("Details", "Lost", "Outgoing", "aio_details", "method_of")
@@ -49,6 +51,8 @@ class Outgoing:
     """
 
     __slots__ = (
+        "_allowance",
+        "_decode",
         "_given",
         "_landed",
         "_numbers",
@@ -58,7 +62,6 @@ class Outgoing:
         "_send",
         "begun",
         "deadline",
-        "decode",
         "is_cancelled",
         "is_over",
         "method",
@@ -72,7 +75,7 @@ class Outgoing:
         given: Any,
         request: Any,
         outbound: Outbound,
-        decode: Callable[[Any], Exception],
+        decode: Callable[[Any], CallError],
         rebuild: Callable[[Any, Any, Any], Any] = Details,
         *,
         repeats: bool = False,
@@ -81,8 +84,6 @@ class Outgoing:
         self.method: str = method if isinstance(method, str) else method.decode()
         self.request = request
         self.deadline = _deadline(given.timeout, outbound)
-        self.decode = decode
-        """Makes an error of what grpcio raises."""
         self.begun: Any = None
         """The attempt made last, or a promise of it."""
         self.repeats = repeats
@@ -92,6 +93,8 @@ class Outgoing:
         self.is_cancelled = False
         """Whether the caller has no use for an outcome any more."""
         self._send, self._given, self._outbound, self._rebuild = send, given, outbound, rebuild
+        self._decode = decode
+        self._allowance: float | None = None
         self._numbers = itertools.count()
         self._landed: list[tuple[Any, Any]] = []
         self._open: list[Any] = []
@@ -111,8 +114,18 @@ class Outgoing:
 
         Raises `DeadlineExceededError` where no time is left for it.
         """
-        timeout = self._outbound.timeout(self._given.timeout)
+        timeout = self._allowance = self._outbound.timeout(self._given.timeout)
         return self._send(self._rebuild(self._given, timeout, self._sent()), self.request)
+
+    def decode(self, raised: Any) -> CallError:
+        """Return what `raised`, a `grpc.RpcError` of an attempt, means."""
+        error, seconds = self._decode(raised), self._allowance
+        if error.facts.status is StatusCode.DEADLINE_EXCEEDED and seconds is not None and error.allowed is None:
+            deadline = Deadline.current()
+            left = 0.0 if deadline is None else deadline.remaining() - self._outbound.options.margin
+            if is_out_of_time(seconds, left):
+                error.allowed, error.seconds = allowed_by_service(seconds, self._given.timeout), seconds
+        return error
 
     def _sent(self) -> Any:
         added = self._outbound.metadata()

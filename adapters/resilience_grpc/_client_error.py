@@ -66,8 +66,17 @@ class CallError(grpc.RpcError):
     facts: Facts
     is_answer = False
     """Whether the dependency did its part: breakers count it as a success."""
+    seconds: float | None = None
+    """The seconds that a call which ran out of time had."""
+    allowed: float | None = None
+    """The seconds that the service allows a call which its caller's deadline cut off; else None."""
     request_id = ""
     """Under which the remote service logged the request."""
+
+    @property
+    def is_callers(self) -> bool:
+        """Whether the caller's deadline ended the call sooner than the service itself would have."""
+        return self.allowed is not None
 
     def details(self) -> str:
         """Return the status message."""

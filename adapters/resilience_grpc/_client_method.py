@@ -236,8 +236,9 @@ class _Allowance:
 
     def _deadline(self, seconds: float | None) -> Deadline:
         """Return the deadline of one call; the margin, which every attempt keeps back, is on top."""
-        at = math.inf if seconds is None else self._timeout.clock() + seconds + self._margin
-        return Deadline(at, clock=self._timeout.clock)
+        now, longest = self._timeout.clock() + self._margin, self._timeout.options.seconds
+        at = math.inf if seconds is None else now + seconds
+        return Deadline(at, limit=math.inf if longest is None else now + longest, clock=self._timeout.clock)
 
     def _count(self, error: Any, seconds: float | None) -> None:
         if seconds is not None and isinstance(error, CallError):

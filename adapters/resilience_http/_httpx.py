@@ -127,7 +127,7 @@ class _Call:
             if (late := parts.late(exchange, request, times)) is not None:
                 raise late from error
             raise
-        return parts.judge(exchange, request, response)
+        return parts.judge(exchange, request, response, times)
 
     @idempotent
     def again(self, request: httpx.Request) -> httpx.Response:

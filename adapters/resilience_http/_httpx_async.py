@@ -113,7 +113,7 @@ class _Call:
         parts, exchange = self._parts, self._exchange
         await _close(exchange.useless())
         sent, times = parts.addressed(request)
-        patience = asyncio.timeout(times.left)  # a head that trickles in keeps every read timeout
+        patience = asyncio.timeout(times.allowance.seconds)  # a head that trickles in keeps every read timeout
         try:
             async with patience:
                 response = await self._answer(sent, request, times)
@@ -123,9 +123,9 @@ class _Call:
             raise
         except TimeoutError as error:
             if patience.expired():
-                raise parts.too_late(exchange, request) from error
+                raise parts.too_late(exchange, request, times) from error
             raise
-        return parts.judge(exchange, request, response)
+        return parts.judge(exchange, request, response, times)
 
     async def _answer(self, sent: httpx.Request, request: httpx.Request, times: StepTimeouts) -> httpx.Response:
         response = await self._inner.handle_async_request(sent)

@@ -29,19 +29,27 @@ _ERRORS = Errors(
 class FailedResponse(httpx.HTTPStatusError):
     """An answer that policies are to judge as a failure. The client is given `response` itself."""
 
-    def __init__(self, request: httpx.Request, response: httpx.Response) -> None:
+    def __init__(self, request: httpx.Request, response: httpx.Response, *, allowed: float | None = None) -> None:
         status = response.status_code
         super().__init__(f"{host_of(request)} answered {status}", request=request, response=response)
         self.retry_after = wait_asked_by(response, status)
+        self.allowed = allowed
+        self.is_callers = allowed is not None
 
 
 class LateError(DeadlineExceededError, httpx.TimeoutException):
     """The deadline in force, rather than a timeout of the client, left no time; for handlers of either kind."""
 
     def __init__(
-        self, message: str, *, request: httpx.Request, seconds: float | None = None, retryable: bool = False
+        self,
+        message: str,
+        *,
+        request: httpx.Request,
+        seconds: float | None = None,
+        retryable: bool = False,
+        allowed: float | None = None,
     ) -> None:
-        DeadlineExceededError.__init__(self, message, policy="client", seconds=seconds)
+        DeadlineExceededError.__init__(self, message, policy="client", seconds=seconds, allowed=allowed)
         self.request = request
         self.retryable = retryable  # only where it was one attempt's time, and the caller has more of it
 
@@ -102,21 +110,28 @@ class TransportParts:
 
     def late(self, exchange: Exchange[httpx.Response], request: httpx.Request, times: StepTimeouts) -> LateError | None:
         """Return the error to raise for a timeout of httpx, where it was a deadline that ended the step."""
-        return self.too_late(exchange, request) if times.is_spent else None
+        return self.too_late(exchange, request, times) if times.is_spent else None
 
-    def too_late(self, exchange: Exchange[httpx.Response], request: httpx.Request) -> LateError:
+    def too_late(self, exchange: Exchange[httpx.Response], request: httpx.Request, times: StepTimeouts) -> LateError:
         """Return the error to raise where a deadline has passed."""
         retryable = not is_spent(exchange.deadline, self._margin)
-        return LateError("the deadline passed before the answer", request=request, retryable=retryable)
+        seconds, allowed = times.allowance.seconds, times.allowance.allowed
+        message = "the deadline passed before the answer"
+        return LateError(message, request=request, seconds=seconds, retryable=retryable, allowed=allowed)
 
     def judge(
-        self, exchange: Exchange[httpx.Response], request: httpx.Request, response: httpx.Response
+        self,
+        exchange: Exchange[httpx.Response],
+        request: httpx.Request,
+        response: httpx.Response,
+        times: StepTimeouts,
     ) -> httpx.Response:
         """Return a response that policies are to take for a success; raise one that is a failure."""
         if not is_failure(response.status_code):
             return response
         exchange.failed(response)
-        raise FailedResponse(request, response)
+        allowed = times.allowance.allowed_before(response.status_code, times.left) if self._sends_context else None
+        raise FailedResponse(request, response, allowed=allowed)
 
     def may_hold_envelope(self, response: httpx.Response) -> bool:
         """Whether a response is an error to be raised as its envelope."""

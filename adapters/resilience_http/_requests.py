@@ -21,7 +21,7 @@ from resilience_http._envelope import LARGEST, fits, may_be_envelope
 from resilience_http._exchange import SMALL, Exchange, wait_asked_by
 from resilience_http._pipeline import Errors, Guards, host_of, pipeline_for
 from resilience_http._requests_body import body_of
-from resilience_http._time import LEAST, is_spent
+from resilience_http._time import LEAST, Allowance, is_spent, longest
 
 __all__ = ("ResilienceAdapter",)
 
@@ -40,20 +40,28 @@ _ERRORS = Errors(
 class FailedResponse(requests.HTTPError):
     """An answer that policies are to judge as a failure. The session is given `response` itself."""
 
-    def __init__(self, request: PreparedRequest, response: Response) -> None:
+    def __init__(self, request: PreparedRequest, response: Response, *, allowed: float | None = None) -> None:
         super().__init__(f"{host_of(request)} answered {response.status_code}", request=request, response=response)
         self.answer = response
         self.retry_after = wait_asked_by(response, response.status_code)
+        self.allowed = allowed
+        self.is_callers = allowed is not None
 
 
 class LateError(DeadlineExceededError, requests.Timeout):
     """The deadline in force, rather than a timeout of the session, left no time; for handlers of either kind."""
 
     def __init__(
-        self, message: str, *, request: PreparedRequest, seconds: float | None = None, retryable: bool = False
+        self,
+        message: str,
+        *,
+        request: PreparedRequest,
+        seconds: float | None = None,
+        retryable: bool = False,
+        allowed: float | None = None,
     ) -> None:
         requests.Timeout.__init__(self, message, request=request)
-        self.policy, self.seconds, self.running = "client", seconds, None
+        self.policy, self.seconds, self.running, self.allowed = "client", seconds, None, allowed
         self.retryable = retryable  # only where it was one attempt's time, and the caller has more of it
 
 
@@ -155,6 +163,13 @@ class ResilienceAdapter(HTTPAdapter):
             sent.headers.setdefault(name, text)
         return sent
 
+    def allowed_before(self, answer: Response, allowance: Allowance) -> float | None:
+        """Return the seconds this service allows, if `answer` says that the deadline we sent has passed."""
+        deadline = Deadline.current()
+        if deadline is None or not self._sends_context:
+            return None
+        return allowance.allowed_before(answer.status_code, deadline.remaining() - self.outbound.options.margin)
+
     def _guarded(self, call: _Call, request: PreparedRequest, *, repeats: bool) -> Response:
         try:
             if repeats:
@@ -187,7 +202,8 @@ class _Call:
         adapter, exchange = self._adapter, self._exchange
         _close(exchange.useless())
         sent = adapter.addressed(request)
-        timeout = within(self._settings["timeout"], adapter.outbound.timeout())
+        allowance = Allowance(adapter.outbound.timeout(), own_limit(self._settings["timeout"]))
+        timeout = within(self._settings["timeout"], allowance.seconds)
         try:
             answer = adapter.send_plain(sent, {**self._settings, "timeout": timeout})
             _close(exchange.arrived(answer))
@@ -197,16 +213,28 @@ class _Call:
             margin = adapter.outbound.options.margin
             if not is_spent(Deadline.current(), margin):
                 raise
-            retryable = not is_spent(exchange.deadline, margin)
-            raise LateError("the deadline passed before the answer", request=request, retryable=retryable) from error
+            raise LateError(
+                "the deadline passed before the answer",
+                request=request,
+                seconds=allowance.seconds,
+                retryable=not is_spent(exchange.deadline, margin),
+                allowed=allowance.allowed,
+            ) from error
         if not is_failure(answer.status_code):
             return answer
         exchange.failed(answer)
-        raise FailedResponse(request, answer)
+        raise FailedResponse(request, answer, allowed=adapter.allowed_before(answer, allowance))
 
     @idempotent
     def again(self, request: PreparedRequest) -> Response:
         return self.once(request)
+
+
+def own_limit(timeout: Any) -> float | None:
+    """Return the seconds that the session itself allows a request, None if it sets no limit."""
+    if isinstance(timeout, StepTimeout):
+        return longest(timeout.connect_timeout, timeout.read_timeout)
+    return longest(*timeout) if isinstance(timeout, tuple) else longest(timeout)
 
 
 def within(timeout: Any, left: float | None) -> Any:

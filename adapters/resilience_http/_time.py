@@ -5,17 +5,49 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from resilience.timeout import Deadline
+from resilience.outbound import is_out_of_time
+from resilience.timeout import Deadline, allowed_by_service
 
-__all__ = ("LEAST", "StepTimeouts", "is_spent")
+__all__ = ("LEAST", "Allowance", "StepTimeouts", "is_spent", "longest")
 
+_GATEWAY_TIMEOUT = 504
+
+_STEPS = ("connect", "write", "read")
 LEAST = 0.001
 """Seconds: 0 would make a socket non-blocking."""
+
+
+def longest(*steps: Any) -> float | None:
+    """Return the longest of a client's own timeouts, None if a step has none."""
+    return max(steps) if all(isinstance(step, int | float) for step in steps) else None
 
 
 def is_spent(deadline: Deadline | None, margin: float) -> bool:
     """Whether nothing is left: what ended was the deadline's time, not a timeout of the client's own."""
     return deadline is not None and deadline.remaining() - margin <= LEAST
+
+
+class Allowance:
+    """What one attempt may take: the `seconds` that its deadline leaves, and `own`, the client's own timeout.
+
+    `seconds` is None without a deadline, `own` without a timeout of the client.
+    """
+
+    __slots__ = ("own", "seconds")
+
+    def __init__(self, seconds: float | None, own: float | None) -> None:
+        self.seconds, self.own = seconds, own
+
+    @property
+    def allowed(self) -> float | None:
+        """The seconds this service allows an attempt that its caller's deadline cuts off; None if it does not."""
+        return None if self.seconds is None else allowed_by_service(self.seconds, self.own)
+
+    def allowed_before(self, status: int, left: float | None) -> float | None:
+        """Return `allowed` for an answer that says that the deadline we sent has passed; None for any other answer."""
+        if status != _GATEWAY_TIMEOUT or self.seconds is None or left is None:
+            return None
+        return self.allowed if is_out_of_time(self.seconds, left) else None
 
 
 class StepTimeouts(dict[str, Any]):
@@ -28,6 +60,7 @@ class StepTimeouts(dict[str, Any]):
         super().__init__(given)
         self.deadline = deadline
         self._margin = margin
+        self.allowance = Allowance(self.left, longest(*map(given.get, _STEPS)))
 
     def get(self, step: str, default: Any = None) -> Any:
         """Return the seconds this step may take, None for no limit."""

@@ -17,7 +17,7 @@ from resilience.timeout import Deadline
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ("Outbound", "outbound_headers", "refuse_if_spent")
+__all__ = ("Outbound", "is_out_of_time", "outbound_headers", "refuse_if_spent")
 
 REQUEST_ID = "X-Request-Id"
 
@@ -116,6 +116,20 @@ def refuse_if_spent(
     Raises `DeadlineExceededError` (`is_before_call`) where nothing is left.
     """
     return _left(seconds(margin, "margin"), context)
+
+
+_ON_THE_WAY = 0.05
+"""Seconds that services behind the one we call may keep back of a deadline, margin by margin."""
+
+
+def is_out_of_time(seconds: float, left: float) -> bool:
+    """Whether a dependency that reports a passed deadline, `left` seconds before our own, means the one we sent it.
+
+    `seconds` is what we sent. Each service on the way keeps a margin back, so the report comes earlier than our own
+    deadline: up to a tenth of `seconds`, and no less than 50 ms, is counted as such margins. A report that comes
+    sooner is about a limit of the dependency itself.
+    """
+    return left <= max(_ON_THE_WAY, seconds / 10)
 
 
 def _left(margin: float, context: RequestContext | None) -> float | None:

@@ -1,0 +1,56 @@
+"""Callers who wait for less than a service takes, beside users who wait for as long as it takes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+__all__ = ("HEADER", "PATIENCE", "Losses", "attack")
+
+PATIENCE = 0.02
+"""Seconds for which an impatient caller waits: less than the half of what the upstreams of these tests take."""
+HEADER = {"X-Request-Timeout": f"{PATIENCE}"}
+_CONNECTIONS, _USERS = 5, 4
+
+
+class Losses(NamedTuple):
+    """How many requests of others were made, how many of them failed, and how many impatient ones were made."""
+
+    asked: int
+    lost: int
+    impatient: int
+
+
+def attack(ask: Callable[[bool], bool], seconds: float = 1.5) -> Losses:
+    """Ask for `seconds` on five impatient connections, and as four users who have time; count the users' losses.
+
+    `ask` makes one request, impatient or not, and returns whether it was answered.
+    """
+    end, over = time.monotonic() + seconds, threading.Event()
+
+    def impatient() -> int:
+        asked = 0
+        while not over.is_set():
+            ask(True)
+            asked += 1
+        return asked
+
+    def user() -> list[bool]:
+        answers: list[bool] = []
+        while time.monotonic() < end:
+            answers.append(ask(False))
+            time.sleep(0.01)
+        return answers
+
+    with ThreadPoolExecutor(_CONNECTIONS + _USERS) as threads:
+        clients = [threads.submit(impatient) for _ in range(_CONNECTIONS)]
+        try:
+            time.sleep(0.3)
+            users = [threads.submit(user) for _ in range(_USERS)]
+            answers = [answer for each in users for answer in each.result()]
+        finally:
+            over.set()
+        return Losses(len(answers), answers.count(False), sum(each.result() for each in clients))
