@@ -124,10 +124,12 @@ def _redis(config: Config) -> Finding:
     start = monotonic()
     try:
         with contextlib.closing(connection):
-            connection.sync.ping()
+            reason = connection.diagnose()
     except Exception as error:  # noqa: BLE001 - whatever it is, it is what the doctor was asked about
-        return Finding(False, "redis server", f"{_place(config)} does not answer: {error}")
-    return Finding(True, "redis server", f"{_place(config)} answered in {(monotonic() - start) * 1e3:.0f} ms")
+        return Finding(False, "redis server", f"{_place(config)}: {error}")
+    if reason is not None:
+        return Finding(False, "redis server", f"{_place(config)} cannot serve limiters: {reason}")
+    return Finding(True, "redis server", f"{_place(config)} serves limiters ({(monotonic() - start) * 1e3:.0f} ms)")
 
 
 def _place(config: Config) -> str:

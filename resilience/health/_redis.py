@@ -1,8 +1,10 @@
-"""Whether Redis answers."""
+"""Whether Redis can do what limiters need."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from resilience.health._verdict import CheckFailedError
 
 __all__ = ("redis_check",)
 
@@ -15,14 +17,24 @@ class _RedisCheck:
         self._connection = connection
 
     def __call__(self) -> bool:
-        client = getattr(self._connection, "sync", self._connection)
-        return bool(client.ping())
+        from resilience.redis import RedisConnection  # noqa: PLC0415 - only services with a Redis pay
+
+        if not isinstance(self._connection, RedisConnection):
+            return bool(self._connection.ping())
+        reason = self._connection.diagnose()
+        if reason is not None:
+            raise CheckFailedError(reason)
+        return True
 
 
 def redis_check(connection: Any) -> _RedisCheck:
-    """Return a check that pings Redis, for `health.add("redis", ...)`.
+    """Return a check that Redis can serve limiters, for `health.add("redis", ...)`.
 
-    `connection` is the toolkit's connection (its `sync` client is used) or any client with a blocking `ping()`.
+    The check runs a script with the commands of a limiter on a key of its own, `{<prefix>:ratelimit:.probe:}`. So it
+    finds a read-only replica, a full server, missing rights and a node of a cluster, all of which answer PING.
     A failure is a warning, unless `add(..., failure="fail")` says that this service cannot do without.
+
+    Args:
+        connection: The toolkit's `RedisConnection`. Any other client with a blocking `ping()` is pinged.
     """
     return _RedisCheck(connection)

@@ -14,6 +14,7 @@ from resilience._redaction import Secret, hidden
 from resilience.errors import ConfigurationError, Problem
 from resilience.redis._generation import Generation
 from resilience.redis._options import EXPECTED_URL, RedisOptions
+from resilience.redis._probe import diagnose
 
 if TYPE_CHECKING:
     import redis
@@ -83,6 +84,19 @@ class RedisConnection:
         under way are not disturbed. Sends nothing and never blocks.
         """
         self._generation.end()
+
+    @property
+    def is_cluster_node(self) -> bool:
+        """Whether the server is a node of a Redis Cluster, which limiters cannot use; False before a connection."""
+        return self._generation.current.is_cluster_node
+
+    def diagnose(self) -> str | None:
+        """Return why the server cannot serve limiters, with what to do about it, or None if it can.
+
+        Runs what limiters need, on a key of its own: `{<prefix>:ratelimit:.probe:}`. Blocks for a few round trips at
+        most, each within `options.timeout`. Does not raise because of Redis. The text may name the server's address.
+        """
+        return diagnose(self)
 
     def close(self) -> None:
         """Close the blocking client; using it again opens a new one. Clients of event loops close with their loop."""

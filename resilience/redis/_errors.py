@@ -75,9 +75,9 @@ def is_about_one_key(error: Exception) -> bool:
 
 
 def explain(error: Exception, prefix: str) -> str:
-    """Return why limiters cannot use the server, and what to do where that is known. Names no address or password."""
+    """Return why limiters cannot use the server, and what to do where that is known."""
     code = code_of(error)
     if code is None:
-        return f"it does not answer ({type(error).__name__})"
+        return f"it does not answer: {error}"
     known = _EXPLANATIONS.get(code, "").replace("~{prefix}", f"~{{{prefix}:*")
     return f"{code}: {known}" if known else f"it answers {code}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,10 +17,14 @@ import redis
 from redis_process import RedisProcess, find_binary, find_oldest_binary
 from tcp_proxy import TcpProxy
 
+from resilience import Resilience
+from resilience import __main__ as command_line
 from resilience.events import Event
 from resilience.ratelimit import Decision, RedisStore, TokenBucket
+from resilience.ratelimit._redis import _SCRIPT
 from resilience.redis import OutageGuard, RedisConnection, Script
 from resilience.redis._errors import code_of, explain, is_about_one_key
+from resilience.redis._probe import _PROBE
 
 pytestmark = [pytest.mark.redis, pytest.mark.realtime]
 TIMEOUT = 0.5
@@ -64,6 +69,15 @@ class Limiter:
 def admin(server: RedisProcess) -> Iterator[Any]:
     with contextlib.closing(server.client()) as client:
         yield client
+
+
+def serve_all_slots(server: RedisProcess) -> None:
+    with admin(server) as client:
+        client.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
+        deadline = time.monotonic() + 10
+        while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 MakeLimiter = Callable[..., Limiter]
@@ -281,12 +295,8 @@ def test_node_of_a_cluster(
 ) -> None:
     """A node of a cluster is recognised by the first connection, before a key meets the wrong node, and told once."""
     server = start_server("--cluster-enabled", "yes")
+    serve_all_slots(server)
     with admin(server) as client:
-        client.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
-        deadline = time.monotonic() + 10
-        while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
         limiter = make_limiter(server.url)
         assert limiter.acquire()
         client.execute_command("CLUSTER", "DELSLOTS", *range(16_384))
@@ -313,10 +323,93 @@ def test_codes(error: Exception, code: str | None) -> None:
     assert not is_about_one_key(error)
 
 
-def test_explanations_hide_the_address() -> None:
-    """An explanation names the cause and what to do, and nothing of the text of the error."""
-    assert explain(redis.ConnectionError("Error 111 connecting to cache:6379"), "p") == (
-        "it does not answer (ConnectionError)"
-    )
+def test_explanations() -> None:
+    """An explanation names the cause, and what to do where that is known."""
+    assert explain(redis.TimeoutError("Timeout"), "p") == "it does not answer: Timeout"
     assert "~{shop:*" in explain(redis.exceptions.NoPermissionError("no"), "shop")
     assert explain(redis.ResponseError("BUSY a script is running"), "p") == "it answers BUSY"
+
+
+def test_the_probe_runs_what_limiters_run() -> None:
+    """The script of a probe calls the commands of the limiter's script."""
+    called = [
+        re.findall(r"redis\.p?call\('([A-Z]+)'", text) for text in (_PROBE.text, _SCRIPT.read_text(encoding="utf-8"))
+    ]
+    assert called[0] == called[1] == ["TIME", "GET", "SET"]
+
+
+@pytest.fixture
+def diagnosed(start_server: StartServer) -> Iterator[tuple[RedisProcess, RedisConnection]]:
+    server = start_server()
+    with contextlib.closing(RedisConnection.from_url(server.url, timeout=TIMEOUT)) as connection:
+        assert connection.diagnose() is None
+        yield server, connection
+
+
+def test_diagnosis_of_a_replica(diagnosed: tuple[RedisProcess, RedisConnection]) -> None:
+    """A read-only replica is found, and so is its promotion."""
+    server, connection = diagnosed
+    with admin(server) as client:
+        client.replicaof("127.0.0.1", "1")
+        assert "name the primary" in (connection.diagnose() or "")
+        client.replicaof("NO", "ONE")
+    assert connection.diagnose() is None
+
+
+def test_diagnosis_of_a_full_server(diagnosed: tuple[RedisProcess, RedisConnection]) -> None:
+    """A server that is full and evicts nothing is found."""
+    server, connection = diagnosed
+    with admin(server) as client:
+        client.config_set("maxmemory", 1)
+    assert (connection.diagnose() or "").startswith("OOM: its memory is full")
+
+
+@pytest.mark.parametrize("missing", ["-evalsha -eval", "-get", "-set", "-time"])
+def test_diagnosis_of_missing_rights(diagnosed: tuple[RedisProcess, RedisConnection], missing: str) -> None:
+    """Each right that limiters need is asked for, and what to grant is named."""
+    server, _ = diagnosed
+    with admin(server) as client:
+        client.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", *missing.split())
+    url = server.url.replace("redis://", "redis://app:pw@")
+    with contextlib.closing(RedisConnection.from_url(url, timeout=TIMEOUT)) as connection:
+        assert (connection.diagnose() or "").startswith("NOPERM: its ACL forbids what limiters need: +eval +evalsha")
+
+
+def test_diagnosis_of_a_node_of_a_cluster(start_server: StartServer) -> None:
+    """A node of a cluster is found even if it serves the key of the probe."""
+    server = start_server("--cluster-enabled", "yes")
+    serve_all_slots(server)
+    with contextlib.closing(RedisConnection.from_url(server.url, timeout=TIMEOUT)) as connection:
+        assert "node of a Redis Cluster" in (connection.diagnose() or "")
+        assert connection.is_cluster_node
+
+
+def test_diagnosis_leaves_stale_connections(redis_server: RedisProcess) -> None:
+    """A check that finds a server of no use connects anew next time, without any limiter's help."""
+    with (
+        TcpProxy(redis_server.port) as proxy,
+        contextlib.closing(RedisConnection.from_url(proxy.url, timeout=TIMEOUT)) as connection,
+    ):
+        assert connection.diagnose() is None
+        proxy.answer_instead(b"-READONLY You can't write against a read only replica.\r\n")
+        assert (connection.diagnose() or "").startswith("READONLY")
+        assert connection.diagnose() is None
+
+
+def test_health_and_doctor_tell(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The toolkit's health check warns, and `doctor` fails, on a server that answers PING and takes no writes."""
+    server = start_server()
+    with admin(server) as client:
+        client.replicaof("127.0.0.1", "1")
+    environ = {"RESILIENCE_REDIS__URL": server.url, "RESILIENCE_REDIS__TIMEOUT": "500ms"}
+    with Resilience.from_env(environ | {"RESILIENCE_HEALTH__DETAILS": "true"}) as toolkit:
+        (entry,) = [entry for entry in toolkit.health.report("ready").entries if entry.name == "redis"]
+        assert (entry.status, entry.reason.partition(":")[0]) == ("warn", "READONLY")
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert command_line.main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "FAIL  redis server" in out
+    assert "cannot serve limiters: READONLY: it is a read-only replica" in out.replace("\n", " ")

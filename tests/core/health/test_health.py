@@ -420,20 +420,12 @@ class Pinging:
         return True
 
 
-class Connected:
-    """The toolkit's connection, as far as the check uses it."""
-
-    def __init__(self, client: Pinging) -> None:
-        self.sync = client
-
-
 def test_redis_away_is_a_warning() -> None:
     """Redis being away takes no instance out of service, unless the service says so."""
     health = Health(PATIENT)
-    health.add("there", redis_check(Connected(Pinging())))
     health.add("client", redis_check(Pinging()))
-    health.add("away", redis_check(Connected(Pinging(ConnectionError("x")))))
-    expected = {"ping": "ok", "there": "ok", "client": "ok", "away": "warn"}
+    health.add("away", redis_check(Pinging(ConnectionError("x"))))
+    expected = {"ping": "ok", "client": "ok", "away": "warn"}
     assert statuses(health.report("ready")) == expected
     health.add("needed", redis_check(Pinging(ConnectionError("x"))), failure="fail")
     assert statuses(health.report("ready")) == expected | {"needed": "failed"}
