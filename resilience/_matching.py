@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar, cast
 
-from resilience.errors import ConfigurationError, Problem, named
+from resilience.errors import ConfigurationError, Problem, leaves, named
 from resilience.options import is_plain_callable
 
 __all__ = ("Errors", "Kind", "Kinds", "known", "refuse_awaitable")
@@ -18,7 +18,10 @@ _EXPECTED = "an Exception class, a predicate over the error (not a coroutine fun
 
 
 class Errors:
-    """Answers whether an error is one of those an option names. Whatever is no `Exception` never is."""
+    """Answers whether an error is one of those an option names. Whatever is no `Exception` never is.
+
+    An exception group matches if all errors in it do. A class may name the group itself; predicates never see a group.
+    """
 
     __slots__ = ("_classes", "_given", "_predicates")
 
@@ -34,8 +37,12 @@ class Errors:
         self._classes = tuple(each for each in given if isinstance(each, type))
         self._predicates = tuple(each for each in given if not isinstance(each, type))
 
-    def __contains__(self, error: Exception) -> bool:
-        return isinstance(error, self._classes) or any(known(accepts, accepts(error)) for accepts in self._predicates)
+    def __contains__(self, error: BaseException) -> bool:
+        if isinstance(error, self._classes):
+            return True
+        if isinstance(error, BaseExceptionGroup):
+            return all(each in self for each in leaves(error))
+        return any(known(accepts, accepts(cast("Exception", error))) for accepts in self._predicates)
 
     @property
     def names(self) -> list[str]:

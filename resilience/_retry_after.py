@@ -6,13 +6,13 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, timedelta
 from typing import Any
 
-from resilience.errors import said_by
+from resilience.errors import leaves, said_by
 
-__all__ = ("asked_by", "in_seconds")
+__all__ = ("asked_by", "in_seconds", "longest")
 
 _SECONDS = re.compile(r"\s*(\d{1,12}(?:\.\d{1,9})?)\s*", re.ASCII)
 _LONGEST_TEXT = 64
@@ -24,7 +24,10 @@ def asked_by(outcome: object, wall: Wall = time.time) -> float | None:
 
     Read from `retry_after` (as on our own errors), then from the `Retry-After` header of `response.headers` or
     `headers` (as httpx, requests, aiohttp and urllib have them): seconds, or an HTTP date (RFC 9110, 10.2.3).
+    For an exception group it is the longest time that an error in it asks for.
     """
+    if isinstance(outcome, BaseExceptionGroup):
+        return longest(asked_by(each, wall) for each in leaves(outcome))
     found = in_seconds(said_by(outcome, "retry_after"))
     if found is not None:
         return found
@@ -34,6 +37,12 @@ def asked_by(outcome: object, wall: Wall = time.time) -> float | None:
         if text is not None and (found := _parsed(text, _header(headers, "Date"), wall)) is not None:
             return found
     return None
+
+
+def longest(waits: Iterable[float | None]) -> float | None:
+    """Return the longest of several waits; below 0 (never again) if one of them is, None if none is known."""
+    known = [wait for wait in waits if wait is not None]
+    return min(known, default=None) if any(wait < 0 for wait in known) else max(known, default=None)
 
 
 def in_seconds(asked: object, wall: Wall = time.time) -> float | None:

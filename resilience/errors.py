@@ -50,6 +50,7 @@ __all__ = (
     "StartupError",
     "cut_off_by_caller",
     "described",
+    "leaves",
     "named",
     "one_line",
     "running_behind",
@@ -153,10 +154,32 @@ class RunningWork:
 
 def running_behind(error: BaseException | None) -> RunningWork | None:
     """Return the work that goes on in a thread although `error` has ended the call, if there is any."""
+    if isinstance(error, BaseExceptionGroup):
+        return _running_behind_all(leaves(error))
     running = said_by(error, "running")
     if running is None and isinstance(error, RejectedError):  # in place of the error that opened a circuit
         running = said_by(error.__cause__, "running")
     return running if isinstance(running, RunningWork) else None
+
+
+def _running_behind_all(errors: list[BaseException]) -> RunningWork | None:
+    works = [work for each in errors if (work := running_behind(each)) is not None]
+    if len(works) < 2:  # noqa: PLR2004 - a pair is the first to wait for
+        return works[0] if works else None
+
+    def when_all_done(callback: Callable[[], None]) -> None:
+        others: list[None] = [None] * (len(works) - 1)  # `pop` is atomic: the last work to end finds the list empty
+
+        def ended() -> None:
+            try:
+                others.pop()
+            except IndexError:
+                callback()
+
+        for work in works:
+            work.add_done_callback(ended)
+
+    return RunningWork(when_all_done)
 
 
 def said_by(outcome: object, name: str) -> Any:
@@ -182,6 +205,22 @@ def cut_off_by_caller(error: BaseException | None) -> BaseException | None:
             return error
         error = error.__cause__
     return None
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """Return the errors in an exception group (PEP 654), those of nested groups included; else `error` itself.
+
+    An `asyncio.TaskGroup` raises such a group. Policies and envelopes judge the errors in it, not the group.
+    """
+    found: list[BaseException] = []
+    pending = [error]
+    while pending:
+        each = pending.pop()
+        if isinstance(each, BaseExceptionGroup):
+            pending.extend(reversed(each.exceptions))
+        else:
+            found.append(each)
+    return found
 
 
 class DeadlineExceededError(ResilienceError):

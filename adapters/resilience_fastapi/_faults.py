@@ -10,7 +10,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
@@ -58,7 +58,7 @@ def adopt_fault_handler(app: Any) -> bool:
     return layer.handler is not None or layer.debug
 
 
-async def call(handler: Any, request: Request, error: Exception) -> Any:
+async def call(handler: Any, request: HTTPConnection, error: BaseException) -> Any:
     """Call an exception handler of either colour."""
     if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004 - an object with an async __call__ is a handler too
         return await handler(request, error)

@@ -18,15 +18,27 @@ from starlette.responses import Response
 from starlette.status import WS_1008_POLICY_VIOLATION, WS_1011_INTERNAL_ERROR, WS_1013_TRY_AGAIN_LATER
 from starlette.websockets import WebSocket, WebSocketState
 
-from resilience.envelope import ANSWERS, envelope_of, http_envelope, is_header, told, validation_envelope, violations_of
+from resilience.envelope import (
+    ANSWERS,
+    Envelope,
+    envelope_of,
+    envelope_of_group,
+    http_envelope,
+    is_header,
+    told,
+    validation_envelope,
+    violations_of,
+    worst_of,
+)
 from resilience.errors import ResilienceError
 from resilience_fastapi._answers import ids_of, respond
+from resilience_fastapi._faults import call
 
-__all__ = ("add_handlers", "own_handler")
+__all__ = ("add_handlers", "own_handler", "own_handler_within")
 
 Answerer = Callable[[Any, Any], Awaitable[Response | None]]
 
-_FIRST_ERROR_STATUS = 400
+_FIRST_ERROR_STATUS, _UNPROCESSABLE = 400, 422
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
@@ -55,10 +67,33 @@ async def _on_invalid_websocket(websocket: WebSocket, _error: WebSocketRequestVa
 
 
 async def _on_answered(connection: HTTPConnection, error: ResilienceError) -> Response | None:
+    return await _answered(connection, error, envelope_of(error, **ids_of(connection.scope)))
+
+
+async def _answered(connection: HTTPConnection, error: ResilienceError, envelope: Envelope) -> Response | None:
     if isinstance(connection, WebSocket) and not _can_deny(connection):
         await connection.close(WS_1013_TRY_AGAIN_LATER if error.retryable else WS_1011_INTERNAL_ERROR, error.code[:120])
         return None
-    return respond(connection.scope, envelope_of(error, **ids_of(connection.scope)))
+    return respond(connection.scope, envelope)
+
+
+async def _on_group(connection: HTTPConnection, group: ExceptionGroup[Any]) -> Response | None:
+    """Answer an exception group as the worst error in it; an unhandled error among them leaves it unhandled."""
+    worst = worst_of(group, _status_of)
+    handler = own_handler(connection.scope.get("app"), worst)
+    if handler is not None:
+        answer: Response | None = await call(handler, connection, worst)
+        return answer
+    if isinstance(worst, ANSWERS):
+        envelope = envelope_of_group(group, worst, **ids_of(connection.scope))
+        return await _answered(connection, worst, envelope)
+    raise group
+
+
+def _status_of(error: Any) -> int | None:
+    if isinstance(error, HTTPException):
+        return error.status_code
+    return _UNPROCESSABLE if isinstance(error, RequestValidationError | WebSocketRequestValidationError) else None
 
 
 def _can_deny(websocket: WebSocket) -> bool:
@@ -83,11 +118,20 @@ def add_handlers(app: FastAPI) -> None:
             known[kind] = ours
     for kind in ANSWERS:
         known.setdefault(kind, _on_answered)
+    known.setdefault(ExceptionGroup, _on_group)
 
 
-def own_handler(app: Any, error: Exception) -> Any:
+def own_handler(app: Any, error: BaseException) -> Any:
     """Return the handler the application registered for `error`, or for a class above it; None where it did not."""
     known = getattr(app, "exception_handlers", {})
     kinds = type(error).__mro__[: -len(Exception.__mro__)]
     handler = next((known[kind] for kind in kinds if kind in known), None)
-    return None if handler is _on_answered else handler
+    return None if handler in {_on_answered, _on_group} else handler
+
+
+def own_handler_within(app: Any, error: Exception) -> tuple[Any, Any]:
+    """Return the application's handler and the error it takes: `error` itself, or the worst one of a group."""
+    handler, worst = own_handler(app, error), worst_of(error)
+    if handler is not None or worst is error:
+        return handler, error
+    return own_handler(app, worst), worst

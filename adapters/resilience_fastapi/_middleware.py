@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from resilience import Resilience
-from resilience.envelope import ANSWERS, envelope_of
+from resilience.envelope import ANSWERS, envelope_of, worst_of
 from resilience.inbound import Bell, Inbound, RequestContext
 from resilience.timeout import Deadline
 from resilience_fastapi._answers import ids_of, respond
@@ -18,7 +18,7 @@ from resilience_fastapi._broken_off import BrokenOffError, broken_off
 from resilience_fastapi._deadline import Call, Timer, call_of
 from resilience_fastapi._exchange import CLOSE, SCOPE_KEY, Exchange
 from resilience_fastapi._faults import adopt_fault_handler, call, cors_inside, through_cors
-from resilience_fastapi._handlers import own_handler
+from resilience_fastapi._handlers import own_handler_within
 from resilience_fastapi._lifespan import begin, begins
 from resilience_fastapi._probes import Probes
 from resilience_fastapi._scope import path_of, user_of
@@ -165,7 +165,7 @@ class ResilienceMiddleware:
 
         An unhandled error is answered too, and goes on: the server logs its traceback, once.
         """
-        is_answer = isinstance(error, ANSWERS)
+        is_answer = isinstance(worst_of(error), ANSWERS)
         if exchange.started or not is_answer:
             # The server logs it when we have left, and then nothing knows any more whose request it was.
             _log.error("request %s ended by an unhandled %s", exchange.context.request_id, type(error).__name__)
@@ -182,10 +182,10 @@ class ResilienceMiddleware:
 
     async def _response(self, scope: Scope, error: Exception) -> ASGIApp:
         """Return what the application's own handler says of `error`, else its envelope, with the CORS headers due."""
-        handler = own_handler(scope.get("app"), error)
+        handler, handled = own_handler_within(scope.get("app"), error)
         if handler is None:
             return through_cors(self._cors, respond(scope, envelope_of(error, **ids_of(scope))))
-        return through_cors(self._cors, await call(handler, Request(scope), error))
+        return through_cors(self._cors, await call(handler, Request(scope), handled))
 
     async def _serve_inside(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a mounted application under one that has all this already: only its errors are left to do."""
@@ -205,7 +205,7 @@ class ResilienceMiddleware:
         try:
             await self.app(scope, receive, watched)
         except Exception as error:
-            is_answer = isinstance(error, ANSWERS)
+            is_answer = isinstance(worst_of(error), ANSWERS)
             if not is_started and (is_answer or not self._app_answers_faults):
                 # The server will, and nobody outside knows that it will.
                 closes = not is_answer and scope.get("http_version", "1.1").startswith("1")

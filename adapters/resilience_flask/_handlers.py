@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from flask import Flask, current_app, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from resilience.envelope import ANSWERS, envelope_of, http_envelope, told
+from resilience.envelope import ANSWERS, envelope_of, envelope_of_group, http_envelope, told, worst_of
 from resilience.errors import ResilienceError
 from resilience_flask._answers import ids_of, respond
 
@@ -19,7 +19,11 @@ _FIRST_ERROR_STATUS = 400
 def add_handlers(app: Flask) -> None:
     """Answer with envelopes wherever the application has no handler; one it registers later takes our place."""
     known = app.error_handler_spec[None][None]
-    for kind, handler in ((HTTPException, _on_http_exception), (ResilienceError, _on_our_error)):
+    for kind, handler in (
+        (HTTPException, _on_http_exception),
+        (ResilienceError, _on_our_error),
+        (ExceptionGroup, _on_group),
+    ):
         if kind not in known:
             app.register_error_handler(kind, handler)
 
@@ -78,3 +82,30 @@ def _on_our_error(error: ResilienceError) -> Any:
     if answer is None:
         raise error
     return answer
+
+
+def _on_group(group: ExceptionGroup[Any]) -> Any:
+    """Answer an exception group as the worst error in it; an unhandled error among them leaves it unhandled."""
+    worst = worst_of(group, _status_of)
+    handler, kind = _handler_of(worst)
+    if isinstance(worst, ANSWERS) and handler in {None, _on_our_error}:
+        return respond(envelope_of_group(group, worst, **ids_of(request.environ)))
+    if isinstance(worst, HTTPException) or (kind is not None and kind is not Exception):
+        return current_app.handle_user_exception(cast("Exception", worst))
+    if handler is None:
+        raise group
+    return current_app.ensure_sync(handler)(group)
+
+
+def _status_of(error: Any) -> int | None:
+    return error.code if isinstance(error, HTTPException) else None
+
+
+def _handler_of(error: BaseException) -> tuple[Any, type[BaseException] | None]:
+    """Return the handler that Flask would call for an error that is no HTTP error, and the class that it stands for."""
+    for name in (*request.blueprints, None):
+        known = current_app.error_handler_spec[name][None]
+        for kind in type(error).__mro__:
+            if issubclass(kind, Exception) and kind in known:
+                return known[kind], kind
+    return None, None

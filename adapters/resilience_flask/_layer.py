@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, got_request_exception, request
 
 from resilience import Resilience
-from resilience.envelope import ANSWERS, envelope_of
+from resilience.envelope import ANSWERS, envelope_of, worst_of
 from resilience.errors import DeadlineExceededError, RejectedError, one_line
 from resilience.inbound import Inbound, RequestContext
 from resilience_flask._answers import CONTEXT, ids_of, rendered
@@ -131,7 +131,7 @@ class Layer:
         Flask is done with the request by then, so what it would do with an unhandled error is done here. Of the headers
         those stay that do not speak of the body: CORS, cookies, ids.
         """
-        if not isinstance(error, ANSWERS):
+        if not isinstance(worst_of(error), ANSWERS):
             self._report(environ, error)
         envelope = envelope_of(error, **ids_of(environ))
         body, own = rendered(environ, envelope)

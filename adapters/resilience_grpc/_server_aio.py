@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 
 from resilience import Deadline, Resilience
+from resilience.errors import leaves
 from resilience.inbound import RequestContext
 from resilience_grpc._names import is_untouched
 from resilience_grpc._server_alarm import PATIENCE, Alarms
@@ -130,7 +131,7 @@ class _Awaited:
                     if deadline is None:
                         return await self._perform(request, message, servicer, servicer)
                     return await self._perform_by(deadline, request, message, servicer)
-                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - answered, or raised again
+                except (Exception, asyncio.CancelledError, BaseExceptionGroup) as error:  # noqa: BLE001 - answered, or raised again
                     await self._end(error, request, servicer)
                 finally:
                     self._guard.leave(request)
@@ -218,7 +219,7 @@ class _Awaited:
         abort = abort_in(error, servicer)
         if abort is not None:
             raise abort
-        if isinstance(error, grpc.aio.InternalError):
+        if any(isinstance(each, grpc.aio.InternalError) for each in leaves(error)):
             await self._outlive()
         told = self._guard.told(error, request, servicer, self._method.name)
         # A client that does not read is not waited for: it will be told once it does.

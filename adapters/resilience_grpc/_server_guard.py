@@ -13,8 +13,8 @@ import grpc
 from grpc.aio import AbortError
 
 from resilience import Deadline, Resilience
-from resilience.envelope import ANSWERS, Envelope, envelope_of
-from resilience.errors import AppError, DeadlineExceededError, ResilienceError, one_line
+from resilience.envelope import ANSWERS, Envelope, envelope_of, worst_of
+from resilience.errors import AppError, DeadlineExceededError, ResilienceError, leaves, one_line
 from resilience.inbound import Inbound, RequestContext
 from resilience_grpc._server_validation import refusal_of
 from resilience_grpc._status import DETAILS, status_of
@@ -85,8 +85,9 @@ class Guard:
 
     def unidentified(self, error: Exception, request: RequestContext) -> ResilienceError:
         """Return what a caller is told whose authentication failed with `error`: fails closed, whatever it was."""
-        if isinstance(error, ANSWERS):
-            return error
+        worst = worst_of(error)
+        if isinstance(worst, ANSWERS):
+            return worst
         kind = type(error).__name__
         _log.info(
             "authenticate raised %s, request %s: refused", kind, request.request_id,
@@ -116,7 +117,7 @@ class Guard:
 
     def _told(self, error: BaseException, request: RequestContext, servicer: Any, method: str) -> Told:
         """Return what the error says of itself. A fault is logged, once, and only its id leaves."""
-        if not isinstance(error, ANSWERS):
+        if not isinstance(worst_of(error), ANSWERS):
             _log.error("unhandled error in %s, request %s", one_line(method), request.request_id, exc_info=error)
         envelope = envelope_of(error, request_id=request.request_id, trace_id=request.trace_id)
         envelope = self.catalog.localized(envelope, request.headers.get(_LANGUAGE))
@@ -174,9 +175,10 @@ def abort_in(error: BaseException, servicer: Any) -> BaseException | None:
     for _ in range(_MOST_LINKS):
         if link is None:
             return None
-        is_bare = type(link) is Exception and not link.args
-        if isinstance(link, AbortError) or (is_bare and _has_failed(servicer)):
-            return link
+        for each in leaves(link):
+            is_bare = type(each) is Exception and not each.args
+            if isinstance(each, AbortError) or (is_bare and _has_failed(servicer)):
+                return each
         link = link.__context__
     return None
 

@@ -99,7 +99,7 @@ class _Threaded:
                 self._admit(request, servicer)
                 answer = self._method.behaviour(self._checked(message), servicer)
                 self._guard.complete(request, servicer)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - a thread that exits would leave its client waiting
+            except (Exception, SystemExit, BaseExceptionGroup) as error:  # noqa: BLE001 - a thread that exits would leave its client waiting
                 self._end(error, request, servicer)
             else:
                 return answer
@@ -114,7 +114,7 @@ class _Threaded:
             inside.run(self._admit, request, servicer)
             yield from self._steps(request, message, servicer, inside)
             self._guard.complete(request, servicer)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
+        except (Exception, SystemExit, BaseExceptionGroup) as error:  # noqa: BLE001 - as above
             inside.run(self._end, error, request, servicer)
         finally:
             inside.run(request.__exit__, None, None, None)
@@ -142,7 +142,7 @@ class _Threaded:
         try:
             inside.run(self._admit, request, servicer)
             inside.run(lambda: self._method.behaviour(self._checked(message), servicer, send))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
+        except (Exception, SystemExit, BaseExceptionGroup) as error:  # noqa: BLE001 - as above
             self._guard.leave(request)
             self._end(error, request, servicer)
         if not servicer.add_callback(functools.partial(self._guard.leave, request)):

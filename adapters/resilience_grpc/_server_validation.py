@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from resilience.envelope import ErrorCatalog, validation_envelope, violations_of
-from resilience.errors import AppError, said_by
+from resilience.envelope import ErrorCatalog, validation_envelope, violations_of, worst_of
+from resilience.errors import AppError, leaves, said_by
 
 __all__ = ("refusal_of",)
 
@@ -22,10 +22,12 @@ def refusal_of(found: Any, catalog: ErrorCatalog) -> AppError | None:
     Returned: None or True where all is well; else violations, each a mapping (`field`, `message`, `type`), a pair of
     field and message, or a message alone. Raised: an `AppError` is the answer itself, and a `ValueError` speaks by its
     text, or by its `errors()` where it has them (pydantic; see `violations_of`). Anything else that is raised is a
-    fault of the hook, and is raised here.
+    fault of the hook, and is raised here. An exception group names the violations of all errors in it.
     """
     if isinstance(found, AppError):
         return found
+    if isinstance(found, BaseExceptionGroup) and isinstance(worst := worst_of(found), AppError):
+        return worst
     if found is None or found is True:
         return None
     violations = _of_error(found) if isinstance(found, BaseException) else _of_value(found)
@@ -35,6 +37,8 @@ def refusal_of(found: Any, catalog: ErrorCatalog) -> AppError | None:
 
 
 def _of_error(error: BaseException) -> Sequence[Violation]:
+    if isinstance(error, BaseExceptionGroup):
+        return [violation for each in leaves(error) for violation in _of_error(each)]
     if not isinstance(error, ValueError):
         raise error
     told: Any = said_by(error, "errors")

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from resilience._retry_after import in_seconds
+from resilience._retry_after import in_seconds, longest
 from resilience.errors import (
     ConfigurationError,
     DeadlineExceededError,
     Problem,
     RejectedError,
     cut_off_by_caller,
+    leaves,
     said_by,
 )
 from resilience.options import LONGEST, is_plain_callable
@@ -22,8 +23,10 @@ __all__ = ("Matcher", "checked_predicate", "is_answer", "is_cut_short", "is_refu
 Condition = type[BaseException] | Callable[[Any], bool]
 
 
-def is_refusal(error: Exception) -> bool:
+def is_refusal(error: BaseException) -> bool:
     """Whether the dependency was never called, so that the error says nothing about it (L4)."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_refusal, leaves(error)))
     return isinstance(error, RejectedError) or (isinstance(error, DeadlineExceededError) and error.is_before_call)
 
 
@@ -46,7 +49,10 @@ def is_answer(error: BaseException) -> bool:
 
 
 class Matcher:
-    """Exception classes and predicates over the error; an error matches where any of them does."""
+    """Exception classes and predicates over the error; an error matches where any of them does.
+
+    An exception group matches if a class is its own. Predicates never see a group: they judge the errors in it.
+    """
 
     def __init__(self, option: str, conditions: Iterable[Condition] | Condition | None) -> None:
         self._option = option
@@ -71,9 +77,12 @@ class Matcher:
         """Whether `error` matches."""
         for condition in self.conditions:
             # pybreaker asks `type(exclusion) is type`, which takes a class with a metaclass for a predicate
-            if isinstance(error, condition) if isinstance(condition, type) else condition(error):
+            if isinstance(error, condition) if isinstance(condition, type) else self._accepts(condition, error):
                 return True
         return False
+
+    def _accepts(self, predicate: Callable[[Any], object], error: BaseException) -> bool:
+        return not isinstance(error, BaseExceptionGroup) and bool(predicate(error))
 
 
 def listed(option: str, values: Any) -> Iterable[Any]:
@@ -103,7 +112,14 @@ def requested_delay(outcome: Any, ask: Callable[[Any], Any] | None) -> float:
 
     `ask` takes the error or the result. Without it, or where it answers no time, the `retry_after` of an error counts.
     """
+    wanted = _asked(outcome, ask)
+    return 0.0 if wanted is None else min(LONGEST, max(0.0, wanted))
+
+
+def _asked(outcome: Any, ask: Callable[[Any], Any] | None) -> float | None:
+    if isinstance(outcome, BaseExceptionGroup):
+        return longest(max(0.0, _asked(each, ask) or 0.0) for each in leaves(outcome))
     wanted = None if ask is None else in_seconds(ask(outcome))
     if wanted is None and isinstance(outcome, BaseException):
         wanted = in_seconds(said_by(outcome, "retry_after"))
-    return 0.0 if wanted is None else min(LONGEST, max(0.0, wanted))
+    return wanted

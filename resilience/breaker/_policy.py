@@ -30,7 +30,7 @@ from resilience.breaker._mode import AUTOMATIC, DISABLED, FORCED_OPEN, Mode
 from resilience.breaker._options import BreakerArguments, BreakerOptions
 from resilience.breaker._uncounted import UNCOUNTED
 from resilience.clock import Clock, monotonic
-from resilience.errors import ConfigurationError, Problem
+from resilience.errors import ConfigurationError, Problem, leaves
 from resilience.events import Emitter, Listener
 from resilience.options import CLOCK, RANDOMNESS, checked
 from resilience.policy import NO_RESULT, PolicyBase
@@ -241,11 +241,22 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
 
     def _says(self, error: Exception) -> bool | None:
         """Return whether `error` shows a dependency that is well; None where it shows nothing."""
+        if isinstance(error, BaseExceptionGroup):
+            return self._group_says(error)
         if is_refusal(error) or is_cut_short(error, self._options.slow_call_duration_threshold):
             return None
         if self.is_system_error(error):
             return False
         return True if (self._recorded.conditions or is_answer(error)) and not self._excluded(error) else None
+
+    def _group_says(self, group: BaseExceptionGroup[Any]) -> bool | None:
+        """Judge an exception group by the worst error in it: one failure makes it a failure."""
+        if self._excluded(group):
+            return None
+        says = {self._says(cast("Exception", each)) for each in leaves(group)}
+        if False in says or (True in says and self._recorded(group)):
+            return False
+        return True if True in says else None
 
     def _failed(self, permit: Permit, error: Exception, floor: float) -> None:
         change = self._count_failure(permit, floor)

@@ -20,7 +20,7 @@ from resilience.breaker._machine import Machine, Transition
 from resilience.breaker._mode import FORCED_OPEN, Mode
 from resilience.breaker._options import BreakerOptions
 from resilience.clock import Clock
-from resilience.errors import ConfigurationError, Problem
+from resilience.errors import ConfigurationError, Problem, leaves
 from resilience.options import is_plain_callable
 
 if TYPE_CHECKING:
@@ -123,9 +123,11 @@ class Surface(pybreaker.CircuitBreaker):
         self._change(lambda now: self._machine.close("closed by hand", now))
 
     def is_system_error(self, exception: BaseException) -> bool:
-        """Whether `exception` counts as a failure of the dependency."""
+        """Whether `exception` counts as a failure of the dependency; an exception group if an error in it does."""
         if self._excluded.conditions and self._excluded(exception):
             return False
+        if isinstance(exception, BaseExceptionGroup) and not self._recorded(exception):
+            return any(map(self.is_system_error, leaves(exception)))
         return self._recorded(exception) if self._recorded.conditions else not is_answer(exception)
 
     def add_excluded_exception(self, exception: Any) -> None:

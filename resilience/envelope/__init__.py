@@ -2,7 +2,13 @@
 
 from resilience.envelope._accept import explicit_quality, wants_problem
 from resilience.envelope._catalog import ErrorCatalog, ErrorDefinition
-from resilience.envelope._envelope import Envelope, envelope_of, http_envelope, validation_envelope
+from resilience.envelope._envelope import (
+    Envelope,
+    envelope_of,
+    envelope_of_group,
+    http_envelope,
+    validation_envelope,
+)
 from resilience.envelope._lock import changes_since, lock_of
 from resilience.envelope._machine import (
     category_for,
@@ -14,7 +20,7 @@ from resilience.envelope._machine import (
 )
 from resilience.envelope._read import read_envelope
 from resilience.envelope._schema import ENVELOPE_SCHEMA, PROBLEM_SCHEMA, title_of
-from resilience.envelope._told import ANSWERS, told
+from resilience.envelope._told import ANSWERS, told, worst_of
 from resilience.envelope._violations import violations_of
 from resilience.envelope._wire import JSON_TYPE, PROBLEM_TYPE, is_header
 
@@ -31,6 +37,7 @@ __all__ = (
     "category_for_grpc",
     "changes_since",
     "envelope_of",
+    "envelope_of_group",
     "explicit_quality",
     "grpc_status_for",
     "http_envelope",
@@ -45,4 +52,5 @@ __all__ = (
     "validation_envelope",
     "violations_of",
     "wants_problem",
+    "worst_of",
 )

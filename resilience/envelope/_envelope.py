@@ -20,10 +20,11 @@ from resilience.envelope._machine import (
     meaning_of,
     seconds_known,
 )
+from resilience.envelope._told import ANSWERS, worst_of
 from resilience.envelope._wire import JSON_TYPE, PROBLEM_TYPE, encoded, retry_after_line, safe_headers
-from resilience.errors import AppError, ResilienceError, shown
+from resilience.errors import AppError, ResilienceError, leaves, said_by, shown
 
-__all__ = ("Envelope", "envelope_of", "http_envelope", "validation_envelope")
+__all__ = ("Envelope", "envelope_of", "envelope_of_group", "http_envelope", "validation_envelope")
 
 _log = logging.getLogger("resilience")
 
@@ -122,8 +123,11 @@ def envelope_of(error: BaseException, *, request_id: str = "", trace_id: str = "
     """Return what the client is told about `error`.
 
     An `AppError` speaks for itself; one whose code or status cannot be sent is logged, and a 500. Of our other errors
-    only the fixed sentence of their class leaves the process; of anything else, that it happened.
+    only the fixed sentence of their class leaves the process; of anything else, that it happened. An exception group is
+    answered as the worst error in it (see `worst_of`), with the longest `retry_after` of them all.
     """
+    if isinstance(error, BaseExceptionGroup):
+        return envelope_of_group(error, worst_of(error), request_id=request_id, trace_id=trace_id)
     if not isinstance(error, ResilienceError) or not _has_code(error):
         return Envelope(request_id=request_id, trace_id=trace_id)
     status, grpc = _statuses(error)
@@ -140,6 +144,18 @@ def envelope_of(error: BaseException, *, request_id: str = "", trace_id: str = "
         grpc_status=grpc,
         translations=error.translations if isinstance(error, AppError) else {},
     )
+
+
+def envelope_of_group(
+    group: BaseExceptionGroup[Any], worst: BaseException, *, request_id: str = "", trace_id: str = ""
+) -> Envelope:
+    """Return the envelope of `worst`, an error in `group`, with the longest `retry_after` of all errors in it."""
+    envelope = envelope_of(worst, request_id=request_id, trace_id=trace_id)
+    if not isinstance(worst, ANSWERS):
+        return envelope
+    waits = [seconds_known(said_by(each, "retry_after")) for each in leaves(group)]
+    longest = max((wait for wait in waits if wait is not None), default=None)
+    return replace(envelope, retry_after=longest)
 
 
 def _has_code(error: ResilienceError) -> bool:

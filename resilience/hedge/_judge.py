@@ -6,7 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from resilience._matching import known
-from resilience.errors import ConfigurationError, Problem, RejectedError, ResilienceError, cut_off_by_caller
+from resilience.errors import (
+    ConfigurationError,
+    Problem,
+    RejectedError,
+    ResilienceError,
+    cut_off_by_caller,
+    leaves,
+)
 from resilience.hedge._machine import Ending, Outcome
 from resilience.options import Opaque, checked, is_plain_callable
 from resilience.policy import Substitute
@@ -22,6 +29,7 @@ class Judge:
 
     Our own refusals (L4) and errors that say they are not retryable start no other attempt unless asked for by class;
     an attempt that the caller's deadline cut off never does.
+    An exception group starts one if every error in it does, or if a class in `on` names the group and no refusal is in.
     """
 
     def __init__(self, on: Kinds, acceptable: Callable[[Any], object]) -> None:
@@ -47,11 +55,26 @@ class Judge:
             return Ending.SUBSTITUTED
         if not isinstance(error, Exception):
             return Ending.INTERRUPTED
+        if isinstance(error, BaseExceptionGroup):
+            return self._ending_of_group(leaves(error), is_named=isinstance(error, self._on))
+        barred = self._barred(error)
+        if barred is not None:
+            return barred
+        return Ending.FAILED if isinstance(error, self._on) else Ending.ANSWERED
+
+    def _barred(self, error: BaseException) -> Ending | None:
+        """Return the ending of an error that has to be asked for by class and was not, None for any other error."""
         if cut_off_by_caller(error) is not None:
             return Ending.REFUSED
-        if isinstance(error, ResilienceError) and not isinstance(error, self._asked_for):
-            if isinstance(error, RejectedError):
-                return Ending.REFUSED
-            if not error.retryable:
-                return Ending.ANSWERED
-        return Ending.FAILED if isinstance(error, self._on) else Ending.ANSWERED
+        if not isinstance(error, ResilienceError) or isinstance(error, self._asked_for):
+            return None
+        if isinstance(error, RejectedError):
+            return Ending.REFUSED
+        return None if error.retryable else Ending.ANSWERED
+
+    def _ending_of_group(self, errors: list[BaseException], *, is_named: bool) -> Ending:
+        endings = {self._barred(each) if is_named else self._ending(each) for each in errors}
+        for ending in (Ending.ANSWERED, Ending.REFUSED):  # one such error is there after another attempt, too
+            if ending in endings:
+                return ending
+        return Ending.FAILED

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, cast
 
 from resilience._matching import known
+from resilience._retry_after import asked_by
 from resilience.clock import SYSTEM_SLEEPER, Clock, monotonic
-from resilience.errors import ConfigurationError, Problem, RateLimitedError, RejectedError, said_by
+from resilience.errors import ConfigurationError, Problem, RateLimitedError, RejectedError, leaves
 from resilience.events import Emitter, Event
-from resilience.options import CLOCK, Opaque, checked, is_plain_callable
+from resilience.options import CLOCK, LONGEST, Opaque, checked, is_plain_callable
 from resilience.policy import NO_RESULT, PolicyBase, Wait
 from resilience.ratelimit._bucket import checked_store, quota_of
 from resilience.ratelimit._decision import Decision
@@ -163,13 +163,20 @@ class RateLimit(PolicyBase):
         return RateLimitedError(f"{self.name}: {self.options.rate} exceeded", policy=self.name, retry_after=wait)
 
     def _settle(self, _permit: Any, outcome: Outcome, /) -> None:
-        if outcome is NO_RESULT or isinstance(outcome, RejectedError) or not (drains := self._drains(outcome)):
+        if outcome is NO_RESULT or not self._is_drained_by(outcome):
             return
-        known(self._drains, drains)
-        asked = said_by(outcome, "retry_after")
-        wait = float(asked) if isinstance(asked, int | float) and 0 < asked < math.inf else 0.0
+        asked = asked_by(outcome)
+        wait = 0.0 if asked is None else min(max(0.0, asked), LONGEST)
         cast("LocalLedger", self._ledger).drain(self.key, wait)
         self.events.emit("ratelimit.drained", self.name, self._clock(), "warning", retry_after=wait or None)
+
+    def _is_drained_by(self, outcome: Outcome) -> bool:
+        """Whether `drain_on` matches; for an exception group, whether it matches an error in the group."""
+        outcomes = leaves(outcome) if isinstance(outcome, BaseExceptionGroup) else (outcome,)
+        for each in outcomes:
+            if not isinstance(each, RejectedError) and (drains := self._drains(each)):
+                return bool(known(self._drains, drains))
+        return False
 
     def snapshot(self) -> dict[str, Any]:
         """Return rate, burst, what was refused so far, and what remains; None for a bucket that is elsewhere."""

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, TypeAlias
 
 from resilience import errors
-from resilience.errors import ConfigurationError, Problem, RejectedError, ResilienceError, cut_off_by_caller
+from resilience.errors import ConfigurationError, Problem, RejectedError, ResilienceError, cut_off_by_caller, leaves
 from resilience.options import is_plain_callable
 from resilience.retry._asking import Asking
 
@@ -27,6 +27,9 @@ class Retryable:
 
     Our own refusals (L4) and errors that say they are not retryable need to be asked for by class: one of `on`, or of
     those `named` by a strategy that decides in its place.
+
+    An exception group is retried if every error in it is; the wait is then the longest that a predicate names. A class
+    may name the group itself; a refusal in the group still has to be asked for. Predicates never see a group.
     """
 
     def __init__(self, on: On | tuple[On, ...], named: tuple[type, ...] = ()) -> None:
@@ -48,6 +51,9 @@ class Retryable:
 
     def is_unasked_refusal(self, error: Exception | None) -> bool:
         """Whether the error is never retried unasked: one of our policies refused the call (L4), or its caller left."""
+        return error is not None and any(map(self._is_refusal, leaves(error)))
+
+    def _is_refusal(self, error: BaseException) -> bool:
         if cut_off_by_caller(error) is not None:
             return True
         return isinstance(error, RejectedError) and not isinstance(error, self._asked_for)
@@ -58,20 +64,50 @@ class Retryable:
             return False
         if isinstance(error, ResilienceError) and (isinstance(error, RejectedError) or not error.retryable):
             return isinstance(error, self._asked_for)
+        if isinstance(error, BaseExceptionGroup):
+            return self._group_by_class(leaves(error), is_named=isinstance(error, self._classes))
         if isinstance(error, self._classes):
             return True
         return None if self._predicates else False
+
+    def _group_by_class(self, errors: list[Any], *, is_named: bool) -> bool | None:
+        if any(map(self._has_to_be_named, errors)):
+            return False
+        answers = {True} if is_named else {self.by_class(each) for each in errors}
+        if False in answers:
+            return False
+        return None if None in answers else True
+
+    def _has_to_be_named(self, error: Any) -> bool:
+        """Whether `error` is a refusal, a cut-off or not retryable, and no class in `on` names it."""
+        if cut_off_by_caller(error) is not None:
+            return True
+        if not isinstance(error, ResilienceError) or isinstance(error, self._asked_for):
+            return False
+        return isinstance(error, RejectedError) or not error.retryable
 
     def asked(self, error: Exception) -> Asking[Wanted]:
         """Return False, True, or the seconds to wait."""
         known = self.by_class(error)
         if known is not None:
             return known
+        if isinstance(error, BaseExceptionGroup):
+            return (yield from self._each_asked(leaves(error)))
         for predicate in self._predicates:
             answer = understood((yield predicate, error))
             if answer is not False:
                 return answer
         return False
+
+    def _each_asked(self, errors: list[Any]) -> Asking[Wanted]:
+        waits: list[float] = []
+        for each in errors:
+            answer = yield from self.asked(each)
+            if answer is False:
+                return False
+            if answer is not True:
+                waits.append(answer)
+        return max(waits, default=True)
 
 
 def understood(answer: object) -> Wanted:

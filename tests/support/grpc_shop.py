@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from resilience import AppError, Deadline, Resilience
+from resilience import AppError, CircuitOpenError, Deadline, RateLimitedError, Resilience
 from resilience.inbound import current_request
 from resilience_grpc import aio_server_interceptors, server_interceptors
 
@@ -63,6 +63,13 @@ class Shop:
             raise AppError("SHOP_C001", "Sold out.", details={"left": 0}, http_status=409, grpc_status="ABORTED")
         if text == "crash":
             raise ValueError("secret")
+        if text == "group":
+            inner = ExceptionGroup("secret", [RateLimitedError("secret", retry_after=4.0)])
+            raise ExceptionGroup("secret", [inner, CircuitOpenError("secret", retry_after=1.5)])
+        if text == "group-crash":
+            raise ExceptionGroup("secret", [RateLimitedError("secret"), ValueError("secret")])
+        if text == "group-exit":
+            raise BaseExceptionGroup("secret", [SystemExit(3), ValueError("secret")])
         if text == "trailers":
             servicer.set_trailing_metadata((("mine", "1"),))
         if text == "code":
@@ -87,6 +94,11 @@ class Threads(Shop):
                 servicer.abort(grpc.StatusCode.FAILED_PRECONDITION, "not yet")
             except Exception as error:
                 raise ValueError("secret") from error
+        if text == "abort-group":
+            try:
+                servicer.abort(grpc.StatusCode.FAILED_PRECONDITION, "not yet")
+            except Exception as error:  # noqa: BLE001 - how `grpc` aborts
+                raise ExceptionGroup("secret", [ValueError("secret"), error]) from None
         if text == "exit":
             raise SystemExit(3)
         if text == "wait":
@@ -141,6 +153,9 @@ class Tasks(Shop):
                 await servicer.abort(grpc.StatusCode.FAILED_PRECONDITION, "not yet")
             except Exception as error:
                 raise ValueError("secret") from error
+        if text == "abort-group":
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(servicer.abort(grpc.StatusCode.FAILED_PRECONDITION, "not yet"))
         if text == "exit":
             raise asyncio.CancelledError("stray")
         if text == "wait":

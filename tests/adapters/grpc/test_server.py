@@ -54,7 +54,7 @@ def test_own_errors_are_answered(serve: Any, stack: str, kind: str) -> None:
     assert shop.settled()
 
 
-@pytest.mark.parametrize("text", ["crash", "code-crash", "exit"])
+@pytest.mark.parametrize("text", ["crash", "code-crash", "exit", "group-crash", "group-exit"])
 def test_nothing_internal_leaves(
     serve: Any, stack: str, kind: str, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -72,7 +72,7 @@ def test_nothing_internal_leaves(
     assert shop.settled()
 
 
-@pytest.mark.parametrize("text", ["abort", "abort-wrapped"])
+@pytest.mark.parametrize("text", ["abort", "abort-wrapped", "abort-group"])
 def test_aborts_are_kept(serve: Any, stack: str, kind: str, text: str) -> None:
     """What a handler aborted with is what the client sees, also where something else was raised on top of it."""
     shop = serve(stack)
@@ -96,6 +96,21 @@ def test_trailers_of_the_handler_are_kept(serve: Any, stack: str, kind: str) -> 
     call = shop.start(kind, "trailers", metadata=(("x-request-id", "r-1"),))
     _ = list(call) if kind.endswith("stream") else call.result()
     assert trailers(call) == {"mine": "1", "x-request-id": "r-1"}
+
+
+def test_groups_are_answered_as_their_worst_error(
+    serve: Any, stack: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An exception group of refusals is the refusal that weighs most, with the longest wait; nothing is logged."""
+    shop = serve(stack)
+    failed = shop.failure(kind, "group")
+    assert failed.code() is grpc.StatusCode.UNAVAILABLE
+    error = error_of_call(failed)
+    assert error is not None
+    assert (error.code, error.retry_after) == ("CIRCUIT_OPEN", 4.0)
+    assert "secret" not in str(failed)
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert shop.settled()
 
 
 def test_clients_that_leave(serve: Any, stack: str, kind: str) -> None:

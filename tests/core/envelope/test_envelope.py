@@ -45,7 +45,7 @@ SECRET = "dsn=postgres://root:hunter2@db"  # noqa: S105 - the point of the test 
         KeyError(SECRET),
         KeyboardInterrupt(SECRET),
         TimeoutError(SECRET),
-        ExceptionGroup(SECRET, [AppError("X_1", SECRET)]),
+        ExceptionGroup(SECRET, [AppError("X_1", SECRET), RuntimeError(SECRET)]),
     ],
 )
 def test_strangers_become_internal(error: BaseException) -> None:
