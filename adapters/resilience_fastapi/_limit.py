@@ -14,7 +14,7 @@ from starlette.types import Scope
 from resilience import Resilience
 from resilience.envelope import envelope_of
 from resilience.errors import RateLimitedError
-from resilience.inbound import Inbound, RequestContext, RouteLimit
+from resilience.inbound import Inbound, RequestContext, RouteLimit, is_preflight
 from resilience_fastapi._answers import context_of, ids_of
 from resilience_fastapi._middleware import ResilienceMiddleware
 from resilience_fastapi._scope import template_of, user_of
@@ -56,6 +56,8 @@ class RouteDependency(params.Depends):
     async def __call__(self, connection: HTTPConnection) -> None:
         """Charge the caller, or raise `RateLimitedError`; where nobody would answer that, what FastAPI answers."""
         if self in getattr(connection.scope.get("endpoint"), _EXEMPT, ()):
+            return
+        if is_preflight(connection.scope.get("method", ""), connection.headers):
             return
         limit = self._limit
         rate: str | None = await _value(limit.rate, connection)

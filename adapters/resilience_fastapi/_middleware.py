@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from resilience import Resilience
 from resilience.envelope import ANSWERS, envelope_of, worst_of
-from resilience.inbound import Bell, Inbound, RequestContext
+from resilience.inbound import Bell, Inbound, RequestContext, is_preflight
 from resilience.timeout import Deadline
 from resilience_fastapi._answers import ids_of, respond
 from resilience_fastapi._broken_off import BrokenOffError, broken_off
@@ -130,6 +131,8 @@ class ResilienceMiddleware:
         context = self._inbound.receive(picked, peer[0] if peer else None, path=path)
         if path.startswith(self._probes.paths) and self._probes.are_routed(scope, path):
             context.is_excluded, context.deadline = True, None
+        if scope.get("method") == "OPTIONS":
+            context.is_preflight = is_preflight("OPTIONS", Headers(scope=scope))
         context.source = scope
         scope[SCOPE_KEY] = context
         return context

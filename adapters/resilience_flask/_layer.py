@@ -8,11 +8,12 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, got_request_exception, request
+from werkzeug.datastructures import EnvironHeaders
 
 from resilience import Resilience
 from resilience.envelope import ANSWERS, envelope_of, worst_of
 from resilience.errors import DeadlineExceededError, RejectedError, one_line
-from resilience.inbound import Inbound, RequestContext
+from resilience.inbound import Inbound, RequestContext, is_preflight
 from resilience_flask._answers import CONTEXT, ids_of, rendered
 from resilience_flask._exchange import Exchange, Headers
 from resilience_flask._limit import is_exempt
@@ -89,6 +90,8 @@ class Layer:
         context = self.inbound.receive(picked, environ.get("REMOTE_ADDR"), path=path)
         if self._probes.are_routed(path):
             context.is_excluded, context.deadline = True, None
+        if environ.get("REQUEST_METHOD") == "OPTIONS":
+            context.is_preflight = is_preflight("OPTIONS", EnvironHeaders(environ))
         context.source = environ
         environ[CONTEXT] = context
         return context
@@ -103,7 +106,7 @@ class Layer:
             # Past whatever middleware is in between, so that none of it can answer instead.
             environ[_DUE] = refusal
             return type(self.app).wsgi_app(self.app, environ, start)
-        if self.inbound.quota is not None and not context.is_excluded:
+        if self.inbound.quota is not None and not context.is_excluded and not context.is_preflight:
             environ[_DUE] = self.inbound.quota
         return self._inner(environ, start)
 

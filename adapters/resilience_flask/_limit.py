@@ -13,7 +13,7 @@ from werkzeug.exceptions import TooManyRequests
 
 from resilience import Resilience
 from resilience.errors import RateLimitedError
-from resilience.inbound import Inbound, RequestContext, RouteLimit
+from resilience.inbound import Inbound, RequestContext, RouteLimit, is_preflight
 from resilience_flask._answers import context_of
 
 __all__ = ("exempt", "is_exempt", "rate_limit")
@@ -100,6 +100,8 @@ def _charge_unless_exempt(limit: RouteLimit) -> None:
 
 
 def _charge(limit: RouteLimit) -> None:
+    if is_preflight(request.method, request.headers):
+        return
     rate = limit.rate() if callable(limit.rate) else limit.rate
     if rate is None:
         return

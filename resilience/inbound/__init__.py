@@ -5,6 +5,7 @@ from resilience.inbound._context import RequestContext, current_request
 from resilience.inbound._gate import Inbound
 from resilience.inbound._key import KeyRule
 from resilience.inbound._options import ServerOptions
+from resilience.inbound._preflight import is_preflight
 from resilience.inbound._quota import Quota
 from resilience.inbound._route import RouteLimit
 
@@ -17,4 +18,5 @@ __all__ = (
     "RouteLimit",
     "ServerOptions",
     "current_request",
+    "is_preflight",
 )

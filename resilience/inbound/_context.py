@@ -48,6 +48,7 @@ class RequestContext:
         "inbound",
         "is_counted",
         "is_excluded",
+        "is_preflight",
         "is_unknown",
         "place",
         "request_id",
@@ -71,6 +72,8 @@ class RequestContext:
         self.trace_id = trace_id
         self.client = client
         """The caller's address as far as it can be trusted; "" for a Unix socket whose proxy is not trusted."""
+        self.is_preflight = False
+        """Whether it is a CORS preflight, which is neither charged nor refused for want of a place."""
         self.is_unknown = False
         """Whether it came over a Unix socket and nothing that can be trusted names its client."""
         self.deadline = deadline

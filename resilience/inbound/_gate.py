@@ -151,14 +151,16 @@ class Inbound:
         return context
 
     def enter(self, context: RequestContext, *, takes_place: bool = True) -> None:
-        """Count a request as under way, or raise `BulkheadFullError`. Excluded paths are neither counted nor refused.
+        """Count a request as under way, or raise `BulkheadFullError`.
+
+        Excluded paths are neither counted nor refused. CORS preflights are counted; they take no place.
 
         A connection that lives for hours (a websocket) is counted with `takes_place=False`: it keeps nobody out. So is
         a request that may still be refused before it takes its place by `admit`, which does not count it again.
         """
         if context.is_excluded:
             return
-        if takes_place and self.slots is not None:
+        if takes_place and self.slots is not None and not context.is_preflight:
             context.place = self.slots.admit()
         if self.lifecycle is not None and not context.is_counted:
             self.lifecycle.enter()
@@ -174,7 +176,7 @@ class Inbound:
             raise DeadlineExceededError("the deadline passed before the request was served", policy="server")
         self.enter(context)
         quota = self.quota
-        if quota is None or context.is_excluded:
+        if quota is None or context.is_excluded or context.is_preflight:
             return None
         if quota.waits:
             return quota
@@ -204,7 +206,7 @@ class Inbound:
     def charge(self, context: RequestContext, quota: Quota, key: str | None = None, cost: int = 1) -> None:
         """Charge `quota` with `cost`, or raise `RateLimitedError`. May block, for as long as Redis is allowed to.
 
-        A request that is counted by address, while its address cannot be known, is not charged.
+        A CORS preflight is not charged, nor a request that is counted by address while its address cannot be known.
         """
         whose = self.key_of(context, key)
         if whose is not None:
@@ -219,8 +221,10 @@ class Inbound:
     def key_of(self, context: RequestContext, key: str | None = None) -> str | None:
         """Return whose quota is charged; whatever user code makes of it is bounded in length.
 
-        None if that is the client's address, and it cannot be known: the first such request is logged.
+        None for a CORS preflight, and for a client's address that cannot be known: the first such request is logged.
         """
+        if context.is_preflight:
+            return None
         return self.known(context, self._key(context)) if key is None else bounded(key)
 
     def known(self, context: RequestContext, key: str | None) -> str | None:

@@ -65,12 +65,14 @@ class RouteLimit:
     ) -> Due | None:
         """Return what `Inbound.charge` takes: the quota, whose it is, and how much of it.
 
-        None if the limit is by address, and the address cannot be known.
+        None for a CORS preflight, and if the limit is by address and the address cannot be known.
 
         `place` names the route as its template does, never the path, which is the client's to vary. Routes count apart
         unless a `name` makes several share a limit: those whose rate is computed, and those whose is not, each among
         themselves.
         """
+        if context.is_preflight:
+            return None
         if key is None:
             key = inbound.key_of(context) if self._rule is None else inbound.known(context, self._rule.of(context))
             if key is None:

@@ -10,10 +10,19 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.datastructures import Headers
 
 from resilience import Resilience
 from resilience.errors import BulkheadFullError, ConfigurationError, DeadlineExceededError, RateLimitedError
-from resilience.inbound import Inbound, KeyRule, RequestContext, RouteLimit, ServerOptions, current_request
+from resilience.inbound import (
+    Inbound,
+    KeyRule,
+    RequestContext,
+    RouteLimit,
+    ServerOptions,
+    current_request,
+    is_preflight,
+)
 from resilience.inbound._deadline import patience_of
 from resilience.lifecycle import Lifecycle
 from resilience.ratelimit import TokenBucket
@@ -423,3 +432,41 @@ class TestKey:
         """A rule nobody knows is refused by name."""
         with pytest.raises(ConfigurationError, match="header:<name>"):
             KeyRule(rule)
+
+
+ASKED = {"Origin": "https://shop.example", "Access-Control-Request-Method": "PUT"}
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "is_one"),
+    [
+        ("OPTIONS", ASKED, True),
+        ("OPTIONS", {"Origin": "https://shop.example"}, False),
+        ("OPTIONS", {"Access-Control-Request-Method": "PUT"}, False),
+        ("OPTIONS", {}, False),
+        ("GET", ASKED, False),
+        ("options", ASKED, False),
+    ],
+)
+def test_what_a_preflight_is(method: str, headers: dict[str, str], is_one: bool) -> None:  # noqa: FBT001 - a table's column
+    """A preflight is an OPTIONS request with both headers of the Fetch standard; a mere OPTIONS request is none."""
+    assert is_preflight(method, Headers(headers)) is is_one
+
+
+async def test_a_preflight_is_let_in() -> None:
+    """A preflight takes no place and is not charged, by no quota and no key; it counts as under way."""
+
+    def key(_: RequestContext) -> str:
+        raise KeyError("no credentials in a preflight")
+
+    inbound = gate(key, rate_limit="1/minute", max_concurrent_requests=1)
+    assert inbound.quota is not None
+    assert inbound.slots is not None
+    for under_way in (1, 2, 3):
+        context = inbound.receive({}, "203.0.113.9")
+        context.is_preflight = True
+        assert inbound.admit(context) is None
+        inbound.charge(context, inbound.quota)
+        await inbound.acharge(context, inbound.quota, "k")
+        assert RouteLimit("1/minute").due(inbound, context, "PUT /", rate="1/minute", key="k", cost=1) is None
+        assert (context.charges, inbound.slots.concurrent_calls, in_flight(inbound)) == ((), 0, under_way)
