@@ -46,6 +46,7 @@ class RedisStore:
         self.outage = OutageGuard("ratelimit", self.events, lease=lease, clock=clock, evict=connection.evict)
         self.trips: dict[Any, Any] = {}
         """The round trip that the tasks of an event loop are about to make, by loop."""
+        self.gathering = _redis_sync.Gathering()
         self._local = MemoryStore()
 
     def open(self, quota: Quota, clock: Clock) -> RedisLedger:

@@ -1,25 +1,26 @@
-"""Asking Redis and awaiting the answer: all who ask in one turn of an event loop share one round trip.
+"""Asking Redis and awaiting the answer: all callers that ask in one turn of an event loop share one round trip.
 
 A busy server has several requests in hand in each turn, and a round trip costs its process more than the rest of
-a limiter does. Nobody waits for company: what was asked in one turn is sent in the next.
+a limiter does. No caller waits for company: the questions of one turn are sent in the next. If no connection is free
+then, the round trip waits for one, and more callers may join it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Iterable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
+from resilience.ratelimit._batch import Batch
 from resilience.redis import Attempt
-from resilience.redis._script_aio import run_all_awaiting
+from resilience.redis._exchange_aio import talk_awaiting
 
 if TYPE_CHECKING:
+    from redis.asyncio.connection import AbstractConnection
+
     from resilience.ratelimit._decision import Decision
     from resilience.ratelimit._redis import RedisLedger, RedisStore
     from resilience.redis._machine import Permit
-    from resilience.redis._script_aio import Question
 
 __all__ = ("take",)
 
@@ -37,84 +38,48 @@ async def take(ledger: RedisLedger, key: str, cost: int, allowance: float) -> De
 
 
 def _trip(store: RedisStore, permit: Permit) -> Trip:
-    """Return the round trip this turn of the loop is about to make."""
+    """Return the round trip that the next caller of this loop joins."""
     loop = asyncio.get_running_loop()
     trip: Trip | None = store.trips.get(loop)
-    if trip is None or trip.permit is not permit:
+    if trip is None or trip.permit is not permit or trip.is_full:
         trip = Trip(store, permit, loop)
     return trip
 
 
-class Line:
-    """Those who want the same of the same bucket: the first ones get it."""
+class Trip(Batch):
+    """One round trip, and the tasks that wait for it."""
 
-    __slots__ = ("_arguments", "_cost", "_key", "_ledger", "_waiting")
-
-    def __init__(self, ledger: RedisLedger, redis_key: bytes, arguments: tuple[int, ...], cost: int) -> None:
-        self._ledger, self._key, self._arguments, self._cost = ledger, redis_key, arguments, cost
-        self._waiting: list[asyncio.Future[Decision | None]] = []
-
-    def join(self, waiting: asyncio.Future[Decision | None]) -> None:
-        """Stand at the end."""
-        self._waiting.append(waiting)
-
-    def question(self) -> Question | None:
-        """Return what to ask for those who have not been cancelled meanwhile, or None where all have."""
-        self._waiting = [each for each in self._waiting if not each.done()]
-        return (self._key, (*self._arguments, len(self._waiting))) if self._waiting else None
-
-    def decisions(self, reply: Any) -> list[Decision]:
-        """Return what was decided, in the order of the line."""
-        return self._ledger.answers(reply, self._cost, len(self._waiting))
-
-    def settle(self, decisions: Iterable[Decision | None]) -> None:
-        """Let everybody go."""
-        for waiting, decision in zip(self._waiting, decisions, strict=False):
-            if not waiting.done():
-                waiting.set_result(decision)
-
-
-class Trip:
-    """One round trip, and who waits for it."""
-
-    __slots__ = ("_lines", "_loop", "_store", "_task", "permit")
+    __slots__ = ("_loop", "_store", "_task")
 
     def __init__(self, store: RedisStore, permit: Permit, loop: asyncio.AbstractEventLoop) -> None:
-        self.permit = permit
+        super().__init__(permit)
         self._store = store
         self._loop = loop
-        self._lines: dict[tuple[bytes, tuple[int, ...]], Line] = {}
         store.share(loop, self)
-        # Not by the loop's task factory: an eager one would depart at once, with nobody aboard. And whose turn it was
-        # must not matter to the others: no deadline, request or span of his goes along (L19).
-        self._task = asyncio.Task(self._ask(), loop=loop, context=Context())
+        # Not by the loop's task factory: an eager one would depart at once, with no caller aboard. And whose turn it
+        # was must not matter to the others: no deadline, request or span of that caller goes along (L19).
+        self._task = asyncio.Task(self._make(), loop=loop, context=Context())
         self._task.add_done_callback(self._settle)
 
     def join(
         self, ledger: RedisLedger, redis_key: bytes, arguments: tuple[int, ...], cost: int
     ) -> asyncio.Future[Decision | None]:
-        """Stand in line; what is returned resolves to a decision, or to None where Redis does not answer."""
-        line = self._lines.get((redis_key, arguments))
-        if line is None:
-            line = self._lines[redis_key, arguments] = Line(ledger, redis_key, arguments, cost)
+        """Join; the future resolves to a decision, or to None if Redis does not answer."""
         waiting: asyncio.Future[Decision | None] = self._loop.create_future()
-        line.join(waiting)
+        self.add(ledger, redis_key, arguments, cost, waiting)
         return waiting
 
-    async def _ask(self) -> None:
-        """Make the trip. Whom it brings nothing, `_settle` lets go."""
-        store = self._store
-        store.depart(self._loop, self)
-        asked = {line: question for line in self._lines.values() if (question := line.question()) is not None}
-        with Attempt(store.outage, self.permit):
-            # Redis answers a command at a time: connecting, waiting for a connection and the replies share one bound.
-            async with asyncio.timeout(store.connection.options.timeout):
-                replies = await run_all_awaiting(store.script, store.connection.aio, list(asked.values()))
-            for line, reply in zip(asked, replies, strict=True):
-                line.settle(line.decisions(reply))
+    async def _make(self) -> None:
+        """Make the trip. `_settle` lets those callers go on that get no answer."""
+        with Attempt(self._store.outage, self.permit):
+            self.answer(await self._store.connection.aio_pool.ask(self._ask))
+
+    async def _ask(self, connection: AbstractConnection) -> list[Any]:
+        self._store.depart(self._loop, self)
+        questions = self.questions()
+        return await talk_awaiting(self._store.script, questions)(connection) if questions else []
 
     def _settle(self, _task: asyncio.Task[None]) -> None:
         """Let those go who have no answer: Redis gave none, or the task was cancelled, perhaps before it began."""
         self._store.depart(self._loop, self)
-        for line in self._lines.values():
-            line.settle(itertools.repeat(None))
+        self.let_go()

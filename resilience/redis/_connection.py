@@ -12,13 +12,18 @@ from urllib.parse import urlsplit
 from resilience._fork import renew_after_fork
 from resilience._redaction import Secret, hidden
 from resilience.errors import ConfigurationError, Problem
+from resilience.redis._exchange import limit
 from resilience.redis._generation import Generation
 from resilience.redis._options import EXPECTED_URL, RedisOptions
+from resilience.redis._pool import ConnectionPool
 from resilience.redis._probe import diagnose
 
 if TYPE_CHECKING:
     import redis
     import redis.asyncio
+    from redis.connection import AbstractConnection
+
+    from resilience.redis._pool_aio import AsyncConnectionPool
 
 __all__ = ("RedisConnection",)
 
@@ -29,9 +34,11 @@ _SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
 class RedisConnection:
     """Clients of one Redis, made when first used: one for blocking code, one for each event loop.
 
-    Every wait is bounded by `options.timeout`: for a connection of the pool, for connecting, for a reply, however many
+    Every wait of a client is bounded by `options.timeout`: for a connection, for connecting, for a reply, however many
     pieces it comes in. redis-py's own defaults (ten retries, timeouts of 5 s) do not apply, nor do timeouts in the URL.
     A connection that went stale in the pool is replaced once per command. A forked child makes its own clients.
+
+    Limiters have connections of their own, `pool` and `aio_pool`, where connecting goes on in the background.
 
     Raises `ConfigurationError` when there is no URL, it cannot be read, or redis is not installed.
     """
@@ -45,7 +52,9 @@ class RedisConnection:
         self._inherited: list[Any] = []
         self._sync: redis.Redis | None = None
         self._loops: dict[Any, Any] = {}
-        self._lock = threading.Lock()  # guards the two above; held while a client is built, which does no I/O
+        self._pool: ConnectionPool | None = None
+        self._pools: dict[Any, Any] = {}
+        self._lock = threading.Lock()  # guards the four above; held while a client is built, which does no I/O
         renew_after_fork(self)
 
     @classmethod
@@ -56,9 +65,10 @@ class RedisConnection:
 
     def after_fork(self) -> None:
         """Let go of the parent's clients, whose sockets are shared with it - without closing them."""
-        self._inherited.append((self._sync, self._loops))
+        self._inherited.append((self._sync, self._loops, self._pool, self._pools))
         self._lock = threading.Lock()
         self._sync, self._loops = None, {}
+        self._pool, self._pools = None, {}
 
     @property
     def sync(self) -> redis.Redis:
@@ -75,7 +85,26 @@ class RedisConnection:
         """The client of the running event loop, closed with it."""
         from resilience.redis import _connection_aio  # noqa: PLC0415 - blocking programs never need it
 
-        return _connection_aio.client(self._loops, self._lock, self._build_awaiting)
+        client: redis.asyncio.Redis = _connection_aio.of_loop(self._loops, self._lock, self._build_awaiting)
+        return client
+
+    @property
+    def pool(self) -> ConnectionPool:
+        """The connections of the process's threads for scripts."""
+        if (pool := self._pool) is not None:
+            return pool
+        with self._lock:
+            pool = self._pool or ConnectionPool(self.options, self._connect)
+            self._pool = pool
+            return pool
+
+    @property
+    def aio_pool(self) -> AsyncConnectionPool:
+        """The connections of the running event loop for scripts, closed with it."""
+        from resilience.redis import _connection_aio  # noqa: PLC0415 - blocking programs never need it
+
+        pool: AsyncConnectionPool = _connection_aio.of_loop(self._pools, self._lock, self._build_pool)
+        return pool
 
     def evict(self) -> None:
         """Let no connection made so far be used again: the next use of each resolves the name and connects anew.
@@ -84,6 +113,9 @@ class RedisConnection:
         under way are not disturbed. Sends nothing and never blocks.
         """
         self._generation.end()
+        for pool in (self._pool, *[pool for pool, _ in tuple(self._pools.values())]):
+            if pool is not None:
+                pool.renew()
 
     @property
     def is_cluster_node(self) -> bool:
@@ -102,19 +134,40 @@ class RedisConnection:
         """Close the blocking client; using it again opens a new one. Clients of event loops close with their loop."""
         with self._lock:
             client, self._sync = self._sync, None
-        if client is not None:
-            client.close()
+            pool, self._pool = self._pool, None
+        for each in (client, pool):
+            if each is not None:
+                each.close()
 
     def aclose(self) -> Coroutine[Any, Any, None]:
         """Close the client of the running event loop, and the blocking one."""
         from resilience.redis import _connection_aio  # noqa: PLC0415 - blocking programs never need it
 
         self.close()
-        return _connection_aio.close(self._loops)
+        return _connection_aio.close(self._pools, self._loops)
 
     def _build_awaiting(self) -> redis.asyncio.Redis:
         client: redis.asyncio.Redis = self._build("redis.asyncio", self._settings("redis.asyncio.connection"))
         return client
+
+    def _build_pool(self) -> AsyncConnectionPool:
+        from resilience.redis import _connection_aio  # noqa: PLC0415 - blocking programs never need it
+
+        # The pool bounds connecting and each exchange as a whole: redis-py's timers would not know of a late loop.
+        settings = self._settings("redis.asyncio.connection")
+        return _connection_aio.pool(self.options, _for_pool("redis.asyncio", settings, None))
+
+    def _connect(self) -> AbstractConnection:
+        """Return a new connection, blocking for at most `connect_timeout` a step."""
+        settings = _for_pool("redis", self._sync_settings, self.options.connect_timeout)
+        connection: AbstractConnection = settings.pop("connection_class")(**settings)
+        try:
+            connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+            limit(connection, self.options.timeout)
+        except BaseException:
+            connection.disconnect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+            raise
+        return connection
 
     def _build(self, module: str, settings: dict[str, Any]) -> Any:
         package = import_module(module)
@@ -140,6 +193,15 @@ class RedisConnection:
     def __repr__(self) -> str:
         where = urlsplit(self.options.url or "")
         return f"<RedisConnection {where.scheme}://{where.hostname or ''}{where.path}>"
+
+
+def _for_pool(module: str, settings: dict[str, Any], timeout: float | None) -> dict[str, Any]:
+    """Return the settings of a connection of our own pools, which try again by themselves."""
+    from redis.backoff import NoBackoff  # noqa: PLC0415 - an extra
+
+    never = import_module(f"{module}.retry").Retry(NoBackoff(), 0, supported_errors=())
+    bounds = {name: timeout for name in ("socket_timeout", "socket_connect_timeout") if name in settings}
+    return settings | bounds | {"retry": never, "retry_on_error": []}
 
 
 def _require_redis() -> None:

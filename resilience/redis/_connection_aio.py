@@ -1,23 +1,36 @@
-"""One client per event loop, closed when the loop is."""
+"""Things that belong to one event loop each, closed when the loop is."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from resilience.redis._pool_aio import AsyncConnectionPool
 
 if TYPE_CHECKING:
     import threading
 
-    from redis.asyncio import Redis
+    from redis.asyncio.connection import AbstractConnection
 
-    Kept = tuple[Redis, AsyncGenerator[None, None]]
+    from resilience.redis._options import RedisOptions
 
-__all__ = ("client", "close")
+__all__ = ("close", "of_loop", "pool")
 
 
-def client(loops: dict[Any, Kept], lock: threading.Lock, build: Callable[[], Redis]) -> Redis:
-    """Return the running loop's client."""
+class Closing(Protocol):
+    """Something that is closed by awaiting."""
+
+    async def aclose(self) -> None:
+        """Close it."""
+        ...
+
+
+T = TypeVar("T", bound=Closing)
+
+
+def of_loop(loops: dict[Any, tuple[T, AsyncGenerator[None, None]]], lock: threading.Lock, build: Callable[[], T]) -> T:
+    """Return what `build` has made for the running loop."""
     loop = asyncio.get_running_loop()
     if (kept := loops.get(loop)) is not None:
         return kept[0]
@@ -31,8 +44,8 @@ def client(loops: dict[Any, Kept], lock: threading.Lock, build: Callable[[], Red
     return made
 
 
-async def _kept_open(made: Redis) -> AsyncGenerator[None, None]:
-    """Close the client when this generator is: event loops close the ones still open when they end."""
+async def _kept_open(made: Closing) -> AsyncGenerator[None, None]:
+    """Close `made` when this generator is: event loops close the ones still open when they end."""
     try:
         yield
     finally:
@@ -47,8 +60,26 @@ def _start(keeper: AsyncGenerator[None, None]) -> None:
         return
 
 
-async def close(loops: dict[Any, Kept]) -> None:
-    """Close the running loop's client."""
-    kept = loops.pop(asyncio.get_running_loop(), None)
-    if kept is not None:
-        await kept[1].aclose()
+async def close(*kinds: dict[Any, tuple[Any, AsyncGenerator[None, None]]]) -> None:
+    """Close everything that belongs to the running loop."""
+    loop = asyncio.get_running_loop()
+    for loops in kinds:
+        if (kept := loops.pop(loop, None)) is not None:
+            await kept[1].aclose()
+
+
+def pool(options: RedisOptions, settings: dict[str, Any]) -> AsyncConnectionPool:
+    """Return the running loop's connections, made with redis-py's `settings`."""
+    named = dict(settings)
+    kind: type[AbstractConnection] = named.pop("connection_class")
+
+    async def connect() -> AbstractConnection:
+        connection = kind(**named)
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
+
+    return AsyncConnectionPool(options, connect, asyncio.get_running_loop())

@@ -1,4 +1,4 @@
-"""One command and its reply, blocking, on a connection of redis-py's pool.
+"""Commands and their replies, blocking, on one connection of redis-py.
 
 `Redis.execute_command` does the same and more - timing, reshaping of replies, commands with a state of their own - and
 takes longer for it than the server takes for a limiter's script.
@@ -6,15 +6,16 @@ takes longer for it than the server takes for a limiter's script.
 
 from __future__ import annotations
 
-import functools
-import inspect
+import enum
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from redis import ConnectionPool, Redis
+    import socket
+
     from redis.connection import AbstractConnection
 
-__all__ = ("ask", "packed")
+__all__ = ("Failure", "exchange", "kind_of", "limit", "packed")
 
 
 def packed(*parts: bytes) -> bytes:
@@ -22,39 +23,43 @@ def packed(*parts: bytes) -> bytes:
     return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
 
 
-def ask(client: Redis, command: bytes) -> Any:
-    """Return the reply to a packed command. A connection that went stale in the pool is replaced, once.
+def exchange(connection: AbstractConnection, commands: Sequence[bytes]) -> list[Any]:
+    """Return the reply to each packed command. A reply that is an error is returned, not raised.
 
-    Raises what redis-py raises: `ResponseError` for a reply that is an error, `ConnectionError`, `TimeoutError`.
+    Raises what redis-py raises, `ConnectionError` or `TimeoutError`. Replies are then outstanding.
     """
-    pool = client.connection_pool
-    connection = pool.get_connection(*_introduction(type(pool)))
-    try:
-        # What fails was disconnected already, and connects anew when it is tried once more.
-        return connection.retry.call_with_retry(lambda: _exchange(connection, command), lambda _error: None)
-    finally:
-        pool.release(connection)
-
-
-def _exchange(connection: AbstractConnection, command: bytes) -> Any:
     from redis.exceptions import ResponseError  # noqa: PLC0415 - an extra
 
-    is_in_step = False
-    try:
-        connection.send_packed_command([command])  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-        reply = connection.read_response()
-        is_in_step = True
-    except ResponseError:
-        is_in_step = True
-        raise
-    finally:
-        if not is_in_step:  # a reply that is still to come must not be the next caller's
-            connection.disconnect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-    return reply
+    connection.send_packed_command(commands)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+    replies: list[Any] = []
+    for _ in commands:
+        try:
+            replies.append(connection.read_response())
+        except ResponseError as error:
+            replies.append(error)
+    return replies
 
 
-@functools.cache
-def _introduction(pool: type[ConnectionPool]) -> tuple[str, ...]:
-    """Return what a pool wants to be told: before redis-py 5.3 the name of the command, from then on nothing."""
-    wanted = inspect.signature(pool.get_connection).parameters.get("command_name")
-    return ("EVALSHA",) if wanted is not None and wanted.default is inspect.Parameter.empty else ()
+class Failure(enum.Enum):
+    """Why an exchange has no replies."""
+
+    CLOSED = "the server has closed the connection"
+    LATE = "no reply in time"
+    OTHER = "the replies cannot be read"
+
+
+def kind_of(error: Exception) -> Failure:
+    """Return what the error of an exchange means."""
+    from redis.exceptions import ConnectionError as NotConnected  # noqa: PLC0415 - an extra
+    from redis.exceptions import TimeoutError as NotInTime  # noqa: PLC0415 - an extra
+
+    if isinstance(error, NotConnected):
+        return Failure.CLOSED
+    return Failure.LATE if isinstance(error, NotInTime | TimeoutError) else Failure.OTHER
+
+
+def limit(connection: AbstractConnection, seconds: float) -> None:
+    """Bound each wait of `connection` for the server."""
+    connected: socket.socket | None = connection._sock  # noqa: SLF001 - redis-py has no public name for it
+    if connected is not None:
+        connected.settimeout(seconds)

@@ -46,8 +46,13 @@ class RedisOptions(Options):
         secret=True,
     )
     outage: str = option("local", Choice("local", "allow", "deny"), "what limiters do while Redis is away")
-    timeout: float = option(0.05, Duration(above=True, maximum=60), "longest a call ever waits for Redis")
-    max_connections: int = option(50, Whole(1, 10_000), "connections per process")
+    timeout: float = option(0.05, Duration(above=True, maximum=60), "longest that a decision waits for Redis")
+    connect_timeout: float = option(
+        2.0,
+        Duration(above=True, maximum=60),
+        "longest time for connecting, in the background",
+    )
+    max_connections: int = option(50, Whole(1, 10_000), "connections of all threads, and of each event loop")
     prefix: str = option(
         "resilience", Text("letters, digits and : . _ -", pattern=r"[A-Za-z0-9:._-]+", longest=64), "start of every key"
     )

@@ -12,6 +12,7 @@ from resilience._fork import renew_after_fork
 from resilience.clock import Clock, monotonic
 from resilience.redis._errors import code_of, is_about_one_key
 from resilience.redis._machine import Absence, Permit, Up
+from resilience.redis._places import NotAskedError, StillConnectingError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -102,7 +103,8 @@ class OutageGuard:
                     facts["code"] = code
                 self._events.record(f"{self._kind}.outage", "redis", now, "error", **facts)
             is_news = self._absence.epoch is not before
-        if is_news:  # a straggler of an earlier epoch says nothing about connections made since
+        # A straggler of an earlier epoch says nothing about connections made since; one that is being made may go on.
+        if is_news and not isinstance(error, StillConnectingError):
             self._evict()
         self._events.deliver()
 
@@ -110,6 +112,13 @@ class OutageGuard:
         if code not in self._reported:
             self._reported.add(code)
             _log.warning("Redis answered %s for a key; the decision was made without it", code)
+
+    def not_asked(self, permit: Permit, reason: NotAskedError) -> None:
+        """Note that this process had no connection for the caller. That is an outage only if it has none at all."""
+        if isinstance(reason, StillConnectingError) and type(permit) is Up:
+            self.failed(permit, reason)
+        else:
+            self.abandoned(permit)
 
     def succeeded(self, permit: Permit) -> None:
         """Note an answer. Takes no lock while Redis is up."""
@@ -151,6 +160,9 @@ class Attempt:
             return False
         if error is None:
             self._guard.succeeded(permit)
+        elif isinstance(error, NotAskedError):
+            self._guard.not_asked(permit, error)
+            return True
         elif isinstance(error, Exception):
             self._guard.failed(permit, error)
             return True

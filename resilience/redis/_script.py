@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from resilience.redis._exchange import ask, packed
+from resilience.redis._exchange import exchange, packed
 
 if TYPE_CHECKING:
-    from redis import Redis
+    from redis.connection import AbstractConnection
 
-__all__ = ("Script", "unknown_script")
+    from resilience.redis._pool import ConnectionPool
+
+__all__ = ("Question", "Script")
+
+Question = tuple[bytes, Sequence[int]]
+"""A script's key, and its arguments."""
 
 
 class Script:
@@ -27,25 +32,46 @@ class Script:
         self.sha1 = hashlib.sha1(self._text, usedforsecurity=False).hexdigest()
         self._sha1 = self.sha1.encode()
 
-    def by_hash(self, key: bytes, arguments: Sequence[Any]) -> tuple[Any, ...]:
-        """Return the command that names the script."""
-        return ("EVALSHA", self.sha1, 1, key, *arguments)
+    def by_hash(self, questions: Iterable[Question]) -> list[bytes]:
+        """Return the commands that name the script."""
+        return [packed(b"EVALSHA", self._sha1, b"1", key, *_numbers(arguments)) for key, arguments in questions]
 
-    def by_text(self, key: bytes, arguments: Sequence[Any]) -> tuple[Any, ...]:
-        """Return the command that carries the script."""
-        return ("EVAL", self.text, 1, key, *arguments)
+    def by_text(self, questions: Sequence[Question]) -> list[bytes]:
+        """Return the same, the first of them with the script itself: the server knows it from then on."""
+        key, arguments = questions[0]
+        first = packed(b"EVAL", self._text, b"1", key, *_numbers(arguments))
+        return [first, *self.by_hash(questions[1:])]
 
-    def run(self, client: Redis, key: bytes, arguments: Sequence[int]) -> Any:
-        """Return the script's reply, blocking."""
-        numbers = [b"%d" % argument for argument in arguments]
-        try:
-            return ask(client, packed(b"EVALSHA", self._sha1, b"1", key, *numbers))
-        except unknown_script():
-            return ask(client, packed(b"EVAL", self._text, b"1", key, *numbers))
+    def run(self, pool: ConnectionPool, key: bytes, arguments: Sequence[int]) -> Any:
+        """Return the script's reply, blocking. Raises an error reply, the error of connecting, or `NotAskedError`."""
+        reply = pool.ask(self.talk(((key, arguments),)))[0]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def talk(self, questions: Sequence[Question]) -> Callable[[AbstractConnection], list[Any]]:
+        """Return what asks all of `questions` on a connection, in one round trip, blocking."""
+
+        def ask(connection: AbstractConnection) -> list[Any]:
+            replies = exchange(connection, self.by_hash(questions))
+            if unknown := unknown_to_server(replies):
+                again = exchange(connection, self.by_text([questions[number] for number in unknown]))
+                for number, reply in zip(unknown, again, strict=True):
+                    replies[number] = reply
+            return replies
+
+        return ask
 
 
-def unknown_script() -> type[Exception]:
-    """Return the error of a server that does not know a hash; looked up only when some error has come."""
+def unknown_to_server(replies: Iterable[Any]) -> list[int]:
+    """Return the numbers of the questions that a server could not answer because it did not know the script."""
+    errors = [(number, reply) for number, reply in enumerate(replies) if isinstance(reply, Exception)]
+    if not errors:
+        return []
     from redis.exceptions import NoScriptError  # noqa: PLC0415 - an extra
 
-    return NoScriptError
+    return [number for number, error in errors if isinstance(error, NoScriptError)]
+
+
+def _numbers(arguments: Sequence[int]) -> list[bytes]:
+    return [b"%d" % argument for argument in arguments]

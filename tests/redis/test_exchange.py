@@ -9,12 +9,13 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from redis.connection import AbstractConnection
 from redis.exceptions import ConnectionError as NotConnected
 from redis.exceptions import ResponseError
 from redis_process import RedisProcess
 
 from resilience.redis import RedisConnection, Script
-from resilience.redis._exchange import _exchange, ask, packed
+from resilience.redis._exchange import exchange, packed
 
 pytestmark = pytest.mark.redis
 
@@ -26,6 +27,20 @@ def connection(redis_server: RedisProcess) -> Iterator[RedisConnection]:
     made.close()
 
 
+def ask(connection: RedisConnection, *parts: bytes) -> Any:
+    """Return the reply to one command, as limiters ask."""
+
+    def talk(link: AbstractConnection) -> list[Any]:
+        return exchange(link, (packed(*parts),))
+
+    return (connection.pool.ask_now(talk) or connection.pool.ask(talk))[0]
+
+
+def client_id(connection: RedisConnection) -> int:
+    """Return which connection of the server is in use."""
+    return int(ask(connection, b"CLIENT", b"ID"))
+
+
 @pytest.mark.parametrize("parts", [(b"GET", b"k"), (b"SET", b"k", b""), (b"SET", b"k", b"a\r\n$3\r\nb\x00\xff")])
 def test_packed_as_redis_py_packs(connection: RedisConnection, parts: tuple[bytes, ...]) -> None:
     """A command is the same bytes that redis-py would send, whatever its arguments hold."""
@@ -35,28 +50,26 @@ def test_packed_as_redis_py_packs(connection: RedisConnection, parts: tuple[byte
 
 
 def test_errors_leave_the_connection_in_step(connection: RedisConnection) -> None:
-    """A reply that is an error is raised as redis-py's, and the connection goes on to serve."""
-    client = connection.sync
-    client.set("list", "text")
-    before = client.client_id()
+    """A reply that is an error is returned as redis-py's, and the connection goes on to serve."""
+    ask(connection, b"SET", b"list", b"text")
+    before = client_id(connection)
+    assert isinstance(ask(connection, b"LPUSH", b"list", b"1"), ResponseError)
+    refusal = Script("return redis.error_reply('no')")
     with pytest.raises(ResponseError):
-        ask(client, packed(b"LPUSH", b"list", b"1"))
-    with pytest.raises(ResponseError):
-        Script("return redis.error_reply('no')").run(client, b"k", ())
-    assert ask(client, packed(b"GET", b"list")) == b"text"
-    assert client.client_id() == before
+        refusal.run(connection.pool, b"k", ())
+    assert ask(connection, b"GET", b"list") == b"text"
+    assert client_id(connection) == before
 
 
 def test_a_stale_connection_is_replaced_once(connection: RedisConnection, redis_server: RedisProcess) -> None:
     """A connection the server has closed costs the caller nothing; one that cannot be made is an error."""
-    client = connection.sync
-    assert ask(client, packed(b"PING")) == b"PONG"
+    assert ask(connection, b"PING") == b"PONG"
     with contextlib.closing(redis_server.client()) as other:
         other.client_kill_filter(_type="normal", skipme=True)
-    assert ask(client, packed(b"PING")) == b"PONG"
+    assert ask(connection, b"PING") == b"PONG"
     nobody = RedisConnection.from_url("redis://127.0.0.1:1/0", timeout=1)
     with pytest.raises(NotConnected):
-        ask(nobody.sync, packed(b"PING"))
+        ask(nobody, b"PING")
 
 
 class AlarmError(BaseException):
@@ -69,7 +82,7 @@ def interrupted_at(step: int) -> Iterator[None]:
     taken = 0
 
     def enter(frame: FrameType, _event: str, _arg: object) -> Any:
-        return count if frame.f_code is _exchange.__code__ else None
+        return count if frame.f_code is exchange.__code__ else None
 
     def count(_frame: FrameType, event: str, _arg: object) -> Any:
         nonlocal taken
@@ -89,12 +102,12 @@ def interrupted_at(step: int) -> Iterator[None]:
 
 def test_interrupts_leave_the_connection_in_step(connection: RedisConnection) -> None:
     """Interrupted at any step, no later caller is given the answer that was meant for the one before."""
-    client, steps = connection.sync, 0
+    steps = 0
     for step in range(1, 20):
-        client.set("secret", "of another caller")
+        ask(connection, b"SET", b"secret", b"of another caller")
         with contextlib.suppress(AlarmError), interrupted_at(step):
-            assert ask(client, packed(b"GET", b"secret")) == b"of another caller"
+            assert ask(connection, b"GET", b"secret") == b"of another caller"
             break
         steps = step
-        assert ask(client, packed(b"PING")) == b"PONG"
+        assert ask(connection, b"PING") == b"PONG"
     assert steps >= 4

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import redis
-from redis_process import RedisProcess, find_binary, find_oldest_binary
+from redis_process import RedisProcess, find_binary, find_oldest_binary, free_port
 from tcp_proxy import TcpProxy
 
 from resilience import Resilience
@@ -277,7 +277,7 @@ def test_errors_of_one_key(start_server: StartServer, caplog: pytest.LogCaptureF
             with guard.attempt() as attempt:
                 assert attempt.may_try
                 try:
-                    Script(text).run(connection.sync, b"k", ())
+                    Script(text).run(connection.pool, b"k", ())
                 except redis.ResponseError as error:
                     failures.append(code_of(error))
                     raise
@@ -294,7 +294,7 @@ def test_node_of_a_cluster(
     make_limiter: MakeLimiter, start_server: StartServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A node of a cluster is recognised by the first connection, before a key meets the wrong node, and told once."""
-    server = start_server("--cluster-enabled", "yes")
+    server = start_server("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     serve_all_slots(server)
     with admin(server) as client:
         limiter = make_limiter(server.url)
@@ -377,7 +377,7 @@ def test_diagnosis_of_missing_rights(diagnosed: tuple[RedisProcess, RedisConnect
 
 def test_diagnosis_of_a_node_of_a_cluster(start_server: StartServer) -> None:
     """A node of a cluster is found even if it serves the key of the probe."""
-    server = start_server("--cluster-enabled", "yes")
+    server = start_server("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     serve_all_slots(server)
     with contextlib.closing(RedisConnection.from_url(server.url, timeout=TIMEOUT)) as connection:
         assert "node of a Redis Cluster" in (connection.diagnose() or "")

@@ -23,6 +23,8 @@ class TcpProxy:
         self.connections = 0
         self.pause = 0.0
         """Seconds before each byte of a reply; 0 passes a reply on as it comes."""
+        self.latency = 0.0
+        """Seconds by which each reply is late: what a server far away adds to a round trip."""
         self._answer: bytes | None = None
         self._generation = 0
         self._open: list[socket.socket] = []
@@ -77,9 +79,20 @@ class TcpProxy:
                     server.sendall(data)
             server.shutdown(socket.SHUT_WR)
 
+    @staticmethod
+    def _rest(server: socket.socket) -> bytes:
+        """Return what has come since: it is as late as the piece before it."""
+        try:
+            return server.recv(1_048_576, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return b""
+
     def _replies(self, server: socket.socket, client: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(65_536):
+                if self.latency:
+                    time.sleep(self.latency)
+                    data += self._rest(server)
                 if not self.pause:
                     client.sendall(data)
                     continue

@@ -1,0 +1,188 @@
+"""The connections of blocking code. A caller waits for a connection that is free, never for connecting to end."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeVar
+
+from resilience.clock import monotonic
+from resilience.redis._exchange import Failure, kind_of, limit
+from resilience.redis._places import Link, NotAskedError, Places
+
+if TYPE_CHECKING:
+    from redis.connection import AbstractConnection
+
+    from resilience.redis._options import RedisOptions
+
+__all__ = ("ConnectionPool",)
+
+T = TypeVar("T")
+
+
+class Place:
+    """One call of a thread: the link it uses, or the reason why it has none."""
+
+    __slots__ = ("_arrival", "error", "link")
+
+    def __init__(self) -> None:
+        self.link: Link[AbstractConnection] | None = None
+        self.error: Exception | None = None
+        self._arrival: threading.Lock | None = None
+
+    def prepare(self) -> None:
+        """Make `wait` block from now on."""
+        self._arrival = threading.Lock()
+        self._arrival.acquire()
+
+    def wait(self, seconds: float) -> None:
+        """Block until `settle`, for `seconds` at most."""
+        if self._arrival is not None:
+            self._arrival.acquire(timeout=seconds)
+
+    def settle(self, link: Link[AbstractConnection] | None, error: Exception | None = None) -> None:
+        """Let the thread go on."""
+        self.link, self.error = link, error
+        if self._arrival is not None:
+            self._arrival.release()
+
+
+class ConnectionPool:
+    """At most `options.max_connections` connections to Redis, shared by the threads of a process.
+
+    Connecting runs in a background thread, one attempt at a time, for at most `options.connect_timeout` a step. A
+    caller waits for a connection for at most half of `options.timeout`; the answer has the rest.
+    """
+
+    def __init__(self, options: RedisOptions, connect: Callable[[], AbstractConnection]) -> None:
+        self._timeout = options.timeout
+        self._patience = options.timeout / 2
+        self._connect = connect
+        self._places: Places[AbstractConnection, Place] = Places(options.max_connections, self._patience)
+        self._lock = threading.Lock()  # guards the places; never held during I/O
+
+    def ask_now(self, talk: Callable[[AbstractConnection], T]) -> T | None:
+        """Return `talk(connection)`, or None if no connection is free or the free one was closed since its last use."""
+        place = Place()
+        try:
+            with self._lock:
+                place.link = link = self._places.take()
+            return None if link is None else self._use(link, talk, 0.0)
+        finally:
+            if place.link is not None:
+                self._take_back(place.link)
+
+    def ask(self, talk: Callable[[AbstractConnection], T]) -> T:
+        """Return `talk(connection)`, after a wait for a connection.
+
+        Raises `NotAskedError` if none is free in time, the error of connecting, or that of the exchange.
+        """
+        place, since = Place(), monotonic()
+        place.prepare()
+        try:
+            with self._lock:
+                place.link = self._places.take()
+                if place.link is None:
+                    self._places.join(place, since)
+                stale = self._places.stale()
+            _close(stale)
+            if place.link is not None:
+                answer = self._use(place.link, talk, 0.0)
+            else:
+                answer = self._use(self._await_link(place), talk, monotonic() - since)
+            if answer is None:
+                raise NotAskedError("the connection was closed since its last use")
+            return answer
+        finally:
+            self._leave(place)
+
+    def _await_link(self, place: Place) -> Link[AbstractConnection]:
+        self._grow()
+        place.wait(self._patience)
+        with self._lock:
+            reason = self._places.leave(place)
+        if place.link is None:
+            raise place.error or reason or NotAskedError
+        return place.link
+
+    def _leave(self, place: Place) -> None:
+        with self._lock:
+            self._places.leave(place)
+        if place.link is not None:
+            self._take_back(place.link)
+
+    def _use(self, link: Link[AbstractConnection], talk: Callable[[AbstractConnection], T], waited: float) -> T | None:
+        """Return the answer, or None if the server had closed the connection since its last use."""
+        link.is_in_step = False
+        try:
+            if waited:
+                limit(link.connection, self._timeout - waited)
+            answer = talk(link.connection)
+            if waited:
+                limit(link.connection, self._timeout)
+        except Exception as error:
+            kind = kind_of(error)
+            if kind is Failure.LATE and waited and not link.is_new:
+                raise NotAskedError("the wait for a connection left too little time for an answer") from error
+            if kind is Failure.CLOSED and not link.is_new:
+                self._places.renew()  # the other connections are as old
+                return None
+            raise
+        link.is_in_step = True
+        return answer
+
+    def _take_back(self, link: Link[AbstractConnection]) -> None:
+        with self._lock:
+            next_one = self._places.release(link)
+            if next_one is not None:
+                next_one.settle(link)
+            stale = self._places.stale()
+        if stale:
+            _close(stale)
+            self._grow()
+
+    def _grow(self) -> None:
+        """Start an attempt to connect if callers wait for one."""
+        with self._lock:
+            is_due, epoch = self._places.begin_connecting(monotonic()), self._places.epoch
+        if is_due:
+            try:
+                threading.Thread(target=self._add, args=(epoch,), name="resilience-redis-connect", daemon=True).start()
+            except RuntimeError as error:  # the process may start no more threads
+                self._failed(error)
+
+    def _add(self, epoch: object) -> None:
+        try:
+            link = Link(self._connect(), epoch)
+        except Exception as error:  # noqa: BLE001 - a caller gets it
+            self._failed(error)
+            return
+        with self._lock:
+            first = self._places.connected(link)
+            if first is not None:
+                first.settle(link)
+            stale = self._places.stale()
+        _close(stale)
+        self._grow()
+
+    def _failed(self, error: Exception) -> None:
+        with self._lock:
+            for place in self._places.failed(error, monotonic()):
+                place.settle(None, error)
+
+    def renew(self) -> None:
+        """Use no connection again that exists now; the next call connects anew. Never blocks."""
+        self._places.renew()
+
+    def close(self) -> None:
+        """Close the idle connections now, and the others after their use."""
+        with self._lock:
+            idle = self._places.close()
+        _close(idle)
+
+
+def _close(links: Iterable[Link[AbstractConnection]]) -> None:
+    for link in links:
+        with contextlib.suppress(Exception):
+            link.connection.disconnect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped

@@ -1,0 +1,156 @@
+"""Which connection goes to which caller."""
+
+from __future__ import annotations
+
+import pytest
+
+from resilience.redis._places import ATTEMPT_INTERVAL, Link, NotAskedError, Places, StillConnectingError
+
+PATIENCE = 0.025
+
+
+def places(maximum: int = 2) -> Places[str, str]:
+    return Places(maximum, PATIENCE)
+
+
+def connected(pool: Places[str, str], name: str) -> Link[str]:
+    """Bring a link into use: its connecting ends while a caller waits."""
+    pool.join(f"caller of {name}", 0.0)
+    assert pool.begin_connecting(0.0)
+    link = Link(name, pool.epoch)
+    assert pool.connected(link) == f"caller of {name}"
+    return link
+
+
+def test_one_attempt_at_a_time() -> None:
+    """However many callers wait, one attempt to connect is under way."""
+    pool = places()
+    for number in range(5):
+        pool.join(str(number), 0.0)
+        assert pool.begin_connecting(0.0) is (number == 0)
+
+
+def test_no_attempt_without_a_caller_or_a_free_place() -> None:
+    """No connection is made that no caller waits for, nor one more than the maximum."""
+    pool = places(maximum=1)
+    assert not pool.begin_connecting(0.0)
+    connected(pool, "a")
+    pool.join("second", 0.0)
+    assert not pool.begin_connecting(0.0)
+
+
+def test_first_come_first_served() -> None:
+    """A link that comes back goes to the caller that has waited longest, and only then becomes idle."""
+    pool = places(maximum=1)
+    link = connected(pool, "a")
+    pool.join("first", 0.0)
+    pool.join("second", 0.0)
+    assert [pool.release(link), pool.release(link), pool.release(link)] == ["first", "second", None]
+    assert pool.take() is link
+    assert pool.take() is None
+
+
+def test_a_queue_of_our_own_says_so() -> None:
+    """A caller that gets no link while others use them was not refused by the server."""
+    pool = places(maximum=1)
+    connected(pool, "a")
+    pool.join("second", 0.0)
+    assert type(pool.leave("second")) is NotAskedError
+
+
+def test_nobody_waits_for_a_long_connecting() -> None:
+    """Callers wait for the first connection, until one of them could have waited in vain; the attempt goes on."""
+    pool = places()
+    pool.join("first", 0.0)
+    assert pool.begin_connecting(0.0)
+    pool.join("second", PATIENCE / 2)
+    assert type(pool.leave("first")) is StillConnectingError
+    with pytest.raises(StillConnectingError):
+        pool.join("third", PATIENCE)
+    assert pool.connected(Link("a", pool.epoch)) == "second"
+
+
+def test_callers_wait_for_links_in_use_while_another_is_connected() -> None:
+    """A long attempt to add a link to links that work keeps no caller from waiting for these."""
+    pool = places()
+    link = connected(pool, "a")
+    pool.join("second", 0.0)
+    assert pool.begin_connecting(0.0)
+    pool.join("third", 10.0)
+    assert pool.release(link) == "second"
+
+
+def test_a_failed_attempt_fails_those_who_wait() -> None:
+    """If there is no other link, every caller that waits gets the error of connecting."""
+    pool, error = places(), OSError("refused")
+    for caller in ("first", "second"):
+        pool.join(caller, 0.0)
+    assert pool.begin_connecting(0.0)
+    assert pool.failed(error, 1.0) == ["first", "second"]
+    pool.join("third", 1.0)
+    assert pool.begin_connecting(1.0)
+
+
+def test_a_failed_attempt_is_told_to_the_next_caller() -> None:
+    """An attempt that failed after its callers had left fails the next one, if that comes soon, and only that."""
+    for age, is_news in ((ATTEMPT_INTERVAL / 2, True), (ATTEMPT_INTERVAL, False)):
+        pool, error = places(), OSError("refused")
+        pool.join("first", 0.0)
+        assert pool.begin_connecting(0.0)
+        pool.leave("first")
+        assert pool.failed(error, 1.0) == []
+        if is_news:
+            with pytest.raises(OSError, match="refused"):
+                pool.join("second", 1.0 + age)
+        pool.join("third", 1.0 + age)
+        assert pool.begin_connecting(1.0 + age)
+
+
+def test_a_failed_addition_changes_nothing_for_links_that_work() -> None:
+    """A server that takes no more connections is not away: callers wait for a link in use, and growth pauses."""
+    pool = places()
+    link = connected(pool, "a")
+    pool.join("second", 0.0)
+    assert pool.begin_connecting(0.0)
+    assert pool.failed(OSError("max number of clients reached"), 0.0) == []
+    assert not pool.begin_connecting(ATTEMPT_INTERVAL / 2)
+    assert pool.release(link) == "second"
+    pool.join("third", 0.0)
+    assert pool.begin_connecting(ATTEMPT_INTERVAL)
+
+
+def test_no_link_outlives_its_epoch() -> None:
+    """After `renew` no link that was idle, in use or being connected is used again; each is handed out for closing."""
+    pool = places(maximum=3)
+    idle, used = connected(pool, "idle"), connected(pool, "used")
+    pool.release(idle)
+    pool.join("late", 0.0)
+    assert pool.begin_connecting(0.0)
+    late = Link("late", pool.epoch)
+    pool.renew()
+    assert pool.take() is None
+    assert pool.connected(late) is None
+    assert pool.release(used) is None
+    assert pool.stale() == [idle, late, used]
+    assert pool.stale() == []
+    assert pool.begin_connecting(0.0)  # for the caller that still waits
+
+
+def test_a_link_out_of_step_is_not_used_again() -> None:
+    """A link whose reply is outstanding is closed, and its place is free."""
+    pool = places(maximum=1)
+    link = connected(pool, "a")
+    link.is_in_step = False
+    assert pool.release(link) is None
+    assert pool.stale() == [link]
+    connected(pool, "b")
+
+
+def test_close_hands_out_what_is_idle() -> None:
+    """Closing hands out the idle links, and each link in use when it comes back."""
+    pool = places()
+    idle, used = connected(pool, "idle"), connected(pool, "used")
+    pool.release(idle)
+    assert pool.close() == [idle]
+    pool.release(used)
+    assert pool.close() == [used]
