@@ -12,10 +12,15 @@ from typing import Any
 
 from resilience.errors import leaves, said_by
 
-__all__ = ("asked_by", "in_seconds", "longest")
+__all__ = ("RETRY_AFTER_MAX", "asked_by", "in_seconds", "longest")
 
 _SECONDS = re.compile(r"\s*(\d{1,12}(?:\.\d{1,9})?)\s*", re.ASCII)
 _LONGEST_TEXT = 64
+RETRY_AFTER_MAX = 300.0
+"""Seconds: the longest wait that another service may ask for, unless an option `retry_after_max` says otherwise.
+
+A bad node that sends an epoch in place of seconds would otherwise keep a circuit open, or a caller asleep, for years.
+"""
 Wall = Callable[[], float]
 
 
@@ -70,6 +75,8 @@ def _header(headers: Any, name: str) -> str | None:
 
 def _parsed(text: str, date: str | None, wall: Wall) -> float | None:
     """Return the seconds a header means; a date is counted from the server's own `Date`, so that clocks may differ."""
+    if len(text) > _LONGEST_TEXT:
+        return None
     if match := _SECONDS.fullmatch(text):
         return float(match[1])
     until = _moment(text)

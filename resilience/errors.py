@@ -68,6 +68,8 @@ class ResilienceError(Exception):
     http_status: int = 500
     grpc_status: str = "INTERNAL"
     retry_after: float | None = None
+    is_remote: bool = False
+    """Whether another service said so, in its answer to a call of ours."""
 
     public_message: ClassVar[str] = "The service could not handle the request."
     """The fixed text a remote client sees; `str(error)` is for our own logs and never leaves the process."""

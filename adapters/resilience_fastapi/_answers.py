@@ -38,6 +38,7 @@ def respond(scope: Scope, envelope: Envelope, kept: Mapping[str, str] | None = N
     if context is not None and context.inbound is not None:
         options = context.inbound.options
         envelope = context.inbound.localized(envelope, ", ".join(headers.getlist("accept-language")))
+    envelope = envelope.bounded(options.retry_after_max)
     accept = ", ".join(headers.getlist("accept"))
     body, content_type = envelope.render(
         problem=wants_problem(accept, options.errors == "problem"), type_base=options.problem_type_base

@@ -38,6 +38,7 @@ def rendered(environ: Mapping[str, Any], envelope: Envelope) -> tuple[bytes, dic
     if context is not None and context.inbound is not None:
         options = context.inbound.options
         envelope = context.inbound.localized(envelope, environ.get("HTTP_ACCEPT_LANGUAGE"))
+    envelope = envelope.bounded(options.retry_after_max)
     is_problem = wants_problem(environ.get("HTTP_ACCEPT"), options.errors == "problem")
     body, content_type = envelope.render(problem=is_problem, type_base=options.problem_type_base)
     return body, {**envelope.response_headers(), "Content-Type": content_type}

@@ -49,6 +49,7 @@ class Decoder:
         error: ResilienceError = _plain(facts) if told is None else told
         is_known = told is not None and told.code in self._catalog
         error.retryable = error.retryable if is_known else facts.status in self._retryable
+        error.is_remote = True
         _push_back(error, facts.trailing)
         both = as_call_error(error, facts, is_aio=self._is_aio)
         both.is_answer = facts.status not in FAILURES

@@ -121,7 +121,7 @@ class Guard:
             _log.error("unhandled error in %s, request %s", one_line(method), request.request_id, exc_info=error)
         envelope = envelope_of(error, request_id=request.request_id, trace_id=request.trace_id)
         envelope = self.catalog.localized(envelope, request.headers.get(_LANGUAGE))
-        status = status_of(envelope, self.catalog.domain)
+        status = status_of(envelope.bounded(self.inbound.options.retry_after_max), self.catalog.domain)
         trailers = self.trailers(request, servicer, (DETAILS, status.SerializeToString()))
         return _CODES[status.code], status.message, trailers
 

@@ -25,7 +25,7 @@ def may_be_envelope(status: int, headers: Mapping[str, str]) -> bool:
 def fits(headers: Mapping[str, str], most: int, *, unknown: bool = False) -> bool:
     """Whether a body has no more than `most` bytes; `unknown` is the answer where its head does not say."""
     text = headers.get("Content-Length", "")
-    return int(text) <= most if text.isdecimal() else unknown
+    return float(text) <= most if text.isascii() and text.isdecimal() else unknown
 
 
 def raise_for_envelope(response: R, *, catalog: ErrorCatalog | None = None) -> R:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypedDict
 
+from resilience._retry_after import RETRY_AFTER_MAX
 from resilience.breaker._epochs import TrialRule
 from resilience.breaker._machine import Plan
 from resilience.breaker._open_time import OpenTime
@@ -37,6 +38,7 @@ class BreakerArguments(TypedDict, total=False):
     reset_timeout_growth: float
     reset_timeout_max: Length | None
     reset_timeout_decay: Length | None
+    retry_after_max: Length | None
     half_open_max_calls: int | None
     half_open_failure_rate_threshold: float | None
     half_open_lease: Length | None
@@ -98,6 +100,12 @@ class BreakerOptions(Options):
     )
     reset_timeout_decay: float | None = option(
         None, Duration(above=True), "time closed that makes one opening forgotten", none="reset_timeout_max"
+    )
+    retry_after_max: float | None = option(
+        None,
+        Duration(above=True),
+        "longest open time that the dependency may ask for, as by Retry-After",
+        none="reset_timeout_max where that is set, else 5m",
     )
     success_threshold: int = option(1, Whole(1, 10_000), "successful trial calls that close the circuit")
     half_open_max_calls: int | None = option(
@@ -175,6 +183,7 @@ class BreakerOptions(Options):
                 cap=longest,
                 jitter=self.reset_timeout_jitter,
                 decay=self.reset_timeout_decay or longest,
+                asked_cap=self.retry_after_max or self.reset_timeout_max or RETRY_AFTER_MAX,
             ),
             trials=TrialRule(permits, self.success_threshold) if rate is None else TrialRule.by_rate(permits, rate),
             lease=lease,
@@ -195,6 +204,9 @@ class BreakerOptions(Options):
         if _exceeds(self.reset_timeout, self.reset_timeout_max):
             expected = f"at least reset_timeout ({self.reset_timeout:g} s)"
             yield Problem("reset_timeout_max", self.reset_timeout_max, expected)
+        if _exceeds(self.retry_after_max, self.reset_timeout_max):
+            expected = f"at most reset_timeout_max ({self.reset_timeout_max:g} s)"
+            yield Problem("retry_after_max", self.retry_after_max, expected)
         if self.shadow is True and self.mode not in ("automatic", "metrics_only"):
             yield Problem("shadow", self.shadow, f"false beside mode={self.mode}: it means metrics_only")
 

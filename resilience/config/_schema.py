@@ -125,7 +125,7 @@ SECTIONS = (
         "resilience.ratelimit._options:RateLimitOptions",
         "resilience.ratelimit:TokenBucket",
         needs="rate",
-        without=frozenset({"max_wait"}),
+        without=frozenset({"max_wait", "retry_after_max"}),
     ),
     Section("budget.*", "resilience.budget._options:BudgetOptions", "resilience.budget:RetryBudget"),
     # In the recommended order, outermost first.

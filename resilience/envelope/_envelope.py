@@ -52,6 +52,14 @@ class Envelope:
     """The message in other languages, by tag."""
     language: str = ""
     """The tag of the language `message` is in, once that was chosen for a client; else empty."""
+    is_remote: bool = False
+    """Whether `retry_after` is another service's."""
+
+    def bounded(self, retry_after_max: float) -> Envelope:
+        """Return this error with a wait that another service asked for cut to `retry_after_max` seconds."""
+        if not self.is_remote or self.retry_after is None or self.retry_after <= retry_after_max:
+            return self
+        return replace(self, retry_after=retry_after_max)
 
     def in_language(self, accept_language: str | None, default: str = ENGLISH) -> Envelope:
         """Return this error in the language its client reads best; `default` is that of the message itself."""
@@ -143,6 +151,7 @@ def envelope_of(error: BaseException, *, request_id: str = "", trace_id: str = "
         http_status=status,
         grpc_status=grpc,
         translations=error.translations if isinstance(error, AppError) else {},
+        is_remote=error.is_remote,
     )
 
 
@@ -153,9 +162,9 @@ def envelope_of_group(
     envelope = envelope_of(worst, request_id=request_id, trace_id=trace_id)
     if not isinstance(worst, ANSWERS):
         return envelope
-    waits = [seconds_known(said_by(each, "retry_after")) for each in leaves(group)]
-    longest = max((wait for wait in waits if wait is not None), default=None)
-    return replace(envelope, retry_after=longest)
+    waits = [(seconds_known(said_by(each, "retry_after")), said_by(each, "is_remote")) for each in leaves(group)]
+    longest = max(((wait, is_remote) for wait, is_remote in waits if wait is not None), default=None)
+    return envelope if longest is None else replace(envelope, retry_after=longest[0], is_remote=longest[1] is True)
 
 
 def _has_code(error: ResilienceError) -> bool:
@@ -224,8 +233,8 @@ def http_envelope(
 
 def _stated_wait(headers: Mapping[str, str]) -> float | None:
     for name, value in headers.items():
-        if name.lower() == "retry-after" and value.isdecimal():
-            return seconds_known(int(value))
+        if name.lower() == "retry-after" and value.isascii() and value.isdecimal():
+            return seconds_known(float(value))
     return None
 
 

@@ -47,6 +47,7 @@ def read_envelope(
     stated = seconds_known(members.get("retry_after"))
     lowered = {str(name).lower(): str(value).strip() for name, value in headers.items()}
     error.retry_after = _from_header(lowered) if stated is None else stated
+    error.is_remote = True
     error.remote_request_id = _request_id(members.get("request_id"), lowered)
     return error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from resilience._retry_after import RETRY_AFTER_MAX
 from resilience.errors import Problem
 from resilience.health import PROBE_PATHS
 from resilience.inbound._client import EXPECTED_PROXY, UNIX, network_of
@@ -70,6 +71,11 @@ class ServerOptions(Options):
     errors: str = option("json", Choice("json", "problem"), "default shape of error bodies")
     problem_type_base: str = option(
         "about:blank", Text("a URI", longest=500), "start of the `type` of a problem+json body"
+    )
+    retry_after_max: float = option(
+        RETRY_AFTER_MAX,
+        Duration(above=True),
+        "longest wait that an answer hands on from another service's error; errors of this service are not shortened",
     )
     exclude_paths: tuple[str, ...] = option(
         (*PROBE_PATHS, "/metrics"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from resilience._retry_after import RETRY_AFTER_MAX
 from resilience.options import Duration, Flag, Options, Whole, option
 from resilience.ratelimit._rate import RateText
 
@@ -19,4 +20,9 @@ class RateLimitOptions(Options):
         None, Whole(1, 1_000_000_000), "calls that may come at once", none="the amount named in the rate"
     )
     max_wait: float = option(0.0, Duration(), "longest wait for a token; 0 refuses at once")
+    retry_after_max: float = option(
+        RETRY_AFTER_MAX,
+        Duration(above=True),
+        "longest time for which an outcome that matches drain_on empties the bucket",
+    )
     shadow: bool = option(False, Flag(), "report what would be refused, and refuse nothing")

@@ -8,11 +8,11 @@ from datetime import timedelta
 from typing import Any, cast
 
 from resilience._matching import known
-from resilience._retry_after import asked_by
+from resilience._retry_after import RETRY_AFTER_MAX, asked_by
 from resilience.clock import SYSTEM_SLEEPER, Clock, monotonic
 from resilience.errors import ConfigurationError, Problem, RateLimitedError, RejectedError, leaves
 from resilience.events import Emitter, Event
-from resilience.options import CLOCK, LONGEST, Opaque, checked, is_plain_callable
+from resilience.options import CLOCK, Opaque, checked, is_plain_callable
 from resilience.policy import NO_RESULT, PolicyBase, Wait
 from resilience.ratelimit._bucket import checked_store, quota_of
 from resilience.ratelimit._decision import Decision
@@ -47,7 +47,8 @@ class RateLimit(PolicyBase):
     and is refused at once when that would take longer. `key` names the bucket among those of the policy's name. With a
     `RedisStore` the limit holds across all processes that use the same Redis; a call then waits for Redis as well, up
     to the connection's timeout. `drain_on` (an exception class, or a predicate of the result or exception) says that
-    the other side counts differently and had too many: all tokens are taken, and its `retry_after` is kept. With
+    the other side counts differently and had too many: all tokens are taken, and its `retry_after` is kept, up to
+    `retry_after_max`. With
     `shadow` nothing is refused and nothing waits; `ratelimit.rejected` tells what would have been. Raises
     `ConfigurationError` naming every option that is wrong.
     """
@@ -62,6 +63,7 @@ class RateLimit(PolicyBase):
         max_wait: float | str | timedelta = 0,
         shadow: bool = False,
         drain_on: DrainOn | None = None,
+        retry_after_max: float | str | timedelta = RETRY_AFTER_MAX,
         key: str = "",
         store: Store | None = None,
         name: str | None = None,
@@ -69,7 +71,11 @@ class RateLimit(PolicyBase):
     ) -> None:
         super().__init__(name)
         self.options = RateLimitOptions(
-            rate=str(as_rate(rate)), burst=burst, max_wait=cast("float", max_wait), shadow=shadow
+            rate=str(as_rate(rate)),
+            burst=burst,
+            max_wait=cast("float", max_wait),
+            retry_after_max=cast("float", retry_after_max),
+            shadow=shadow,
         )
         self.key = stored_key(key)
         self.events = Emitter()
@@ -166,7 +172,7 @@ class RateLimit(PolicyBase):
         if outcome is NO_RESULT or not self._is_drained_by(outcome):
             return
         asked = asked_by(outcome)
-        wait = 0.0 if asked is None else min(max(0.0, asked), LONGEST)
+        wait = 0.0 if asked is None else min(max(0.0, asked), self.options.retry_after_max)
         cast("LocalLedger", self._ledger).drain(self.key, wait)
         self.events.emit("ratelimit.drained", self.name, self._clock(), "warning", retry_after=wait or None)
 

@@ -93,7 +93,11 @@ class Judge:
         floor = asked_by(outcome.value) if asked is None else asked
         if floor is None or floor == 0:
             return wait
-        return GiveUp("pushback") if floor < 0 else max(wait, upward(self._options, floor, self._random))
+        if floor < 0:
+            return GiveUp("pushback")
+        if floor > self._options.longest_asked:  # sleeping less than the server asked for would only be refused again
+            return GiveUp("timeout" if self._options.retry_after_max is None and self._options.timeout else "wait")
+        return max(wait, upward(self._options, floor, self._random))
 
     def _granted(
         self, attempts: Attempts, outcome: Outcome, record: Any, now: float, wait: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from resilience._retry_after import RETRY_AFTER_MAX
 from resilience.budget import BUDGET_NAME
 from resilience.options import Choice, Duration, Flag, Number, Options, Whole, option
 
@@ -47,6 +48,12 @@ class RetryOptions(Options):
     )
     wait_initial: float = option(0.1, Duration(), "wait before the second attempt")
     wait_max: float = option(5.0, Duration(), "longest wait of our own choice; a server may ask for a longer one")
+    retry_after_max: float | None = option(
+        None,
+        Duration(above=True),
+        "longest wait that a server may ask for, as by Retry-After; a call that asks for more is given up at once",
+        none="timeout where that is set, else 5m",
+    )
     wait_jitter: str | float = option(
         "full",
         _Jitter(),
@@ -55,3 +62,8 @@ class RetryOptions(Options):
     wait_exp_base: float = option(2.0, Number(1, 100), "growth of an exponential wait from attempt to attempt")
     budget: str | None = option(None, BUDGET_NAME, "the retry budget to spend, shared by its name", none="no budget")
     idempotent_only: bool = option(False, Flag(), "retry functions marked with @idempotent only")
+
+    @property
+    def longest_asked(self) -> float:
+        """The seconds that a server may ask for."""
+        return self.retry_after_max or self.timeout or RETRY_AFTER_MAX

@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 
 from resilience import AppError, CircuitOpenError, Deadline, RateLimitedError, Resilience
+from resilience.envelope import Envelope, read_envelope
 from resilience.inbound import current_request
 from resilience_grpc import aio_server_interceptors, server_interceptors
 
@@ -34,6 +35,20 @@ def encode(text: str | bytes) -> bytes:
 
 def decode(data: bytes) -> str:
     return data.decode()
+
+
+def _raise(text: str) -> None:
+    """Raise what a handler may get from elsewhere: another service's error, and groups."""
+    if text == "remote":
+        said, _ = Envelope(code="THEIR_001", message="later", retry_after=31_536_000.0).render()
+        raise read_envelope(503, said, {}) or AssertionError(said)
+    if text == "group":
+        inner = ExceptionGroup("secret", [RateLimitedError("secret", retry_after=4.0)])
+        raise ExceptionGroup("secret", [inner, CircuitOpenError("secret", retry_after=1.5)])
+    if text == "group-crash":
+        raise ExceptionGroup("secret", [RateLimitedError("secret"), ValueError("secret")])
+    if text == "group-exit":
+        raise BaseExceptionGroup("secret", [SystemExit(3), ValueError("secret")])
 
 
 class Shop:
@@ -63,13 +78,7 @@ class Shop:
             raise AppError("SHOP_C001", "Sold out.", details={"left": 0}, http_status=409, grpc_status="ABORTED")
         if text == "crash":
             raise ValueError("secret")
-        if text == "group":
-            inner = ExceptionGroup("secret", [RateLimitedError("secret", retry_after=4.0)])
-            raise ExceptionGroup("secret", [inner, CircuitOpenError("secret", retry_after=1.5)])
-        if text == "group-crash":
-            raise ExceptionGroup("secret", [RateLimitedError("secret"), ValueError("secret")])
-        if text == "group-exit":
-            raise BaseExceptionGroup("secret", [SystemExit(3), ValueError("secret")])
+        _raise(text)
         if text == "trailers":
             servicer.set_trailing_metadata((("mine", "1"),))
         if text == "code":

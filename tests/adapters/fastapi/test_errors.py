@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from resilience.breaker import CircuitOpenError
+from resilience.envelope import Envelope, read_envelope
 from resilience.errors import (
     AppError,
     BulkheadFullError,
@@ -586,3 +587,21 @@ async def test_an_error_nobody_can_send_is_a_fault(browse: Any, caplog: pytest.L
     ]
     assert "hunter2" not in answers[0].text
     assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 2
+
+
+@pytest.mark.parametrize(("settings", "wait"), [({}, "300"), ({"server__retry_after_max": "10m"}, "600")])
+async def test_the_wait_of_another_service_is_handed_on_with_a_bound(
+    toolkit: Any, browse: Any, settings: dict[str, str], wait: str
+) -> None:
+    """An error that another service sent says at most `retry_after_max` to our own client."""
+    app = FastAPI()
+    install(app, toolkit(**settings))
+
+    @app.get("/")
+    async def page() -> None:
+        said, _ = Envelope(code="THEIR_001", message="later", retry_after=31_536_000.0).render()
+        raise read_envelope(503, said, {}) or AssertionError(said)
+
+    async with browse(app) as client:
+        answer = await client.get("/")
+    assert (answer.status_code, answer.headers["Retry-After"], answer.json()["retry_after"]) == (503, wait, float(wait))

@@ -20,6 +20,7 @@ from werkzeug.exceptions import (
     Unauthorized,
 )
 
+from resilience.envelope import Envelope, read_envelope
 from resilience.errors import (
     AppError,
     ConfigurationError,
@@ -366,3 +367,17 @@ def test_json_errors_of_requests(app: Flask, browse: Any) -> None:
         (400, "BAD_REQUEST"),
         (413, "PAYLOAD_TOO_LARGE"),
     ]
+
+
+@pytest.mark.parametrize(("settings", "wait"), [({}, "300"), ({"server__retry_after_max": "10m"}, "600")])
+def test_the_wait_of_another_service_is_handed_on_with_a_bound(
+    app: Flask, toolkit: Any, browse: Any, settings: dict[str, str], wait: str
+) -> None:
+    """An error that another service sent says at most `retry_after_max` to our own client."""
+    said, _ = Envelope(code="THEIR_001", message="later", retry_after=31_536_000.0).render()
+    error = read_envelope(503, said, {})
+    assert error is not None
+    raises(app, error)
+    FlaskResilience(app, toolkit(**settings))
+    answer = browse(app).get("/")
+    assert (answer.status_code, answer.headers["Retry-After"], answer.json["retry_after"]) == (503, wait, float(wait))

@@ -166,6 +166,19 @@ def test_pushback_below_zero_means_never(upstream: Upstream, make: Make, asked: 
     assert len(upstream.seen) == 1
 
 
+def test_pushback_has_a_bound(upstream: Upstream, make: Make) -> None:
+    """A pushback of months ends the retry with the call's own error, and opens the circuit for minutes."""
+    upstream.otherwise = failing(trailing=(("grpc-retry-pushback-ms", "9999999999"),))
+    breaker = CircuitBreaker(1)
+    with pytest.raises(grpc.RpcError) as caught:
+        make(Retry(attempts=3), breaker, idempotent=["*"]).get()
+    assert len(upstream.seen) == 1
+    assert breaker.retry_after is not None
+    assert 200 < breaker.retry_after <= 300
+    error: Any = caught.value
+    assert (error.retry_after, error.is_remote) == (9_999_999.999, True)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_failures_open_the_circuit(upstream: Upstream, make: Make, kind: str) -> None:
     """A refused call is a CircuitOpenError and an RpcError with UNAVAILABLE, and the server never sees it."""

@@ -113,6 +113,16 @@ def test_groups_are_answered_as_their_worst_error(
     assert shop.settled()
 
 
+@pytest.mark.parametrize(("settings", "wait"), [({}, 300.0), ({"SERVER__RETRY_AFTER_MAX": "10m"}, 600.0)])
+def test_the_wait_of_another_service_is_handed_on_with_a_bound(
+    serve: Any, stack: str, settings: dict[str, str], wait: float
+) -> None:
+    """An error that another service sent says at most `retry_after_max` to our own caller."""
+    error = error_of_call(serve(stack, settings).failure("unary_unary", "remote"))
+    assert error is not None
+    assert (error.code, error.retry_after) == ("THEIR_001", wait)
+
+
 def test_clients_that_leave(serve: Any, stack: str, kind: str) -> None:
     """An RPC cancelled by its client is over once its handler is, and the server goes on."""
     shop = serve(stack)

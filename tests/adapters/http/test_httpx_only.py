@@ -20,6 +20,7 @@ from resilience import (
     Bulkhead,
     BulkheadFullError,
     CircuitBreaker,
+    CircuitOpenError,
     DeadlineExceededError,
     Hedge,
     Pipeline,
@@ -440,3 +441,17 @@ async def test_both_colours_share_a_pipeline(upstream: Upstream) -> None:
     blocking = ResilienceTransport(None, Resilience(), pipeline=shared)
     with httpx.Client(transport=blocking) as client, pytest.raises(Exception, match="open"):
         await asyncio.to_thread(client.get, upstream.url)
+
+
+@pytest.mark.parametrize("word", ["1796022264", "31536000", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_bad_node_does_not_close_a_host_for_years(word: str) -> None:
+    """With a default transport, an epoch as `Retry-After` ends the retry at once, and opens the circuit for minutes."""
+    mock = httpx.MockTransport(lambda _request: httpx.Response(503, headers={"Retry-After": word}))
+    transport = ResilienceTransport(mock, Resilience())
+    with httpx.Client(transport=transport) as client:
+        for _ in range(20):
+            assert client.get("http://shop.example/").status_code == 503
+        with pytest.raises(CircuitOpenError) as refused:
+            client.get("http://shop.example/")
+    assert refused.value.retry_after is not None
+    assert 200 < refused.value.retry_after <= 300

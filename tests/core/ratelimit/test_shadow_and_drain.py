@@ -117,7 +117,13 @@ def test_a_policy_says_what_it_was_told() -> None:
     described = RateLimit("10/second", burst=3, shadow=True, name="search").describe()
     assert described["kind"] == "ratelimit"
     assert described["name"] == "search"
-    assert described["options"] == {"rate": "10/second", "burst": 3, "max_wait": 0.0, "shadow": True}
+    assert described["options"] == {
+        "rate": "10/second",
+        "burst": 3,
+        "max_wait": 0.0,
+        "retry_after_max": 300.0,
+        "shadow": True,
+    }
 
 
 def refusing(error: Exception) -> None:
