@@ -34,7 +34,7 @@ LEVELS = {
     "idempotency": 2,
     # Policies and parts: a part may use the contract and the parts listed before it.
     "redis": 3,
-    "breaker": 3,
+    "breaker": 4,
     "budget": 3,
     "fallback": 3,
     "cache": 3,

@@ -29,11 +29,18 @@ _ERRORS = Errors(
 class FailedResponse(httpx.HTTPStatusError):
     """An answer that policies are to judge as a failure. The client is given `response` itself."""
 
-    def __init__(self, request: httpx.Request, response: httpx.Response, *, allowed: float | None = None) -> None:
+    def __init__(
+        self,
+        request: httpx.Request,
+        response: httpx.Response,
+        *,
+        seconds: float | None = None,
+        allowed: float | None = None,
+    ) -> None:
         status = response.status_code
         super().__init__(f"{host_of(request)} answered {status}", request=request, response=response)
         self.retry_after = wait_asked_by(response, status)
-        self.allowed = allowed
+        self.seconds, self.allowed = seconds, allowed
         self.is_callers = allowed is not None
 
 
@@ -131,7 +138,7 @@ class TransportParts:
             return response
         exchange.failed(response)
         allowed = times.allowance.allowed_before(response.status_code, times.left) if self._sends_context else None
-        raise FailedResponse(request, response, allowed=allowed)
+        raise FailedResponse(request, response, seconds=times.allowance.seconds, allowed=allowed)
 
     def may_hold_envelope(self, response: httpx.Response) -> bool:
         """Whether a response is an error to be raised as its envelope."""

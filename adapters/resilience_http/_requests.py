@@ -40,11 +40,18 @@ _ERRORS = Errors(
 class FailedResponse(requests.HTTPError):
     """An answer that policies are to judge as a failure. The session is given `response` itself."""
 
-    def __init__(self, request: PreparedRequest, response: Response, *, allowed: float | None = None) -> None:
+    def __init__(
+        self,
+        request: PreparedRequest,
+        response: Response,
+        *,
+        seconds: float | None = None,
+        allowed: float | None = None,
+    ) -> None:
         super().__init__(f"{host_of(request)} answered {response.status_code}", request=request, response=response)
         self.answer = response
         self.retry_after = wait_asked_by(response, response.status_code)
-        self.allowed = allowed
+        self.seconds, self.allowed = seconds, allowed
         self.is_callers = allowed is not None
 
 
@@ -223,7 +230,8 @@ class _Call:
         if not is_failure(answer.status_code):
             return answer
         exchange.failed(answer)
-        raise FailedResponse(request, answer, allowed=adapter.allowed_before(answer, allowance))
+        allowed = adapter.allowed_before(answer, allowance)
+        raise FailedResponse(request, answer, seconds=allowance.seconds, allowed=allowed)
 
     @idempotent
     def again(self, request: PreparedRequest) -> Response:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from resilience._retry_after import in_seconds, longest
+from resilience.breaker._cut_offs import CutOff
 from resilience.errors import (
+    AppError,
     ConfigurationError,
     DeadlineExceededError,
     Problem,
@@ -17,8 +19,9 @@ from resilience.errors import (
     said_by,
 )
 from resilience.options import LONGEST, is_plain_callable
+from resilience.timeout import callers_patience
 
-__all__ = ("Matcher", "checked_predicate", "is_answer", "is_cut_short", "is_refusal", "listed", "requested_delay")
+__all__ = ("Matcher", "checked_predicate", "cut_off_of", "is_answer", "is_refusal", "listed", "requested_delay")
 
 Condition = type[BaseException] | Callable[[Any], bool]
 
@@ -30,17 +33,38 @@ def is_refusal(error: BaseException) -> bool:
     return isinstance(error, RejectedError) or (isinstance(error, DeadlineExceededError) and error.is_before_call)
 
 
-def is_cut_short(error: Exception, slow_after: float) -> bool:
-    """Whether the caller's deadline ended the call before the call had used what the service allows it.
+def cut_off_of(error: BaseException, slow_after: float) -> CutOff | None:
+    """Return the facts of a call that its caller's deadline ended before the call had used what the service allows it.
 
-    That is what its `Timeout` or the service's own deadline allow, or `slow_after` if there is neither.
+    That is what its `Timeout` or the service's own deadline allow, or `slow_after` if there is neither. None for any
+    other error. An error that says nothing about deadlines, but that some time has run out, counts as a cut-off if the
+    caller's deadline has all but passed. An exception group is a cut-off if nothing else but refusals is in it.
     """
-    cut_off = cut_off_by_caller(error)
-    if cut_off is None:
+    if isinstance(error, BaseExceptionGroup):
+        others = [each for each in leaves(error) if not is_refusal(each)]
+        found = [each for each in (cut_off_of(other, slow_after) for other in others) if each is not None]
+        return max(found) if found and len(found) == len(others) else None
+    source = cut_off_by_caller(error)
+    if source is None:
+        is_late = _is_about_time(error) and callers_patience() <= _ALL_BUT_PASSED
+        return CutOff(0.0, 0.0, slow_after) if is_late else None
+    left = callers_patience()
+    seconds, allowed = said_by(source, "seconds") or 0.0, said_by(source, "allowed")
+    if allowed is None or allowed == math.inf:
+        allowed = slow_after
+        if seconds > slow_after:
+            return None
+    return CutOff(seconds, seconds + (left if left < math.inf else 0.0), min(allowed, slow_after))
+
+
+_ALL_BUT_PASSED = 0.05
+_DEADLINE_EXCEEDED = DeadlineExceededError.code
+
+
+def _is_about_time(error: BaseException) -> bool:
+    if isinstance(error, DeadlineExceededError):  # it knows whose time it was
         return False
-    if said_by(cut_off, "allowed") != math.inf:
-        return True
-    return not (said_by(cut_off, "seconds") or 0.0) > slow_after
+    return isinstance(error, TimeoutError) or (isinstance(error, AppError) and error.code == _DEADLINE_EXCEEDED)
 
 
 def is_answer(error: BaseException) -> bool:

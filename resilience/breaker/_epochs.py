@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
+from resilience.breaker._cut_offs import CutOffs
 from resilience.breaker._rules import TripRule
 
 __all__ = (
@@ -57,11 +58,13 @@ class Timed:
 class Trial:
     """The permit of one call admitted while half-open."""
 
-    __slots__ = ("epoch", "report", "started")
+    __slots__ = ("epoch", "patience", "report", "started")
 
-    def __init__(self, epoch: HalfOpen, started: float) -> None:
+    def __init__(self, epoch: HalfOpen, started: float, patience: float = math.inf) -> None:
         self.epoch = epoch
         self.started = started
+        self.patience = patience
+        """Seconds for which its caller waits, if that is less than the service allows."""
         self.report: Callable[[Permit], object] = unreported
 
     def succeeded(self) -> None:
@@ -116,7 +119,7 @@ class Running:
 class Closed:
     """Calls pass and their outcomes are counted; `running` only where their time counts as well."""
 
-    __slots__ = ("floor", "rule", "running", "since", "succeeded")
+    __slots__ = ("cut_offs", "floor", "rule", "running", "since", "succeeded")
     state = CLOSED
 
     def __init__(self, rule: TripRule, since: float = 0.0, running: Running | None = None) -> None:
@@ -124,18 +127,21 @@ class Closed:
         self.since = since
         self.running = running
         self.succeeded = rule.succeeded
+        self.cut_offs: CutOffs | None = None
+        """The last calls in a row that their callers cut off."""
         self.floor = -math.inf
         """The latest moment that the dependency asked to be left alone until."""
 
 
 class Open:
-    """Calls are refused until `until`."""
+    """Calls are refused until `until`; with `cut_offs` only those that these concern."""
 
-    __slots__ = ("failures", "stamp", "until")
+    __slots__ = ("cut_offs", "failures", "stamp", "until")
     state = OPEN
 
-    def __init__(self, until: float, failures: int) -> None:
+    def __init__(self, until: float, failures: int, cut_offs: CutOffs | None = None) -> None:
         self.until = until
+        self.cut_offs = cut_offs
         self.failures = failures
         self.stamp: datetime | None = None
         """When a storage says this began, so that an opening made elsewhere since then is told from it."""
@@ -161,7 +167,7 @@ class TrialRule(NamedTuple):
 class HalfOpen:
     """`free` more trials are admitted, until `ends`; the rule says what they have to show."""
 
-    __slots__ = ("ends", "failures", "floor", "free", "losses", "out", "rule", "running", "successes")
+    __slots__ = ("cut_offs", "ends", "failures", "floor", "free", "losses", "out", "rule", "running", "successes")
     state = HALF_OPEN
 
     def __init__(self, rule: TrialRule, ends: float, failures: int, running: Running | None = None) -> None:
@@ -172,6 +178,8 @@ class HalfOpen:
         self.running = running
         self.successes = 0
         self.losses = 0
+        self.cut_offs: CutOffs | None = None
+        """Those that led here, or else the trials in a row that their callers cut off."""
         self.floor = -math.inf
         self.out: dict[Trial, float] = {}
         """Trials on their way and when each one's lease ends, oldest first."""

@@ -6,43 +6,20 @@ have become slow, a phase that has lasted too long - happens at the next call, s
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import cast
 
-from resilience.breaker._epochs import Closed, Epoch, HalfOpen, Open, Permit, Ramp, Running, Timed, Trial, TrialRule
-from resilience.breaker._open_time import OpenTime
+from resilience.breaker._cut_offs import CutOff, CutOffs, is_more
+from resilience.breaker._epochs import Closed, Epoch, HalfOpen, Open, Permit, Ramp, Running, Timed, Trial
+from resilience.breaker._plan import Plan, Refusal, Transition
 from resilience.breaker._rules import Judge, Trip, TripRule
 from resilience.breaker._window import Counts
 
 __all__ = ("Machine", "Plan", "Refusal", "Transition")
 
-
-class Refusal(NamedTuple):
-    """No: try again in `retry_after` seconds, or who knows when; `why` is what the circuit does meanwhile."""
-
-    retry_after: float | None
-    why: str = "is open"
-
-
-class Transition(NamedTuple):
-    """The state changed, and why; `counts` is what the epoch that ended had seen."""
-
-    before: str
-    after: str
-    reason: str
-    counts: Counts
-
-
-class Plan(NamedTuple):
-    """What a circuit does besides judging; durations are seconds. `slow_after` None: calls are not timed."""
-
-    open_time: OpenTime
-    trials: TrialRule
-    lease: float
-    half_open_limit: float
-    ramp: float = 0.0
-    ramp_initial: float = 0.1
-    slow_after: float | None = None
+_MOST_LOOKED_AT = 10
 
 
 def _no_chance() -> float:
@@ -67,18 +44,21 @@ class Machine:
         """Consecutive openings, as far as they still count."""
         self.epoch: Epoch = self._new_closed(now)
 
-    def admit(self, now: float) -> tuple[Permit | Refusal, Transition | None]:
-        """Decide about one call."""
+    def admit(self, now: float, patience: float = math.inf) -> tuple[Permit | Refusal, Transition | None]:
+        """Decide about one call, whose caller waits for `patience` seconds if that is less than the service allows."""
+        known = self.epoch.cut_offs if isinstance(self.epoch, Open | HalfOpen) else None
+        if known is not None and (answer := self._pass_by(known, now, patience)) is not None:
+            return answer
         change = self.catch_up(now)
         epoch = self.epoch
         if isinstance(epoch, Open):
             return Refusal(epoch.until - now), change
         if isinstance(epoch, HalfOpen):
-            return self._try(epoch, now), change
+            return self._try(epoch, now, patience), change
         if isinstance(epoch, Ramp) and not epoch.takes(now):
             # No time: the next call may pass, and whoever was told of the ramp's end would come then with all others.
             return Refusal(None, "lets only a share of the calls pass yet"), change
-        return (epoch if epoch.running is None else epoch.running.begin(epoch, now)), change
+        return self._begin(epoch, now), change
 
     def catch_up(self, now: float) -> Transition | None:
         """Do what time alone has brought about."""
@@ -93,8 +73,8 @@ class Machine:
 
     def look(self, now: float) -> Transition | None:
         """Count the calls of a closed circuit that are slow by now although they are still running."""
-        epoch = self.epoch
-        if not isinstance(epoch, Closed) or epoch.running is None:
+        epoch = self._judging
+        if epoch is None or epoch.running is None:
             return None
         for call in epoch.running.overdue(now):
             call.number, trip = cast("Judge", epoch.rule).hung(now)
@@ -106,20 +86,15 @@ class Machine:
         """Count a success that its permit does not count by itself."""
         if isinstance(permit, Trial):
             return self._trial_succeeded(permit, now)
-        if not isinstance(permit, Timed) or permit.epoch is not self.epoch:
+        if not isinstance(permit, Timed) or not self._counts(permit.epoch):
             return None
         epoch, running = permit.epoch, cast("Running", permit.epoch.running)
         running.end(permit)
-        if isinstance(epoch, Ramp):
-            return (
-                self._ramp_failed(epoch, now)
-                if permit.number is None and running.is_slow(permit.started, now)
-                else None
-            )
-        judge = cast("Judge", epoch.rule)
         if permit.number is None and running.is_slow(permit.started, now):
-            trip = judge.slowed(now)
-            return None if trip is None else self._trip(epoch, trip, now)
+            return self._slowed(epoch, now)
+        if isinstance(epoch, Ramp):
+            return None
+        judge = cast("Judge", epoch.rule)
         judge.tick(now)
         if permit.number is None:
             judge.succeeded()
@@ -133,7 +108,7 @@ class Machine:
             return self._trial_failed(permit, now, floor=floor) if self._settle(permit) else None
         timed = permit if isinstance(permit, Timed) else None
         epoch = permit.epoch if isinstance(permit, Timed) else permit
-        if epoch is not self.epoch:
+        if not self._counts(epoch):
             return None
         if timed is not None and epoch.running is not None:
             epoch.running.end(timed)
@@ -143,6 +118,22 @@ class Machine:
         trip = _judged(epoch, timed, now)
         return None if trip is None else self._trip(epoch, trip, now)
 
+    def cut_off(self, permit: Permit, now: float, cut_off: CutOff) -> Transition | None:
+        """Take note of a call that its caller cut off: no outcome, but slow if it took too long."""
+        if isinstance(permit, Trial):
+            return self._trial_cut_off(permit, now, cut_off)
+        epoch = permit.epoch if isinstance(permit, Timed) else permit
+        if not self._counts(epoch):
+            return None
+        if isinstance(permit, Timed):
+            running = cast("Running", epoch.running)
+            running.end(permit)
+            if permit.number is not None:
+                return None
+            if running.is_slow(permit.started, now):
+                return self._slowed(epoch, now)
+        return self._cut_off_closed(epoch, now, cut_off) if isinstance(epoch, Closed) else None
+
     def abandoned(self, permit: Permit) -> None:
         """Give back the permit of a call that ended without a verdict."""
         if isinstance(permit, Trial):
@@ -151,9 +142,88 @@ class Machine:
         elif isinstance(permit, Timed) and permit.epoch.running is not None:
             permit.epoch.running.end(permit)
 
+    def _slowed(self, epoch: Closed | Ramp, now: float) -> Transition | None:
+        if isinstance(epoch, Ramp):
+            return self._ramp_failed(epoch, now)
+        trip = cast("Judge", epoch.rule).slowed(now)
+        return None if trip is None else self._trip(epoch, trip, now)
+
+    # Calls that their callers cut off
+
+    @property
+    def _judging(self) -> Closed | None:
+        """The closed epoch that calls are judged in: the present one, or the one that more patient callers pass by."""
+        epoch = self.epoch
+        if isinstance(epoch, Open | HalfOpen):
+            return None if epoch.cut_offs is None else epoch.cut_offs.epoch
+        return epoch if isinstance(epoch, Closed) else None
+
+    def _counts(self, epoch: Closed | Ramp) -> bool:
+        return epoch is self.epoch or epoch is self._judging
+
+    def _pass_by(
+        self, known: CutOffs, now: float, patience: float
+    ) -> tuple[Permit | Refusal, Transition | None] | None:
+        """Decide about a caller whom cut-offs do not concern, because it waits longer, or because an answer has come.
+
+        None for any other caller.
+        """
+        closed = known.epoch
+        if closed is not None and closed.rule.answers() != known.answers:
+            closed.cut_offs = None
+            change = self._become(closed, "calls are answered again", self.counts(now))
+            return self._begin(closed, now), change
+        if known.concern(patience):
+            return None
+        if closed is not None:
+            tripped = self.look(now)  # for everybody
+            return (self._begin(closed, now) if tripped is None else self.admit(now)[0]), tripped
+        if isinstance(self.epoch, HalfOpen):  # its trials are for everybody
+            return None
+        change = self.half_open("a more patient caller", now)
+        return self._try(cast("HalfOpen", self.epoch), now, patience), change
+
+    @staticmethod
+    def _begin(epoch: Closed | Ramp, now: float) -> Permit:
+        return epoch if epoch.running is None else epoch.running.begin(epoch, now)
+
+    def _cut_off_closed(self, epoch: Closed, now: float, cut_off: CutOff) -> Transition | None:
+        answers = epoch.rule.answers()
+        if answers is None:
+            return None
+        row = epoch.cut_offs
+        if row is None or row.answers != answers:
+            row = epoch.cut_offs = CutOffs(self.plan.cut_offs, now - cut_off.seconds, answers, epoch)
+        row.add(cut_off.patience)
+        if epoch is not self.epoch or not row.are_enough or now - row.since < cut_off.allowed:
+            return None
+        change = self._trip(epoch, Trip("calls cut off", epoch.rule.counts(now)), now)
+        cast("Open", self.epoch).cut_offs = row
+        return change
+
+    def _trial_cut_off(self, trial: Trial, now: float, cut_off: CutOff) -> Transition | None:
+        """Free the permit. Trials that are cut off for a whole lease, without an answer, open the circuit again."""
+        if not self._settle(trial):
+            return None
+        epoch = trial.epoch
+        if epoch.running is not None and epoch.running.is_slow(trial.started, now):
+            return self._trial_failed(trial, now, "trial call slow")
+        epoch.free += 1
+        row = epoch.cut_offs
+        if row is None or (row.epoch is None and row.answers != epoch.successes):
+            row = epoch.cut_offs = CutOffs(1, trial.started, epoch.successes)
+        row.add(cut_off.patience)
+        if row.epoch is None and now - row.since < self.plan.lease:
+            return None
+        change = self._reopen(epoch, now, "trial calls cut off")
+        cast("Open", self.epoch).cut_offs = row
+        return change
+
     # Half-open
 
-    def _try(self, epoch: HalfOpen, now: float) -> Trial | Refusal:
+    def _try(self, epoch: HalfOpen, now: float, patience: float) -> Trial | Refusal:
+        if not epoch.free:
+            self._take_over(epoch, patience)
         if not epoch.free and epoch.out:
             oldest, lease_end = next(iter(epoch.out.items()))
             if lease_end > now:
@@ -163,9 +233,18 @@ class Machine:
         if not epoch.free:  # every permit was used up without a verdict: as many more as it can still take
             epoch.free = max(1, epoch.rule.wanted - epoch.successes)
         epoch.free -= 1
-        trial = Trial(epoch, now)
+        trial = Trial(epoch, now, patience)
         epoch.out[trial] = now + self.plan.lease
         return trial
+
+    @staticmethod
+    def _take_over(epoch: HalfOpen, patience: float) -> None:
+        """Free the permit of a trial that may be cut off before it shows anything, for a more patient caller."""
+        for trial in itertools.islice(epoch.out, _MOST_LOOKED_AT):
+            if is_more(patience, trial.patience):
+                del epoch.out[trial]
+                epoch.free += 1
+                return
 
     def _catch_up_trials(self, epoch: HalfOpen, now: float) -> Transition | None:
         running = epoch.running
@@ -250,6 +329,8 @@ class Machine:
         """Admit trial calls."""
         counts, plan = self.counts(now), self.plan
         trials = HalfOpen(plan.trials, now + plan.half_open_limit, counts.failures, self._new_running(now))
+        if isinstance(self.epoch, Open) and self.epoch.cut_offs is not None and self.epoch.cut_offs.epoch is not None:
+            trials.cut_offs = self.epoch.cut_offs
         return self._become(trials, reason, counts)
 
     def close(self, reason: str, now: float) -> Transition:

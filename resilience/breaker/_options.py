@@ -9,8 +9,8 @@ from typing import Any, TypedDict
 
 from resilience._retry_after import RETRY_AFTER_MAX
 from resilience.breaker._epochs import TrialRule
-from resilience.breaker._machine import Plan
 from resilience.breaker._open_time import OpenTime
+from resilience.breaker._plan import Plan
 from resilience.breaker._rules import Limits
 from resilience.errors import Problem
 from resilience.options import Choice, Duration, Flag, Number, Options, Refused, Whole, option
@@ -190,6 +190,7 @@ class BreakerOptions(Options):
             half_open_limit=self.half_open_max_duration or 10 * lease,
             ramp=self.ramp,
             ramp_initial=self.ramp_initial,
+            cut_offs=self.consecutive or self.evidence,
             slow_after=None if self.slow_call_rate_threshold is None else self.slow_call_duration_threshold,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -15,13 +16,14 @@ from resilience.breaker._classify import (
     Condition,
     Matcher,
     checked_predicate,
+    cut_off_of,
     is_answer,
-    is_cut_short,
     is_refusal,
     listed,
     requested_delay,
 )
 from resilience.breaker._control import Control
+from resilience.breaker._cut_offs import CutOff
 from resilience.breaker._epochs import Closed, Open, Permit, Timed, Trial
 from resilience.breaker._errors import CircuitOpenError, circuit_open
 from resilience.breaker._hooks import Hooks
@@ -34,6 +36,7 @@ from resilience.errors import ConfigurationError, Problem, leaves
 from resilience.events import Emitter, Listener
 from resilience.options import CLOCK, RANDOMNESS, checked
 from resilience.policy import NO_RESULT, PolicyBase
+from resilience.timeout import callers_patience
 
 __all__ = ("CircuitBreaker",)
 
@@ -121,7 +124,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         if self._mode is None:
             if type(epoch) is Open:
                 now = self._clock()
-                if now < epoch.until:
+                if now < epoch.until and epoch.cut_offs is None:
                     if self.events.listeners:  # not `if self.events`: a call of ours on every refusal
                         self._tell_refusal(now, epoch.until - now)
                     raise circuit_open(self._open_message, self._name or self.kind, epoch.until - now)
@@ -162,7 +165,9 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
             return UNCOUNTED
         if mode is not None and mode.word == FORCED_OPEN:
             return Refusal(mode.left(now), f"is held open ({mode.reason})")
-        answer, change = self._machine.admit(now)
+        # A closed circuit does not ask how long the caller waits.
+        patience = math.inf if type(self._machine.epoch) is Closed else callers_patience()
+        answer, change = self._machine.admit(now, patience)
         self._note(change, now)
         return answer
 
@@ -226,6 +231,13 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
 
     def on_failure(self, permit: Permit, error: Exception, /) -> None:
         """Count a failure, unless a policy refused the call (L4), its caller was impatient, or it is excluded."""
+        if is_refusal(error):
+            self.on_abandon(permit)
+            return
+        cut_off = cut_off_of(error, self._options.slow_call_duration_threshold)
+        if cut_off is not None:
+            self._note_cut_off(permit, cut_off)
+            return
         try:
             says = self._says(error)
             floor = requested_delay(error, self._ask_delay) if says is False else 0.0
@@ -239,12 +251,19 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         else:
             self._failed(permit, error, floor)
 
+    def _note_cut_off(self, permit: Permit, cut_off: CutOff) -> None:
+        with self._lock:
+            now = self._clock()
+            if self._storage is None and self._counts_at(now):
+                self._note(self._machine.cut_off(permit, now, cut_off), now)
+            else:
+                self._machine.abandoned(permit)
+        self.events.deliver()
+
     def _says(self, error: Exception) -> bool | None:
         """Return whether `error` shows a dependency that is well; None where it shows nothing."""
         if isinstance(error, BaseExceptionGroup):
             return self._group_says(error)
-        if is_refusal(error) or is_cut_short(error, self._options.slow_call_duration_threshold):
-            return None
         if self.is_system_error(error):
             return False
         return True if (self._recorded.conditions or is_answer(error)) and not self._excluded(error) else None
@@ -253,7 +272,12 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         """Judge an exception group by the worst error in it: one failure makes it a failure."""
         if self._excluded(group):
             return None
-        says = {self._says(cast("Exception", each)) for each in leaves(group)}
+        slow_after = self._options.slow_call_duration_threshold
+        says = {
+            self._says(cast("Exception", each))
+            for each in leaves(group)
+            if not is_refusal(each) and cut_off_of(each, slow_after) is None
+        }
         if False in says or (True in says and self._recorded(group)):
             return False
         return True if True in says else None
@@ -281,10 +305,15 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         return change
 
     def on_abandon(self, permit: Permit, /) -> None:
-        """Give a trial's permit back; count nothing."""
-        if type(permit) is not Closed:
-            with self._lock:
-                self._machine.abandoned(permit)
+        """Give a trial's permit back; count nothing but what is slow by now, although it has not ended."""
+        if type(permit) is Closed:
+            return
+        with self._lock:
+            now = self._clock()
+            if type(permit) is Timed and self._counts_at(now):
+                self._note(self._machine.look(now), now)
+            self._machine.abandoned(permit)
+        self.events.deliver()
 
 
 def _checked_storage(storage: Any) -> pybreaker.CircuitBreakerStorage | None:

@@ -43,6 +43,10 @@ class TripRule(Protocol):
         """Return what the rules see now."""
         ...
 
+    def answers(self) -> int | None:
+        """Return how many calls have succeeded so far; None if that is not known."""
+        ...
+
 
 class Judge:
     """Every rule over one numbering: a run of failures, and shares or a number of them in a window.
@@ -57,10 +61,12 @@ class Judge:
         self.succeeded: Callable[[], object] = self._numbers.next
         self._run = 0
         self._run_end = 0
+        self._unanswered = 0
 
     def failed(self, now: float, *, slow: bool = False) -> Trip | None:
         """Count a failure, which was slow as well or not."""
         number = self._take(now)
+        self._unanswered += 1
         self.window.failed(number)
         if slow:
             self.window.slowed(number)
@@ -76,6 +82,7 @@ class Judge:
     def hung(self, now: float) -> tuple[int, Trip | None]:
         """Count a call that has been taking too long; the number lets `failed_late` find it again."""
         number = self._take(now)
+        self._unanswered += 1
         self.window.slowed(number)
         if number == self._run_end + 1:  # how it ends is not known: it is no success that came between failures
             self._run_end = number
@@ -84,6 +91,7 @@ class Judge:
     def succeeded_late(self) -> None:
         """End the run: a call that was counted while it was still running has succeeded."""
         self._run = 0
+        self._unanswered -= 1
 
     def failed_late(self, number: int, now: float) -> Trip | None:
         """Count the failure of a call that was counted as slow, under that number, while it was still running."""
@@ -104,6 +112,10 @@ class Judge:
         last = self._numbers.last()
         self.window.advance(now, last)
         return self._counts(last)
+
+    def answers(self) -> int:
+        """Return how many calls have succeeded so far."""
+        return self._numbers.last() - self._unanswered
 
     def _take(self, now: float) -> int:
         number = self._numbers.take()

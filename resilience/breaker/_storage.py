@@ -51,6 +51,9 @@ class StoredFailures:
         """Return the count as it was when the storage was asked last, twice."""
         return Counts(self._failures, self._failures)
 
+    def answers(self) -> None:
+        """Return None: the others that share the storage count as well."""
+
 
 class Reading(NamedTuple):
     """What a storage said, and after how many changes of our own it was asked."""

@@ -23,6 +23,9 @@ class _NoRule:
     def counts(self, _now: float) -> Counts:
         return Counts(0, 0)
 
+    def answers(self) -> None:
+        """Nothing is known."""
+
 
 UNCOUNTED = Closed(_NoRule())
 """An epoch no circuit is ever in: what is reported to it changes nothing."""

@@ -60,9 +60,11 @@ class Retryable:
 
     def by_class(self, error: Exception) -> bool | None:
         """Return whether an error of this class is retried, None where a predicate has to be asked."""
+        if isinstance(error, RejectedError):
+            return isinstance(error, self._asked_for)
         if cut_off_by_caller(error) is not None:  # the caller waits for no other attempt
             return False
-        if isinstance(error, ResilienceError) and (isinstance(error, RejectedError) or not error.retryable):
+        if isinstance(error, ResilienceError) and not error.retryable:
             return isinstance(error, self._asked_for)
         if isinstance(error, BaseExceptionGroup):
             return self._group_by_class(leaves(error), is_named=isinstance(error, self._classes))

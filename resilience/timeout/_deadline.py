@@ -14,7 +14,7 @@ from resilience.clock import Clock, monotonic
 from resilience.options import CLOCK, Opaque, checked
 from resilience.options import seconds as in_seconds
 
-__all__ = ("FRAME", "Deadline", "Enforced", "allowed_by_service", "lift")
+__all__ = ("FRAME", "Deadline", "Enforced", "allowed_by_service", "callers_patience", "lift")
 
 _MOMENT = Opaque(
     "a moment of the clock, in seconds",
@@ -158,6 +158,14 @@ def allowed_by_service(seconds: float, own: float | None = None) -> float | None
     if grace <= 0:
         return None
     return seconds + grace if own is None else min(own, seconds + grace)
+
+
+def callers_patience() -> float:
+    """Return for how many seconds the caller still waits, if that is less than the service allows; else `math.inf`."""
+    frame = FRAME.get()
+    if frame is None or frame[0] is None or _grace(frame) <= 0:
+        return math.inf
+    return frame[0].remaining()
 
 
 def _grace(frame: _Frame | None) -> float:

@@ -572,6 +572,7 @@ CASES = [
 
 UNORDERED = {
     ("timed", "success", "snapshot"): "a call that is neither under way nor counted yet: it ended this moment",
+    ("slow", "admit", "abandon"): "a call that passes while another one finds out that the circuit has to open",
     ("slow", "admit", "admit"): "a call that passes while another one finds out that the circuit has to open",
 }
 """What timed calls show to others because they take no lock, and could not if one thread had come after the other."""

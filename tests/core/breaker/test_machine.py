@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from resilience.breaker._window import CallWindow, Counts, NoWindow, TimeWindow
 
 
 def plan(
-    *, reset: float = 10.0, permits: int = 3, wanted: int = 3, losses: int = 1, lease: float = 5.0, **more: float
+    *, reset: float = 10.0, permits: int = 3, wanted: int = 3, losses: int = 1, lease: float = 5.0, **more: Any
 ) -> Plan:
     trials = TrialRule(permits, wanted, losses)
     return Plan(OpenTime(reset), trials, lease, half_open_limit=more.pop("half_open_limit", 1000.0), **more)

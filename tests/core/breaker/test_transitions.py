@@ -1,6 +1,7 @@
 """Every transition in full: from where to where, why, with which counts, and for how long."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ def machine(
     reset: float = 10.0,
     trials: TrialRule = TrialRule(3, 2),  # noqa: B008 - a tuple
     window: float | None = None,
-    **more: float,
+    **more: Any,
 ) -> Machine:
     """Return a machine made at `START`; `window` is a number of calls, or seconds as a float."""
     plan = Plan(OpenTime(reset), trials, lease=more.pop("lease", 5.0), half_open_limit=50.0, **more)

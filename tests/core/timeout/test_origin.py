@@ -239,7 +239,7 @@ def test_a_retry_neither_repeats_a_cut_off_nor_spends_its_budget(colour: str, as
     """Law: no other attempt is made for a caller who has left, with whatever margin the timeout keeps."""
     budget = RetryBudget(minimum=5)
     retry = Retry(attempts=3, on=asked_for, wait_initial=0, wait_jitter=0, budget=budget)
-    error_of(colour, impatient(), retry, Timeout(2, margin=PATIENCE / 2))
+    error_of(colour, Deadline.after(0.2, limit=math.inf), retry, Timeout(2, margin=0.1), takes=0.6)
     assert retry.snapshot()["retries"] == 0
     assert budget.snapshot()["refused"] == budget.retries == budget.calls == 0
 
@@ -248,8 +248,8 @@ def test_a_retry_neither_repeats_a_cut_off_nor_spends_its_budget(colour: str, as
 def test_a_hedge_starts_no_attempt_for_a_cut_off_and_spends_no_budget(colour: str) -> None:
     """Law: an attempt that the caller cut off is no reason for another one at once."""
     budget = RetryBudget(minimum=5)
-    hedge = Hedge(delay=0.2, budget=budget)
-    error = error_of(colour, impatient(), hedge, Timeout(2, margin=PATIENCE / 2))
+    hedge = Hedge(delay=5, budget=budget)
+    error = error_of(colour, Deadline.after(0.2, limit=math.inf), hedge, Timeout(2, margin=0.1), takes=0.6)
     assert cut_off_by_caller(error) is error
     assert hedge.snapshot()["hedges"] == 0
     assert budget.extras == budget.calls == 0
