@@ -59,7 +59,7 @@ def _mapping(environ: Any) -> Mapping[Any, Any]:
 
 def _file_named_by(*readings: Reading) -> Reading:
     entry = next((reading.entries[_FILE] for reading in readings if _FILE in reading.entries), None)
-    if entry is None or not isinstance(entry.raw, str) or entry.raw.lower() == "none":
+    if entry is None or entry.fault or not isinstance(entry.raw, str) or entry.raw.lower() == "none":
         return Reading()
     tree, problems = read_toml(entry.raw, entry.spelled)
     reading = read_file(tree, entry.raw)

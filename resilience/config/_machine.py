@@ -57,6 +57,8 @@ def _field(key: Key) -> Field:
 
 
 def _checked(field: Field, entry: Entry) -> Any:
+    if entry.fault:
+        raise Refused
     raw, rule = entry.raw, rule_of(field)
     text = raw if isinstance(raw, str) and entry.origin != "argument" else None
     is_none = raw is None or (text is not None and text.lower() == "none")
@@ -68,7 +70,7 @@ def _checked(field: Field, entry: Entry) -> Any:
 
 
 def _refused(field: Field, entry: Entry) -> Problem:
-    return Problem(entry.spelled, _shown(field, entry.raw), _expected(field), _default(field))
+    return Problem(entry.spelled, _shown(field, entry.raw), entry.fault or _expected(field), _default(field))
 
 
 def _shown(field: Field, value: Any) -> Any:

@@ -11,18 +11,23 @@ from resilience.config import _schema
 from resilience.config._hint import follows, hint
 from resilience.config._names import Key, Origin, dotted, fold, is_foreign, split, variable
 from resilience.config._problems import Clash, Unknown
+from resilience.config._quotes import STRAY, unquoted
 from resilience.errors import Problem
 
 __all__ = ("Entry", "Reading", "read_arguments", "read_environment", "read_file")
 
 
 class Entry(NamedTuple):
-    """One thing somebody set. `spelled` is their name for it, for error messages; `source` is how the table says it."""
+    """One thing somebody set. `spelled` is their name for it, for error messages; `source` is how the table says it.
+
+    `fault` says what was expected in place of text that no rule needs to look at.
+    """
 
     raw: Any
     origin: Origin
     spelled: str
     source: str
+    fault: str = ""
 
 
 @dataclasses.dataclass
@@ -56,8 +61,9 @@ def read_environment(environ: Mapping[Any, Any]) -> Reading:
             continue
         if not isinstance(text, str):
             reading.problems.append(Problem(name, type(text).__name__, "text, as in every environment"))
-        elif text.strip():
-            reading.take(key, Entry(text.strip(), "environment", name, name))
+        elif (value := unquoted(text.strip())) != "":
+            fault = STRAY if value is None else ""
+            reading.take(key, Entry(text.strip() if value is None else value, "environment", name, name, fault))
     return reading
 
 
