@@ -42,8 +42,8 @@ class Probes:
         return path.startswith(self._answered) and _is_below(path, self._answered) and method in {"GET", "HEAD"}
 
     def are_routed(self, path: str) -> bool:
-        """Whether this request is a probe that Flask routes."""
-        return path.startswith(self._routed) and _is_below(path, self._routed)
+        """Whether this request is a probe that Flask routes: itself, or one check of it."""
+        return path.startswith(self._routed) and (path in self._routed or path.rpartition("/")[0] in self._routed)
 
     def answer(self, environ: WSGIEnvironment, path: str, start: Any) -> Iterable[bytes]:
         """Answer; blocks no longer than the checks may take."""

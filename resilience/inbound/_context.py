@@ -7,6 +7,7 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from resilience.envelope import worst_of
 from resilience.errors import DeadlineExceededError
 from resilience.inbound._trace import BAGGAGE, TRACEPARENT, TRACESTATE, baggage_of, trace_of, tracestate_of
 
@@ -97,7 +98,9 @@ class RequestContext:
 
     def is_late(self, error: BaseException) -> bool:
         """Return whether the deadline has passed, and `error` or its direct cause says so."""
-        is_about_time = isinstance(error, DeadlineExceededError) or isinstance(error.__cause__, DeadlineExceededError)
+        is_about_time = isinstance(worst_of(error), DeadlineExceededError) or (
+            error.__cause__ is not None and isinstance(worst_of(error.__cause__), DeadlineExceededError)
+        )
         return is_about_time and self.deadline is not None and self.deadline.expired
 
     @property

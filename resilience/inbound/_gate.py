@@ -17,6 +17,7 @@ from resilience.inbound._deadline import REQUEST_TIMEOUT, patience_of, sooner
 from resilience.inbound._identity import REQUEST_ID, identity_of, request_id_of
 from resilience.inbound._key import KeyRule, bounded
 from resilience.inbound._options import ServerOptions
+from resilience.inbound._paths import ExcludedPaths
 from resilience.inbound._quota import Decision, Quota, quota_headers
 from resilience.inbound._trace import BAGGAGE, TRACEPARENT, TRACESTATE, trace_id_of
 from resilience.timeout import Deadline
@@ -93,10 +94,7 @@ class Inbound:
         configured = (self._deadline_header, self._identity_header, rule.header)
         self.wanted = frozenset(filter(None, (*_HEADERS, *configured)))
         """Lower-case names of the headers `receive` looks at; several lines of one are joined by a comma."""
-        excluded = [path.rstrip("/") for path in options.exclude_paths]
-        self._excluded = frozenset(path or "/" for path in excluded)
-        # Below the root is everything, and who excludes it means one page, as a rule the one a load balancer asks for.
-        self._below_excluded = tuple(f"{path}/" for path in excluded if path)
+        self._excluded = ExcludedPaths(options.exclude_paths)
         most = options.max_concurrent_requests
         self.slots = None if most is None else Bulkhead(most, name="server")
         self.quota = (
@@ -137,7 +135,7 @@ class Inbound:
         context.headers = headers
         if self._identity_header and self._proxies.trusts(peer):
             context.user = identity_of(find(self._identity_header))
-        if path in self._excluded or path.startswith(self._below_excluded):
+        if path in self._excluded:
             context.is_excluded = True
             return context
         own = allowed = self._allowed

@@ -79,8 +79,9 @@ class ServerOptions(Options):
     )
     exclude_paths: tuple[str, ...] = option(
         (*PROBE_PATHS, "/metrics"),
-        Listing(Text("a path", pattern=r"/.*", longest=500)),
-        "paths that, with all below them, are never limited, refused or timed; / is the root page alone",
+        Listing(Text("a path without . and .. segments", pattern=r"(?!.*/\.{1,2}(?:/|$))/.*", longest=500)),
+        "paths that, with all below them, are never limited, refused or timed; / is the root page alone; "
+        "a request for a path with . or .. segments is limited",
     )
 
     def _together(self) -> Iterable[Problem]:
