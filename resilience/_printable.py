@@ -9,6 +9,8 @@ __all__ = ("described", "named", "one_line", "shown")
 
 _LONGEST_SHOWN, _LONGEST_LINE, _LONGEST_READ = 80, 300, 1024
 _CREDENTIALS = re.compile(r"://[^\s'\"<>]*@")
+_ASSIGNED = re.compile(r"((?:password|passwd|pwd|secret|token|api_?key|signature)=)[^\s&;,'\"]+", re.IGNORECASE)
+"""A secret with its name: a parameter of a URL, or a setting of a database driver."""
 _MOST_PARTIALS = 8
 
 
@@ -16,8 +18,8 @@ def one_line(text: object, longest: int = _LONGEST_LINE) -> str:
     """Return `text` as one line that is safe in a log, whoever wrote it.
 
     Line breaks and all other characters that are not printable are escaped as in `repr`, so that no text can forge a
-    line or change what a terminal shows. Credentials in URLs are hidden. What is longer than `longest` characters is
-    cut. The type of an object whose text raises stands for it.
+    line or change what a terminal shows. Hidden are credentials in URLs, and the values of parameters such as
+    `password=`. What is longer than `longest` characters is cut. The type of an object whose text raises stands for it.
     """
     try:
         line = str(text)[:_LONGEST_READ]
@@ -25,6 +27,8 @@ def one_line(text: object, longest: int = _LONGEST_LINE) -> str:
         line = f"<{type(text).__name__}>"
     if "@" in line:
         line = _CREDENTIALS.sub("://***@", line)
+    if "=" in line:
+        line = _ASSIGNED.sub(r"\1***", line)
     if not line.isprintable():
         line = "".join(each if each.isprintable() else repr(each)[1:-1] for each in line[: longest + 1])
     return line if len(line) <= longest else f"{line[:longest]}..."

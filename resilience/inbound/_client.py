@@ -25,8 +25,8 @@ UNIX = "unix"
 """The word in `trusted_proxies` for every peer that connects over a Unix socket."""
 EXPECTED_PROXY = "an address or network such as 10.0.0.0/8, or unix for Unix sockets"
 
-_UNIX_PEERS = frozenset({"", "unix:", "<local>"})
-"""What servers and proxies write for the peer of a Unix socket: gunicorn, nginx's $remote_addr, Werkzeug."""
+_UNIX_PEERS = frozenset({"", "unix:", "<local>", "localhost"})
+"""What servers and proxies write for the peer of a Unix socket: gunicorn, nginx's $remote_addr, Werkzeug, waitress."""
 _MAPPED = IPv6Network("::ffff:0:0/96")
 _IPV4_BITS = 32
 

@@ -135,7 +135,8 @@ class Inbound:
         context.headers = headers
         if self._identity_header and self._proxies.trusts(peer):
             context.user = identity_of(find(self._identity_header))
-        if path in self._excluded:
+        excluded = self._excluded
+        if path in excluded.paths or (path.startswith(excluded.below) and path in excluded):
             context.is_excluded = True
             return context
         own = allowed = self._allowed
@@ -223,7 +224,10 @@ class Inbound:
         """
         if context.is_preflight:
             return None
-        return self.known(context, self._key(context)) if key is None else bounded(key)
+        if key is not None:
+            return bounded(key)
+        key = self._key(context)
+        return self.known(context, key) if key is None else key
 
     def known(self, context: RequestContext, key: str | None) -> str | None:
         """Return `key`. The first time that there is none, log a warning that says why and which setting mends it."""

@@ -20,13 +20,13 @@ class ExcludedPaths:
     send a path.
     """
 
-    __slots__ = ("_below", "_paths")
+    __slots__ = ("below", "paths")
 
     def __init__(self, paths: Iterable[str]) -> None:
         plain = [path.rstrip("/") for path in paths]
-        self._paths = frozenset(path or "/" for path in plain)
+        self.paths = frozenset(path or "/" for path in plain)
         # Below the root is everything, and who excludes it means one page, as a rule the one a load balancer asks for.
-        self._below = tuple(f"{path}/" for path in plain if path)
+        self.below = tuple(f"{path}/" for path in plain if path)
 
     def __contains__(self, path: str) -> bool:
-        return path in self._paths or (path.startswith(self._below) and not _has_dots(path))
+        return path in self.paths or (path.startswith(self.below) and not _has_dots(path))

@@ -51,7 +51,7 @@ def test_walk_is_bounded() -> None:
     assert OURS.client_of("10.0.0.1", ", ".join(["6.6.6.6", *["10.0.0.2"] * 5000])) == "10.0.0.2"
 
 
-@pytest.mark.parametrize("peer", [None, "", "unix:", "<local>", "testclient"])
+@pytest.mark.parametrize("peer", [None, "", "unix:", "<local>", "localhost", "testclient"])
 def test_peer_without_address(peer: str | None) -> None:
     """A peer without an address is no client, and unless it is trusted no header names one."""
     assert OURS.client_of(peer, "6.6.6.6") == ""
@@ -74,7 +74,7 @@ def test_peer_without_address(peer: str | None) -> None:
         (None, ""),
     ],
 )
-@pytest.mark.parametrize("peer", [None, "", "unix:", "<local>"])
+@pytest.mark.parametrize("peer", [None, "", "unix:", "<local>", "localhost"])
 def test_walk_from_a_unix_socket(peer: str | None, forwarded: str | None, client: str) -> None:
     """The peer of a trusted Unix socket names the client as any trusted proxy does."""
     proxies = TrustedProxies(["unix", "10.0.0.0/8"])
