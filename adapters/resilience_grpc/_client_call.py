@@ -11,7 +11,7 @@ from grpc import StatusCode
 
 from resilience.clock import monotonic
 from resilience.outbound import Outbound, is_out_of_time
-from resilience.timeout import Deadline, allowed_by_service
+from resilience.timeout import Deadline, Promise, allowed_by_service
 from resilience_grpc._client_error import CallError
 from resilience_grpc._names import service_of
 
@@ -58,6 +58,7 @@ class Outgoing:
         "_numbers",
         "_open",
         "_outbound",
+        "_promise",
         "_rebuild",
         "_send",
         "begun",
@@ -95,6 +96,7 @@ class Outgoing:
         self._send, self._given, self._outbound, self._rebuild = send, given, outbound, rebuild
         self._decode = decode
         self._allowance: float | None = None
+        self._promise = Promise(None)
         self._numbers = itertools.count()
         self._landed: list[tuple[Any, Any]] = []
         self._open: list[Any] = []
@@ -114,17 +116,18 @@ class Outgoing:
 
         Raises `DeadlineExceededError` where no time is left for it.
         """
+        self._promise = Promise(Deadline.current())
         timeout = self._allowance = self._outbound.timeout(self._given.timeout)
         return self._send(self._rebuild(self._given, timeout, self._sent()), self.request)
 
     def decode(self, raised: Any) -> CallError:
         """Return what `raised`, a `grpc.RpcError` of an attempt, means."""
         error, seconds = self._decode(raised), self._allowance
-        if error.facts.status is StatusCode.DEADLINE_EXCEEDED and seconds is not None and error.allowed is None:
-            deadline = Deadline.current()
-            left = 0.0 if deadline is None else deadline.remaining() - self._outbound.options.margin
-            if is_out_of_time(seconds, left):
-                error.allowed, error.seconds = allowed_by_service(seconds, self._given.timeout), seconds
+        if error.facts.status is not StatusCode.DEADLINE_EXCEEDED or seconds is None or error.allowed is not None:
+            return error
+        if is_out_of_time(seconds, self._promise.left - self._outbound.options.margin):
+            error.allowed = allowed_by_service(seconds, self._given.timeout, self._promise.moved)
+            error.seconds = seconds
         return error
 
     def _sent(self) -> Any:

@@ -113,6 +113,7 @@ class _Call:
         parts, exchange = self._parts, self._exchange
         await _close(exchange.useless())
         sent, times = parts.addressed(request)
+        promise = times.allowance.promise
         patience = asyncio.timeout(times.allowance.seconds)  # a head that trickles in keeps every read timeout
         try:
             async with patience:
@@ -123,6 +124,7 @@ class _Call:
             raise
         except TimeoutError as error:
             if patience.expired():
+                times.allowance.promise = promise
                 raise parts.too_late(exchange, request, times) from error
             raise
         return parts.judge(exchange, request, response, times)

@@ -137,7 +137,7 @@ class TransportParts:
         if not is_failure(response.status_code):
             return response
         exchange.failed(response)
-        allowed = times.allowance.allowed_before(response.status_code, times.left) if self._sends_context else None
+        allowed = times.allowance.allowed_before(response.status_code, self._margin) if self._sends_context else None
         raise FailedResponse(request, response, seconds=times.allowance.seconds, allowed=allowed)
 
     def may_hold_envelope(self, response: httpx.Response) -> bool:

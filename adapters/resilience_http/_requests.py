@@ -172,10 +172,9 @@ class ResilienceAdapter(HTTPAdapter):
 
     def allowed_before(self, answer: Response, allowance: Allowance) -> float | None:
         """Return the seconds this service allows, if `answer` says that the deadline we sent has passed."""
-        deadline = Deadline.current()
-        if deadline is None or not self._sends_context:
+        if not self._sends_context:
             return None
-        return allowance.allowed_before(answer.status_code, deadline.remaining() - self.outbound.options.margin)
+        return allowance.allowed_before(answer.status_code, self.outbound.options.margin)
 
     def _guarded(self, call: _Call, request: PreparedRequest, *, repeats: bool) -> Response:
         try:
@@ -209,7 +208,8 @@ class _Call:
         adapter, exchange = self._adapter, self._exchange
         _close(exchange.useless())
         sent = adapter.addressed(request)
-        allowance = Allowance(adapter.outbound.timeout(), own_limit(self._settings["timeout"]))
+        own = own_limit(self._settings["timeout"])
+        allowance = Allowance(adapter.outbound.timeout(), own, Deadline.current())
         timeout = within(self._settings["timeout"], allowance.seconds)
         try:
             answer = adapter.send_plain(sent, {**self._settings, "timeout": timeout})
@@ -218,7 +218,7 @@ class _Call:
                 _ = answer.content  # read now, and kept
         except (requests.Timeout, requests.ConnectionError) as error:
             margin = adapter.outbound.options.margin
-            if not is_spent(Deadline.current(), margin):
+            if allowance.promise.left - margin > LEAST:
                 raise
             raise LateError(
                 "the deadline passed before the answer",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from resilience.outbound import is_out_of_time
-from resilience.timeout import Deadline, allowed_by_service
+from resilience.timeout import Deadline, Promise, allowed_by_service
 
 __all__ = ("LEAST", "Allowance", "StepTimeouts", "is_spent", "longest")
 
@@ -30,24 +31,25 @@ def is_spent(deadline: Deadline | None, margin: float) -> bool:
 class Allowance:
     """What one attempt may take: the `seconds` that its deadline leaves, and `own`, the client's own timeout.
 
-    `seconds` is None without a deadline, `own` without a timeout of the client.
+    `seconds` is None without a deadline, `own` without a timeout of the client. `promise` knows whether the deadline
+    has moved since a step was given the time that was left.
     """
 
-    __slots__ = ("own", "seconds")
+    __slots__ = ("own", "promise", "seconds")
 
-    def __init__(self, seconds: float | None, own: float | None) -> None:
-        self.seconds, self.own = seconds, own
+    def __init__(self, seconds: float | None, own: float | None, deadline: Deadline | None) -> None:
+        self.seconds, self.own, self.promise = seconds, own, Promise(deadline)
 
     @property
     def allowed(self) -> float | None:
         """The seconds this service allows an attempt that its caller's deadline cuts off; None if it does not."""
-        return None if self.seconds is None else allowed_by_service(self.seconds, self.own)
+        return None if self.seconds is None else allowed_by_service(self.seconds, self.own, self.promise.moved)
 
-    def allowed_before(self, status: int, left: float | None) -> float | None:
+    def allowed_before(self, status: int, margin: float) -> float | None:
         """Return `allowed` for an answer that says that the deadline we sent has passed; None for any other answer."""
-        if status != _GATEWAY_TIMEOUT or self.seconds is None or left is None:
+        if status != _GATEWAY_TIMEOUT or self.seconds is None:
             return None
-        return self.allowed if is_out_of_time(self.seconds, left) else None
+        return self.allowed if is_out_of_time(self.seconds, self.promise.left - margin) else None
 
 
 class StepTimeouts(dict[str, Any]):
@@ -60,13 +62,16 @@ class StepTimeouts(dict[str, Any]):
         super().__init__(given)
         self.deadline = deadline
         self._margin = margin
-        self.allowance = Allowance(self.left, longest(*map(given.get, _STEPS)))
+        self.allowance = Allowance(self.left, longest(*map(given.get, _STEPS)), deadline)
 
     def get(self, step: str, default: Any = None) -> Any:
         """Return the seconds this step may take, None for no limit."""
         allowed: float | None = super().get(step, default)
         left = self.left
-        return left if allowed is None or (left is not None and left < allowed) else allowed
+        if left is None or (allowed is not None and allowed <= left):
+            return allowed
+        self.allowance.promise = Promise(self.deadline)
+        return left
 
     def __getitem__(self, step: str) -> Any:
         super().__getitem__(step)
@@ -75,9 +80,16 @@ class StepTimeouts(dict[str, Any]):
     @property
     def left(self) -> float | None:
         """Seconds for all steps together; None where nobody waits for them."""
-        return None if self.deadline is None else max(LEAST, self.deadline.remaining() - self._margin)
+        if self.deadline is None or (remaining := self.deadline.remaining()) == math.inf:
+            return None
+        return max(LEAST, remaining - self._margin)
 
     @property
     def is_spent(self) -> bool:
         """Whether nothing is left of it."""
-        return is_spent(self.deadline, self._margin)
+        return is_spent(self.deadline, self._margin) or self.has_moved
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether the deadline has moved since a step was given what was left: the step could have taken longer."""
+        return self.allowance.promise.moved > 0 and self.allowance.promise.left - self._margin <= LEAST

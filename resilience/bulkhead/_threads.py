@@ -22,7 +22,7 @@ from resilience.errors import (
     said_by,
 )
 from resilience.options import CLOCK, checked, is_plain_callable
-from resilience.timeout import Deadline, allowed_by_service
+from resilience.timeout import Deadline, Patience, allowed_by_service
 
 __all__ = ("Isolated", "ThreadPoolBulkhead")
 
@@ -90,14 +90,14 @@ class ThreadPoolBulkhead(Admission):
         enter = self.enter_blocking if self.waits else self.enter
 
         def isolated(*args: P.args, **kwargs: P.kwargs) -> R:
-            work, seconds = self.start(enter(), functools.partial(call, *args, **kwargs))
+            work, patience = self.start(enter(), functools.partial(call, *args, **kwargs))
             try:
-                has_ended = work.wait(-1 if seconds is None else seconds)
+                has_ended = patience.outlast(work.wait)
             except BaseException as interrupt:
                 RunningWork(work.add_done_callback).note(interrupt)
                 raise
             if not has_ended:
-                self.exceeded(work, seconds)
+                self.exceeded(work, patience.seconds)
             return cast("R", self.outcome(work))
 
         return isolated
@@ -112,11 +112,11 @@ class ThreadPoolBulkhead(Admission):
         """Refuse: a chain offers what is blocking to `offload`, and this would be a coroutine."""
         raise ConfigurationError([Problem(self.name, call, _BLOCKING)])
 
-    def start(self, permit: Any, call: Callable[[], Any]) -> tuple[Isolated, float | None]:
-        """Start `call`; return it with the seconds its caller may wait, None for as many as it takes."""
+    def start(self, permit: Any, call: Callable[[], Any]) -> tuple[Isolated, Patience]:
+        """Start `call`; return it with how long its caller may wait."""
         held = [permit]
         try:
-            seconds = self._seconds_left()
+            patience = self._patience()
             work = Isolated(call)
             work.add_done_callback(functools.partial(self._ended, work, held))
             is_begun = self._executor.submit(work)
@@ -126,15 +126,14 @@ class ThreadPoolBulkhead(Admission):
         if not is_begun:  # the places are the bound: this is a finalizer, where no thread can be waited for
             self._let_go(held)
             raise self._refusal("finalizer", "for a finalizer")
-        return work, seconds
+        return work, patience
 
-    def _seconds_left(self) -> float | None:
-        deadline = Deadline.current()
-        seconds = None if deadline is None else deadline.remaining()
-        if seconds == 0.0:
+    def _patience(self) -> Patience:
+        patience = Patience(Deadline.current())
+        if patience.seconds == 0.0:
             message = "the deadline had passed before the call"
-            raise DeadlineExceededError(message, policy=self.name, seconds=seconds)
-        return seconds
+            raise DeadlineExceededError(message, policy=self.name, seconds=0.0)
+        return patience
 
     def exceeded(self, work: Isolated, seconds: float | None) -> NoReturn:
         """Tell the caller that its time is up."""

@@ -9,9 +9,11 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from resilience.errors import RunningWork
+from resilience.timeout._alarm_aio import Alarm
 
 if TYPE_CHECKING:
     from resilience.bulkhead._threads import Isolated, ThreadPoolBulkhead
+    from resilience.timeout import Patience
 
 __all__ = ("offload",)
 
@@ -29,20 +31,19 @@ def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[bool]) -> None
         loop.call_soon_threadsafe(_resolve, future, True)
 
 
-async def _ended(work: Isolated, seconds: float | None) -> bool:
-    """Wait for the end of `work`, or for `seconds`; return whether it has ended."""
+async def _ended(work: Isolated, patience: Patience) -> bool:
+    """Wait for the end of `work`, as long as `patience` has it; return whether it has ended."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[bool] = loop.create_future()
     work.add_done_callback(functools.partial(_tell, loop, future))
-    timer = None if seconds is None else loop.call_later(seconds, _resolve, future, False)
+    alarm = Alarm(patience, functools.partial(_resolve, future, False))
     try:
         return await future
     except BaseException as interrupt:
         RunningWork(work.add_done_callback).note(interrupt)
         raise
     finally:
-        if timer is not None:
-            timer.cancel()
+        alarm.cancel()
 
 
 def offload(pool: ThreadPoolBulkhead, call: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
@@ -50,9 +51,9 @@ def offload(pool: ThreadPoolBulkhead, call: Callable[P, R]) -> Callable[P, Corou
 
     async def isolated(*args: P.args, **kwargs: P.kwargs) -> R:
         permit = await pool.enter_awaiting() if pool.waits else pool.enter()
-        work, seconds = pool.start(permit, functools.partial(call, *args, **kwargs))
-        if not await _ended(work, seconds):
-            pool.exceeded(work, seconds)
+        work, patience = pool.start(permit, functools.partial(call, *args, **kwargs))
+        if not await _ended(work, patience):
+            pool.exceeded(work, patience.seconds)
         return cast("R", pool.outcome(work))
 
     return isolated

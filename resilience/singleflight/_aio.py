@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
@@ -11,6 +12,9 @@ from resilience.policy import Substitute
 from resilience.singleflight._machine import Flight
 from resilience.singleflight._outcome import Outcome, Told, outcome_of
 from resilience.singleflight._space import LoopSpace, under_way, waiting_for
+from resilience.singleflight._time import covers, deadline_for, in_force, is_last, join, ran_short
+from resilience.timeout import Deadline, Patience
+from resilience.timeout._alarm_aio import Alarm
 
 if TYPE_CHECKING:
     from resilience.singleflight._policy import SingleFlight
@@ -24,7 +28,8 @@ R = TypeVar("R")
 async def _made(line: Flight[Any], call: Callable[..., Awaitable[R]], args: Any, kwargs: Any) -> R:
     # Knows the line alone: an error's traceback leads here, and from here must not lead back to the error.
     under_way.set((*under_way.get(), line))
-    return await call(*args, **kwargs)
+    with in_force(line):
+        return await call(*args, **kwargs)
 
 
 class _Shared:
@@ -36,9 +41,13 @@ class _Shared:
         flights: dict[Hashable, _Shared],
         key: Hashable,
         make: Callable[[Flight[Any]], Coroutine[Any, Any, Any]],
+        before: Flight[Any] | None,
     ) -> None:
         self._single, self._flights, self._key = single, flights, key
-        self.line: Flight[asyncio.Future[bool]] = Flight(single.epoch)
+        self._deadline = Deadline.current()
+        """The first caller's own."""
+        self._alarm: Alarm | None = None
+        self.line: Flight[asyncio.Future[bool]] = Flight(single.epoch, deadline=deadline_for(self._deadline, before))
         self._told: Outcome | Told | None = None
         self._loop = asyncio.get_running_loop()
         self._leader = self._loop.create_future()
@@ -47,8 +56,18 @@ class _Shared:
         self._task.add_done_callback(self._land)
 
     async def lead(self) -> Any:
-        """Return what the call comes to, as the one who wanted it first."""
-        await self._wait(self._leader)
+        """Return what the call comes to, as the one who wanted it first; raise where its deadline comes first."""
+        patience = Patience(self._deadline)
+        if not is_last(self.line, self._deadline):
+            self._watch_leader()
+        try:
+            has_ended = await self._wait(self._leader)
+        finally:
+            if self._alarm is not None:
+                self._alarm.cancel()
+        if not has_ended:
+            await self._leave(self._leader)
+            raise self._single.exceeded(patience.seconds)
         self._take_out()
         task, self._task = cast("asyncio.Task[Any]", self._task), None
         try:
@@ -58,21 +77,32 @@ class _Shared:
 
     async def follow(self) -> Outcome | Told:
         """Return what there is to tell once the call has ended; raise where the deadline in force comes first."""
-        seconds = self._single.patience()
+        deadline = Deadline.current()
+        patience = self._single.patience(deadline)
         if self.line.is_over:  # just now: the one who made it has not even heard
-            return self._told or _told_of(cast("asyncio.Task[Any]", self._task))
+            return self._heard(deadline, self._told or _told_of(cast("asyncio.Task[Any]", self._task)))
+        if join(self.line, deadline):
+            self._watch_leader()
         waiter: asyncio.Future[bool] = self._loop.create_future()
-        timer = None if seconds is None else self._loop.call_later(seconds, _resolve, waiter, False)
+        alarm = Alarm(patience, functools.partial(_resolve, waiter, False))
         try:
             has_ended = await self._wait(waiter)
         finally:
-            if timer is not None:
-                timer.cancel()
+            alarm.cancel()
         if not has_ended:
             await self._leave(waiter)
-            raise self._single.exceeded(seconds)
+            raise self._single.exceeded(patience.seconds)
         self._take_out()
-        return self._told or Told.AGAIN
+        return self._heard(deadline, self._told or Told.AGAIN)
+
+    def _heard(self, deadline: Deadline | None, told: Outcome | Told) -> Outcome | Told:
+        is_too_short = self.line.ran_short and isinstance(told, Outcome) and not covers(self.line, deadline)
+        return Told.TOO_SHORT if is_too_short else told
+
+    def _watch_leader(self) -> None:
+        """See that the first caller is answered in time: the call itself goes on for others, with a later deadline."""
+        if self._alarm is None:
+            self._alarm = Alarm(Patience(self._deadline), functools.partial(_resolve, self._leader, False))
 
     async def _wait(self, waiter: asyncio.Future[bool]) -> bool:
         self.line.join(waiter)
@@ -99,9 +129,12 @@ class _Shared:
 
     def _left(self, waiter: asyncio.Future[bool]) -> asyncio.Task[Any] | None:
         """Take `waiter` out of the line; return the task where that was the last one, having cancelled it."""
-        if not self.line.leave(waiter) or self.line.waiting:
+        has_landed = not self.line.leave(waiter)
+        if not has_landed and self.line.waiting:
             return None
-        self._take_out()
+        self._take_out()  # after landing too: nobody else may come to do it
+        if has_landed:
+            return None
         if self._loop.is_closed():  # the call will never go on, nor can it be told to end
             return None
         cast("asyncio.Task[Any]", self._task).cancel()
@@ -110,6 +143,7 @@ class _Shared:
     def _land(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled():
             task.exception()  # asked for: it is nobody's fault if nobody is left to hear it
+        self.line.ran_short = _ran_short(self.line, task)
         waiters = self.line.land()
         if not waiters:
             self._take_out()
@@ -130,6 +164,13 @@ def _resolve(waiter: asyncio.Future[bool], has_ended: bool) -> None:  # noqa: FB
         waiter.set_result(has_ended)
 
 
+def _ran_short(line: Flight[Any], task: asyncio.Task[Any]) -> bool:
+    if line.deadline is None or task.cancelled():
+        return False
+    error = task.exception()
+    return ran_short(line.deadline, None if error is not None else task.result(), error)
+
+
 def _told_of(task: asyncio.Task[Any]) -> Outcome | Told:
     """Return what the others are told; how a call was cancelled or interrupted is not theirs to share."""
     if task.cancelled():
@@ -145,27 +186,33 @@ def around_async(
 ) -> Callable[P, Coroutine[Any, Any, R]]:
     """Return `call`, made once for callers in the same loop that come while it is under way."""
 
-    def found(flights: dict[Hashable, _Shared], key: Hashable) -> _Shared | None:
+    def found(flights: dict[Hashable, _Shared], key: Hashable, *, is_second: bool) -> _Shared | None:
+        # For the second time a caller joins only a call that began with all the time that this caller has.
         try:
             flight = flights.get(key)
         except TypeError as error:
             raise unhashable(single.name, key, error) from None
-        return None if flight is None or flight.line.epoch != single.epoch else flight
+        if flight is None or flight.line.epoch != single.epoch:
+            return None
+        return None if is_second and not covers(flight.line, Deadline.current()) else flight
 
     async def shared(*args: P.args, **kwargs: P.kwargs) -> R:
         key = keys(args, kwargs)
+        before: Flight[Any] | None = None  # the flight that had too little time for this caller
         while True:
             flights = space.flights_of(asyncio.get_running_loop())
-            flight = found(flights, key)
+            flight = found(flights, key, is_second=before is not None)
             if flight is None:
                 single.calls += 1
-                flight = _Shared(single, flights, key, lambda line: _made(line, call, args, kwargs))
+                flight = _Shared(single, flights, key, lambda line: _made(line, call, args, kwargs), before)
                 return cast("R", await flight.lead())
             with waiting_for(flight.line) as is_ring:  # waiting would be waiting for itself
                 told = Told.ALONE if is_ring else await flight.follow()
             if isinstance(told, Outcome):
                 single.shared += 1
                 return cast("R", told.deliver())
+            if told is Told.TOO_SHORT:
+                before = flight.line
             if told is Told.ALONE:
                 return await call(*args, **kwargs)
 

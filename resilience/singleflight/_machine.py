@@ -7,7 +7,10 @@ finalizer that makes calls, in the very thread that holds it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from resilience.timeout import LatestDeadline
 
 __all__ = ("Flight",)
 
@@ -17,13 +20,17 @@ W = TypeVar("W")
 class Flight(Generic[W]):
     """One call under way and its waiters of type W (hashable, each waiting once), first come first served."""
 
-    __slots__ = ("__weakref__", "_waiters", "epoch", "is_over", "maker")
+    __slots__ = ("__weakref__", "_waiters", "deadline", "epoch", "is_over", "maker", "ran_short")
 
-    def __init__(self, epoch: int = 0, maker: object = None) -> None:
+    def __init__(self, epoch: int = 0, maker: object = None, deadline: LatestDeadline | None = None) -> None:
         self.epoch = epoch
         """Callers of a later epoch must not join."""
         self.maker = maker
         """Whoever makes the call, where that is one who must not wait for it."""
+        self.deadline = deadline
+        """The latest deadline of the callers, None if one of the first had none."""
+        self.ran_short = False
+        """Whether the call may have ended because it began under a deadline that was too soon for later callers."""
         self.is_over = False
         self._waiters: OrderedDict[W, None] = OrderedDict()
 

@@ -19,6 +19,7 @@ class Told(Enum):
 
     AGAIN = "the call was given up: look again"
     YOUR_TURN = "the one who made the call was interrupted: it is yours now"
+    TOO_SHORT = "the call had less time than you have: make another, with all the time there is"
     ALONE = "the result serves one caller only, or would never come: make your own call"
 
 

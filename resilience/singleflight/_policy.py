@@ -13,7 +13,7 @@ from resilience.policy import Named
 from resilience.singleflight import _sync
 from resilience.singleflight._options import SingleFlightOptions
 from resilience.singleflight._space import LoopSpace, Space
-from resilience.timeout import Deadline, allowed_by_service
+from resilience.timeout import Deadline, Patience, allowed_by_service
 
 __all__ = ("SingleFlight",)
 
@@ -27,7 +27,9 @@ class SingleFlight(Named):
     Calls are the same when the function and its arguments are (`self` is one of them); `key`, a function of the
     arguments, says otherwise. Everybody gets the same result object, or a copy of the error. Threads wait for threads,
     tasks for tasks of their own event loop; each for as long as its own deadline and `max_wait` allow, then it gets
-    `DeadlineExceededError`. The call runs with the context variables and the deadline of the one who came first.
+    `DeadlineExceededError`. The call runs with the context variables of the first caller, until the latest deadline of
+    all: `Deadline.current()` moves when a caller with more time joins. If the call failed for lack of time that later
+    callers have, they make another one together.
 
     A caller that is cancelled or interrupted leaves the others alone: in a loop the call goes on until the last of them
     has left, in threads the next in line makes it. A result that serves only once (an iterator) is not shared.
@@ -69,15 +71,12 @@ class SingleFlight(Named):
         """Have nobody join the calls under way now: they may have read what has just changed."""
         self.epoch += 1
 
-    def patience(self) -> float | None:
-        """Return for how many seconds this caller can wait, None for ever; raise where none are left."""
-        deadline, longest = Deadline.current(), self.options.max_wait
-        if deadline is None:
-            return longest
-        remaining = deadline.remaining()
-        if not remaining:
+    def patience(self, deadline: Deadline | None) -> Patience:
+        """Return how long a caller with this `deadline` can wait; raise where no time is left."""
+        patience = Patience(deadline, self.options.max_wait)
+        if not patience.seconds and patience.seconds is not None:
             raise self.exceeded(0.0)
-        return remaining if longest is None else min(remaining, longest)
+        return patience
 
     def exceeded(self, seconds: float | None) -> DeadlineExceededError:
         """Return the error of a caller whose time was up while it waited."""

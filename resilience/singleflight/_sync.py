@@ -11,6 +11,8 @@ from resilience.policy import Substitute
 from resilience.singleflight._machine import Flight
 from resilience.singleflight._outcome import Outcome, Told, outcome_of
 from resilience.singleflight._space import Space, under_way, waiting_for
+from resilience.singleflight._time import covers, deadline_for, in_force, join, ran_short
+from resilience.timeout import Deadline
 
 if TYPE_CHECKING:
     from resilience.singleflight._policy import SingleFlight
@@ -46,32 +48,39 @@ class _Line:
     def __init__(self, single: SingleFlight, space: Space) -> None:
         self._single, self._space = single, space
 
-    def board(self, key: Hashable, mine: Flight[_Waiter]) -> Flight[_Waiter]:
-        """Return the flight to join, or `mine` where the call is this caller's to make."""
+    def board(self, key: Hashable, mine: Flight[_Waiter], *, is_second: bool) -> Flight[_Waiter]:
+        """Return the flight to join, or `mine` where the call is this caller's to make.
+
+        For the second time a caller joins only a call that begins with all the time that this caller has.
+        """
         try:
             found = self._space.flights.setdefault(key, mine)
         except TypeError as error:
             raise unhashable(self._single.name, key, error) from None
-        if found is not mine and found.epoch != mine.epoch:
+        if found.epoch != mine.epoch or (is_second and not covers(found, Deadline.current())):
             self._space.flights[key] = found = mine
         return found
 
     def follow(self, key: Hashable, flight: Flight[_Waiter]) -> Outcome | Told:
         """Wait for what `flight` comes to, as long as the deadline in force allows."""
-        seconds, waiter = self._single.patience(), _Waiter()
+        deadline, waiter = Deadline.current(), _Waiter()
+        patience = self._single.patience(deadline)
         if not flight.join(waiter):
             return Told.AGAIN
         try:
-            is_told = waiter.wait(seconds)
+            join(flight, deadline)
+            is_told = patience.outlast(waiter.wait)
         except BaseException:
             if not flight.leave(waiter) and waiter.wait() and waiter.take() is Told.YOUR_TURN:
                 self.hand_over(key, flight)
             raise
         if not is_told and flight.leave(waiter):
-            raise self._single.exceeded(seconds)
+            raise self._single.exceeded(patience.seconds)
         if not is_told:
             waiter.wait()  # it is being told at this moment
-        return waiter.take()
+        told = waiter.take()
+        is_too_short = flight.ran_short and isinstance(told, Outcome) and not covers(flight, deadline)
+        return Told.TOO_SHORT if is_too_short else told
 
     def lead(self, call: Callable[..., Any], key: Hashable, flight: Flight[_Waiter], args: Any, kwargs: Any) -> Any:
         """Make the call, for everybody who comes meanwhile."""
@@ -80,7 +89,8 @@ class _Line:
         self._single.calls += 1
         try:
             try:
-                result = call(*args, **kwargs)
+                with in_force(flight):
+                    result = call(*args, **kwargs)
             except (Exception, Substitute) as error:
                 self.land(key, flight, None, error)
                 has_landed = True
@@ -98,6 +108,7 @@ class _Line:
     ) -> None:
         """Tell those who wait what the call came to."""
         self._space.take_out(key, flight)
+        flight.ran_short = ran_short(flight.deadline, result, error)
         waiters = flight.land()
         if waiters:
             told = outcome_of(result, error)
@@ -119,9 +130,11 @@ def around(single: SingleFlight, space: Space, call: Callable[P, R]) -> Callable
 
     def shared(*args: P.args, **kwargs: P.kwargs) -> R:
         key = keys(args, kwargs)
+        before: Flight[Any] | None = None  # the flight that had too little time for this caller
         while True:
-            mine: Flight[_Waiter] = Flight(single.epoch, threading.get_ident())
-            flight = line.board(key, mine)
+            deadline = deadline_for(Deadline.current(), before)
+            mine: Flight[_Waiter] = Flight(single.epoch, threading.get_ident(), deadline)
+            flight = line.board(key, mine, is_second=before is not None)
             if flight is mine:
                 return cast("R", line.lead(call, key, flight, args, kwargs))
             with waiting_for(flight) as is_ring:  # waiting would be waiting for itself, as for a finalizer's call
@@ -132,6 +145,8 @@ def around(single: SingleFlight, space: Space, call: Callable[P, R]) -> Callable
                 return cast("R", told.deliver())
             if told is Told.YOUR_TURN:
                 return cast("R", line.lead(call, key, flight, args, kwargs))
+            if told is Told.TOO_SHORT:
+                before = flight
             if told is Told.ALONE:
                 return call(*args, **kwargs)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from resilience.errors import running_behind
 from resilience.timeout._deadline import FRAME, Enforced, lift
+from resilience.timeout._moving import Patience
 
 if TYPE_CHECKING:
     from resilience.timeout._policy import Timeout
@@ -76,6 +77,7 @@ class _Timed(Enforced):
         "_holds",
         "_is_due",
         "_line",
+        "_patience",
         "_seconds",
         "_task",
         "_timeout",
@@ -93,11 +95,13 @@ class _Timed(Enforced):
         self._holds = 0
         self._clock = clock = timeout.clock
         self.at = clock() + seconds
-        FRAME.set((self, self, FRAME.get()))  # the soonest: `allowance` saw to it
         if seconds != timeout.options.seconds:  # cut short by a sooner deadline: it does not fit into the line
-            self._line = None
+            limit = timeout.limit(seconds)
+            FRAME.set((limit, self, FRAME.get()))
+            self._line, self._patience = None, Patience(limit)
             self._handle: asyncio.Handle | None = loop.call_later(seconds, self.expire)
             return
+        FRAME.set((self, self, FRAME.get()))  # the soonest: `allowance` saw to it
         self._handle = None
         self._line = line = timeout.lines.get(loop) or _new_line(timeout.lines, loop)
         line.calls[self] = None
@@ -128,9 +132,18 @@ class _Timed(Enforced):
         """Cancel the task, its time is up; later, where it is shielded."""
         if self._holds:
             self._is_due = True
-        elif self._task is not None:
+        elif self._task is not None and not self._goes_on():
             self._has_expired = True
             self._task.cancel()
+
+    def _goes_on(self) -> bool:
+        """Whether the deadline that cuts this call short has moved; if so, expire later."""
+        if self._line is not None or not (more := self._patience.more()):
+            return False
+        self._seconds, self.at = self._seconds + more, self.at + more
+        if more < math.inf:
+            self._handle = asyncio.get_running_loop().call_later(more, self.expire)
+        return True
 
     def hold(self) -> bool:
         try:

@@ -116,10 +116,14 @@ class Deadline:
         """Whether the time is up."""
         return self._clock() >= self.at
 
+    def sooner(self, other: Deadline) -> Deadline:
+        """Return the sooner of this deadline and `other`."""
+        return other if other.at <= self.at else self
+
     def __enter__(self) -> Deadline:  # noqa: PYI034 - what is in force may be another, sooner one
         outer = FRAME.get()
         in_force = None if outer is None else outer[0]
-        effective = self if in_force is None or self.at <= in_force.at else in_force
+        effective = self if in_force is None or self.at <= in_force.at else in_force.sooner(self)
         FRAME.set((effective, self, outer))
         return effective
 
@@ -146,15 +150,18 @@ class Enforced(Deadline):
         raise NotImplementedError
 
 
-def allowed_by_service(seconds: float, own: float | None = None) -> float | None:
+def allowed_by_service(seconds: float, own: float | None = None, moved: float = 0.0) -> float | None:
     """Return the seconds that the service allows a call whose caller cut it off after `seconds`.
 
-    `own` is the limit of the policy that ended the call, None if it has none. Returns None if the service itself ended
-    the call: by `own`, or by a deadline of its own that is in force. Returns `math.inf` if the service sets no limit.
+    `own` is the limit of the policy that ended the call, None if it has none. `moved` is the time by which the deadline
+    in force was extended after `seconds` were given away, because callers with more time share the call.
+
+    Returns None if the service itself ended the call: by `own`, or by a deadline of its own that is in force. Returns
+    `math.inf` if the service sets no limit.
     """
     if own is not None and seconds >= own:
         return None
-    grace = _grace(FRAME.get())
+    grace = _grace(FRAME.get()) + moved
     if grace <= 0:
         return None
     return seconds + grace if own is None else min(own, seconds + grace)

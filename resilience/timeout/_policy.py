@@ -19,6 +19,7 @@ from resilience.events import Emitter
 from resilience.options import CLOCK, checked
 from resilience.policy import Named
 from resilience.timeout._deadline import FRAME, Deadline, allowed_by_service
+from resilience.timeout._moving import CappedDeadline, MovingDeadline, Patience
 from resilience.timeout._options import TimeoutOptions
 
 __all__ = ("Timeout",)
@@ -96,18 +97,18 @@ class Timeout(Named):
             seconds = self.allowance()
             if seconds is None:
                 return call(*args, **kwargs)
-            now, longest = self.clock(), self.options.seconds
-            limit = math.inf if longest is None else now + longest
-            with Deadline(now + seconds, limit=limit, clock=self.clock):
+            patience = Patience(limit := self.limit(seconds))
+            patience.seconds = seconds  # not less the time since
+            with limit:
                 work = Work(functools.partial(call, *args, **kwargs), contextvars.copy_context())
             self._start(work)
             try:
-                has_ended = work.wait(seconds)
+                has_ended = patience.outlast(work.wait)
             except BaseException as interrupt:
                 RunningWork(work.add_done_callback).note(interrupt)
                 raise
             if not has_ended:
-                raise self._late_error(work, seconds)
+                raise self._late_error(work, patience.seconds or seconds)
             if work.error is None:
                 return cast("R", work.result)
             error, work.error = work.error, None  # the thread may hold on to its work a moment longer
@@ -141,6 +142,14 @@ class Timeout(Named):
         if seconds is None:
             return left if left < math.inf else None  # a deadline that never comes is how a server lifts one
         return left if left < seconds else seconds  # noqa: FURB136 - a call costs more
+
+    def limit(self, seconds: float) -> Deadline:
+        """Return the deadline of a call that gets `seconds` from now; it moves with the one that cuts it short."""
+        outer, now, own = Deadline.current(), self.clock(), self.options.seconds
+        limit = math.inf if own is None else now + own
+        if isinstance(outer, MovingDeadline) and seconds != own:
+            return CappedDeadline(outer, Deadline(limit, clock=self.clock), self.options.margin)
+        return Deadline(now + seconds, limit=limit, clock=self.clock)
 
     def exceeded(self, seconds: float, running: RunningWork | None = None) -> DeadlineExceededError:
         """Return the error of a call that took longer than `seconds`, having counted it and told the listeners."""

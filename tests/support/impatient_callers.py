@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-__all__ = ("HEADER", "PATIENCE", "Losses", "attack", "until_open")
+__all__ = ("HEADER", "PATIENCE", "Losses", "attack")
 
 PATIENCE = 0.02
 """Seconds for which an impatient caller waits: less than the half of what the upstreams of these tests take."""
@@ -54,17 +54,3 @@ def attack(ask: Callable[[bool], bool], seconds: float = 1.5) -> Losses:
         finally:
             over.set()
         return Losses(len(answers), answers.count(False), sum(each.result() for each in clients))
-
-
-def until_open(ask: Callable[[bool], bool], state: Callable[[], str], within: float = 20.0) -> bool:
-    """Have impatient callers alone ask, five at a time, until the circuit is open; return whether it is, in time."""
-    end = time.monotonic() + within
-
-    def impatient() -> None:
-        while time.monotonic() < end and state() != "open":
-            ask(True)
-
-    with ThreadPoolExecutor(_CONNECTIONS) as threads:
-        for client in [threads.submit(impatient) for _ in range(_CONNECTIONS)]:
-            client.result()
-    return state() == "open"
