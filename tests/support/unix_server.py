@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import socket
 import subprocess
@@ -30,6 +31,10 @@ SERVERS = {
     "hypercorn": ["hypercorn", "--bind", "unix:{socket}", "served_small:asgi"],
 }  # fmt: skip
 """The command of each, for the applications `asgi` and `wsgi` of `tests/adapters/served_small.py`."""
+if importlib.util.find_spec("gunicorn.asgi") is not None:  # older ones have no worker of their own for ASGI
+    SERVERS["gunicorn-asgi"] = [
+        "gunicorn", "--chdir", str(HERE), "--bind", "unix:{socket}", "-k", "asgi", "served_small:asgi",
+    ]  # fmt: skip
 
 
 class Server:
