@@ -40,6 +40,17 @@ class Core(Surface):
             self._note(change(now), now)
         self.events.deliver()
 
+    def note_storage(self, error: Exception | None) -> None:
+        """Tell that the storage is away, or with None that it is back.
+
+        Under the breaker's lock listeners hear it after its release; the storage's background thread holds no lock.
+        """
+        now = self._clock()
+        if error is not None:
+            self.events.record("breaker.storage_outage", self.name, now, "error", error=type(error).__name__)
+        else:
+            self.events.emit("breaker.storage_recovered", self.name, now)
+
     def _open_by_hand(self, reason: str, length: float | None) -> None:
         def change(now: float) -> Transition:
             opened = self._machine.open(now, reason, seconds=length)

@@ -45,6 +45,7 @@ class BreakerArguments(TypedDict, total=False):
     half_open_max_duration: Length | None
     ramp: Length
     ramp_initial: float
+    storage_timeout: Length
     mode: str
     shadow: bool
 
@@ -125,6 +126,9 @@ class BreakerOptions(Options):
     )
     ramp: float = option(0.0, Duration(), "time after closing in which the share of admitted calls grows to all")
     ramp_initial: float = option(0.1, Number(0, 1, above=True), "share of the calls admitted when the ramp begins")
+    storage_timeout: float = option(
+        0.05, Duration(above=True, maximum=60), "longest a call ever waits for an access to a state_storage"
+    )
     mode: str = option("automatic", Choice(*MODES), "what the breaker does with its verdicts")
     shadow: bool = option(False, Flag(), "report what would have been refused and refuse nothing (mode metrics_only)")
     throw_new_error_on_trip: bool = option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import weakref
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, Unpack, cast
@@ -26,6 +27,7 @@ from resilience.breaker._control import Control
 from resilience.breaker._cut_offs import CutOff
 from resilience.breaker._epochs import Closed, Open, Permit, Timed, Trial
 from resilience.breaker._errors import CircuitOpenError, circuit_open
+from resilience.breaker._guarded import GuardedStorage
 from resilience.breaker._hooks import Hooks
 from resilience.breaker._machine import Machine, Refusal, Transition
 from resilience.breaker._mode import AUTOMATIC, DISABLED, FORCED_OPEN, Mode
@@ -99,13 +101,13 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         self._ask_delay = checked_predicate("retry_after", retry_after)
         if self._record_result is not None:
             self.on_success = self._judge_result  # type: ignore[method-assign]  # so that all others pay nothing for it
-        self._storage = _checked_storage(state_storage)
+        self.events = Emitter()
+        self._storage = self._guarded(_checked_storage(state_storage))
         now = self._clock()
         self._machine = Machine(self._new_rule, self._options.plan, now=now, random=self._random)
         word = self._options.first_mode
         self._mode = None if word == AUTOMATIC else Mode(word, reason="configured")
         self._hooks = Hooks(self)
-        self.events = Emitter()
         for listener in listed("listeners", listeners):
             self.add_listener(listener)
         if self._storage is not None:
@@ -178,8 +180,19 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         self._follow_storage()
         return self._admit_locked()
 
+    def _guarded(self, storage: pybreaker.CircuitBreakerStorage | None) -> GuardedStorage | None:
+        if storage is None:
+            return None
+        breaker = weakref.ref(self)  # the storage's thread in the background must not keep the breaker
+
+        def tell(error: Exception | None) -> None:
+            if (told := breaker()) is not None:
+                told.note_storage(error)
+
+        return GuardedStorage(storage, self._options.storage_timeout, tell)
+
     def _follow_storage(self) -> None:
-        storage = cast("pybreaker.CircuitBreakerStorage", self._storage)
+        storage = cast("GuardedStorage", self._storage)
         reading = _storage.read(self._machine, storage, self._clock(), self._changes)
         if reading is None:
             return

@@ -4,7 +4,8 @@ pybreaker lets several breakers share a storage and lets anybody write to it; a 
 its next call. Without such a storage the machine alone is the truth and none of this runs.
 
 A storage may take its time: what a closed circuit asks it is asked before the breaker's lock is taken (L1). A trial's
-outcome and a change of state are written under it, so that they are written in the order in which they came about.
+outcome and a change of state are written under it, so that they are written in the order in which they came about. Each
+access has a bound (`_guarded.py`); without an answer the machine decides by what it knows itself.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple, cast
 
-import pybreaker
-
 from resilience.breaker._epochs import CLOSED, OPEN, Closed, Open, Permit, Trial
+from resilience.breaker._guarded import GuardedStorage
 from resilience.breaker._machine import Machine, Transition
 from resilience.breaker._rules import Trip
 from resilience.breaker._window import Counts
@@ -24,23 +24,37 @@ __all__ = ("Reading", "StoredFailures", "failed", "follow", "publish", "read", "
 
 
 class StoredFailures:
-    """The consecutive rule, counting in the storage, so that breakers that share one count together."""
+    """The consecutive rule, counting in the storage, so that breakers that share one count together.
 
-    def __init__(self, storage: pybreaker.CircuitBreakerStorage, limit: int) -> None:
+    While the storage is away the failures of this process are counted here.
+    """
+
+    def __init__(self, guarded: GuardedStorage, limit: int) -> None:
         self.limit = limit
-        self._storage = storage
+        self._guarded = guarded
         self._failures = 0  # as the storage said last
+        self._unstored: list[None] = []  # one for each failure since then; appending is atomic
         self.succeeded: Callable[[], object] = self._end_run
 
     def _end_run(self) -> None:
         """End the run, for all that share the storage."""
         self._failures = 0
-        self._storage.reset_counter()
+        self._unstored.clear()
+        self._guarded.write(self._guarded.storage.reset_counter)
 
     def count(self) -> None:
         """Count a failure in the storage. `failed` is told of it next, under the lock."""
-        self._storage.increment_counter()
-        self._failures = self._storage.counter
+        counted = self._guarded.run(self._increment, without=None)
+        if counted is None:
+            self._unstored.append(None)
+        else:
+            self._failures = counted
+            self._unstored.clear()
+
+    def _increment(self) -> int | None:
+        storage = self._guarded.storage
+        storage.increment_counter()
+        return None if self._guarded.is_away else storage.counter
 
     def failed(self, now: float, *, slow: bool = False) -> Trip | None:  # noqa: ARG002 - a rule's signature
         """Trip where the storage has counted up to the limit."""
@@ -49,7 +63,8 @@ class StoredFailures:
 
     def counts(self, _now: float) -> Counts:
         """Return the count as it was when the storage was asked last, twice."""
-        return Counts(self._failures, self._failures)
+        failures = self._failures + len(self._unstored)
+        return Counts(failures, failures)
 
     def answers(self) -> None:
         """Return None: the others that share the storage count as well."""
@@ -63,12 +78,18 @@ class Reading(NamedTuple):
     changes: int
 
 
-def read(machine: Machine, storage: pybreaker.CircuitBreakerStorage, now: float, changes: int) -> Reading | None:
-    """Ask the storage; None where it says nothing that is to be followed."""
-    epoch, state = machine.epoch, storage.state
-    if state == epoch.state and not (isinstance(epoch, Open) and now >= epoch.until):
-        return None
-    return Reading(state, storage.opened_at if state == OPEN else None, changes)
+def read(machine: Machine, guarded: GuardedStorage, now: float, changes: int) -> Reading | None:
+    """Ask the storage; None if it says nothing that is to be followed, or does not answer."""
+    epoch, storage = machine.epoch, guarded.storage
+    is_due = isinstance(epoch, Open) and now >= epoch.until
+
+    def ask() -> Reading | None:
+        state = storage.state
+        if state == epoch.state and not is_due:
+            return None
+        return Reading(state, storage.opened_at if state == OPEN else None, changes)
+
+    return guarded.run(ask, without=None)
 
 
 def follow(machine: Machine, reading: Reading, now: float) -> Transition | None:
@@ -99,26 +120,35 @@ def failed(permit: Permit, machine: Machine) -> None:
         permit.rule.count()
 
 
-def tried(trial: Trial, machine: Machine, storage: pybreaker.CircuitBreakerStorage, *, is_success: bool) -> None:
+def tried(trial: Trial, machine: Machine, guarded: GuardedStorage, *, is_success: bool) -> None:
     """Count a trial call's outcome together with those of the others that share the storage, if it still counts."""
-    epoch = trial.epoch
+    epoch, storage = trial.epoch, guarded.storage
     if epoch is not machine.epoch or trial not in epoch.out:
         return
     if not is_success:
-        storage.increment_counter()
+        guarded.write(storage.increment_counter)
         return
-    storage.reset_counter()
-    storage.increment_success_counter()
-    epoch.successes = max(epoch.successes, storage.success_counter - 1)  # the machine is about to count this one
+    if guarded.write(storage.reset_counter, storage.increment_success_counter):
+        counted = guarded.run(lambda: storage.success_counter, without=0)
+        epoch.successes = max(epoch.successes, counted - 1)  # the machine is about to count this one
 
 
-def publish(change: Transition, machine: Machine, storage: pybreaker.CircuitBreakerStorage) -> None:
+def publish(change: Transition, machine: Machine, guarded: GuardedStorage) -> None:
     """Write our own transition to the storage, in pybreaker's order."""
-    storage.reset_success_counter()
-    if change.after == CLOSED:
-        storage.reset_counter()
-    elif change.after == OPEN:
+    storage, state = guarded.storage, change.after
+    stamps: list[datetime | None] = []
+
+    def set_time() -> None:
         storage.opened_at = datetime.now(UTC)
-    storage.state = change.after
+
+    def set_state() -> None:
+        storage.state = state
+
+    def read_back() -> None:  # a storage may keep less of a time than it was given
+        stamps.append(storage.opened_at)
+
+    between = {CLOSED: [storage.reset_counter], OPEN: [set_time]}.get(state, [])
+    after = [read_back] if isinstance(machine.epoch, Open) else []
+    is_written = guarded.write(storage.reset_success_counter, *between, set_state, *after)
     if isinstance(machine.epoch, Open):
-        machine.epoch.stamp = storage.opened_at  # read back: a storage may keep less of it than it was given
+        machine.epoch.stamp = stamps[0] if is_written else None

@@ -25,6 +25,7 @@ from resilience.options import is_plain_callable
 
 if TYPE_CHECKING:
     from resilience._engine._chain import Chain
+    from resilience.breaker._guarded import GuardedStorage
     from resilience.events import Emitter
 
 __all__ = ("Surface",)
@@ -48,7 +49,7 @@ class Surface(pybreaker.CircuitBreaker):
     _mode: Mode | None
     _options: BreakerOptions
     _recorded: Matcher
-    _storage: pybreaker.CircuitBreakerStorage | None
+    _storage: GuardedStorage | None
     name: str  # pyright: ignore[reportIncompatibleMethodOverride]  # narrowed: ours always has one
 
     def _change(self, change: Callable[[float], Transition | None]) -> None: ...
@@ -140,7 +141,8 @@ class Surface(pybreaker.CircuitBreaker):
         mode = self._mode_at(self._clock())
         if mode is not None and (shown := mode.state) is not None:
             return shown
-        return self._machine.epoch.state if self._storage is None else self._storage.state
+        guarded, own = self._storage, self._machine.epoch.state
+        return own if guarded is None else guarded.run(lambda: guarded.storage.state, without=own)
 
     @property
     def state(self) -> Any:
@@ -157,18 +159,17 @@ class Surface(pybreaker.CircuitBreaker):
     @property
     def fail_counter(self) -> int:
         """Failures that count towards opening: the unbroken run, or those in the window."""
-        if self._storage is not None:
-            return self._storage.counter
         with self._lock:
-            return self._machine.counts(self._clock()).failures
+            own = self._machine.counts(self._clock()).failures
+        guarded = self._storage
+        return own if guarded is None else guarded.run(lambda: guarded.storage.counter, without=own)
 
     @property
     def success_counter(self) -> int:
         """Trial calls that succeeded in the present half-open phase."""
-        if self._storage is not None:
-            return self._storage.success_counter
-        epoch = self._machine.epoch
-        return epoch.successes if isinstance(epoch, HalfOpen) else 0
+        guarded, epoch = self._storage, self._machine.epoch
+        own = epoch.successes if isinstance(epoch, HalfOpen) else 0
+        return own if guarded is None else guarded.run(lambda: guarded.storage.success_counter, without=own)
 
     @property
     def retry_after(self) -> float | None:

@@ -45,7 +45,8 @@ class World:
         self.made: Any = made
         self._clock = ManualClock()
         self._wall = wall
-        self._own = {"clock": self._clock, "reset_timeout_jitter": 0} if made is CircuitBreaker else {}
+        own = {"clock": self._clock, "reset_timeout_jitter": 0, "storage_timeout": 10}
+        self._own = own if made is CircuitBreaker else {}
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         """Make a breaker whose open time is exact."""
