@@ -24,6 +24,8 @@ __all__ = ("LISTENER", "Emitter", "Event", "Listener")
 _log = logging.getLogger("resilience")
 _MOST_PENDING = 1000
 """Events that wait for a slow listener, and those one caller delivers before it leaves the rest to the next."""
+_TURN = (None,)
+"""The one turn to deliver: taken and returned by operators, so that no interrupt comes between it and its owner."""
 
 
 class Event:
@@ -60,7 +62,7 @@ class Emitter:
     logged, and seen by listeners as a gap in `sequence`.
     """
 
-    __slots__ = ("__weakref__", "_delivering", "_lock", "_pending", "_sequence", "_unlogged", "dropped", "listeners")
+    __slots__ = ("__weakref__", "_lock", "_pending", "_sequence", "_turns", "_unlogged", "dropped", "listeners")
 
     def __init__(self) -> None:
         self.listeners: tuple[Listener, ...] = ()
@@ -76,7 +78,7 @@ class Emitter:
         self._pending: deque[Event] = deque(maxlen=_MOST_PENDING)
         # Guards registration and numbering. Re-entrant, as a finalizer may emit in the very thread that holds it.
         self._lock = threading.RLock()
-        self._delivering = threading.Lock()
+        self._turns: list[None] = [*_TURN]
 
     def __bool__(self) -> bool:
         """Whether anybody listens: building an event nobody hears is skipped."""
@@ -119,18 +121,24 @@ class Emitter:
     def deliver(self) -> None:
         """Hand every queued event to every listener."""
         # The outer test is repeated after the release: an event queued in between has an owner again.
-        delivering = self._delivering  # the one to release, even where a listener forked and this is the child
-        turn = _MOST_PENDING
+        turns = self._turns  # the one to return it to, even where a listener forked and this is the child
+        left = _MOST_PENDING
         if self._unlogged:
             policy, self._unlogged = self._unlogged, ""
             _log.warning("listeners of %r are too slow: %d events dropped so far", policy, self.dropped)
-        while self._pending and turn and delivering.acquire(blocking=False):
+        while self._pending and left:
             try:
-                while self._pending and turn:
-                    turn -= 1
-                    self._tell(self._pending.popleft())
+                del turns[-1]
+            except IndexError:  # another thread delivers, or a caller of ours in this one
+                return
+            try:
+                while self._pending and left:
+                    left -= 1
+                    event = self._pending[0]
+                    del self._pending[0]
+                    self._tell(event)
             finally:
-                delivering.release()
+                turns += _TURN
 
     def emit(self, kind: str, policy: str, at: float, severity: str = "info", **facts: Any) -> None:
         """Record and deliver, for places that hold no lock."""

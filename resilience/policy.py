@@ -301,6 +301,11 @@ class PolicyBase(Named):
     """Whether a verdict may be `Again`; such a policy cannot guard a `with` block, which runs only once."""
     awaits: bool = False
     """Whether a verdict may be `Pending`; such a policy cannot guard a blocking call."""
+    settles_once: bool = False
+    """Whether `on_abandon` gives a permit back at most once, after a step that raised as well.
+
+    The driver calls it then: a step that an interrupt has hit may have settled the permit or not.
+    """
 
     def admit(self) -> Any:
         """Admit every call."""

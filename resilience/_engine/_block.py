@@ -13,8 +13,15 @@ if TYPE_CHECKING:
 __all__ = ("Guard",)
 
 
+_NOT_ENTERED = "the guard was left without having been entered"
+
+
 class Guard:
-    """A guarded block, in either colour. Each use admits anew; one that overlaps another needs a guard of its own."""
+    """A guarded block, in either colour. Each use admits anew; one that overlaps another needs a guard of its own.
+
+    An interrupt that strikes as `__exit__` begins, before its first instruction, gives the permits back only once the
+    interrupt itself is forgotten: its traceback holds the guard until then.
+    """
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
@@ -25,13 +32,21 @@ class Guard:
         try:
             block.__enter__()
         except BaseException:
-            self._vacate()
+            self._entered = None
+            block.gen.close()  # nothing is left to close, unless an interrupt came when the block was entered
             raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        return cast("bool | None", self._vacate().__exit__(kind, error, traceback))
+        block, self._entered = self._entered, None
+        try:
+            if block is None:
+                raise RuntimeError(_NOT_ENTERED)
+            return cast("bool | None", block.__exit__(kind, error, traceback))
+        finally:
+            if block is not None:
+                block.gen.close()  # nothing is left to close, unless an interrupt came before the generator went on
 
     def __aenter__(self) -> Coroutine[Any, Any, None]:
         from resilience._engine._generators_aio import enter  # noqa: PLC0415 - only what awaits pays for asyncio
@@ -53,5 +68,5 @@ class Guard:
     def _vacate(self) -> Any:
         block, self._entered = self._entered, None
         if block is None:
-            raise RuntimeError("the guard was left without having been entered")
+            raise RuntimeError(_NOT_ENTERED)
         return block

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, ParamSpec, cast
 
-from resilience._engine._parts import blocks, by_key, on_last
+from resilience._engine._parts import blocks, by_key, on_interrupt, on_last
 from resilience._engine._sync import Sleep, admission, held
 from resilience.policy import BEGUN, NO_RESULT, KeyedPolicy, Policy, PolicyBase, Replace
 
@@ -62,44 +62,51 @@ def _compose(
 def _guard_generator(
     policy: Policy, inner: Callable[P, Generator[Any, Any, Any]], sleep: Sleep
 ) -> Callable[P, Generator[Any, Any, Any]]:
-    admit, on_success, on_failure, on_abandon = (
-        admission(policy, sleep),
-        policy.on_success,
-        policy.on_failure,
-        policy.on_abandon,
-    )
-    last = on_last(policy)
+    admit, on_success = admission(policy, sleep), policy.on_success
+    on_failure, on_abandon = policy.on_failure, policy.on_abandon
+    last, interrupted = on_last(policy), on_interrupt(policy)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
         permit = None if admit is None else admit()
         verdict: Any  # never `Pending`: `blocks` refused such policies
-        while True:
-            progress = _Progress()
-            try:
-                result = yield from progress.over(inner(*args, **kwargs))  # which raises for arguments that do not fit
-            except Exception as error:
-                if progress.started:
-                    permit = last(permit)
-                verdict = on_failure(permit, error)
-                if verdict is None:
+        is_settled = False
+        try:
+            while True:
+                progress = _Progress()
+                try:
+                    result = yield from progress.over(inner(*args, **kwargs))
+                except Exception as error:
+                    if progress.started:
+                        permit = last(permit)
+                    verdict = on_failure(permit, error)
+                    if verdict is None:
+                        is_settled = True
+                        raise
+                    if not isinstance(verdict, Replace) and progress.started:
+                        is_settled = True
+                        on_abandon(verdict.permit)  # items are out: another attempt would send them twice
+                        raise
+                except BaseException:
+                    is_settled = True
+                    on_abandon(permit)
                     raise
-                if not isinstance(verdict, Replace) and progress.started:
-                    on_abandon(verdict.permit)  # items are out: another attempt would send them twice
-                    raise
-            except BaseException:
-                on_abandon(permit)
-                raise
-            else:
-                if progress.started:
-                    permit = last(permit)
-                verdict = on_success(permit, NO_RESULT if result is None else result)
-                if verdict is None:
-                    return result
-                if not isinstance(verdict, Replace) and progress.started:
-                    on_abandon(verdict.permit)
-                    return result
-            if isinstance(verdict, Replace):
-                return verdict.value
-            permit = held(policy, verdict.permit, verdict.after, sleep)
+                else:
+                    if progress.started:
+                        permit = last(permit)
+                    verdict = on_success(permit, NO_RESULT if result is None else result)
+                    if verdict is None:
+                        return result
+                    if not isinstance(verdict, Replace) and progress.started:
+                        is_settled = True
+                        on_abandon(verdict.permit)
+                        return result
+                if isinstance(verdict, Replace):
+                    return verdict.value
+                permit = verdict.permit
+                held(policy, permit, verdict.after, sleep)
+        except BaseException:  # an interrupt on the way to a step or in it
+            if not is_settled:
+                interrupted(permit)
+            raise
 
     return call

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar, overload
 
 from resilience.errors import ConfigurationError
-from resilience.policy import AroundPolicy, KeyedPolicy, Policy, PolicyBase, Slot, Substitute, Verdict
+from resilience.policy import AroundPolicy, KeyedPolicy, Policy, PolicyBase, Slot, Substitute
 
-__all__ = ("Compiled", "Member", "blocks", "by_key", "decides", "on_last", "scored", "stands_in")
+__all__ = ("Compiled", "Member", "blocks", "by_key", "decides", "on_interrupt", "on_last", "scored", "stands_in")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,6 +63,14 @@ def decides(policy: Policy, step: str) -> Callable[..., Any] | None:
     return None if getattr(method, "__func__", None) is getattr(PolicyBase, step) else method
 
 
+def on_interrupt(policy: Policy) -> Callable[[Any], object]:
+    """Return what gives a permit back where a step raised: nothing may, unless the policy settles each only once."""
+    return policy.on_abandon if getattr(policy, "settles_once", False) else _nothing
+
+
+def _nothing(_permit: Any) -> None: ...
+
+
 def on_last(policy: Policy) -> Callable[[Any], Any]:
     """Return what tells `policy` that the attempt under way is the last, whatever it says: it returns the permit."""
     tell: Callable[[Any], Any] = getattr(policy, "on_last", lambda permit: permit)
@@ -83,11 +91,11 @@ def stands_in(policies: Iterable[Member]) -> bool:
     return any(hasattr(policy, "around_inner") for policy in known)
 
 
-def scored(policy: Policy, permit: Any, given: Substitute) -> Verdict:
-    """Settle `permit` by what really became of the call that `given` stands in for."""
-    if given.error is None:
-        return policy.on_success(permit, given.result)
-    return policy.on_failure(permit, given.error)
+def scored(policy: Policy, permit: Any, ended: Exception | Substitute) -> Any:
+    """Settle `permit` by an error, or by what really became of the call that a substitute stands in for."""
+    if isinstance(ended, Exception):
+        return policy.on_failure(permit, ended)
+    return policy.on_success(permit, ended.result) if ended.error is None else policy.on_failure(permit, ended.error)
 
 
 def by_key(keyed: KeyedPolicy, compose: Callable[[Policy | AroundPolicy], Callable[P, R]]) -> Callable[P, R]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from resilience._engine._parts import Member, blocks, by_key, decides, scored, stands_in
+from resilience._engine._parts import Member, blocks, by_key, decides, on_interrupt, scored, stands_in
 from resilience.policy import AroundPolicy, KeyedPolicy, Policy, PolicyBase, Replace, StandingPolicy, Substitute, Wait
 
 __all__ = ("Defer", "Sleep", "admission", "compile_sync", "held")
@@ -79,11 +79,18 @@ def admission(policy: Policy, sleep: Sleep) -> Callable[[], Any] | None:
     if not getattr(policy, "may_wait", False):
         return decides(policy, "admit")
 
+    interrupted = on_interrupt(policy)
+
     def admit() -> Any:
         permit = policy.admit()
-        if type(permit) is not Wait:
-            return permit
-        return held(policy, permit.permit, permit.after, sleep)
+        try:
+            if type(permit) is Wait:
+                permit, after = permit.permit, permit.after
+                held(policy, permit, after, sleep)
+        except BaseException:
+            interrupted(permit)
+            raise
+        return permit
 
     return admit
 
@@ -100,8 +107,13 @@ def held(policy: Policy, permit: Any, after: float, sleep: Sleep) -> Any:
 
 
 def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | None) -> Callable[P, R]:
+    """Return `inner` guarded by one policy.
+
+    An empty `**kwargs` is not passed on: it would cost a dictionary for each policy of each call. Most functions return
+    one type: remembering it makes the search for awaitables cheap. No verdict is `Pending`: `blocks` refused these.
+    """
     admit, on_success = admission(policy, sleep), decides(policy, "on_success")
-    on_failure, on_abandon = policy.on_failure, policy.on_abandon
+    on_abandon, interrupted = policy.on_abandon, on_interrupt(policy)
     standing = policy if isinstance(policy, StandingPolicy) else None
     plain: type = type(None)
     later: Callable[P, R] | None = None
@@ -113,38 +125,39 @@ def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | N
         permit = standing.standing_permit if standing is not None else None
         if permit is None and admit is not None:
             permit = admit()
-        verdict: Any  # never `Pending`: `blocks` refused such policies
-        while True:
-            try:
-                # Passing on an empty `**kwargs` would cost a dictionary for each policy of each call.
-                result = inner(*args, **kwargs) if kwargs else inner(*args)  # type: ignore[call-arg]  # none to pass
-                if type(result) is not plain:  # most functions return one type: remembering it makes the test cheap
-                    plain = _plain(result)
-            except Exception as error:
-                verdict = on_failure(permit, error)
-                if verdict is None:
+        is_settled = False
+        try:
+            while True:
+                try:
+                    result = inner(*args, **kwargs) if kwargs else inner(*args)  # type: ignore[call-arg]  # none to pass
+                    if type(result) is not plain:
+                        plain = _plain(result)
+                except (Exception, Substitute) as error:
+                    verdict = scored(policy, permit, error)
+                    if verdict is None:
+                        is_settled = True
+                        raise
+                except BaseException:
+                    is_settled = True
+                    on_abandon(permit)
                     raise
-            except Substitute as given:
-                verdict = scored(policy, permit, given)
-                if verdict is None:
-                    raise
-            except _ReturnedAwaitable as signal:
-                on_abandon(permit)
-                if defer is None:
-                    raise
-                finish, later = defer(signal.awaitable)
-                return finish(*args, **kwargs)  # type: ignore[no-any-return]  # the awaitable form of R
-            except BaseException:
-                on_abandon(permit)
+                else:
+                    if on_success is None:
+                        return result
+                    verdict = on_success(permit, result)
+                    if verdict is None:
+                        return result
+                if isinstance(verdict, Replace):
+                    return verdict.value  # type: ignore[no-any-return]  # a policy's word stands for the function's
+                permit = held(policy, verdict.permit, verdict.after, sleep)
+        except _ReturnedAwaitable as signal:
+            if defer is None:
                 raise
-            else:
-                if on_success is None:
-                    return result
-                verdict = on_success(permit, result)
-                if verdict is None:
-                    return result
-            if isinstance(verdict, Replace):
-                return verdict.value  # type: ignore[no-any-return]  # a policy's word stands for the function's
-            permit = held(policy, verdict.permit, verdict.after, sleep)
+            finish, later = defer(signal.awaitable)
+            return finish(*args, **kwargs)  # type: ignore[no-any-return]  # the awaitable form of R
+        except BaseException:  # an interrupt on the way to a step or in it: a step that has settled did not raise it
+            if not is_settled:
+                interrupted(permit)
+            raise
 
     return call

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections import deque
 from collections.abc import Awaitable
 from typing import Any, cast
 
@@ -18,10 +17,20 @@ from resilience.events import Emitter
 from resilience.policy import Named
 from resilience.timeout import Deadline
 
-__all__ = ("Admission",)
+__all__ = ("PLACE", "Admission")
 
-_NOWHERE: deque[None] = deque(maxlen=0)
-"""The permit of a call that was let in without a place: giving it back changes nothing."""
+PLACE = (None,)
+"""One place, to be added to those that are free."""
+
+
+class _Nowhere:
+    """The permit of a call that was let in without a place: giving it back changes nothing."""
+
+    def __iadd__(self, _place: tuple[None]) -> _Nowhere:  # noqa: PYI034 - there is one, and none inherits
+        return self
+
+
+_NOWHERE = _Nowhere()
 
 
 class Admission(Named):
@@ -50,8 +59,9 @@ class Admission(Named):
         """Forget the parent's calls: they never end here."""
         # Guards the limit, what is owed, and the count of refusals; re-entrant, for finalizers that make calls.
         self._lock = threading.RLock()
-        # Tokens in a deque: taking and returning one is a single atomic C call each, so there is no count to get wrong.
-        self._tokens: deque[None] = deque([None] * self._limit)
+        # Tokens in a list: taking and returning one is a single operator each, so there is no count to get wrong. Not a
+        # call: CPython looks for signals when a call of C has returned, and a token taken by `pop` would be lost then.
+        self._tokens: list[None] = [None] * self._limit
         self._owed = 0  # tokens to take out of use since the limit was lowered
 
     @property
@@ -89,7 +99,7 @@ class Admission(Named):
         try:
             if self._owed:
                 self._collect()
-            tokens.pop()
+            del tokens[-1]
         except IndexError:
             refusal = self._refusal("full", "and none may wait")
         else:
@@ -111,7 +121,7 @@ class Admission(Named):
     def leave(self, permit: Any) -> None:
         """Give a place back."""
         if self._queue is None:
-            permit.append(None)
+            permit += PLACE
         else:
             self._queue.give_back(permit)
 
@@ -135,7 +145,7 @@ class Admission(Named):
         """Turn the end of a wait into a permit or a refusal."""
         queue = cast("Queue", self._queue)
         if arrival is Arrival.ADMITTED:
-            return queue.permit(waiter)
+            return waiter
         least = queue.least_wait() or None
         if arrival is Arrival.REFUSED:
             raise self._refusal("line", f"and {self._max_waiting} callers wait", least)
@@ -149,20 +159,17 @@ class Admission(Named):
         with self._lock:
             more = limit - self._limit
             forgiven = min(max(more, 0), self._owed)
-            self._owed += max(-more, 0) - forgiven
-            self._tokens.extend([None] * (more - forgiven))
-            self._limit = limit
+            owed, tokens, issued = self._owed + max(-more, 0) - forgiven, self._tokens, [None] * (more - forgiven)
+            # Operators alone: an interrupt finds all of it done or nothing.
+            self._owed, self._limit = owed, limit
+            tokens += issued
 
     def _collect(self) -> None:
         """Take tokens out of use, before any call may have one; raises IndexError where there are too few."""
         with self._lock:
             while self._owed:
-                self._owed -= 1  # first, so that nobody collects it twice
-                try:
-                    self._tokens.pop()
-                except IndexError:
-                    self._owed += 1
-                    raise
+                del self._tokens[-1]
+                self._owed -= 1
 
     def _refusal(self, reason: str, why: str, retry_after: float | None = None) -> BulkheadFullError:
         """Return the error of a call that gets no place, having counted it and told the listeners."""

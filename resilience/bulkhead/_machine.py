@@ -2,12 +2,16 @@
 
 Hand-off, not notification: a place given back goes straight to the longest waiting caller, so that nobody can overtake
 and no wake-up can be lost.
+
+An interrupt (a signal handler that raises) may end any of these methods. Each therefore looks and computes first, and
+then changes everything by operators, between which CPython looks for no signal. Places are held by name: to give one
+back again changes nothing, so the caller that an interrupt has left in doubt simply does.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections import OrderedDict
 from enum import Enum
 from typing import Generic, TypeVar
@@ -56,38 +60,48 @@ class ShortestHold:
 
 
 class Places(Generic[W]):
-    """`total` places and at most `max_waiting` waiters of type W (hashable, each waiting once)."""
+    """`total` places and at most `max_waiting` waiters of type W (hashable by identity, each coming once)."""
 
     def __init__(self, total: int, max_waiting: int) -> None:
         self.total = total
-        self.inside = 0
+        self._holders: dict[W, float] = {}  # each with the moment it got its place
         self._max_waiting = max_waiting
         self._line: OrderedDict[W, float] = OrderedDict()  # each with the moment it gives up
         self._ends: list[float] = []  # those moments, in order of time
         self._holds = ShortestHold()
 
     @property
+    def inside(self) -> int:
+        """Places in use."""
+        return len(self._holders)
+
+    @property
     def waiting(self) -> int:
         """Callers in the line."""
         return len(self._line)
 
-    def take(self) -> bool:
+    def take(self, holder: W, now: float) -> bool:
         """Take a free place. There is none while anybody waits."""
-        if self.inside >= self.total:
+        if len(self._holders) >= self.total:
             return False
-        self.inside += 1
+        self._holders[holder] = now
         return True
+
+    def holds(self, holder: W) -> bool:
+        """Whether it has a place."""
+        return holder in self._holders
 
     def arrive(self, waiter: W, now: float, until: float) -> Arrival:
         """Take a place, else join the line for as long as `until`, else be refused."""
-        if self.take():
+        if self.take(waiter, now):
             return Arrival.ADMITTED
         if until <= now or self.least_wait(now, until) > until - now:
             return Arrival.HOPELESS
         if len(self._line) >= self._max_waiting:
             return Arrival.REFUSED
-        self._line[waiter] = until
-        insort(self._ends, until)
+        at, ends, line = bisect_left(self._ends, until), self._ends, self._line
+        ends[at:at] = (until,)
+        line[waiter] = until
         return Arrival.QUEUED
 
     def least_wait(self, now: float, until: float = -math.inf) -> float:
@@ -103,30 +117,37 @@ class Places(Generic[W]):
         """Leave the line; False means a place has been handed over already and is the caller's to give back."""
         if waiter not in self._line:
             return False
-        self._forget(self._line.pop(waiter))
+        at = bisect_left(self._ends, self._line[waiter])
+        del self._ends[at]
+        del self._line[waiter]
         return True
 
-    def give_back(self, now: float, held: float | None = None) -> W | None:
-        """Return a place that was in use for `held` seconds; the waiter named now has it and must be woken."""
-        if held is not None:
-            self._holds.note(now, held)
-        self.inside -= 1
-        return self._admit_next()
+    def give_back(self, holder: W, now: float, *, is_used: bool = True) -> W | None:
+        """Return the place of `holder`; the waiter named now has it and must be woken."""
+        if holder not in self._holders:
+            return None
+        if is_used:
+            self._holds.note(now, max(0.0, now - self._holders[holder]))
+        if len(self._holders) > self.total or not self._line:
+            del self._holders[holder]
+            return None
+        return self._admit_next(now, holder)
 
-    def resize(self, total: int) -> list[W]:
+    def resize(self, total: int, now: float) -> list[W]:
         """Change the number of places; the waiters named now have one. Fewer places come about as calls end."""
         self.total = total
         woken = []
-        while (waiter := self._admit_next()) is not None:
-            woken.append(waiter)
+        while self._line and len(self._holders) < self.total:
+            woken.append(self._admit_next(now))
         return woken
 
-    def _admit_next(self) -> W | None:
-        if not self._line or not self.take():
-            return None
-        waiter, until = self._line.popitem(last=False)
-        self._forget(until)
+    def _admit_next(self, now: float, instead_of: W | None = None) -> W:
+        holders, line, ends = self._holders, self._line, self._ends
+        waiter = next(iter(line))
+        at = bisect_left(ends, line[waiter])
+        if instead_of is not None:
+            del holders[instead_of]
+        del ends[at]
+        del line[waiter]
+        holders[waiter] = now
         return waiter
-
-    def _forget(self, until: float) -> None:
-        del self._ends[bisect_left(self._ends, until)]

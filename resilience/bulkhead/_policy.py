@@ -7,7 +7,7 @@ import sys
 from datetime import timedelta
 from typing import Any, cast
 
-from resilience.bulkhead._admission import Admission
+from resilience.bulkhead._admission import PLACE, Admission
 from resilience.bulkhead._options import BulkheadOptions
 from resilience.clock import Clock, monotonic
 from resilience.errors import running_behind
@@ -52,6 +52,7 @@ class Bulkhead(Admission, PolicyBase):
         clock = checked(clock, "clock", CLOCK)
         super().__init__(name, max_concurrent_calls, self.options.max_wait, max_waiting, clock, shadow=shadow)
 
+    settles_once = True
     admit = Admission.enter  # pyright: ignore[reportAssignmentType] - a Bulkhead is both, so `self` fits
     admit_blocking = Admission.enter_blocking
     admit_awaiting = Admission.enter_awaiting
@@ -59,7 +60,7 @@ class Bulkhead(Admission, PolicyBase):
     def on_success(self, permit: Any, _result: Any, /) -> None:
         """Give the place back."""
         if self._queue is None:
-            permit.append(None)
+            permit += PLACE  # an operator: where an interrupt is raised from here, it came before
         else:
             self._queue.give_back(permit)
 

@@ -48,16 +48,18 @@ class PlacesModel(RuleBasedStateMachine):
     def take(self) -> None:
         self.next += 1
         free = len(self.inside) < self.total
-        assert self.places.take() == free
+        assert self.places.take(self.next, self.now) == free
         if free:
             self.inside[self.next] = self.now
 
     @precondition(lambda self: self.inside)
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
-        since = self.inside.pop(data.draw(st.sampled_from(sorted(self.inside))))
-        woken = self.places.give_back(self.now, self.now - since)
+        holder = data.draw(st.sampled_from(sorted(self.inside)))
+        del self.inside[holder]
+        woken = self.places.give_back(holder, self.now)
         self._admitted([] if woken is None else [woken])
+        assert self.places.give_back(holder, self.now) is None
 
     @precondition(lambda self: self.line)
     @rule(data=st.data())
@@ -70,7 +72,7 @@ class PlacesModel(RuleBasedStateMachine):
     @rule(total=st.integers(1, 4))
     def resize(self, total: int) -> None:
         self.total = total
-        self._admitted(self.places.resize(total))
+        self._admitted(self.places.resize(total, self.now))
 
     def _admitted(self, woken: list[int]) -> None:
         room = max(0, self.total - len(self.inside))
@@ -110,10 +112,10 @@ def test_no_wait_is_refused_that_could_have_succeeded(
 ) -> None:
     """A hopeless wait succeeds in no future: whenever the places come free, whoever of the others gives up first."""
     places: Places[int] = Places(total, 100)
-    for _ in range(total):
-        places.take()
-    places.give_back(0.0, 1.0)  # the shortest hold known is 1 s, and nobody here is quicker
-    places.take()
+    for number in range(total):
+        places.take(-2 - number, -1.0)
+    places.give_back(-2, 0.0)  # the shortest hold known is 1 s, and nobody here is quicker
+    places.take(-2, 0.0)
     for number, (until, _hold) in enumerate(line):
         if places.arrive(number, 0.0, until) is not Arrival.QUEUED:
             return
@@ -125,10 +127,10 @@ def test_no_wait_is_refused_that_could_have_succeeded(
 def test_hopeless_where_the_line_alone_takes_longer() -> None:
     """With 2 places and holds of 1 s, 4 patient callers ahead mean 2 s at best: 1.9 s are hopeless, 2 s are not."""
     places: Places[str] = Places(2, 100)
-    for _ in range(2):
-        places.take()
-    places.give_back(0.0, 1.0)
-    places.take()
+    for holder in ("first", "second"):
+        places.take(holder, -1.0)
+    places.give_back("first", 0.0)
+    places.take("third", 0.0)
     for name in "abcd":
         assert places.arrive(name, 0.0, 10.0) is Arrival.QUEUED
     assert places.least_wait(0.0) == 2.0
@@ -139,9 +141,9 @@ def test_hopeless_where_the_line_alone_takes_longer() -> None:
 def test_those_who_may_give_up_first_do_not_count() -> None:
     """Callers ahead who leave before the new one does may make room for it: its wait is not hopeless."""
     places: Places[str] = Places(1, 100)
-    places.take()
-    places.give_back(0.0, 1.0)
-    places.take()
+    places.take("first", -1.0)
+    places.give_back("first", 0.0)
+    places.take("second", 0.0)
     for name in "abcd":
         places.arrive(name, 0.0, 0.5)
     assert places.arrive("new", 0.0, 0.6) is Arrival.QUEUED
@@ -150,7 +152,7 @@ def test_those_who_may_give_up_first_do_not_count() -> None:
 def test_nothing_is_known_without_holds() -> None:
     """As long as no hold has been seen no wait is hopeless, unless there is no time at all."""
     places: Places[str] = Places(1, 100)
-    places.take()
+    places.take("inside", 0.0)
     for name in "abcd":
         assert places.arrive(name, 0.0, 10.0) is Arrival.QUEUED
     assert places.arrive("new", 0.0, 0.001) is Arrival.QUEUED

@@ -217,9 +217,8 @@ def test_giving_back_never_waits_for_the_lock() -> None:
     bulkhead = Bulkhead(1, max_wait=30)
     queue: Any = bulkhead._queue
     permit = bulkhead.admit_blocking()
-    queue._is_at_work = True
-    bulkhead.on_abandon(permit)
-    assert bulkhead.concurrent_calls == 1
-    queue._is_at_work = False
+    with queue._lock:
+        bulkhead.on_abandon(permit)
+        assert bulkhead.concurrent_calls == 1
     bulkhead.on_success(bulkhead.admit_blocking(), None)  # found free: who comes next sees to those who left
     assert bulkhead.is_idle

@@ -1,0 +1,530 @@
+"""An interrupt at any point of a guarded call leaves each policy as good as new."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+from interrupts import KINDS, every_interrupt, in_another_thread
+
+from resilience import (
+    Bulkhead,
+    BulkheadFullError,
+    Cache,
+    CircuitBreaker,
+    CircuitOpenError,
+    Fallback,
+    Hedge,
+    Keyed,
+    Pipeline,
+    RateLimit,
+    RateLimitedError,
+    Retry,
+    RetryBudget,
+    idempotent,
+)
+from resilience.events import Emitter
+from resilience.testing import ManualClock
+
+Subject = tuple[Callable[[], object], Callable[[], object]]
+Scenario = Callable[[], Subject]
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(make: Scenario) -> Scenario:
+    SCENARIOS[make.__name__] = make
+    return make
+
+
+def answers() -> str:
+    return "answer"
+
+
+def fails() -> str:
+    raise ConnectionError("down")
+
+
+def heard(events: Emitter) -> None:
+    """Check that another thread's event is delivered at once, and everything before it was or is."""
+    kinds: list[str] = []
+    end = events.subscribe(lambda event: kinds.append(event.kind))
+    in_another_thread(lambda: events.emit("test.heard", "test", 0.0))
+    end()
+    assert "test.heard" in kinds, "events are not delivered any more"
+
+
+def free(policy: Any, limit: int) -> None:
+    """Check that all places are free: as many calls as there are places are let in, and not one more."""
+    assert policy.concurrent_calls == 0
+    assert policy.waiting == 0
+
+    def fill() -> None:
+        permits = [policy.enter() if not policy.waits else policy.enter_blocking() for _ in range(limit)]
+        assert policy.concurrent_calls == limit
+        for permit in permits:
+            policy.leave(permit)
+        assert policy.concurrent_calls == 0
+
+    in_another_thread(fill)
+
+
+def eventually(is_so: Callable[[], bool], what: str) -> None:
+    """Check a thing that a thread of ours brings about."""
+    end = time.monotonic() + 5
+    while not is_so():
+        assert time.monotonic() < end, what
+        time.sleep(0.0002)
+
+
+@scenario
+def bulkhead() -> Subject:
+    policy = Bulkhead(2)
+    call = Pipeline("p", policy)(answers)
+
+    def check() -> None:
+        free(policy, 2)
+        assert in_another_thread(call) == "answer"
+
+    return call, check
+
+
+@scenario
+def bulkhead_fails() -> Subject:
+    policy = Bulkhead(2)
+    call = Pipeline("p", policy)(fails)
+    return call, lambda: free(policy, 2)
+
+
+@scenario
+def bulkhead_refuses() -> Subject:
+    policy = Bulkhead(1)
+    policy.events.subscribe(lambda _event: None)
+    held = policy.enter()
+    call = Pipeline("p", policy)(answers)
+
+    def check() -> None:
+        heard(policy.events)
+        with pytest.raises(BulkheadFullError):
+            in_another_thread(call)
+        policy.leave(held)
+        free(policy, 1)
+
+    return call, check
+
+
+@scenario
+def bulkhead_in_generator() -> Subject:
+    policy = Bulkhead(1)
+
+    @Pipeline("p", policy)
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+
+    return lambda: list(items()), lambda: free(policy, 1)
+
+
+@scenario
+def bulkhead_in_block() -> Subject:
+    policy = Bulkhead(1)
+    pipeline = Pipeline("p", policy)
+
+    def call() -> None:
+        with pipeline.guard():
+            answers()
+
+    return call, lambda: free(policy, 1)
+
+
+@scenario
+def bulkhead_resized() -> Subject:
+    policy = Bulkhead(3)
+    policy.resize(2)
+    call = Pipeline("p", policy)(answers)
+    return call, lambda: free(policy, 2)
+
+
+@scenario
+def waiting_bulkhead() -> Subject:
+    policy = Bulkhead(2, max_wait=5)
+    call = Pipeline("p", policy)(answers)
+    return call, lambda: free(policy, 2)
+
+
+@contextmanager
+def helper(run: Callable[[threading.Event], object]) -> Iterator[None]:
+    """Run a second thread beside the call; it is told when the call is over."""
+    is_over = threading.Event()
+    thread = threading.Thread(target=run, args=(is_over,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join(5)
+        assert not thread.is_alive(), "the other thread hangs"
+
+
+@scenario
+def bulkhead_line() -> Subject:
+    policy = Bulkhead(1, max_wait=5)
+    held = policy.enter_blocking()
+    guarded = Pipeline("p", policy)(answers)
+
+    def give_back(is_over: threading.Event) -> None:
+        while not policy.waiting and not is_over.is_set():
+            time.sleep(0.0001)
+        policy.leave(held)
+
+    def call() -> None:
+        with helper(give_back):
+            guarded()
+
+    return call, lambda: free(policy, 1)
+
+
+@scenario
+def bulkhead_line_is_too_slow() -> Subject:
+    policy = Bulkhead(1, max_wait=0.001)
+    held = policy.enter_blocking()
+    call = Pipeline("p", policy)(answers)
+
+    def check() -> None:
+        assert policy.waiting == 0
+        policy.leave(held)
+        free(policy, 1)
+
+    return call, check
+
+
+def _answers() -> str:  # marked as idempotent, unlike `answers`
+    return "answer"
+
+
+def _fails() -> str:
+    raise ConnectionError("down")
+
+
+def _hedge(delay: float, call: Callable[[], object], budget: RetryBudget | None = None) -> Subject:
+    hedge = Hedge(delay, max_threads=2, budget=budget)
+    hedge.events.subscribe(lambda _event: None)
+    guarded = Pipeline("p", hedge)(idempotent(call))
+
+    def check() -> None:
+        eventually(lambda: hedge.busy_threads == 0, "a thread is lost")
+        if budget is not None:
+            eventually(lambda: budget.calls == budget.extras == 0, "the budget counts a call that is over")
+        heard(hedge.events)
+        with suppress(ConnectionError):
+            assert in_another_thread(guarded) == "answer"
+        eventually(lambda: hedge.busy_threads == 0, "a thread is lost")
+        assert hedge.snapshot()["calls"] >= 1
+
+    return guarded, check
+
+
+def _retry(retry: Retry, call: Callable[[], object], budget: RetryBudget | None = None) -> Subject:
+    retry.events.subscribe(lambda _event: None)
+    guarded = Pipeline("p", retry)(call)
+
+    def check() -> None:
+        if budget is not None:
+            assert (budget.calls, budget.retries) == (0, 0), "the budget counts a call that is over"
+        heard(retry.events)
+        with suppress(ConnectionError):
+            assert in_another_thread(guarded) == "answer"
+        figures = retry.snapshot()
+        assert figures["succeeded_with_retry"] >= 0, figures
+
+    return guarded, check
+
+
+def _once() -> Callable[[], str]:
+    calls: list[None] = []
+
+    def call() -> str:
+        calls.append(None)
+        if len(calls) == 1:
+            raise ConnectionError("down")
+        return "answer"
+
+    return call
+
+
+def _breaker(breaker: CircuitBreaker, call: Callable[[], object], clock: ManualClock) -> Subject:
+    breaker.events.subscribe(lambda _event: None)
+    guarded = Pipeline("p", breaker)(call)
+    working = Pipeline("p", breaker)(answers)
+
+    def check() -> None:
+        heard(breaker.events)
+        figures = breaker.snapshot()
+        if figures["state"] == "half-open":
+            assert figures["trials_running"] == 0, "the place of a trial is lost"
+        assert figures.get("running", 0) == 0, "a call is under way that is over"
+        assert 0 <= figures["failures"] <= figures["calls"] or figures["state"] == "open"
+        clock.advance(1_000)
+
+        def works() -> None:
+            for _ in range(30):  # through a phase of trials, or a ramp, to a closed circuit
+                with suppress(CircuitOpenError):
+                    working()
+                clock.advance(20)
+            assert breaker.current_state == "closed", breaker.current_state
+            for _ in range(20):  # and it opens again
+                with suppress(ConnectionError, CircuitOpenError):
+                    Pipeline("p", breaker)(fails)()
+            assert breaker.current_state == "open", breaker.current_state
+
+        in_another_thread(works)
+
+    return guarded, check
+
+
+def _clocked(**options: Any) -> tuple[CircuitBreaker, ManualClock]:
+    clock = ManualClock()
+    return CircuitBreaker(clock=clock, reset_timeout=10, **options), clock
+
+
+@scenario
+def breaker_closed() -> Subject:
+    breaker, clock = _clocked(fail_max=2)
+    return _breaker(breaker, answers, clock)
+
+
+@scenario
+def breaker_counts_a_failure() -> Subject:
+    breaker, clock = _clocked(failure_rate_threshold=0.5, sliding_window=10, minimum_calls=5)
+    return _breaker(breaker, fails, clock)
+
+
+@scenario
+def breaker_open() -> Subject:
+    breaker, clock = _clocked(fail_max=1)
+    breaker.open()
+    return _breaker(breaker, answers, clock)
+
+
+def _half_open(call: Callable[[], object], **options: Any) -> Subject:
+    breaker, clock = _clocked(**{"fail_max": 1, "success_threshold": 2, **options})
+    breaker.open()
+    clock.advance(11)
+    return _breaker(breaker, call, clock)
+
+
+@scenario
+def breaker_in_time() -> Subject:
+    breaker, clock = _clocked(failure_rate_threshold=0.5, sliding_window="60s", minimum_calls=5)
+    clock.advance(30)
+    return _breaker(breaker, fails, clock)
+
+
+@scenario
+def breaker_in_time_answers() -> Subject:
+    breaker, clock = _clocked(failure_rate_threshold=0.5, sliding_window="60s", minimum_calls=5)
+    clock.advance(30)
+    return _breaker(breaker, answers, clock)
+
+
+def _slow(call: Callable[[], object], seconds: float) -> Subject:
+    breaker, clock = _clocked(
+        failure_rate_threshold=0.5, slow_call_rate_threshold=0.9, slow_call_duration_threshold=1, minimum_calls=5
+    )
+
+    def timed() -> object:
+        clock.advance(seconds)
+        return call()
+
+    return _breaker(breaker, timed, clock)
+
+
+def _limit(limit: RateLimit, spent: int = 0) -> Subject:
+    limit.events.subscribe(lambda _event: None)
+    for _ in range(spent):
+        limit.admit()
+    call = Pipeline("p", limit)(answers)
+
+    def check() -> None:
+        heard(limit.events)
+        with suppress(RateLimitedError):
+            in_another_thread(call)
+
+    return call, check
+
+
+@scenario
+def limit() -> Subject:
+    return _limit(RateLimit("1000/second", 1000))
+
+
+@scenario
+def limit_of_a_known_key() -> Subject:
+    return _limit(RateLimit("1000/second", 1000), spent=2)
+
+
+@scenario
+def limit_refuses() -> Subject:
+    return _limit(RateLimit("1/day", 1), spent=1)
+
+
+@scenario
+def limit_waits() -> Subject:
+    return _limit(RateLimit("1000/second", 1, max_wait=1), spent=1)
+
+
+def _cache(call: Callable[[], object], *, hits: int = 0, **options: Any) -> Subject:
+    clock = ManualClock()
+    cache = Cache(10, max_size=2, clock=clock, **options)
+
+    def called(_key: int) -> object:
+        return call()
+
+    cached = Pipeline("p", cache)(called)
+    for number in range(hits):
+        cached(number)
+
+    def check() -> None:
+        heard(cache.events)
+        made: list[int] = []
+
+        def note(key: int) -> int:
+            made.append(key)
+            return key
+
+        other = Pipeline("p", cache)(note)
+
+        def works() -> None:
+            for key in (1, 2, 3, 3, 3):
+                assert other(key) == key
+            assert made == [1, 2, 3], "the cache keeps nothing any more"
+            assert cache.snapshot()["size"] <= 2
+            clock.advance(100)
+            assert cache.snapshot()["size"] == 0
+
+        in_another_thread(works)
+
+    return lambda: cached(0), check
+
+
+@scenario
+def cache_misses() -> Subject:
+    return _cache(answers)
+
+
+@scenario
+def cache_hits() -> Subject:
+    return _cache(answers, hits=1)
+
+
+@scenario
+def cache_evicts() -> Subject:
+    return _cache(answers, hits=3)
+
+
+def _flies(call: Callable[[], object]) -> None:
+    """Check that the key is free: a caller makes the call, and one that comes meanwhile is told."""
+    assert in_another_thread(call) == "answer"
+
+
+@scenario
+def fallback() -> Subject:
+    policy = Fallback(function=lambda _error: "answer")
+    policy.events.subscribe(lambda _event: None)
+    call = Pipeline("p", policy)(fails)
+
+    def check() -> None:
+        heard(policy.events)
+        assert in_another_thread(call) == "answer"
+
+    return call, check
+
+
+@scenario
+def fallback_inside() -> Subject:
+    bulkhead, policy = Bulkhead(1), Fallback(function=lambda _error: "answer")
+    call = Pipeline("p", bulkhead, policy)(fails)
+
+    def check() -> None:
+        free(bulkhead, 1)
+        assert in_another_thread(call) == "answer"
+
+    return call, check
+
+
+def _keyed(*keys: str) -> Subject:
+    clock = ManualClock()
+    keyed = Keyed(lambda _key: CircuitBreaker(fail_max=100, clock=clock), key=str, max_keys=2, idle="1m", clock=clock)
+    keyed.events.subscribe(lambda _event: None)
+
+    def answer(_key: str) -> str:
+        return "answer"
+
+    call = Pipeline("p", keyed)(answer)
+    for key in keys:
+        call(key)
+    clock.advance(100)
+
+    def check() -> None:
+        heard(keyed.events)
+
+        def works() -> None:
+            for key in ("a", "b", "c"):
+                assert call(key) == "answer"
+            assert len(keyed) == 2
+            assert keyed.snapshot()["keys"] == 2
+            assert keyed.get("c") is keyed.get("c") is not None
+
+        in_another_thread(works)
+
+    return lambda: call("a"), check
+
+
+@scenario
+def new_key() -> Subject:
+    return _keyed()
+
+
+@scenario
+def known_key() -> Subject:
+    return _keyed("a")
+
+
+@scenario
+def surplus_key() -> Subject:
+    return _keyed("b", "c")
+
+
+@scenario
+def events() -> Subject:
+    emitter, seen = Emitter(), []
+    emitter.subscribe(lambda event: seen.append(event.sequence))
+    emitter.record("test.first", "test", 0.0)
+
+    def check() -> None:
+        heard(emitter)
+        assert seen == sorted(set(seen)), "out of order"
+
+    return lambda: emitter.emit("test.second", "test", 0.0), check
+
+
+@scenario
+def subscription() -> Subject:
+    emitter = Emitter()
+
+    def call() -> None:
+        emitter.subscribe(lambda _event: None)()
+
+    return call, lambda: heard(emitter)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_an_interrupt_at_any_point_leaves_the_policy_as_good_as_new(name: str, kind: type[BaseException]) -> None:
+    """Wherever an interrupt strikes in a guarded call: no place, lock or thread is lost, and the next calls work."""
+    struck = list(every_interrupt(SCENARIOS[name], kind))
+
+    assert struck

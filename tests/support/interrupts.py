@@ -1,0 +1,173 @@
+"""Raises at every point of a call at which CPython looks for a signal, one point after the other.
+
+CPython runs signal handlers, and raises what `PyThreadState_SetAsyncExc` left for a thread, in its evaluation loop, at
+three kinds of instruction only: at the start of a Python function or when a generator goes on (`RESUME`), at a jump
+backwards, and when a call of something written in C has returned. So an interrupt never comes between the return of a
+Python function and the assignment of its result, nor behind an operator (`del a[-1]`, `a += b`, `a[k] = v`), but it
+does come behind `lock.acquire()`, whose result is then lost. The kinds are the same in 3.11, 3.12 and 3.13; which
+specialized instruction leaves a look out differs.
+
+That is why this module does not raise by itself, which would also hit instructions that can never be hit. Its tracing
+function stops tracing and sets an asynchronous exception right before the instruction, and the interpreter raises it
+at its own next look. The exception is set by a unary operator whose method is written in C: a call would have the
+tracing function itself interrupted.
+
+Points inside `contextlib` and `threading` count as well: they run on our behalf.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dis
+import functools
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import resilience
+
+_OURS = str(Path(resilience.__file__).parent)
+_ON_OUR_BEHALF = (contextlib.__file__, threading.__file__)
+_CALLS = {number for name, number in dis.opmap.items() if name.startswith(("CALL", "JUMP_BACKWARD"))}
+_MOST_POINTS = 2_000  # of one call: a call that never runs through is an error of the scenario
+
+
+class TimeLimitError(Exception):
+    """Like `celery.exceptions.SoftTimeLimitExceeded`: an ordinary exception, raised from outside."""
+
+
+class ShutdownRequested(BaseException):
+    """Like `KeyboardInterrupt` or `dramatiq.middleware.Interrupt`."""
+
+
+KINDS: tuple[type[BaseException], ...] = (TimeLimitError, ShutdownRequested)
+
+
+class _Armed:
+    """`-armed` has `kind` raised in this thread at the next look, and is no call."""
+
+    def __init_subclass__(cls, *, kind: type[BaseException]) -> None:
+        raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+        arm = functools.partial(raise_in, ctypes.c_ulong(threading.get_ident()), ctypes.py_object(kind))
+        cls.__neg__ = staticmethod(arm)  # type: ignore[operator]  # found by the operator alone
+
+
+def _armed(kind: type[BaseException]) -> Any:
+    class Armed(_Armed, kind=kind):
+        pass
+
+    return Armed()
+
+
+Place = tuple[Any, int]
+"""An instruction: the code object and the offset in it."""
+
+
+class _Watch:
+    """Follows one call, and interrupts it at its `at`-th point; 0 interrupts nothing and learns the points."""
+
+    def __init__(self, at: int, armed: Any, enters: set[Place]) -> None:
+        self.left = at
+        self.armed = armed
+        self.enters = enters
+        """Instructions other than calls that run a Python function: `with`, properties, operators, iteration."""
+        self.points = 0
+        self.where = ""
+        self._last: Place | None = None
+
+    def enter(self, frame: Any, _event: str, _arg: Any) -> Any:
+        caller = frame.f_back
+        if caller is not None and self._last == (caller.f_code, caller.f_lasti):
+            self.enters.add(self._last)
+        file = frame.f_code.co_filename
+        is_called_by_us = caller is not None and caller.f_trace is not None
+        if not file.startswith(_OURS) and not (is_called_by_us and file in _ON_OUR_BEHALF):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return self.step
+
+    def step(self, frame: Any, event: str, _arg: Any) -> Any:
+        if event == "opcode":
+            code, offset = frame.f_code, frame.f_lasti
+            self._last = code, offset
+            if code.co_code[offset] in _CALLS or self._last in self.enters:
+                self.points += 1
+                if self.points == self.left:
+                    self.where = f"{Path(code.co_filename).name}:{frame.f_lineno} {code.co_qualname}"
+                    sys.settrace(None)
+                    armed = self.armed
+                    _ = -armed  # from here to the return no call, no jump backwards
+                    return None
+        return self.step
+
+
+def _run(call: Callable[[], object], watch: _Watch) -> None:
+    sys.settrace(watch.enter)
+    try:
+        call()
+    finally:
+        sys.settrace(None)
+
+
+def _learn(call: Callable[[], object], enters: set[Place]) -> None:
+    with contextlib.suppress(Exception):
+        _run(call, _Watch(0, None, enters))
+
+
+def every_interrupt(
+    make: Callable[[], tuple[Callable[[], object], Callable[[], object]]], kind: type[BaseException]
+) -> Iterator[str]:
+    """Interrupt the call at each of its points in turn, and check afterwards that all is as good as new.
+
+    `make` returns a new subject each time: the call to interrupt, and the check. The check runs while the exception is
+    still being handled, which is where a task cleans up after its time limit. Yields where each interrupt struck.
+    """
+    enters: set[Place] = set()
+    _learn(make()[0], enters)
+    for at in range(1, _MOST_POINTS):
+        _learn(make()[0], enters)  # from 3.12 on opcodes are traced from the second run on, and anew after each stop
+        call, check = make()
+        watch = _Watch(at, _armed(kind), enters)
+        try:
+            _run(call, watch)
+        except kind:
+            _check(check, watch)
+        except Exception:  # noqa: BLE001 - what the call itself raises; an interrupt may have been its cause
+            _check(check, watch)
+        else:
+            _check(check, watch)
+        if watch.points < at:
+            return
+        yield watch.where
+    raise AssertionError(f"the call did not run through within {_MOST_POINTS} interrupts")
+
+
+def _check(check: Callable[[], object], watch: _Watch) -> None:
+    try:
+        check()
+    except BaseException as error:
+        error.add_note(f"after an interrupt at {watch.where or 'no point'}")
+        raise
+
+
+def in_another_thread(call: Callable[[], Any], seconds: float = 2.0) -> Any:
+    """Return what `call` returns in a new thread; fail where that takes longer than `seconds`: a lock is taken."""
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.append((call(), None))
+        except BaseException as error:  # noqa: BLE001 - raised in the test's own thread
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert outcome, "another thread hangs"
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result
