@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from resilience.redis._pool import ConnectionPool
 
 __all__ = ("Question", "Script")
+
+_FRAMES_AT_HAND = 1024
 
 Question = tuple[bytes, Sequence[int]]
 """A script's key, and its arguments."""
@@ -31,10 +34,21 @@ class Script:
         self._text = text.encode()
         self.sha1 = hashlib.sha1(self._text, usedforsecurity=False).hexdigest()
         self._sha1 = self.sha1.encode()
+        self._frame = functools.lru_cache(_FRAMES_AT_HAND)(self._new_frame)
 
     def by_hash(self, questions: Iterable[Question]) -> list[bytes]:
         """Return the commands that name the script."""
-        return [packed(b"EVALSHA", self._sha1, b"1", key, *_numbers(arguments)) for key, arguments in questions]
+        return [self._packed(key, arguments) for key, arguments in questions]
+
+    def _packed(self, key: bytes, arguments: Sequence[int]) -> bytes:
+        before, after = self._frame(tuple(arguments))
+        return b"%b$%d\r\n%b\r\n%b" % (before, len(key), key, after)
+
+    def _new_frame(self, arguments: tuple[int, ...]) -> tuple[bytes, bytes]:
+        """Return the packed command without its key: the keys of one limit share the rest."""
+        around = packed(b"EVALSHA", self._sha1, b"1", b"", *_numbers(arguments))
+        before, after = around.split(b"$0\r\n\r\n", 1)
+        return before, after
 
     def by_text(self, questions: Sequence[Question]) -> list[bytes]:
         """Return the same, the first of them with the script itself: the server knows it from then on."""
