@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from resilience._portable import Portable, facts_of, packed, unpacked
 from resilience._printable import described, named, one_line, shown
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ __all__ = (
     "PoolError",
     "PoolSaturatedError",
     "PoolTimeoutError",
+    "Portable",
     "Problem",
     "RateLimitedError",
     "RejectedError",
@@ -50,16 +52,19 @@ __all__ = (
     "StartupError",
     "cut_off_by_caller",
     "described",
+    "facts_of",
     "leaves",
     "named",
     "one_line",
+    "packed",
     "running_behind",
     "said_by",
     "shown",
+    "unpacked",
 )
 
 
-class ResilienceError(Exception):
+class ResilienceError(Portable, Exception):
     """Something this toolkit, or a service using it, has to say in terms a client can act on."""
 
     code: str = "RESILIENCE_ERROR"
@@ -73,18 +78,6 @@ class ResilienceError(Exception):
 
     public_message: ClassVar[str] = "The service could not handle the request."
     """The fixed text a remote client sees; `str(error)` is for our own logs and never leaves the process."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # The subclasses take keyword arguments, which the default pickling of exceptions forgets.
-        return _restore, (type(self), self.args, self.__dict__)
-
-
-def _restore(kind: type[ResilienceError], args: tuple[Any, ...], facts: dict[str, Any]) -> ResilienceError:
-    error = kind.__new__(kind, *args)
-    error.args = args
-    for name, fact in facts.items():
-        setattr(error, name, fact)
-    return error
 
 
 class RejectedError(ResilienceError):
@@ -106,10 +99,6 @@ class RejectedError(ResilienceError):
         # The message is in `args` already: BaseException.__new__ keeps what is positional. Passing it on costs 150 ns.
         self.policy = policy
         self.retry_after = retry_after
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        facts = {**self.__dict__, "policy": self.policy, "retry_after": self.retry_after}
-        return _restore, (type(self), self.args, facts)
 
 
 class RateLimitedError(RejectedError):
@@ -148,6 +137,12 @@ class RunningWork:
     def add_done_callback(self, callback: Callable[[], None]) -> None:
         """Call `callback` once the work has really ended; at once if it already has."""
         self._when_done(callback)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("work that runs in a thread of this process cannot be pickled")
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> RunningWork:
+        return self
 
     def note(self, interrupt: BaseException) -> None:
         """Have an interrupt or a cancellation, which is not ours to replace, say that the work goes on."""
@@ -267,10 +262,6 @@ class DeadlineExceededError(ResilienceError):
         """Whether nothing of the time was left to begin with: the call was not made."""
         return self.seconds == 0.0
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A running thread stays in the process it runs in.
-        return _restore, (type(self), self.args, {**self.__dict__, "running": None})
-
 
 class PoolError(ResilienceError):
     """A connection pool could not hand out a connection."""
@@ -359,6 +350,13 @@ class Problem:
 
     def __repr__(self) -> str:
         return f"Problem({self})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _problem, (self.option, packed(self.value), self.expected, self.hint)
+
+
+def _problem(option: str, value: Any, expected: str, hint: str) -> Problem:
+    return Problem(option, unpacked(value), expected, hint)
 
 
 class ConfigurationError(ResilienceError, ValueError):

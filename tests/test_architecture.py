@@ -15,7 +15,8 @@ ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
 SOURCES = CORE + ADAPTERS
 
 LEVELS = {
-    "_printable": -1,
+    "_printable": -2,
+    "_portable": -1,
     "_version": 0,
     "_fork": 0,
     "_keys": 0,

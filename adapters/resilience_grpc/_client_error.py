@@ -12,8 +12,9 @@ from typing import Any, NamedTuple, cast
 
 import grpc
 from grpc import StatusCode
+from grpc.aio import Metadata
 
-from resilience.errors import AppError, ResilienceError, one_line
+from resilience.errors import AppError, Portable, facts_of, one_line, packed, unpacked
 
 __all__ = ("CallError", "Facts", "as_call_error")
 
@@ -26,6 +27,29 @@ class Facts(NamedTuple):
     initial: Any = ()
     trailing: Any = ()
     debug: str = ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        both = tuple((isinstance(each, Metadata), _pairs(each)) for each in (self.initial, self.trailing))
+        return _facts, (self.status.name, self.text, *both, self.debug)
+
+
+class _Metadatum(NamedTuple):
+    """One item of metadata that has come from another process, as grpcio's own."""
+
+    key: str
+    value: str | bytes
+
+
+def _pairs(metadata: Any) -> tuple[tuple[str, str | bytes], ...]:
+    return tuple((str(key), value if isinstance(value, bytes) else str(value)) for key, value in metadata)
+
+
+def _facts(status: str, text: str, initial: Any, trailing: Any, debug: str) -> Facts:
+    def metadata(*, is_aio: bool, pairs: Any) -> Any:
+        return Metadata(*pairs) if is_aio else tuple(_Metadatum(key, value) for key, value in pairs)
+
+    before, after = [metadata(is_aio=is_aio, pairs=pairs) for is_aio, pairs in (initial, trailing)]
+    return Facts(StatusCode[status], text, before, after, debug)
 
 
 class _Code(str):
@@ -57,7 +81,11 @@ class _Details(dict[str, Any]):
         return self._text
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Details, (dict(self), self._text)
+        return _details, (packed(dict(self)), self._text)
+
+
+def _details(details: Any, text: str) -> _Details:
+    return _Details(unpacked(details), text)
 
 
 class CallError(grpc.RpcError):
@@ -101,10 +129,13 @@ class CallError(grpc.RpcError):
         return f"<{type(self).__name__} {one_line(self)}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        return Portable.__reduce__(cast("Any", self))  # before that of `AioRpcError`
+
+    def made_as(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Return how the class is made: it is no name of a module."""
         bases: tuple[Any, ...] = type(self).__bases__  # as `_both` has given them
         stack, kind = bases
-        known = kind.__reduce__(self)[1][2]
-        return _restored, (kind, stack, self.args, known)
+        return _both, (kind, stack)
 
 
 class SyncCallError(CallError, grpc.Call, grpc.Future):  # type: ignore[type-arg]  # the stubs' Future is generic, grpcio's is not
@@ -170,23 +201,17 @@ def _both(kind: Any, stack: Any) -> Any:
     return both
 
 
-def _restored(kind: type[ResilienceError], stack: type[CallError], args: tuple[Any, ...], facts: dict[str, Any]) -> Any:
-    both = _both(kind, stack)
-    error: Any = both.__new__(both, *args)
-    error.args = args
-    for name, fact in facts.items():
-        setattr(error, name, fact)
-    return error
-
-
 def as_call_error(error: Any, facts: Facts | None = None, *, is_aio: bool) -> CallError:
     """Return `error`, one of ours, as what grpcio raises, too; a refusal is told by the status it has for others."""
     if isinstance(error, CallError):
         return error
     if facts is None:
         facts = Facts(StatusCode.__members__.get(error.grpc_status, StatusCode.UNKNOWN), str(error))
-    kind, args, known = error.__reduce__()[1]
-    both = _restored(kind, AioCallError if is_aio else SyncCallError, args, known)
+    kind = _both(type(error), AioCallError if is_aio else SyncCallError)
+    both: Any = kind.__new__(kind, *error.args)
+    both.args = error.args
+    for name, fact in facts_of(error).items():
+        setattr(both, name, fact)
     both.facts = facts
     both.code = _Code(error.code, facts.status)
     if isinstance(error, AppError):

@@ -10,6 +10,7 @@ import httpx
 
 from resilience import DeadlineExceededError, ErrorCatalog, Pipeline, Resilience
 from resilience.envelope import read_envelope
+from resilience.errors import Portable
 from resilience.outbound import Outbound, is_failure, may_repeat
 from resilience.timeout import Deadline
 from resilience_http._envelope import LARGEST, fits, may_be_envelope
@@ -26,7 +27,7 @@ _ERRORS = Errors(
 )
 
 
-class FailedResponse(httpx.HTTPStatusError):
+class FailedResponse(Portable, httpx.HTTPStatusError):
     """An answer that policies are to judge as a failure. The client is given `response` itself."""
 
     def __init__(

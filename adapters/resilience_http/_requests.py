@@ -15,6 +15,7 @@ from urllib3.util import Timeout as StepTimeout
 
 from resilience import DeadlineExceededError, ErrorCatalog, Pipeline, Resilience, idempotent
 from resilience.envelope import read_envelope
+from resilience.errors import Portable
 from resilience.outbound import Outbound, is_failure, may_repeat
 from resilience.timeout import Deadline
 from resilience_http._envelope import LARGEST, fits, may_be_envelope
@@ -37,7 +38,7 @@ _ERRORS = Errors(
 )
 
 
-class FailedResponse(requests.HTTPError):
+class FailedResponse(Portable, requests.HTTPError):
     """An answer that policies are to judge as a failure. The session is given `response` itself."""
 
     def __init__(

@@ -1,0 +1,40 @@
+"""Functions that raise in another process; in a module of its own, which a spawned process can import."""
+
+from __future__ import annotations
+
+import grpc
+import grpc.aio
+import httpx
+
+from resilience import AppError, CircuitBreaker, Pipeline, RateLimitedError
+from resilience_grpc._client_error import Facts, as_call_error
+from resilience_http._httpx_parts import FailedResponse
+
+__all__ = ("OrderError", "fail")
+
+
+class OrderError(AppError):
+    """A subclass with a constructor of its own."""
+
+    def __init__(self, order: int, *, shop: str) -> None:
+        super().__init__("SHOP_P001", f"order {order}", details={"shop": shop})
+        self.order = order
+
+
+def fail(name: str) -> None:
+    """Raise what policies, clients and services raise."""
+    if name == "open":
+        breaker = CircuitBreaker(1, name="ledger", throw_new_error_on_trip=True)
+        Pipeline("p", breaker).call(_busy)
+    if name == "own":
+        raise OrderError(7, shop="north")
+    if name == "rpc":
+        facts = Facts(grpc.StatusCode.UNAVAILABLE, "down", (), grpc.aio.Metadata(("x-request-id", "r-9")))
+        raise as_call_error(AppError("SHOP_C001", retry_after=2.5), facts, is_aio=True)
+    if name == "group":
+        raise ExceptionGroup("g", [RateLimitedError("no", policy="limit", retry_after=2.0)])
+
+
+def _busy() -> None:
+    request = httpx.Request("GET", "http://shop.example/")
+    raise FailedResponse(request, httpx.Response(503, headers={"Retry-After": "7"}, request=request))
