@@ -7,6 +7,7 @@ waiting behind it. The threads are daemons: a hung dependency must not hold up t
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import sys
 import threading
@@ -72,83 +73,84 @@ class Work:
         callback()
 
 
-class Executor:
-    """At most `max_threads` calls at once; idle threads are used again, newest first, and end after a while."""
+_idle: dict[int, _Worker] = {}
+"""The threads that have nothing to do, by thread. They serve every executor: one that is gone leaves none behind."""
 
-    def __init__(self, max_threads: int, name: str = "resilience") -> None:
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)  # they are threads of the parent
+
+
+class Executor:
+    """At most `max_threads` calls at once (None for no bound of its own), each in a thread of its own.
+
+    A thread that becomes idle is used again, by any executor and the newest first, and ends after a while. So there are
+    as many threads as calls were under way at once, however many executors (one for each key, perhaps) there are.
+    """
+
+    def __init__(self, max_threads: int | None) -> None:
         self._max_threads = max_threads
-        self.name = name
         self.after_fork()
         renew_after_fork(self)
 
     def after_fork(self) -> None:
-        """Forget the parent's threads: none of them exists here."""
+        """Forget the calls in the parent's threads: none of them runs here."""
         # No lock: each step is one atomic operation, so that a finalizer may make a call in the midst of another one.
-        self._places: deque[None] = deque([None] * self._max_threads)  # of threads that do not exist yet
-        self._idle: dict[int, _Worker] = {}  # by thread
+        self._places: deque[None] | None = None if self._max_threads is None else deque([None]) * self._max_threads
 
     @property
     def busy(self) -> int:
-        """Calls under way, late ones included."""
-        return max(0, self._max_threads - len(self._places) - len(self._idle))
+        """Calls under way, late ones included; 0 without a bound, for they are not counted."""
+        return 0 if self._max_threads is None or self._places is None else self._max_threads - len(self._places)
 
     def submit(self, work: Work) -> bool:
-        """Start `work` at once, or return False when every thread is taken."""
-        idle = self._idle
+        """Start `work` at once, or return False when every place is taken."""
         # Refused as well: a finalizer in a thread that rests, two of which would wait for each other, and one at the
         # very end of the process, where no daemon runs any more.
-        if threading.get_ident() in idle or sys.is_finalizing():
+        if threading.get_ident() in _idle or sys.is_finalizing():
             return False
-        try:
-            _, worker = idle.popitem()
-        except KeyError:
-            return self._begin(work)
-        worker.inbox.put(work)
-        return True
-
-    def _begin(self, work: Work) -> bool:
         places = self._places
         try:
-            places.pop()
+            if places is not None:
+                places.pop()
         except IndexError:
             return False
         try:
-            _Worker(self, work).start()
+            _hand_over(work, places)
         except BaseException:  # the system is out of threads
-            places.append(None)
+            if places is not None:
+                places.append(None)
             raise
         return True
 
-    def rest(self, worker: _Worker) -> None:
-        """Take `worker` back, before its caller can come again: with a bound of one it must find it here."""
-        self._idle[worker.thread] = worker
 
-    def dismiss(self, worker: _Worker) -> bool:
-        """Let an idle worker end, unless it has just been given work."""
-        if self._idle.pop(worker.thread, None) is None:
-            return False
-        self._places.append(None)
-        return True
+def _hand_over(work: Work, places: deque[None] | None) -> None:
+    try:
+        _, worker = _idle.popitem()
+    except KeyError:
+        _Worker(work, places).start()
+    else:
+        worker.inbox.put((work, places))
 
 
 class _Worker(threading.Thread):
-    def __init__(self, executor: Executor, first: Work) -> None:
-        super().__init__(name=executor.name, daemon=True)
-        self._executor = executor
-        self.thread = 0
-        self.inbox: queue.SimpleQueue[Work] = queue.SimpleQueue()
-        self.inbox.put(first)
+    def __init__(self, first: Work, places: deque[None] | None) -> None:
+        super().__init__(name="resilience", daemon=True)
+        self.inbox: queue.SimpleQueue[tuple[Work, deque[None] | None]] = queue.SimpleQueue()
+        self.inbox.put((first, places))
 
     def run(self) -> None:
-        self.thread = threading.get_ident()
+        thread = threading.get_ident()
         while True:
             try:
-                work = self.inbox.get(timeout=_IDLE_SECONDS)
+                work, places = self.inbox.get(timeout=_IDLE_SECONDS)
             except queue.Empty:
-                if self._executor.dismiss(self):
+                if _idle.pop(thread, None) is not None:
                     return
-                continue
+                continue  # it has just been given work
             work.run()
-            self._executor.rest(self)
+            # Free before its caller can come again: with a bound of one it must find the place and the thread here.
+            _idle[thread] = self
+            if places is not None:
+                places.append(None)
             work.finish()
-            del work  # an idle thread must not keep the last result alive
+            del work, places  # an idle thread must not keep the last result alive

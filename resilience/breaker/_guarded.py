@@ -42,7 +42,7 @@ _log = logging.getLogger("resilience")
 @functools.cache
 def _executor() -> Executor:
     """Return the threads in which storages are asked: one set for the process, made when first needed."""
-    return Executor(64, "resilience-storage")
+    return Executor(64)
 
 
 class GuardedStorage:

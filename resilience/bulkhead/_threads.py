@@ -28,7 +28,6 @@ __all__ = ("Isolated", "ThreadPoolBulkhead")
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_MOST_THREADS = 10_000
 _BLOCKING = "a blocking function: a coroutine belongs to the event loop it was made in, not to a thread of ours"
 
 
@@ -77,7 +76,7 @@ class ThreadPoolBulkhead(Admission):
             max_threads=max_threads, max_wait=cast("float", max_wait), max_waiting=max_waiting
         )
         super().__init__(name, max_threads, self.options.max_wait, max_waiting, checked(clock, "clock", CLOCK))
-        self._executor = Executor(_MOST_THREADS)  # the places are the bound, and it can be changed
+        self._executor = Executor(None)  # the places are the bound, and it can be changed
 
     def serves(self, fn: Any, /) -> bool:
         """Refuse what makes coroutines; asked when a function is wrapped, and with None for a block."""

@@ -28,6 +28,7 @@ from resilience import (
     Retry,
     ThreadPoolBulkhead,
     Timeout,
+    _executor,
 )
 from resilience.testing import ManualClock, RecordingListener
 
@@ -457,6 +458,7 @@ def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = ThreadPoolBulkhead(1, max_wait=0)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
+        patched.setattr(_executor, "_idle", {})
         with pytest.raises(RuntimeError, match="can't start"):
             Pipeline("p", pool).call(int)
     assert Pipeline("p", pool).call(int) == 0

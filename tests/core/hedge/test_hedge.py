@@ -26,6 +26,7 @@ from resilience import (
     Retry,
     RetryBudget,
     Timeout,
+    _executor,
     idempotent,
 )
 from resilience.hedge import HedgeOptions
@@ -218,6 +219,7 @@ def test_system_out_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", second_fails)
+    monkeypatch.setattr(_executor, "_idle", {})  # no thread of another test is free
     with pytest.raises(RuntimeError, match="can't start"):
         guarded()
     assert (budget.calls, budget.extras) == (0, 0)

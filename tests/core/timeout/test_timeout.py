@@ -1,5 +1,6 @@
 import asyncio
 import gc
+import queue
 import threading
 import time
 import traceback
@@ -108,6 +109,7 @@ def test_executor_is_out_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     timeout = Timeout(5, max_threads=1)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", _refuse)
+        patched.setattr(_executor, "_idle", {})
         with pytest.raises(RuntimeError, match="can't start"):
             Pipeline("p", timeout).call(int)
     assert Pipeline("p", timeout).call(int) == 0
@@ -117,11 +119,30 @@ def _refuse(_: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
 
-def test_worker_given_work_at_the_last_moment_stays() -> None:
-    """A worker that is no longer idle is not dismissed."""
-    executor = _executor.Executor(1)
-    worker = _executor._Worker(executor, _executor.Work(int, contextvars_copy()))
-    assert not executor.dismiss(worker)
+def test_worker_given_work_at_the_last_moment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that is given work just as it has waited long enough does the work before it ends."""
+    monkeypatch.setattr(_executor, "_IDLE_SECONDS", 0.01)
+    done: queue.SimpleQueue[int] = queue.SimpleQueue()
+    is_first = [True]
+
+    class Late(queue.SimpleQueue[Any]):
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002 - as its base
+            try:
+                return super().get(block, timeout)
+            except queue.Empty:
+                worker = _executor._idle.pop(threading.get_ident()) if is_first else None
+                if worker is not None:  # a caller takes the thread now
+                    is_first.clear()
+                    self.put((_executor.Work(lambda: done.put(2), contextvars_copy()), None))
+                raise
+
+    worker = _executor._Worker(_executor.Work(lambda: done.put(1), contextvars_copy()), None)
+    first, worker.inbox = worker.inbox.get(), Late()
+    worker.inbox.put(first)
+    worker.start()
+    assert [done.get(timeout=10), done.get(timeout=10)] == [1, 2]
+    worker.join(10)
+    assert not worker.is_alive()
 
 
 def contextvars_copy() -> Any:
