@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import socket
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, cast
@@ -285,5 +286,18 @@ def _release(raw: weakref.ref[Any]) -> None:
 
 def _close(answers: Iterable[Response]) -> None:
     for answer in answers:
+        with contextlib.suppress(Exception):
+            _stop_reading(answer.raw)
         with contextlib.suppress(Exception):  # nobody is left to be told
             answer.close()
+
+
+def _stop_reading(raw: Any) -> None:
+    """End a read of the body that another thread is in: until it ends `close` would wait for it.
+
+    A body that was read to its end has no connection any more, and then this raises.
+    """
+    if hasattr(raw, "shutdown"):  # urllib3 2.3
+        raw.shutdown()
+    else:
+        raw._connection.sock.shutdown(socket.SHUT_RD)  # noqa: SLF001 - older ones have no public name for it

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gzip
 import pickle
 import random
-from collections.abc import Callable
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +19,7 @@ from http_upstreams import Breaking, Halting, Upstream
 from requests.auth import HTTPDigestAuth
 from urllib3.util import Timeout as StepTimeout
 
-from resilience import AppError, Bulkhead, BulkheadFullError, Pipeline, Resilience
+from resilience import AppError, Bulkhead, BulkheadFullError, DeadlineExceededError, Pipeline, Resilience, Timeout
 from resilience.envelope import envelope_of
 from resilience.inbound import RequestContext
 from resilience.policy import AroundPolicy, Policy
@@ -44,6 +48,47 @@ def test_stream_holds_its_place(upstream: Upstream, *, is_read: bool) -> None:
             response.close()
         assert bulkhead.is_idle
         assert client.get(upstream.url).status_code == 200
+
+
+@pytest.fixture
+def dripping() -> Iterator[str]:
+    """Provide a server whose body has a length, and comes byte by byte, for ten seconds."""
+    listener, is_over = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65_536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+            for _ in range(100):
+                connection.sendall(b"a")
+                if is_over.wait(0.1):
+                    return
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=listener.accept()[:1], daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    is_over.set()
+    with contextlib.suppress(OSError):
+        listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+
+
+@pytest.mark.realtime
+def test_a_body_in_drops_does_not_outlast_its_timeout(dripping: str) -> None:
+    """A call that a `Timeout` ends returns on time, although its thread is still reading the body (L9)."""
+    timeout = Timeout("300ms")
+    with session(timeout) as client:
+        since = time.monotonic()
+        with pytest.raises(DeadlineExceededError):
+            client.get(dripping)
+        assert time.monotonic() - since < 4
+        while timeout.snapshot()["busy_threads"]:  # the thread ends with its read, not with the body
+            assert time.monotonic() - since < 6
+            time.sleep(0.02)
 
 
 def test_failed_streams_are_closed(upstream: Upstream) -> None:
