@@ -13,7 +13,7 @@ from resilience import CircuitBreaker, DeadlineExceededError, Hedge, Keyed, Pipe
 from resilience.errors import ConfigurationError, Problem
 from resilience.outbound import Outbound
 from resilience.policy import AroundPolicy, KeyedPolicy
-from resilience.timeout import Deadline
+from resilience.timeout import Deadline, allowed_by_service
 from resilience_grpc._client_call import Details, Outgoing, aio_details, method_of
 from resilience_grpc._client_decode import Decoder
 from resilience_grpc._client_error import CallError, as_call_error
@@ -236,9 +236,12 @@ class _Allowance:
 
     def _deadline(self, seconds: float | None) -> Deadline:
         """Return the deadline of one call; the margin, which every attempt keeps back, is on top."""
-        now, longest = self._timeout.clock() + self._margin, self._timeout.options.seconds
-        at = math.inf if seconds is None else now + seconds
-        return Deadline(at, limit=math.inf if longest is None else now + longest, clock=self._timeout.clock)
+        now = self._timeout.clock() + self._margin
+        if seconds is None:
+            return Deadline(math.inf, clock=self._timeout.clock)
+        allowed = allowed_by_service(seconds, self._timeout.options.seconds)
+        limit = None if allowed is None else now + allowed
+        return Deadline(now + seconds, limit=limit, clock=self._timeout.clock)
 
     def _count(self, error: Any, seconds: float | None) -> None:
         if seconds is not None and isinstance(error, CallError):

@@ -1,10 +1,10 @@
 """Calls that their callers cut off, and what many of them in a row show about the dependency. Pure.
 
 One cut-off shows nothing: the caller waited for less than the service allows, and a healthy dependency cannot prevent
-that. Many in a row, for as long as the service allows a single call, without one answer in between, are evidence - but
-only for callers who wait no longer than those did. So the circuit opens for them alone. A caller with clearly more
-patience passes as if the circuit were closed, and its outcome counts; the first answer ends the hold. An impatient
-client can therefore bring about refusals of callers as impatient as itself, and of no others.
+that. Many in a row without one answer in between are evidence, after as long as the service allows a single call (ten
+seconds suffice) - but only for callers who wait no longer than those did. So the circuit opens for them alone. A caller
+with clearly more patience passes as if the circuit were closed, its outcome counts, and the first answer closes the
+circuit. An impatient client can therefore have callers refused that are as impatient as itself, and no others.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ __all__ = ("CutOff", "CutOffs", "is_more")
 
 _MORE = 1.25
 """Patience varies by what came before the call: clearly more is a quarter more."""
+_LONG_ENOUGH = 10.0
+"""Seconds after which no answer is evidence, even if the service allows a single call more than that."""
 _MOST = 100
 """Calls in a row that are remembered at most, whatever the options ask for."""
 
@@ -62,6 +64,10 @@ class CutOffs:
     def are_enough(self) -> bool:
         """Whether there are as many as it takes."""
         return len(self._longest) == self._size
+
+    def show_something(self, now: float, allowed: float) -> bool:
+        """Whether they are evidence by now, if the service allows a call `allowed` seconds."""
+        return self.are_enough and now - self.since >= min(allowed, _LONG_ENOUGH)
 
     @property
     def patience(self) -> float:

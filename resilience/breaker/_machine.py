@@ -195,7 +195,7 @@ class Machine:
         if row is None or row.answers != answers:
             row = epoch.cut_offs = CutOffs(self.plan.cut_offs, now - cut_off.seconds, answers, epoch)
         row.add(cut_off.patience)
-        if epoch is not self.epoch or not row.are_enough or now - row.since < cut_off.allowed:
+        if epoch is not self.epoch or not row.show_something(now, cut_off.allowed):
             return None
         change = self._trip(epoch, Trip("calls cut off", epoch.rule.counts(now)), now)
         cast("Open", self.epoch).cut_offs = row

@@ -146,7 +146,7 @@ class Inbound:
         if allowed is not None:
             now = monotonic()
             limit = None if allowed == own else math.inf if own is None else now + own
-            context.deadline = Deadline(now + allowed, limit=limit)  # after() would check it once more
+            context.deadline = Deadline(now + allowed, limit=limit, began=now)  # after() would check it once more
         return context
 
     def enter(self, context: RequestContext, *, takes_place: bool = True) -> None:

@@ -109,6 +109,11 @@ class _Timed(Enforced):
             line.watch(seconds)
 
     @property
+    def span(self) -> float:
+        """The seconds of the call."""
+        return self._seconds
+
+    @property
     def limit(self) -> float:
         """The moment at which the timeout itself would end the call."""
         longest = self._timeout.options.seconds

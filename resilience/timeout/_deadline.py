@@ -40,6 +40,8 @@ class Deadline:
         at: The moment at which the time is up, in seconds of `clock`.
         limit: The moment until which the service itself would let the work go on; `math.inf` if it sets no limit.
             None (the default) for a deadline of the service itself. A moment before `at` counts as `at`.
+        began: The moment from which the time runs; None if it is not known. With it, a call that starts when less than
+            a tenth of the time is left counts as cut off by the caller, who may have used the rest (by a slow body).
         clock: The clock that `at` and `limit` refer to.
 
     Raises:
@@ -51,14 +53,17 @@ class Deadline:
         True
     """
 
-    __slots__ = ("_clock", "_limit", "at")
+    __slots__ = ("_began", "_clock", "_limit", "at")
 
-    def __init__(self, at: float, *, limit: float | None = None, clock: Clock = monotonic) -> None:
+    def __init__(
+        self, at: float, *, limit: float | None = None, began: float | None = None, clock: Clock = monotonic
+    ) -> None:
         # One is made for every timed call: what a running clock gives passes without a call of ours.
         if type(at) is not float or at != at:  # noqa: PLR0124 - only NaN differs from itself
             at = checked(at, "at", _MOMENT)
         self.at = at
         self._limit = limit if limit is None or type(limit) is float else checked(limit, "limit", _MOMENT)
+        self._began = began if began is None or type(began) is float else checked(began, "began", _MOMENT)
         self._clock = clock if clock is monotonic else checked(clock, "clock", CLOCK)
 
     @classmethod
@@ -75,7 +80,7 @@ class Deadline:
         """
         now = clock()
         latest = limit if limit is None else math.inf if limit == math.inf else now + in_seconds(limit, "limit")
-        return Deadline(now + in_seconds(seconds, "Deadline.after"), limit=latest, clock=clock)
+        return Deadline(now + in_seconds(seconds, "Deadline.after"), limit=latest, began=now, clock=clock)
 
     @staticmethod
     def current() -> Deadline | None:
@@ -101,6 +106,11 @@ class Deadline:
     def limit(self) -> float:
         """The moment until which the service itself would let the work go on; `at` for a deadline of its own."""
         return self.at if self._limit is None or self._limit < self.at else self._limit
+
+    @property
+    def span(self) -> float | None:
+        """Seconds of the whole time, None if it is not known when that began."""
+        return None if self._began is None else self.at - self._began
 
     @property
     def is_callers(self) -> bool:
@@ -156,15 +166,21 @@ def allowed_by_service(seconds: float, own: float | None = None, moved: float = 
     `own` is the limit of the policy that ended the call, None if it has none. `moved` is the time by which the deadline
     in force was extended after `seconds` were given away, because callers with more time share the call.
 
-    Returns None if the service itself ended the call: by `own`, or by a deadline of its own that is in force. Returns
-    `math.inf` if the service sets no limit.
+    Returns None if the service itself ended the call: by `own`, or by a deadline of its own that is in force, if the
+    call had at least a tenth of that. Returns `math.inf` if the service sets no limit.
     """
     if own is not None and seconds >= own:
         return None
-    grace = _grace(FRAME.get()) + moved
-    if grace <= 0:
-        return None
-    return seconds + grace if own is None else min(own, seconds + grace)
+    frame = FRAME.get()
+    grace = _grace(frame) + moved
+    if grace > 0:
+        return seconds + grace if own is None else min(own, seconds + grace)
+    span = None if frame is None or frame[0] is None else frame[0].span
+    whole = span if span is None or own is None else min(own, span)
+    return whole if whole is not None and seconds < whole * _LEAST_SHARE else None
+
+
+_LEAST_SHARE = 0.1
 
 
 def callers_patience() -> float:

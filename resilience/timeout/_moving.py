@@ -22,6 +22,11 @@ class MovingDeadline(Deadline):
 
     __slots__ = ()
 
+    @property
+    def span(self) -> float | None:
+        """None: what began when depends on the caller."""
+        return None
+
     def sooner(self, other: Deadline) -> Deadline:
         """Return the sooner of this deadline and `other`, also after this one has moved."""
         return CappedDeadline(self, other)
@@ -94,7 +99,7 @@ class CappedDeadline(MovingDeadline):
     @property
     def limit(self) -> float:
         """The moment until which the service itself would let the work go on."""
-        return min(self._cap.limit, self._outer.limit)
+        return min(self._cap.limit, self._outer.limit - self._margin)
 
     @property
     def _clock(self) -> Clock:  # type: ignore[override]  # read-only, see above

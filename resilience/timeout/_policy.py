@@ -146,10 +146,11 @@ class Timeout(Named):
     def limit(self, seconds: float) -> Deadline:
         """Return the deadline of a call that gets `seconds` from now; it moves with the one that cuts it short."""
         outer, now, own = Deadline.current(), self.clock(), self.options.seconds
-        limit = math.inf if own is None else now + own
         if isinstance(outer, MovingDeadline) and seconds != own:
-            return CappedDeadline(outer, Deadline(limit, clock=self.clock), self.options.margin)
-        return Deadline(now + seconds, limit=limit, clock=self.clock)
+            cap = Deadline(math.inf if own is None else now + own, clock=self.clock)
+            return CappedDeadline(outer, cap, self.options.margin)
+        allowed = allowed_by_service(seconds, own)
+        return Deadline(now + seconds, limit=None if allowed is None else now + allowed, began=now, clock=self.clock)
 
     def exceeded(self, seconds: float, running: RunningWork | None = None) -> DeadlineExceededError:
         """Return the error of a call that took longer than `seconds`, having counted it and told the listeners."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-__all__ = ("HEADER", "PATIENCE", "Losses", "attack")
+__all__ = ("HEADER", "PATIENCE", "Losses", "attack", "until_open")
 
 PATIENCE = 0.02
 """Seconds for which an impatient caller waits: less than the half of what the upstreams of these tests take."""
@@ -24,12 +24,12 @@ class Losses(NamedTuple):
     impatient: int
 
 
-def attack(ask: Callable[[bool], bool], seconds: float = 1.5) -> Losses:
-    """Ask for `seconds` on five impatient connections, and as four users who have time; count the users' losses.
+def attack(ask: Callable[[bool], bool], requests: int = 12) -> Losses:
+    """Ask on five impatient connections, while four users who have time make `requests` each; count their losses.
 
     `ask` makes one request, impatient or not, and returns whether it was answered.
     """
-    end, over = time.monotonic() + seconds, threading.Event()
+    over = threading.Event()
 
     def impatient() -> int:
         asked = 0
@@ -40,7 +40,7 @@ def attack(ask: Callable[[bool], bool], seconds: float = 1.5) -> Losses:
 
     def user() -> list[bool]:
         answers: list[bool] = []
-        while time.monotonic() < end:
+        for _ in range(requests):
             answers.append(ask(False))
             time.sleep(0.01)
         return answers
@@ -54,3 +54,17 @@ def attack(ask: Callable[[bool], bool], seconds: float = 1.5) -> Losses:
         finally:
             over.set()
         return Losses(len(answers), answers.count(False), sum(each.result() for each in clients))
+
+
+def until_open(ask: Callable[[bool], bool], state: Callable[[], str], within: float = 20.0) -> bool:
+    """Have impatient callers alone ask, five at a time, until the circuit is open; return whether it is, in time."""
+    end = time.monotonic() + within
+
+    def impatient() -> None:
+        while time.monotonic() < end and state() != "open":
+            ask(True)
+
+    with ThreadPoolExecutor(_CONNECTIONS) as threads:
+        for client in [threads.submit(impatient) for _ in range(_CONNECTIONS)]:
+            client.result()
+    return state() == "open"

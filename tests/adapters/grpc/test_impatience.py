@@ -14,8 +14,8 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_upstream import AioClient, Client, SyncClient, Upstream, failing, hanging
-from impatient_callers import PATIENCE, attack
+from grpc_upstream import AioClient, Client, SyncClient, Upstream, answering, failing, hanging
+from impatient_callers import PATIENCE, attack, until_open
 
 from resilience import CircuitBreaker, Deadline, DeadlineExceededError, Hedge, Pipeline, Resilience, Retry, Timeout
 from resilience.budget import RetryBudget
@@ -144,6 +144,14 @@ class Frontend:
         self.toolkit = Resilience.from_env({"RESILIENCE_LIFECYCLE__SIGNALS": "false"})
         self.target = target
         self.port = 0
+        self.stub: Any = None
+
+    def ask(self, is_impatient: bool) -> bool:  # noqa: FBT001 - what `attack` calls
+        """Make one call; return whether it was answered."""
+        try:
+            return bool(self.stub(b"", timeout=PATIENCE if is_impatient else 10) == b"fine")
+        except grpc.RpcError:
+            return False
 
     @property
     def breaker(self) -> CircuitBreaker:
@@ -162,7 +170,7 @@ class Frontend:
         with grpc.insecure_channel(self.target) as bare:
             ask: Any = grpc.intercept_channel(bare, *client_interceptors(self.toolkit)).unary_unary(GET)
             server = grpc.server(ThreadPoolExecutor(20), interceptors=server_interceptors(self.toolkit))
-            server.add_generic_rpc_handlers((self._handler(lambda request, _context: ask(request)),))
+            server.add_generic_rpc_handlers((self._handler(lambda request, _context: ask(request, timeout=2)),))
             self.port = server.add_insecure_port("127.0.0.1:0")
             server.start()
             yield
@@ -181,7 +189,7 @@ class Frontend:
                 ask: Any = channel.unary_unary(GET)
 
                 async def answer(request: bytes, _context: Any) -> Any:
-                    return await ask(request)
+                    return await ask(request, timeout=2)
 
                 server = grpc.aio.server(interceptors=aio_server_interceptors(self.toolkit))
                 server.add_generic_rpc_handlers((self._handler(answer),))
@@ -201,31 +209,38 @@ class Frontend:
         loop.close()
 
 
+@pytest.fixture(params=["threads", "tasks"])
+def frontend(request: pytest.FixtureRequest, upstream: Upstream) -> Iterator[Frontend]:
+    """Start a service of either stack that guards its calls to the upstream as the default has it."""
+    serving = Frontend(upstream.target)
+    with getattr(serving, request.param)(), grpc.insecure_channel(f"127.0.0.1:{serving.port}") as channel:
+        serving.stub = channel.unary_unary("/shop.Front/Get")
+        assert serving.ask(False)
+        yield serving
+
+
 @pytest.mark.realtime
-@pytest.mark.parametrize("stack", ["threads", "tasks"])
-def test_an_impatient_client_costs_no_other_user_a_call(upstream: Upstream, stack: str) -> None:
+def test_an_impatient_client_costs_no_other_user_a_call(upstream: Upstream, frontend: Frontend) -> None:
     """Law: callers with a deadline of 20 ms for an upstream's 50 ms fail alone; the circuit stays closed."""
-    upstream.otherwise = slow
-    frontend, kinds = Frontend(upstream.target), list[str]()
-    with contextlib.ExitStack() as serving:
-        serving.enter_context(getattr(frontend, stack)())
-        channel = serving.enter_context(grpc.insecure_channel(f"127.0.0.1:{frontend.port}"))
-        ask: Any = channel.unary_unary("/shop.Front/Get")
-        assert ask(b"", timeout=10) == b"fine"
-        frontend.breaker.events.subscribe(lambda event: kinds.append(event.kind))
+    upstream.otherwise, kinds = slow, list[str]()
+    frontend.breaker.events.subscribe(lambda event: kinds.append(event.kind))
+    losses = attack(frontend.ask)
+    assert losses.impatient > losses.asked / 4
+    assert losses.lost == 0
+    assert frontend.breaker.current_state == "closed"
+    assert "breaker.opened" not in kinds
 
-        def answers(is_impatient: bool) -> bool:  # noqa: FBT001 - what `attack` calls
-            try:
-                return bool(ask(b"", timeout=PATIENCE if is_impatient else 10) == b"fine")
-            except grpc.RpcError:
-                return False
 
-        losses = attack(answers)
-        assert losses.impatient > 20
-        assert losses.asked > 20
-        assert losses.lost == 0
-        assert frontend.breaker.current_state == "closed"
-        assert "breaker.opened" not in kinds
+@pytest.mark.realtime
+def test_a_hanging_upstream_is_found_out_by_impatient_clients_alone(upstream: Upstream, frontend: Frontend) -> None:
+    """Law: if nobody is answered for as long as the service allows, the circuit opens, for callers as impatient."""
+    upstream.otherwise = hanging()
+    assert until_open(frontend.ask, lambda: frontend.breaker.current_state)
+    with pytest.raises(grpc.RpcError) as refused:
+        frontend.stub(b"", timeout=PATIENCE)
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    upstream.otherwise = answering(b"fine")
+    assert frontend.ask(False)
 
 
 def test_a_call_that_was_not_made_is_no_cut_off(make: Make) -> None:

@@ -156,6 +156,17 @@ def test_without_any_limit_of_the_service_the_slow_call_threshold_counts(make: M
     assert world.state == "open"
 
 
+def test_ten_seconds_without_an_answer_are_enough(make: Make) -> None:
+    """Law: a service that allows a call more time, or as much as it takes, finds out after ten seconds all the same."""
+    for allowed in (30.0, math.inf):
+        world = make()
+        for _ in range(9):
+            world.impatient(1, allowed=allowed)
+        assert world.state == "closed"
+        world.impatient(1.01, allowed=allowed)
+        assert world.state == "open"
+
+
 def test_impatient_callers_have_nobody_refused_who_is_more_patient(make: Make) -> None:
     """Law: a circuit that cut-offs have opened lets all callers with more time pass, at once and together."""
     world = make()

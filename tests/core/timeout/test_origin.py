@@ -61,6 +61,12 @@ def impatient(limit: float | str = math.inf) -> Deadline:
     return Deadline.after(PATIENCE, limit=limit)
 
 
+def begun(left: float) -> Deadline:
+    """Return a deadline of one second, of the service, that has run until `left` seconds are left."""
+    now = time.monotonic()
+    return Deadline(now + left, began=now + left - 1)
+
+
 def test_a_deadline_is_the_services_own_unless_its_limit_is_later() -> None:
     """Law: a deadline is a caller's exactly if the service itself would go on after it."""
     clock = ManualClock()
@@ -131,6 +137,9 @@ def test_an_answered_request_has_no_callers_deadline_any_more() -> None:
         pytest.param(impatient, None, math.inf, id="a caller's 20 ms, no limit of the service"),
         pytest.param(lambda: Deadline.after(1, limit=math.inf), 0.02, None, id="the Timeout comes first"),
         pytest.param(lambda: Deadline.after(PATIENCE), 2.0, None, id="a deadline of the service"),
+        pytest.param(lambda: begun(0.05), 2.0, 1.0, id="the rest of a deadline of the service"),
+        pytest.param(lambda: begun(0.02), 0.3, 0.3, id="less of it than a tenth of the Timeout"),
+        pytest.param(lambda: begun(0.15), 2.0, None, id="more than a tenth of a deadline of the service"),
     ],
 )
 def test_a_timeout_says_whether_the_caller_cut_the_call_off(
@@ -279,3 +288,24 @@ def test_a_breaker_is_neutral_towards_who_waits_impatiently_for_a_shared_call() 
     assert isinstance(late, DeadlineExceededError)
     assert late.is_callers
     assert breaker.fail_counter == 0
+
+
+@COLOURS
+def test_a_margin_does_not_make_a_callers_deadline_of_the_services_own(colour: str) -> None:
+    """Law: what a timeout keeps back of a deadline of the service is the service's as well."""
+    seen: list[Deadline | None] = []
+
+    async def awaited() -> None:
+        seen.append(Deadline.current())
+
+    def blocking() -> None:
+        seen.append(Deadline.current())
+
+    pipeline = Pipeline("inner", Timeout(5, margin=0.2))
+    for deadline in (Deadline.after(1), Deadline.after(1, limit=2)):
+        with deadline:
+            if colour == "blocking":
+                pipeline.call(blocking)
+            else:
+                asyncio.run(pipeline.acall(awaited))
+    assert [each is not None and each.is_callers for each in seen] == [False, True]
