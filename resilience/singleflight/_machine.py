@@ -46,7 +46,15 @@ class Flight(Generic[W]):
 
     def leave(self, waiter: W) -> bool:
         """Wait no longer; False where the waiter is being told at this moment."""
-        return self._waiters.pop(waiter, self) is None
+        try:
+            del self._waiters[waiter]  # an operator: no interrupt comes between it and the answer
+        except KeyError:
+            return False
+        return True
+
+    def first(self) -> W | None:
+        """Return who waits longest, None where nobody does."""
+        return next(iter(self._waiters), None)
 
     def land(self) -> list[W]:
         """End the flight and return those to be told how."""
@@ -55,12 +63,12 @@ class Flight(Generic[W]):
             waiters.append(waiter)
         return waiters
 
-    def hand_over(self) -> W | None:
-        """Return the waiter that makes the call now that its caller is gone; without one the flight is over."""
-        waiter = self._next()
+    def heir(self) -> W | None:
+        """Return who is to make the call now that its caller is gone; without one the flight is over."""
+        waiter = self.first()
         if waiter is None:
             self.is_over = True
-            waiter = self._next()  # one that came in between
+            waiter = self.first()  # one that came in between
             self.is_over = waiter is None
         return waiter
 

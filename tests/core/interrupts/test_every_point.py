@@ -25,6 +25,7 @@ from resilience import (
     RateLimitedError,
     Retry,
     RetryBudget,
+    SingleFlight,
     idempotent,
 )
 from resilience.events import Emitter
@@ -425,9 +426,68 @@ def cache_evicts() -> Subject:
     return _cache(answers, hits=3)
 
 
+@scenario
+def flight_alone() -> Subject:
+    single = SingleFlight()
+    call = Pipeline("p", single)(answers)
+    return call, lambda: _flies(call)
+
+
 def _flies(call: Callable[[], object]) -> None:
     """Check that the key is free: a caller makes the call, and one that comes meanwhile is told."""
     assert in_another_thread(call) == "answer"
+
+
+@scenario
+def flight_fails() -> Subject:
+    call = Pipeline("p", SingleFlight())(_once())
+
+    def check() -> None:
+        with suppress(ConnectionError):
+            call()
+        _flies(call)
+
+    return call, check
+
+
+@scenario
+def flight_leads() -> Subject:
+    single, is_joined = SingleFlight(), threading.Event()
+
+    @Pipeline("p", single)
+    def guarded() -> str:
+        is_joined.wait(0.002)
+        return "answer"
+
+    told: list[object] = []
+
+    def call() -> None:
+        with helper(lambda _is_over: told.append(guarded())):
+            guarded()
+
+    def check() -> None:
+        _flies(guarded)
+
+    return call, check
+
+
+@scenario
+def flight_follows() -> Subject:
+    single = SingleFlight()
+    is_made, may_end = threading.Event(), threading.Event()
+
+    @Pipeline("p", single)
+    def guarded() -> str:
+        is_made.set()
+        may_end.wait(0.006)
+        return "answer"
+
+    def call() -> None:
+        with helper(lambda _is_over: guarded()):
+            is_made.wait(5)
+            guarded()
+
+    return call, lambda: _flies(guarded)
 
 
 @scenario

@@ -15,8 +15,8 @@ class Interrupted(Flight[str]):
 
     looks = 0
 
-    def _next(self) -> str | None:
-        found = super()._next()
+    def first(self) -> str | None:
+        found = super().first()
         self.looks += 1
         if self.looks == 1:
             assert found is None
@@ -27,7 +27,8 @@ class Interrupted(Flight[str]):
 def test_who_joins_in_the_last_moment_makes_the_call() -> None:
     """A caller that was let in after nobody had been found in line is not left waiting for nobody."""
     flight = Interrupted()
-    assert flight.hand_over() == "late"
+    assert flight.heir() == "late"
     assert not flight.is_over
-    assert flight.hand_over() is None
+    assert flight.leave("late")
+    assert flight.heir() is None
     assert flight.is_over

@@ -34,10 +34,11 @@ class FlightModel(RuleBasedStateMachine):
     @rule()
     def hand_over(self) -> None:
         was_over = self.flight.is_over
-        heir = self.flight.hand_over()
+        heir = self.flight.heir()
         assert heir == (self.line.pop(0) if self.line else None)
         assert self.flight.is_over == (was_over or heir is None)
         if heir is not None:
+            assert self.flight.leave(heir)
             self.gone.append(heir)
 
     @rule()
