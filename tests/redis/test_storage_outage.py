@@ -87,6 +87,8 @@ def test_redis_gone(scene: Scene, own_redis_server: RedisProcess, outage: str, c
         return scene.seconds() if colour == "sync" else asyncio.run(scene.aseconds())
 
     seconds()
+    if outage == "killed" and int(redis.__version__.split(".")[0]) < 6:
+        pytest.skip("before version 6 redis-py does not try a refused connection again, so nothing is slow")
     if outage == "killed":
         own_redis_server.kill()
     else:
@@ -105,7 +107,7 @@ def test_redis_gone(scene: Scene, own_redis_server: RedisProcess, outage: str, c
 
 def test_the_breaker_works_without_its_storage(scene: Scene, own_redis_server: RedisProcess) -> None:
     """While Redis is gone the failures of this process are counted here, and open the circuit."""
-    own_redis_server.kill()
+    own_redis_server.pause()
     assert scene.seconds(fail) < PATIENCE
     assert (scene.breaker.fail_counter, scene.breaker.success_counter) == (1, 0)
     for _ in range(2):
@@ -124,7 +126,7 @@ def test_the_breaker_works_without_its_storage(scene: Scene, own_redis_server: R
 def test_trials_without_the_storage(scene: Scene, own_redis_server: RedisProcess) -> None:
     """A half-open circuit whose storage goes closes by its trials."""
     scene.breaker.half_open()
-    own_redis_server.kill()
+    own_redis_server.pause()
     assert scene.seconds() < PATIENCE
     assert scene.breaker.current_state == "closed"
 
