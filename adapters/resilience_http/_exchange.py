@@ -8,11 +8,13 @@ from typing import Generic, TypeVar
 from resilience.outbound import asked_wait, is_worth_repeating
 from resilience.timeout import Deadline
 
-__all__ = ("SMALL", "Exchange", "wait_asked_by")
+__all__ = ("DRAIN", "SMALL", "Exchange", "wait_asked_by")
 
 R = TypeVar("R")
 SMALL = 65_536
 """Bytes of a failed answer that are read at once, so that its connection is free while the next attempt waits."""
+DRAIN = 0.1
+"""Seconds in which the rest of a failed answer must come, else its connection is closed rather than used again."""
 
 
 class Exchange(Generic[R]):

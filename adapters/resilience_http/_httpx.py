@@ -12,7 +12,8 @@ import httpx
 from resilience import ErrorCatalog, Pipeline, Resilience, idempotent
 from resilience_http._envelope import LARGEST
 from resilience_http._exchange import Exchange
-from resilience_http._httpx_parts import Begun, Body, FailedResponse, TransportParts
+from resilience_http._httpx_body import Begun, Body
+from resilience_http._httpx_parts import FailedResponse, TransportParts
 
 __all__ = ("ResilienceTransport",)
 

@@ -6,22 +6,20 @@ import asyncio
 import math
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any
 
 import httpx
 
 from resilience import ErrorCatalog, Pipeline, Resilience, idempotent
 from resilience_http._envelope import LARGEST
 from resilience_http._exchange import Exchange
-from resilience_http._httpx_parts import AsyncBegun, AsyncBody, FailedResponse, TransportParts
+from resilience_http._httpx_async_body import AsyncBegun, AsyncBody, in_background
+from resilience_http._httpx_parts import FailedResponse, TransportParts
 from resilience_http._time import StepTimeouts
 
 __all__ = ("AsyncResilienceTransport",)
 
 _PATIENCE = 1.0
 """Seconds to wait until answers that nobody wants are closed; then that goes on by itself."""
-_closing: set[asyncio.Future[Any]] = set()
-"""Closings under way: a loop keeps no task alive itself."""
 
 
 class AsyncResilienceTransport(httpx.AsyncBaseTransport):
@@ -174,8 +172,7 @@ async def _close(responses: Iterable[httpx.Response]) -> None:
     if not closing:
         return
     every = asyncio.gather(*closing, return_exceptions=True)  # nobody is left to be told
-    _closing.add(every)
-    every.add_done_callback(_closing.discard)
+    in_background(every)
     try:
         await asyncio.wait([every], timeout=_PATIENCE)
     except asyncio.CancelledError:

@@ -1,9 +1,9 @@
-"""What both transports know of httpx: its errors, its requests, its bodies."""
+"""What both transports know of httpx: its errors and its requests."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -15,10 +15,12 @@ from resilience.outbound import Outbound, is_failure, may_repeat
 from resilience.timeout import Deadline
 from resilience_http._envelope import LARGEST, fits, may_be_envelope
 from resilience_http._exchange import SMALL, Exchange, wait_asked_by
+from resilience_http._httpx_body import Held
+from resilience_http._httpx_errors import LateError
 from resilience_http._pipeline import Errors, Guards, host_of, pipeline_for
 from resilience_http._time import StepTimeouts, is_spent
 
-__all__ = ("AsyncBegun", "AsyncBody", "Begun", "Body", "FailedResponse", "LateError", "TransportParts")
+__all__ = ("FailedResponse", "TransportParts")
 
 _ERRORS = Errors(
     transient=(httpx.TransportError, httpx.HTTPStatusError),
@@ -44,22 +46,10 @@ class FailedResponse(Portable, httpx.HTTPStatusError):
         self.seconds, self.allowed = seconds, allowed
         self.is_callers = allowed is not None
 
-
-class LateError(DeadlineExceededError, httpx.TimeoutException):
-    """The deadline in force, rather than a timeout of the client, left no time; for handlers of either kind."""
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        request: httpx.Request,
-        seconds: float | None = None,
-        retryable: bool = False,
-        allowed: float | None = None,
-    ) -> None:
-        DeadlineExceededError.__init__(self, message, policy="client", seconds=seconds, allowed=allowed)
-        self.request = request
-        self.retryable = retryable  # only where it was one attempt's time, and the caller has more of it
+    def discard(self) -> None:
+        """Free the connection: another attempt follows, and nobody reads this answer."""
+        if isinstance(self.response.stream, Held):
+            self.response.stream.discard()
 
 
 class TransportParts:
@@ -161,94 +151,7 @@ class TransportParts:
 
 def _when_closed(response: Any, settle: Callable[[], None]) -> bool:
     body = getattr(response, "stream", None)
-    if not isinstance(body, Body | AsyncBody):
+    if not isinstance(body, Held):
         return False
     body.settles.append(settle)
     return True
-
-
-class _Held:
-    """What bodies of both colours share."""
-
-    def __init__(self, stream: Any, request: httpx.Request, times: StepTimeouts) -> None:
-        self.stream = stream
-        self.settles: list[Callable[[], None]] = []
-        self._request, self._times = request, times
-
-    def check(self) -> None:
-        """Raise once the caller has no time left: a trickle of bytes meets every read timeout."""
-        if self._times.is_spent:
-            raise LateError("the deadline passed before the answer was complete", request=self._request)
-
-    def settle(self) -> None:
-        """Give back what was held."""
-        while self.settles:
-            self.settles.pop()()
-
-
-class Body(_Held, httpx.SyncByteStream):
-    """The body of an answer, in a thread."""
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            for part in self.stream:
-                self.check()
-                yield part
-        except httpx.TimeoutException:
-            self.check()
-            raise
-
-    def close(self) -> None:
-        try:
-            self.stream.close()
-        finally:
-            self.settle()
-
-
-class AsyncBody(_Held, httpx.AsyncByteStream):
-    """The body of an answer, in a task."""
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for part in self.stream:
-                self.check()
-                yield part
-        except httpx.TimeoutException:
-            self.check()
-            raise
-
-    async def aclose(self) -> None:
-        try:
-            await self.stream.aclose()
-        finally:
-            self.settle()
-
-
-class Begun(httpx.SyncByteStream):
-    """A body of which some has been read already; its reader gets all of it."""
-
-    def __init__(self, begun: list[bytes], rest: Iterator[bytes], stream: httpx.SyncByteStream) -> None:
-        self._begun, self._rest, self._stream = begun, rest, stream
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._begun
-        yield from self._rest
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-class AsyncBegun(httpx.AsyncByteStream):
-    """The same in a task."""
-
-    def __init__(self, begun: list[bytes], rest: AsyncIterator[bytes], stream: httpx.AsyncByteStream) -> None:
-        self._begun, self._rest, self._stream = begun, rest, stream
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for part in self._begun:
-            yield part
-        async for part in self._rest:
-            yield part
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()

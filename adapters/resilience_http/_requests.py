@@ -56,6 +56,10 @@ class FailedResponse(Portable, requests.HTTPError):
         self.seconds, self.allowed = seconds, allowed
         self.is_callers = allowed is not None
 
+    def discard(self) -> None:
+        """Free the connection: another attempt follows, and nobody reads this answer."""
+        _close([self.answer])
+
 
 class LateError(DeadlineExceededError, requests.Timeout):
     """The deadline in force, rather than a timeout of the session, left no time; for handlers of either kind."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
-from resilience._engine._parts import Member, by_key, decides, scored, stands_in
+from resilience._engine._parts import Member, by_key, decides, discard, scored, stands_in
 from resilience.policy import (
     AroundPolicy,
     Decision,
@@ -149,6 +149,7 @@ def _guard(policy: Policy, inner: Callable[P, Awaitable[R]], sleep: AwaitingSlee
                     verdict = await decided(policy, permit, verdict)
                 if verdict is None:
                     raise
+                discard(policy, error, verdict)
             except Substitute as given:
                 verdict = scored(policy, permit, given)
                 if type(verdict) is Pending:
@@ -166,6 +167,7 @@ def _guard(policy: Policy, inner: Callable[P, Awaitable[R]], sleep: AwaitingSlee
                     verdict = await decided(policy, permit, verdict)
                 if verdict is None:
                     return result
+                del result  # a result that is not wanted must not live on, with what it holds, while the call waits
             if isinstance(verdict, Replace):
                 return verdict.value  # type: ignore[no-any-return]  # a policy's word stands for the function's
             permit = await held(policy, verdict.permit, verdict.after, sleep)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, ParamSpec, cast
 
-from resilience._engine._parts import blocks, by_key, on_interrupt, on_last
+from resilience._engine._parts import blocks, by_key, discard, on_interrupt, on_last
 from resilience._engine._sync import Sleep, admission, held
 from resilience.policy import BEGUN, NO_RESULT, KeyedPolicy, Policy, PolicyBase, Replace
 
@@ -86,6 +86,7 @@ def _guard_generator(
                         is_settled = True
                         on_abandon(verdict.permit)  # items are out: another attempt would send them twice
                         raise
+                    discard(policy, error, verdict)
                 except BaseException:
                     is_settled = True
                     on_abandon(permit)

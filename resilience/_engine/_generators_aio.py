@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ParamSpec, cast
 
 from resilience._engine._aio import AwaitingSleep, admission, decided, held
-from resilience._engine._parts import Member, by_key, on_last
+from resilience._engine._parts import Member, by_key, discard, on_last
 from resilience.errors import ConfigurationError
 from resilience.policy import BEGUN, NO_RESULT, KeyedPolicy, Pending, Policy, PolicyBase, Replace, ScopedPolicy, Wait
 
@@ -34,6 +34,10 @@ def _compose(
     if isinstance(policy, KeyedPolicy):
         return by_key(policy, lambda known: _compose(cast("Policy", known), inner, sleep))
     return _guard_generator(policy, inner, sleep)
+
+
+def _same(permit: Any) -> Any:
+    return permit
 
 
 class _Stream:
@@ -64,9 +68,10 @@ class _Stream:
             self.started = True
         return item
 
-    def ended(self) -> None:
-        """Take note that the driver has control again, and settles the permit itself."""
+    def ended(self, permit: Any, last: Callable[[Any], Any] = _same) -> Any:
+        """Take note that the driver settles the permit itself; return the permit to settle."""
         self.abandon = None
+        return last(permit) if self.started else permit
 
     async def close(self) -> None:
         await self.generator.aclose()
@@ -96,14 +101,12 @@ def _guard_generator(
                     except BaseException as error:  # noqa: BLE001 - it belongs to the inner generator, which is handed it
                         stream.thrown = error
             except StopAsyncIteration:
-                stream.ended()
+                stream.ended(permit)
                 verdict = on_success(permit, NO_RESULT)
                 if type(verdict) is Pending:
                     verdict = await decided(policy, permit, verdict)
             except Exception as error:
-                stream.ended()
-                if stream.started:
-                    permit = last(permit)
+                permit = stream.ended(permit, last)
                 verdict = on_failure(permit, error)
                 if type(verdict) is Pending:
                     verdict = await decided(policy, permit, verdict)
@@ -112,8 +115,9 @@ def _guard_generator(
                 if not isinstance(verdict, Replace) and stream.started:
                     on_abandon(verdict.permit)  # items are out: another attempt would send them twice
                     raise
+                discard(policy, error, verdict)
             except BaseException:
-                stream.ended()
+                stream.ended(permit)
                 on_abandon(permit)
                 raise
             if verdict is None or isinstance(verdict, Replace):

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar, overload
+from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar, cast, overload
 
 from resilience.errors import ConfigurationError
-from resilience.policy import AroundPolicy, KeyedPolicy, Policy, PolicyBase, Slot, Substitute
+from resilience.policy import AroundPolicy, KeyedPolicy, Pending, Policy, PolicyBase, Replace, Slot, Substitute
 
-__all__ = ("Compiled", "Member", "blocks", "by_key", "decides", "on_interrupt", "on_last", "scored", "stands_in")
+__all__ = (
+    "Compiled",
+    "Member",
+    "blocks",
+    "by_key",
+    "decides",
+    "discard",
+    "on_interrupt",
+    "on_last",
+    "scored",
+    "stands_in",
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -93,9 +104,28 @@ def stands_in(policies: Iterable[Member]) -> bool:
 
 def scored(policy: Policy, permit: Any, ended: Exception | Substitute) -> Any:
     """Settle `permit` by an error, or by what really became of the call that a substitute stands in for."""
-    if isinstance(ended, Exception):
-        return policy.on_failure(permit, ended)
-    return policy.on_success(permit, ended.result) if ended.error is None else policy.on_failure(permit, ended.error)
+    error = ended if isinstance(ended, Exception) else ended.error
+    if error is None:
+        return policy.on_success(permit, cast("Substitute", ended).result)
+    verdict = policy.on_failure(permit, error)
+    if verdict is not None:
+        discard(policy, error, verdict)
+    return verdict
+
+
+def discard(policy: Policy, error: Exception, verdict: Any) -> None:
+    """Release the resources of a failed attempt if `verdict` makes another one: the caller will not see its error.
+
+    An error that holds a resource, such as the connection of a failed answer, has a method `discard()`. It is called
+    before the wait, so that the resource is not held during the wait.
+    """
+    release: Callable[[], object] | None = getattr(error, "discard", None)
+    if release is not None and not isinstance(verdict, Replace | Pending):
+        try:
+            release()
+        except BaseException:
+            policy.on_abandon(verdict.permit)
+            raise
 
 
 def by_key(keyed: KeyedPolicy, compose: Callable[[Policy | AroundPolicy], Callable[P, R]]) -> Callable[P, R]:

@@ -112,9 +112,8 @@ def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | N
     An empty `**kwargs` is not passed on: it would cost a dictionary for each policy of each call. Most functions return
     one type: remembering it makes the search for awaitables cheap. No verdict is `Pending`: `blocks` refused these.
     """
-    admit, on_success = admission(policy, sleep), decides(policy, "on_success")
-    on_abandon, interrupted = policy.on_abandon, on_interrupt(policy)
-    standing = policy if isinstance(policy, StandingPolicy) else None
+    admit, on_success, on_abandon = admission(policy, sleep), decides(policy, "on_success"), policy.on_abandon
+    interrupted, standing = on_interrupt(policy), policy if isinstance(policy, StandingPolicy) else None
     plain: type = type(None)
     later: Callable[P, R] | None = None
 
@@ -134,8 +133,8 @@ def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | N
                         plain = _plain(result)
                 except (Exception, Substitute) as error:
                     verdict = scored(policy, permit, error)
-                    if verdict is None:
-                        is_settled = True
+                    is_settled = verdict is None
+                    if is_settled:
                         raise
                 except BaseException:
                     is_settled = True
@@ -147,6 +146,7 @@ def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | N
                     verdict = on_success(permit, result)
                     if verdict is None:
                         return result
+                    del result  # an unwanted result must not live on, with what it holds, while the call waits
                 if isinstance(verdict, Replace):
                     return verdict.value  # type: ignore[no-any-return]  # a policy's word stands for the function's
                 permit = held(policy, verdict.permit, verdict.after, sleep)

@@ -29,7 +29,7 @@ from resilience import AppError, CircuitOpenError, ConfigurationError, DeadlineE
 from resilience.errors import Problem, RateLimitedError, RejectedError, RunningWork, StartupError
 from resilience.policy import Substitute
 from resilience_grpc._client_error import AioCallError, CallError, Facts, SyncCallError, as_call_error
-from resilience_http import _httpx_parts, _requests
+from resilience_http import _httpx_errors, _httpx_parts, _requests
 
 PACKAGES = (resilience, resilience_fastapi, resilience_flask, resilience_grpc, resilience_http)
 TRAILING = (("x-request-id", "r-9"), ("grpc-retry-pushback-ms", "1500"), ("blob-bin", b"\x00\xff"))
@@ -89,7 +89,7 @@ MADE: dict[type[BaseException], Callable[[], BaseException]] = {
     StartupError: lambda: StartupError("no", step="db"),
     Substitute: lambda: Substitute(7, error=AppError("X_1", details={"a": 1})),
     _httpx_parts.FailedResponse: lambda: _httpx_parts.FailedResponse(_request(), _response(), allowed=2.0),
-    _httpx_parts.LateError: lambda: _httpx_parts.LateError("late", request=_request(), seconds=0.5, retryable=True),
+    _httpx_errors.LateError: lambda: _httpx_errors.LateError("late", request=_request(), seconds=0.5, retryable=True),
     _requests.FailedResponse: lambda: _requests.FailedResponse(_prepared(), _answer(), allowed=2.0),
     _requests.LateError: lambda: _requests.LateError("late", request=_prepared(), seconds=0.5, retryable=True),
     CallError: lambda: _call_error(is_aio=False),
