@@ -77,10 +77,11 @@ class Waiter:
 class ThreadBatch(Batch):
     """A batch that a thread takes to Redis as soon as it has a connection."""
 
-    __slots__ = ("_since", "_store")
+    __slots__ = ("_since", "_store", "maker")
 
-    def __init__(self, store: RedisStore, permit: Permit, now: float) -> None:
+    def __init__(self, store: RedisStore, permit: Permit, maker: Waiter, now: float) -> None:
         super().__init__(permit)
+        self.maker = maker
         self._store = store
         self._since = now
 
@@ -123,10 +124,17 @@ class Gathering:
         with self._lock:
             batch, is_first = self._open, False
             if batch is None or not batch.takes(permit, now):
-                batch, is_first = ThreadBatch(ledger.store, permit, now), True
+                batch, is_first = ThreadBatch(ledger.store, permit, who, now), True
                 self._open = batch
             batch.add(ledger, key, tuple(arguments), cost, who)
         return batch if is_first else None
+
+    def interrupted(self, who: Waiter) -> None:
+        """Let those decide alone that have joined the batch which `who` was to make."""
+        batch = self._open
+        if batch is not None and batch.maker is who:
+            self.end(batch)
+            batch.let_go()
 
     def end(self, batch: ThreadBatch) -> None:
         """Let no other thread join `batch`."""
@@ -138,11 +146,15 @@ class Gathering:
 def _ask_together(ledger: RedisLedger, permit: Permit, question: Question, cost: int) -> Decision | None:
     """Return the decision, or None if the batch got none."""
     who = Waiter()
-    batch = ledger.store.gathering.join(ledger, permit, question, cost, who)
-    if batch is not None:
-        batch.make()
-    else:
-        who.wait(ledger.store.connection.options.timeout)
+    try:
+        batch = ledger.store.gathering.join(ledger, permit, question, cost, who)
+        if batch is not None:
+            batch.make()
+        else:
+            who.wait(ledger.store.connection.options.timeout)
+    except BaseException:
+        ledger.store.gathering.interrupted(who)
+        raise
     return who.decision
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from typing import Generic, TypeVar
+from weakref import WeakSet
 
 __all__ = ("Link", "NotAskedError", "Places", "StillConnectingError")
 
@@ -43,7 +44,7 @@ class Link(Generic[C]):
     `is_new` until the first use has ended; `is_in_step` while no reply is outstanding.
     """
 
-    __slots__ = ("connection", "epoch", "is_in_step", "is_new")
+    __slots__ = ("__weakref__", "connection", "epoch", "is_in_step", "is_new")
 
     def __init__(self, connection: C, epoch: object) -> None:
         self.connection = connection
@@ -73,7 +74,7 @@ class Places(Generic[C, W]):
         self._maximum = maximum
         self._patience = patience
         self._idle: list[Link[C]] = []
-        self._used = 0
+        self._used: WeakSet[Link[C]] = WeakSet()  # a link that an interrupt has lost gives its place back
         self._waiting: deque[W] = deque()
         self._connecting_since: float | None = None
         self._failure: tuple[Exception, float] | None = None
@@ -84,7 +85,7 @@ class Places(Generic[C, W]):
         while self._idle:
             link = self._idle.pop()
             if link.epoch is self.epoch:
-                self._used += 1
+                self._used.add(link)
                 return link
             self._stale.append(link)
         return None
@@ -113,7 +114,11 @@ class Places(Generic[C, W]):
 
     def begin_connecting(self, now: float) -> bool:
         """Return whether the shell has to start an attempt to connect now."""
-        if not self._waiting or self._connecting_since is not None or self._used + len(self._idle) >= self._maximum:
+        if (
+            not self._waiting
+            or self._connecting_since is not None
+            or len(self._used) + len(self._idle) >= self._maximum
+        ):
             return False
         if self._used and self._failure is not None and now - self._failure[1] < ATTEMPT_INTERVAL:
             return False
@@ -123,7 +128,7 @@ class Places(Generic[C, W]):
     def connected(self, link: Link[C]) -> W | None:
         """Note that connecting has ended well; returns the caller that has the link now, if any."""
         self._connecting_since = self._failure = None
-        self._used += 1
+        self._used.add(link)
         return self.hand_over(link)
 
     def failed(self, error: Exception, now: float) -> list[W]:
@@ -152,12 +157,12 @@ class Places(Generic[C, W]):
         elif self._waiting:
             return self._waiting.popleft()
         else:
-            self._used -= 1
+            self._used.discard(link)
             self._idle.append(link)
         return None
 
     def _put_away(self, link: Link[C]) -> None:
-        self._used -= 1
+        self._used.discard(link)
         self._stale.append(link)
 
     def renew(self) -> None:

@@ -144,13 +144,19 @@ class ConnectionPool:
 
     def _grow(self) -> None:
         """Start an attempt to connect if callers wait for one."""
-        with self._lock:
-            is_due, epoch = self._places.begin_connecting(monotonic()), self._places.epoch
-        if is_due:
-            try:
+        is_due = False
+        try:
+            with self._lock:
+                is_due = self._places.begin_connecting(monotonic())
+            if is_due:
+                epoch = self._places.epoch
                 threading.Thread(target=self._add, args=(epoch,), name="resilience-redis-connect", daemon=True).start()
-            except RuntimeError as error:  # the process may start no more threads
-                self._failed(error)
+        except RuntimeError as error:  # the process may start no more threads
+            self._failed(error)
+        except BaseException:
+            if is_due:
+                self._failed(NotAskedError("interrupted"))
+            raise
 
     def _add(self, epoch: object) -> None:
         try:

@@ -34,9 +34,10 @@ def test_no_attempt_without_a_caller_or_a_free_place() -> None:
     """No connection is made that no caller waits for, nor one more than the maximum."""
     pool = places(maximum=1)
     assert not pool.begin_connecting(0.0)
-    connected(pool, "a")
+    held = connected(pool, "a")
     pool.join("second", 0.0)
     assert not pool.begin_connecting(0.0)
+    assert pool.release(held) == "second"
 
 
 def test_first_come_first_served() -> None:
@@ -53,9 +54,17 @@ def test_first_come_first_served() -> None:
 def test_a_queue_of_our_own_says_so() -> None:
     """A caller that gets no link while others use them was not refused by the server."""
     pool = places(maximum=1)
-    connected(pool, "a")
+    held = connected(pool, "a")
     pool.join("second", 0.0)
     assert type(pool.leave("second")) is NotAskedError
+    assert pool.release(held) is None
+
+
+def test_a_lost_link_gives_its_place_back() -> None:
+    """A link that is collected as garbage, as after an interrupt, leaves its place to another one."""
+    pool = places(maximum=1)
+    connected(pool, "lost")
+    connected(pool, "b")
 
 
 def test_nobody_waits_for_a_long_connecting() -> None:
