@@ -37,7 +37,11 @@ class Core(Surface):
     def _change(self, change: Callable[[float], Transition | None]) -> None:
         with self._lock:
             now = self._clock()
-            self._note(change(now), now)
+            try:
+                self._note(change(now), now)
+            except BaseException:  # an interrupt: the state may have changed, and calls must not pass by it
+                self._set_door()
+                raise
         self.events.deliver()
 
     def note_storage(self, error: Exception | None) -> None:

@@ -144,6 +144,8 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
             self._end_mode(now)
             mode = self._mode
             answer = self._by_mode(mode, now)
+            if type(answer) is Closed and self._storage is None:
+                self._set_door()  # an interrupt may have come between the change to this state and this step
         try:
             self.events.deliver()
         except BaseException:  # an interrupt that came while a listener was told
@@ -313,8 +315,12 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
                 return None
             if self._storage is not None and isinstance(permit, Trial):
                 _storage.tried(permit, self._machine, self._storage, is_success=False)
-            change = self._machine.failed(permit, now, floor)
-            self._note(change, now)
+            try:
+                change = self._machine.failed(permit, now, floor)
+                self._note(change, now)
+            except BaseException:  # an interrupt: the state may have changed, and calls must not pass by it
+                self._set_door()
+                raise
         return change
 
     def on_abandon(self, permit: Permit, /) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from resilience._fork import renew_after_fork
 from resilience.budget._machine import Shares
@@ -15,6 +15,12 @@ from resilience.events import Emitter
 from resilience.options import CLOCK, checked
 
 __all__ = ("RetryBudget", "as_budget")
+
+
+class Counted(Protocol):
+    """A call that knows whether a budget counts it: both change in one step, which no interrupt divides."""
+
+    is_counted: bool
 
 
 class RetryBudget:
@@ -128,14 +134,25 @@ class RetryBudget:
         return self._shares.extras
 
     def enter(self) -> None:
-        """Count a call as in flight."""
-        with self._lock:
-            self._shares.calls += 1
+        """Count a call as in flight; where an interrupt is raised from here, it is not counted."""
+        is_counted = False
+        try:
+            with self._lock:
+                self._shares.calls += 1
+                is_counted = True
+        except BaseException:
+            if is_counted:
+                self.leave(retrying=False)
+            raise
 
-    def leave(self, *, retrying: bool) -> None:
-        """Count a call as ended; `retrying` where its last attempt was a retry."""
+    def leave(self, *, retrying: bool, call: Counted | None = None) -> None:
+        """Count a call as ended; `retrying` where its last attempt was a retry. A `call` that ended before stays so."""
         with self._lock:
-            self._shares.leave(retrying=retrying)
+            if call is None:
+                self._shares.leave(retrying=retrying)
+            elif call.is_counted:
+                self._shares.leave(retrying=retrying)
+                call.is_counted = False
 
     def spend(self, *, retrying: bool, tell: Emitter | None = None) -> bool:
         """Return whether a call may (go on to) retry; `retrying` where it is counted as one already.
@@ -154,18 +171,24 @@ class RetryBudget:
             self._shares.release_extra()
 
     def _spend(self, tell: Emitter | None, *, is_extra: bool) -> bool:
-        now = self._clock()
-        with self._lock:
-            shares, options = self._shares, self.options
-            has_room = shares.has_room(options.ratio, options.minimum)
-            begins = not has_room and shares.refuse(now)
-            may = has_room or options.shadow
-            if may:
-                shares.repeat(is_extra=is_extra)
-            facts = {"calls": shares.calls, "retries": shares.retries, "extras": shares.extras} if begins else {}
-        if begins:
-            self._report(facts | {"shadow": options.shadow}, now, tell)
-        return may
+        now, is_counted = self._clock(), False
+        try:
+            with self._lock:
+                shares, options = self._shares, self.options
+                has_room = shares.has_room(options.ratio, options.minimum)
+                begins = not has_room and shares.refuse(now)
+                if has_room or options.shadow:
+                    shares.repeat(is_extra=is_extra)
+                    is_counted = True
+                facts = {"calls": shares.calls, "retries": shares.retries, "extras": shares.extras} if begins else {}
+            if begins:
+                self._report(facts | {"shadow": options.shadow}, now, tell)
+        except BaseException:  # an interrupt: the caller never hears that it may
+            if is_counted:
+                with self._lock:
+                    shares.undo(is_extra=is_extra)
+            raise
+        return is_counted
 
     def _report(self, facts: dict[str, Any], now: float, tell: Emitter | None) -> None:
         for emitter in (self.events, tell):

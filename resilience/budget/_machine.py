@@ -53,6 +53,13 @@ class Shares:
         if retrying and self.retries:
             self.retries -= 1
 
+    def undo(self, *, is_extra: bool) -> None:
+        """Take `repeat` back: the attempt was not made."""
+        if is_extra:
+            self.release_extra()
+        elif self.retries:
+            self.retries -= 1
+
     def release_extra(self) -> None:
         """Count a hedged attempt as ended."""
         if self.extras:

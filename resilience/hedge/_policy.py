@@ -139,7 +139,7 @@ class Hedge(Named):
     def leave(self, race: Race) -> None:
         """Count a call as ended, however it did."""
         if self.budget is not None and race.is_counted:
-            self.budget.leave(retrying=False)
+            self.budget.leave(retrying=False, call=race)
         self._tally.close(race, self.clock())
 
     def allows(self, race: Race) -> bool:

@@ -36,6 +36,10 @@ class Attempts:
     """Seconds of waits that were left out: they count as passed."""
     is_last = False
     """Whether no other attempt can be made, because items of a generator are out."""
+    is_tallied = False
+    """Whether the tally has heard that it is made again."""
+    is_over = False
+    """Whether the tally has heard how the call ended."""
     is_counted = False
     """Whether a budget counts this call."""
     is_retrying = False

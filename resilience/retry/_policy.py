@@ -49,6 +49,7 @@ class Retry(PolicyBase):
 
     kind = "retry"
     retries = True
+    settles_once = True
     serves: Callable[[Any], bool]
     """Whether a function's calls may be made again; there only with `idempotent_only`, or every call would be asked."""
 
@@ -143,8 +144,7 @@ class Retry(PolicyBase):
         return attempts
 
     def _end(self, permit: Attempts, _result: Any, /) -> None:
-        permit.is_counted = False
-        cast("RetryBudget", self.budget).leave(retrying=permit.is_retrying)
+        cast("RetryBudget", self.budget).leave(retrying=permit.is_retrying, call=permit)
 
     def _weigh(self, permit: Any, result: Any, /) -> Verdict:
         if result is NO_RESULT:
@@ -184,7 +184,8 @@ class Retry(PolicyBase):
     def on_abandon(self, permit: Any, /) -> None:
         """Take the call out of the budget."""
         self._leave(permit)
-        if isinstance(permit, Attempts):
+        if isinstance(permit, Attempts) and permit.is_tallied and not permit.is_over:
+            permit.is_over = True
             with self._lock:
                 self._tally.abandon(permit.number)
 
@@ -208,6 +209,7 @@ class Retry(PolicyBase):
         if answer is not None and not isinstance(answer, GiveUp):
             with self._lock:
                 self._tally.go_on(number)
+                attempts.is_tallied = True
             facts = {"attempt": number, "wait": answer, "error": outcome.error}
             self.events.emit("retry.scheduled", self.name, now, "warning", **facts)
             return Again(0.0 if are_waits_skipped() else answer, attempts)
@@ -221,6 +223,7 @@ class Retry(PolicyBase):
 
     def _give_up(self, attempts: Attempts, outcome: Outcome, why: GiveUp, now: float) -> None:
         number, error = attempts.number, outcome.error
+        attempts.is_over = True
         with self._lock:
             self._tally.fail(number)
         if why is NOT_RETRYABLE and number == 1:
@@ -235,8 +238,7 @@ class Retry(PolicyBase):
     def _leave(self, permit: Any) -> None:
         """Take the call out of the budget, once: its outcome is the caller's."""
         if isinstance(permit, Attempts) and permit.is_counted:
-            permit.is_counted = False
-            cast("RetryBudget", self.budget).leave(retrying=permit.is_retrying)
+            cast("RetryBudget", self.budget).leave(retrying=permit.is_retrying, call=permit)
 
     def describe(self) -> dict[str, Any]:
         """Return what this retry was told: options, what it is for, the tenacity strategies given, its budget."""

@@ -256,6 +256,41 @@ def _once() -> Callable[[], str]:
     return call
 
 
+@scenario
+def retry_once() -> Subject:
+    return _retry(Retry(3, wait_initial=0, wait_jitter=0), _once())
+
+
+@scenario
+def retry_in_vain() -> Subject:
+    return _retry(Retry(2, wait_initial=0, wait_jitter=0), fails)
+
+
+@scenario
+def retry_with_budget() -> Subject:
+    budget = RetryBudget(minimum=5)
+    return _retry(Retry(3, wait_initial=0.0001, wait_jitter=0, budget=budget), _once(), budget)
+
+
+@scenario
+def retry_with_budget_that_is_not_needed() -> Subject:
+    budget = RetryBudget(minimum=5)
+    return _retry(Retry(3, budget=budget), answers, budget)
+
+
+@scenario
+def retry_in_vain_with_budget() -> Subject:
+    budget = RetryBudget(minimum=5)
+    return _retry(Retry(2, wait_initial=0, wait_jitter=0, budget=budget), fails, budget)
+
+
+@scenario
+def retry_on_result() -> Subject:
+    budget, results = RetryBudget(minimum=5), ["bad", "answer"]
+    retry = Retry(3, on_result=lambda result: result == "bad", wait_initial=0, wait_jitter=0, budget=budget)
+    return _retry(retry, lambda: results.pop(0) if len(results) > 1 else results[0], budget)
+
+
 def _breaker(breaker: CircuitBreaker, call: Callable[[], object], clock: ManualClock) -> Subject:
     breaker.events.subscribe(lambda _event: None)
     guarded = Pipeline("p", breaker)(call)
@@ -300,6 +335,18 @@ def breaker_closed() -> Subject:
 @scenario
 def breaker_counts_a_failure() -> Subject:
     breaker, clock = _clocked(failure_rate_threshold=0.5, sliding_window=10, minimum_calls=5)
+    return _breaker(breaker, fails, clock)
+
+
+@scenario
+def breaker_opens() -> Subject:
+    breaker, clock = _clocked(fail_max=1)
+    return _breaker(breaker, fails, clock)
+
+
+@scenario
+def breaker_opens_with_its_own_error() -> Subject:
+    breaker, clock = _clocked(fail_max=1, throw_new_error_on_trip=True)
     return _breaker(breaker, fails, clock)
 
 
@@ -515,6 +562,24 @@ def fallback_inside() -> Subject:
     return call, check
 
 
+@scenario
+def budget() -> Subject:
+    budget = RetryBudget(ratio=0.0, minimum=1)
+    budget.events.subscribe(lambda _event: None)
+
+    def call() -> None:
+        budget.spend_extra()
+        budget.spend_extra()
+
+    def check() -> None:
+        heard(budget.events)
+        in_another_thread(budget.release_extra)
+        in_another_thread(budget.release_extra)
+        assert budget.extras == 0
+
+    return call, check
+
+
 def _keyed(*keys: str) -> Subject:
     clock = ManualClock()
     keyed = Keyed(lambda _key: CircuitBreaker(fail_max=100, clock=clock), key=str, max_keys=2, idle="1m", clock=clock)
@@ -579,6 +644,22 @@ def subscription() -> Subject:
         emitter.subscribe(lambda _event: None)()
 
     return call, lambda: heard(emitter)
+
+
+@scenario
+def chain() -> Subject:
+    limit, bulkhead = RateLimit("1000/second", 1000), Bulkhead(2)
+    budget = RetryBudget(minimum=5)
+    retry = Retry(2, wait_initial=0, wait_jitter=0, budget=budget)
+    breaker = CircuitBreaker(fail_max=100)
+    call = Pipeline("p", Fallback("answer"), retry, breaker, limit, bulkhead)(_once())
+
+    def check() -> None:
+        free(bulkhead, 2)
+        assert (budget.calls, budget.retries) == (0, 0)
+        assert in_another_thread(call) == "answer"
+
+    return call, check
 
 
 @pytest.mark.parametrize("kind", KINDS)
