@@ -36,30 +36,34 @@ def _compose(
     return _guard_generator(policy, inner, sleep)
 
 
-def _same(permit: Any) -> Any:
-    return permit
-
-
 class _Stream:
     """What `yield from` is to a generator, an item at a time: forwards send, throw and close to an async generator.
 
     A generator that is dropped is closed by its event loop. If the loop is closed by then, no code of the generator
     runs any more: the interpreter frees its variables, this object among them, which then abandons the permit.
+
+    The garbage collector may finalize both at once, in any thread, and the event loop closes the generator after that
+    all the same. The permit is settled by whichever of the two is first.
     """
 
-    __slots__ = ("abandon", "generator", "sent", "started", "thrown")
+    __slots__ = ("_abandon", "_unsettled", "generator", "sent", "started", "thrown")
 
     generator: AsyncGenerator[Any, Any]
 
     def __init__(self, abandon: Callable[[], object]) -> None:
-        self.abandon: Callable[[], object] | None = abandon
+        self._abandon = abandon
+        self._unsettled = [True]
         self.started = False
         self.sent: Any = None
         self.thrown: BaseException | None = None
 
     def __del__(self) -> None:
-        if self.abandon is not None:
-            self.abandon()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Abandon the permit, unless it is settled."""
+        if self.ended():
+            self._abandon()
 
     async def step(self) -> Any:
         sent, thrown, self.sent, self.thrown = self.sent, self.thrown, None, None
@@ -68,10 +72,13 @@ class _Stream:
             self.started = True
         return item
 
-    def ended(self, permit: Any, last: Callable[[Any], Any] = _same) -> Any:
-        """Take note that the driver settles the permit itself; return the permit to settle."""
-        self.abandon = None
-        return last(permit) if self.started else permit
+    def ended(self) -> bool:
+        """Return whether the driver, which has control again, is to settle the permit: it has not been abandoned."""
+        try:
+            self._unsettled.pop()  # atomic: another thread may collect the garbage meanwhile
+        except IndexError:
+            return False
+        return True
 
     async def close(self) -> None:
         await self.generator.aclose()
@@ -101,12 +108,13 @@ def _guard_generator(
                     except BaseException as error:  # noqa: BLE001 - it belongs to the inner generator, which is handed it
                         stream.thrown = error
             except StopAsyncIteration:
-                stream.ended(permit)
-                verdict = on_success(permit, NO_RESULT)
+                verdict = on_success(permit, NO_RESULT) if stream.ended() else None
                 if type(verdict) is Pending:
                     verdict = await decided(policy, permit, verdict)
             except Exception as error:
-                permit = stream.ended(permit, last)
+                if not stream.ended():
+                    raise
+                permit = last(permit) if stream.started else permit
                 verdict = on_failure(permit, error)
                 if type(verdict) is Pending:
                     verdict = await decided(policy, permit, verdict)
@@ -117,8 +125,7 @@ def _guard_generator(
                     raise
                 discard(policy, error, verdict)
             except BaseException:
-                stream.ended(permit)
-                on_abandon(permit)
+                stream.abandon()
                 raise
             if verdict is None or isinstance(verdict, Replace):
                 return

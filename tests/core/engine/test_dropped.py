@@ -91,3 +91,24 @@ def test_places_are_given_back_once(bulkhead: Bulkhead, end: str) -> None:
     asyncio.run(to_its_end())
     gc.collect()
     assert bulkhead.concurrent_calls == 0
+
+
+class Holder:
+    """Refers to itself, so that only the garbage collector takes it."""
+
+    def __init__(self, generator: AsyncGenerator[int, None]) -> None:
+        self.generator, self.me = generator, self
+
+
+@pytest.mark.parametrize("thread", ["here", "elsewhere"])
+async def test_places_are_given_back_once_if_generator_and_place_are_collected_together(
+    bulkhead: Bulkhead, thread: str
+) -> None:
+    """The garbage collector finds the generator and the object that holds its place; only one of them gives it back."""
+    for _ in range(5):
+        Holder(await begun(Pipeline("p", bulkhead)(items)()))
+        await (asyncio.to_thread(gc.collect) if thread == "elsewhere" else asyncio.sleep(0))
+        gc.collect()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert bulkhead.concurrent_calls == 0
