@@ -115,21 +115,17 @@ class Executor:
         except IndexError:
             return False
         try:
-            _hand_over(work, places)
+            try:
+                _, worker = _idle.popitem()
+            except KeyError:
+                _Worker(work, places).start()
+            else:
+                worker.inbox.put((work, places))
         except BaseException:  # the system is out of threads
             if places is not None:
                 places.append(None)
             raise
         return True
-
-
-def _hand_over(work: Work, places: deque[None] | None) -> None:
-    try:
-        _, worker = _idle.popitem()
-    except KeyError:
-        _Worker(work, places).start()
-    else:
-        worker.inbox.put((work, places))
 
 
 class _Worker(threading.Thread):

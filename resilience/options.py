@@ -7,13 +7,15 @@ dataclasses whose fields carry their rule; building one reports every bad field 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, ClassVar, Protocol, TypeVar
+from types import BuiltinFunctionType
+from typing import Any, ClassVar, Protocol, Self, TypeVar, cast
 
 from resilience._redaction import Secret, redacted
 from resilience.errors import ConfigurationError, Problem
@@ -187,6 +189,8 @@ def checked(value: object, option_name: str, rule: Rule) -> Any:
 
 def is_plain_callable(value: object) -> bool:
     """Whether calling `value` gives an answer; a coroutine function gives a coroutine, which is always true."""
+    if type(value) is BuiltinFunctionType:
+        return True
     call = getattr(type(value), "__call__", None)  # noqa: B004 - the method is wanted, not whether there is one
     return callable(value) and not inspect.iscoroutinefunction(value) and not inspect.iscoroutinefunction(call)
 
@@ -341,6 +345,13 @@ class Options:
         if problems:
             raise ConfigurationError(problems)
 
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """Return the options with these values, validated once for all policies (one for each key) with the same."""
+        # What only code can give may change, or be equal to something that is different.
+        is_plain = all(type(value) in _PLAIN for value in values.values())
+        return cast("Self", _known(cast("Hashable", cls), **values)) if is_plain else cls(**values)
+
     def _normalised(self) -> Iterable[Problem]:
         for field in dataclasses.fields(self):
             value, rule = getattr(self, field.name), rule_of(field)
@@ -365,6 +376,12 @@ class Options:
     def fields(cls) -> Mapping[str, dataclasses.Field[Any]]:
         """Every field by name, for the loader and the reference."""
         return {field.name: field for field in dataclasses.fields(cls)}
+
+
+_PLAIN = frozenset((bool, int, float, str, timedelta, type(None)))
+
+
+_known = functools.lru_cache(256, typed=True)(lambda kind, **values: kind(**values))
 
 
 def _hidden(field: dataclasses.Field[Any], value: Any) -> Any:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
-from resilience._engine._parts import Member, by_key, decides, discard, scored, stands_in
+from resilience._engine._parts import (
+    Member,
+    by_key,
+    decides,
+    discard,
+    is_around,
+    is_keyed,
+    is_standing,
+    scored,
+    stands_in,
+)
 from resilience.policy import (
-    AroundPolicy,
     Decision,
     KeyedPolicy,
     Pending,
     Policy,
     PolicyBase,
     Replace,
-    StandingPolicy,
     Substitute,
     Wait,
 )
@@ -47,10 +55,10 @@ def compile_async(
 def _compose(
     policy: Member, inner: Callable[P, Awaitable[R]], sleep: AwaitingSleep, *, is_inner: bool
 ) -> AsyncCall[P, R]:
-    if isinstance(policy, KeyedPolicy):
+    if is_keyed(policy):
         return by_key(policy, lambda known: _compose(known, inner, sleep, is_inner=is_inner))
-    if not isinstance(policy, AroundPolicy):
-        return _guard(policy, inner, sleep)
+    if not is_around(policy):
+        return _guard(cast("Policy", policy), inner, sleep)
     around: Callable[[Callable[P, Awaitable[R]]], AsyncCall[P, R]] = policy.around_async
     return getattr(policy, "around_inner_async", around)(inner) if is_inner else around(inner)
 
@@ -128,7 +136,7 @@ async def decided(policy: Policy, permit: Any, pending: Pending) -> Decision:
 def _guard(policy: Policy, inner: Callable[P, Awaitable[R]], sleep: AwaitingSleep) -> AsyncCall[P, R]:
     admit, on_success, admit_awaiting = decides(policy, "admit"), decides(policy, "on_success"), admission(policy)
     on_failure, on_abandon = policy.on_failure, policy.on_abandon
-    standing = policy if isinstance(policy, StandingPolicy) else None
+    standing = policy if is_standing(policy) else None
 
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
         permit = standing.standing_permit if standing is not None else None

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar, cast, overload
+from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeGuard, TypeVar, cast, overload
 
 from resilience.errors import ConfigurationError
-from resilience.policy import AroundPolicy, KeyedPolicy, Pending, Policy, PolicyBase, Replace, Slot, Substitute
+from resilience.policy import (
+    AroundPolicy,
+    KeyedPolicy,
+    Pending,
+    Policy,
+    PolicyBase,
+    Replace,
+    Slot,
+    StandingPolicy,
+    Substitute,
+)
 
 __all__ = (
     "Compiled",
@@ -16,6 +26,9 @@ __all__ = (
     "by_key",
     "decides",
     "discard",
+    "is_around",
+    "is_keyed",
+    "is_standing",
     "on_interrupt",
     "on_last",
     "scored",
@@ -27,6 +40,36 @@ R = TypeVar("R")
 C = TypeVar("C")
 T = TypeVar("T")
 Member: TypeAlias = Policy | AroundPolicy | KeyedPolicy
+
+
+_kinds: dict[type, weakref.WeakKeyDictionary[type, bool]] = {}
+
+
+def is_keyed(policy: object) -> TypeGuard[KeyedPolicy]:
+    """Whether `policy` is one policy for each key."""
+    return _is_a(policy, KeyedPolicy)
+
+
+def is_around(policy: object) -> TypeGuard[AroundPolicy]:
+    """Whether `policy` owns the call."""
+    return _is_a(policy, AroundPolicy)
+
+
+def is_standing(policy: object) -> TypeGuard[StandingPolicy]:
+    """Whether `policy` may have a permit for every call."""
+    return _is_a(policy, StandingPolicy)
+
+
+def _is_a(policy: object, protocol: Any) -> bool:
+    """Whether `policy` is of the kind of `protocol`, looked up once for each class: its instances are of one kind.
+
+    Asking a protocol costs tens of microseconds on Python 3.11, and a keyed policy asks for every new key.
+    """
+    kind, known = type(policy), _kinds.setdefault(protocol, weakref.WeakKeyDictionary())
+    answer = known.get(kind)
+    if answer is None:
+        answer = known[kind] = isinstance(policy, protocol)
+    return answer
 
 
 class Compiled(Generic[C, T]):

@@ -6,10 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
-from resilience._engine._parts import Member, blocks, by_key, decides, on_interrupt, scored, stands_in
-from resilience.policy import AroundPolicy, KeyedPolicy, Policy, PolicyBase, Replace, StandingPolicy, Substitute, Wait
+from resilience._engine._parts import (
+    Member,
+    blocks,
+    by_key,
+    decides,
+    is_around,
+    is_keyed,
+    is_standing,
+    on_interrupt,
+    scored,
+    stands_in,
+)
+from resilience.policy import Policy, PolicyBase, Replace, Substitute, Wait
 
 __all__ = ("Defer", "Sleep", "admission", "compile_sync", "held")
 
@@ -53,10 +64,10 @@ def compile_sync(
 def _compose(
     policy: Member, inner: Callable[P, R], sleep: Sleep, defer: Defer | None, *, is_inner: bool
 ) -> Callable[P, R]:
-    if isinstance(policy, KeyedPolicy):
+    if is_keyed(policy):
         return by_key(policy, lambda known: _compose(known, inner, sleep, None, is_inner=is_inner))
-    if not isinstance(policy, AroundPolicy):
-        return _guard(blocks(policy), inner, sleep, defer)
+    if not is_around(policy):
+        return _guard(blocks(cast("Policy", policy)), inner, sleep, defer)
     around: Callable[[Callable[P, R]], Callable[P, R]] = policy.around
     return getattr(policy, "around_inner", around)(inner) if is_inner else around(inner)
 
@@ -113,7 +124,7 @@ def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | N
     one type: remembering it makes the search for awaitables cheap. No verdict is `Pending`: `blocks` refused these.
     """
     admit, on_success, on_abandon = admission(policy, sleep), decides(policy, "on_success"), policy.on_abandon
-    interrupted, standing = on_interrupt(policy), policy if isinstance(policy, StandingPolicy) else None
+    interrupted, standing = on_interrupt(policy), policy if is_standing(policy) else None
     plain: type = type(None)
     later: Callable[P, R] | None = None
 

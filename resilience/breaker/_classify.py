@@ -113,6 +113,8 @@ def listed(option: str, values: Any) -> Iterable[Any]:
     """Return the values of an option that takes a list, or None."""
     if values is None:
         return ()
+    if type(values) is tuple:
+        return values
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise ConfigurationError([Problem(option, values, "a list, or None")])
     return values

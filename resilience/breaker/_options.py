@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -162,7 +163,7 @@ class BreakerOptions(Options):
             return self.minimum_calls
         return min(20, self.sliding_window) if isinstance(self.sliding_window, int) else 20
 
-    @property
+    @functools.cached_property
     def limits(self) -> Limits:
         """The rules for the judge of a closed circuit."""
         return Limits(
@@ -173,7 +174,7 @@ class BreakerOptions(Options):
             self.evidence,
         )
 
-    @property
+    @functools.cached_property
     def plan(self) -> Plan:
         """Everything besides the rules, for the machine."""
         longest = self.reset_timeout_max or 10 * self.reset_timeout

@@ -83,7 +83,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         **options: Unpack[BreakerArguments],
     ) -> None:
         PolicyBase.__init__(self, name)
-        self._options = BreakerOptions(
+        self._options = BreakerOptions.of(
             fail_max=fail_max,
             reset_timeout=cast("float", reset_timeout),
             success_threshold=success_threshold,

@@ -43,7 +43,7 @@ class Bulkhead(Admission, PolicyBase):
         name: str | None = None,
         clock: Clock = monotonic,
     ) -> None:
-        self.options = BulkheadOptions(
+        self.options = BulkheadOptions.of(
             max_concurrent_calls=max_concurrent_calls,
             max_wait=cast("float", max_wait),
             max_waiting=max_waiting,

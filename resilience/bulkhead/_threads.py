@@ -72,7 +72,7 @@ class ThreadPoolBulkhead(Admission):
         name: str | None = None,
         clock: Clock = monotonic,
     ) -> None:
-        self.options = ThreadPoolOptions(
+        self.options = ThreadPoolOptions.of(
             max_threads=max_threads, max_wait=cast("float", max_wait), max_waiting=max_waiting
         )
         super().__init__(name, max_threads, self.options.max_wait, max_waiting, checked(clock, "clock", CLOCK))

@@ -64,7 +64,7 @@ class Cache(Named):
         randomness: Callable[[], float] = random.random,
     ) -> None:
         super().__init__(name)
-        self.options = CacheOptions(
+        self.options = CacheOptions.of(
             ttl=cast("float", ttl),
             max_size=max_size,
             stale_on_error=cast("float", stale_on_error),

@@ -73,7 +73,7 @@ class Hedge(Named):
         super().__init__(name)
         self.budget = as_budget(budget)
         """Shared with retries and other hedges, or None."""
-        self.options = HedgeOptions(
+        self.options = HedgeOptions.of(
             delay=cast("float | None", delay),
             quantile=quantile,
             max_hedges=max_hedges,

@@ -62,7 +62,7 @@ class Keyed(Named):
         clock: Clock = monotonic,
     ) -> None:
         super().__init__(name)
-        self.options = KeyedOptions(max_keys=max_keys, idle=cast("float", idle))
+        self.options = KeyedOptions.of(max_keys=max_keys, idle=cast("float", idle))
         for option, function in (("make", make), ("key", key)):
             if not is_plain_callable(function) or isinstance(function, AnyPolicy):
                 raise ConfigurationError([Problem(option, function, "a function (not a coroutine function)")])
@@ -143,6 +143,8 @@ class Keyed(Named):
         return slot
 
     def _checked(self, policy: Any) -> AnyPolicy:
+        if hasattr(self, "template") and type(policy) is type(self.template):
+            return policy  # as the template, which has been looked at
         kind = AroundPolicy if isinstance(getattr(self, "template", policy), AroundPolicy) else Policy
         if isinstance(policy, type) or not isinstance(policy, kind):
             raise ConfigurationError([Problem("make", policy, "a function that returns a policy, always of one kind")])

@@ -70,7 +70,7 @@ class RateLimit(PolicyBase):
         clock: Clock = monotonic,
     ) -> None:
         super().__init__(name)
-        self.options = RateLimitOptions(
+        self.options = RateLimitOptions.of(
             rate=str(as_rate(rate)),
             burst=burst,
             max_wait=cast("float", max_wait),

@@ -81,7 +81,7 @@ class Retry(PolicyBase):
     ) -> None:
         super().__init__(name)
         self.budget = as_budget(budget)
-        options = RetryOptions(
+        options = RetryOptions.of(
             attempts=attempts,
             timeout=cast("float | None", timeout),
             backoff=backoff,

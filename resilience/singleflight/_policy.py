@@ -47,7 +47,7 @@ class SingleFlight(Named):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        self.options = SingleFlightOptions(max_wait=cast("float | None", max_wait))
+        self.options = SingleFlightOptions.of(max_wait=cast("float | None", max_wait))
         self._key: Callable[..., Hashable] | None = checked(key, "key", KEY)
         self.epoch = self.calls = self.shared = 0
 

@@ -54,7 +54,7 @@ class Timeout(Named):
         clock: Clock = monotonic,
     ) -> None:
         super().__init__(name)
-        self.options = TimeoutOptions(
+        self.options = TimeoutOptions.of(
             seconds=cast("float | None", seconds), margin=cast("float", margin), max_threads=max_threads
         )
         self.clock: Clock = checked(clock, "clock", CLOCK)
@@ -97,18 +97,22 @@ class Timeout(Named):
             seconds = self.allowance()
             if seconds is None:
                 return call(*args, **kwargs)
-            patience = Patience(limit := self.limit(seconds))
-            patience.seconds = seconds  # not less the time since
+            if seconds == self.options.seconds:
+                now = self.clock()
+                limit, patience = Deadline(now + seconds, limit=now + seconds, clock=self.clock), None
+            else:  # cut short by a sooner deadline, which may move
+                patience = Patience(limit := self.limit(seconds))
+                patience.seconds = seconds  # not less the time since
             with limit:
                 work = Work(functools.partial(call, *args, **kwargs), contextvars.copy_context())
             self._start(work)
             try:
-                has_ended = patience.outlast(work.wait)
+                has_ended = work.wait(seconds) if patience is None else patience.outlast(work.wait)
             except BaseException as interrupt:
                 RunningWork(work.add_done_callback).note(interrupt)
                 raise
             if not has_ended:
-                raise self._late_error(work, patience.seconds or seconds)
+                raise self._late_error(work, seconds if patience is None else patience.seconds or seconds)
             if work.error is None:
                 return cast("R", work.result)
             error, work.error = work.error, None  # the thread may hold on to its work a moment longer
