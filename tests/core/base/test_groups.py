@@ -87,9 +87,9 @@ def test_leaves_are_found_at_any_depth() -> None:
     one, two, three = ValueError(1), KeyError(2), OSError(3)
     assert leaves(ExceptionGroup("a", [one, ExceptionGroup("b", [two]), three])) == [one, two, three]
     assert leaves(one) == [one]
-    deep: Exception = one
+    deep: Any = one
     for _ in range(5000):
-        deep = ExceptionGroup("deep", [deep])
+        deep = ExceptionGroup[Any]("deep", [deep])
     assert leaves(deep) == [one]
     while isinstance(deep, ExceptionGroup):  # taken apart one by one: its destructor would recurse
         deep = deep.exceptions[0]
