@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
+from typing import Any
 
 import httpx
 
@@ -13,6 +14,7 @@ from resilience import ErrorCatalog, Pipeline, Resilience, idempotent
 from resilience_http._envelope import LARGEST
 from resilience_http._exchange import Exchange
 from resilience_http._httpx_body import Begun, Body
+from resilience_http._httpx_options import Connections, hand_over_options
 from resilience_http._httpx_parts import FailedResponse, TransportParts
 
 __all__ = ("ResilienceTransport",)
@@ -54,7 +56,12 @@ class ResilienceTransport(httpx.BaseTransport):
             raises_envelopes=raises_envelopes,
             catalog=catalog,
         )
-        self.inner = httpx.HTTPTransport() if inner is None else inner
+        self._connections: Connections[httpx.BaseTransport] = Connections(inner, Routes)
+
+    @property
+    def inner(self) -> httpx.BaseTransport:
+        """The transport that makes the requests."""
+        return self._connections.inner
 
     @property
     def pipeline(self) -> Pipeline:
@@ -89,7 +96,8 @@ class ResilienceTransport(httpx.BaseTransport):
 
     def close(self) -> None:
         """Close the connections."""
-        self.inner.close()
+        if self._connections.is_built:
+            self.inner.close()
 
     def __enter__(self) -> ResilienceTransport:  # noqa: PYI034 - as httpx's own transports
         self.inner.__enter__()
@@ -102,6 +110,22 @@ class ResilienceTransport(httpx.BaseTransport):
         traceback: TracebackType | None = None,
     ) -> None:
         self.inner.__exit__(exc_type, exc_value, traceback)
+
+
+class Routes(httpx.BaseTransport):
+    """The connections that a client builds for its options and environment: direct, or through a proxy."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._client = httpx.Client(**options)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request the way its host and the proxy settings ask for."""
+        route = self._client._transport_for_url(request.url)  # noqa: SLF001 - see `_httpx_options.py`
+        return route.handle_request(request)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
 
 
 class _Call:
@@ -163,3 +187,10 @@ def _close(responses: Iterable[httpx.Response]) -> None:
     for response in responses:
         with contextlib.suppress(Exception):  # nobody is left to be told
             response.close()
+
+
+def _claim(transport: ResilienceTransport, options: Mapping[str, Any]) -> None:
+    transport._connections.claim(options)  # noqa: SLF001 - a class of this file
+
+
+hand_over_options(httpx.Client, ResilienceTransport, _claim)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
+from typing import Any
 
 import httpx
 
@@ -13,6 +14,7 @@ from resilience import ErrorCatalog, Pipeline, Resilience, idempotent
 from resilience_http._envelope import LARGEST
 from resilience_http._exchange import Exchange
 from resilience_http._httpx_async_body import AsyncBegun, AsyncBody, in_background
+from resilience_http._httpx_options import Connections, hand_over_options
 from resilience_http._httpx_parts import FailedResponse, TransportParts
 from resilience_http._time import StepTimeouts
 
@@ -47,7 +49,12 @@ class AsyncResilienceTransport(httpx.AsyncBaseTransport):
             raises_envelopes=raises_envelopes,
             catalog=catalog,
         )
-        self.inner = httpx.AsyncHTTPTransport() if inner is None else inner
+        self._connections: Connections[httpx.AsyncBaseTransport] = Connections(inner, AsyncRoutes)
+
+    @property
+    def inner(self) -> httpx.AsyncBaseTransport:
+        """The transport that makes the requests."""
+        return self._connections.inner
 
     @property
     def pipeline(self) -> Pipeline:
@@ -82,7 +89,8 @@ class AsyncResilienceTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self.inner.aclose()
+        if self._connections.is_built:
+            await self.inner.aclose()
 
     async def __aenter__(self) -> AsyncResilienceTransport:  # noqa: PYI034 - as httpx's own transports
         await self.inner.__aenter__()
@@ -95,6 +103,22 @@ class AsyncResilienceTransport(httpx.AsyncBaseTransport):
         traceback: TracebackType | None = None,
     ) -> None:
         await self.inner.__aexit__(exc_type, exc_value, traceback)
+
+
+class AsyncRoutes(httpx.AsyncBaseTransport):
+    """The connections that a client builds for its options and environment: direct, or through a proxy."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._client = httpx.AsyncClient(**options)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request the way its host and the proxy settings ask for."""
+        route = self._client._transport_for_url(request.url)  # noqa: SLF001 - see `_httpx_options.py`
+        return await route.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
 
 
 class _Call:
@@ -178,3 +202,10 @@ async def _close(responses: Iterable[httpx.Response]) -> None:
     except asyncio.CancelledError:
         await asyncio.wait([every], timeout=_PATIENCE)
         raise
+
+
+def _claim(transport: AsyncResilienceTransport, options: Mapping[str, Any]) -> None:
+    transport._connections.claim(options)  # noqa: SLF001 - a class of this file
+
+
+hand_over_options(httpx.AsyncClient, AsyncResilienceTransport, _claim)

@@ -327,7 +327,7 @@ def test_interrupted_waits_leave_no_connection(upstream: Upstream) -> None:
 
     upstream.answers(503, b"x" * 300_000)
     pipeline = Pipeline("p", Retry(2), sleeper=Interrupting())
-    with httpx.Client(transport=ResilienceTransport(None, Resilience(), pipeline=pipeline)) as client:
+    with httpx.Client(transport=ResilienceTransport(httpx.HTTPTransport(), Resilience(), pipeline=pipeline)) as client:
         with pytest.raises(KeyboardInterrupt):
             client.get(upstream.url)
         assert busy_connections(client) == 0
