@@ -132,13 +132,22 @@ class Emitter:
             except IndexError:  # another thread delivers, or a caller of ours in this one
                 return
             try:
-                while self._pending and left:
-                    left -= 1
-                    event = self._pending[0]
-                    del self._pending[0]
-                    self._tell(event)
+                left = self._hand_out(left)
             finally:
                 turns += _TURN
+
+    def _hand_out(self, most: int) -> int:
+        """Hand over what is queued, `most` events at most; return how many more there may be.
+
+        A method of its own: Python 3.13 leaves the jump back of a loop, at which it looks for signals, out of the `try`
+        that the loop stands in.
+        """
+        while self._pending and most:
+            most -= 1
+            event = self._pending[0]
+            del self._pending[0]
+            self._tell(event)
+        return most
 
     def emit(self, kind: str, policy: str, at: float, severity: str = "info", **facts: Any) -> None:
         """Record and deliver, for places that hold no lock."""

@@ -62,6 +62,8 @@ def _armed(kind: type[BaseException]) -> Any:
     return Armed()
 
 
+Subject = tuple[Callable[[], object], Callable[[], object]]
+"""The call to interrupt, and the check."""
 Place = tuple[Any, int]
 """An instruction: the code object and the offset in it."""
 
@@ -117,9 +119,16 @@ def _learn(call: Callable[[], object], enters: set[Place]) -> None:
         _run(call, _Watch(0, None, enters))
 
 
-def every_interrupt(
-    make: Callable[[], tuple[Callable[[], object], Callable[[], object]]], kind: type[BaseException]
-) -> Iterator[str]:
+def _made(make: Callable[[], Subject], enters: set[Place]) -> Subject:
+    """Return a new subject; 3.13 forgets to trace opcodes of code that runs untraced meanwhile."""
+    sys.settrace(_Watch(0, None, enters).enter)
+    try:
+        return make()
+    finally:
+        sys.settrace(None)
+
+
+def every_interrupt(make: Callable[[], Subject], kind: type[BaseException]) -> Iterator[str]:
     """Interrupt the call at each of its points in turn, and check afterwards that all is as good as new.
 
     `make` returns a new subject each time: the call to interrupt, and the check. The check runs while the exception is
@@ -128,8 +137,10 @@ def every_interrupt(
     enters: set[Place] = set()
     _learn(make()[0], enters)
     for at in range(1, _MOST_POINTS):
-        _learn(make()[0], enters)  # from 3.12 on opcodes are traced from the second run on, and anew after each stop
-        call, check = make()
+        _learn(
+            _made(make, enters)[0], enters
+        )  # from 3.12 on opcodes are traced from the second run on, and anew after each stop
+        call, check = _made(make, enters)
         watch = _Watch(at, _armed(kind), enters)
         try:
             _run(call, watch)
