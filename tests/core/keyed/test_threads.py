@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from resilience import BulkheadFullError, Hedge, Keyed, Pipeline, ThreadPoolBulkhead, Timeout
+from resilience import BulkheadFullError, Hedge, Keyed, Pipeline, ThreadPoolBulkhead, Timeout, idempotent
 
 MADE: dict[str, Callable[[str], Any]] = {
     "timeout": lambda _key: Timeout("30s"),
@@ -26,6 +26,7 @@ def test_keys_leave_no_threads(make: Callable[[str], Any]) -> None:
     keyed = Keyed(make, key=lambda key: key, max_keys=10)
     pipeline, used = Pipeline("p", keyed), set[int]()
 
+    @idempotent
     def note(_key: int) -> None:
         used.add(threading.get_ident())
 
