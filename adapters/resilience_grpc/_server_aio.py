@@ -18,7 +18,7 @@ from resilience.errors import leaves
 from resilience.inbound import RequestContext
 from resilience_grpc._names import is_untouched
 from resilience_grpc._server_alarm import PATIENCE, Alarms
-from resilience_grpc._server_context import Reading, Writing
+from resilience_grpc._server_context import Identified, Reading, Writing
 from resilience_grpc._server_guard import Guard, abort_in, late
 from resilience_grpc._server_method import Method, Methods, parts_of, rebuilt
 from resilience_grpc._server_plain import bridged
@@ -162,7 +162,7 @@ class _Awaited:
             guard.complete(request, servicer)  # already: an abort of the handler's own is sent at once
         if guard.validate is not None or message is _Malformed:
             message, context = await self._checked(message, context)
-        answer = self._behaviour(message, context)
+        answer = self._behaviour(message, Identified(context, guard, request))
         if not self._gives_stream:
             answer = await answer if self._encode is None else self._encode(await answer)
         elif inspect.isasyncgen(answer):
@@ -177,7 +177,7 @@ class _Awaited:
         assert self._guard.authenticate is not None  # noqa: S101 - seen by the caller
         self._guard.inbound.enter(request, takes_place=False)  # a drain waits for who is being recognised, too
         try:
-            identity = self._guard.authenticate(servicer)
+            identity = self._guard.authenticate(Identified(servicer, self._guard, request))
             if inspect.isawaitable(identity):
                 identity = await identity
         except Exception as error:
@@ -218,6 +218,7 @@ class _Awaited:
             raise error  # the client has gone, or the server stops; of any other cancellation it would never hear
         abort = abort_in(error, servicer)
         if abort is not None:
+            self._guard.outlived(error, abort, request, self._method.name)
             raise abort
         if any(isinstance(each, grpc.aio.InternalError) for each in leaves(error)):
             await self._outlive()

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import grpc
 import grpc.aio
 
+from resilience.inbound import RequestContext
 from resilience_grpc._server_alarm import Alarm
+from resilience_grpc._server_guard import Guard
 
-__all__ = ("Reading", "Writing")
+__all__ = ("Identified", "Reading", "Writing")
 
 
 class _Context:
@@ -20,6 +23,32 @@ class _Context:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._servicer, name)
+
+
+class Identified(_Context):
+    """For every handler: trailing metadata of its own does not replace the request id.
+
+    grpc.aio sends an abort at once, with its trailing metadata: an id that is added later would not be sent.
+    """
+
+    def __init__(self, servicer: Any, guard: Guard, request: RequestContext) -> None:
+        super().__init__(servicer)
+        self._guard = guard
+        self._request = request
+
+    def set_trailing_metadata(self, trailing_metadata: Any) -> None:
+        """Set what ends the RPC, beside our own."""
+        self._servicer.set_trailing_metadata(self._guard.merged(self._request, trailing_metadata))
+
+    def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> Awaitable[None]:
+        """End the RPC. Without metadata of its own, an abort has those that were set before."""
+        given = trailing_metadata or self._servicer.trailing_metadata()
+        aborting: Awaitable[None] = self._servicer.abort(code, details, self._guard.merged(self._request, given))
+        return aborting
+
+    def abort_with_status(self, status: grpc.Status) -> Awaitable[None]:
+        """End the RPC."""
+        return self.abort(status.code, status.details, status.trailing_metadata)
 
 
 class Reading(_Context):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -28,6 +29,7 @@ _LANGUAGE = "accept-language"
 _LONGEST = 31_536_000.0
 _MOST_LINKS = 16
 _UNTOLD = "answered as INTERNAL: what was raised in %s cannot be told, request %s"
+_AFTER_ABORT = "error after an abort in %s, request %s; the abort was answered"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 Trailers = tuple[tuple[str, str | bytes], ...]
@@ -103,6 +105,20 @@ class Guard:
         """Return the refusal of bytes that are no message."""
         return self.catalog.error("BAD_REQUEST")
 
+    def kept(self, request: RequestContext, servicer: Any) -> Trailers:
+        """Return the trailing metadata of an abort of the handler's own. Never raises, whatever the handler has set."""
+        try:
+            return self.trailers(request, servicer)
+        except Exception:  # noqa: BLE001 - what the handler set is no metadata, and grpcio would show the error's text
+            return ((REQUEST_ID, request.request_id),)
+
+    def outlived(self, error: BaseException, abort: BaseException, request: RequestContext, method: str) -> None:
+        """Log what was raised after an abort, such as by a cleanup: the client sees the abort. Never raises."""
+        if all(each is abort or _is_end(each) for each in leaves(error)):
+            return
+        with contextlib.suppress(Exception):  # of code of somebody else's, as in `told`
+            _log.error(_AFTER_ABORT, one_line(method), request.request_id, exc_info=error)
+
     def told(self, error: BaseException, request: RequestContext, servicer: Any, method: str) -> Told:
         """Return what the client is told about `error`, whatever user code has put into it. Never raises.
 
@@ -133,19 +149,22 @@ class Guard:
 
     def trailers(self, request: RequestContext, servicer: Any, *details: tuple[str, bytes]) -> Trailers:
         """Return the trailing metadata of an RPC: what its handler set, and ours."""
+        return self.merged(request, servicer.trailing_metadata(), *details)
+
+    def merged(self, request: RequestContext, given: Any, *details: tuple[str, bytes]) -> Trailers:
+        """Return `given` as trailing metadata that have our own, each once."""
         ours = ((REQUEST_ID, request.request_id), *_lowered(self.inbound.quota_headers(request)), *details)
         names = {name for name, _ in ours}
-        return (*((name, value) for name, value in servicer.trailing_metadata() or () if name not in names), *ours)
+        return (*((name, value) for name, value in given or () if name.lower() not in names), *ours)
 
     def complete(self, request: RequestContext, servicer: Any) -> None:
         """Have the trailing metadata name the request, also where the handler set its own."""
         if request.charges and self.shows_quotas:
             servicer.set_trailing_metadata(self.trailers(request, servicer))
             return
-        for name, _ in servicer.trailing_metadata() or ():
-            if name == REQUEST_ID:
-                return
-        servicer.set_trailing_metadata(self.trailers(request, servicer))
+        ids = [value for name, value in servicer.trailing_metadata() or () if name.lower() == REQUEST_ID]
+        if ids != [request.request_id]:
+            servicer.set_trailing_metadata(self.trailers(request, servicer))
 
     def leave(self, request: RequestContext) -> None:
         """Undo what admission did: the RPC is over, and so is its deadline, for whatever it has started.
@@ -169,24 +188,40 @@ def late() -> DeadlineExceededError:
 def abort_in(error: BaseException, servicer: Any) -> BaseException | None:
     """Return the abort by which the handler ended the RPC itself, if that is what `error` is or comes from.
 
-    `grpc.aio` has an exception for it. `grpc` raises a bare `Exception()`, which means that only with a status set.
+    `grpc.aio` has an exception for it. `grpc` raises a bare `Exception()`, which means that only with a status set, and
+    keeps in mind that it did: an error that lost the link to the abort comes from it, too.
     """
     link: BaseException | None = error
     for _ in range(_MOST_LINKS):
         if link is None:
-            return None
+            break
         for each in leaves(link):
-            is_bare = type(each) is Exception and not each.args
-            if isinstance(each, AbortError) or (is_bare and _has_failed(servicer)):
+            if isinstance(each, AbortError) or (_is_bare(each) and _has_failed(servicer)):
                 return each
         link = link.__context__
-    return None
+    return Exception() if _was_aborted(servicer) else None
+
+
+def _is_bare(error: BaseException) -> bool:
+    return type(error) is Exception and not error.args
+
+
+def _is_end(error: BaseException) -> bool:
+    """Whether `error` only says that the RPC is over."""
+    return isinstance(error, AbortError | CancelledError) or _is_bare(error)
 
 
 def _has_failed(servicer: Any) -> bool:
     is_of_threads = isinstance(servicer, grpc.ServicerContext)
     code: Any = getattr(servicer, "code", None)
     return is_of_threads and code() not in {None, grpc.StatusCode.OK}
+
+
+def _was_aborted(servicer: Any) -> bool:
+    """Whether `grpc` has noted an abort (private, seen in 1.85.3). A context of another kind does not tell."""
+    return isinstance(servicer, grpc.ServicerContext) and bool(
+        getattr(getattr(servicer, "_state", None), "aborted", False)
+    )
 
 
 def _lowered(headers: tuple[tuple[str, str], ...]) -> Trailers:

@@ -138,10 +138,16 @@ class _Threaded:
     def _push(self, message: Any, servicer: Any, send: Callable[[Any], None]) -> None:
         """Serve a stream whose answers may come from any thread, at any time: it is over when grpcio says so."""
         request, inside = self._guard.receive(self._method.name, servicer), copy_context()
+
+        def deliver(answer: Any) -> None:
+            if answer is None:  # the end of the stream, as grpcio has it
+                servicer.set_trailing_metadata(self._guard.kept(request, servicer))
+            send(answer)
+
         inside.run(request.__enter__)
         try:
             inside.run(self._admit, request, servicer)
-            inside.run(lambda: self._method.behaviour(self._checked(message), servicer, send))
+            inside.run(lambda: self._method.behaviour(self._checked(message), servicer, deliver))
         except (Exception, SystemExit, BaseExceptionGroup) as error:  # noqa: BLE001 - as above
             self._guard.leave(request)
             self._end(error, request, servicer)
@@ -188,7 +194,9 @@ class _Threaded:
 
     def _end(self, error: BaseException, request: RequestContext, servicer: Any) -> NoReturn:
         """End the RPC: by what the handler said where it has, in silence where nobody listens, else by the envelope."""
-        if abort_in(error, servicer) is not None:
+        abort = abort_in(error, servicer)
+        if abort is not None:
+            self._guard.outlived(error, abort, request, self._method.name)
             self._confirm(request, servicer)
         if type(error) is grpc.RpcError and not servicer.is_active():  # the client has gone, says the request stream
             raise error
@@ -199,6 +207,6 @@ class _Threaded:
 
     def _confirm(self, request: RequestContext, servicer: Any) -> NoReturn:
         """Abort once more, with the same words: whatever was raised on top of them stays here (L16)."""
-        servicer.set_trailing_metadata(self._guard.trailers(request, servicer))
+        servicer.set_trailing_metadata(self._guard.kept(request, servicer))
         servicer.abort(servicer.code(), (servicer.details() or b"").decode("utf-8", "replace"))
         raise AssertionError  # abort() raises
