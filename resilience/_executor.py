@@ -6,6 +6,7 @@ waiting behind it. The threads are daemons: a hung dependency must not hold up t
 
 from __future__ import annotations
 
+import enum
 import logging
 import os
 import queue
@@ -19,7 +20,7 @@ from typing import Any
 from resilience._fork import renew_after_fork
 from resilience.errors import named
 
-__all__ = ("Executor", "Work")
+__all__ = ("Executor", "Shortage", "Work")
 
 _IDLE_SECONDS = 10.0
 _log = logging.getLogger("resilience")
@@ -80,6 +81,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_idle.clear)  # they are threads of the parent
 
 
+class Shortage(enum.Enum):
+    """Why a call has no thread. Its caller is to blame for neither, and the dependency least of all."""
+
+    PLACES = "every thread of the executor is taken"
+    THREADS = "no thread can be started"
+    """The system is out of threads, the interpreter is ending, or a finalizer makes the call where none can be used."""
+
+
 class Executor:
     """At most `max_threads` calls at once (None for no bound of its own), each in a thread of its own.
 
@@ -102,18 +111,18 @@ class Executor:
         """Calls under way, late ones included; 0 without a bound, for they are not counted."""
         return 0 if self._max_threads is None or self._places is None else self._max_threads - len(self._places)
 
-    def submit(self, work: Work) -> bool:
-        """Start `work` at once, or return False when every place is taken."""
-        # Refused as well: a finalizer in a thread that rests, two of which would wait for each other, and one at the
-        # very end of the process, where no daemon runs any more.
+    def submit(self, work: Work) -> Shortage | None:
+        """Start `work` at once and return None, or return what is short: `work` is not run then, and takes no place."""
+        # Refused: a finalizer in a thread that rests, two of which would wait for each other, and one at the very end
+        # of the process, where no daemon runs any more.
         if threading.get_ident() in _idle or sys.is_finalizing():
-            return False
+            return Shortage.THREADS
         places = self._places
         try:
             if places is not None:
                 places.pop()
         except IndexError:
-            return False
+            return Shortage.PLACES
         try:
             try:
                 _, worker = _idle.popitem()
@@ -121,11 +130,15 @@ class Executor:
                 _Worker(work, places).start()
             else:
                 worker.inbox.put((work, places))
-        except BaseException:  # the system is out of threads
+        except RuntimeError:  # only from start(): a limit of the system, or the end of the interpreter (3.12 and later)
+            if places is not None:
+                places.append(None)
+            return Shortage.THREADS
+        except BaseException:
             if places is not None:
                 places.append(None)
             raise
-        return True
+        return None
 
 
 class _Worker(threading.Thread):

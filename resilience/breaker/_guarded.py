@@ -143,10 +143,7 @@ class GuardedStorage:
 
 def _start(call: Callable[[], object], context: Context) -> Work | None:
     work = Work(call, context)
-    try:
-        return work if _executor().submit(work) else None
-    except RuntimeError:  # the system is out of threads
-        return None
+    return work if _executor().submit(work) is None else None
 
 
 def _watch(storage: weakref.ref[GuardedStorage]) -> None:

@@ -101,7 +101,7 @@ class Admission(Named):
                 self._collect()
             del tokens[-1]
         except IndexError:
-            refusal = self._refusal("full", "and none may wait")
+            refusal = self._none_free("full", "and none may wait")
         else:
             return tokens
         if self._shadow:
@@ -148,11 +148,11 @@ class Admission(Named):
             return waiter
         least = queue.least_wait() or None
         if arrival is Arrival.REFUSED:
-            raise self._refusal("line", f"and {self._max_waiting} callers wait", least)
+            raise self._none_free("line", f"and {self._max_waiting} callers wait", least)
         if arrival is Arrival.QUEUED:
-            raise self._refusal("waited", f"and none became free within {patience:.3g} s", least)
+            raise self._none_free("waited", f"and none became free within {patience:.3g} s", least)
         why = "and the deadline has passed" if least is None else f"and none can be free within {patience:.3g} s"
-        raise self._refusal("hopeless", why, least)
+        raise self._none_free("hopeless", why, least)
 
     def _issue(self, limit: int) -> None:
         """Issue the tokens of a higher limit; for a lower one, take them out of use as they come back."""
@@ -171,11 +171,13 @@ class Admission(Named):
                 del self._tokens[-1]
                 self._owed -= 1
 
-    def _refusal(self, reason: str, why: str, retry_after: float | None = None) -> BulkheadFullError:
+    def _none_free(self, reason: str, why: str, retry_after: float | None = None) -> BulkheadFullError:
+        return self._refusal(reason, f"{self.name}: all {self._limit} places are taken {why}", retry_after)
+
+    def _refusal(self, reason: str, message: str, retry_after: float | None = None) -> BulkheadFullError:
         """Return the error of a call that gets no place, having counted it and told the listeners."""
         with self._lock:
             self.rejected_calls += 1
         facts = {"reason": reason, self.limit_option: self._limit, **({"shadow": True} if self._shadow else {})}
         self.events.emit(f"{self.kind}.rejected", self.name, self._clock(), "warning", **facts)
-        message = f"{self.name}: all {self._limit} places are taken {why}"
         return BulkheadFullError(message, policy=self.name, retry_after=retry_after)

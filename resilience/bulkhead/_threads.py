@@ -118,13 +118,13 @@ class ThreadPoolBulkhead(Admission):
             patience = self._patience()
             work = Isolated(call)
             work.add_done_callback(functools.partial(self._ended, work, held))
-            is_begun = self._executor.submit(work)
+            shortage = self._executor.submit(work)
         except BaseException:
             self._let_go(held)
             raise
-        if not is_begun:  # the places are the bound: this is a finalizer, where no thread can be waited for
+        if shortage is not None:  # not of places: the executor has no bound of its own
             self._let_go(held)
-            raise self._refusal("finalizer", "for a finalizer")
+            raise self._refusal("system", f"{self.name}: {shortage.value} for a call")
         return work, patience
 
     def _patience(self) -> Patience:

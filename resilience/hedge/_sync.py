@@ -90,7 +90,7 @@ class _Threads:
     def _submit(self, work: Work, *, is_hedge: bool) -> bool:
         is_taken = False
         try:
-            is_taken = self._hedge.executor.submit(work)
+            is_taken = self._hedge.executor.submit(work) is None
         finally:
             if is_hedge and not is_taken:
                 self._hedge.release()

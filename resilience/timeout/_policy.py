@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 
-from resilience._executor import Executor, Work
+from resilience._executor import Executor, Shortage, Work
 from resilience._fork import renew_after_fork
 from resilience.clock import Clock, monotonic
 from resilience.errors import BulkheadFullError, DeadlineExceededError, RunningWork
@@ -33,8 +33,9 @@ class Timeout(Named):
 
     A coroutine is cancelled. A blocking function cannot be: it runs in a thread of our own (with the caller's context
     variables), the caller returns on time, and the thread stays occupied until the function really ends. At most
-    `max_threads` such calls are under way at once; one more gets `BulkheadFullError` at once. A `Bulkhead` directly
-    outside keeps its place for the late thread as well. A `TimeoutError` raised by the function itself stays what it
+    `max_threads` such calls are under way at once; one more gets `BulkheadFullError` at once, and so
+    does a call for which the system starts no thread. A `Bulkhead` directly outside keeps its place for the late thread
+    as well. A `TimeoutError` raised by the function itself stays what it
     is (L10). Inside the call `Deadline.current()` tells what remains.
 
     A sooner deadline already in force wins, `margin` earlier than it ends: the caller, whose deadline it is, has that
@@ -183,10 +184,17 @@ class Timeout(Named):
         return DeadlineExceededError(message, policy=self.name, seconds=0.0)
 
     def _start(self, work: Work) -> None:
-        if not self._executor.submit(work):
-            most = self.options.max_threads
-            self.events.emit("timeout.rejected", self.name, self.clock(), "warning", reason="threads", max_threads=most)
-            raise BulkheadFullError(f"{self.name} has {most} blocking calls under way", policy=self.name)
+        if (shortage := self._executor.submit(work)) is not None:
+            raise self._refusal(shortage)
+
+    def _refusal(self, shortage: Shortage) -> BulkheadFullError:
+        most = self.options.max_threads
+        if shortage is Shortage.PLACES:
+            reason, message = "threads", f"{self.name} has {most} blocking calls under way"
+        else:
+            reason, message = "system", f"{self.name}: {shortage.value} for a blocking call"
+        self.events.emit("timeout.rejected", self.name, self.clock(), "warning", reason=reason, max_threads=most)
+        return BulkheadFullError(message, policy=self.name)
 
     def __repr__(self) -> str:
         seconds, margin = self.options.seconds, self.options.margin

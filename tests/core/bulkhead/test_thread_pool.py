@@ -28,7 +28,6 @@ from resilience import (
     Retry,
     ThreadPoolBulkhead,
     Timeout,
-    _executor,
 )
 from resilience.testing import ManualClock, RecordingListener
 
@@ -447,21 +446,6 @@ def test_resized_while_calls_run(release: threading.Event) -> None:
     assert until(lambda: pool.is_idle)
     assert pool.describe()["options"]["max_threads"] == 1
     assert repr(pool) == "<ThreadPoolBulkhead 'p.thread_pool' 0/1>"
-
-
-def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the system gives no thread the error is the system's, and no place is lost."""
-
-    def refuse(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    pool = ThreadPoolBulkhead(1, max_wait=0)
-    with monkeypatch.context() as patched:
-        patched.setattr(threading.Thread, "start", refuse)
-        patched.setattr(_executor, "_idle", {})
-        with pytest.raises(RuntimeError, match="can't start"):
-            Pipeline("p", pool).call(int)
-    assert Pipeline("p", pool).call(int) == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -26,7 +26,6 @@ from resilience import (
     Retry,
     RetryBudget,
     Timeout,
-    _executor,
     idempotent,
 )
 from resilience.hedge import HedgeOptions
@@ -205,30 +204,6 @@ def test_timeout_inside_ends_an_attempt() -> None:
     assert guarded(Upstream((release, "first"), (None, "second")).ask)() == "second"
     release.set()
     assert until(lambda: timeout.busy_threads == 0)
-
-
-def test_system_out_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the system gives no thread the error is the system's, and the budget gets back what it gave."""
-    budget, release = RetryBudget(), threading.Event()
-    policy, _ = hedge(budget=budget)
-    guarded = Pipeline("p", policy)(Upstream((release, "first")).ask)
-    start = threading.Thread.start
-
-    def second_fails(thread: threading.Thread) -> None:
-        monkeypatch.setattr(threading.Thread, "start", _refuse)
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", second_fails)
-    monkeypatch.setattr(_executor, "_idle", {})  # no thread of another test is free
-    with pytest.raises(RuntimeError, match="can't start"):
-        guarded()
-    assert (budget.calls, budget.extras) == (0, 0)
-    release.set()
-    assert until(lambda: policy.busy_threads == 0)
-
-
-def _refuse(_: threading.Thread) -> None:
-    raise RuntimeError("can't start new thread")
 
 
 async def test_plain_function_that_returns_an_awaitable() -> None:

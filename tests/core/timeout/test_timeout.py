@@ -104,21 +104,6 @@ def test_idle_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pipeline.call(threading.current_thread) is not thread
 
 
-def test_executor_is_out_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the system gives no thread the error is the system's, and no place is lost."""
-    timeout = Timeout(5, max_threads=1)
-    with monkeypatch.context() as patched:
-        patched.setattr(threading.Thread, "start", _refuse)
-        patched.setattr(_executor, "_idle", {})
-        with pytest.raises(RuntimeError, match="can't start"):
-            Pipeline("p", timeout).call(int)
-    assert Pipeline("p", timeout).call(int) == 0
-
-
-def _refuse(_: threading.Thread) -> None:
-    raise RuntimeError("can't start new thread")
-
-
 def test_worker_given_work_at_the_last_moment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that is given work just as it has waited long enough does the work before it ends."""
     monkeypatch.setattr(_executor, "_IDLE_SECONDS", 0.01)
