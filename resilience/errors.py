@@ -194,7 +194,7 @@ def cut_off_by_caller(error: BaseException | None) -> BaseException | None:
     """Return the cut-off that `error` is or was raised from, None if the caller's deadline did not end the call.
 
     A cut-off says of itself, as `is_callers`, that the caller stopped waiting before the call had used the time that
-    the service allows (or had used up nine tenths of the service's own deadline before the call). A healthy dependency
+    the service allows (or had used up half of the service's own deadline before the call). A healthy dependency
     cannot prevent it, so no policy counts it against the dependency, retries it, or spends a budget on it. Errors of
     plugins and adapters may carry the attribute, too, with `allowed` (seconds).
     """
@@ -225,7 +225,7 @@ class DeadlineExceededError(ResilienceError):
     """The time allowed ran out. `seconds` is the allowance; `running` is set when a thread is still at work.
 
     `allowed` is set if the caller's deadline ended the call sooner than the service itself would have, or if the call
-    began with less than a tenth of the service's own deadline left: the seconds that the service allows (`math.inf` for
+    began with less than half of the service's own deadline left: the seconds that the service allows (`math.inf` for
     no limit). Such an error says nothing about the dependency; see
     `cut_off_by_caller`.
     """

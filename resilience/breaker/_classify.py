@@ -19,7 +19,7 @@ from resilience.errors import (
     said_by,
 )
 from resilience.options import LONGEST, is_plain_callable
-from resilience.timeout import callers_patience
+from resilience.timeout import callers_patience, patience_left
 
 __all__ = ("Matcher", "checked_predicate", "cut_off_of", "is_answer", "is_refusal", "listed", "requested_delay")
 
@@ -48,7 +48,7 @@ def cut_off_of(error: BaseException, slow_after: float) -> CutOff | None:
     if source is None:
         is_late = _is_about_time(error) and callers_patience() <= _ALL_BUT_PASSED
         return CutOff(0.0, 0.0, slow_after) if is_late else None
-    left = callers_patience()
+    left = patience_left()
     seconds, allowed = said_by(source, "seconds") or 0.0, said_by(source, "allowed")
     if allowed is None or allowed == math.inf:
         allowed = slow_after

@@ -38,7 +38,7 @@ from resilience.errors import ConfigurationError, Problem, leaves
 from resilience.events import Emitter, Listener
 from resilience.options import CLOCK, RANDOMNESS, checked
 from resilience.policy import NO_RESULT, PolicyBase
-from resilience.timeout import callers_patience
+from resilience.timeout import patience_left
 
 __all__ = ("CircuitBreaker",)
 
@@ -170,7 +170,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         if mode is not None and mode.word == FORCED_OPEN:
             return Refusal(mode.left(now), f"is held open ({mode.reason})")
         # A closed circuit does not ask how long the caller waits.
-        patience = math.inf if type(self._machine.epoch) is Closed else callers_patience()
+        patience = math.inf if type(self._machine.epoch) is Closed else patience_left()
         answer, change = self._machine.admit(now, patience)
         self._note(change, now)
         return answer

@@ -14,7 +14,7 @@ from resilience.clock import Clock, monotonic
 from resilience.options import CLOCK, Opaque, checked
 from resilience.options import seconds as in_seconds
 
-__all__ = ("FRAME", "Deadline", "Enforced", "allowed_by_service", "callers_patience", "lift")
+__all__ = ("FRAME", "Deadline", "Enforced", "allowed_by_service", "callers_patience", "lift", "patience_left")
 
 _MOMENT = Opaque(
     "a moment of the clock, in seconds",
@@ -41,7 +41,7 @@ class Deadline:
         limit: The moment until which the service itself would let the work go on; `math.inf` if it sets no limit.
             None (the default) for a deadline of the service itself. A moment before `at` counts as `at`.
         began: The moment from which the time runs; None if it is not known. With it, a call that starts when less than
-            a tenth of the time is left counts as cut off by the caller, who may have used the rest (by a slow body).
+            half of the time is left counts as cut off by the caller, who may have used the rest (by a slow body).
         clock: The clock that `at` and `limit` refer to.
 
     Raises:
@@ -167,7 +167,7 @@ def allowed_by_service(seconds: float, own: float | None = None, moved: float = 
     in force was extended after `seconds` were given away, because callers with more time share the call.
 
     Returns None if the service itself ended the call: by `own`, or by a deadline of its own that is in force, if the
-    call had at least a tenth of that. Returns `math.inf` if the service sets no limit.
+    call had at least half of that. Returns `math.inf` if the service sets no limit.
     """
     if own is not None and seconds >= own:
         return None
@@ -176,11 +176,20 @@ def allowed_by_service(seconds: float, own: float | None = None, moved: float = 
     if grace > 0:
         return seconds + grace if own is None else min(own, seconds + grace)
     span = None if frame is None or frame[0] is None else frame[0].span
-    whole = span if span is None or own is None else min(own, span)
-    return whole if whole is not None and seconds < whole * _LEAST_SHARE else None
+    if span is None:
+        return None
+    least = span * _LEAST_SHARE
+    if seconds >= (least if own is None else min(own, least)):
+        return None
+    return span if own is None else min(own, span)
 
 
-_LEAST_SHARE = 0.1
+_LEAST_SHARE = 0.5
+"""The share of the service's own deadline that a call must have had, for its end to say something of the dependency.
+
+A client can use up the rest (it sends its body, or reads an answer, as slowly as it likes). A healthy dependency that
+takes less than this share is therefore out of its reach.
+"""
 
 
 def callers_patience() -> float:
@@ -189,6 +198,18 @@ def callers_patience() -> float:
     if frame is None or frame[0] is None or _grace(frame) <= 0:
         return math.inf
     return frame[0].remaining()
+
+
+def patience_left() -> float:
+    """Return `callers_patience()`; the time left, too, if that is less than half of the service's own deadline.
+
+    A call that begins now and is cut off at the deadline says nothing about the dependency, if this is not `math.inf`.
+    """
+    frame = FRAME.get()
+    if frame is None or (in_force := frame[0]) is None:
+        return math.inf
+    left, span = in_force.remaining(), in_force.span
+    return left if _grace(frame) > 0 or (span is not None and left < span * _LEAST_SHARE) else math.inf
 
 
 def _grace(frame: _Frame | None) -> float:

@@ -78,6 +78,11 @@ class LatestDeadline(MovingDeadline):
         return self._latest.limit
 
     @property
+    def span(self) -> float | None:
+        """The seconds of the whole time of the caller who waits longest."""
+        return self._latest.span
+
+    @property
     def _clock(self) -> Clock:  # type: ignore[override]  # read-only, see above
         return self._latest._clock  # noqa: SLF001 - of the class this one extends
 

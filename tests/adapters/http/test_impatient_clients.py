@@ -167,11 +167,11 @@ def test_a_client_that_sends_its_body_slowly_costs_no_other_user_a_request(
         return (await client.get(upstream.url)).raise_for_status().text
 
     service = Service(serve(app), guard, [])
-    upstream.delay = 0.15
+    upstream.delay = 0.45
 
     def slow_body() -> Iterator[bytes]:
         yield b"a"
-        time.sleep(0.93)
+        time.sleep(0.65)
         yield b"b"
 
     def ask(is_slow: bool) -> bool:  # noqa: FBT001 - what `attack` calls

@@ -41,7 +41,8 @@ class World:
         else:
             asyncio.run(self._pipeline.acall(awaited))
 
-    def _cut_off(self, seconds: float, allowed: float) -> None:
+    def cut_off(self, seconds: float, allowed: float) -> None:
+        """Do what a call does that is cut off after `seconds`."""
         self.clock.advance(seconds)
         raise DeadlineExceededError("cut off", seconds=seconds, allowed=allowed)
 
@@ -51,7 +52,7 @@ class World:
             Deadline(self.clock() + patience, limit=math.inf, clock=self.clock),
             pytest.raises(DeadlineExceededError),
         ):
-            self.run(lambda: self._cut_off(patience, allowed))
+            self.run(lambda: self.cut_off(patience, allowed))
 
     def opened(self, patience: float) -> float:
         """Have callers wait in vain, one after another, until the circuit opens; return the seconds that took."""
@@ -193,6 +194,27 @@ def test_one_patient_caller_in_a_row_of_impatient_ones_does_not_speak_for_all(ma
     world.impatient(0.5)
     world.refused(0.5)
     world.answered()
+
+
+def test_calls_that_begin_late_open_the_circuit_for_calls_that_begin_as_late(make: Make) -> None:
+    """Law: calls in the second half of the service's own deadline have no others refused, and no blind spot either."""
+    world = make()
+
+    def late(left: float = 0.4) -> Deadline:
+        at = world.clock() + left
+        return Deadline(at, began=at - 1, clock=world.clock)
+
+    for _ in range(3):
+        with late(), pytest.raises(DeadlineExceededError):
+            world.run(lambda: world.cut_off(0.4, 1.0))
+    assert world.state == "open"
+    with late(), pytest.raises(CircuitOpenError):
+        world.answered()
+    with late(0.9):
+        world.answered()
+    with late():
+        world.answered()
+    assert world.reasons == ["calls cut off", "calls are answered again"]
 
 
 def test_failures_of_patient_callers_open_the_circuit_for_all(make: Make) -> None:

@@ -61,10 +61,10 @@ def impatient(limit: float | str = math.inf) -> Deadline:
     return Deadline.after(PATIENCE, limit=limit)
 
 
-def begun(left: float) -> Deadline:
-    """Return a deadline of one second, of the service, that has run until `left` seconds are left."""
+def begun(left: float, whole: float = 1.0) -> Deadline:
+    """Return a deadline of `whole` seconds, of the service, that has run until `left` seconds are left."""
     now = time.monotonic()
-    return Deadline(now + left, began=now + left - 1)
+    return Deadline(now + left, began=now + left - whole)
 
 
 def test_a_deadline_is_the_services_own_unless_its_limit_is_later() -> None:
@@ -138,8 +138,10 @@ def test_an_answered_request_has_no_callers_deadline_any_more() -> None:
         pytest.param(lambda: Deadline.after(1, limit=math.inf), 0.02, None, id="the Timeout comes first"),
         pytest.param(lambda: Deadline.after(PATIENCE), 2.0, None, id="a deadline of the service"),
         pytest.param(lambda: begun(0.05), 2.0, 1.0, id="the rest of a deadline of the service"),
-        pytest.param(lambda: begun(0.02), 0.3, 0.3, id="less of it than a tenth of the Timeout"),
-        pytest.param(lambda: begun(0.15), 2.0, None, id="more than a tenth of a deadline of the service"),
+        pytest.param(lambda: begun(0.25), 2.0, 1.0, id="less than half of a deadline of the service"),
+        pytest.param(lambda: begun(0.1), 0.2, 0.2, id="less of it than the Timeout"),
+        pytest.param(lambda: begun(0.25), 0.1, None, id="more of it than the Timeout"),
+        pytest.param(lambda: begun(0.2, 0.3), 2.0, None, id="more than half of a deadline of the service"),
     ],
 )
 def test_a_timeout_says_whether_the_caller_cut_the_call_off(
@@ -161,6 +163,14 @@ def test_a_deadline_inside_of_a_callers_one_limits_what_the_service_allows(colou
     for error in (around, inner):
         assert isinstance(error, DeadlineExceededError)
         assert error.allowed == pytest.approx(0.5, abs=0.1)
+
+
+@COLOURS
+def test_a_shared_call_that_begins_late_is_its_callers_cut_off(colour: str) -> None:
+    """Law: a shared call that has the rest of the service's deadline alone says nothing about the dependency."""
+    error = error_of(colour, begun(0.1), SingleFlight(), Timeout(2))
+    assert isinstance(error, DeadlineExceededError)
+    assert error.is_callers
 
 
 @COLOURS
