@@ -12,12 +12,13 @@ from resilience.inbound import Inbound, RequestContext
 if TYPE_CHECKING:
     from resilience_fastapi._deadline import Timer
 
-__all__ = ("CLOSE", "REQUEST_ID", "SCOPE_KEY", "Exchange")
+__all__ = ("CLOSE", "REQUEST_ID", "SCOPE_KEY", "Exchange", "identified")
 
 SCOPE_KEY = "resilience"
 """Where the request's `RequestContext` stands in the ASGI scope."""
 
 REQUEST_ID = b"x-request-id"
+_LENGTH = len(REQUEST_ID)
 CLOSE = (b"connection", b"close")
 _QUOTA = {"RateLimit-Policy": b"ratelimit-policy", "RateLimit": b"ratelimit"}
 _LAST = frozenset({"http.response.body", "http.response.pathsend"})
@@ -25,6 +26,17 @@ _LAST = frozenset({"http.response.body", "http.response.pathsend"})
 
 def _is_last(message: Message) -> bool:
     return message["type"] in _LAST and not message.get("more_body", False)
+
+
+def identified(given: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+    """Return the headers with `request_id`, in place of any id that the application has set."""
+    headers = list(given)
+    for name, _ in headers:
+        if len(name) == _LENGTH and name.lower() == REQUEST_ID:
+            headers = [line for line in headers if line[0].lower() != REQUEST_ID]
+            break
+    headers.append((REQUEST_ID, request_id.encode("ascii")))
+    return headers
 
 
 class Exchange:
@@ -109,12 +121,7 @@ class Exchange:
         return other
 
     def _headed(self, given: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        headers = list(given)
-        for name, _ in headers:
-            if name == REQUEST_ID:
-                break
-        else:
-            headers.append((REQUEST_ID, self.context.request_id.encode("ascii")))
+        headers = identified(given, self.context.request_id)
         if self._inbound.options.rate_limit_headers and self.context.charges:
             headers += [
                 (_QUOTA[name], text.encode("ascii")) for name, text in self._inbound.quota_headers(self.context)

@@ -78,5 +78,5 @@ class _Identified:
             return response
         with context:
             response = await call(self.handler, request, error)
-        response.headers.setdefault("X-Request-ID", context.request_id)
+        response.headers["X-Request-ID"] = context.request_id
         return response

@@ -12,7 +12,7 @@ import contextlib
 from starlette.types import Message, Send
 
 from resilience.lifecycle import Lifecycle
-from resilience_fastapi._exchange import REQUEST_ID
+from resilience_fastapi._exchange import identified
 
 __all__ = ("Socket",)
 
@@ -43,8 +43,7 @@ class Socket:
                 raise OSError("this websocket was closed, since its process is about to end")
             return
         if kind in _HANDSHAKE:
-            id_header = (REQUEST_ID, self._request_id.encode("ascii"))
-            message = {**message, "headers": [*message.get("headers", ()), id_header]}
+            message = {**message, "headers": identified(message.get("headers", ()), self._request_id)}
         self._is_open = self._is_open and kind != _RESTART["type"]
         await self._send(message)
         if kind == "websocket.accept":

@@ -79,8 +79,9 @@ class Exchange:
             elif len(name) == len("Content-Length") and name.lower() == "content-length":
                 is_measured = True
         context = self._context
-        if not is_identified:
-            headers.append((_ID, context.request_id))
+        if is_identified:
+            headers = [line for line in headers if line[0].lower() != "x-request-id"]
+        headers.append((_ID, context.request_id))
         if context.charges:
             headers += self._layer.inbound.quota_headers(context)
         return headers, is_measured

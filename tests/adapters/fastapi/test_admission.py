@@ -203,9 +203,10 @@ async def test_http2_has_no_connection_header(browse: Any) -> None:
         assert "Connection" not in (await client.get("/openapi.json")).headers
 
 
-async def test_application_keeps_its_own_request_id(browse: Any) -> None:
-    """A request id the application sets itself is sent once, as it is; shared header lists are not written to."""
-    shared = [(b"x-request-id", b"own")]
+async def test_an_answer_has_one_request_id(browse: Any) -> None:
+    """An id that the application sets is replaced by ours; shared header lists are not written to."""
+    shared = [(b"x-request-id", b"own"), (b"X-Request-ID", b"twice"), (b"x-request-if", b"kept")]
+    given = list(shared)
     start = {"type": "http.response.start", "status": 200, "headers": shared}
     plain: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": []}
 
@@ -214,9 +215,11 @@ async def test_application_keeps_its_own_request_id(browse: Any) -> None:
         await send({"type": "http.response.body"})
 
     async with browse(ResilienceMiddleware(app)) as client:
-        own = await client.get("/own")
+        own = await client.get("/own", headers={"X-Request-ID": "r-1"})
         ids = [(await client.get("/")).headers.get_list("X-Request-ID") for _ in range(2)]
-    assert own.headers.get_list("X-Request-ID") == ["own"]
+    assert own.headers.get_list("X-Request-ID") == ["r-1"]
+    assert own.headers["X-Request-If"] == "kept"
+    assert shared == given
     assert [len(each) for each in ids] == [1, 1]
     assert ids[0] != ids[1]
     assert plain["headers"] == []
