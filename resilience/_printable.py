@@ -57,6 +57,7 @@ def named(thing: object) -> str:
 
     It stands in logs for the `repr`, which may show values: that of a `functools.partial` shows its arguments.
     """
+    name = None
     for _ in range(_MOST_PARTIALS):
         name, inner = _attribute(thing, "__qualname__"), _attribute(thing, "func")
         if isinstance(name, str) or inner is None:

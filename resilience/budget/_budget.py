@@ -172,9 +172,9 @@ class RetryBudget:
 
     def _spend(self, tell: Emitter | None, *, is_extra: bool) -> bool:
         now, is_counted = self._clock(), False
+        shares, options = self._shares, self.options
         try:
             with self._lock:
-                shares, options = self._shares, self.options
                 has_room = shares.has_room(options.ratio, options.minimum)
                 begins = not has_room and shares.refuse(now)
                 if has_room or options.shadow:

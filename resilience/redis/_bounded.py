@@ -108,7 +108,7 @@ class _Bounded(_Base):
         if not current.is_server_asked and self._generation.claim_question():
             self._ask_server()
 
-    def _connect(self) -> BoundedSocket:
+    def _connect(self) -> Any:  # a socket; redis-py's stubs say that the abstract method returns None
         self._age = self._generation.current
         connect: Callable[[], socket.socket] = super()._connect  # type: ignore[safe-super]  # abstract in the base alone
         return BoundedSocket(connect())

@@ -32,7 +32,7 @@ def probe_key(prefix: str) -> str:
 
 def diagnose(connection: RedisConnection) -> str | None:
     """Return why the server cannot serve limiters, or None. Never raises because of Redis."""
-    import redis  # noqa: PLC0415 - an extra
+    from redis.exceptions import NoScriptError, RedisError  # noqa: PLC0415 - an extra
 
     prefix = connection.options.prefix
     key = probe_key(prefix)
@@ -40,9 +40,9 @@ def diagnose(connection: RedisConnection) -> str | None:
         run = connection.sync.execute_command
         try:
             run("EVALSHA", _PROBE.sha1, 1, key)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-        except redis.exceptions.NoScriptError:
+        except NoScriptError:
             run("EVAL", _PROBE.text, 1, key)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-    except (redis.RedisError, OSError) as error:
+    except (RedisError, OSError) as error:
         connection.evict()
         return explain(error, prefix)
     return CLUSTER if connection.is_cluster_node else None

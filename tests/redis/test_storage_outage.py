@@ -178,7 +178,7 @@ class Shelf(pybreaker.CircuitBreakerStorage):
         return None
 
     @opened_at.setter
-    def opened_at(self, moment: datetime) -> None:
+    def opened_at(self, datetime: datetime) -> None:  # the name of the base class
         self._note("set time")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import redis
+from redis.exceptions import NoPermissionError
 from redis_process import RedisProcess, find_binary, find_oldest_binary, free_port
 from tcp_proxy import TcpProxy
 
@@ -326,7 +327,7 @@ def test_codes(error: Exception, code: str | None) -> None:
 def test_explanations() -> None:
     """An explanation names the cause, and what to do where that is known."""
     assert explain(redis.TimeoutError("Timeout"), "p") == "it does not answer: Timeout"
-    assert "~{shop:*" in explain(redis.exceptions.NoPermissionError("no"), "shop")
+    assert "~{shop:*" in explain(NoPermissionError("no"), "shop")
     assert explain(redis.ResponseError("BUSY a script is running"), "p") == "it answers BUSY"
 
 

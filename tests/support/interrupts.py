@@ -82,8 +82,8 @@ class _Watch:
 
     def enter(self, frame: Any, _event: str, _arg: Any) -> Any:
         caller = frame.f_back
-        if caller is not None and self._last == (caller.f_code, caller.f_lasti):
-            self.enters.add(self._last)
+        if caller is not None and (place := (caller.f_code, caller.f_lasti)) == self._last:
+            self.enters.add(place)
         file = frame.f_code.co_filename
         is_called_by_us = caller is not None and caller.f_trace is not None
         if not file.startswith(_OURS) and not (is_called_by_us and file in _ON_OUR_BEHALF):

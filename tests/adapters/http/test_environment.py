@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import ssl
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -44,7 +45,7 @@ class Forwarding(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_args: Any) -> None: ...
+    def log_message(self, format: str, *_args: Any) -> None: ...  # noqa: A002 - the name of the base class
 
 
 @pytest.fixture

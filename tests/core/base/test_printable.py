@@ -85,7 +85,7 @@ def send(token: str, event: Event) -> None:
 
 def test_what_a_function_is_bound_to_is_not_shown() -> None:
     """A `partial` is called by the name of its function: its repr would show its arguments."""
-    bound = functools.partial(functools.partial(send, PASSWORD), None)
+    bound = functools.partial(functools.partial(send, PASSWORD), Event("retry.scheduled", "shop", "info", 0.0, 1, {}))
     assert named(bound) == named(send) == "send"
     assert named(ValueError) == "ValueError"
     assert named(object()) == "<object>"

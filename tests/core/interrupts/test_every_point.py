@@ -218,7 +218,8 @@ def _hedge(delay: float, call: Callable[[], object], budget: RetryBudget | None 
     def check() -> None:
         eventually(lambda: hedge.busy_threads == 0, "a thread is lost")
         if budget is not None:
-            eventually(lambda: budget.calls == budget.extras == 0, "the budget counts a call that is over")
+            spent = budget
+            eventually(lambda: spent.calls == spent.extras == 0, "the budget counts a call that is over")
         heard(hedge.events)
         with suppress(ConnectionError):
             assert in_another_thread(guarded) == "answer"
