@@ -65,7 +65,8 @@ class GuardedStorage:
         """Believe in the storage again: the thread that asks it is the parent's."""
         self._away: object | None = None
         self._is_watched = False
-        self._lock = threading.Lock()  # guards the two above; never held while the storage is asked
+        # Guards the two above; never held while the storage is asked. Re-entrant, for finalizers that make calls.
+        self._lock = threading.RLock()
 
     @property
     def is_away(self) -> bool:

@@ -7,6 +7,7 @@ Any unit of time will do as long as it is one unit; here it is seconds.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from itertools import islice
 from typing import NamedTuple
@@ -90,7 +91,7 @@ class Table:
     next eight makes room: the one whose owner gains least from being forgotten. Buckets somebody is spending from
     stay, even where that is one too many until the next key comes.
 
-    One thread at a time may call its methods; others may spend from its cells meanwhile.
+    One thread at a time may call its methods, and a finalizer in the midst of that; others may spend from its cells.
     """
 
     __slots__ = ("_max_keys", "_order", "cells", "displaced")
@@ -124,7 +125,8 @@ class Table:
         chosen = min(keys, key=self._full_at)
         if not self._drop(chosen, _NEVER):
             return False
-        order.remove(chosen)  # while it is in front: this looks from there
+        with contextlib.suppress(ValueError):  # a finalizer that made a call meanwhile has done it
+            order.remove(chosen)  # while it is in front: this looks from there
         order.rotate(1 - len(keys))
         return True
 

@@ -63,7 +63,7 @@ class _Shelf:
 
     def after_fork(self) -> None:
         """Keep what was spent, under a lock nobody holds."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # re-entrant, for finalizers that make calls
 
 
 class MemoryLedger:
@@ -132,11 +132,12 @@ class MemoryLedger:
                 if is_paid:
                     shelf.table.add(key, full_at, now)
             else:
+                cell = self._cells[key]  # now: a finalizer that finds it empty puts another one in its place
                 try:
                     now = self._clock()
                     is_paid, full_at = self._quota.spend(full_at, now, cost, allowance)
                 finally:
-                    self._cells[key].append(full_at)
+                    cell.append(full_at)
         return Decision.of(self._quota, cost, allowed=is_paid, full_at=full_at, made_at=now)
 
     def _held(self, key: str) -> float | None:

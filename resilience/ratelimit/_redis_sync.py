@@ -113,7 +113,8 @@ class Gathering:
     def after_fork(self) -> None:
         """Forget the batch: its threads are the parent's."""
         self._open: ThreadBatch | None = None
-        self._lock = threading.Lock()  # guards the batch that is open; never held while Redis is asked
+        # Guards the batch that is open; never held while Redis is asked. Re-entrant, for finalizers that make calls.
+        self._lock = threading.RLock()
 
     def join(
         self, ledger: RedisLedger, permit: Permit, question: Question, cost: int, who: Waiter

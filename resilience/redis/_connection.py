@@ -54,7 +54,8 @@ class RedisConnection:
         self._loops: dict[Any, Any] = {}
         self._pool: ConnectionPool | None = None
         self._pools: dict[Any, Any] = {}
-        self._lock = threading.Lock()  # guards the four above; held while a client is built, which does no I/O
+        # Guards the four above; held while a client is built, which does no I/O. Re-entrant, for finalizers.
+        self._lock = threading.RLock()
         renew_after_fork(self)
 
     @classmethod
@@ -66,7 +67,7 @@ class RedisConnection:
     def after_fork(self) -> None:
         """Let go of the parent's clients, whose sockets are shared with it - without closing them."""
         self._inherited.append((self._sync, self._loops, self._pool, self._pools))
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._sync, self._loops = None, {}
         self._pool, self._pools = None, {}
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from resilience.redis._pool_aio import AsyncConnectionPool
 
 if TYPE_CHECKING:
-    import threading
-
     from redis.asyncio.connection import AbstractConnection
 
     from resilience.redis._options import RedisOptions
@@ -29,7 +28,9 @@ class Closing(Protocol):
 T = TypeVar("T", bound=Closing)
 
 
-def of_loop(loops: dict[Any, tuple[T, AsyncGenerator[None, None]]], lock: threading.Lock, build: Callable[[], T]) -> T:
+def of_loop(
+    loops: dict[Any, tuple[T, AsyncGenerator[None, None]]], lock: AbstractContextManager[Any], build: Callable[[], T]
+) -> T:
     """Return what `build` has made for the running loop."""
     loop = asyncio.get_running_loop()
     if (kept := loops.get(loop)) is not None:

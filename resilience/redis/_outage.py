@@ -60,7 +60,8 @@ class OutageGuard:
     def after_fork(self) -> None:
         """Believe in Redis again: the probe under way, if any, is the parent's."""
         self._absence = Absence(self._lease)
-        self._lock = threading.Lock()  # guards the machine; never held while Redis is asked
+        # Guards the machine; never held while Redis is asked. Re-entrant, for finalizers that make calls.
+        self._lock = threading.RLock()
 
     @property
     def is_away(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
@@ -60,7 +61,8 @@ class ConnectionPool:
         self._patience = options.timeout / 2
         self._connect = connect
         self._places: Places[AbstractConnection, Place] = Places(options.max_connections, self._patience)
-        self._lock = threading.Lock()  # guards the places; never held during I/O
+        # Guards the places; never held during I/O by its own steps. Re-entrant, for finalizers that make calls.
+        self._lock = threading.RLock()
 
     def ask_now(self, talk: Callable[[AbstractConnection], T]) -> T | None:
         """Return `talk(connection)`, or None if no connection is free or the free one was closed since its last use."""
@@ -90,7 +92,8 @@ class ConnectionPool:
             if place.link is not None:
                 answer = self._use(place.link, talk, 0.0)
             else:
-                answer = self._use(self._await_link(place), talk, monotonic() - since)
+                link = self._await_link(place)  # a process that stood still meanwhile waited for longer than it may
+                answer = self._use(link, talk, min(monotonic() - since, self._patience))
             if answer is None:
                 raise NotAskedError("the connection was closed since its last use")
             return answer
@@ -144,6 +147,8 @@ class ConnectionPool:
 
     def _grow(self) -> None:
         """Start an attempt to connect if callers wait for one."""
+        if sys.is_finalizing():  # no thread starts any more: starting one would never return
+            return
         is_due = False
         try:
             with self._lock:

@@ -17,6 +17,7 @@ from resilience.events import Event
 from resilience.ratelimit import Decision, RedisStore, TokenBucket
 from resilience.ratelimit._batch import LARGEST_BATCH
 from resilience.redis import RedisConnection
+from resilience.redis._pool import Place
 
 pytestmark = [pytest.mark.redis, pytest.mark.realtime]
 TIMEOUT = 0.05  # the default: the figures below are about it
@@ -269,6 +270,21 @@ async def test_every_caller_of_a_split_turn_has_its_answer(redis_server: RedisPr
     decisions = await asyncio.gather(*[scene.limiter.aacquire(f"k{number % 300}") for number in range(1200)])
     assert [sum(map(bool, decisions[number::300])) for number in range(300)] == [3] * 300
     await scene.connection.aclose()
+
+
+def test_a_process_that_stood_still_is_no_outage(redis_server: RedisProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that waited for its connection for longer than the bound, because nothing ran, still asks Redis."""
+    wait = Place.wait
+
+    def wait_and_stand_still(place: Place, seconds: float) -> None:
+        wait(place, PATIENCE)
+        time.sleep(2 * TIMEOUT)
+
+    monkeypatch.setattr(Place, "wait", wait_and_stand_still)
+    scene = Scene(redis_server.url)
+    assert scene.limiter.acquire("k")  # outage mode `deny`: Redis was asked
+    assert scene.kinds() == []
+    scene.connection.close()
 
 
 def test_a_refused_connection_is_an_outage() -> None:

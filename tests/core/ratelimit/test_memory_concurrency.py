@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import linecache
 import os
 import sys
@@ -356,3 +357,39 @@ def test_fork_while_somebody_is_spending() -> None:
     cell.append(full_at)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
     assert bucket.acquire("k").remaining == 1
+
+
+def test_finalizer_may_call_in_the_midst_of_a_call() -> None:
+    """A call that the garbage collector's finalizers make in the midst of another one deadlocks nobody."""
+    bucket = TokenBucket("1000000000/second", store=MemoryStore(max_keys=50))
+    finished: list[int] = []
+
+    class Loose:
+        calls = 0
+
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            Loose.calls += 1
+            bucket.acquire(f"finalizer {Loose.calls}")
+            bucket.acquire("k", cost=2)
+
+    def work() -> None:
+        for step in range(1, 40):
+            gc.set_threshold(step)
+            for number in range(20):
+                Loose()
+                bucket.acquire(f"{step} {number}")
+                bucket.acquire("k", cost=2)
+        finished.append(Loose.calls)
+
+    threshold = gc.get_threshold()
+    thread = threading.Thread(target=work, daemon=True)
+    try:
+        thread.start()
+        thread.join(60)
+    finally:
+        gc.set_threshold(*threshold)
+    assert finished
+    assert finished[0] > 0
