@@ -203,6 +203,54 @@ def test_adapters_decide_nothing(path: Path) -> None:
     assert not names & {"sleep", "Lock", "RLock", "Semaphore"}
 
 
+def guarded_against(error: str, tree: ast.Module) -> set[ast.AST]:
+    """Return the nodes that stand in a `try` that handles `error`, or in a `with` that suppresses it."""
+    guarded: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Try):
+            caught = any(error in ast.unparse(handler.type) for handler in node.handlers if handler.type is not None)
+        else:
+            caught = isinstance(node, ast.With) and f"suppress({error})" in ast.unparse(node.items[0])
+        if caught and isinstance(node, ast.Try | ast.With):
+            guarded.update(inner for line in node.body for inner in ast.walk(line))
+    return guarded
+
+
+def calls_of(tree: ast.AST, *names: str) -> list[ast.Call]:
+    """Return the calls of what has one of these names, as a name or as an attribute."""
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [call for call in found if getattr(call.func, "attr", getattr(call.func, "id", "")) in names]
+
+
+def starts_of_threads(tree: ast.Module) -> list[ast.Call]:
+    """Return the calls of `start` on a thread that was made in this module."""
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    kinds = {each.name for each in classes if "threading.Thread" in map(ast.unparse, each.bases)}
+    made = set(calls_of(tree, "Thread", *kinds))
+    assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign) and node.value in made]
+    names = {ast.unparse(target) for node in assigned for target in node.targets}
+
+    def is_thread(value: ast.expr) -> bool:
+        return value in made or ast.unparse(value) in names
+
+    starts = calls_of(tree, "start")
+    return [call for call in starts if isinstance(call.func, ast.Attribute) and is_thread(call.func.value)]
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.parent.name != "demo"], ids=module_of)
+def test_a_start_of_a_thread_may_fail(path: Path) -> None:
+    """Where a thread is started, or the function that starts it is called, a system out of threads is handled."""
+    tree = tree_of(path)
+    guarded = guarded_against("RuntimeError", tree)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    starts = starts_of_threads(tree)
+    assert starts or not calls_of(tree, "Thread")
+    for start in starts:
+        innermost = [each for each in functions if start in set(ast.walk(each))][-1]
+        callers = calls_of(tree, innermost.name)
+        assert start in guarded or (callers and guarded.issuperset(callers)), f"line {start.lineno}"
+
+
 def test_adapters_is_not_a_package() -> None:
     """`adapters/` is a source root: as a package it would clash with a real one on PyPI."""
     assert not (ROOT / "adapters" / "__init__.py").exists()

@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
+from resilience import BulkheadFullError
+
 __all__ = ("submit",)
 
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
@@ -18,8 +20,12 @@ _loops: dict[int, asyncio.AbstractEventLoop] = {}
 
 
 def submit(work: Callable[[], Coroutine[Any, Any, Any]]) -> Future[Any]:
-    """Run `work` on the loop, in a copy of the caller's context."""
-    return asyncio.run_coroutine_threadsafe(work(), _loop())
+    """Run `work` on the loop, in a copy of the caller's context.
+
+    Raises `BulkheadFullError` if the loop is not running yet and no thread can be started for it.
+    """
+    loop = _loop()
+    return asyncio.run_coroutine_threadsafe(work(), loop)
 
 
 def _loop() -> asyncio.AbstractEventLoop:
@@ -27,18 +33,23 @@ def _loop() -> asyncio.AbstractEventLoop:
     loop = _loops.get(process)
     if loop is None:
         fresh = asyncio.new_event_loop()
-        loop = _loops.setdefault(process, fresh)
+        thread = _run(fresh)
+        loop = _loops.setdefault(process, fresh)  # not before it runs: a call on it would wait for ever
         if loop is fresh:
-            _run(fresh)
+            atexit.register(_end, fresh, thread, process)
         else:  # another thread was faster
-            fresh.close()
+            _end(fresh, thread, process)
     return loop
 
 
-def _run(loop: asyncio.AbstractEventLoop) -> None:
+def _run(loop: asyncio.AbstractEventLoop) -> threading.Thread:
     thread = threading.Thread(target=loop.run_forever, name="resilience-grpc", daemon=True)
-    thread.start()
-    atexit.register(_end, loop, thread, os.getpid())
+    try:
+        thread.start()
+    except RuntimeError as error:  # the system starts no more threads, or the interpreter is ending
+        loop.close()
+        raise BulkheadFullError("no thread can be started for a future", policy="grpc") from error
+    return thread
 
 
 def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread, process: int) -> None:

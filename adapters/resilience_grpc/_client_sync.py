@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import Any
 
 import grpc
 
-from resilience import Resilience
+from resilience import BulkheadFullError, Resilience
 from resilience import idempotent as may_repeat
 from resilience.errors import ResilienceError
 from resilience_grpc._client_call import Lost, Outgoing
@@ -173,7 +174,12 @@ def _promised(guarded: Callable[[Outgoing], Any], outgoing: Outgoing) -> Promise
         except ResilienceError as error:
             raise as_call_error(error, is_aio=False) from error.__cause__
 
-    return Promised(submit(make), outgoing)
+    try:
+        return Promised(submit(make), outgoing)
+    except BulkheadFullError as error:
+        refused: Future[Any] = Future()
+        refused.set_exception(as_call_error(error, is_aio=False))
+        return Promised(refused, outgoing)
 
 
 @may_repeat

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -32,7 +32,22 @@ class _Watch:
 
     def finish(self) -> None:
         self.tell(Answer(status=Answer.NOT_SERVING))
+        self.end()
+
+    def end(self) -> None:
         self._send(None)
+
+
+class _Threads(ThreadPoolExecutor):
+    """A pool that raises nothing when the system starts no thread: grpcio would lose the thread it serves with."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError:  # the call stays in the queue of the threads that exist
+            left: Future[Any] = Future()
+            left.cancel()
+            return left
 
 
 class ThreadedHealth:
@@ -55,10 +70,10 @@ class ThreadedHealth:
             self._watch(_Watch(request.service, send), servicer)
 
         asking: Any = check
-        asking.experimental_thread_pool = ThreadPoolExecutor(_AT_ONCE, "grpc-health")
+        asking.experimental_thread_pool = _Threads(_AT_ONCE, "grpc-health")
         watching: Any = watch
         watching.experimental_non_blocking = True
-        watching.experimental_thread_pool = ThreadPoolExecutor(1, "grpc-health-watch")
+        watching.experimental_thread_pool = _Threads(1, "grpc-health-watch")
         return check, watch
 
     def _check(self, name: str, servicer: Any) -> Answer:
@@ -79,10 +94,19 @@ class ThreadedHealth:
         self._watches.add(watch)
         if not servicer.add_callback(lambda: self._watches.discard(watch)):
             self._watches.discard(watch)
-        if self._teller is None:
-            self._teller = threading.Thread(target=self._tell, name="grpc-health-teller", daemon=True)
-            self._teller.start()
+        if self._teller is None and not self._begin_telling():
+            self._watches.discard(watch)
+            watch.end()
         self._wake.set()
+
+    def _begin_telling(self) -> bool:
+        teller = threading.Thread(target=self._tell, name="grpc-health-teller", daemon=True)
+        try:
+            teller.start()
+        except RuntimeError:  # the system starts no more threads: the watcher comes again
+            return False
+        self._teller = teller
+        return True
 
     def _tell(self) -> None:
         while not self._is_over:

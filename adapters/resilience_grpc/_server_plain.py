@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from contextvars import copy_context
 from typing import Any
 
-from resilience import Deadline
+from resilience import BulkheadFullError, Deadline
 from resilience_grpc._server_guard import late
 from resilience_grpc._server_method import Method
 
@@ -70,7 +70,11 @@ class _Thread:
             except SystemExit as error:  # would end the loop, and its client would never hear of it
                 raise RuntimeError("a method called exit()") from error
 
-        taken = self._loop.run_in_executor(self._executor, take)
+        try:
+            taken = self._loop.run_in_executor(self._executor, take)
+        except RuntimeError as error:  # the system starts no more threads, or the executor is shut down
+            is_given_up = True  # the step may be in the queue all the same
+            raise BulkheadFullError("no thread can be started for a method", policy="grpc") from error
         cancelled: asyncio.CancelledError | None = None
         while not taken.done():
             try:

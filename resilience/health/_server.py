@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from resilience.errors import ConfigurationError, Problem
+from resilience.errors import ConfigurationError, Problem, one_line
 from resilience.options import Text, Whole, checked
 
 if TYPE_CHECKING:
@@ -60,7 +60,11 @@ class HealthServer:
         self._health, self._before, self._serves = health, before, serves
         self._renew()
         self._listener = self._bind()
-        self._start()
+        try:
+            self._start()
+        except RuntimeError:  # no more threads: a port that is open and silent would be worse than none
+            self._stop()
+            raise
         _servers.add(self)
 
     def _renew(self) -> None:
@@ -95,7 +99,11 @@ class HealthServer:
         if not self._serves():
             with contextlib.suppress(ConfigurationError):  # said once, where the server was made
                 self._listener = self._bind()
-            self._start()
+            try:
+                self._start()
+            except RuntimeError as error:
+                self._stop()
+                _log.error("port %s for health is closed in process %s: %s", self.port, os.getpid(), one_line(error))
 
     def after_fork_in_parent(self) -> None:
         """Hand the port over to the worker."""

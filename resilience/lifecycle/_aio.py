@@ -141,7 +141,11 @@ async def _in_thread(run: Callable[[], Any], name: str) -> Any:
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(settle, ended)
 
-    threading.Thread(target=copy_context().run, args=(call,), name=f"resilience-{name}", daemon=True).start()
+    context = copy_context()
+    try:
+        threading.Thread(target=context.run, args=(call,), name=f"resilience-{name}", daemon=True).start()
+    except RuntimeError:  # the system starts no more threads, or the interpreter is ending: here, without a limit
+        context.run(call)
     ended = await answer
     if ended.error is not None:
         raise ended.error

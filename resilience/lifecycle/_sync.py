@@ -63,11 +63,11 @@ def attempt(
         finally:
             over.set()
 
-    thread = threading.Thread(target=copy_context().run, args=(call,), name=f"resilience-{name}", daemon=True)
+    context = copy_context()
     try:
-        thread.start()
-    except RuntimeError:  # the interpreter is ending and starts no more threads: without a limit, then
-        call()
+        threading.Thread(target=context.run, args=(call,), name=f"resilience-{name}", daemon=True).start()
+    except RuntimeError:  # the system starts no more threads, or the interpreter is ending: here, without a limit
+        context.run(call)
     begun = time.monotonic()
     while not over.wait(max(0.0, min(begun + limit - time.monotonic(), SLICE))):
         if time.monotonic() >= begun + limit or is_pointless():

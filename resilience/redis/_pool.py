@@ -156,8 +156,8 @@ class ConnectionPool:
             if is_due:
                 epoch = self._places.epoch
                 threading.Thread(target=self._add, args=(epoch,), name="resilience-redis-connect", daemon=True).start()
-        except RuntimeError as error:  # the process may start no more threads
-            self._failed(error)
+        except RuntimeError:  # the system starts no more threads: this says nothing about Redis
+            self._failed(NotAskedError("no thread can be started to connect"))
         except BaseException:
             if is_due:
                 self._failed(NotAskedError("interrupted"))

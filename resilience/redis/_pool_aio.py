@@ -137,6 +137,8 @@ class AsyncConnectionPool:
                 self._settle(first, attempt.result())
         else:
             cause = error if isinstance(error, Exception) else ConnectionError("connecting was cancelled")
+            if isinstance(cause.__cause__, RuntimeError):  # asyncio has no thread to resolve the name of the host in
+                cause = NotAskedError("no thread can be started to connect")
             for given in self._places.failed(cause, monotonic()):
                 if not given.done():
                     given.set_exception(cause)

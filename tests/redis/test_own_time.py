@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from no_threads import out_of_threads
 from redis_process import RedisProcess, free_port
 from tcp_proxy import TcpProxy
 
@@ -294,3 +295,31 @@ def test_a_refused_connection_is_an_outage() -> None:
     assert not scene.limiter.acquire("k")
     assert time.monotonic() - start < 0.4
     assert [(event.kind, event.facts["error"]) for event in scene.events] == [("ratelimit.outage", "ConnectionError")]
+
+
+def test_no_thread_to_connect_in_is_no_outage(redis_server: RedisProcess) -> None:
+    """If no thread can be started to connect in, decisions are made without Redis, at once, and it is not blamed."""
+    scene = Scene(redis_server.url)
+    with out_of_threads():
+        start = time.monotonic()
+        assert not any(scene.limiter.acquire("k") for _ in range(20))
+        assert time.monotonic() - start < PATIENCE
+    assert scene.kinds() == []
+    deadline = time.monotonic() + 10
+    while not scene.limiter.acquire("k"):
+        assert time.monotonic() < deadline, "not connected"
+        time.sleep(0.01)
+    assert scene.kinds() == []
+    scene.connection.close()
+
+
+async def test_no_thread_to_resolve_a_name_in_is_no_outage(own_redis_server: RedisProcess) -> None:
+    """The same holds for a coroutine: asyncio resolves the name of a host in a thread."""
+    scene = Scene(own_redis_server.url.replace("127.0.0.1", "localhost"))
+    assert "localhost" in (scene.connection.options.url or "")
+    with out_of_threads():
+        for _ in range(5):
+            assert not await scene.limiter.aacquire("k")
+    assert scene.kinds() == []
+    await scene.until_connected()
+    await scene.connection.aclose()

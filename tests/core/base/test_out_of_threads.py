@@ -2,10 +2,13 @@
 
 import contextlib
 import gc
+import os
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -14,7 +17,9 @@ from no_threads import out_of_threads
 from resilience import (
     BulkheadFullError,
     CircuitBreaker,
+    Health,
     Hedge,
+    Lifecycle,
     Pipeline,
     Retry,
     RetryBudget,
@@ -23,6 +28,8 @@ from resilience import (
     _executor,
     idempotent,
 )
+from resilience.health import HealthServer
+from resilience.lifecycle import LifecycleOptions
 from resilience.testing import RecordingListener
 
 MAKERS: list[Callable[[], Any]] = [
@@ -170,3 +177,48 @@ def test_end_of_the_interpreter() -> None:
         for when in ("shutdown", "atexit")
         for line in (f"{when} starts {starts}", *(f"{when} {name} {answers[name]} closed" for name in answers))
     ], done.stderr
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_steps_of_the_lifecycle_run_where_they_are_called(*, is_async: bool) -> None:
+    """If no thread can be started, start and stop hooks run in the caller's thread, and none is left out."""
+    ran, here, variable = list[tuple[str, int]](), threading.get_ident(), ContextVar("variable", default="caller")
+
+    def step(name: str) -> None:
+        ran.append((name, threading.get_ident()))
+        variable.set("hook")
+
+    lifecycle = Lifecycle(LifecycleOptions(signals=False))
+    lifecycle.on_start(lambda: step("start"))
+    lifecycle.on_drain(lambda: step("drain"))
+    lifecycle.on_stop(lambda: step("stop"))
+    with out_of_threads():
+        if is_async:
+            async with lifecycle:
+                pass
+        else:
+            with lifecycle:
+                pass
+    assert ran == [(name, here) for name in ("start", "drain", "stop")]
+    assert variable.get() == "caller"
+
+
+def test_a_health_server_without_a_thread_leaves_no_port_open() -> None:
+    """A server of probes that gets no thread says so when it is made, and leaves no port that is open and silent."""
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    with out_of_threads(), pytest.raises(RuntimeError, match="can't start new thread"):
+        HealthServer(Health(), port)
+    with HealthServer(Health(), port) as server:
+        assert server.is_listening
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_without_a_thread_closes_the_port_for_health() -> None:
+    """A worker that gets no thread for its probes closes the port, so that another process can have it."""
+    with HealthServer(Health(), 0) as server, out_of_threads():
+        pid = os.fork()
+        if pid == 0:
+            os._exit(1 if server.is_listening else 0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
