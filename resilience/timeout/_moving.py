@@ -31,6 +31,10 @@ class MovingDeadline(Deadline):
         """Return the sooner of this deadline and `other`, also after this one has moved."""
         return CappedDeadline(self, other)
 
+    def follows(self, other: Deadline) -> bool:
+        """Return whether this deadline is `other`, or moves with it."""
+        raise NotImplementedError
+
 
 class LatestDeadline(MovingDeadline):
     """The latest of several deadlines, which never moves back."""
@@ -54,10 +58,15 @@ class LatestDeadline(MovingDeadline):
         # lost; its call is then made again, as for all that cannot be extended.
         if deadline is None:
             deadline = Deadline(math.inf)
-        if deadline is self or deadline.remaining() <= self._latest.remaining():
+        left = self._latest.remaining()  # first: time goes on, and an equal deadline must not seem later
+        if deadline.remaining() <= left or _follows(deadline, self):
             return False
         self._latest = deadline
         return True
+
+    def follows(self, other: Deadline) -> bool:
+        """Return whether this deadline is `other`, or moves with it."""
+        return self is other or _follows(self._latest, other)
 
     def covers(self, deadline: Deadline | None) -> bool:
         """Whether the call had, from its start, all the time that `deadline` allows."""
@@ -96,6 +105,10 @@ class CappedDeadline(MovingDeadline):
         self._outer, self._cap = outer, cap
         self._margin = margin
 
+    def follows(self, other: Deadline) -> bool:
+        """Return whether this deadline is `other`, or moves with it."""
+        return self is other or _follows(self._outer, other) or _follows(self._cap, other)
+
     @property
     def at(self) -> float:  # type: ignore[override]  # read-only: it is the moment of other deadlines
         """The moment of the sooner one."""
@@ -109,6 +122,10 @@ class CappedDeadline(MovingDeadline):
     @property
     def _clock(self) -> Clock:  # type: ignore[override]  # read-only, see above
         return self._outer._clock  # noqa: SLF001 - of the class this one extends
+
+
+def _follows(deadline: Deadline, other: Deadline) -> bool:
+    return isinstance(deadline, MovingDeadline) and deadline.follows(other)
 
 
 class Promise:

@@ -1,6 +1,9 @@
 """The deadlines of callers who share a call."""
 
 import asyncio
+import contextlib
+import functools
+import itertools
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 
 from resilience import Bulkhead, Deadline, DeadlineExceededError, Pipeline, SingleFlight, ThreadPoolBulkhead, Timeout
+from resilience.timeout import LatestDeadline
 
 SOON, WORK, LATE = 0.1, 0.4, 20.0
 
@@ -304,3 +308,40 @@ def test_what_cannot_be_extended_is_called_again_once_in_threads() -> None:
     assert isinstance(ended[0], TimeoutError)
     assert ended[1:] == ["done"] * 3
     assert len(began_with) == 2
+
+
+def test_an_equal_deadline_extends_nothing() -> None:
+    """A caller with the same deadline is not taken for one with more time, however long the comparison takes."""
+    ticks = itertools.count()
+    clock = functools.partial(next, ticks)
+    latest = LatestDeadline(Deadline(1_000_000.0, clock=clock))
+    assert not latest.extend(Deadline(1_000_000.0, clock=clock))
+    assert latest.extend(Deadline(2_000_000.0, clock=clock))
+
+
+def test_a_deadline_made_of_the_calls_own_extends_nothing() -> None:
+    """A thread that the call has given its deadline may join the call, with a timeout of its own in between."""
+    single, outcomes = SingleFlight(), list[Any]()
+    is_over = threading.Event()
+
+    def join(deadline: Deadline | None) -> None:
+        try:
+            with deadline or contextlib.nullcontext():
+                outcomes.append(Pipeline("inner", Timeout(None)).call(guarded))
+        except BaseException as error:  # noqa: BLE001 - compared
+            outcomes.append(error)
+        is_over.set()
+
+    def get() -> str:
+        threading.Thread(target=join, args=(Deadline.current(),), daemon=True).start()
+        is_over.wait(SOON)
+        deadline = Deadline.current()
+        assert deadline is not None
+        assert deadline.remaining() <= LATE
+        return "done"
+
+    guarded = Pipeline("p", single)(get)
+    with Deadline.after(LATE):
+        assert guarded() == "done"
+    assert is_over.wait(10)
+    assert outcomes == ["done"]
