@@ -299,8 +299,11 @@ def _close(answers: Iterable[Response]) -> None:
 def _stop_reading(raw: Any) -> None:
     """End a read of the body that another thread is in: until it ends `close` would wait for it.
 
-    A body that was read to its end has no connection any more, and then this raises.
+    A body that was read to its end has given its connection back, which may serve another call by now: urllib3 2.3 has
+    kept the socket all the same, and would shut it down.
     """
+    if raw._connection is None:  # noqa: SLF001 - urllib3 has no public name for it
+        return
     if hasattr(raw, "shutdown"):  # urllib3 2.3
         raw.shutdown()
     else:

@@ -19,7 +19,16 @@ from http_upstreams import Breaking, Halting, Upstream
 from requests.auth import HTTPDigestAuth
 from urllib3.util import Timeout as StepTimeout
 
-from resilience import AppError, Bulkhead, BulkheadFullError, DeadlineExceededError, Pipeline, Resilience, Timeout
+from resilience import (
+    AppError,
+    Bulkhead,
+    BulkheadFullError,
+    DeadlineExceededError,
+    Pipeline,
+    Resilience,
+    Retry,
+    Timeout,
+)
 from resilience.envelope import envelope_of
 from resilience.inbound import RequestContext
 from resilience.policy import AroundPolicy, Policy
@@ -270,3 +279,28 @@ class TestSearchForEnvelopes:
             answer = client.get(serve(upstream), stream=True, timeout=5)
             with pytest.raises(requests.exceptions.ContentDecodingError):
                 _ = answer.content
+
+
+def test_a_failed_answer_that_was_read_keeps_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next attempt uses the connection of a failed answer that was read to its end: nothing shuts it down."""
+
+    def shutdown(raw: Any) -> None:  # as in urllib3 2.3, which does not ask whose the connection is by now
+        raw._sock_shutdown(socket.SHUT_RD)
+
+    monkeypatch.setattr("urllib3.response.HTTPResponse.shutdown", shutdown, raising=False)
+    listener, heads = socket.create_server(("127.0.0.1", 0)), iter([b"503 Busy", b"200 OK"])
+    listener.settimeout(10)
+
+    def serve() -> None:  # one connection, and no other
+        connection, _ = listener.accept()
+        with connection:
+            connection.settimeout(10)
+            for head in heads:
+                connection.recv(65_536)
+                connection.sendall(b"HTTP/1.1 " + head + b"\r\nContent-Length: 4\r\n\r\ntext")
+
+    server = threading.Thread(target=serve, daemon=True)
+    server.start()
+    with listener, session(Retry(attempts=2, wait_initial=0, wait_jitter=0)) as client:
+        assert client.get(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=5).status_code == 200
+    server.join(10)
