@@ -126,7 +126,7 @@ def own_handler(app: Any, error: BaseException) -> Any:
     known = getattr(app, "exception_handlers", {})
     kinds = type(error).__mro__[: -len(Exception.__mro__)]
     handler = next((known[kind] for kind in kinds if kind in known), None)
-    return None if handler in {_on_answered, _on_group} else handler
+    return None if handler is _on_answered or handler is _on_group else handler
 
 
 def own_handler_within(app: Any, error: Exception) -> tuple[Any, Any]:

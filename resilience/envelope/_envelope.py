@@ -162,9 +162,11 @@ def envelope_of_group(
     envelope = envelope_of(worst, request_id=request_id, trace_id=trace_id)
     if not isinstance(worst, ANSWERS):
         return envelope
-    waits = [(seconds_known(said_by(each, "retry_after")), said_by(each, "is_remote")) for each in leaves(group)]
+    waits = [
+        (seconds_known(said_by(each, "retry_after")), said_by(each, "is_remote") is True) for each in leaves(group)
+    ]
     longest = max(((wait, is_remote) for wait, is_remote in waits if wait is not None), default=None)
-    return envelope if longest is None else replace(envelope, retry_after=longest[0], is_remote=longest[1] is True)
+    return envelope if longest is None else replace(envelope, retry_after=longest[0], is_remote=longest[1])
 
 
 def _has_code(error: ResilienceError) -> bool:

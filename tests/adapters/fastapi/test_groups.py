@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -116,6 +117,29 @@ async def test_handlers_of_the_application_come_first(browse: Any) -> None:
         answers = [await client.get("/shop"), await client.get("/page")]
     assert [answer.status_code for answer in answers] == [418, 418]
     assert [type(error) for error in seen] == [ShopError, PageError]
+
+
+async def test_a_handler_without_a_hash(browse: Any) -> None:
+    """A handler may be any object that can be called, also one that is compared by its fields."""
+
+    @dataclasses.dataclass
+    class Handler:
+        status: int
+
+        async def __call__(self, _request: Request, _error: Exception) -> JSONResponse:
+            return JSONResponse({"mine": True}, self.status)
+
+    app = FastAPI()
+    install(app)
+    app.add_exception_handler(ShopError, Handler(418))
+
+    @app.get("/")
+    async def page() -> None:
+        await in_tasks(LIMITED, ShopError())
+
+    async with browse(app) as client:
+        answer = await client.get("/")
+    assert answer.status_code == 418
 
 
 async def test_an_unhandled_group_is_raised_as_it_is(browse: Any) -> None:

@@ -204,6 +204,16 @@ def test_the_wait_of_another_service_is_cut_where_it_is_handed_on(retry_after: f
     assert envelope_of(group).bounded(300.0).retry_after == 300.0
 
 
+def test_equal_waits_of_a_group_are_no_fault() -> None:
+    """Errors that ask for the same wait may know, or not, whether another service said so."""
+
+    class HintedAppError(AppError):
+        is_remote = None  # type: ignore[assignment]  # what an error that says nothing about it answers
+
+    errors = [RateLimitedError("own", retry_after=5.0), HintedAppError("X_1", http_status=429, retry_after=5.0)]
+    assert envelope_of(ExceptionGroup("g", errors)).retry_after == 5.0
+
+
 def test_the_wait_of_this_service_is_its_own() -> None:
     """A limit of its own per day, or an error of the application, says how long in full."""
     for error in (RateLimitedError("own", retry_after=80_000.0), AppError("X_1", http_status=503, retry_after=80_000)):
