@@ -42,7 +42,9 @@ T = TypeVar("T")
 Member: TypeAlias = Policy | AroundPolicy | KeyedPolicy
 
 
-_kinds: dict[type, weakref.WeakKeyDictionary[type, bool]] = {}
+_kinds: dict[Any, weakref.WeakKeyDictionary[type, bool]] = {
+    protocol: weakref.WeakKeyDictionary() for protocol in (KeyedPolicy, AroundPolicy, StandingPolicy)
+}
 
 
 def is_keyed(policy: object) -> TypeGuard[KeyedPolicy]:
@@ -65,7 +67,7 @@ def _is_a(policy: object, protocol: Any) -> bool:
 
     Asking a protocol costs tens of microseconds on Python 3.11, and a keyed policy asks for every new key.
     """
-    kind, known = type(policy), _kinds.setdefault(protocol, weakref.WeakKeyDictionary())
+    kind, known = type(policy), _kinds[protocol]
     answer = known.get(kind)
     if answer is None:
         answer = known[kind] = isinstance(policy, protocol)

@@ -172,7 +172,7 @@ class Places(Generic[C, W]):
     def stale(self) -> list[Link[C]]:
         """Return the links that are of no use any more, for the shell to close."""
         if not self._stale:
-            return self._stale
+            return []  # not the list itself: the caller looks at it when others may add to it
         stale, self._stale = self._stale, []
         return stale
 

@@ -145,6 +145,17 @@ def test_no_link_outlives_its_epoch() -> None:
     assert pool.begin_connecting(0.0)  # for the caller that still waits
 
 
+def test_each_link_is_handed_out_for_closing_once() -> None:
+    """A caller that found nothing to close keeps nothing when another one puts a link away."""
+    pool = places()
+    link = connected(pool, "a")
+    found = pool.stale()
+    link.is_in_step = False
+    pool.release(link)
+    assert found == []
+    assert pool.stale() == [link]
+
+
 def test_a_link_out_of_step_is_not_used_again() -> None:
     """A link whose reply is outstanding is closed, and its place is free."""
     pool = places(maximum=1)
