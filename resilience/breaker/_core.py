@@ -37,12 +37,18 @@ class Core(Surface):
     def _change(self, change: Callable[[float], Transition | None]) -> None:
         with self._lock:
             now = self._clock()
-            try:
-                self._note(change(now), now)
-            except BaseException:  # an interrupt: the state may have changed, and calls must not pass by it
-                self._set_door()
-                raise
+            self._noted(lambda: change(now), now)
         self.events.deliver()
+
+    def _noted(self, change: Callable[[], Transition | None], now: float) -> Transition | None:
+        """Make a change under the lock, and note it. After an interrupt no call passes by a state that is over."""
+        try:
+            made = change()
+            self._note(made, now)
+        except BaseException:  # the state may have changed
+            self._set_door()
+            raise
+        return made
 
     def note_storage(self, error: Exception | None) -> None:
         """Tell that the storage is away, or with None that it is back.
@@ -90,10 +96,13 @@ class Core(Surface):
 
     def _set_mode(self, mode: Mode | None, now: float) -> None:
         before, after = self._mode or Mode(AUTOMATIC), mode or Mode(AUTOMATIC)
+        counts, epoch = after.counts, self._machine.epoch
+        # Operators alone: no interrupt leaves a mode with the door, or with the counting, of another one.
+        self.standing_permit = None
         self._mode = mode
+        if type(epoch) is Closed:  # the calls under way: their permit is the epoch itself
+            epoch.succeeded = epoch.rule.succeeded if counts else UNCOUNTED.succeeded
         self._set_door()
-        if isinstance(epoch := self._machine.epoch, Closed):  # the calls under way: their permit is the epoch itself
-            epoch.succeeded = epoch.rule.succeeded if after.counts else UNCOUNTED.succeeded
         facts = {"before": before.word, "after": after.word, "reason": after.reason, "expires": after.left(now)}
         self.events.record("breaker.mode_changed", self.name, now, "warning", **facts)
 

@@ -121,10 +121,15 @@ class GuardedStorage:
 
     def _watch(self) -> None:
         """Ask the storage in the background until it answers; by a weak reference, so that nobody keeps it for that."""
-        with self._lock:
-            is_first, self._is_watched = not self._is_watched, True
-        if is_first and _start(functools.partial(_watch, weakref.ref(self)), Context()) is None:
-            self._is_watched = False  # the next caller tries again
+        is_first = is_started = False
+        try:
+            with self._lock:
+                is_first, self._is_watched = not self._is_watched, True
+            if is_first:
+                is_started = _start(functools.partial(_watch, weakref.ref(self)), Context()) is not None
+        finally:
+            if is_first and not is_started:  # no thread was free, or an interrupt came: the next caller tries again
+                self._is_watched = False
 
     def ask(self) -> bool:
         """Ask the storage, in this thread, for as long as it takes; returns whether that was within the bound."""
@@ -136,10 +141,11 @@ class GuardedStorage:
         return monotonic() - since <= self._seconds
 
     def recover(self) -> None:
-        """Use the storage again."""
+        """Use the storage again. Tells it once, even if two threads found it back."""
         with self._lock:
-            self._away, self._is_watched = None, False
-        self._tell(None)
+            is_news, self._away, self._is_watched = self._away is not None, None, False
+        if is_news:
+            self._tell(None)
 
 
 def _start(call: Callable[[], object], context: Context) -> Work | None:

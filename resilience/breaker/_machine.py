@@ -203,10 +203,11 @@ class Machine:
 
     def _trial_cut_off(self, trial: Trial, now: float, cut_off: CutOff) -> Transition | None:
         """Free the permit. Trials that are cut off for a whole lease, without an answer, open the circuit again."""
+        epoch = trial.epoch
+        is_slow = epoch.running is not None and epoch.running.is_slow(trial.started, now)
         if not self._settle(trial):
             return None
-        epoch = trial.epoch
-        if epoch.running is not None and epoch.running.is_slow(trial.started, now):
+        if is_slow:
             return self._trial_failed(trial, now, "trial call slow")
         epoch.free += 1
         row = epoch.cut_offs
@@ -232,9 +233,10 @@ class Machine:
             epoch.free += 1
         if not epoch.free:  # every permit was used up without a verdict: as many more as it can still take
             epoch.free = max(1, epoch.rule.wanted - epoch.successes)
+        trial, lease_end = Trial(epoch, now, patience), now + self.plan.lease
+        # Operators alone from here on: an interrupt comes before the trial has its place, or when its caller has it.
         epoch.free -= 1
-        trial = Trial(epoch, now, patience)
-        epoch.out[trial] = now + self.plan.lease
+        epoch.out[trial] = lease_end
         return trial
 
     @staticmethod
@@ -255,10 +257,11 @@ class Machine:
         return self._reopen(epoch, now, "half-open time limit") if now >= epoch.ends else None
 
     def _trial_succeeded(self, trial: Trial, now: float) -> Transition | None:
+        epoch = trial.epoch
+        is_slow = epoch.running is not None and epoch.running.is_slow(trial.started, now)
         if not self._settle(trial):
             return None
-        epoch = trial.epoch
-        if epoch.running is not None and epoch.running.is_slow(trial.started, now):
+        if is_slow:
             return self._trial_failed(trial, now, "trial call slow")
         epoch.successes += 1
         epoch.failures = 0  # those that led here are followed by others no more
@@ -283,8 +286,15 @@ class Machine:
         return self._become(self._new_open(epoch, now, epoch.failures + epoch.losses), reason, counts)
 
     def _settle(self, trial: Trial) -> bool:
-        """Return whether `trial` still counts: of this epoch, and its lease not given to another call."""
-        return trial.epoch is self.epoch and trial.epoch.out.pop(trial, None) is not None
+        """Take `trial` out; return whether it still counted: of this epoch, and its lease not given to another call.
+
+        Operators alone, so that no interrupt comes between the end of a trial and the return of its place.
+        """
+        out = trial.epoch.out
+        if trial.epoch is not self.epoch or trial not in out:
+            return False
+        del out[trial]
+        return True
 
     # Ramped re-close
 
@@ -339,8 +349,9 @@ class Machine:
         return self._become(self._new_closed(now), reason, self.counts(now))
 
     def _become(self, epoch: Epoch, reason: str, counts: Counts) -> Transition:
-        before, self.epoch = self.epoch.state, epoch
-        return Transition(before, epoch.state, reason, counts)
+        change = Transition(self.epoch.state, epoch.state, reason, counts)
+        self.epoch = epoch
+        return change
 
     def adopt(self, plan: Plan) -> None:
         """Follow another plan from now on: an open circuit's time counts from when it opened."""

@@ -61,6 +61,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
     """
 
     kind = "breaker"
+    settles_once = True
     snapshot = Control.snapshot  # pyright: ignore[reportAssignmentType]  # the base's is empty
 
     def __init__(
@@ -139,41 +140,44 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         return self._admit_locked()
 
     def _admit_locked(self) -> Permit:
-        with self._lock:
-            now = self._clock()
-            self._end_mode(now)
-            mode = self._mode
-            answer = self._by_mode(mode, now)
-            if type(answer) is Closed and self._storage is None:
-                self._set_door()  # an interrupt may have come between the change to this state and this step
+        answer: Permit | Refusal = UNCOUNTED
         try:
+            with self._lock:
+                now = self._clock()
+                self._end_mode(now)
+                mode = self._mode
+                answer, change = self._by_mode(mode, now)
+                self._note(change, now)
+                if type(answer) is Closed and self._storage is None:
+                    self._set_door()  # an interrupt may have come between the change to this state and this step
             self.events.deliver()
-        except BaseException:  # an interrupt that came while a listener was told
+            if isinstance(answer, Refusal):
+                return self._refuse(answer, mode, now)
+            if isinstance(answer, Trial):
+                answer.report = self._succeeded
+            elif isinstance(answer, Timed):
+                answer.report = self._timed_succeeded
+        except BaseException:  # an interrupt: the caller has no permit to give back
             if not isinstance(answer, Refusal):
                 self.on_abandon(answer)
             raise
-        if isinstance(answer, Refusal):
-            if mode is None or mode.word == FORCED_OPEN:
-                self._tell_refusal(now, answer.retry_after)
-                raise circuit_open(f"circuit {self.name!r} {answer.why}", self.name, answer.retry_after)
-            self._tell_refusal(now, answer.retry_after, shadow=True)
-            return UNCOUNTED
-        if isinstance(answer, Trial):
-            answer.report = self._succeeded
-        elif isinstance(answer, Timed):
-            answer.report = self._timed_succeeded
         return answer
 
-    def _by_mode(self, mode: Mode | None, now: float) -> Permit | Refusal:
+    def _refuse(self, answer: Refusal, mode: Mode | None, now: float) -> Permit:
+        if mode is None or mode.word == FORCED_OPEN:
+            self._tell_refusal(now, answer.retry_after)
+            raise circuit_open(f"circuit {self.name!r} {answer.why}", self.name, answer.retry_after)
+        self._tell_refusal(now, answer.retry_after, shadow=True)
+        return UNCOUNTED
+
+    def _by_mode(self, mode: Mode | None, now: float) -> tuple[Permit | Refusal, Transition | None]:
         if mode is not None and mode.word == DISABLED:
-            return UNCOUNTED
+            return UNCOUNTED, None
         if mode is not None and mode.word == FORCED_OPEN:
-            return Refusal(mode.left(now), f"is held open ({mode.reason})")
+            return Refusal(mode.left(now), f"is held open ({mode.reason})"), None
         # A closed circuit does not ask how long the caller waits.
         patience = math.inf if type(self._machine.epoch) is Closed else patience_left()
-        answer, change = self._machine.admit(now, patience)
-        self._note(change, now)
-        return answer
+        return self._machine.admit(now, patience)
 
     def _tell_refusal(self, now: float, retry_after: float | None, **more: Any) -> None:
         self.events.emit("breaker.rejected", self.name, now, "warning", retry_after=retry_after, **more)
@@ -270,7 +274,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         with self._lock:
             now = self._clock()
             if self._storage is None and self._counts_at(now):
-                self._note(self._machine.cut_off(permit, now, cut_off), now)
+                self._noted(lambda: self._machine.cut_off(permit, now, cut_off), now)
             else:
                 self._machine.abandoned(permit)
         self.events.deliver()
@@ -315,13 +319,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
                 return None
             if self._storage is not None and isinstance(permit, Trial):
                 _storage.tried(permit, self._machine, self._storage, is_success=False)
-            try:
-                change = self._machine.failed(permit, now, floor)
-                self._note(change, now)
-            except BaseException:  # an interrupt: the state may have changed, and calls must not pass by it
-                self._set_door()
-                raise
-        return change
+            return self._noted(lambda: self._machine.failed(permit, now, floor), now)
 
     def on_abandon(self, permit: Permit, /) -> None:
         """Give a trial's permit back; count nothing but what is slow by now, although it has not ended."""

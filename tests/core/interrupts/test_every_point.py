@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pybreaker
 import pytest
 from interrupts import KINDS, every_interrupt, in_another_thread
 
@@ -17,6 +19,7 @@ from resilience import (
     Cache,
     CircuitBreaker,
     CircuitOpenError,
+    DeadlineExceededError,
     Fallback,
     Hedge,
     Keyed,
@@ -302,6 +305,7 @@ def _breaker(breaker: CircuitBreaker, call: Callable[[], object], clock: ManualC
         figures = breaker.snapshot()
         if figures["state"] == "half-open":
             assert figures["trials_running"] == 0, "the place of a trial is lost"
+            in_another_thread(working)  # the next trial has its place at once
         assert figures.get("running", 0) == 0, "a call is under way that is over"
         assert 0 <= figures["failures"] <= figures["calls"] or figures["state"] == "open"
         clock.advance(1_000)
@@ -381,7 +385,11 @@ def breaker_in_time_answers() -> Subject:
 
 def _slow(call: Callable[[], object], seconds: float) -> Subject:
     breaker, clock = _clocked(
-        failure_rate_threshold=0.5, slow_call_rate_threshold=0.9, slow_call_duration_threshold=1, minimum_calls=5
+        failure_rate_threshold=0.5,
+        slow_call_rate_threshold=0.9,
+        slow_call_duration_threshold=1,
+        sliding_window=10,
+        minimum_calls=5,
     )
 
     def timed() -> object:
@@ -389,6 +397,254 @@ def _slow(call: Callable[[], object], seconds: float) -> Subject:
         return call()
 
     return _breaker(breaker, timed, clock)
+
+
+@scenario
+def breaker_tries() -> Subject:
+    return _half_open(answers)
+
+
+@scenario
+def breaker_tries_in_vain() -> Subject:
+    return _half_open(fails)
+
+
+@scenario
+def breaker_closes() -> Subject:
+    return _half_open(answers, success_threshold=1)
+
+
+@scenario
+def breaker_closes_by_ramp() -> Subject:
+    return _half_open(answers, success_threshold=1, ramp="50s")
+
+
+@scenario
+def breaker_quick() -> Subject:
+    return _slow(answers, 0)
+
+
+@scenario
+def breaker_slow() -> Subject:
+    return _slow(answers, 2)
+
+
+@scenario
+def breaker_slow_and_failed() -> Subject:
+    return _slow(fails, 2)
+
+
+@scenario
+def breaker_cut_off() -> Subject:
+    breaker, clock = _clocked(failure_rate_threshold=0.5, sliding_window=10, minimum_calls=2)
+
+    def cut_off() -> None:
+        raise DeadlineExceededError("cut off", seconds=0.02, allowed=1.0)
+
+    guarded, check = _breaker(breaker, cut_off, clock)
+    for _ in range(30):
+        with suppress(DeadlineExceededError):
+            guarded()
+    clock.advance(100)  # the next one opens the circuit
+    return guarded, check
+
+
+@scenario
+def breaker_listener() -> Subject:
+    breaker, clock = _clocked(fail_max=1)
+    breaker.add_listener(pybreaker.CircuitBreakerListener())
+    return _breaker(breaker, fails, clock)
+
+
+@scenario
+def breaker_opened_by_hand() -> Subject:
+    breaker, clock = _clocked(fail_max=2)
+    _, check = _breaker(breaker, answers, clock)
+    return breaker.open, check
+
+
+@scenario
+def breaker_closed_by_hand() -> Subject:
+    breaker, clock = _clocked(fail_max=2)
+    breaker.open()
+    _, check = _breaker(breaker, answers, clock)
+    return breaker.close, check
+
+
+def _mode(before: str, after: str) -> Subject:
+    """Change the mode; or, if `after` is empty, let a call find that the mode has ended."""
+    breaker, clock = _clocked(failure_rate_threshold=0.5, sliding_window=10, minimum_calls=5)
+    breaker.events.subscribe(lambda _event: None)
+    guarded = Pipeline("p", breaker)(answers)
+    breaker.set_mode(before, expires=None if after or before == "automatic" else 5)
+    clock.advance(6)
+
+    def check() -> None:
+        heard(breaker.events)
+        is_refused = breaker.mode == "forced_open"
+
+        def works() -> None:
+            with pytest.raises(CircuitOpenError) if is_refused else nullcontext():
+                guarded()
+            breaker.set_mode("automatic")
+            calls = breaker.snapshot()["calls"]
+            for _ in range(5):
+                guarded()
+            assert breaker.snapshot()["calls"] == calls + 5, "successes are not counted any more"
+            for _ in range(10):
+                with suppress(ConnectionError, CircuitOpenError):
+                    Pipeline("p", breaker)(fails)()
+            assert breaker.current_state == "open"
+
+        in_another_thread(works)
+
+    return (lambda: breaker.set_mode(after)) if after else guarded, check
+
+
+@scenario
+def breaker_held_open() -> Subject:
+    return _mode("automatic", "forced_open")
+
+
+@scenario
+def breaker_disabled() -> Subject:
+    return _mode("automatic", "disabled")
+
+
+@scenario
+def breaker_automatic_again() -> Subject:
+    return _mode("disabled", "automatic")
+
+
+@scenario
+def breaker_mode_ends() -> Subject:
+    return _mode("disabled", "")
+
+
+@scenario
+def breaker_held_open_no_more() -> Subject:
+    return _mode("forced_open", "")
+
+
+class Elsewhere(pybreaker.CircuitBreakerStorage):
+    """A storage that is not known to be in memory, so that each access has a bound and runs in a thread."""
+
+    def __init__(self) -> None:
+        super().__init__("elsewhere")
+        self._kept = pybreaker.CircuitMemoryStorage("closed")
+
+    @property
+    def state(self) -> Any:
+        return self._kept.state
+
+    @state.setter
+    def state(self, state: str) -> None:
+        self._kept.state = state
+
+    def increment_counter(self) -> None:
+        self._kept.increment_counter()
+
+    def reset_counter(self) -> None:
+        self._kept.reset_counter()
+
+    def increment_success_counter(self) -> None:
+        self._kept.increment_success_counter()
+
+    def reset_success_counter(self) -> None:
+        self._kept.reset_success_counter()
+
+    @property
+    def counter(self) -> Any:
+        return self._kept.counter
+
+    @property
+    def success_counter(self) -> Any:
+        return self._kept.success_counter
+
+    @property
+    def opened_at(self) -> Any:
+        return self._kept.opened_at
+
+    @opened_at.setter
+    def opened_at(self, moment: Any) -> None:
+        self._kept.opened_at = moment
+
+
+def _stored(
+    storage: pybreaker.CircuitBreakerStorage, call: Callable[[], object], *, is_open: bool = False, **options: Any
+) -> Subject:
+    breaker, clock = _clocked(state_storage=storage, **options)
+    if is_open:
+        breaker.open()
+        clock.advance(11)
+        storage.opened_at = datetime.now(UTC) - timedelta(seconds=60)
+    breaker.events.subscribe(lambda _event: None)
+    guarded = Pipeline("p", breaker)(call)
+    working = Pipeline("p", breaker)(answers)
+
+    def check() -> None:
+        heard(breaker.events)
+        figures = breaker.snapshot()
+        assert figures.get("trials_running", 0) == 0, "the place of a trial is lost"
+
+        def works() -> None:
+            breaker.half_open()
+            for _ in range(3):
+                working()
+            assert breaker.current_state == "closed"
+            for _ in range(5):
+                with suppress(ConnectionError, CircuitOpenError):
+                    Pipeline("p", breaker)(fails)()
+            assert breaker.current_state == "open"
+
+        in_another_thread(works)
+
+    return guarded, check
+
+
+@scenario
+def breaker_stored_answers() -> Subject:
+    return _stored(pybreaker.CircuitMemoryStorage("closed"), answers, fail_max=2)
+
+
+@scenario
+def breaker_stored_opens() -> Subject:
+    return _stored(pybreaker.CircuitMemoryStorage("closed"), fails, fail_max=1)
+
+
+@scenario
+def breaker_stored_tries() -> Subject:
+    return _stored(pybreaker.CircuitMemoryStorage("closed"), answers, is_open=True, fail_max=2, success_threshold=2)
+
+
+@scenario
+def breaker_stored_tries_in_vain() -> Subject:
+    return _stored(pybreaker.CircuitMemoryStorage("closed"), fails, is_open=True, fail_max=2, success_threshold=2)
+
+
+@scenario
+def breaker_stored_elsewhere_opens() -> Subject:
+    return _stored(Elsewhere(), fails, fail_max=1)
+
+
+@scenario
+def breaker_stored_elsewhere_tries() -> Subject:
+    return _stored(Elsewhere(), answers, is_open=True, fail_max=2, success_threshold=2)
+
+
+@scenario
+def breaker_leaves_its_storage() -> Subject:
+    storage = Elsewhere()
+    breaker, _clock = _clocked(fail_max=2, state_storage=storage, storage_timeout=1)
+    guarded = Pipeline("p", breaker)(answers)
+    kept, storage._kept = storage._kept, None  # type: ignore[assignment]  # each access raises, until it is back
+
+    def check() -> None:
+        storage._kept = kept
+        guarded()  # whatever has been interrupted: a call has the storage watched
+        eventually(lambda: not breaker._storage.is_away, "the storage is left alone for good")  # type: ignore[union-attr]
+
+    return guarded, check
 
 
 def _limit(limit: RateLimit, spent: int = 0) -> Subject:
