@@ -29,7 +29,7 @@ class Sleeper(Protocol):
         ...
 
     def asleep(self, seconds: float, /) -> Awaitable[None]:
-        """Suspend this task for `seconds`."""
+        """Suspend this task for `seconds`. `SYSTEM_SLEEPER` raises `ConfigurationError` where asyncio does not run."""
         ...
 
 
@@ -40,6 +40,9 @@ class _SystemSleeper:
     def asleep(self, seconds: float, /) -> Awaitable[None]:
         import asyncio  # noqa: PLC0415 - a blocking program never pays for the event loop's 40 ms import
 
+        from resilience.running import running_loop  # noqa: PLC0415 - errors are a level above clocks
+
+        running_loop("a wait")
         return asyncio.sleep(seconds)
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 __all__ = (
+    "REFUSALS",
     "AppError",
     "BulkheadFullError",
     "ConfigurationError",
@@ -375,6 +376,10 @@ class ConfigurationError(ResilienceError, ValueError):
             return str(self.problems[0])
         lines = "".join(f"\n  - {problem}" for problem in self.problems)
         return f"{len(self.problems)} configuration problems:{lines}"
+
+
+REFUSALS: tuple[type[ResilienceError], ...] = (RejectedError, ConfigurationError)
+"""What our own parts raise in place of a call: no policy takes it for a failure of the dependency (L4)."""
 
 
 class StartupError(ResilienceError):

@@ -28,6 +28,7 @@ LEVELS = {
     "_executor": 1,
     "_retry_after": 1,
     "options": 1,
+    "running": 1,
     "events": 2,
     "policy": 2,
     "_matching": 2,

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from resilience import Resilience
 from resilience.envelope import ANSWERS, envelope_of, worst_of
 from resilience.inbound import Bell, Inbound, RequestContext, is_preflight
+from resilience.running import needs_asyncio
 from resilience.timeout import Deadline
 from resilience_fastapi._answers import ids_of, respond
 from resilience_fastapi._broken_off import BrokenOffError, broken_off
@@ -138,7 +139,10 @@ class ResilienceMiddleware:
         return context
 
     def _watch(self, exchange: Exchange, deadline: Deadline) -> None:
-        loop, bell = asyncio.get_running_loop(), self._bell
+        try:  # `running_loop`, written out: every request with a deadline passes here
+            loop, bell = asyncio.get_running_loop(), self._bell
+        except RuntimeError:
+            raise needs_asyncio("ResilienceMiddleware") from None
         if bell is None or bell.loop is not loop:
             bell = self._bell = Bell(loop, self._ring)
         exchange.due = due = bell.round_of(deadline)

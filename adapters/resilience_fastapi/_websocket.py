@@ -12,6 +12,7 @@ import contextlib
 from starlette.types import Message, Send
 
 from resilience.lifecycle import Lifecycle
+from resilience.running import running_loop
 from resilience_fastapi._exchange import identified
 
 __all__ = ("Socket",)
@@ -28,7 +29,7 @@ class Socket:
         self._request_id = request_id
         self._lifecycle = lifecycle
         self._send = send
-        self._loop = asyncio.get_running_loop()
+        self._loop = running_loop("ResilienceMiddleware")
         self._is_open = self._is_due = self._has_left = False
         self._timer: asyncio.TimerHandle | None = None
         self._farewell: asyncio.Task[None] | None = None

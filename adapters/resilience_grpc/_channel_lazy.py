@@ -14,6 +14,7 @@ import grpc.aio
 
 from resilience.errors import ConfigurationError, Problem
 from resilience.options import is_plain_callable
+from resilience.running import needs_asyncio
 
 __all__ = ("AioLazyChannel", "LazyChannel")
 
@@ -107,8 +108,8 @@ class AioLazyChannel(grpc.aio.Channel):
 
     @property
     def channel(self) -> Any:
-        """The channel of this loop, made now if there is none. Raises `RuntimeError` where no loop runs."""
-        channels = self._channels.setdefault(asyncio.get_running_loop(), {})
+        """The channel of this loop, made now if there is none. Raises `ConfigurationError` if asyncio runs no loop."""
+        channels = self._channels.setdefault(_loop(), {})
         process = os.getpid()
         if process not in channels:
             channels[process] = self._make()
@@ -147,7 +148,7 @@ class AioLazyChannel(grpc.aio.Channel):
 
     async def close(self, grace: float | None = None) -> None:
         """Close the channel of this loop, if it has made one, and make no other."""
-        channels = self._channels.setdefault(asyncio.get_running_loop(), {})
+        channels = self._channels.setdefault(_loop(), {})
         channel = channels.get(os.getpid())
         channels[os.getpid()] = _CLOSED
         if channel is not None and channel is not _CLOSED:
@@ -160,6 +161,13 @@ class AioLazyChannel(grpc.aio.Channel):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()  # without a task: a callback of the loop may begin a call
+    except RuntimeError:
+        raise needs_asyncio("AioLazyChannel") from None
 
 
 class _Lazily:

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from resilience import ErrorCatalog, Pipeline, Resilience, idempotent
+from resilience.running import running_loop
 from resilience_http._envelope import LARGEST
 from resilience_http._exchange import Exchange
 from resilience_http._httpx_async_body import AsyncBegun, AsyncBody, in_background
@@ -27,7 +28,9 @@ _PATIENCE = 1.0
 class AsyncResilienceTransport(httpx.AsyncBaseTransport):
     """Guards every request of a `httpx.AsyncClient`, as `ResilienceTransport` does for a `httpx.Client`.
 
-    Takes the same arguments; `inner` is by default a `httpx.AsyncHTTPTransport`. Works on asyncio.
+    Takes the same arguments; `inner` is by default a `httpx.AsyncHTTPTransport`.
+
+    Needs asyncio: a request that another async library runs (trio) raises `ConfigurationError` and is not sent.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class AsyncResilienceTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, through the policies, as often as they say."""
+        running_loop("AsyncResilienceTransport")  # before a policy has counted the request
         exchange = self._parts.exchange_for(request)
         try:
             answer = await self._guarded(exchange, request)

@@ -18,6 +18,7 @@ from resilience._engine._parts import (
     scored,
     stands_in,
 )
+from resilience.clock import SYSTEM_SLEEPER
 from resilience.policy import (
     Decision,
     KeyedPolicy,
@@ -28,6 +29,7 @@ from resilience.policy import (
     Substitute,
     Wait,
 )
+from resilience.running import running_loop
 
 __all__ = ("AwaitingSleep", "admission", "compile_async", "decided", "finish", "held", "resume")
 
@@ -117,6 +119,8 @@ async def held(policy: Policy, permit: Any, after: float, sleep: AwaitingSleep) 
     """Sleep while holding `permit`; whatever interrupts the sleep gives it back."""
     if after > 0:
         try:
+            if sleep == SYSTEM_SLEEPER.asleep:
+                running_loop(policy)  # it would refuse as well, but does not know for whom it sleeps
             await sleep(after)
         except BaseException:
             policy.on_abandon(permit)

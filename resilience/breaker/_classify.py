@@ -9,11 +9,11 @@ from typing import Any
 from resilience._retry_after import in_seconds, longest
 from resilience.breaker._cut_offs import CutOff
 from resilience.errors import (
+    REFUSALS,
     AppError,
     ConfigurationError,
     DeadlineExceededError,
     Problem,
-    RejectedError,
     cut_off_by_caller,
     leaves,
     said_by,
@@ -27,10 +27,10 @@ Condition = type[BaseException] | Callable[[Any], bool]
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the dependency was never called, so that the error says nothing about it (L4)."""
+    """Whether a part of our own ended the call, so that the error says nothing about the dependency (L4)."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(is_refusal, leaves(error)))
-    return isinstance(error, RejectedError) or (isinstance(error, DeadlineExceededError) and error.is_before_call)
+    return isinstance(error, REFUSALS) or (isinstance(error, DeadlineExceededError) and error.is_before_call)
 
 
 def cut_off_of(error: BaseException, slow_after: float) -> CutOff | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from resilience.bulkhead._machine import Arrival
 from resilience.bulkhead._queue import Waiter
+from resilience.running import running_loop
 
 if TYPE_CHECKING:
     from resilience.bulkhead._admission import Admission
@@ -19,9 +20,9 @@ __all__ = ("enter",)
 class _TaskWaiter(Waiter):
     __slots__ = ("_future", "_loop")
 
-    def __init__(self, places: Places[Any]) -> None:
+    def __init__(self, places: Places[Any], loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(places)
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._future: asyncio.Future[bool] = self._loop.create_future()
 
     def wake(self) -> None:
@@ -45,7 +46,7 @@ async def enter(admission: Admission, queue: Queue) -> Permit:
     permit = queue.take()
     if permit is not None:
         return permit
-    waiter, patience = _TaskWaiter(queue.places), admission.patience()
+    waiter, patience = _TaskWaiter(queue.places, running_loop(admission)), admission.patience()
     try:
         arrival = queue.arrive(waiter, patience)
         if arrival is Arrival.QUEUED and (await waiter.wait(patience) or not queue.withdraw(waiter)):

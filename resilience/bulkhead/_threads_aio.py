@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from resilience.errors import RunningWork
+from resilience.running import running_loop
 from resilience.timeout._alarm_aio import Alarm
 
 if TYPE_CHECKING:
@@ -31,9 +32,8 @@ def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[bool]) -> None
         loop.call_soon_threadsafe(_resolve, future, True)
 
 
-async def _ended(work: Isolated, patience: Patience) -> bool:
+async def _ended(work: Isolated, patience: Patience, loop: asyncio.AbstractEventLoop) -> bool:
     """Wait for the end of `work`, as long as `patience` has it; return whether it has ended."""
-    loop = asyncio.get_running_loop()
     future: asyncio.Future[bool] = loop.create_future()
     work.add_done_callback(functools.partial(_tell, loop, future))
     alarm = Alarm(patience, functools.partial(_resolve, future, False))
@@ -50,9 +50,10 @@ def offload(pool: ThreadPoolBulkhead, call: Callable[P, R]) -> Callable[P, Corou
     """Return a coroutine function that runs `call` in a thread of `pool`."""
 
     async def isolated(*args: P.args, **kwargs: P.kwargs) -> R:
+        loop = running_loop(pool)  # before a thread has begun the call
         permit = await pool.enter_awaiting() if pool.waits else pool.enter()
         work, patience = pool.start(permit, functools.partial(call, *args, **kwargs))
-        if not await _ended(work, patience):
+        if not await _ended(work, patience, loop):
             pool.exceeded(work, patience.seconds)
         return cast("R", pool.outcome(work))
 

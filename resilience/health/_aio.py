@@ -18,6 +18,7 @@ from resilience.health._check import Check, Home, Launch
 from resilience.health._machine import Outcome, Run
 from resilience.health._sync import in_thread
 from resilience.health._verdict import reason_of, verdict_of
+from resilience.running import running_loop
 
 __all__ = ("collect", "launch_here", "launch_in", "resolve")
 
@@ -61,7 +62,7 @@ def _resolve_once(over: asyncio.Future[None]) -> None:
 
 def launch_here() -> Launch:
     """Return what starts a run for the running loop: coroutine functions as its tasks, the rest in threads."""
-    loop = asyncio.get_running_loop()
+    loop = running_loop("Health")
 
     def launch(check: Check, run: Run) -> None:
         if _is_coroutine_function(check.probe):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from resilience.health._verdict import CheckFailedError
+from resilience.running import running_loop
 
 __all__ = ("LoopLag",)
 
@@ -21,7 +22,7 @@ class LoopLag:
         self._limit = limit
 
     async def __call__(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = running_loop("LoopLag")
         worst = 0.0
         for _ in range(_SAMPLES):
             began = loop.time()

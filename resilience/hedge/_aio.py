@@ -8,6 +8,8 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
+from resilience.running import running_loop
+
 if TYPE_CHECKING:
     from resilience.hedge._machine import Race
     from resilience.hedge._policy import Hedge
@@ -22,11 +24,13 @@ def around_async(hedge: Hedge, inner: Callable[P, Awaitable[R]]) -> Callable[P, 
     """Return `inner` hedged."""
 
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        # Also for a single attempt: a hedge that still learns would work elsewhere at first, and then fail.
+        loop = running_loop(hedge)
         race = hedge.begin()
         try:
             if race.is_single:
                 return await _alone(hedge, race, inner(*args, **kwargs))
-            await _Tasks(hedge, race, functools.partial(inner, *args, **kwargs)).run()
+            await _Tasks(hedge, race, functools.partial(inner, *args, **kwargs), loop).run()
         finally:
             hedge.leave(race)
         return cast("R", hedge.handed_on(race))
@@ -52,9 +56,11 @@ class _Tasks:
 
     __slots__ = ("_call", "_ended", "_hedge", "_is_open", "_loop", "_race", "_running", "_signal")
 
-    def __init__(self, hedge: Hedge, race: Race, call: Callable[[], Awaitable[Any]]) -> None:
+    def __init__(
+        self, hedge: Hedge, race: Race, call: Callable[[], Awaitable[Any]], loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._hedge, self._race, self._call = hedge, race, call
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._running: dict[int, asyncio.Task[None]] = {}
         self._ended: list[tuple[int, Any, BaseException | None]] = []
         self._signal: asyncio.Future[None] | None = None

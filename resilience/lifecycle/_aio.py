@@ -15,6 +15,7 @@ from resilience.lifecycle._ending import Ended, hung
 from resilience.lifecycle._hooks import START, STOP
 from resilience.lifecycle._signals import SIGNALS
 from resilience.lifecycle._sync import SLICE, never
+from resilience.running import running_loop
 
 if TYPE_CHECKING:
     from typing import TypeVar
@@ -41,10 +42,12 @@ __all__ = (
     "stop",
 )
 
+_USER = "Lifecycle"
+
 
 async def await_idle(lifecycle: Presence, limit: float) -> bool:
     """Return whether the last request left within `limit` seconds. It may leave in another thread."""
-    loop = asyncio.get_running_loop()
+    loop = running_loop(_USER)
     idle = asyncio.Event()
 
     def wake() -> None:
@@ -72,6 +75,7 @@ async def await_until(holds: Callable[[], bool], limit: float) -> bool:
         left = end - time.monotonic()
         if left <= 0:
             return False
+        running_loop(_USER)
         await asyncio.sleep(min(left, SLICE))
     return True
 
@@ -181,7 +185,7 @@ async def await_for(waiting: Waiting) -> None:
 
 async def prepare(lifecycle: Lifecycle) -> None:
     """Wait for what is needed, then run the start hooks."""
-    lifecycle.begin(asyncio.get_running_loop())
+    lifecycle.begin(running_loop(_USER))
     for need in lifecycle.needed():
         await await_for(lifecycle.waiting(need))
     await run_stage(lifecycle, START)
@@ -195,6 +199,7 @@ async def start(lifecycle: Lifecycle) -> None:
 
 async def await_drained(lifecycle: Lifecycle, limit: float) -> bool:
     """Drain, and suspend until the last request has left."""
+    running_loop(_USER)
     lifecycle.drain()
     lifecycle.is_attended = True
     await await_until(lambda: SIGNALS.came_twice, lifecycle.options.drain_delay)
@@ -204,6 +209,7 @@ async def await_drained(lifecycle: Lifecycle, limit: float) -> bool:
 
 async def stop(lifecycle: Lifecycle) -> None:
     """Run the stop hooks, once."""
+    running_loop(_USER)
     lifecycle.drain()
     stopping = lifecycle.claim_stop()
     if stopping is None:
@@ -219,6 +225,7 @@ async def stop(lifecycle: Lifecycle) -> None:
 
 async def entered(lifecycle: L) -> L:
     """Start, for `async with`."""
+    running_loop(_USER)
     lifecycle.install_signals()
     lifecycle.is_inside = threading.current_thread() is threading.main_thread()
     try:

@@ -10,7 +10,7 @@ from typing import Any, cast
 from resilience._matching import known
 from resilience._retry_after import RETRY_AFTER_MAX, asked_by
 from resilience.clock import SYSTEM_SLEEPER, Clock, monotonic
-from resilience.errors import ConfigurationError, Problem, RateLimitedError, RejectedError, leaves
+from resilience.errors import REFUSALS, ConfigurationError, Problem, RateLimitedError, leaves
 from resilience.events import Emitter, Event
 from resilience.options import CLOCK, Opaque, checked, is_plain_callable
 from resilience.policy import NO_RESULT, PolicyBase, Wait
@@ -180,7 +180,7 @@ class RateLimit(PolicyBase):
         """Whether `drain_on` matches; for an exception group, whether it matches an error in the group."""
         outcomes = leaves(outcome) if isinstance(outcome, BaseExceptionGroup) else (outcome,)
         for each in outcomes:
-            if not isinstance(each, RejectedError) and (drains := self._drains(each)):
+            if not isinstance(each, REFUSALS) and (drains := self._drains(each)):
                 return bool(known(self._drains, drains))
         return False
 

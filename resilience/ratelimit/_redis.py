@@ -75,6 +75,11 @@ class RedisLedger:
         self._units = units_of(quota)
         self.redis_key = functools.lru_cache(_KEYS_AT_HAND)(self._redis_key)
 
+    @property
+    def name(self) -> str:
+        """The name of the quota."""
+        return self._quota.name
+
     def question(self, key: str, cost: int, allowance: float) -> tuple[bytes, tuple[int, int, int, int]]:
         """Return the Redis key and the script's arguments, or raise `ConfigurationError` naming what is wrong."""
         checked_cost(cost)

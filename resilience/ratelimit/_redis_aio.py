@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from resilience.ratelimit._batch import Batch
 from resilience.redis import Attempt
 from resilience.redis._exchange_aio import talk_awaiting
+from resilience.running import needs_asyncio
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
@@ -27,19 +28,22 @@ __all__ = ("take",)
 
 async def take(ledger: RedisLedger, key: str, cost: int, allowance: float) -> Decision:
     """Pay `cost` tokens on Redis, or decide alone while it is away. Never raises because of Redis."""
+    try:  # `running_loop`, written out; also while Redis is away: a call must not depend on that
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise needs_asyncio(f"RateLimit {ledger.name!r} on a RedisStore") from None
     redis_key, arguments = ledger.question(key, cost, allowance)
     permit = ledger.store.outage.admit()
     if permit is not None:
-        trip = _trip(ledger.store, permit)  # held here: a loop keeps no task alive by itself
+        trip = _trip(ledger.store, permit, loop)  # held here: a loop keeps no task alive by itself
         decision = await trip.join(ledger, redis_key, arguments, cost)
         if decision is not None:
             return decision
     return ledger.alone(key, cost, allowance)
 
 
-def _trip(store: RedisStore, permit: Permit) -> Trip:
+def _trip(store: RedisStore, permit: Permit, loop: asyncio.AbstractEventLoop) -> Trip:
     """Return the round trip that the next caller of this loop joins."""
-    loop = asyncio.get_running_loop()
     trip: Trip | None = store.trips.get(loop)
     if trip is None or trip.permit is not permit or trip.is_full:
         trip = Trip(store, permit, loop)

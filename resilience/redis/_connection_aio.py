@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from resilience.redis._pool_aio import AsyncConnectionPool
+from resilience.running import needs_asyncio
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
@@ -31,8 +32,11 @@ T = TypeVar("T", bound=Closing)
 def of_loop(
     loops: dict[Any, tuple[T, AsyncGenerator[None, None]]], lock: AbstractContextManager[Any], build: Callable[[], T]
 ) -> T:
-    """Return what `build` has made for the running loop."""
-    loop = asyncio.get_running_loop()
+    """Return what `build` has made for the running loop. Raises `ConfigurationError` if none is running."""
+    try:
+        loop = asyncio.get_running_loop()  # without a task: a callback of the loop may ask for its client
+    except RuntimeError:
+        raise needs_asyncio("an awaiting client of Redis") from None
     if (kept := loops.get(loop)) is not None:
         return kept[0]
     with lock:
@@ -62,8 +66,11 @@ def _start(keeper: AsyncGenerator[None, None]) -> None:
 
 
 async def close(*kinds: dict[Any, tuple[Any, AsyncGenerator[None, None]]]) -> None:
-    """Close everything that belongs to the running loop."""
-    loop = asyncio.get_running_loop()
+    """Close everything that belongs to the running loop; nothing does if asyncio runs none."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return
     for loops in kinds:
         if (kept := loops.pop(loop, None)) is not None:
             await kept[1].aclose()

@@ -7,7 +7,15 @@ from datetime import timedelta
 from typing import Any, TypeAlias
 
 from resilience import errors
-from resilience.errors import ConfigurationError, Problem, RejectedError, ResilienceError, cut_off_by_caller, leaves
+from resilience.errors import (
+    REFUSALS,
+    ConfigurationError,
+    Problem,
+    RejectedError,
+    ResilienceError,
+    cut_off_by_caller,
+    leaves,
+)
 from resilience.options import is_plain_callable
 from resilience.retry._asking import Asking
 
@@ -50,13 +58,13 @@ class Retryable:
         return not all(map(is_plain_callable, self._predicates))
 
     def is_unasked_refusal(self, error: Exception | None) -> bool:
-        """Whether the error is never retried unasked: one of our policies refused the call (L4), or its caller left."""
+        """Whether the error is never retried unasked: a part of our own ended the call (L4), or its caller left."""
         return error is not None and any(map(self._is_refusal, leaves(error)))
 
     def _is_refusal(self, error: BaseException) -> bool:
         if cut_off_by_caller(error) is not None:
             return True
-        return isinstance(error, RejectedError) and not isinstance(error, self._asked_for)
+        return isinstance(error, REFUSALS) and not isinstance(error, self._asked_for)
 
     def by_class(self, error: Exception) -> bool | None:
         """Return whether an error of this class is retried, None where a predicate has to be asked."""

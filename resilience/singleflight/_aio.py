@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from resilience._sharing import Keys, unhashable
 from resilience.policy import Substitute
+from resilience.running import running_loop
 from resilience.singleflight._machine import Flight
 from resilience.singleflight._outcome import Outcome, Told, outcome_of
 from resilience.singleflight._space import LoopSpace, under_way, waiting_for
@@ -42,6 +43,7 @@ class _Shared:
         key: Hashable,
         make: Callable[[Flight[Any]], Coroutine[Any, Any, Any]],
         before: Flight[Any] | None,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._single, self._flights, self._key = single, flights, key
         self._deadline = Deadline.current()
@@ -49,7 +51,7 @@ class _Shared:
         self._alarm: Alarm | None = None
         self.line: Flight[asyncio.Future[bool]] = Flight(single.epoch, deadline=deadline_for(self._deadline, before))
         self._told: Outcome | Told | None = None
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._leader = self._loop.create_future()
         flights[key] = self
         self._task: asyncio.Task[Any] | None = self._loop.create_task(make(self.line))
@@ -197,14 +199,14 @@ def around_async(
         return None if is_second and not covers(flight.line, Deadline.current()) else flight
 
     async def shared(*args: P.args, **kwargs: P.kwargs) -> R:
-        key = keys(args, kwargs)
+        loop, key = running_loop(single), keys(args, kwargs)
         before: Flight[Any] | None = None  # the flight that had too little time for this caller
         while True:
-            flights = space.flights_of(asyncio.get_running_loop())
+            flights = space.flights_of(loop)
             flight = found(flights, key, is_second=before is not None)
             if flight is None:
                 single.calls += 1
-                flight = _Shared(single, flights, key, lambda line: _made(line, call, args, kwargs), before)
+                flight = _Shared(single, flights, key, lambda line: _made(line, call, args, kwargs), before, loop)
                 return cast("R", await flight.lead())
             with waiting_for(flight.line) as is_ring:  # waiting would be waiting for itself
                 told = Told.ALONE if is_ring else await flight.follow()

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from resilience.errors import running_behind
+from resilience.running import needs_asyncio
 from resilience.timeout._deadline import FRAME, Enforced, lift
 from resilience.timeout._moving import Patience
 
@@ -84,10 +85,13 @@ class _Timed(Enforced):
     )
 
     def __init__(self, timeout: Timeout, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
+        try:  # `running_loop`, written out: most calls of a service pass here
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise needs_asyncio(timeout) from None
         task = asyncio.current_task(loop)
         if task is None:
-            raise RuntimeError("a timeout has to be used inside a task")
+            raise needs_asyncio(timeout)
         self._timeout, self._seconds = timeout, seconds
         self._task: asyncio.Task[Any] | None = task
         self._cancelling = task.cancelling()
