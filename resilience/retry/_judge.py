@@ -52,7 +52,7 @@ class Judge:
     ) -> Asking[float | GiveUp | None]:
         """Return the seconds to wait, why to give up, or None for a result that is fine.
 
-        `wanted` is what `on_result` has said, where it was asked already.
+        `wanted` is what `on_result` or the class of the error has said, if it was asked already.
         """
         nothing = None if outcome.error is None else NOT_RETRYABLE
         if not is_active():

@@ -168,12 +168,13 @@ class Retry(PolicyBase):
     def on_failure(self, permit: Any, error: Exception, /) -> Verdict:
         """Decide about another attempt."""
         # While a dependency is out this is every call: the breaker inside refuses, and that is not retried.
-        if self._by_class is not None and self._by_class(error) is False and getattr(permit, "number", 1) == 1:
+        known = None if self._by_class is None else self._by_class(error)
+        if known is False and getattr(permit, "number", 1) == 1:
             self._leave(permit)
             with self._lock:
                 self._tally.fail(1)
             return None
-        return self._decide(permit, Outcome(error))
+        return self._decide(permit, Outcome(error), known)
 
     def on_last(self, permit: Any, /) -> Attempts:
         """Take note that there is no other attempt, whatever becomes of this one."""

@@ -12,7 +12,7 @@ from resilience.policy import Substitute
 from resilience.singleflight._machine import Flight
 from resilience.singleflight._outcome import Outcome, Told, outcome_of
 from resilience.singleflight._space import Space, under_way, waiting_for
-from resilience.singleflight._time import covers, deadline_for, in_force, join, ran_short
+from resilience.singleflight._time import covers, deadline_for, has_deadline, in_force, join, ran_short
 from resilience.timeout import Deadline
 
 if TYPE_CHECKING:
@@ -102,7 +102,10 @@ class _Line:
         try:
             under_way.set((*before, flight))
             try:
-                with in_force(flight):
+                if has_deadline(flight):
+                    with in_force(flight):
+                        result = call(*args, **kwargs)
+                else:
                     result = call(*args, **kwargs)
             except (Exception, Substitute) as error:
                 self.land(key, flight, None, error)
@@ -166,7 +169,7 @@ def around(single: SingleFlight, space: Space, call: Callable[P, R]) -> Callable
         key = keys(args, kwargs)
         before: Flight[Any] | None = None  # the flight that had too little time for this caller
         while True:
-            deadline, turn, waiter = deadline_for(Deadline.current(), before), _Turn(), _Waiter()
+            deadline, turn = deadline_for(Deadline.current(), before), _Turn()
             mine: Flight[_Waiter] = Flight(single.epoch, threading.get_ident(), deadline)
             try:
                 flight = line.board(key, mine, is_second=before is not None)
@@ -175,6 +178,7 @@ def around(single: SingleFlight, space: Space, call: Callable[P, R]) -> Callable
             except BaseException:
                 line.settle(key, mine, turn)
                 raise
+            waiter = _Waiter()
             try:
                 with waiting_for(flight) as is_ring:  # waiting would be waiting for itself, as for a finalizer's call
                     is_own = is_ring or flight.maker == threading.get_ident()

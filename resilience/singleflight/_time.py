@@ -13,7 +13,7 @@ from resilience.timeout._deadline import FRAME, lift
 if TYPE_CHECKING:
     from resilience.singleflight._machine import Flight
 
-__all__ = ("covers", "deadline_for", "in_force", "is_last", "join", "ran_short")
+__all__ = ("covers", "deadline_for", "has_deadline", "in_force", "is_last", "join", "ran_short")
 
 _TENTH, _LEAST = 0.1, 0.05
 
@@ -43,10 +43,15 @@ def join(flight: Flight[Any], deadline: Deadline | None) -> bool:
     return flight.deadline is not None and flight.deadline.extend(deadline)
 
 
+def has_deadline(flight: Flight[Any]) -> bool:
+    """Whether a deadline is in force for the call of `flight`, or for the caller that makes it."""
+    return flight.deadline is not None or Deadline.current() is not None
+
+
 @contextmanager
 def in_force(flight: Flight[Any]) -> Iterator[None]:
     """Put the deadline of `flight` in force in place of the one that its caller has."""
-    if flight.deadline is None and Deadline.current() is None:
+    if not has_deadline(flight):
         yield
         return
     FRAME.set((flight.deadline, entered := object(), FRAME.get()))
