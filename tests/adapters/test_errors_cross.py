@@ -65,7 +65,7 @@ def _request() -> httpx.Request:
 
 
 def _response() -> httpx.Response:
-    return httpx.Response(503, headers={"Retry-After": "7"}, json={"code": "X"}, request=_request())
+    return httpx.Response(503, headers={"Retry-After": "7"}, content=b'{"code":"X"}', request=_request())
 
 
 def _prepared() -> requests.PreparedRequest:
