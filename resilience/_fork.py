@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import Protocol
-from weakref import WeakSet
+from weakref import ref
 
 __all__ = ("Forkable", "renew_after_fork")
 
@@ -17,17 +17,19 @@ class Forkable(Protocol):
         ...
 
 
-_known: WeakSet[Forkable] = WeakSet()
+# Not a `WeakSet`: it runs Python code for each thing that comes and goes, and a policy per key is several of them.
+_known: set[ref[Forkable]] = set()
 
 
 def renew_after_fork(thing: Forkable) -> None:
     """Have `thing.after_fork()` called in every forked child, for as long as `thing` lives."""
-    _known.add(thing)
+    _known.add(ref(thing, _known.discard))
 
 
 def _reset_all() -> None:
-    for thing in list(_known):
-        thing.after_fork()
+    for known in list(_known):
+        if (thing := known()) is not None:
+            thing.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -349,7 +349,7 @@ class Options:
     def of(cls, **values: Any) -> Self:
         """Return the options with these values, validated once for all policies (one for each key) with the same."""
         # What only code can give may change, or be equal to something that is different.
-        is_plain = all(type(value) in _PLAIN for value in values.values())
+        is_plain = _PLAIN.issuperset(map(type, values.values()))
         return cast("Self", _known(cast("Hashable", cls), **values)) if is_plain else cls(**values)
 
     def _normalised(self) -> Iterable[Problem]:

@@ -21,7 +21,6 @@ from resilience._engine._parts import (
 from resilience.clock import SYSTEM_SLEEPER
 from resilience.policy import (
     Decision,
-    KeyedPolicy,
     Pending,
     Policy,
     PolicyBase,
@@ -49,8 +48,10 @@ def compile_async(
     call: Callable[P, Coroutine[Any, Any, Any]] = fn
     for position, policy in reversed(list(enumerate(policies))):
         call = _compose(policy, call, sleep, is_inner=position > 0)
-    if call is fn or isinstance(policies[0], KeyedPolicy):  # what picks by key is no coroutine function itself
+    if call is fn:
         call = _guard(PolicyBase(), call, sleep)
+    elif is_keyed(policies[0]):
+        call = _awaiting(call)
     return _delivering(call) if stands_in((*policies[1:], *within)) else call
 
 
@@ -63,6 +64,15 @@ def _compose(
         return _guard(cast("Policy", policy), inner, sleep)
     around: Callable[[Callable[P, Awaitable[R]]], AsyncCall[P, R]] = policy.around_async
     return getattr(policy, "around_inner_async", around)(inner) if is_inner else around(inner)
+
+
+def _awaiting(inner: Callable[P, Awaitable[R]]) -> AsyncCall[P, R]:
+    """Return a coroutine function that calls `inner`, which picks one by key and is none itself."""
+
+    async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return await (inner(*args, **kwargs) if kwargs else inner(*args))  # type: ignore[call-arg]  # none to pass
+
+    return call
 
 
 def _delivering(inner: AsyncCall[P, R]) -> AsyncCall[P, R]:

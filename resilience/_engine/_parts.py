@@ -21,7 +21,9 @@ from resilience.policy import (
 
 __all__ = (
     "Compiled",
+    "Defer",
     "Member",
+    "ReturnedAwaitable",
     "blocks",
     "by_key",
     "decides",
@@ -40,10 +42,20 @@ R = TypeVar("R")
 C = TypeVar("C")
 T = TypeVar("T")
 Member: TypeAlias = Policy | AroundPolicy | KeyedPolicy
+Defer = Callable[[Any], tuple[Callable[..., Any], Callable[..., Any] | None]]
+"""Given the awaitable a plain function returned: how to finish this call, and every later one (None: found anew)."""
 
 
-_kinds: dict[Any, weakref.WeakKeyDictionary[type, bool]] = {
-    protocol: weakref.WeakKeyDictionary() for protocol in (KeyedPolicy, AroundPolicy, StandingPolicy)
+class ReturnedAwaitable(BaseException):
+    """A plain function handed back an awaitable: the call has not happened yet, so nothing may be scored."""
+
+    def __init__(self, awaitable: Any) -> None:
+        self.awaitable = awaitable
+
+
+# Plain dictionaries of weak references: a `WeakKeyDictionary` runs Python code at every look.
+_kinds: dict[Any, dict[weakref.ref[type], bool]] = {
+    protocol: {} for protocol in (KeyedPolicy, AroundPolicy, StandingPolicy)
 }
 
 
@@ -68,9 +80,9 @@ def _is_a(policy: object, protocol: Any) -> bool:
     Asking a protocol costs tens of microseconds on Python 3.11, and a keyed policy asks for every new key.
     """
     kind, known = type(policy), _kinds[protocol]
-    answer = known.get(kind)
+    answer = known.get(weakref.ref(kind))
     if answer is None:
-        answer = known[kind] = isinstance(policy, protocol)
+        answer = known[weakref.ref(kind, known.pop)] = isinstance(policy, protocol)
     return answer
 
 
@@ -173,16 +185,31 @@ def discard(policy: Policy, error: Exception, verdict: Any) -> None:
             raise
 
 
-def by_key(keyed: KeyedPolicy, compose: Callable[[Policy | AroundPolicy], Callable[P, R]]) -> Callable[P, R]:
-    """Return a call guarded by whichever policy its arguments choose; what it returns is of the inner call's kind."""
-    place = _Place()
+def by_key(
+    keyed: KeyedPolicy, compose: Callable[[Policy | AroundPolicy], Callable[P, R]], defer: Defer | None = None
+) -> Callable[P, R]:
+    """Return a call guarded by whichever policy its arguments choose; what it returns is of the inner call's kind.
+
+    As in the drivers, an empty `**kwargs` is not passed on: it would cost a dictionary each time.
+    """
+    place, choose = _Place(), keyed.slot
     here = weakref.ref(place)  # hashed once: looking up by it costs what any key costs
+    later: Callable[P, R] | None = None
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        slot = keyed.slot(*args, **kwargs)
+        nonlocal later
+        if later is not None:
+            return later(*args, **kwargs)
+        slot = choose(*args, **kwargs) if kwargs else choose(*args)
         guarded = slot.compiled.get(here)
         if guarded is None:
             guarded = place.keep(slot, here, compose(slot.policy))
-        return guarded(*args, **kwargs)  # type: ignore[no-any-return]  # what the inner function returns
+        try:
+            return guarded(*args, **kwargs) if kwargs else guarded(*args)  # type: ignore[no-any-return]  # of the inner function
+        except ReturnedAwaitable as signal:
+            if defer is None:
+                raise
+            finish, later = defer(signal.awaitable)
+            return finish(*args, **kwargs)  # type: ignore[no-any-return]  # the awaitable form of R
 
     return call

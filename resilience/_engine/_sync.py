@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
 from resilience._engine._parts import (
+    Defer,
     Member,
+    ReturnedAwaitable,
     blocks,
     by_key,
     decides,
@@ -27,22 +29,13 @@ __all__ = ("Defer", "Sleep", "admission", "compile_sync", "held")
 P = ParamSpec("P")
 R = TypeVar("R")
 Sleep = Callable[[float], object]
-Defer = Callable[[Any], tuple[Callable[..., Any], Callable[..., Any] | None]]
-"""Given the awaitable a plain function returned: how to finish this call, and every later one (None: found anew)."""
-
-
-class _ReturnedAwaitable(BaseException):
-    """A plain function handed back an awaitable: the call has not happened yet, so nothing may be scored."""
-
-    def __init__(self, awaitable: Any) -> None:
-        self.awaitable = awaitable
 
 
 def _plain(result: object) -> type:
     """Return the type of `result`, to be remembered as one that needs no second look."""
     kind = type(result)
     if hasattr(kind, "__await__"):
-        raise _ReturnedAwaitable(result)
+        raise ReturnedAwaitable(result)
     return kind
 
 
@@ -56,16 +49,22 @@ def compile_sync(
     call = fn
     for position, policy in reversed(list(enumerate(policies))):
         call = _compose(policy, call, sleep, None if position else defer, is_inner=is_part or position > 0)
-    if not policies or not isinstance(policies[0], Policy):
+    if not policies or not _sees_results(policies[0]):
         call = _guard(PolicyBase(), call, sleep, defer)
     return _delivering(call) if not is_part and stands_in(policies[1:]) else call
+
+
+def _sees_results(policy: Member) -> bool:
+    """Whether `policy` is guarded by a closure of ours, which finds out that the function has returned an awaitable."""
+    return not is_around(policy.template if is_keyed(policy) else policy)
 
 
 def _compose(
     policy: Member, inner: Callable[P, R], sleep: Sleep, defer: Defer | None, *, is_inner: bool
 ) -> Callable[P, R]:
     if is_keyed(policy):
-        return by_key(policy, lambda known: _compose(known, inner, sleep, None, is_inner=is_inner))
+        deferred = defer if _sees_results(policy) else None
+        return by_key(policy, lambda known: _compose(known, inner, sleep, None, is_inner=is_inner), deferred)
     if not is_around(policy):
         return _guard(blocks(cast("Policy", policy)), inner, sleep, defer)
     around: Callable[[Callable[P, R]], Callable[P, R]] = policy.around
@@ -161,7 +160,7 @@ def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | N
                 if isinstance(verdict, Replace):
                     return verdict.value  # type: ignore[no-any-return]  # a policy's word stands for the function's
                 permit = held(policy, verdict.permit, verdict.after, sleep)
-        except _ReturnedAwaitable as signal:
+        except ReturnedAwaitable as signal:
             if defer is None:
                 raise
             finish, later = defer(signal.awaitable)

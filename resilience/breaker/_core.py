@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import threading
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from resilience.breaker import _report, _storage
 from resilience.breaker._epochs import Closed, Epoch
@@ -15,7 +16,8 @@ from resilience.breaker._mode import AUTOMATIC, DISABLED, METRICS_ONLY, Mode
 from resilience.breaker._rules import Judge, TripRule
 from resilience.breaker._surface import Surface
 from resilience.breaker._uncounted import UNCOUNTED
-from resilience.breaker._window import CallWindow, NoWindow, TimeWindow
+from resilience.breaker._window import CallWindow, NoWindow, TimeWindow, Window
+from resilience.clock import Clock
 
 __all__ = ("Core",)
 
@@ -126,6 +128,15 @@ class Core(Surface):
             elif isinstance(rule, _storage.StoredFailures):
                 rule.limit = options.consecutive or rule.limit
 
+    def _rules(self) -> Callable[[float], TripRule]:
+        """Return what makes the rule of each closed epoch, for the machine.
+
+        It holds the breaker weakly: with a cycle through its own machine, a breaker would stay in memory until the
+        garbage collector runs, and a new breaker for each key would make it run all the time.
+        """
+        breaker = weakref.ref(self)
+        return lambda now: cast("Core", breaker())._new_rule(now)  # noqa: SLF001 - nobody but the breaker uses the machine
+
     def _new_rule(self, now: float) -> TripRule:
         options = self._options
         if not options.looks_back:
@@ -134,14 +145,23 @@ class Core(Surface):
             return Judge(options.limits, NoWindow())
         if isinstance(options.sliding_window, int):
             return Judge(options.limits, CallWindow(options.sliding_window))
-        judge = Judge(options.limits, TimeWindow(options.sliding_window, now))
-        judge.succeeded = functools.partial(self._count_in_time, judge, judge.succeeded)
+        window = TimeWindow(options.sliding_window, now)
+        judge = Judge(options.limits, window)
+        tick = functools.partial(_tick, weakref.ref(self), weakref.ref(judge))
+        judge.succeeded = functools.partial(_count_in_time, self._clock, window, tick, judge.succeeded)
         return judge
 
-    def _count_in_time(self, judge: Judge, count: Callable[[], object]) -> None:
-        """Count a success after letting a window of time know how late it is; atomic but for one call per bucket."""
-        now = self._clock()
-        if now >= judge.window.edge:
-            with self._lock:
-                judge.tick(now)
-        count()
+
+def _count_in_time(clock: Clock, window: Window, tick: Callable[[float], None], count: Callable[[], object]) -> None:
+    """Count a success after letting a window of time know how late it is; atomic but for one call per bucket."""
+    now = clock()
+    if now >= window.edge:
+        tick(now)
+    count()
+
+
+def _tick(breaker: weakref.ref[Core], judge: weakref.ref[Judge], now: float) -> None:
+    owner, judging = breaker(), judge()
+    if owner is not None and judging is not None:
+        with owner._lock:  # noqa: SLF001 - a part of the breaker
+            judging.tick(now)

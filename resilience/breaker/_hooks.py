@@ -44,24 +44,31 @@ def has_hooks(listener: object) -> bool:
 
 
 class Hooks:
-    """The pybreaker listeners of one breaker. What they raise is logged and changes nothing for the caller."""
+    """The pybreaker listeners of one breaker. What they raise is logged and changes nothing for the caller.
+
+    The breaker is held weakly: it holds these, and its memory has to be free as soon as it is dropped.
+    """
+
+    __slots__ = ("_breaker", "_silent", "listeners")
 
     def __init__(self, breaker: pybreaker.CircuitBreaker) -> None:
-        self._breaker = breaker
+        self._breaker = weakref.ref(breaker)
         self.listeners: tuple[pybreaker.CircuitBreakerListener, ...] = ()
         """Empty for most: callers look before they call a hook."""
-        self._silent: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
+        self._silent: weakref.WeakSet[Callable[..., Any]] | None = None  # most breakers decorate nothing
 
     def keep_silent(self, guarded: Any) -> None:
         """Remember a decorated function whose calls nobody is told of, so that it can still be changed."""
+        if self._silent is None:
+            self._silent = weakref.WeakSet()
         self._silent.add(guarded.__func__ if isinstance(guarded, staticmethod | classmethod) else guarded)
 
     def announce(self, through: Callable[..., Any]) -> None:
         """Have the functions decorated so far make their calls `through`; those who have no listeners pay nothing."""
-        for guarded in list(self._silent):
+        for guarded in list(self._silent or ()):
             known = guarded.__wrapped__  # type: ignore[attr-defined]  # the engine's wrappers have it
             _redirect(guarded, known, functools.partial(through, known), set())
-        self._silent.clear()
+        self._silent = None
 
     def before_call(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         """Tell that an admitted call is about to be made."""
@@ -79,13 +86,16 @@ class Hooks:
         """Turn a transition into `state_change`."""
         facts = event.facts
         if event.kind in _TRANSITIONS and "shadow" not in facts and facts["before"] != facts["after"]:
-            before, after = (label(self._breaker, facts[end]) for end in ("before", "after"))
-            self._each("state_change", before, after)
+            breaker = self._breaker()
+            if breaker is not None:
+                before, after = (label(breaker, facts[end]) for end in ("before", "after"))
+                self._each("state_change", before, after)
 
     def _each(self, hook: str, /, *args: Any, **kwargs: Any) -> None:
+        breaker = self._breaker()
         for listener in self.listeners:
             try:
-                getattr(listener, hook)(self._breaker, *args, **kwargs)
+                getattr(listener, hook)(breaker, *args, **kwargs)
             except Exception:  # noqa: BLE001 - a listener's failure is its own
                 _log.exception("pybreaker listener %s failed in %s", named(listener), hook)
 

@@ -100,12 +100,11 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         self._recorded = Matcher("record", record)
         self._record_result = checked_predicate("record_result", record_result)
         self._ask_delay = checked_predicate("retry_after", retry_after)
-        if self._record_result is not None:
-            self.on_success = self._judge_result  # type: ignore[method-assign]  # so that all others pay nothing for it
+        self._looks_at_success = self._record_result is not None
         self.events = Emitter()
         self._storage = self._guarded(_checked_storage(state_storage))
         now = self._clock()
-        self._machine = Machine(self._new_rule, self._options.plan, now=now, random=self._random)
+        self._machine = Machine(self._rules(), self._options.plan, now=now, random=self._random)
         word = self._options.first_mode
         self._mode = None if word == AUTOMATIC else Mode(word, reason="configured")
         self._hooks = Hooks(self)
@@ -208,15 +207,17 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
                 self._note(_storage.follow(self._machine, reading, now), now, publish=False)
         self.events.deliver()
 
-    def on_success(self, permit: Permit, _result: Any, /) -> None:
+    def on_success(self, permit: Permit, result: Any, /) -> None:
         """Count a success; for a closed circuit one atomic call, into the permit's own epoch even if that is over."""
-        permit.succeeded()
-        if self._hooks.listeners:
-            self._hooks.success()
+        if self._looks_at_success:
+            self._judge_result(permit, result)
+        else:
+            permit.succeeded()
 
-    def _judge_result(self, permit: Permit, result: Any, /) -> None:
+    def _judge_result(self, permit: Permit, result: Any) -> None:
         try:
-            is_failure = result is not NO_RESULT and self._record_result(result)
+            judge = self._record_result
+            is_failure = judge is not None and result is not NO_RESULT and judge(result)
             floor = requested_delay(result, self._ask_delay) if is_failure else 0.0
         except BaseException:  # both are functions of the user's
             self.on_abandon(permit)
@@ -225,7 +226,12 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
             self._count_failure(permit, floor)
             self.events.deliver()
         else:
-            CircuitBreaker.on_success(self, permit, result)
+            self._count_success(permit)
+
+    def _count_success(self, permit: Permit) -> None:
+        permit.succeeded()
+        if self._hooks.listeners:
+            self._hooks.success()
 
     def _timed_succeeded(self, permit: Permit) -> None:
         """Count a timed success: without the lock where it was quick, and nobody has counted it as slow meanwhile."""
@@ -266,7 +272,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         if says is None:
             self.on_abandon(permit)
         elif says:
-            CircuitBreaker.on_success(self, permit, None)
+            self._count_success(permit)
         else:
             self._failed(permit, error, floor)
 

@@ -45,9 +45,12 @@ class Surface(pybreaker.CircuitBreaker):
     _clock: Clock
     _excluded: Matcher
     _hooks: Hooks
+    _looks_at_success: bool
+    """Whether a success has to be more than counted: results are judged, or pybreaker's listeners are there."""
     _machine: Machine
     _mode: Mode | None
     _options: BreakerOptions
+    _record_result: Any
     _recorded: Matcher
     _storage: GuardedStorage | None
     name: str  # pyright: ignore[reportIncompatibleMethodOverride]  # narrowed: ours always has one
@@ -230,6 +233,7 @@ class Surface(pybreaker.CircuitBreaker):
             with self._lock:
                 if not self._hooks.listeners:
                     self.events.subscribe(self._hooks.on_event)
+                self._looks_at_success = True
                 self._hooks.listeners = (*self._hooks.listeners, listener)
                 self._hooks.announce(self._invoke)
         elif is_plain_callable(listener):
@@ -244,6 +248,7 @@ class Surface(pybreaker.CircuitBreaker):
             self._hooks.listeners = tuple(known for known in self._hooks.listeners if known is not listener)
             if not self._hooks.listeners:
                 self.events.unsubscribe(self._hooks.on_event)
+                self._looks_at_success = self._record_result is not None
         self.events.unsubscribe(listener)
 
     @functools.cached_property

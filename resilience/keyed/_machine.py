@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
@@ -28,6 +29,8 @@ class Recent(Generic[T]):
         self._idle = idle
         self._is_busy = is_busy
         self._entries: OrderedDict[Hashable, _Entry[T]] = OrderedDict()
+        self._due = -math.inf
+        """Before then no value is out of use: none was used less recently than the one looked at last."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -49,7 +52,8 @@ class Recent(Generic[T]):
             return None
         entry.used = now
         self._entries.move_to_end(key)
-        self._forget_idle(now)
+        if now >= self._due:
+            self._forget_idle(now)
         return entry.value
 
     def add(self, key: Hashable, value: T, now: float) -> T:
@@ -58,14 +62,17 @@ class Recent(Generic[T]):
         if known is not None:
             return known
         self._entries[key] = _Entry(value, now)
-        self._forget_idle(now)
-        self._forget_surplus(key)
+        if now >= self._due:
+            self._forget_idle(now)
+        if len(self._entries) > self._most:
+            self._forget_surplus(key)
         return value
 
     def _forget_idle(self, now: float) -> None:
         """Forget one value that is out of use, if there is one; a busy one is in use."""
         key, oldest = next(iter(self._entries.items()))
-        if now - oldest.used < self._idle:
+        self._due = oldest.used + self._idle
+        if now < self._due:
             return
         if self._is_busy(oldest.value):
             oldest.used = now
@@ -76,8 +83,6 @@ class Recent(Generic[T]):
     def _forget_surplus(self, newest: Hashable) -> None:
         """Make room: there are more than `most` values only while all but the newest are busy."""
         surplus = len(self._entries) - self._most
-        if surplus <= 0:
-            return
         free = (key for key, entry in self._entries.items() if key != newest and not self._is_busy(entry.value))
         for key in list(itertools.islice(free, surplus)):  # more than one where busy ones stood in the way before
             del self._entries[key]

@@ -87,7 +87,22 @@ class Keyed(Named):
 
     def slot(self, /, *args: Any, **kwargs: Any) -> KeySlot:
         """Return the slot of a call with these arguments, made if there is none."""
-        key = _bounded(self._key(*args, **kwargs))
+        key = self._key(*args, **kwargs) if kwargs else self._key(*args)
+        with self._lock:
+            if self._is_at_work:
+                slot = self._slots.peek(key)
+            else:  # `_change`, inlined
+                self._is_at_work = True
+                try:
+                    slot = self._slots.use(key, self._clock())
+                finally:
+                    self._is_at_work = False
+        if slot is not None:
+            return slot
+        bounded = _bounded(key)  # only now: a key that is too long is never found
+        return self._new_slot(bounded) if bounded is key else self._slot_of(bounded)
+
+    def _slot_of(self, key: Hashable) -> KeySlot:
         with self._lock:
             slot = self._slots.peek(key) if self._is_at_work else self._change(self._slots.use, key, self._clock())
         return self._new_slot(key) if slot is None else slot

@@ -7,6 +7,7 @@ here (unless `retry=` may judge results).
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,7 +29,8 @@ class Strategies:
     """The tenacity callables given, by the names `tenacity.Retrying` knows them under."""
 
     def __init__(self, owner: Any, given: dict[str, Strategy | None]) -> None:
-        self._owner = owner
+        # Weak: it holds these, and its memory has to be free as soon as it is dropped.
+        self._owner: Callable[[], Any] = weakref.ref(owner)
         self._given = {option: _checked(option, each) for option, each in given.items() if each is not None}
         self.awaits = not all(map(is_plain_callable, self._given.values()))
         self.judges_results = "retry" in self._given and _looks_at_results(self._given["retry"])
@@ -71,7 +73,7 @@ class Strategies:
         if record is None:
             from tenacity import RetryCallState  # noqa: PLC0415 - only calls judged by a strategy need it
 
-            record = attempts.record = RetryCallState(self._owner, None, (), {})
+            record = attempts.record = RetryCallState(self._owner(), None, (), {})
             record.start_time = attempts.started
         error = outcome.error
         if error is None:

@@ -145,14 +145,14 @@ def test_steps_not_needed_are_not_in_the_closure() -> None:
 
 
 def test_a_breaker_with_features_off_has_its_plain_steps() -> None:
-    """What judges results, times calls or asks a storage is there only where it was asked for."""
+    """What judges results, times calls or asks a storage runs only if it was asked for."""
     breaker = CircuitBreaker(failure_rate_threshold=0.5)
     compiled = Pipeline("p", breaker)(plain)
     assert cell(compiled, "admit").__func__ is CircuitBreaker.admit
     assert cell(compiled, "on_success").__func__ is CircuitBreaker.on_success
     assert type(breaker.standing_permit) is Closed  # so that not even `admit` is called
-    judging = CircuitBreaker(record_result=lambda _result: False)
-    assert cell(Pipeline("p", judging)(plain), "on_success").__func__ is CircuitBreaker._judge_result
+    assert not breaker._looks_at_success
+    assert CircuitBreaker(record_result=lambda _result: False)._looks_at_success
     assert CircuitBreaker(slow_call_rate_threshold=0.5).standing_permit is None
 
 

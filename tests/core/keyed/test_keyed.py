@@ -4,9 +4,10 @@ import inspect
 import os
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any, cast
 
+import pybreaker
 import pytest
 
 from resilience import (
@@ -23,6 +24,9 @@ from resilience import (
     Pipeline,
     RateLimit,
     RateLimitedError,
+    Retry,
+    SingleFlight,
+    ThreadPoolBulkhead,
     Timeout,
     idempotent,
 )
@@ -188,6 +192,71 @@ def test_idle_keys_are_forgotten_with_their_figures() -> None:
     guarded("b")
     gc.collect()
     assert (keyed.get("a"), gone(), len(keyed)) == (None, None, 1)
+
+
+POLICIES: dict[str, Callable[[str], Any]] = {
+    "breaker": lambda _key: CircuitBreaker(1),
+    "breaker, calls": lambda _key: CircuitBreaker(failure_rate_threshold=0.5),
+    "breaker, time": lambda _key: CircuitBreaker(failure_rate_threshold=0.5, sliding_window="60s"),
+    "breaker, slow calls": lambda _key: CircuitBreaker(slow_call_rate_threshold=0.5),
+    "breaker, results": lambda _key: CircuitBreaker(record_result=lambda _result: False),
+    "breaker, listeners": lambda _key: CircuitBreaker(listeners=[pybreaker.CircuitBreakerListener(), print]),
+    "bulkhead": lambda _key: Bulkhead(1, max_wait=1),
+    "cache": lambda _key: Cache(60, key=lambda host: host),
+    "fallback": lambda _key: Fallback("instead"),
+    "hedge": lambda _key: Hedge(5),
+    "limit": lambda _key: RateLimit("5/second"),
+    "retry": lambda _key: Retry(),
+    "single flight": lambda _key: SingleFlight(key=lambda host: host),
+    "thread pool": lambda _key: ThreadPoolBulkhead(1),
+    "timeout": lambda _key: Timeout("5s"),
+}
+
+
+@pytest.mark.parametrize("make", POLICIES.values(), ids=POLICIES)
+def test_memory_of_a_forgotten_key_is_free_at_once(make: Callable[[str], Any]) -> None:
+    """A forgotten policy leaves no reference cycle: with many new keys the garbage collector would run all the time."""
+    keyed = Keyed(make, by_host, max_keys=1)
+
+    @Pipeline("http", keyed)
+    @idempotent
+    def guarded(host: str) -> str:
+        return host
+
+    gc.collect()
+    gc.disable()
+    try:
+        guarded("a")
+        guarded("a")
+        gone = weakref.ref(cast("CircuitBreaker", keyed.get("a")))
+        guarded("b")
+        assert (len(keyed), gone()) == (1, None)
+    finally:
+        gc.enable()
+
+
+async def test_plain_function_that_returns_an_awaitable_is_guarded_per_key() -> None:
+    """A plain function that returns an awaitable is guarded as the coroutine function it is; each call has one key."""
+    keys: list[str] = []
+
+    def key(host: str) -> str:
+        keys.append(host)
+        return host
+
+    async def fetch(host: str) -> str:
+        return get(host)
+
+    @Pipeline("http", Keyed(lambda _host: CircuitBreaker(1), key))
+    def guarded(host: str) -> Awaitable[str]:
+        return fetch(host)
+
+    with pytest.raises(DownError):
+        await guarded("bad")
+    keys.clear()
+    with pytest.raises(CircuitOpenError):
+        await guarded("bad")
+    assert await guarded("good") == "good"
+    assert keys == ["bad", "good"]
 
 
 def test_key_with_calls_under_way_is_kept() -> None:
