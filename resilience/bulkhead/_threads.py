@@ -22,7 +22,7 @@ from resilience.errors import (
     said_by,
 )
 from resilience.options import CLOCK, checked, is_plain_callable
-from resilience.timeout import Deadline, Patience, allowed_by_service
+from resilience.timeout import Deadline, LateWork, Patience, allowed_by_service
 
 __all__ = ("Isolated", "ThreadPoolBulkhead")
 
@@ -78,6 +78,11 @@ class ThreadPoolBulkhead(Admission):
         super().__init__(name, max_threads, self.options.max_wait, max_waiting, checked(clock, "clock", CLOCK))
         self._executor = Executor(None)  # the places are the bound, and it can be changed
 
+    def after_fork(self) -> None:
+        """Forget the parent's calls: they never end here."""
+        super().after_fork()
+        self._late = LateWork()
+
     def serves(self, fn: Any, /) -> bool:
         """Refuse what makes coroutines; asked when a function is wrapped, and with None for a block."""
         if callable(fn) and not is_plain_callable(fn):
@@ -132,15 +137,17 @@ class ThreadPoolBulkhead(Admission):
         if patience.seconds == 0.0:
             message = "the deadline had passed before the call"
             raise DeadlineExceededError(message, policy=self.name, seconds=0.0)
+        if self._late.keep_out(self.limit):
+            raise self._refusal("late", f"{self.name}: calls that outlived their callers take half its threads")
         return patience
 
     def exceeded(self, work: Isolated, seconds: float | None) -> NoReturn:
         """Tell the caller that its time is up."""
         self.events.emit("thread_pool.elapsed", self.name, self._clock(), "warning", seconds=seconds)
         message = f"{self.name}: the deadline passed while the call was under way"
-        running = RunningWork(work.add_done_callback)
         allowed = None if seconds is None else allowed_by_service(seconds)
-        raise DeadlineExceededError(message, policy=self.name, seconds=seconds, running=running, allowed=allowed)
+        facts: dict[str, Any] = {"seconds": seconds, "running": self._late.add(work), "allowed": allowed}
+        raise DeadlineExceededError(message, policy=self.name, **facts)
 
     def outcome(self, work: Isolated) -> Any:
         """Return or raise what became of a call that has ended."""

@@ -19,6 +19,7 @@ from resilience.events import Emitter
 from resilience.options import CLOCK, checked
 from resilience.policy import Named
 from resilience.timeout._deadline import FRAME, Deadline, allowed_by_service
+from resilience.timeout._late import LateWork
 from resilience.timeout._moving import CappedDeadline, MovingDeadline, Patience
 from resilience.timeout._options import TimeoutOptions
 
@@ -69,7 +70,7 @@ class Timeout(Named):
     def after_fork(self) -> None:
         """Forget the parent's calls: neither its threads nor its event loops run here."""
         self._lock = threading.RLock()  # guards the count of elapsed calls; re-entrant, for finalizers
-        self._late: set[Work] = set()
+        self._late = LateWork()
         self.lines: dict[Any, Any] = {}  # the awaiting shell's, by event loop
 
     @property
@@ -102,6 +103,8 @@ class Timeout(Named):
                 now = self.clock()
                 limit, patience = Deadline(now + seconds, limit=now + seconds, clock=self.clock), None
             else:  # cut short by a sooner deadline, which may move
+                if self._late.keep_out(self.options.max_threads):
+                    raise self._refusal("late", f"{self.name}: calls that outlived their callers take half its threads")
                 patience = Patience(limit := self.limit(seconds))
                 patience.seconds = seconds  # not less the time since
             with limit:
@@ -169,10 +172,7 @@ class Timeout(Named):
         return DeadlineExceededError(message, policy=self.name, seconds=seconds, running=running, allowed=allowed)
 
     def _late_error(self, work: Work, seconds: float) -> DeadlineExceededError:
-        late = self._late
-        late.add(work)
-        work.add_done_callback(functools.partial(late.discard, work))
-        return self.exceeded(seconds, RunningWork(work.add_done_callback))
+        return self.exceeded(seconds, self._late.add(work))
 
     def _nothing_left(self, remaining: float) -> DeadlineExceededError:
         margin = self.options.margin
@@ -184,15 +184,14 @@ class Timeout(Named):
         return DeadlineExceededError(message, policy=self.name, seconds=0.0)
 
     def _start(self, work: Work) -> None:
-        if (shortage := self._executor.submit(work)) is not None:
-            raise self._refusal(shortage)
-
-    def _refusal(self, shortage: Shortage) -> BulkheadFullError:
-        most = self.options.max_threads
+        shortage = self._executor.submit(work)
         if shortage is Shortage.PLACES:
-            reason, message = "threads", f"{self.name} has {most} blocking calls under way"
-        else:
-            reason, message = "system", f"{self.name}: {shortage.value} for a blocking call"
+            raise self._refusal("threads", f"{self.name} has {self.options.max_threads} blocking calls under way")
+        if shortage is not None:
+            raise self._refusal("system", f"{self.name}: {shortage.value} for a blocking call")
+
+    def _refusal(self, reason: str, message: str) -> BulkheadFullError:
+        most = self.options.max_threads
         self.events.emit("timeout.rejected", self.name, self.clock(), "warning", reason=reason, max_threads=most)
         return BulkheadFullError(message, policy=self.name)
 
