@@ -10,12 +10,14 @@ import enum
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from resilience.redis._places import Link, NotAskedError
+
 if TYPE_CHECKING:
     import socket
 
     from redis.connection import AbstractConnection
 
-__all__ = ("Failure", "exchange", "kind_of", "limit", "packed")
+__all__ = ("Failure", "exchange", "limit", "packed", "was_closed")
 
 
 def packed(*parts: bytes) -> bytes:
@@ -46,6 +48,19 @@ class Failure(enum.Enum):
     CLOSED = "the server has closed the connection"
     LATE = "no reply in time"
     OTHER = "the replies cannot be read"
+
+
+def was_closed(link: Link[Any], error: Exception, waited: float) -> bool:
+    """Whether the server had closed `link` before the exchange that ended with `error`.
+
+    Raises `NotAskedError` if the answer was late because the caller had `waited` for the link.
+    """
+    if link.is_new:
+        return False
+    kind = kind_of(error)
+    if kind is Failure.LATE and waited:
+        raise NotAskedError("the wait for a connection left too little time for an answer") from error
+    return kind is Failure.CLOSED
 
 
 def kind_of(error: Exception) -> Failure:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 from resilience.clock import monotonic
-from resilience.redis._exchange import Failure, kind_of, limit
+from resilience.redis._exchange import limit, was_closed
 from resilience.redis._places import Link, NotAskedError, Places
 
 if TYPE_CHECKING:
@@ -125,10 +125,7 @@ class ConnectionPool:
             if waited:
                 limit(link.connection, self._timeout)
         except Exception as error:
-            kind = kind_of(error)
-            if kind is Failure.LATE and waited and not link.is_new:
-                raise NotAskedError("the wait for a connection left too little time for an answer") from error
-            if kind is Failure.CLOSED and not link.is_new:
+            if was_closed(link, error, waited):
                 self._places.renew()  # the other connections are as old
                 return None
             raise

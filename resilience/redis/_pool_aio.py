@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from resilience.clock import monotonic
 from resilience.redis._bound_aio import LoopBound
-from resilience.redis._exchange import Failure, kind_of
+from resilience.redis._exchange import was_closed
 from resilience.redis._places import Link, NotAskedError, Places
 
 if TYPE_CHECKING:
@@ -92,10 +92,7 @@ class AsyncConnectionPool:
                 answer = await talk(link.connection)
             link.is_in_step = True
         except Exception as error:
-            kind = kind_of(error)
-            if kind is Failure.LATE and waited and not link.is_new:
-                raise NotAskedError("the wait for a connection left too little time for an answer") from error
-            if kind is Failure.CLOSED and not link.is_new:
+            if was_closed(link, error, waited):
                 self._places.renew()  # the other connections are as old
                 return None
             raise
