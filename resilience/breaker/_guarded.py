@@ -120,7 +120,7 @@ class GuardedStorage:
         self._watch()
 
     def _watch(self) -> None:
-        """Ask the storage in the background until it answers; by a weak reference, so that nobody keeps it for that."""
+        """Ask the storage in the background until it answers; by a weak reference, which keeps no storage alive."""
         is_first = is_started = False
         try:
             with self._lock:

@@ -32,6 +32,7 @@ __all__ = ("Surface",)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 _SUSPENDS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
@@ -144,8 +145,7 @@ class Surface(pybreaker.CircuitBreaker):
         mode = self._mode_at(self._clock())
         if mode is not None and (shown := mode.state) is not None:
             return shown
-        guarded, own = self._storage, self._machine.epoch.state
-        return own if guarded is None else guarded.run(lambda: guarded.storage.state, without=own)
+        return self._stored(lambda storage: storage.state, self._machine.epoch.state)
 
     @property
     def state(self) -> Any:
@@ -164,15 +164,24 @@ class Surface(pybreaker.CircuitBreaker):
         """Failures that count towards opening: the unbroken run, or those in the window."""
         with self._lock:
             own = self._machine.counts(self._clock()).failures
-        guarded = self._storage
-        return own if guarded is None else guarded.run(lambda: guarded.storage.counter, without=own)
+        return self._stored(lambda storage: storage.counter, own)
 
     @property
     def success_counter(self) -> int:
         """Trial calls that succeeded in the present half-open phase."""
-        guarded, epoch = self._storage, self._machine.epoch
-        own = epoch.successes if isinstance(epoch, HalfOpen) else 0
-        return own if guarded is None else guarded.run(lambda: guarded.storage.success_counter, without=own)
+        epoch = self._machine.epoch
+        return self._stored(
+            lambda storage: storage.success_counter, epoch.successes if isinstance(epoch, HalfOpen) else 0
+        )
+
+    def _stored(self, ask: Callable[[pybreaker.CircuitBreakerStorage], T], own: T) -> T:
+        """Return what the storage says, or `own` if there is none or it is away. Must not be called under the lock."""
+        guarded = self._storage
+        if guarded is None:
+            return own
+        answer = guarded.run(lambda: ask(guarded.storage), without=own)
+        self.events.deliver()  # this may have been the first to find the storage away
+        return answer
 
     @property
     def retry_after(self) -> float | None:

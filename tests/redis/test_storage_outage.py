@@ -171,6 +171,7 @@ class Shelf(pybreaker.CircuitBreakerStorage):
 
     @property
     def success_counter(self) -> int:
+        self._note("success counter")
         return 1
 
     @property
@@ -200,6 +201,17 @@ def test_errors_of_a_storage_fail_no_call(access: str, caplog: pytest.LogCapture
     assert len([record for record in caplog.records if "left alone: ConnectionError" in record.getMessage()]) == 1
     storage.acts.clear()
     wait_until(lambda: breaker.fail_counter == 1)  # the storage's
+
+
+@pytest.mark.parametrize("name", ["current_state", "fail_counter", "success_counter"])
+def test_a_reader_that_finds_the_storage_away_tells_it(name: str) -> None:
+    """Listeners hear of the outage at once, also if no call but a reader of the breaker's state finds it."""
+    storage, kinds = Shelf(), list[str]()
+    breaker = CircuitBreaker(2, 60, state_storage=storage, storage_timeout=10)
+    breaker.events.subscribe(lambda event: kinds.append(event.kind))
+    storage.acts.update(dict.fromkeys(("state", "counter", "success counter"), refuse))
+    getattr(breaker, name)
+    assert kinds == ["breaker.storage_outage"]
 
 
 def test_a_storage_made_wrongly_shows_at_once() -> None:
