@@ -81,8 +81,9 @@ class Matcher:
     def __init__(self, option: str, conditions: Iterable[Condition] | Condition | None) -> None:
         self._option = option
         self.conditions: list[Any] = []
-        for condition in _one_or_more(option, conditions):
-            self.add(condition)
+        if conditions is not None:  # most breakers have none, and each new key of a keyed one has three matchers
+            for condition in _one_or_more(option, conditions):
+                self.add(condition)
 
     def add(self, condition: Any) -> None:
         """Match `condition` as well."""
@@ -122,6 +123,8 @@ def listed(option: str, values: Any) -> Iterable[Any]:
 
 def _one_or_more(option: str, values: Any) -> Iterable[Any]:
     """Return the values of an option that takes a list, one exception class, one function, or None."""
+    if type(values) is tuple:
+        return values
     is_one = isinstance(values, type) or (callable(values) and not isinstance(values, Iterable))
     return (values,) if is_one else listed(option, values)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
@@ -83,6 +82,11 @@ class Recent(Generic[T]):
     def _forget_surplus(self, newest: Hashable) -> None:
         """Make room: there are more than `most` values only while all but the newest are busy."""
         surplus = len(self._entries) - self._most
-        free = (key for key, entry in self._entries.items() if key != newest and not self._is_busy(entry.value))
-        for key in list(itertools.islice(free, surplus)):  # more than one where busy ones stood in the way before
+        free: list[Hashable] = []
+        for key, entry in self._entries.items():
+            if key != newest and not self._is_busy(entry.value):
+                free.append(key)
+                if len(free) == surplus:  # more than one if busy ones stood in the way before
+                    break
+        for key in free:
             del self._entries[key]
