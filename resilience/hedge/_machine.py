@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import itertools
 import math
-from collections import deque
 from typing import Any
 
 __all__ = ("Ending", "Latencies", "Outcome", "Race")
@@ -27,27 +26,6 @@ def _bucket(seconds: float) -> int:
     return int(math.log2(seconds / _SHORTEST) * _STEPS) + 1
 
 
-class _Rank:
-    """Follows the bucket in which a given share of all values is reached, a few steps for each change."""
-
-    __slots__ = ("_below", "_share", "bucket")
-
-    def __init__(self, share: float) -> None:
-        self._share = share
-        self._below = 0  # values in buckets before `bucket`
-        self.bucket = 0
-
-    def follow(self, counts: list[int], added: int, removed: int, total: int) -> None:
-        self._below += (added < self.bucket) - (0 <= removed < self.bucket)
-        rank = math.ceil(self._share * total)
-        while self._below >= rank:
-            self.bucket -= 1
-            self._below -= counts[self.bucket]
-        while self._below + counts[self.bucket] < rank:
-            self._below += counts[self.bucket]
-            self.bucket += 1
-
-
 class Latencies:
     """The latencies of the last `window` answers: a histogram of fixed size, so memory and work stay bounded.
 
@@ -55,23 +33,46 @@ class Latencies:
     latencies rose or fell; `1 - quantile` of that is enough to follow a rise.
     """
 
-    __slots__ = ("_counts", "_latest", "_minimum", "_rank", "_window")
+    __slots__ = ("_below", "_bucket", "_counts", "_latest", "_minimum", "_oldest", "_quantile", "_window")
 
     def __init__(self, quantile: float, minimum: int, window: int) -> None:
-        self._minimum, self._window = minimum, window
+        self._quantile, self._minimum, self._window = quantile, minimum, window
         self._counts = [0] * (_LAST + 1)
-        self._latest: deque[int] = deque()
-        self._rank = _Rank(quantile)
+        self._latest: list[int] = []  # the bucket of each answer; a ring once the window is full
+        self._oldest = 0  # where the ring begins
+        self._bucket = 0  # the bucket in which the quantile is reached
+        self._below = 0  # answers in the buckets before
 
     def observe(self, seconds: float) -> None:
-        """Learn from one answer."""
-        added, removed, counts = _bucket(seconds), -1, self._counts
-        if len(self._latest) == self._window:
-            removed = self._latest.popleft()
+        """Learn from one answer. An interrupt finds all of it done or nothing."""
+        added, counts, latest, oldest = _bucket(seconds), self._counts, self._latest, self._oldest
+        is_full = len(latest) == self._window
+        removed = latest[oldest] if is_full else -1
+        following = (oldest + 1) % self._window if is_full else 0
+        bucket, below = self._follow(added, removed, len(latest) + (not is_full))
+        # Operators alone from here on: CPython looks for signals behind calls.
+        if is_full:
+            latest[oldest] = added
             counts[removed] -= 1
-        self._latest.append(added)
+        else:
+            latest += (added,)
         counts[added] += 1
-        self._rank.follow(counts, added, removed, len(self._latest))
+        self._oldest, self._bucket, self._below = following, bucket, below
+
+    def _follow(self, added: int, removed: int, total: int) -> tuple[int, int]:
+        """Return the bucket of the quantile and the answers before it, with `added` in and `removed` out.
+
+        They move a few steps for each change. Nothing is changed here.
+        """
+        counts, bucket, rank = self._counts, self._bucket, math.ceil(self._quantile * total)
+        below = self._below + (added < bucket) - (0 <= removed < bucket)
+        while below >= rank:
+            bucket -= 1
+            below -= counts[bucket] + (bucket == added) - (bucket == removed)
+        while below + (here := counts[bucket] + (bucket == added) - (bucket == removed)) < rank:
+            below += here
+            bucket += 1
+        return bucket, below
 
     @property
     def samples(self) -> int:
@@ -81,7 +82,7 @@ class Latencies:
     @property
     def slow(self) -> float | None:
         """Seconds within which the quantile of all answers came, never less; None while too few are known."""
-        return None if len(self._latest) < self._minimum else _EDGES[self._rank.bucket]
+        return None if len(self._latest) < self._minimum else _EDGES[self._bucket]
 
     @property
     def typical(self) -> float | None:
@@ -137,6 +138,7 @@ class Race:
         "best",
         "delay",
         "failures",
+        "is_closed",
         "is_counted",
         "is_over",
         "started",
@@ -149,6 +151,7 @@ class Race:
         self.best: Outcome | None = None
         self.failures: list[Outcome] = []
         self.is_counted = False  # in a budget
+        self.is_closed = False  # whether it is in the tally
         self.is_over = False  # whether the caller can be told
         self._limit = limit
         self._running = 0

@@ -37,9 +37,12 @@ class Tally:
             return self._latencies.typical
 
     def close(self, race: Race, now: float) -> None:
-        """Count a call that is over, and learn from it."""
+        """Count a call that is over, once, and learn from it."""
         latency = race.latency(now)
         with self._lock:
+            if race.is_closed:
+                return
+            race.is_closed = True
             self._calls += 1
             if race.started > 1:
                 self._hedged += 1
