@@ -26,11 +26,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from resilience._background import RunningWork, running_together
 from resilience._portable import Portable, facts_of, packed, unpacked
 from resilience._printable import described, named, one_line, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = (
     "REFUSALS",
@@ -59,6 +60,7 @@ __all__ = (
     "one_line",
     "packed",
     "running_behind",
+    "running_together",
     "said_by",
     "shown",
     "unpacked",
@@ -127,29 +129,6 @@ class DrainingError(RejectedError):
     public_message = "The service is shutting down."
 
 
-class RunningWork:
-    """Synchronous work that outlived its deadline: a thread cannot be stopped, only waited for."""
-
-    __slots__ = ("_when_done",)
-
-    def __init__(self, when_done: Callable[[Callable[[], None]], None]) -> None:
-        self._when_done = when_done
-
-    def add_done_callback(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once the work has really ended; at once if it already has."""
-        self._when_done(callback)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("work that runs in a thread of this process cannot be pickled")
-
-    def __deepcopy__(self, _memo: dict[int, Any]) -> RunningWork:
-        return self
-
-    def note(self, interrupt: BaseException) -> None:
-        """Have an interrupt or a cancellation, which is not ours to replace, say that the work goes on."""
-        interrupt.running = self  # type: ignore[attr-defined]  # read by `running_behind`
-
-
 def running_behind(error: BaseException | None) -> RunningWork | None:
     """Return the work that goes on in a thread although `error` has ended the call, if there is any."""
     if isinstance(error, BaseExceptionGroup):
@@ -165,19 +144,7 @@ def _running_behind_all(errors: list[BaseException]) -> RunningWork | None:
     if len(works) < 2:  # noqa: PLR2004 - a pair is the first to wait for
         return works[0] if works else None
 
-    def when_all_done(callback: Callable[[], None]) -> None:
-        others: list[None] = [None] * (len(works) - 1)  # `pop` is atomic: the last work to end finds the list empty
-
-        def ended() -> None:
-            try:
-                others.pop()
-            except IndexError:
-                callback()
-
-        for work in works:
-            work.add_done_callback(ended)
-
-    return RunningWork(when_all_done)
+    return running_together(works)
 
 
 def said_by(outcome: object, name: str) -> Any:

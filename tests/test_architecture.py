@@ -17,6 +17,7 @@ SOURCES = CORE + ADAPTERS
 LEVELS = {
     "_printable": -2,
     "_portable": -1,
+    "_background": -1,
     "_version": 0,
     "_fork": 0,
     "_keys": 0,

@@ -32,12 +32,15 @@ _BLOCKING = "a blocking function: a coroutine belongs to the event loop it was m
 
 
 class Isolated(Work):
-    """One call in a thread of the pool."""
+    """One call in a thread of the pool. It owns the place of the call in the bulkhead, from before it is taken."""
 
-    __slots__ = ("running",)
+    __slots__ = ("_give_back", "held", "running")
 
-    def __init__(self, call: Callable[[], Any]) -> None:
+    def __init__(self, call: Callable[[], Any], give_back: Callable[[Any], None]) -> None:
         super().__init__(call, contextvars.copy_context())
+        self._give_back = give_back
+        self.held: list[Any] = []
+        """The permit, until it is given back."""
         self.running: RunningWork | None = None
 
     def run(self) -> None:
@@ -45,6 +48,21 @@ class Isolated(Work):
         super().run()
         with contextlib.suppress(BaseException):  # its caller is told of the error, whatever that does
             self.running = running_behind(self.error)
+
+    def leave(self) -> None:
+        """Give the place back, once nothing of the call runs any more."""
+        super().leave()
+        if self.running is None:
+            self._let_go()
+        else:
+            self.running.add_done_callback(self._let_go)
+
+    def _let_go(self) -> None:
+        held = self.held
+        if held:
+            permit = held[-1]
+            del held[-1]
+            self._give_back(permit)
 
 
 class ThreadPoolBulkhead(Admission):
@@ -94,11 +112,15 @@ class ThreadPoolBulkhead(Admission):
         enter = self.enter_blocking if self.waits else self.enter
 
         def isolated(*args: P.args, **kwargs: P.kwargs) -> R:
-            work, patience = self.start(enter(), functools.partial(call, *args, **kwargs))
+            work, is_begun = Isolated(functools.partial(call, *args, **kwargs), self.leave), False
             try:
+                work.held = [enter()]
+                patience = self.start(work)
+                is_begun = True
                 has_ended = patience.outlast(work.wait)
             except BaseException as interrupt:
-                RunningWork(work.add_done_callback).note(interrupt)
+                if is_begun or not work.cancel():
+                    RunningWork(work.add_done_callback).note(interrupt)
                 raise
             if not has_ended:
                 self.exceeded(work, patience.seconds)
@@ -116,21 +138,13 @@ class ThreadPoolBulkhead(Admission):
         """Refuse: a chain offers what is blocking to `offload`, and this would be a coroutine."""
         raise ConfigurationError([Problem(self.name, call, _BLOCKING)])
 
-    def start(self, permit: Any, call: Callable[[], Any]) -> tuple[Isolated, Patience]:
-        """Start `call`; return it with how long its caller may wait."""
-        held = [permit]
-        try:
-            patience = self._patience()
-            work = Isolated(call)
-            work.add_done_callback(functools.partial(self._ended, work, held))
-            shortage = self._executor.submit(work)
-        except BaseException:
-            self._let_go(held)
-            raise
+    def start(self, work: Isolated) -> Patience:
+        """Start `work`, which holds its permit; return how long its caller may wait."""
+        patience = self._patience()
+        shortage = self._executor.submit(work)
         if shortage is not None:  # not of places: the executor has no bound of its own
-            self._let_go(held)
             raise self._refusal("system", f"{self.name}: {shortage.value} for a call")
-        return work, patience
+        return patience
 
     def _patience(self) -> Patience:
         patience = Patience(Deadline.current())
@@ -167,16 +181,6 @@ class ThreadPoolBulkhead(Admission):
         with contextlib.suppress(Exception):
             awaitable.close()  # a coroutine that has not begun: nothing of it will run, anywhere
         raise ConfigurationError([Problem(self.name, awaitable, f"the result of {_BLOCKING}")])
-
-    def _ended(self, work: Isolated, held: list[Any]) -> None:
-        if work.running is None:
-            self._let_go(held)
-        else:
-            work.running.add_done_callback(functools.partial(self._let_go, held))
-
-    def _let_go(self, held: list[Any]) -> None:
-        with contextlib.suppress(IndexError):  # an interrupt while the thread was started: both ends let go
-            self.leave(held.pop())
 
     def __repr__(self) -> str:
         return f"<ThreadPoolBulkhead {self.name!r} {self.concurrent_calls}/{self._limit}>"

@@ -8,12 +8,13 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
+from resilience.bulkhead._threads import Isolated
 from resilience.errors import RunningWork
 from resilience.running import running_loop
 from resilience.timeout._alarm_aio import Alarm
 
 if TYPE_CHECKING:
-    from resilience.bulkhead._threads import Isolated, ThreadPoolBulkhead
+    from resilience.bulkhead._threads import ThreadPoolBulkhead
     from resilience.timeout import Patience
 
 __all__ = ("offload",)
@@ -39,9 +40,6 @@ async def _ended(work: Isolated, patience: Patience, loop: asyncio.AbstractEvent
     alarm = Alarm(patience, functools.partial(_resolve, future, False))
     try:
         return await future
-    except BaseException as interrupt:
-        RunningWork(work.add_done_callback).note(interrupt)
-        raise
     finally:
         alarm.cancel()
 
@@ -51,9 +49,17 @@ def offload(pool: ThreadPoolBulkhead, call: Callable[P, R]) -> Callable[P, Corou
 
     async def isolated(*args: P.args, **kwargs: P.kwargs) -> R:
         loop = running_loop(pool)  # before a thread has begun the call
-        permit = await pool.enter_awaiting() if pool.waits else pool.enter()
-        work, patience = pool.start(permit, functools.partial(call, *args, **kwargs))
-        if not await _ended(work, patience, loop):
+        work, is_begun = Isolated(functools.partial(call, *args, **kwargs), pool.leave), False
+        try:
+            work.held = [await pool.enter_awaiting() if pool.waits else pool.enter()]
+            patience = pool.start(work)
+            is_begun = True
+            has_ended = await _ended(work, patience, loop)
+        except BaseException as interrupt:
+            if is_begun or not work.cancel():
+                RunningWork(work.add_done_callback).note(interrupt)
+            raise
+        if not has_ended:
             pool.exceeded(work, patience.seconds)
         return cast("R", pool.outcome(work))
 

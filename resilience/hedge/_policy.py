@@ -137,7 +137,7 @@ class Hedge(Named):
         return race
 
     def leave(self, race: Race) -> None:
-        """Count a call as ended, however it did."""
+        """Count a call as ended, however it did; once, if it is done again after an interrupt."""
         if self.budget is not None and race.is_counted:
             self.budget.leave(retrying=False, call=race)
         self._tally.close(race, self.clock())

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from resilience._executor import Work
-from resilience.errors import RunningWork
+from resilience.errors import running_together
 
 if TYPE_CHECKING:
     from resilience.hedge._machine import Race
@@ -25,13 +25,17 @@ def around(hedge: Hedge, inner: Callable[P, R]) -> Callable[P, R]:
     """Return `inner` hedged."""
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        race = hedge.begin()
         attempt = functools.partial(inner, *args, **kwargs)
+        race = hedge.begin()
         try:
             if race.is_single or not _Threads(hedge, race, attempt).run():
-                return _alone(hedge, race, attempt)
-        finally:
+                result = _alone(hedge, race, attempt)
+                hedge.leave(race)
+                return result
             hedge.leave(race)
+        except BaseException:  # also by an interrupt on the way to `leave`: only what it has not done is done again
+            hedge.leave(race)
+            raise
         return cast("R", hedge.handed_on(race))
 
     return call
@@ -50,6 +54,18 @@ def _alone(hedge: Hedge, race: Race, attempt: Callable[[], R]) -> R:
     return result
 
 
+class _Attempt(Work):
+    """One attempt. It owns its place in the budget."""
+
+    __slots__ = ("is_extra", "number")
+
+    def __init__(self, call: Callable[[], Any], number: int) -> None:
+        super().__init__(call, contextvars.copy_context())
+        self.number = number
+        self.is_extra = False
+        """Whether it is counted in the budget."""
+
+
 class _Threads:
     """The attempts of one call. What an attempt came to arrives in a queue; the caller's thread does the rest."""
 
@@ -57,8 +73,8 @@ class _Threads:
 
     def __init__(self, hedge: Hedge, race: Race, call: Callable[[], Any]) -> None:
         self._hedge, self._race, self._call = hedge, race, call
-        self._ended: queue.SimpleQueue[tuple[int, Work]] = queue.SimpleQueue()
-        self._begun: list[Work] = []
+        self._ended: queue.SimpleQueue[_Attempt] = queue.SimpleQueue()
+        self._begun: list[_Attempt] = []
 
     def run(self) -> bool:
         """Let the attempts race to the end; return False, nothing begun, where no thread is free."""
@@ -72,53 +88,46 @@ class _Threads:
 
     def _start(self) -> bool:
         hedge, race = self._hedge, self._race
-        is_hedge = race.started > 0
-        if is_hedge and not hedge.allows(race):
-            return False
-        number = race.started + 1
-        work = Work(self._call, contextvars.copy_context())
-        work.add_done_callback(lambda: self._ended.put((number, work)))
-        if is_hedge:
-            work.add_done_callback(hedge.release)
-        if self._submit(work, is_hedge=is_hedge):
-            self._begun.append(work)
-            hedge.started(race)
-            return True
-        hedge.suppress(race, "threads")
+        attempt = _Attempt(self._call, race.started + 1)
+        attempt.add_done_callback(functools.partial(self._end, attempt))
+        try:
+            if race.started:
+                if not hedge.allows(race):
+                    return False
+                attempt.is_extra = True
+            if hedge.executor.submit(attempt) is None:
+                self._begun += (attempt,)
+                hedge.started(race)
+                return True
+            attempt.cancel()
+            hedge.suppress(race, "threads")
+        except BaseException as interrupt:
+            self._break_off(attempt, interrupt)
+            raise
         return False
 
-    def _submit(self, work: Work, *, is_hedge: bool) -> bool:
-        is_taken = False
-        try:
-            is_taken = self._hedge.executor.submit(work) is None
-        finally:
-            if is_hedge and not is_taken:
-                self._hedge.release()
-        return is_taken
+    def _break_off(self, attempt: _Attempt, interrupt: BaseException) -> None:
+        if not attempt.cancel() and attempt not in self._begun:
+            self._begun += (attempt,)
+        if self._begun:
+            running_together(self._begun).note(interrupt)
+
+    def _end(self, attempt: _Attempt) -> None:
+        if attempt.is_extra:
+            self._hedge.release()
+        if not attempt.is_cancelled:
+            self._ended.put(attempt)
 
     def _wait(self) -> None:
         """Wait until an attempt has ended or the next one is due."""
         seconds = self._race.wait(self._hedge.clock())
         try:
-            number, work = self._ended.get(timeout=seconds)
+            attempt = self._ended.get(timeout=seconds)
         except queue.Empty:
             self._race.elapse()
             return
         except BaseException as interrupt:
-            RunningWork(self._when_all_ended).note(interrupt)
+            running_together(self._begun).note(interrupt)
             raise
-        error, work.error = work.error, None  # the thread may hold on to its work a moment longer
-        self._hedge.ended(self._race, number, work.result, error)
-
-    def _when_all_ended(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once no attempt runs any more."""
-        others: list[None] = [None] * (len(self._begun) - 1)  # taken one by one: the last to end finds none
-
-        def ended() -> None:
-            try:
-                others.pop()
-            except IndexError:
-                callback()
-
-        for work in self._begun:
-            work.add_done_callback(ended)
+        error, attempt.error = attempt.error, None  # the thread may hold on to its work a moment longer
+        self._hedge.ended(self._race, attempt.number, attempt.result, error)

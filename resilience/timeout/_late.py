@@ -23,15 +23,20 @@ class LateWork:
     __slots__ = ("_calls",)
 
     def __init__(self) -> None:
-        self._calls: set[Work] = set()
+        self._calls: dict[Work, None] = {}
 
     def __len__(self) -> int:
         return len(self._calls)
 
     def add(self, work: Work) -> RunningWork:
         """Take note of a call whose caller is about to be answered; return what an error says of it."""
-        self._calls.add(work)
-        work.add_done_callback(functools.partial(self._calls.discard, work))
+        forget = functools.partial(self._calls.pop, work, None)
+        try:
+            self._calls[work] = None
+            work.add_done_callback(forget)
+        except BaseException:  # an interrupt: the call would be late for ever
+            forget()
+            raise
         return RunningWork(work.add_done_callback)
 
     def keep_out(self, threads: int) -> bool:

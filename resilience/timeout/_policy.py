@@ -9,7 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
 from resilience._executor import Executor, Shortage, Work
 from resilience._fork import renew_after_fork
@@ -107,16 +107,18 @@ class Timeout(Named):
                     raise self._refusal("late", f"{self.name}: calls that outlived their callers take half its threads")
                 patience = Patience(limit := self.limit(seconds))
                 patience.seconds = seconds  # not less the time since
-            with limit:
-                work = Work(functools.partial(call, *args, **kwargs), contextvars.copy_context())
-            self._start(work)
+            context = contextvars.copy_context()
+            context.run(limit.__enter__)  # in the copy alone: an interrupt leaves no deadline in force behind
+            work, is_begun = Work(functools.partial(call, *args, **kwargs), context), False
             try:
-                has_ended = work.wait(seconds) if patience is None else patience.outlast(work.wait)
+                self._start(work)
+                is_begun = True
+                if not (work.wait(seconds) if patience is None else patience.outlast(work.wait)):
+                    self._elapse(work, seconds if patience is None else patience.seconds or seconds)
             except BaseException as interrupt:
-                RunningWork(work.add_done_callback).note(interrupt)
+                if is_begun or not work.cancel():
+                    RunningWork(work.add_done_callback).note(interrupt)
                 raise
-            if not has_ended:
-                raise self._late_error(work, seconds if patience is None else patience.seconds or seconds)
             if work.error is None:
                 return cast("R", work.result)
             error, work.error = work.error, None  # the thread may hold on to its work a moment longer
@@ -171,8 +173,8 @@ class Timeout(Named):
             message = f"{message}: the caller waits no longer"
         return DeadlineExceededError(message, policy=self.name, seconds=seconds, running=running, allowed=allowed)
 
-    def _late_error(self, work: Work, seconds: float) -> DeadlineExceededError:
-        return self.exceeded(seconds, self._late.add(work))
+    def _elapse(self, work: Work, seconds: float) -> NoReturn:
+        raise self.exceeded(seconds, self._late.add(work))
 
     def _nothing_left(self, remaining: float) -> DeadlineExceededError:
         margin = self.options.margin

@@ -23,6 +23,7 @@ import dis
 import functools
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,14 @@ def _armed(kind: type[BaseException]) -> Any:
         pass
 
     return Armed()
+
+
+def _let_new_threads_begin() -> None:
+    """Until a new thread runs it has the identifier of its creator on 3.11, and the exception would be raised in it."""
+    for _ in range(50):
+        if not threading._limbo:  # type: ignore[attr-defined]  # threads between `start` and their first step
+            return
+        time.sleep(0.0001)
 
 
 Subject = tuple[Callable[[], object], Callable[[], object]]
@@ -101,6 +110,7 @@ class _Watch:
                     self.where = f"{Path(code.co_filename).name}:{frame.f_lineno} {code.co_qualname}"
                     sys.settrace(None)
                     armed = self.armed
+                    _let_new_threads_begin()
                     _ = -armed  # from here to the return no call, no jump backwards
                     return None
         return self.step

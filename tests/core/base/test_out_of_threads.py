@@ -122,7 +122,7 @@ def test_a_later_attempt_without_a_thread_is_left_out() -> None:
             real_start(worker)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_executor, "_idle", {})
+        patch.setattr(_executor, "_idle", [])
         patch.setattr(_executor._Worker, "start", start)
         caller.start()
         caller.join(20)

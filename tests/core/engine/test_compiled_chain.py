@@ -103,7 +103,7 @@ async def test_a_success_enters_few_frames(make: Make, expected: int) -> None:
 OWNERS: dict[str, tuple[Make, int, int]] = {
     "fallback": (lambda: (Fallback(1),), 2, 1),
     "timeout by the deadline alone": (lambda: (Timeout(None),), 3, 2),
-    "timeout": (lambda: (Timeout(60),), 11, 5),
+    "timeout": (lambda: (Timeout(60),), 10, 5),
     "cache": (lambda: (Cache(),), 2, 1),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from resilience import (
     Cache,
     CircuitBreaker,
     CircuitOpenError,
+    Deadline,
     DeadlineExceededError,
     Fallback,
     Hedge,
@@ -29,6 +31,8 @@ from resilience import (
     Retry,
     RetryBudget,
     SingleFlight,
+    ThreadPoolBulkhead,
+    Timeout,
     idempotent,
 )
 from resilience.events import Emitter
@@ -205,6 +209,105 @@ def bulkhead_line_is_too_slow() -> Subject:
     return call, check
 
 
+@scenario
+def thread_pool() -> Subject:
+    policy = ThreadPoolBulkhead(2, max_wait=0)
+    call = Pipeline("p", policy)(answers)
+
+    def check() -> None:
+        eventually(lambda: policy.concurrent_calls == 0, "a place is lost")
+        free(policy, 2)
+        assert in_another_thread(call) == "answer"
+        eventually(lambda: policy._executor.busy == 0, "a thread is lost")
+
+    return call, check
+
+
+@scenario
+def waiting_thread_pool() -> Subject:
+    policy = ThreadPoolBulkhead(2, max_wait=5)
+    call = Pipeline("p", policy)(answers)
+
+    def check() -> None:
+        eventually(lambda: policy.concurrent_calls == 0, "a place is lost")
+        free(policy, 2)
+        assert in_another_thread(call) == "answer"
+        eventually(lambda: policy._executor.busy == 0, "a thread is lost")
+
+    return call, check
+
+
+@scenario
+def bulkhead_around_timeout() -> Subject:
+    policy, timeout = Bulkhead(1), Timeout(5, max_threads=1)
+    call = Pipeline("p", policy, timeout)(answers)
+
+    def check() -> None:
+        eventually(lambda: policy.concurrent_calls == 0, "a place is lost")
+        eventually(lambda: timeout.busy_threads == 0, "a thread is lost")
+        free(policy, 1)
+        assert in_another_thread(call) == "answer"
+        eventually(lambda: timeout.busy_threads == 0, "a thread is lost")
+        assert timeout.late_threads == 0
+
+    return call, check
+
+
+@scenario
+def timeout_elapses() -> Subject:
+    timeout = Timeout(0.001, max_threads=1)
+    is_over = threading.Event()
+    guarded = Pipeline("p", timeout)(lambda: is_over.wait(5))
+
+    def check() -> None:
+        is_over.set()
+        eventually(lambda: timeout.busy_threads == 0, "a thread is lost")
+        eventually(lambda: timeout.late_threads == 0, "a thread is late for ever")
+        assert Deadline.current() is None, "the deadline of the call is still in force"
+        heard(timeout.events)
+        with suppress(Exception):
+            in_another_thread(guarded)
+        eventually(lambda: timeout.busy_threads == 0, "a thread is lost")
+
+    return guarded, check
+
+
+@scenario
+def bulkhead_around_late_work() -> Subject:
+    policy, timeout = Bulkhead(1), Timeout(0.0005, max_threads=1)
+    is_over = threading.Event()
+    guarded = Pipeline("p", policy, timeout)(lambda: is_over.wait(5))
+
+    def check() -> None:
+        is_over.set()
+        eventually(lambda: timeout.busy_threads == 0, "a thread is lost")
+        eventually(lambda: timeout.late_threads == 0, "a thread is late for ever")
+        eventually(lambda: policy.concurrent_calls == 0, "a place is lost, or given back twice")
+        free(policy, 1)
+        assert Deadline.current() is None, "the deadline of the call is still in force"
+
+    return guarded, check
+
+
+@scenario
+def keyed_timeout() -> Subject:
+    keyed = Keyed(lambda _key: Timeout(5, max_threads=1), key=str, max_keys=2)
+
+    def answer(_key: str) -> str:
+        return "answer"
+
+    call = Pipeline("p", keyed)(answer)
+
+    def check() -> None:
+        timeout: Any = keyed.get("a")
+        if timeout is not None:
+            eventually(lambda: timeout.busy_threads == 0, "a thread is lost")
+        for key in ("a", "b"):
+            assert in_another_thread(functools.partial(call, key)) == "answer"
+
+    return lambda: call("a"), check
+
+
 def _answers() -> str:  # marked as idempotent, unlike `answers`
     return "answer"
 
@@ -228,6 +331,31 @@ def _hedge(delay: float, call: Callable[[], object], budget: RetryBudget | None 
             assert in_another_thread(guarded) == "answer"
         eventually(lambda: hedge.busy_threads == 0, "a thread is lost")
         assert hedge.snapshot()["calls"] >= 1
+
+    return guarded, check
+
+
+@scenario
+def hedge_sends_two() -> Subject:
+    return _hedge(0, _answers, RetryBudget(minimum=5))
+
+
+@scenario
+def hedge_after_a_failure() -> Subject:
+    return _hedge(5, _fails)
+
+
+@scenario
+def hedge_still_learns() -> Subject:
+    hedge = Hedge(minimum_samples=10)
+    guarded = Pipeline("p", hedge)(idempotent(_answers))
+
+    def check() -> None:
+        assert in_another_thread(guarded) == "answer"
+        before = hedge.snapshot()["samples"]
+        for _ in range(3):
+            in_another_thread(guarded)
+        assert hedge.snapshot()["samples"] == before + 3, "the hedge has stopped learning"
 
     return guarded, check
 

@@ -115,13 +115,13 @@ def test_worker_given_work_at_the_last_moment_stays(monkeypatch: pytest.MonkeyPa
             try:
                 return super().get(block, timeout)
             except queue.Empty:
-                worker = _executor._idle.pop(threading.get_ident()) if is_first else None
-                if worker is not None:  # a caller takes the thread now
+                if is_first:  # a caller takes the thread now
                     is_first.clear()
-                    self.put((_executor.Work(lambda: done.put(2), contextvars_copy()), None))
+                    _executor._hand_over(_executor.Work(lambda: done.put(2), contextvars_copy()))
                 raise
 
-    worker = _executor._Worker(_executor.Work(lambda: done.put(1), contextvars_copy()), None)
+    monkeypatch.setattr(_executor, "_idle", [])  # no thread of another test is free
+    worker = _executor._Worker(_executor.Work(lambda: done.put(1), contextvars_copy()))
     first, worker.inbox = worker.inbox.get(), Late()
     worker.inbox.put(first)
     worker.start()
