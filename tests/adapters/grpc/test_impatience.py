@@ -22,6 +22,9 @@ from resilience.budget import RetryBudget
 from resilience.errors import cut_off_by_caller
 from resilience_grpc import aio_client_interceptors, aio_server_interceptors, client_interceptors, server_interceptors
 
+# The limits are short: on a machine that stands still, another one may end the call.
+pytestmark = pytest.mark.realtime
+
 GET = "/shop.Orders/Get"
 KINDS = ("get", "list", "put", "chat")
 LATE = grpc.StatusCode.DEADLINE_EXCEEDED
@@ -219,7 +222,6 @@ def frontend(request: pytest.FixtureRequest, upstream: Upstream) -> Iterator[Fro
         yield serving
 
 
-@pytest.mark.realtime
 def test_an_impatient_client_costs_no_other_user_a_call(upstream: Upstream, frontend: Frontend) -> None:
     """Law: callers with a deadline of 20 ms for an upstream's 50 ms fail alone; the circuit stays closed."""
     upstream.otherwise, kinds = slow, list[str]()
@@ -231,7 +233,6 @@ def test_an_impatient_client_costs_no_other_user_a_call(upstream: Upstream, fron
     assert "breaker.opened" not in kinds
 
 
-@pytest.mark.realtime
 def test_a_hanging_upstream_is_found_out_by_impatient_clients_alone(upstream: Upstream, frontend: Frontend) -> None:
     """Law: if nobody is answered for as long as the service allows, the circuit opens, for callers as impatient."""
     upstream.otherwise = hanging()

@@ -14,6 +14,9 @@ from http_upstreams import Upstream
 from resilience import CircuitBreaker, Deadline, DeadlineExceededError, Pipeline, Retry, Timeout
 from resilience.budget import RetryBudget
 
+# The limits are short: on a machine that stands still, another one may end the call.
+pytestmark = pytest.mark.realtime
+
 Caller = Callable[..., SyncCaller]
 PATIENCE = 0.15
 
