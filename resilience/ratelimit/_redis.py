@@ -18,6 +18,7 @@ from resilience.ratelimit._memory import MemoryStore
 from resilience.ratelimit._store import Ledger
 from resilience.ratelimit._units import units_of
 from resilience.redis import OutageGuard, RedisConnection, Script
+from resilience.redis._errors import MALFORMED, unreadable
 
 __all__ = ("RedisLedger", "RedisStore")
 
@@ -95,14 +96,22 @@ class RedisLedger:
 
     def answer(self, reply: Any, cost: int) -> Decision:
         """Return what the script decided."""
-        units = int(reply)
-        missing = units if units >= 0 else -1 - units
-        full_at = self._units.seconds(missing)
+        try:
+            units = int(reply)
+            missing = units if units >= 0 else -1 - units
+            full_at = self._units.seconds(missing)
+        except MALFORMED as error:
+            raise unreadable(error) from error
         return Decision.of(self._quota, cost, allowed=units >= 0, full_at=full_at, made_at=0.0)
 
     def answers(self, reply: Any, cost: int, callers: int) -> list[Decision]:
         """Return what the script decided about callers who asked for the same at once: the first ones got it."""
-        admitted, after = int(reply[0]), int(reply[1])
+        try:
+            if not isinstance(reply, list):  # the numbers in a text would be its characters
+                raise TypeError(type(reply).__name__)
+            admitted, after = min(int(reply[0]), callers), int(reply[1])
+        except MALFORMED as error:
+            raise unreadable(error) from error
         price = cost * self._units.token
         left = range(admitted - 1, -1, -1)  # how many were admitted after each
         granted = [self.answer(after - others * price, cost) for others in left]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ("CLUSTER", "code_of", "explain", "is_about_one_key")
+__all__ = ("CLUSTER", "MALFORMED", "code_of", "explain", "is_about_one_key", "is_of_redis", "of_redis", "unreadable")
 
 _CLASSES: Final = {
     "AskError": "ASK",
@@ -30,6 +30,9 @@ _CLASSES: Final = {
     "TryAgainError": "TRYAGAIN",
 }
 """Codes that redis-py has made classes of."""
+
+MALFORMED: Final = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
+"""What redis-py and limiters raise when they read a reply that is not of the protocol, or not of the script."""
 
 _FIRST_WORD = re.compile(r"(?!ERR\b)([A-Z]{3,})(?: |$)")
 _IN_SCRIPT = re.compile(r"user_script: ?\d+: -?(?!ERR\b)([A-Z]{3,}) ")
@@ -72,6 +75,29 @@ def code_of(error: Exception) -> str | None:
 def is_about_one_key(error: Exception) -> bool:
     """Whether the server is well and only this key cannot be used."""
     return code_of(error) in _ONE_KEY
+
+
+def is_of_redis(error: Exception) -> bool:
+    """Whether `error` is about Redis or the way to it. Any other one struck the caller, such as a time limit."""
+    if isinstance(error, OSError):
+        return True
+    from redis.exceptions import RedisError  # noqa: PLC0415 - an extra
+
+    return isinstance(error, RedisError)
+
+
+def of_redis(error: Exception) -> Exception:
+    """Return an error of connecting as an error of Redis: connecting runs apart, where no time limit strikes."""
+    return error if is_of_redis(error) else unreadable(error)
+
+
+def unreadable(cause: Exception) -> Exception:
+    """Return redis-py's error for a reply that cannot be read."""
+    from redis.exceptions import InvalidResponse  # noqa: PLC0415 - an extra
+
+    error = InvalidResponse(f"a reply that cannot be read: {type(cause).__name__}")
+    error.__cause__ = cause
+    return error
 
 
 def explain(error: Exception, prefix: str) -> str:

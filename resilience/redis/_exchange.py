@@ -10,6 +10,7 @@ import enum
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from resilience.redis._errors import MALFORMED, unreadable
 from resilience.redis._places import Link, NotAskedError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def packed(*parts: bytes) -> bytes:
 def exchange(connection: AbstractConnection, commands: Sequence[bytes]) -> list[Any]:
     """Return the reply to each packed command. A reply that is an error is returned, not raised.
 
-    Raises what redis-py raises, `ConnectionError` or `TimeoutError`. Replies are then outstanding.
+    Raises `ConnectionError`, `TimeoutError` or `InvalidResponse` of redis-py. Replies are then outstanding.
     """
     from redis.exceptions import ResponseError  # noqa: PLC0415 - an extra
 
@@ -39,6 +40,8 @@ def exchange(connection: AbstractConnection, commands: Sequence[bytes]) -> list[
             replies.append(connection.read_response())
         except ResponseError as error:
             replies.append(error)
+        except MALFORMED as error:
+            raise unreadable(error) from error
     return replies
 
 

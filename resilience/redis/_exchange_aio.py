@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from resilience.redis._errors import MALFORMED, unreadable
 from resilience.redis._script import Question, Script, unknown_to_server
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ __all__ = ("exchange_awaiting", "talk_awaiting")
 async def exchange_awaiting(connection: AbstractConnection, commands: Sequence[bytes]) -> list[Any]:
     """Return the reply to each packed command. A reply that is an error is returned, not raised.
 
-    Raises what redis-py raises. Replies are then outstanding.
+    Raises an error of redis-py. Replies are then outstanding.
     """
     from redis.exceptions import ResponseError  # noqa: PLC0415 - an extra
 
@@ -27,6 +28,8 @@ async def exchange_awaiting(connection: AbstractConnection, commands: Sequence[b
             replies.append(await connection.read_response())
         except ResponseError as error:
             replies.append(error)
+        except MALFORMED as error:
+            raise unreadable(error) from error
     return replies
 
 

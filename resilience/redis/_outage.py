@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from resilience._fork import renew_after_fork
 from resilience.clock import Clock, monotonic
-from resilience.redis._errors import code_of, is_about_one_key
+from resilience.redis._errors import code_of, is_about_one_key, is_of_redis
 from resilience.redis._machine import Absence, Permit, Up
 from resilience.redis._places import NotAskedError, StillConnectingError
 
@@ -77,7 +77,9 @@ class OutageGuard:
     def attempt(self) -> Attempt:
         """Ask Redis inside `with guard.attempt() as attempt: if attempt.may_try: ...`.
 
-        An `Exception` inside the block is Redis being away: it ends the block and goes no further.
+        An error of redis-py, or an OSError, inside the block is Redis being away: it ends the block and goes no
+        further. Any other exception goes on to the caller and says nothing about Redis: a time limit, for example, that
+        a signal handler raises.
         """
         return Attempt(self, self.admit())
 
@@ -164,7 +166,7 @@ class Attempt:
         elif isinstance(error, NotAskedError):
             self._guard.not_asked(permit, error)
             return True
-        elif isinstance(error, Exception):
+        elif isinstance(error, Exception) and is_of_redis(error):
             self._guard.failed(permit, error)
             return True
         else:

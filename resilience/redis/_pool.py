@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 from resilience.clock import monotonic
+from resilience.redis._errors import is_of_redis, of_redis
 from resilience.redis._exchange import limit, was_closed
 from resilience.redis._places import Link, NotAskedError, Places
 
@@ -146,25 +146,28 @@ class ConnectionPool:
         """Start an attempt to connect if callers wait for one."""
         if sys.is_finalizing():  # no thread starts any more: starting one would never return
             return
-        is_due = False
+        is_due, claim = False, [None]  # the thread takes the claim, or an interrupt here that comes before it
         try:
             with self._lock:
                 is_due = self._places.begin_connecting(monotonic())
             if is_due:
-                epoch = self._places.epoch
-                threading.Thread(target=self._add, args=(epoch,), name="resilience-redis-connect", daemon=True).start()
+                attempt = (self._places.epoch, claim)
+                threading.Thread(target=self._add, args=attempt, name="resilience-redis-connect", daemon=True).start()
         except RuntimeError:  # the system starts no more threads: this says nothing about Redis
-            self._failed(NotAskedError("no thread can be started to connect"))
+            if is_due and _takes(claim):
+                self._failed(NotAskedError("no thread can be started to connect"))
         except BaseException:
-            if is_due:
+            if is_due and _takes(claim):
                 self._failed(NotAskedError("interrupted"))
             raise
 
-    def _add(self, epoch: object) -> None:
+    def _add(self, epoch: object, claim: list[None]) -> None:
+        if not _takes(claim):
+            return
         try:
             link = Link(self._connect(), epoch)
         except Exception as error:  # noqa: BLE001 - a caller gets it
-            self._failed(error)
+            self._failed(of_redis(error))
             return
         with self._lock:
             first = self._places.connected(link)
@@ -190,7 +193,19 @@ class ConnectionPool:
         _close(idle)
 
 
+def _takes(claim: list[None]) -> bool:
+    """Take the one claim, by an operator: no interrupt comes between it and its owner."""
+    try:
+        del claim[-1]
+    except IndexError:
+        return False
+    return True
+
+
 def _close(links: Iterable[Link[AbstractConnection]]) -> None:
     for link in links:
-        with contextlib.suppress(Exception):
+        try:
             link.connection.disconnect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        except Exception as error:
+            if not is_of_redis(error):
+                raise

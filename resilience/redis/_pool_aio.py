@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from resilience.clock import monotonic
 from resilience.redis._bound_aio import LoopBound
+from resilience.redis._errors import of_redis
 from resilience.redis._exchange import was_closed
 from resilience.redis._places import Link, NotAskedError, Places
 
@@ -133,7 +134,7 @@ class AsyncConnectionPool:
             if (first := self._places.connected(attempt.result())) is not None:
                 self._settle(first, attempt.result())
         else:
-            cause = error if isinstance(error, Exception) else ConnectionError("connecting was cancelled")
+            cause = of_redis(error) if isinstance(error, Exception) else ConnectionError("connecting was cancelled")
             if isinstance(cause.__cause__, RuntimeError):  # asyncio has no thread to resolve the name of the host in
                 cause = NotAskedError("no thread can be started to connect")
             for given in self._places.failed(cause, monotonic()):

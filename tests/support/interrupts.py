@@ -21,6 +21,7 @@ import contextlib
 import ctypes
 import dis
 import functools
+import signal
 import sys
 import threading
 import time
@@ -48,16 +49,17 @@ KINDS: tuple[type[BaseException], ...] = (TimeLimitError, ShutdownRequested)
 
 
 class _Armed:
-    """`-armed` has `kind` raised in this thread at the next look, and is no call."""
+    """`-armed` has an exception raised in this thread at the next look, and is no call."""
 
-    def __init_subclass__(cls, *, kind: type[BaseException]) -> None:
-        raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
-        arm = functools.partial(raise_in, ctypes.c_ulong(threading.get_ident()), ctypes.py_object(kind))
+    def __init_subclass__(cls, *, arm: Callable[[], object]) -> None:
         cls.__neg__ = staticmethod(arm)  # type: ignore[operator]  # found by the operator alone
 
 
 def _armed(kind: type[BaseException]) -> Any:
-    class Armed(_Armed, kind=kind):
+    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    set_exception = functools.partial(raise_in, ctypes.c_ulong(threading.get_ident()), ctypes.py_object(kind))
+
+    class Armed(_Armed, arm=set_exception):
         pass
 
     return Armed()
@@ -69,6 +71,25 @@ def _let_new_threads_begin() -> None:
         if not threading._limbo:  # type: ignore[attr-defined]  # threads between `start` and their first step
             return
         time.sleep(0.0001)
+
+
+def _signalling() -> Any:
+    class Signalling(_Armed, arm=functools.partial(ctypes.pythonapi.PyErr_SetInterruptEx, signal.SIGUSR1)):
+        pass
+
+    return Signalling()
+
+
+@contextlib.contextmanager
+def _handler_raises(kind: type[BaseException]) -> Iterator[None]:
+    def handle(_number: int, _frame: object) -> None:
+        raise kind
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 Subject = tuple[Callable[[], object], Callable[[], object]]
@@ -138,7 +159,17 @@ def _made(make: Callable[[], Subject], enters: set[Place]) -> Subject:
         sys.settrace(None)
 
 
-def every_interrupt(make: Callable[[], Subject], kind: type[BaseException]) -> Iterator[str]:
+def every_signal(make: Callable[[], Subject], kind: type[BaseException]) -> Iterator[str]:
+    """Do as `every_interrupt`, by the handler of a signal, which runs in the main thread alone.
+
+    An exception that is set for a thread can hit a thread that it starts, which has the number of the first one until
+    it runs. A signal cannot.
+    """
+    with _handler_raises(kind):
+        yield from every_interrupt(make, kind, _signalling())
+
+
+def every_interrupt(make: Callable[[], Subject], kind: type[BaseException], armed: Any = None) -> Iterator[str]:
     """Interrupt the call at each of its points in turn, and check afterwards that all is as good as new.
 
     `make` returns a new subject each time: the call to interrupt, and the check. The check runs while the exception is
@@ -151,7 +182,7 @@ def every_interrupt(make: Callable[[], Subject], kind: type[BaseException]) -> I
             _made(make, enters)[0], enters
         )  # from 3.12 on opcodes are traced from the second run on, and anew after each stop
         call, check = _made(make, enters)
-        watch = _Watch(at, _armed(kind), enters)
+        watch = _Watch(at, armed or _armed(kind), enters)
         try:
             _run(call, watch)
         except kind:
