@@ -18,7 +18,7 @@ _EXPECTED = "an Exception class, a predicate over the error (not a coroutine fun
 
 
 class Errors:
-    """Answers whether an error is one of those an option names. Whatever is no `Exception` never is.
+    """Answers whether an error is one of those an option names. Only an `Exception` can be.
 
     An exception group matches if all errors in it do. A class may name the group itself; predicates never see a group.
     """

@@ -1,4 +1,4 @@
-"""Text that somebody else wrote, made fit for a log, an error or a screen."""
+"""Text of foreign origin, made fit for a log, an error or a screen."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _MOST_PARTIALS = 8
 
 
 def one_line(text: object, longest: int = _LONGEST_LINE) -> str:
-    """Return `text` as one line that is safe in a log, whoever wrote it.
+    """Return `text` as one line that is safe in a log.
 
     Line breaks and all other characters that are not printable are escaped as in `repr`, so that no text can forge a
     line or change what a terminal shows. Hidden are credentials in URLs, and the values of parameters such as
-    `password=`. What is longer than `longest` characters is cut. The type of an object whose text raises stands for it.
+    `password=`. Text beyond `longest` characters is cut. The type of an object whose text raises stands for it.
     """
     try:
         line = str(text)[:_LONGEST_READ]
-    except Exception:  # noqa: BLE001 - whatever is wrong with the text of a value, the report must still appear
+    except Exception:  # noqa: BLE001 - the report must appear even if a value has no text
         line = f"<{type(text).__name__}>"
     if "@" in line:
         line = _CREDENTIALS.sub("://***@", line)

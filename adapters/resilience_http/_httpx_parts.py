@@ -47,7 +47,7 @@ class FailedResponse(Portable, httpx.HTTPStatusError):
         self.is_callers = allowed is not None
 
     def discard(self) -> None:
-        """Free the connection: another attempt follows, and nobody reads this answer."""
+        """Free the connection: another attempt follows, and this answer is not read."""
         if isinstance(self.response.stream, Held):
             self.response.stream.discard()
 

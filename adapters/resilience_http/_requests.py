@@ -57,7 +57,7 @@ class FailedResponse(Portable, requests.HTTPError):
         self.is_callers = allowed is not None
 
     def discard(self) -> None:
-        """Free the connection: another attempt follows, and nobody reads this answer."""
+        """Free the connection: another attempt follows, and this answer is not read."""
         _close([self.answer])
 
 

@@ -135,7 +135,7 @@ class Core(Surface):
         garbage collector runs, and a new breaker for each key would make it run all the time.
         """
         breaker = weakref.ref(self)
-        return lambda now: cast("Core", breaker())._new_rule(now)  # noqa: SLF001 - nobody but the breaker uses the machine
+        return lambda now: cast("Core", breaker())._new_rule(now)  # noqa: SLF001 - only the breaker uses the machine
 
     def _new_rule(self, now: float) -> TripRule:
         options = self._options

@@ -107,7 +107,7 @@ class BreakerOptions(Options):
         None,
         Duration(above=True),
         "longest open time that the dependency may ask for, as by Retry-After",
-        none="reset_timeout_max where that is set, else 5m",
+        none="reset_timeout_max if it is set, else 5m",
     )
     success_threshold: int = option(1, Whole(1, 10_000), "successful trial calls that close the circuit")
     half_open_max_calls: int | None = option(

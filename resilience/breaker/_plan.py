@@ -1,4 +1,4 @@
-"""What a machine is told to do, and what it answers."""
+"""The plan of a machine, and its answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ __all__ = ("Plan", "Refusal", "Transition")
 
 
 class Refusal(NamedTuple):
-    """No: try again in `retry_after` seconds, or who knows when; `why` is what the circuit does meanwhile."""
+    """The circuit may admit a call in `retry_after` seconds, None if that is not known.
+
+    `why` says what the circuit does until then.
+    """
 
     retry_after: float | None
     why: str = "is open"

@@ -18,7 +18,7 @@ __all__ = ("Entry", "Reading", "read_arguments", "read_environment", "read_file"
 
 
 class Entry(NamedTuple):
-    """One thing somebody set. `spelled` is their name for it, for error messages; `source` is how the table says it.
+    """One setting that was given. `spelled` is its name in error messages; `source` is how the table says it.
 
     `fault` says what was expected in place of text that no rule needs to look at.
     """

@@ -13,7 +13,7 @@ __all__ = ("charge",)
 
 
 async def charge(inbound: Inbound, context: RequestContext, quota: Quota, key: str | None, cost: int) -> None:
-    """Charge `context` and judge the answer. With no key there is nobody to charge."""
+    """Charge `context` and judge the answer. Without a key nothing is charged."""
     if key is None:
         return
     inbound.judge(context, quota, await quota.bucket.aacquire(key, cost))

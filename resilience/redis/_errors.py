@@ -1,4 +1,4 @@
-"""What an error of Redis says: about the server, or about one key. Pure.
+"""The meaning of an error of Redis: it is about the server, or about one key. Pure.
 
 A server that answers can be of no use: a replica after a failover refuses writes (READONLY), a full server too (OOM),
 and an ACL may forbid scripts (NOPERM). All of these hold for every key, so they count as an outage. Other errors hold
@@ -101,7 +101,7 @@ def unreadable(cause: Exception) -> Exception:
 
 
 def explain(error: Exception, prefix: str) -> str:
-    """Return why limiters cannot use the server, and what to do where that is known."""
+    """Return why limiters cannot use the server, and the remedy if it is known."""
     code = code_of(error)
     if code is None:
         return f"it does not answer: {error}"

@@ -11,7 +11,7 @@ same name, is thus left by all links, and the name is resolved anew. `renew` is 
 A caller that gets no link is not a proof that the server is away:
 
 - all links are in use by other callers: `NotAskedError`
-- the first link is still being connected: `StillConnectingError`; after `patience` seconds nobody waits for it
+- the first link is still being connected: `StillConnectingError`; after `patience` seconds no caller waits for it
 - the last attempt to connect has failed and there is no link: the error of that attempt
 """
 

@@ -52,7 +52,7 @@ class RetryOptions(Options):
         None,
         Duration(above=True),
         "longest wait that a server may ask for, as by Retry-After; a call that asks for more is given up at once",
-        none="timeout where that is set, else 5m",
+        none="timeout if it is set, else 5m",
     )
     wait_jitter: str | float = option(
         "full",

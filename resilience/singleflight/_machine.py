@@ -53,7 +53,7 @@ class Flight(Generic[W]):
         return True
 
     def first(self) -> W | None:
-        """Return who waits longest, None where nobody does."""
+        """Return the caller who has waited longest, or None."""
         return next(iter(self._waiters), None)
 
     def land(self) -> list[W]:

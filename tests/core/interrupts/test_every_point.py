@@ -694,8 +694,8 @@ class Elsewhere(pybreaker.CircuitBreakerStorage):
         return self._kept.opened_at
 
     @opened_at.setter
-    def opened_at(self, moment: Any) -> None:
-        self._kept.opened_at = moment
+    def opened_at(self, datetime: Any) -> None:  # the name of the base class
+        self._kept.opened_at = datetime
 
 
 def _stored(
