@@ -227,6 +227,20 @@ class _Worker(threading.Thread):
         self.rest: list[None] = []
         """Holds one item while the thread is idle: who deletes it gives the thread its next work, or lets it end."""
 
+    def start(self) -> None:
+        """Start the thread; an interrupt meanwhile is raised as it is.
+
+        `Thread.start` and the new thread forget the same entry if the interrupt is an `Exception` and comes right after
+        the thread was created. The later of the two gets a KeyError: here in place of the interrupt, or in the thread,
+        which then ends before it takes its work.
+        """
+        try:
+            super().start()
+        except KeyError as error:
+            if error.__context__ is None:
+                raise
+            raise error.__context__ from None
+
     def run(self) -> None:
         thread = threading.get_ident()
         while True:

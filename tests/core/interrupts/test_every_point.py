@@ -1047,6 +1047,9 @@ def chain() -> Subject:
     return call, check
 
 
+# `threading` prints the KeyError of a thread whose start was interrupted; see `resilience._executor._Worker.start`.
+@pytest.mark.filterwarnings("ignore:Exception ignored in thread started by:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_an_interrupt_at_any_point_leaves_the_policy_as_good_as_new(name: str, kind: type[BaseException]) -> None:
