@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Any, cast
+from typing import Any
 
 from resilience._fork import renew_after_fork
 from resilience.bulkhead._machine import Arrival, Places
@@ -29,7 +29,7 @@ class Waiter(Permit):
     __slots__ = ()
 
     def wake(self) -> None:
-        """Tell the caller that it has a place; raises RuntimeError if there is nobody left to tell."""
+        """Tell the caller that it has a place, perhaps twice; raises RuntimeError if there is nobody left to tell."""
         raise NotImplementedError
 
 
@@ -47,6 +47,7 @@ class Queue:
         self._is_at_work = False  # so that such a call knows that it comes in the midst of a change
         self.places: Places[Permit] = Places(self._total, self._max_waiting)
         self._leaving: deque[tuple[Permit, bool]] = deque()  # with whether the place was used
+        self._unwoken: deque[Waiter] = deque()  # callers that have a place since then, and do not know it yet
 
     @property
     def inside(self) -> int:
@@ -65,7 +66,7 @@ class Queue:
             now = self._clock()
             with self._lock:
                 is_taken = permit.places.take(permit, now)
-            if self._leaving:
+            if self._leaving or self._unwoken:
                 self._settle()
         except BaseException:
             self.abandon(permit)
@@ -83,7 +84,7 @@ class Queue:
                 arrival = places.arrive(waiter, now, now + patience)
             finally:
                 self._is_at_work = False
-        if self._leaving:
+        if self._leaving or self._unwoken:
             self._settle()
         return arrival
 
@@ -113,11 +114,10 @@ class Queue:
         with self._lock:
             self._is_at_work, self._total = True, total
             try:
-                woken = self.places.resize(total, self._clock())
+                woken: Any = self.places.resize(total, self._clock())  # permits that wait are Waiters
+                self._unwoken += woken
             finally:
                 self._is_at_work = False
-        for waiter in woken:
-            self._wake(cast("Waiter", waiter))
         self._settle()
 
     def least_wait(self) -> float:
@@ -133,19 +133,37 @@ class Queue:
         Leaving must not wait for the lock: a generator or coroutine that nobody finished leaves when the garbage
         collector closes it, at any moment, in any thread - in the very one, perhaps, that holds the lock.
         """
-        while self._leaving and self._begin():
-            woken = None
-            try:
-                try:
-                    if self._leaving:
-                        woken = self._depart(*self._leaving[0])
-                        del self._leaving[0]  # only now: an interrupt before this leaves it to the next one
-                finally:
-                    self._is_at_work = False
-                    self._lock.release()
-            finally:
-                if woken is not None:
-                    self._wake(woken)
+        while self._leaving or self._unwoken:
+            if not self._settle_one():
+                return
+
+    def _settle_one(self) -> bool:
+        """Let go of one that leaves; False if somebody holds the lock. No loop: a jump back is a look for signals."""
+        if not self._begin():
+            return False
+        try:
+            self._let_go()
+        finally:
+            self._is_at_work = False
+            self._lock.release()
+        return True
+
+    def _let_go(self) -> None:
+        """Take back one place, and tell its next holder. An interrupt leaves the rest to the next one that settles.
+
+        A method of its own: Python 3.13 leaves the jump back of a loop, at which it looks for signals, out of the `try`
+        that the loop stands in.
+        """
+        if self._leaving:
+            permit, is_used = self._leaving[0]
+            woken = self._depart(permit, is_used)  # no `*`: 3.11 looks for signals when such a call has returned
+            # Operators alone: either all of it is still to do, or the one that has the place now is on the list.
+            if woken is not None:
+                self._unwoken += (woken,)
+            del self._leaving[0]
+        while self._unwoken:
+            self._wake(self._unwoken[0])
+            del self._unwoken[0]
 
     def _begin(self) -> bool:
         """Take the lock, unless somebody holds it: another thread, or this one in the midst of a change."""
@@ -166,7 +184,9 @@ class Queue:
         places = permit.places
         if places is not self.places or places.withdraw(permit):
             return None
-        return cast("Waiter | None", places.give_back(permit, self._clock(), is_used=is_used))
+        now = self._clock()
+        woken: Waiter | None = places.give_back(permit, now, is_used=is_used)
+        return woken  # no call comes after the change: an interrupt would lose the answer
 
     def _wake(self, waiter: Waiter) -> None:
         try:

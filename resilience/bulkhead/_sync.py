@@ -25,7 +25,8 @@ class _ThreadWaiter(Waiter):
         self._latch.acquire()
 
     def wake(self) -> None:
-        self._latch.release()
+        if self._latch.locked():
+            self._latch.release()
 
     def wait(self, seconds: float) -> bool:
         return self._latch.acquire(timeout=seconds)

@@ -196,6 +196,37 @@ def bulkhead_line() -> Subject:
 
 
 @scenario
+def bulkhead_hands_over() -> Subject:
+    policy, seconds = Bulkhead(1, max_wait=5), []
+    is_inside = threading.Event()
+
+    def wait_in_line(_is_over: threading.Event) -> None:
+        is_inside.wait(5)
+        since = time.monotonic()
+        policy.leave(policy.enter_blocking())
+        seconds.append(time.monotonic() - since)
+
+    @Pipeline("p", policy)
+    def guarded() -> None:
+        is_inside.set()
+        while not policy.waiting:
+            time.sleep(0.0001)
+
+    def call() -> None:
+        with helper(wait_in_line):
+            try:
+                guarded()
+            finally:
+                is_inside.set()
+
+    def check() -> None:
+        free(policy, 1)
+        assert max(seconds) < 3, "the next in line was not told of its place"
+
+    return call, check
+
+
+@scenario
 def bulkhead_line_is_too_slow() -> Subject:
     policy = Bulkhead(1, max_wait=0.001)
     held = policy.enter_blocking()
