@@ -113,10 +113,11 @@ class _Threads:
             running_together(self._begun).note(interrupt)
 
     def _end(self, attempt: _Attempt) -> None:
-        if attempt.is_extra:
-            self._hedge.release()
+        # The caller goes on first: it may be a finalizer in the midst of a call that holds the lock of the budget.
         if not attempt.is_cancelled:
             self._ended.put(attempt)
+        if attempt.is_extra:
+            self._hedge.release()
 
     def _wait(self) -> None:
         """Wait until an attempt has ended or the next one is due."""
