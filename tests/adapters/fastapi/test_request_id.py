@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
+import fastapi
 import pytest
 from fastapi import Depends, FastAPI, HTTPException, Request, WebSocket
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -91,7 +92,13 @@ async def failing() -> AsyncIterator[None]:
         raise ValueError("secret")
 
 
-@pytest.mark.parametrize(("path", "status"), [("done", 200), ("http", 500), ("app", 500)])
+# Before 0.118 FastAPI ran the cleanup before it sent the answer, so no answer was sent yet.
+CLEANS_UP_AFTER_THE_ANSWER = tuple(int(part) for part in fastapi.__version__.split(".")[:2]) >= (0, 118)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("done", 200 if CLEANS_UP_AFTER_THE_ANSWER else 500), ("http", 500), ("app", 500)]
+)
 async def test_a_cleanup_that_fails_is_logged_once(
     browse: Any, path: str, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:

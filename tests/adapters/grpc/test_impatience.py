@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_upstream import AioClient, Client, SyncClient, Upstream, answering, failing, hanging
-from impatient_callers import PATIENCE, attack, until_open
+from impatient_callers import PATIENCE, attack, until_answer_is, until_open
 
 from resilience import CircuitBreaker, Deadline, DeadlineExceededError, Hedge, Pipeline, Resilience, Retry, Timeout
 from resilience.budget import RetryBudget
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.realtime
 
 GET = "/shop.Orders/Get"
 KINDS = ("get", "list", "put", "chat")
-LATE = grpc.StatusCode.DEADLINE_EXCEEDED
+LATE, UNAVAILABLE = grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE
 Make = Callable[..., Client]
 
 
@@ -237,9 +237,13 @@ def test_a_hanging_upstream_is_found_out_by_impatient_clients_alone(upstream: Up
     """Law: if nobody is answered for as long as the service allows, the circuit opens, for callers as impatient."""
     upstream.otherwise = hanging()
     assert until_open(frontend.ask, lambda: frontend.breaker.current_state)
-    with pytest.raises(grpc.RpcError) as refused:
-        frontend.stub(b"", timeout=PATIENCE)
-    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+    def answer() -> grpc.StatusCode:
+        with pytest.raises(grpc.RpcError) as refused:
+            frontend.stub(b"", timeout=PATIENCE)
+        return refused.value.code()
+
+    assert until_answer_is(UNAVAILABLE, answer) is UNAVAILABLE
     upstream.otherwise = answering(b"fine")
     assert frontend.ask(False)
 

@@ -14,7 +14,7 @@ import requests
 from fastapi import FastAPI, Request
 from flask import Flask
 from http_upstreams import Upstream
-from impatient_callers import HEADER, attack, until_open
+from impatient_callers import HEADER, attack, until_answer_is, until_open
 from werkzeug.serving import make_server
 
 from resilience import Resilience
@@ -142,8 +142,12 @@ def test_a_hanging_upstream_is_found_out_by_impatient_clients_alone(service: Ser
     """Law: if nobody is answered for as long as the service allows, the circuit opens, for callers as impatient."""
     upstream.delay = 30
     assert until_open(service.ask, lambda: service.state)
-    refusal = httpx.get(service.url, headers=HEADER)
-    assert (refusal.status_code, refusal.json()["code"]) == (503, "CIRCUIT_OPEN")
+
+    def answer() -> tuple[int, str]:
+        refusal = httpx.get(service.url, headers=HEADER)
+        return refusal.status_code, refusal.json()["code"]
+
+    assert until_answer_is((503, "CIRCUIT_OPEN"), answer) == (503, "CIRCUIT_OPEN")
     upstream.delay = 0
     assert service.ask(False)
     assert service.state in {"open", "closed"}
