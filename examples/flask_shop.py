@@ -27,7 +27,7 @@ from flask import Flask, request
 
 from resilience import AppError, Deadline, Resilience
 from resilience.events import Event
-from resilience.inbound import current_request
+from resilience.server import current_request
 from resilience_flask import FlaskResilience
 from resilience_grpc import LazyChannel, channel_options, client_interceptors
 

@@ -28,7 +28,7 @@ from typing import Any
 import grpc
 
 from resilience import AppError, Deadline, Resilience
-from resilience.inbound import current_request
+from resilience.server import current_request
 from resilience_grpc import add_health, drain, server_interceptors
 
 SHELVES = {"tea": 10_000, "cake": 100, "scone": 0}

@@ -26,9 +26,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from resilience._background import RunningWork, running_together
-from resilience._portable import Portable, facts_of, packed, unpacked
-from resilience._printable import described, named, one_line, shown
+from resilience._support.background import RunningWork, running_together
+from resilience._support.portable import Portable, facts_of, packed, unpacked
+from resilience._support.printable import described, named, one_line, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

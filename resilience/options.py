@@ -17,7 +17,7 @@ from datetime import timedelta
 from types import BuiltinFunctionType
 from typing import Any, ClassVar, Protocol, Self, TypeVar, cast
 
-from resilience._redaction import Secret, redacted
+from resilience._support.redaction import Secret, redacted
 from resilience.errors import ConfigurationError, Problem
 
 __all__ = (

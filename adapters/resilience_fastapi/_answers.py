@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from resilience.envelope import Envelope, wants_problem
-from resilience.inbound import RequestContext, ServerOptions
+from resilience.server import RequestContext, ServerOptions
 from resilience_fastapi._exchange import SCOPE_KEY
 
 __all__ = ("context_of", "ids_of", "respond")
@@ -35,9 +35,9 @@ def respond(scope: Scope, envelope: Envelope, kept: Mapping[str, str] | None = N
     """Return the response for `envelope`; headers in `kept` stand as they are, whatever the envelope would say."""
     context, headers = context_of(scope), Headers(scope=scope)
     options = _DEFAULTS
-    if context is not None and context.inbound is not None:
-        options = context.inbound.options
-        envelope = context.inbound.localized(envelope, ", ".join(headers.getlist("accept-language")))
+    if context is not None and context.gate is not None:
+        options = context.gate.options
+        envelope = context.gate.localized(envelope, ", ".join(headers.getlist("accept-language")))
     envelope = envelope.bounded(options.retry_after_max)
     accept = ", ".join(headers.getlist("accept"))
     body, content_type = envelope.render(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from resilience.inbound import Inbound, RequestContext
+from resilience.server import RequestContext, ServerGate
 
 if TYPE_CHECKING:
     from resilience_fastapi._deadline import Timer
@@ -49,7 +49,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_inbound",
+        "_gate",
         "_receive",
         "_send",
         "abandoned",
@@ -62,8 +62,8 @@ class Exchange:
         "timer",
     )
 
-    def __init__(self, inbound: Inbound, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
-        self._inbound = inbound
+    def __init__(self, gate: ServerGate, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
+        self._gate = gate
         self._receive = receive
         self._send = send
         self.context = context
@@ -87,12 +87,12 @@ class Exchange:
     async def _drop(self, message: Message) -> None:
         """Send nothing. What follows the last of the answer is background tasks, as ever."""
         if _is_last(message):
-            self._inbound.answered(self.context)
+            self._gate.answered(self.context)
 
     async def _complete(self, message: Message) -> None:
         """Send the last of the answer. Then the deadline is met, and background tasks may take their time."""
         await self._send(message)
-        self._inbound.answered(self.context)
+        self._gate.answered(self.context)
         self.forget()
 
     def forget(self) -> None:
@@ -116,17 +116,15 @@ class Exchange:
     def abandon(self) -> Exchange:
         """Let the application speak to nobody from now on; the exchange returned speaks to the client."""
         self.abandoned = self.started = True
-        other = Exchange(self._inbound, self.context, self.scope, self._receive, self._send)
+        other = Exchange(self._gate, self.context, self.scope, self._receive, self._send)
         other.stands_in = True
         return other
 
     def _headed(self, given: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         headers = identified(given, self.context.request_id)
-        if self._inbound.options.rate_limit_headers and self.context.charges:
-            headers += [
-                (_QUOTA[name], text.encode("ascii")) for name, text in self._inbound.quota_headers(self.context)
-            ]
+        if self._gate.options.rate_limit_headers and self.context.charges:
+            headers += [(_QUOTA[name], text.encode("ascii")) for name, text in self._gate.quota_headers(self.context)]
         # Hop-by-hop headers do not exist in HTTP/2 and later.
-        if (self.closes or self._inbound.is_closing) and self.scope.get("http_version", "1.1").startswith("1"):
+        if (self.closes or self._gate.is_closing) and self.scope.get("http_version", "1.1").startswith("1"):
             headers.append(CLOSE)
         return headers

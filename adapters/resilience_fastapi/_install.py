@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 
 from resilience import Resilience
 from resilience.errors import ConfigurationError
-from resilience.inbound import Inbound
+from resilience.server import ServerGate
 from resilience_fastapi._handlers import add_handlers
 from resilience_fastapi._lifespan import Lifespan
 from resilience_fastapi._middleware import ResilienceMiddleware
@@ -39,7 +39,9 @@ def install(
     if app.middleware_stack is not None:
         raise ConfigurationError("install(app): the application has started; call it where the application is built")
     toolkit = Resilience.of(resilience)
-    Inbound.of(toolkit)  # what is wrong with the settings is said here; the layer itself is built at the first request
+    ServerGate.of(
+        toolkit
+    )  # what is wrong with the settings is said here; the layer itself is built at the first request
     app.add_middleware(ResilienceMiddleware, resilience=toolkit, key=key, answers_probes=True)
     add_handlers(app)
     app.router.lifespan_context = Lifespan(app.router.lifespan_context, toolkit)

@@ -14,7 +14,7 @@ from starlette.types import Scope
 from resilience import Resilience
 from resilience.envelope import envelope_of
 from resilience.errors import RateLimitedError
-from resilience.inbound import Inbound, RequestContext, RouteLimit, is_preflight
+from resilience.server import RequestContext, RouteLimit, ServerGate, is_preflight
 from resilience_fastapi._answers import context_of, ids_of
 from resilience_fastapi._middleware import ResilienceMiddleware
 from resilience_fastapi._scope import template_of, user_of
@@ -75,16 +75,16 @@ async def _charge(limit: RouteLimit, rate: str, connection: HTTPConnection) -> N
     context = context_of(connection.scope)
     if context is None:
         context = _unaccompanied(connection)
-    inbound = context.inbound or _standalone()
+    gate = context.gate or _standalone()
     if context.user is None:
         context.user = user_of(connection.scope)
     if limit.header is not None and limit.header in connection.headers:
         context.headers = {**context.headers, limit.header: connection.headers[limit.header]}
     cost: int = await _value(limit.cost, connection)
     key = None if limit.key is None else str(await _value(limit.key, connection))
-    due = limit.due(inbound, context, _place(connection.scope), rate=rate, key=key, cost=cost)
+    due = limit.due(gate, context, _place(connection.scope), rate=rate, key=key, cost=cost)
     if due is not None:
-        await inbound.acharge(context, *due)
+        await gate.acharge(context, *due)
 
 
 def _place(scope: Scope) -> str:
@@ -139,12 +139,12 @@ def _as_fastapi_has_it(refusal: RateLimitedError, scope: Scope) -> HTTPException
 
 
 @functools.cache
-def _standalone() -> Inbound:
+def _standalone() -> ServerGate:
     """Return the gate of an application without the middleware: limits work, in the memory of this process."""
-    return Inbound.of(Resilience())
+    return ServerGate.of(Resilience())
 
 
 def _unaccompanied(connection: HTTPConnection) -> RequestContext:
-    inbound = _standalone()
+    gate = _standalone()
     peer = connection.client
-    return inbound.receive({}, None if peer is None else peer.host)
+    return gate.receive({}, None if peer is None else peer.host)

@@ -12,8 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from resilience import Resilience
 from resilience.envelope import ANSWERS, envelope_of, worst_of
-from resilience.inbound import Bell, Inbound, RequestContext, is_preflight
 from resilience.running import needs_asyncio
+from resilience.server import Bell, RequestContext, ServerGate, is_preflight
 from resilience.timeout import Deadline
 from resilience_fastapi._answers import ids_of, respond
 from resilience_fastapi._broken_off import BrokenOffError, broken_off
@@ -49,8 +49,8 @@ class ResilienceMiddleware:
     ) -> None:
         self.app = app
         self.resilience = resilience = Resilience.of(resilience)
-        self._inbound = Inbound.of(resilience, key=None if key is None else lambda context: key(_connection(context)))
-        self._wanted = {name.encode("ascii"): name for name in self._inbound.wanted}
+        self._gate = ServerGate.of(resilience, key=None if key is None else lambda context: key(_connection(context)))
+        self._wanted = {name.encode("ascii"): name for name in self._gate.wanted}
         self._probes = Probes(resilience.health, answers=answers_probes)
         self._cors = cors_inside(app)
         self._bell: Bell[Exchange, Call] | None = None
@@ -64,10 +64,10 @@ class ResilienceMiddleware:
         if scope["type"] != "http" or SCOPE_KEY in scope:
             await self._serve_other(scope, receive, send)
             return
-        inbound = self._inbound
+        gate = self._gate
         path = path_of(scope) if scope.get("root_path") else scope["path"]
         context = self._receive(scope, path)
-        exchange = Exchange(inbound, context, scope, receive, send)
+        exchange = Exchange(gate, context, scope, receive, send)
         with context:
             try:
                 if path.startswith(self._probes.paths) and self._probes.are_asked(scope, path):
@@ -75,9 +75,9 @@ class ResilienceMiddleware:
                     return
                 if "user" in scope:
                     context.user = user_of(scope)
-                quota = inbound.admit(context)
+                quota = gate.admit(context)
                 if quota is not None:
-                    await inbound.acharge(context, quota)
+                    await gate.acharge(context, quota)
                 if context.deadline is not None:
                     self._watch(exchange, context.deadline)
                 await self.app(scope, receive, exchange.send)
@@ -88,7 +88,7 @@ class ResilienceMiddleware:
                 if exchange.due is not None:
                     await exchange.settle()
             finally:
-                inbound.leave(context)
+                gate.leave(context)
                 context.source = None  # it holds the context, too, and only the garbage collector could part them
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,7 +129,7 @@ class ResilienceMiddleware:
                 key, text = wanted[name], value.decode("latin-1")
                 picked[key] = f"{picked[key]}, {text}" if key in picked else text
         peer = scope.get("client")
-        context = self._inbound.receive(picked, peer[0] if peer else None, path=path)
+        context = self._gate.receive(picked, peer[0] if peer else None, path=path)
         if path.startswith(self._probes.paths) and self._probes.are_routed(scope, path):
             context.is_excluded, context.deadline = True, None
         if scope.get("method") == "OPTIONS":
@@ -163,7 +163,7 @@ class ResilienceMiddleware:
                     return True
                 raise broken_off() from None
         except BrokenOffError:
-            self._inbound.broken_off(exchange.context)
+            self._gate.broken_off(exchange.context)
             raise
         return isinstance(error, Exception) and await self._answered(exchange, error)
 
@@ -228,13 +228,13 @@ class ResilienceMiddleware:
         context.deadline = None
 
         with context:
-            self._inbound.enter(context, takes_place=False)
+            self._gate.enter(context, takes_place=False)
             socket = Socket(context.request_id, self.resilience.lifecycle, send)
             try:
                 await self.app(scope, receive, socket.send)
             finally:
                 socket.end()
-                self._inbound.leave(context)
+                self._gate.leave(context)
                 context.source = None
 
 

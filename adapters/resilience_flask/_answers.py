@@ -8,7 +8,7 @@ from typing import Any
 from flask import Response, current_app, request
 
 from resilience.envelope import Envelope, wants_problem
-from resilience.inbound import RequestContext, ServerOptions
+from resilience.server import RequestContext, ServerOptions
 
 __all__ = ("CONTEXT", "context_of", "ids_of", "rendered", "respond")
 
@@ -35,9 +35,9 @@ def ids_of(environ: Mapping[str, Any]) -> dict[str, str]:
 def rendered(environ: Mapping[str, Any], envelope: Envelope) -> tuple[bytes, dict[str, str]]:
     """Return the body, in the shape and language this client wants, and the headers that belong to it."""
     context, options = context_of(environ), _DEFAULTS
-    if context is not None and context.inbound is not None:
-        options = context.inbound.options
-        envelope = context.inbound.localized(envelope, environ.get("HTTP_ACCEPT_LANGUAGE"))
+    if context is not None and context.gate is not None:
+        options = context.gate.options
+        envelope = context.gate.localized(envelope, environ.get("HTTP_ACCEPT_LANGUAGE"))
     envelope = envelope.bounded(options.retry_after_max)
     is_problem = wants_problem(environ.get("HTTP_ACCEPT"), options.errors == "problem")
     body, content_type = envelope.render(problem=is_problem, type_base=options.problem_type_base)

@@ -9,7 +9,7 @@ from operator import call
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from resilience.errors import DeadlineExceededError
-from resilience.inbound import RequestContext
+from resilience.server import RequestContext
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -83,7 +83,7 @@ class Exchange:
             headers = [line for line in headers if line[0].lower() != "x-request-id"]
         headers.append((_ID, context.request_id))
         if context.charges:
-            headers += self._layer.inbound.quota_headers(context)
+            headers += self._layer.gate.quota_headers(context)
         return headers, is_measured
 
     def _write(self, piece: bytes, /) -> object:
@@ -149,7 +149,7 @@ class Exchange:
         return piece
 
     def _broken_off(self) -> BrokenOffError:
-        self._layer.inbound.broken_off(self._context)
+        self._layer.gate.broken_off(self._context)
         return BrokenOffError("the deadline passed before the answer was complete", policy="server")
 
     def _instead(self, error: Exception, headers: Headers) -> bytes:
@@ -162,19 +162,19 @@ class Exchange:
         """End the request, as a server does whatever came of the answer."""
         context, body = self._context, self._body
         self._body = ()
-        inbound = self._layer.inbound
+        gate = self._layer.gate
         try:
             close = getattr(body, "close", None)
             if close is not None:
-                inbound.answered(context)
+                gate.answered(context)
                 self._run(close)
         finally:
-            inbound.leave(context)
+            gate.leave(context)
             context.source = None
 
     def __del__(self) -> None:
         # Middleware that forgets to close what it was given must not cost us the place for ever.
-        self._layer.inbound.leave(self._context)
+        self._layer.gate.leave(self._context)
 
 
 class BrokenOffError(DeadlineExceededError, ConnectionResetError):

@@ -13,7 +13,7 @@ from werkzeug.datastructures import EnvironHeaders
 from resilience import Resilience
 from resilience.envelope import ANSWERS, envelope_of, worst_of
 from resilience.errors import DeadlineExceededError, RejectedError, one_line
-from resilience.inbound import Inbound, RequestContext, is_preflight
+from resilience.server import RequestContext, ServerGate, is_preflight
 from resilience_flask._answers import CONTEXT, ids_of, rendered
 from resilience_flask._exchange import Exchange, Headers
 from resilience_flask._limit import is_exempt
@@ -32,11 +32,11 @@ class Layer:
     """Recognises, admits and accounts for every request, until its answer is complete."""
 
     def __init__(self, app: Flask, resilience: Resilience, key: Callable[[], str] | None) -> None:
-        self.inbound = inbound = Inbound.of(resilience, key=None if key is None else lambda _: key())
+        self.gate = gate = ServerGate.of(resilience, key=None if key is None else lambda _: key())
         self.resilience = resilience
         self.app = app
         self._inner: WSGIApplication = app.wsgi_app
-        self._wanted = tuple((_key(name), name) for name in inbound.wanted)
+        self._wanted = tuple((_key(name), name) for name in gate.wanted)
         self._probes = Probes(resilience)
         self._exempt: frozenset[str] = frozenset()
         self.is_acquainted = False
@@ -55,7 +55,7 @@ class Layer:
             try:
                 return exchange.carry(self._serve(environ, context, exchange.start))
             except BaseException:
-                self.inbound.leave(context)
+                self.gate.leave(context)
                 raise
 
     def _acquaint(self) -> None:
@@ -87,7 +87,7 @@ class Layer:
             if value is not None:
                 picked[name] = value
         path = _path_of(environ)
-        context = self.inbound.receive(picked, environ.get("REMOTE_ADDR"), path=path)
+        context = self.gate.receive(picked, environ.get("REMOTE_ADDR"), path=path)
         if self._probes.are_routed(path):
             context.is_excluded, context.deadline = True, None
         if environ.get("REQUEST_METHOD") == "OPTIONS":
@@ -101,13 +101,13 @@ class Layer:
         if self._probes.are_asked(environ["REQUEST_METHOD"], path):
             return self._probes.answer(environ, path, start)
         try:
-            self.inbound.enter(context)
+            self.gate.enter(context)
         except RejectedError as refusal:
             # Past whatever middleware is in between, so that none of it can answer instead.
             environ[_DUE] = refusal
             return type(self.app).wsgi_app(self.app, environ, start)
-        if self.inbound.quota is not None and not context.is_excluded and not context.is_preflight:
-            environ[_DUE] = self.inbound.quota
+        if self.gate.quota is not None and not context.is_excluded and not context.is_preflight:
+            environ[_DUE] = self.gate.quota
         return self._inner(environ, start)
 
     def admit(self) -> None:
@@ -124,7 +124,7 @@ class Layer:
         if due is not None and not (self._exempt and request.endpoint in self._exempt):
             if context.user is None:
                 context.user = environ.get("REMOTE_USER")
-            (context.inbound or self.inbound).charge(context, due)  # where this one is mounted, the outer one's
+            (context.gate or self.gate).charge(context, due)  # where this one is mounted, the outer one's
 
     def answer_for(
         self, environ: WSGIEnvironment, error: Exception, given: Headers

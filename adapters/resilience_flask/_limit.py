@@ -13,7 +13,7 @@ from werkzeug.exceptions import TooManyRequests
 
 from resilience import Resilience
 from resilience.errors import RateLimitedError
-from resilience.inbound import Inbound, RequestContext, RouteLimit, is_preflight
+from resilience.server import RequestContext, RouteLimit, ServerGate, is_preflight
 from resilience_flask._answers import context_of
 
 __all__ = ("exempt", "is_exempt", "rate_limit")
@@ -109,19 +109,19 @@ def _charge(limit: RouteLimit) -> None:
     if context is None:
         _charge_alone(limit, rate)
     else:
-        _charge_in(context, context.inbound or _standalone(), limit, rate)
+        _charge_in(context, context.gate or _standalone(), limit, rate)
 
 
-def _charge_in(context: RequestContext, inbound: Inbound, limit: RouteLimit, rate: str) -> None:
+def _charge_in(context: RequestContext, gate: ServerGate, limit: RouteLimit, rate: str) -> None:
     if context.user is None:
         context.user = request.remote_user
     if limit.header is not None and limit.header in request.headers:
         context.headers = {**context.headers, limit.header: request.headers[limit.header]}
     key = None if limit.key is None else str(limit.key())
     cost: Any = limit.cost() if callable(limit.cost) else limit.cost
-    due = limit.due(inbound, context, _place(), rate=rate, key=key, cost=cost)
+    due = limit.due(gate, context, _place(), rate=rate, key=key, cost=cost)
     if due is not None:
-        inbound.charge(context, *due)
+        gate.charge(context, *due)
 
 
 def _place() -> str:
@@ -132,15 +132,15 @@ def _place() -> str:
 
 def _charge_alone(limit: RouteLimit, rate: str) -> None:
     """Charge without a layer to account to, and answer as Werkzeug does."""
-    inbound = _standalone()
+    gate = _standalone()
     try:
-        _charge_in(inbound.receive({}, request.remote_addr), inbound, limit, rate)
+        _charge_in(gate.receive({}, request.remote_addr), gate, limit, rate)
     except RateLimitedError as refusal:
         seconds = refusal.retry_after
         raise TooManyRequests(retry_after=None if seconds is None else -int(-seconds // 1)) from refusal
 
 
 @functools.cache
-def _standalone() -> Inbound:
+def _standalone() -> ServerGate:
     """Return the gate of an application without `FlaskResilience`: limits work, in the memory of this process."""
-    return Inbound.of(Resilience())
+    return ServerGate.of(Resilience())

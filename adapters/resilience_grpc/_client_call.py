@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 from grpc import StatusCode
 
+from resilience.client import ClientContext, is_out_of_time
 from resilience.clock import monotonic
-from resilience.outbound import Outbound, is_out_of_time
 from resilience.timeout import Deadline, Promise, allowed_by_service
 from resilience_grpc._client_error import CallError
 from resilience_grpc._names import service_of
@@ -52,12 +52,12 @@ class Outgoing:
 
     __slots__ = (
         "_allowance",
+        "_client_context",
         "_decode",
         "_given",
         "_landed",
         "_numbers",
         "_open",
-        "_outbound",
         "_promise",
         "_rebuild",
         "_send",
@@ -75,7 +75,7 @@ class Outgoing:
         send: Callable[[Any, Any], Any],
         given: Any,
         request: Any,
-        outbound: Outbound,
+        client_context: ClientContext,
         decode: Callable[[Any], CallError],
         rebuild: Callable[[Any, Any, Any], Any] = Details,
         *,
@@ -84,7 +84,7 @@ class Outgoing:
         method = given.method
         self.method: str = method if isinstance(method, str) else method.decode()
         self.request = request
-        self.deadline = _deadline(given.timeout, outbound)
+        self.deadline = _deadline(given.timeout, client_context)
         self.begun: Any = None
         """The attempt made last, or a promise of it."""
         self.repeats = repeats
@@ -93,7 +93,7 @@ class Outgoing:
         """Whether an attempt that ends now has lost."""
         self.is_cancelled = False
         """Whether the caller has no use for an outcome any more."""
-        self._send, self._given, self._outbound, self._rebuild = send, given, outbound, rebuild
+        self._send, self._given, self._client_context, self._rebuild = send, given, client_context, rebuild
         self._decode = decode
         self._allowance: float | None = None
         self._promise = Promise(None)
@@ -117,7 +117,7 @@ class Outgoing:
         Raises `DeadlineExceededError` where no time is left for it.
         """
         self._promise = Promise(Deadline.current())
-        timeout = self._allowance = self._outbound.timeout(self._given.timeout)
+        timeout = self._allowance = self._client_context.timeout(self._given.timeout)
         return self._send(self._rebuild(self._given, timeout, self._sent()), self.request)
 
     def decode(self, raised: Any) -> CallError:
@@ -125,13 +125,13 @@ class Outgoing:
         error, seconds = self._decode(raised), self._allowance
         if error.facts.status is not StatusCode.DEADLINE_EXCEEDED or seconds is None or error.allowed is not None:
             return error
-        if is_out_of_time(seconds, self._promise.left - self._outbound.options.margin):
+        if is_out_of_time(seconds, self._promise.left - self._client_context.options.margin):
             error.allowed = allowed_by_service(seconds, self._given.timeout, self._promise.moved)
             error.seconds = seconds
         return error
 
     def _sent(self) -> Any:
-        added = self._outbound.metadata()
+        added = self._client_context.metadata()
         number, given = next(self._numbers), self._given.metadata
         if added and given:
             known = {name for name, _ in given}
@@ -163,12 +163,12 @@ class Outgoing:
         return next((call for known, call in reversed(self._landed) if known is response), None)
 
 
-def _deadline(timeout: float | None, outbound: Outbound) -> Deadline | None:
+def _deadline(timeout: float | None, client_context: ClientContext) -> Deadline | None:
     """Return what the caller's own `timeout` means for all attempts together.
 
     The margin is kept back from the deadline of whoever waits for us; this one is kept to the end.
     """
-    return None if timeout is None else Deadline(monotonic() + timeout + outbound.options.margin)
+    return None if timeout is None else Deadline(monotonic() + timeout + client_context.options.margin)
 
 
 def method_of(call: Outgoing) -> str:

@@ -10,8 +10,8 @@ from typing import Any, cast
 from grpc import StatusCode
 
 from resilience import CircuitBreaker, DeadlineExceededError, Hedge, Keyed, Pipeline, Policy, Resilience, Retry, Timeout
+from resilience.client import ClientContext
 from resilience.errors import ConfigurationError, Problem
-from resilience.outbound import Outbound
 from resilience.policy import AroundPolicy, KeyedPolicy
 from resilience.timeout import Deadline, allowed_by_service
 from resilience_grpc._client_call import Details, Outgoing, aio_details, method_of
@@ -51,7 +51,7 @@ class Methods:
             expected = "a Pipeline, the name of one, or a function that takes a method and returns either"
             raise ConfigurationError([Problem("pipeline", pipeline, expected)])
         self._toolkit = Resilience.of(resilience)
-        self.outbound = Outbound.of(self._toolkit)
+        self.client_context = ClientContext.of(self._toolkit)
         retried = [StatusCode[name] for name in self._options.retryable]
         self.decode = Decoder(self._toolkit.catalog, retried, is_aio=is_aio)
         if isinstance(pipeline, str):
@@ -138,7 +138,7 @@ class Method:
     ) -> Outgoing:
         """Return a call that is about to be made, each attempt of it by `send`."""
         known, repeats = self._methods, repeats and self._is_repeatable
-        return Outgoing(send, details, request, known.outbound, known.decode, known.rebuild, repeats=repeats)
+        return Outgoing(send, details, request, known.client_context, known.decode, known.rebuild, repeats=repeats)
 
     def guarded(self, attempt: Any, *, repeats: bool, is_stream: bool = False, blocks: bool = False) -> Any:
         """Return `attempt`, a function of an `Outgoing`, with the policies around it.
@@ -154,7 +154,7 @@ class Method:
         return guarded
 
     def _compiled(self, attempt: Any, *, repeats: bool, is_stream: bool, blocks: bool) -> Any:
-        margin = self._methods.outbound.options.margin
+        margin = self._methods.client_context.options.margin
         policies = [
             policy if is_stream else _fitted(policy, margin)
             for policy in self._pipeline.policies

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from grpc import StatusCode
 
+from resilience.client import ClientOptions
 from resilience.options import Choice, Listing, Options, Refused, option, rule_of
-from resilience.outbound import ClientOptions
 
 __all__ = ("CallOptions",)
 

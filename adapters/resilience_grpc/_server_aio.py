@@ -15,7 +15,7 @@ import grpc.aio
 
 from resilience import Deadline, Resilience
 from resilience.errors import leaves
-from resilience.inbound import RequestContext
+from resilience.server import RequestContext
 from resilience_grpc._names import is_untouched
 from resilience_grpc._server_alarm import PATIENCE, Alarms
 from resilience_grpc._server_context import Identified, Reading, Writing
@@ -139,7 +139,7 @@ class _Awaited:
         return serve
 
     async def _perform_by(self, deadline: Deadline, request: RequestContext, message: Any, servicer: Any) -> Any:
-        overdue = functools.partial(self._guard.inbound.leave, request)
+        overdue = functools.partial(self._guard.gate.leave, request)
         alarm = self._alarms.watch(deadline, overdue, is_of_thread=self._is_plain)
         try:
             answer = await self._perform(request, message, servicer, Writing(servicer, alarm))
@@ -155,9 +155,9 @@ class _Awaited:
         guard = self._guard
         if guard.authenticate is not None:
             await self._identify(request, servicer)
-        quota = guard.inbound.admit(request)
+        quota = guard.gate.admit(request)
         if quota is not None:
-            await guard.inbound.acharge(request, quota)
+            await guard.gate.acharge(request, quota)
         if guard.shows_quotas:
             guard.complete(request, servicer)  # already: an abort of the handler's own is sent at once
         if guard.validate is not None or message is _Malformed:
@@ -175,7 +175,7 @@ class _Awaited:
 
     async def _identify(self, request: RequestContext, servicer: Any) -> None:
         assert self._guard.authenticate is not None  # noqa: S101 - seen by the caller
-        self._guard.inbound.enter(request, takes_place=False)  # a drain waits for who is being recognised, too
+        self._guard.gate.enter(request, takes_place=False)  # a drain waits for who is being recognised, too
         try:
             identity = self._guard.authenticate(Identified(servicer, self._guard, request))
             if inspect.isawaitable(identity):

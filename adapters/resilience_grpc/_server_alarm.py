@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 from resilience import Deadline
-from resilience.inbound import Bell
+from resilience.server import Bell
 
 __all__ = ("PATIENCE", "Alarm", "Alarms")
 

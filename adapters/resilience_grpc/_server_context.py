@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from resilience.inbound import RequestContext
+from resilience.server import RequestContext
 from resilience_grpc._server_alarm import Alarm
 from resilience_grpc._server_guard import Guard
 

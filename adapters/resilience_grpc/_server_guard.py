@@ -16,7 +16,7 @@ from grpc.aio import AbortError
 from resilience import Deadline, Resilience
 from resilience.envelope import ANSWERS, Envelope, envelope_of, worst_of
 from resilience.errors import AppError, DeadlineExceededError, ResilienceError, leaves, one_line
-from resilience.inbound import Inbound, RequestContext
+from resilience.server import RequestContext, ServerGate
 from resilience_grpc._server_validation import refusal_of
 from resilience_grpc._status import DETAILS, status_of
 
@@ -48,12 +48,12 @@ class Guard:
         key: Callable[[Any], str] | None,
     ) -> None:
         toolkit = Resilience.of(resilience)
-        self.inbound = Inbound.of(toolkit, key=None if key is None else lambda request: key(request.source))
+        self.gate = ServerGate.of(toolkit, key=None if key is None else lambda request: key(request.source))
         self.catalog = toolkit.catalog
         self.authenticate = authenticate
         self.validate = validate
-        self.shows_quotas = self.inbound.options.rate_limit_headers
-        self._wanted = self.inbound.wanted | {_LANGUAGE}
+        self.shows_quotas = self.gate.options.rate_limit_headers
+        self._wanted = self.gate.wanted | {_LANGUAGE}
         toolkit.health.attach(toolkit.lifecycle)
 
     def receive(self, method: str, servicer: Any) -> RequestContext:
@@ -63,7 +63,7 @@ class Guard:
             if key in self._wanted and isinstance(value, str):
                 picked[key] = f"{picked[key]}, {value}" if key in picked else value
         patience = _patience(servicer.time_remaining())
-        request = self.inbound.receive(picked, _address(servicer.peer()), path=method, patience=patience)
+        request = self.gate.receive(picked, _address(servicer.peer()), path=method, patience=patience)
         request.source = servicer
         servicer.set_trailing_metadata(((REQUEST_ID, request.request_id),))
         return request
@@ -137,7 +137,7 @@ class Guard:
             _log.error("unhandled error in %s, request %s", one_line(method), request.request_id, exc_info=error)
         envelope = envelope_of(error, request_id=request.request_id, trace_id=request.trace_id)
         envelope = self.catalog.localized(envelope, request.headers.get(_LANGUAGE))
-        status = status_of(envelope.bounded(self.inbound.options.retry_after_max), self.catalog.domain)
+        status = status_of(envelope.bounded(self.gate.options.retry_after_max), self.catalog.domain)
         trailers = self.trailers(request, servicer, (DETAILS, status.SerializeToString()))
         return _CODES[status.code], status.message, trailers
 
@@ -153,7 +153,7 @@ class Guard:
 
     def merged(self, request: RequestContext, given: Any, *details: tuple[str, bytes]) -> Trailers:
         """Return `given` as trailing metadata that have our own, each once."""
-        ours = ((REQUEST_ID, request.request_id), *_lowered(self.inbound.quota_headers(request)), *details)
+        ours = ((REQUEST_ID, request.request_id), *_lowered(self.gate.quota_headers(request)), *details)
         names = {name for name, _ in ours}
         return (*((name, value) for name, value in given or () if name.lower() not in names), *ours)
 
@@ -172,8 +172,8 @@ class Guard:
         One that has passed stays: the RPC ended by it, and what still works for it is not to ask others for anything.
         """
         if request.deadline is not None and not request.deadline.expired:
-            self.inbound.answered(request)
-        self.inbound.leave(request)
+            self.gate.answered(request)
+        self.gate.leave(request)
         request.source = None  # it may hold us, too, and only the garbage collector could part them
 
 

@@ -16,7 +16,7 @@ import grpc
 
 from resilience import Resilience
 from resilience.errors import ConfigurationError
-from resilience.inbound import RequestContext
+from resilience.server import RequestContext
 from resilience_grpc._names import is_untouched
 from resilience_grpc._server_guard import Guard, abort_in, late
 from resilience_grpc._server_method import Method, Methods, parts_of, rebuilt
@@ -157,11 +157,11 @@ class _Threaded:
     def _admit(self, request: RequestContext, servicer: Any) -> None:
         guard = self._guard
         if guard.authenticate is not None:
-            guard.inbound.enter(request, takes_place=False)  # a drain waits for those who are being recognised, too
+            guard.gate.enter(request, takes_place=False)  # a drain waits for those who are being recognised, too
             self._identify(request, servicer)
-        quota = guard.inbound.admit(request)
+        quota = guard.gate.admit(request)
         if quota is not None:
-            guard.inbound.charge(request, quota)
+            guard.gate.charge(request, quota)
 
     def _identify(self, request: RequestContext, servicer: Any) -> None:
         assert self._guard.authenticate is not None  # noqa: S101 - seen by the caller

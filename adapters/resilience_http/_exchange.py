@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from resilience.outbound import asked_wait, is_worth_repeating
+from resilience.client import asked_wait, is_worth_repeating
 from resilience.timeout import Deadline
 
 __all__ = ("DRAIN", "SMALL", "Exchange", "wait_asked_by")

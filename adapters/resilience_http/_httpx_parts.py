@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 
 from resilience import DeadlineExceededError, ErrorCatalog, Pipeline, Resilience
+from resilience.client import ClientContext, is_failure, may_repeat
 from resilience.envelope import read_envelope
 from resilience.errors import Portable
-from resilience.outbound import Outbound, is_failure, may_repeat
 from resilience.timeout import Deadline
 from resilience_http._envelope import LARGEST, fits, may_be_envelope
 from resilience_http._exchange import SMALL, Exchange, wait_asked_by
@@ -67,8 +67,8 @@ class TransportParts:
     ) -> None:
         self.toolkit = Resilience.of(resilience)
         self.guards = Guards(pipeline_for(self.toolkit, pipeline, _ERRORS), _when_closed)
-        self._outbound = Outbound.of(self.toolkit)
-        self._margin = self._outbound.options.margin
+        self._client_context = ClientContext.of(self.toolkit)
+        self._margin = self._client_context.options.margin
         self._sends_context = sends_context
         self._reads_bodies = reads_bodies
         self.raises_envelopes = raises_envelopes
@@ -85,9 +85,9 @@ class TransportParts:
         Headers that the caller has set win over ours.
         """
         try:
-            carried = self._outbound.headers() if self._sends_context else {}
+            carried = self._client_context.headers() if self._sends_context else {}
             if not self._sends_context:
-                self._outbound.refuse_if_spent()
+                self._client_context.refuse_if_spent()
         except DeadlineExceededError as spent:
             raise LateError(str(spent), request=request, seconds=0.0) from None
         headers = request.headers.copy()

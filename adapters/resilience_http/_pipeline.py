@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from resilience import CircuitBreaker, DeadlineExceededError, Keyed, Pipeline, Policy, Resilience, Retry
+from resilience.client import while_open
 from resilience.errors import ConfigurationError, Problem
-from resilience.outbound import while_open
 from resilience.policy import AroundPolicy
 
 __all__ = ("Errors", "Guards", "host_of", "per_host", "pipeline_for")

@@ -15,9 +15,9 @@ from requests.models import PreparedRequest, Response
 from urllib3.util import Timeout as StepTimeout
 
 from resilience import DeadlineExceededError, ErrorCatalog, Pipeline, Resilience, idempotent
+from resilience.client import ClientContext, is_failure, may_repeat
 from resilience.envelope import read_envelope
 from resilience.errors import Portable
-from resilience.outbound import Outbound, is_failure, may_repeat
 from resilience.timeout import Deadline
 from resilience_http._envelope import LARGEST, fits, may_be_envelope
 from resilience_http._exchange import SMALL, Exchange, wait_asked_by
@@ -115,7 +115,7 @@ class ResilienceAdapter(HTTPAdapter):
         resilience, pipeline = self._given
         self.toolkit = Resilience.of(resilience)
         self._guards = Guards(pipeline_for(self.toolkit, pipeline, _ERRORS), _when_closed)
-        self.outbound = Outbound.of(self.toolkit)
+        self.client_context = ClientContext.of(self.toolkit)
 
     def __getstate__(self) -> object:
         resilience, pipeline = self._given
@@ -166,9 +166,9 @@ class ResilienceAdapter(HTTPAdapter):
     def addressed(self, request: PreparedRequest) -> PreparedRequest:
         """Return what to send: a copy with what it carries. Headers that the caller has set win over ours."""
         try:
-            carried = self.outbound.headers() if self._sends_context else {}
+            carried = self.client_context.headers() if self._sends_context else {}
             if not self._sends_context:
-                self.outbound.refuse_if_spent()
+                self.client_context.refuse_if_spent()
         except DeadlineExceededError as spent:
             raise LateError(str(spent), request=request, seconds=0.0) from None
         sent = request.copy()
@@ -180,7 +180,7 @@ class ResilienceAdapter(HTTPAdapter):
         """Return the seconds this service allows, if `answer` says that the deadline we sent has passed."""
         if not self._sends_context:
             return None
-        return allowance.allowed_before(answer.status_code, self.outbound.options.margin)
+        return allowance.allowed_before(answer.status_code, self.client_context.options.margin)
 
     def _guarded(self, call: _Call, request: PreparedRequest, *, repeats: bool) -> Response:
         try:
@@ -215,7 +215,7 @@ class _Call:
         _close(exchange.useless())
         sent = adapter.addressed(request)
         own = own_limit(self._settings["timeout"])
-        allowance = Allowance(adapter.outbound.timeout(), own, Deadline.current())
+        allowance = Allowance(adapter.client_context.timeout(), own, Deadline.current())
         timeout = within(self._settings["timeout"], allowance.seconds)
         try:
             answer = adapter.send_plain(sent, {**self._settings, "timeout": timeout})
@@ -223,7 +223,7 @@ class _Call:
             if not self._settings["stream"] or (is_failure(answer.status_code) and fits(answer.headers, SMALL)):
                 _ = answer.content  # read now, and kept
         except (requests.Timeout, requests.ConnectionError) as error:
-            margin = adapter.outbound.options.margin
+            margin = adapter.client_context.options.margin
             if allowance.promise.left - margin > LEAST:
                 raise
             raise LateError(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from resilience.outbound import is_out_of_time
+from resilience.client import is_out_of_time
 from resilience.timeout import Deadline, Promise, allowed_by_service
 
 __all__ = ("LEAST", "Allowance", "StepTimeouts", "is_spent", "longest")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from resilience._retry_after import in_seconds, longest
+from resilience._support.retry_after import in_seconds, longest
 from resilience.breaker._cut_offs import CutOff
 from resilience.errors import (
     REFUSALS,

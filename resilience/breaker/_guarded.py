@@ -23,8 +23,8 @@ from typing import Final, TypeVar
 
 import pybreaker
 
-from resilience._executor import Executor, Work
-from resilience._fork import renew_after_fork
+from resilience._support.executor import Executor, Work
+from resilience._support.fork import renew_after_fork
 from resilience.clock import monotonic
 
 __all__ = ("GuardedStorage",)

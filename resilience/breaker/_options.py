@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypedDict
 
-from resilience._retry_after import RETRY_AFTER_MAX
+from resilience._support.retry_after import RETRY_AFTER_MAX
 from resilience.breaker._epochs import TrialRule
 from resilience.breaker._open_time import OpenTime
 from resilience.breaker._plan import Plan

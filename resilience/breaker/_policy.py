@@ -11,7 +11,7 @@ from typing import Any, Unpack, cast
 
 import pybreaker
 
-from resilience._fork import renew_after_fork
+from resilience._support.fork import renew_after_fork
 from resilience.breaker import _storage
 from resilience.breaker._classify import (
     Condition,

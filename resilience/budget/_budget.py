@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any, Protocol, Self
 
-from resilience._fork import renew_after_fork
+from resilience._support.fork import renew_after_fork
 from resilience.budget._machine import Shares
 from resilience.budget._names import KNOWN
 from resilience.budget._options import BUDGET_NAME, BudgetOptions

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
-from resilience._fork import renew_after_fork
-from resilience._names import fold
+from resilience._support.fork import renew_after_fork
+from resilience._support.names import fold
 
 __all__ = ("KNOWN",)
 

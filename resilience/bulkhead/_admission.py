@@ -7,7 +7,7 @@ import threading
 from collections.abc import Awaitable
 from typing import Any, cast
 
-from resilience._fork import renew_after_fork
+from resilience._support.fork import renew_after_fork
 from resilience.bulkhead import _sync
 from resilience.bulkhead._machine import Arrival
 from resilience.bulkhead._queue import Permit, Queue, Waiter

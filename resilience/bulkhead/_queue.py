@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from typing import Any
 
-from resilience._fork import renew_after_fork
+from resilience._support.fork import renew_after_fork
 from resilience.bulkhead._machine import Arrival, Places
 from resilience.clock import Clock
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
-from resilience._executor import Executor, Work
+from resilience._support.executor import Executor, Work
 from resilience.bulkhead._admission import Admission
 from resilience.bulkhead._options import ThreadPoolOptions
 from resilience.clock import Clock, monotonic

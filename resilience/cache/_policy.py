@@ -11,9 +11,9 @@ from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 from weakref import WeakSet
 
-from resilience._fork import renew_after_fork
-from resilience._matching import Errors, Kinds, known
-from resilience._sharing import KEY, ForAnyFunction, Keys, is_shareable, unhashable
+from resilience._support.fork import renew_after_fork
+from resilience._support.matching import Errors, Kinds, known
+from resilience._support.sharing import KEY, ForAnyFunction, Keys, is_shareable, unhashable
 from resilience.cache import _sync
 from resilience.cache._machine import Entry, Store
 from resilience.cache._options import CacheOptions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from typing import Any
 
-from resilience._sharing import Keys
+from resilience._support.sharing import Keys
 from resilience.cache._machine import Entry
 
 __all__ = ("MOST_UNTOLD", "Miss", "Space")

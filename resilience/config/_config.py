@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from resilience._redaction import redacted
+from resilience._support.redaction import redacted
 from resilience.config import _schema
 from resilience.config._machine import Settled, Value, build, effective, instances
 from resilience.config._names import fold, variable
@@ -17,16 +17,16 @@ from resilience.options import rule_of
 
 if TYPE_CHECKING:
     from resilience.budget import BudgetOptions
+    from resilience.client._options import ClientOptions
     from resilience.config._names import Key
     from resilience.config._options import ServiceOptions
     from resilience.errors import Problem
     from resilience.health._options import HealthOptions
-    from resilience.inbound._options import ServerOptions
     from resilience.lifecycle._options import LifecycleOptions
     from resilience.options import Options
-    from resilience.outbound._options import ClientOptions
     from resilience.ratelimit._options import RateLimitOptions
     from resilience.redis._options import RedisOptions
+    from resilience.server._options import ServerOptions
 
 __all__ = ("Config", "Setting")
 

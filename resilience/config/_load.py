@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from resilience._redaction import hidden, type_of
+from resilience._support.redaction import hidden, type_of
 from resilience.config._config import Config
 from resilience.config._file import read_toml
 from resilience.config._machine import settle

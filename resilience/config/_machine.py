@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from resilience._redaction import redacted
+from resilience._support.redaction import redacted
 from resilience.config import _schema
 from resilience.config._names import Key, variable
 from resilience.config._problems import Missing

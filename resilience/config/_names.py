@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from resilience._names import fold
+from resilience._support.names import fold
 
 __all__ = ("PREFIX", "Key", "Origin", "dotted", "fold", "is_foreign", "split", "variable")
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from resilience._redaction import Secret, type_of
+from resilience._support.redaction import Secret, type_of
 from resilience.config import _schema
 from resilience.config._hint import follows, hint
 from resilience.config._names import Key, Origin, dotted, fold, is_foreign, split, variable

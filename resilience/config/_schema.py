@@ -116,8 +116,8 @@ SECTIONS = (
     Section("", "resilience.config._options:LoaderOptions"),
     Section("service", "resilience.config._options:ServiceOptions"),
     Section("redis", "resilience.redis._options:RedisOptions"),
-    Section("server", "resilience.inbound._options:ServerOptions"),
-    Section("client", "resilience.outbound._options:ClientOptions"),
+    Section("server", "resilience.server._options:ServerOptions"),
+    Section("client", "resilience.client._options:ClientOptions"),
     Section("health", "resilience.health._options:HealthOptions", "resilience.health:Health"),
     Section("lifecycle", "resilience.lifecycle._options:LifecycleOptions", "resilience.lifecycle:Lifecycle"),
     Section(

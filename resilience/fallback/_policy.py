@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, ParamSpec, TypeVar
 
-from resilience._matching import Errors, Kinds, known
-from resilience._notes import annotate
-from resilience._sharing import ForAnyFunction
+from resilience._support.matching import Errors, Kinds, known
+from resilience._support.notes import annotate
+from resilience._support.sharing import ForAnyFunction
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, named, shown
 from resilience.events import Emitter

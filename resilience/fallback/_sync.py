@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from resilience._matching import known
+from resilience._support.matching import known
 from resilience.fallback._ending import STANDS, Ending
 from resilience.policy import Substitute
 

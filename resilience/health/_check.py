@@ -7,7 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from resilience._fork import renew_after_fork
+from resilience._support.fork import renew_after_fork
 from resilience.clock import Clock
 from resilience.events import Emitter
 from resilience.health._machine import Change, Machine, Outcome, Run

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 
-from resilience._fork import renew_after_fork
+from resilience._support.fork import renew_after_fork
 from resilience.health._check import Check, Launch
 
 __all__ = ("Schedule",)

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from resilience._fork import renew_after_fork
+from resilience._support.fork import renew_after_fork
 
 __all__ = ("Worker",)
 

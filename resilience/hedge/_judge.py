@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from resilience._matching import known
+from resilience._support.matching import known
 from resilience.errors import (
     ConfigurationError,
     Problem,

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from resilience._executor import Executor
-from resilience._notes import annotate
+from resilience._support.executor import Executor
+from resilience._support.notes import annotate
 from resilience.budget import RetryBudget, as_budget
 from resilience.clock import Clock, monotonic
 from resilience.errors import shown

@@ -8,7 +8,7 @@ import queue
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from resilience._executor import Work
+from resilience._support.executor import Work
 from resilience.errors import running_together
 
 if TYPE_CHECKING:

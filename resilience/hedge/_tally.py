@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from resilience._fork import renew_after_fork
+from resilience._support.fork import renew_after_fork
 from resilience.hedge._machine import Latencies, Race
 from resilience.hedge._options import HedgeOptions
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Hashable
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 
-from resilience._fork import renew_after_fork
-from resilience._keys import bounded_key
+from resilience._support.fork import renew_after_fork
+from resilience._support.keys import bounded_key
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter, Event

@@ -15,7 +15,7 @@ import weakref
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from resilience._fork import renew_after_fork
+from resilience._support.fork import renew_after_fork
 from resilience.errors import one_line
 from resilience.lifecycle._sync import SLICE, wait_until
 from resilience.options import LONGEST

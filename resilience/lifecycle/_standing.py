@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from resilience._fork import renew_after_fork
+from resilience._support.fork import renew_after_fork
 from resilience.clock import Clock, monotonic
 from resilience.events import Emitter
 from resilience.lifecycle._machine import DRAINING, READY, STOPPED, Machine, Transition

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resilience._keys import bounded_key
+from resilience._support.keys import bounded_key
 from resilience.errors import ConfigurationError, Problem
 
 __all__ = ("LONGEST", "checked_cost", "checked_key", "stored_key")

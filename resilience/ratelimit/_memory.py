@@ -7,7 +7,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-from resilience._fork import renew_after_fork
+from resilience._support.fork import renew_after_fork
 from resilience.clock import Clock
 from resilience.errors import ConfigurationError, Problem
 from resilience.options import Refused, Whole

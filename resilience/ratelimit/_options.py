@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resilience._retry_after import RETRY_AFTER_MAX
+from resilience._support.retry_after import RETRY_AFTER_MAX
 from resilience.options import Duration, Flag, Options, Whole, option
 from resilience.ratelimit._rate import RateText
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, cast
 
-from resilience._matching import known
-from resilience._retry_after import RETRY_AFTER_MAX, asked_by
+from resilience._support.matching import known
+from resilience._support.retry_after import RETRY_AFTER_MAX, asked_by
 from resilience.clock import SYSTEM_SLEEPER, Clock, monotonic
 from resilience.errors import REFUSALS, ConfigurationError, Problem, RateLimitedError, leaves
 from resilience.events import Emitter, Event

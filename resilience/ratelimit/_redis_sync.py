@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from resilience._fork import renew_after_fork
+from resilience._support.fork import renew_after_fork
 from resilience.clock import monotonic
 from resilience.ratelimit._batch import Batch
 from resilience.redis import Attempt

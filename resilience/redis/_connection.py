@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from resilience._fork import renew_after_fork
-from resilience._redaction import Secret, hidden
+from resilience._support.fork import renew_after_fork
+from resilience._support.redaction import Secret, hidden
 from resilience.errors import ConfigurationError, Problem
 from resilience.redis._exchange import limit
 from resilience.redis._generation import Generation

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
-from resilience._fork import renew_after_fork
+from resilience._support.fork import renew_after_fork
 from resilience.clock import Clock, monotonic
 from resilience.redis._errors import code_of, is_about_one_key, is_of_redis
 from resilience.redis._machine import Absence, Permit, Up

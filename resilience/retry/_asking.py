@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, TypeAlias, TypeVar
 
-from resilience._matching import refuse_awaitable
+from resilience._support.matching import refuse_awaitable
 
 __all__ = ("ADVICE", "Asking", "Question", "answered")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from resilience._retry_after import asked_by, in_seconds
+from resilience._support.retry_after import asked_by, in_seconds
 from resilience.budget import RetryBudget
 from resilience.events import Emitter
 from resilience.options import is_plain_callable

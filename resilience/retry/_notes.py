@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from resilience._notes import annotate as note
+from resilience._support.notes import annotate as note
 from resilience.retry._machine import Attempts, Outcome
 
 __all__ = ("annotate", "short")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from resilience._retry_after import RETRY_AFTER_MAX
+from resilience._support.retry_after import RETRY_AFTER_MAX
 from resilience.budget import BUDGET_NAME
 from resilience.options import Choice, Duration, Flag, Number, Options, Whole, option
 

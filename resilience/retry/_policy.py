@@ -9,8 +9,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, cast
 
-from resilience._fork import renew_after_fork
-from resilience._matching import refuse_awaitable
+from resilience._support.fork import renew_after_fork
+from resilience._support.matching import refuse_awaitable
 from resilience.budget import RetryBudget, as_budget
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem

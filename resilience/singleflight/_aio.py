@@ -7,7 +7,7 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from resilience._sharing import Keys, unhashable
+from resilience._support.sharing import Keys, unhashable
 from resilience.policy import Substitute
 from resilience.running import running_loop
 from resilience.singleflight._machine import Flight

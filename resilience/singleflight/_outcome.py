@@ -6,7 +6,7 @@ import copy
 from enum import Enum
 from typing import Any, TypeVar
 
-from resilience._sharing import is_shareable
+from resilience._support.sharing import is_shareable
 from resilience.policy import Substitute
 
 __all__ = ("Outcome", "Told", "outcome_of")

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 
-from resilience._sharing import KEY, ForAnyFunction, Keys
+from resilience._support.sharing import KEY, ForAnyFunction, Keys
 from resilience.errors import DeadlineExceededError
 from resilience.options import checked
 from resilience.policy import Named

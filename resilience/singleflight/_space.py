@@ -10,8 +10,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from resilience._fork import renew_after_fork
-from resilience._sharing import Keys
+from resilience._support.fork import renew_after_fork
+from resilience._support.sharing import Keys
 from resilience.singleflight._machine import Flight
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 
-from resilience._executor import Work
+from resilience._support.executor import Work
 from resilience.errors import RunningWork
 from resilience.timeout._deadline import patience_left
 

@@ -11,8 +11,8 @@ from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
-from resilience._executor import Executor, Shortage, Work
-from resilience._fork import renew_after_fork
+from resilience._support.executor import Executor, Shortage, Work
+from resilience._support.fork import renew_after_fork
 from resilience.clock import Clock, monotonic
 from resilience.errors import BulkheadFullError, DeadlineExceededError, RunningWork
 from resilience.events import Emitter

@@ -6,8 +6,8 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
-from resilience._fork import renew_after_fork
-from resilience._redaction import hidden
+from resilience._support.fork import renew_after_fork
+from resilience._support.redaction import hidden
 from resilience.config import Config, load
 from resilience.config._names import fold, variable
 from resilience.config._problems import Missing, NoPipeline

@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from flask import Flask, Response
 
 from resilience import Deadline, DeadlineExceededError
-from resilience.inbound import current_request
+from resilience.server import current_request
 from resilience_fastapi import install, rate_limit
 from resilience_flask import FlaskResilience
 from resilience_flask import rate_limit as flask_rate_limit

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from resilience import TokenBucket
-from resilience.inbound import Inbound, ServerOptions
+from resilience.server import ServerGate, ServerOptions
 
 DOCS = Path(__file__).parents[2] / "docs"
 SECURITY = (DOCS / "security.md").read_text()
@@ -30,7 +30,7 @@ def headers_of_requests() -> set[str]:
 def test_every_header_that_the_server_reads_has_a_row() -> None:
     """A header that the gate or an adapter reads stands in the table of request headers."""
     options = ServerOptions(identity_header="X-User", rate_limit="5/second", rate_limit_key="header:X-Key")
-    gate = Inbound(options, limiter=lambda name, rate, burst: TokenBucket(rate, burst, name=name))
+    gate = ServerGate(options, limiter=lambda name, rate, burst: TokenBucket(rate, burst, name=name))
     configured = {"x-user", "x-key"}
     of_adapters = {"accept", "accept-language", "origin", "access-control-request-method", "grpc-timeout"}
     assert (gate.wanted - configured) | of_adapters <= headers_of_requests()

@@ -16,7 +16,7 @@ import grpc.aio
 
 from resilience import AppError, CircuitOpenError, Deadline, RateLimitedError, Resilience
 from resilience.envelope import Envelope, read_envelope
-from resilience.inbound import current_request
+from resilience.server import current_request
 from resilience_grpc import aio_server_interceptors, server_interceptors
 
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")

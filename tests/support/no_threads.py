@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from resilience import _executor
+from resilience._support import executor
 
 _LARGER_THAN_ANY_MEMORY = 1 << 50
 
@@ -17,7 +17,7 @@ _LARGER_THAN_ANY_MEMORY = 1 << 50
 def out_of_threads() -> Iterator[None]:
     """Let each start of a thread in this process fail. No idle thread of ours is left either."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_executor, "_idle", [])
+        patch.setattr(executor, "_idle", [])
         before = threading.stack_size(_LARGER_THAN_ANY_MEMORY)
         try:
             yield

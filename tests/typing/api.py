@@ -30,9 +30,9 @@ from resilience import (
     Timeout,
     TokenBucket,
 )
+from resilience.client import client_headers, refuse_if_spent
 from resilience.envelope import envelope_of
 from resilience.health import HealthServer
-from resilience.outbound import outbound_headers, refuse_if_spent
 from resilience.policy import AroundPolicy
 from resilience_flask import FlaskResilience, exempt, health_blueprint, rate_limit
 from resilience_grpc import (
@@ -169,7 +169,7 @@ def outgoing() -> None:
     requests.Session().mount("https://", ResilienceAdapter(raises_envelopes=True, pool_maxsize=5))
     assert_type(raise_for_envelope(httpx.get("http://localhost")), httpx.Response)
     assert_type(raise_for_envelope(requests.get("http://localhost", timeout=1)), requests.Response)
-    assert_type(outbound_headers(margin="20ms"), dict[str, str])
+    assert_type(client_headers(margin="20ms"), dict[str, str])
     assert_type(refuse_if_spent(), float | None)
 
 

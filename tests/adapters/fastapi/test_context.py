@@ -12,7 +12,7 @@ from fastapi import BackgroundTasks, Depends, FastAPI, Request
 from fastapi.responses import StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from resilience.inbound import current_request
+from resilience.server import current_request
 from resilience.timeout import Deadline
 from resilience_fastapi import install
 

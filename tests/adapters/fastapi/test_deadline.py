@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from resilience.errors import DeadlineExceededError
-from resilience.inbound import current_request
+from resilience.server import current_request
 from resilience.timeout import Deadline
 from resilience_fastapi import install
 

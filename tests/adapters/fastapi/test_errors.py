@@ -24,7 +24,7 @@ from resilience.errors import (
     PoolTimeoutError,
     RateLimitedError,
 )
-from resilience.inbound import current_request
+from resilience.server import current_request
 from resilience_fastapi import ResilienceMiddleware, error_responses, install
 
 SECRET = "postgres://admin:hunter2@db"  # noqa: S105 - what must never be seen

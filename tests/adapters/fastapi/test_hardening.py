@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from resilience import Resilience
-from resilience.inbound import current_request
+from resilience.server import current_request
 from resilience_fastapi import install
 
 ID = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch

@@ -13,8 +13,8 @@ from fastapi.responses import Response, StreamingResponse
 
 from resilience import Resilience
 from resilience.errors import ConfigurationError
-from resilience.inbound import current_request
 from resilience.lifecycle import Lifecycle
+from resilience.server import current_request
 from resilience_fastapi import ResilienceMiddleware, health_router, install
 
 START_IS_DUE = "not ready: start hooks and needs are run by install(app) in the lifespan, or by astart()"

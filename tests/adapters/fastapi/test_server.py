@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from resilience.errors import AppError, RateLimitedError
-from resilience.inbound import current_request
+from resilience.server import current_request
 from resilience_fastapi import install, rate_limit
 
 pytestmark = pytest.mark.servers

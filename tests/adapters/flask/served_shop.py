@@ -12,7 +12,7 @@ from typing import Any
 
 from flask import Flask, Response, send_file
 
-from resilience.inbound import current_request
+from resilience.server import current_request
 from resilience_flask import FlaskResilience, rate_limit
 
 extension = FlaskResilience()

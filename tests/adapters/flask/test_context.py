@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from resilience import Deadline
 from resilience.errors import DeadlineExceededError
-from resilience.inbound import current_request
+from resilience.server import current_request
 from resilience.testing import ManualClock
 from resilience_flask import FlaskResilience
 

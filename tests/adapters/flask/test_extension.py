@@ -13,7 +13,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import EnvironBuilder
 
 from resilience.errors import ConfigurationError
-from resilience.inbound import current_request
+from resilience.server import current_request
 from resilience_flask import FlaskResilience, exempt
 
 

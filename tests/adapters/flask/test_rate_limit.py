@@ -12,7 +12,7 @@ from flask import Blueprint, Flask, request
 from flask.views import MethodView
 
 from resilience.errors import ConfigurationError
-from resilience.inbound import current_request
+from resilience.server import current_request
 from resilience_flask import FlaskResilience, exempt, rate_limit
 
 

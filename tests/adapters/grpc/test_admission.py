@@ -14,7 +14,7 @@ from google.rpc.status_pb2 import Status
 from grpc_shop import Tasks
 
 from resilience import AppError, ConfigurationError, RateLimitedError, Resilience
-from resilience.inbound import current_request
+from resilience.server import current_request
 from resilience_grpc import aio_server_interceptors, server_interceptors
 from resilience_grpc._server_guard import _address
 from resilience_grpc._status import DETAILS, error_of_call

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from resilience import AppError, Deadline, DeadlineExceededError, Pipeline, Resilience, Retry
-from resilience.inbound import RequestContext, current_request
+from resilience.server import RequestContext, current_request
 from resilience_grpc import client_interceptors, server_interceptors
 
 GET = "/shop.Orders/Get"

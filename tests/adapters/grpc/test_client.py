@@ -31,7 +31,7 @@ from resilience import (
 )
 from resilience.envelope import envelope_of
 from resilience.errors import ConfigurationError
-from resilience.inbound import RequestContext
+from resilience.server import RequestContext
 from resilience.testing import RecordingListener
 from resilience_grpc import aio_client_interceptors, client_interceptors, per_method
 from resilience_grpc._status import status_of

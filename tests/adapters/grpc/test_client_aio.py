@@ -29,7 +29,7 @@ from resilience import (
     Timeout,
 )
 from resilience.errors import ResilienceError
-from resilience.inbound import RequestContext
+from resilience.server import RequestContext
 from resilience_grpc import aio_client_interceptors
 
 UNAVAILABLE, CANCELLED, OK = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.OK

@@ -29,7 +29,7 @@ from resilience import (
     Retry,
     Timeout,
 )
-from resilience.inbound import RequestContext
+from resilience.server import RequestContext
 from resilience_grpc import client_interceptors
 
 UNAVAILABLE, CANCELLED, OK = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.OK

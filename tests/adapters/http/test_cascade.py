@@ -13,7 +13,7 @@ import pytest
 from fastapi import FastAPI
 
 from resilience import AppError, Resilience
-from resilience.inbound import RequestContext, current_request
+from resilience.server import RequestContext, current_request
 from resilience_fastapi import install
 from resilience_http import AsyncResilienceTransport
 

@@ -29,8 +29,8 @@ from resilience import (
 )
 from resilience.envelope import envelope_of
 from resilience.errors import ConfigurationError
-from resilience.inbound import Inbound, RequestContext
 from resilience.retry import no_waits
+from resilience.server import RequestContext, ServerGate
 from resilience.timeout import Deadline
 from resilience_http import host_of, per_host, raise_for_envelope
 
@@ -40,7 +40,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 def request(seconds: float | None = None, **headers: str) -> RequestContext:
-    context = Inbound().receive({name.replace("_", "-"): text for name, text in headers.items()})
+    context = ServerGate().receive({name.replace("_", "-"): text for name, text in headers.items()})
     context.deadline = None if seconds is None else Deadline.after(seconds)
     return context
 

@@ -28,9 +28,9 @@ from resilience import (
     Retry,
     Timeout,
 )
-from resilience.inbound import RequestContext
 from resilience.policy import AroundPolicy, Policy
 from resilience.retry import no_waits
+from resilience.server import RequestContext
 from resilience.timeout import Deadline
 from resilience_http import AsyncResilienceTransport, ResilienceTransport, per_host
 

@@ -30,8 +30,8 @@ from resilience import (
     Timeout,
 )
 from resilience.envelope import envelope_of
-from resilience.inbound import RequestContext
 from resilience.policy import AroundPolicy, Policy
+from resilience.server import RequestContext
 from resilience.timeout import Deadline
 from resilience_http import ResilienceAdapter
 from resilience_http._requests import within

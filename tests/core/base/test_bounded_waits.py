@@ -21,7 +21,7 @@ from resilience import (
     Resilience,
     Retry,
 )
-from resilience._retry_after import RETRY_AFTER_MAX, asked_by
+from resilience._support.retry_after import RETRY_AFTER_MAX, asked_by
 from resilience.envelope import envelope_of, http_envelope, read_envelope
 from resilience.testing import ManualClock
 

@@ -25,9 +25,9 @@ from resilience import (
     RetryBudget,
     ThreadPoolBulkhead,
     Timeout,
-    _executor,
     idempotent,
 )
+from resilience._support import executor
 from resilience.health import HealthServer
 from resilience.lifecycle import LifecycleOptions
 from resilience.testing import RecordingListener
@@ -64,7 +64,7 @@ def test_a_call_is_refused_and_the_circuit_stays_closed(make: Callable[[], Any])
     assert {event.facts["reason"] for event in listener.events} == {"system"}
     assert {event.kind for event in listener.events} == {f"{policy.kind}.rejected"}
     gc.collect()
-    assert not [each for each in gc.get_objects() if type(each) is _executor._Worker and each.ident is None]
+    assert not [each for each in gc.get_objects() if type(each) is executor._Worker and each.ident is None]
     assert pipeline.call(int) == 0
 
 
@@ -115,15 +115,15 @@ def test_a_later_attempt_without_a_thread_is_left_out() -> None:
 
     caller = threading.Thread(target=lambda: answers.append(Pipeline("p", hedge)(ask)()))
     hedge.events.subscribe(lambda _event: release.set())  # hedge.suppressed: the attempt that is left out
-    real_start = _executor._Worker.start
+    real_start = executor._Worker.start
 
     def start(worker: Any) -> None:
         with out_of_threads() if begun.is_set() else contextlib.nullcontext():
             real_start(worker)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_executor, "_idle", [])
-        patch.setattr(_executor._Worker, "start", start)
+        patch.setattr(executor, "_idle", [])
+        patch.setattr(executor._Worker, "start", start)
         caller.start()
         caller.join(20)
     assert answers == ["first"]

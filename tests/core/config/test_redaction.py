@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tracked_variables import variables_of
 
 from resilience import Resilience
-from resilience._redaction import Secret, redacted
+from resilience._support.redaction import Secret, redacted
 from resilience.config import ConfigurationWarning, load
 from resilience.errors import ConfigurationError
 from resilience.redis import RedisConnection

@@ -1078,7 +1078,7 @@ def chain() -> Subject:
     return call, check
 
 
-# `threading` prints the KeyError of a thread whose start was interrupted; see `resilience._executor._Worker.start`.
+# `threading` prints the KeyError of a thread whose start was interrupted; see `executor._Worker.start`.
 @pytest.mark.filterwarnings("ignore:Exception ignored in thread started by:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("kind", KINDS)

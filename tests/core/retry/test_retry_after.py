@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from resilience import AppError, Pipeline, Retry
-from resilience._retry_after import asked_by, in_seconds
+from resilience._support.retry_after import asked_by, in_seconds
 from resilience.testing import ManualClock
 
 NOON = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT

@@ -22,7 +22,7 @@ from resilience import (
 )
 from resilience.budget import RetryBudget
 from resilience.errors import ResilienceError, cut_off_by_caller
-from resilience.inbound import Inbound, RequestContext, ServerOptions
+from resilience.server import RequestContext, ServerGate, ServerOptions
 from resilience.singleflight import SingleFlight
 from resilience.testing import ManualClock
 
@@ -102,8 +102,8 @@ def test_the_server_side_tells_a_callers_deadline_from_its_own(
     own: float | None, asked: str | None, *, is_callers: bool | None, limit: float | None
 ) -> None:
     """Law: a header makes the caller's deadline, if it ends sooner than the one of the server options."""
-    inbound = Inbound(ServerOptions(deadline=own))
-    deadline = inbound.receive({} if asked is None else {"x-request-timeout": asked}).deadline
+    gate = ServerGate(ServerOptions(deadline=own))
+    deadline = gate.receive({} if asked is None else {"x-request-timeout": asked}).deadline
     if deadline is None:
         assert is_callers is None
         return
@@ -114,16 +114,16 @@ def test_the_server_side_tells_a_callers_deadline_from_its_own(
 
 def test_grpcs_own_word_is_the_callers_deadline_as_well() -> None:
     """Law: what the transport knows of the caller's patience counts like a header."""
-    deadline = Inbound(ServerOptions(deadline=1.0)).receive({}, patience=0.02).deadline
+    deadline = ServerGate(ServerOptions(deadline=1.0)).receive({}, patience=0.02).deadline
     assert deadline is not None
     assert deadline.is_callers
 
 
 def test_an_answered_request_has_no_callers_deadline_any_more() -> None:
     """Law: work behind the answer is nobody's cut-off."""
-    inbound = Inbound(ServerOptions())
-    context: RequestContext = inbound.receive({"x-request-timeout": "1s"})
-    inbound.answered(context)
+    gate = ServerGate(ServerOptions())
+    context: RequestContext = gate.receive({"x-request-timeout": "1s"})
+    gate.answered(context)
     assert context.deadline is not None
     assert not context.deadline.is_callers
 

@@ -21,8 +21,8 @@ from resilience import (
     DeadlineExceededError,
     Pipeline,
     Timeout,
-    _executor,
 )
+from resilience._support import executor
 from resilience.testing import ManualClock, RecordingListener
 
 
@@ -96,7 +96,7 @@ def test_threads_are_used_again() -> None:
 
 def test_idle_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread nobody needs any more ends by itself, and a new one is started when needed."""
-    monkeypatch.setattr(_executor, "_IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(executor, "_IDLE_SECONDS", 0.01)
     pipeline = Pipeline("p", Timeout(5))
     thread = pipeline.call(threading.current_thread)
     thread.join(5)
@@ -106,7 +106,7 @@ def test_idle_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_worker_given_work_at_the_last_moment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that is given work just as it has waited long enough does the work before it ends."""
-    monkeypatch.setattr(_executor, "_IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(executor, "_IDLE_SECONDS", 0.01)
     done: queue.SimpleQueue[int] = queue.SimpleQueue()
     is_first = [True]
 
@@ -117,11 +117,11 @@ def test_worker_given_work_at_the_last_moment_stays(monkeypatch: pytest.MonkeyPa
             except queue.Empty:
                 if is_first:  # a caller takes the thread now
                     is_first.clear()
-                    _executor._hand_over(_executor.Work(lambda: done.put(2), contextvars_copy()))
+                    executor._hand_over(executor.Work(lambda: done.put(2), contextvars_copy()))
                 raise
 
-    monkeypatch.setattr(_executor, "_idle", [])  # no thread of another test is free
-    worker = _executor._Worker(_executor.Work(lambda: done.put(1), contextvars_copy()))
+    monkeypatch.setattr(executor, "_idle", [])  # no thread of another test is free
+    worker = executor._Worker(executor.Work(lambda: done.put(1), contextvars_copy()))
     first, worker.inbox = worker.inbox.get(), Late()
     worker.inbox.put(first)
     worker.start()
@@ -333,6 +333,6 @@ def test_errors_of_threads_leave_no_cycle() -> None:
             seen.append((weakref.ref(error), "".join(traceback.format_tb(error.__traceback__))))
         [(gone, text)] = seen
         assert gone() is None
-        assert "_executor.py" not in text
+        assert "executor.py" not in text
     finally:
         gc.enable()

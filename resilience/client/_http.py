@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from resilience._retry_after import asked_by as asked_wait
+from resilience._support.retry_after import asked_by as asked_wait
 
 __all__ = ("IDEMPOTENT_METHODS", "asked_wait", "is_failure", "is_worth_repeating", "may_repeat")
 

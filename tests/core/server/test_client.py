@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilience.errors import ConfigurationError
-from resilience.inbound._client import TrustedProxies, address_group, plain_address
+from resilience.server._client import TrustedProxies, address_group, plain_address
 
 OURS = TrustedProxies(["10.0.0.0/8", "2001:db8:1::/48"])
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hashlib import sha256
 
 from resilience.errors import ConfigurationError, Problem
-from resilience.inbound._client import address_group
-from resilience.inbound._context import RequestContext
-from resilience.inbound._options import ServerOptions
 from resilience.options import Refused, rule_of
+from resilience.server._client import address_group
+from resilience.server._context import RequestContext
+from resilience.server._options import ServerOptions
 
 __all__ = ("KeyRule", "bounded")
 

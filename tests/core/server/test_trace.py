@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilience.inbound import Inbound, RequestContext
-from resilience.inbound._trace import Trace, baggage_of, trace_of, tracestate_of
+from resilience.server import RequestContext, ServerGate
+from resilience.server._trace import Trace, baggage_of, trace_of, tracestate_of
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
@@ -51,7 +51,7 @@ def test_malformed_traceparent_is_no_trace(traceparent: str) -> None:
 @given(st.text() | st.from_regex(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", fullmatch=True))
 def test_trace_id_is_hexadecimal_or_nothing(traceparent: str) -> None:
     """Whatever a caller sends, the trace id is 32 hexadecimal characters or empty."""
-    assert re.fullmatch("([0-9a-f]{32})?", Inbound().receive({"traceparent": traceparent}).trace_id)
+    assert re.fullmatch("([0-9a-f]{32})?", ServerGate().receive({"traceparent": traceparent}).trace_id)
 
 
 @pytest.mark.parametrize(
@@ -97,14 +97,14 @@ def test_long_tracestate_loses_large_members_first() -> None:
 
 def test_tracestate_needs_a_trace() -> None:
     """Without a valid traceparent there is nothing a tracestate could belong to."""
-    assert Inbound().receive({"tracestate": "a=1"}).tracestate == ""
-    assert Inbound().receive({"tracestate": "a=1", "traceparent": TRACEPARENT}).tracestate == "a=1"
+    assert ServerGate().receive({"tracestate": "a=1"}).tracestate == ""
+    assert ServerGate().receive({"tracestate": "a=1", "traceparent": TRACEPARENT}).tracestate == "a=1"
 
 
 @pytest.mark.parametrize("text", ["a=1", "a=1;p;q=2,b=%20", "a=", "a = 1 ; p = 2"])
 def test_sane_baggage_is_kept(text: str) -> None:
     """Well-formed baggage travels on as it is, properties included."""
-    assert Inbound().receive({"baggage": text}).baggage == text
+    assert ServerGate().receive({"baggage": text}).baggage == text
 
 
 def test_bad_bags_are_left_behind() -> None:

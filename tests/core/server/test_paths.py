@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilience.errors import ConfigurationError
-from resilience.inbound import Inbound, ServerOptions
-from resilience.inbound._paths import ExcludedPaths
+from resilience.server import ServerGate, ServerOptions
+from resilience.server._paths import ExcludedPaths
 
 EXCLUDED = ExcludedPaths(["/static", "/files/", "/"])
 
@@ -90,6 +90,6 @@ def test_a_setting_that_excludes_nothing(path: str) -> None:
 
 def test_of_a_method() -> None:
     """A name of gRPC is excluded by the same rules."""
-    inbound = Inbound(ServerOptions(exclude_paths=("/shop.Orders",)))
-    assert inbound.receive({}, path="/shop.Orders/Get").is_excluded
-    assert not inbound.receive({}, path="/shop.Orders/../shop.Admin/Drop").is_excluded
+    gate = ServerGate(ServerOptions(exclude_paths=("/shop.Orders",)))
+    assert gate.receive({}, path="/shop.Orders/Get").is_excluded
+    assert not gate.receive({}, path="/shop.Orders/../shop.Admin/Drop").is_excluded

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilience.inbound._identity import identity_of, request_id_of, span_id
+from resilience.server._identity import identity_of, request_id_of, span_id
 
 
 @pytest.mark.parametrize("offered", ["a", "A-z_0.9", "x" * 128])

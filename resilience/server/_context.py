@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from resilience.envelope import worst_of
 from resilience.errors import DeadlineExceededError
-from resilience.inbound._trace import BAGGAGE, TRACEPARENT, TRACESTATE, baggage_of, trace_of, tracestate_of
+from resilience.server._trace import BAGGAGE, TRACEPARENT, TRACESTATE, baggage_of, trace_of, tracestate_of
 
 if TYPE_CHECKING:
-    from resilience.inbound._gate import Inbound
-    from resilience.inbound._quota import Charge
+    from resilience.server._gate import ServerGate
+    from resilience.server._quota import Charge
     from resilience.timeout import Deadline
 
 __all__ = ("RequestContext", "current_request")
@@ -44,9 +44,9 @@ class RequestContext:
         "charges",
         "client",
         "deadline",
+        "gate",
         "headers",
         "identity",
-        "inbound",
         "is_counted",
         "is_excluded",
         "is_preflight",
@@ -66,7 +66,7 @@ class RequestContext:
         *,
         deadline: Deadline | None = None,
         headers: Mapping[str, str] | None = None,
-        inbound: Inbound | None = None,
+        gate: ServerGate | None = None,
         is_excluded: bool = False,
     ) -> None:
         self.request_id = request_id
@@ -80,7 +80,7 @@ class RequestContext:
         self.deadline = deadline
         self.headers = {} if headers is None else headers
         """The few headers the server side looks at, by lower-case name. Not the request's headers."""
-        self.inbound = inbound
+        self.gate = gate
         self.is_excluded = is_excluded
         """Whether this request is never limited, refused or timed (a probe)."""
         self.is_counted = False

@@ -14,38 +14,38 @@ from starlette.datastructures import Headers
 
 from resilience import Resilience
 from resilience.errors import BulkheadFullError, ConfigurationError, DeadlineExceededError, RateLimitedError
-from resilience.inbound import (
-    Inbound,
+from resilience.lifecycle import Lifecycle
+from resilience.ratelimit import TokenBucket
+from resilience.server import (
     KeyRule,
     RequestContext,
     RouteLimit,
+    ServerGate,
     ServerOptions,
     current_request,
     is_preflight,
 )
-from resilience.inbound._deadline import patience_of
-from resilience.lifecycle import Lifecycle
-from resilience.ratelimit import TokenBucket
+from resilience.server._deadline import patience_of
 from resilience.timeout import Deadline
 
 
-def gate(key: Any = None, **options: Any) -> Inbound:
+def make_gate(key: Any = None, **options: Any) -> ServerGate:
     def limiter(name: str, rate: str, burst: int | None) -> TokenBucket:
         return TokenBucket(rate, burst, name=name, clock=lambda: 0.0)
 
-    return Inbound(ServerOptions(**options), limiter=limiter, lifecycle=Lifecycle(), key=key)
+    return ServerGate(ServerOptions(**options), limiter=limiter, lifecycle=Lifecycle(), key=key)
 
 
-def in_flight(inbound: Inbound) -> int:
-    assert inbound.lifecycle is not None
-    return inbound.lifecycle.in_flight
+def in_flight(gate: ServerGate) -> int:
+    assert gate.lifecycle is not None
+    return gate.lifecycle.in_flight
 
 
 def test_request_is_recognised() -> None:
     """Ids, address and deadline come from headers and peer."""
-    inbound = gate(trusted_proxies=("10.0.0.0/8",), deadline=5)
+    gate = make_gate(trusted_proxies=("10.0.0.0/8",), deadline=5)
     headers = {"x-request-id": "abc", "x-forwarded-for": "203.0.113.9", "x-request-timeout": "250ms"}
-    context = inbound.receive(headers, "10.0.0.1")
+    context = gate.receive(headers, "10.0.0.1")
     assert (context.request_id, context.trace_id, context.client) == ("abc", "", "203.0.113.9")
     assert context.deadline is not None
     assert 0 < context.deadline.remaining() <= 0.25
@@ -53,7 +53,7 @@ def test_request_is_recognised() -> None:
 
 def test_request_without_anything() -> None:
     """A request that says nothing about itself has an id and nothing else."""
-    context = gate().receive({})
+    context = make_gate().receive({})
     assert context.request_id
     assert (context.client, context.deadline, context.user) == ("", None, None)
     assert context.request_id in repr(context)
@@ -62,17 +62,17 @@ def test_request_without_anything() -> None:
 @pytest.mark.parametrize("asked", ["10", "1h", "-1", "nan", "inf", "soon", "", "9" * 400, "1e9"])
 def test_header_only_shortens(asked: str) -> None:
     """A deadline header never lengthens the server's own deadline, and garbage changes nothing."""
-    context = gate(deadline=8).receive({"x-request-timeout": asked})
+    context = make_gate(deadline=8).receive({"x-request-timeout": asked})
     assert context.deadline is not None
     assert 4 < context.deadline.remaining() <= 8
 
 
 def test_transport_patience_counts() -> None:
     """What the transport knows of the caller's patience shortens the deadline too."""
-    context = gate(deadline=2).receive({}, patience=0.5)
+    context = make_gate(deadline=2).receive({}, patience=0.5)
     assert context.deadline is not None
     assert context.deadline.remaining() <= 0.5
-    assert gate().receive({}, patience=None).deadline is None
+    assert make_gate().receive({}, patience=None).deadline is None
 
 
 @given(st.text() | st.floats().map(str) | st.from_regex(r"[0-9]{1,6}(ms|s|m|h|d)", fullmatch=True))
@@ -85,36 +85,36 @@ def test_patience_is_sensible_or_nothing(text: str) -> None:
 @pytest.mark.parametrize("asked", ["0", "0ms", "0.0", "0.000001ms"])
 def test_who_waits_no_more_is_not_served(asked: str) -> None:
     """A caller with no time left is refused before it takes a place or is charged."""
-    inbound = gate(deadline=2, max_concurrent_requests=1)
-    context = inbound.receive({"x-request-timeout": asked})
+    gate = make_gate(deadline=2, max_concurrent_requests=1)
+    context = gate.receive({"x-request-timeout": asked})
     with pytest.raises(DeadlineExceededError):
-        inbound.admit(context)
-    assert inbound.slots is not None
-    assert inbound.slots.concurrent_calls == 0
+        gate.admit(context)
+    assert gate.slots is not None
+    assert gate.slots.concurrent_calls == 0
 
 
-@given(st.dictionaries(st.sampled_from(sorted(gate().wanted)), st.text()), st.none() | st.text())
+@given(st.dictionaries(st.sampled_from(sorted(make_gate().wanted)), st.text()), st.none() | st.text())
 def test_nothing_in_headers_raises(headers: dict[str, str], peer: str | None) -> None:
     """No header and no peer can make receiving a request fail."""
-    context = gate(trusted_proxies=("0.0.0.0/0", "::/0"), deadline=1).receive(headers, peer)
+    context = make_gate(trusted_proxies=("0.0.0.0/0", "::/0"), deadline=1).receive(headers, peer)
     assert context.deadline is not None
     assert context.deadline.remaining() <= 1
 
 
 def test_answered_request_has_no_deadline() -> None:
     """Once the answer is out the deadline is lifted: background work is not refused for being late."""
-    inbound = gate(deadline=1)
-    context = inbound.receive({})
+    gate = make_gate(deadline=1)
+    context = gate.receive({})
     with context:
         current = Deadline.current()
         assert current is not None
-        inbound.answered(context)
+        gate.answered(context)
         assert current.remaining() == math.inf
 
 
 def test_context_is_current_only_inside() -> None:
     """Request and deadline are in force inside the block and gone after it, whatever ends it (L19)."""
-    context = gate(deadline=1).receive({})
+    context = make_gate(deadline=1).receive({})
 
     def serve() -> None:
         with context:
@@ -135,7 +135,7 @@ def test_nothing_reaches_the_next_request_of_a_thread() -> None:
     def work() -> None:
         for _ in range(2):
             seen.append(current_request())
-            with gate().receive({}) as first, gate().receive({}) as second:
+            with make_gate().receive({}) as first, make_gate().receive({}) as second:
                 assert current_request() is second is not first
             seen.append(current_request())
 
@@ -147,70 +147,70 @@ def test_nothing_reaches_the_next_request_of_a_thread() -> None:
 
 def test_one_too_many_is_refused() -> None:
     """At the limit the next request is refused at once; a place given back is taken again."""
-    inbound = gate(max_concurrent_requests=1)
-    first, second = inbound.receive({}), inbound.receive({})
-    inbound.enter(first)
+    gate = make_gate(max_concurrent_requests=1)
+    first, second = gate.receive({}), gate.receive({})
+    gate.enter(first)
     with pytest.raises(BulkheadFullError):
-        inbound.enter(second)
-    inbound.leave(second)
-    assert in_flight(inbound) == 1
-    inbound.leave(first)
-    inbound.leave(first)
-    assert in_flight(inbound) == 0
-    inbound.enter(second)
+        gate.enter(second)
+    gate.leave(second)
+    assert in_flight(gate) == 1
+    gate.leave(first)
+    gate.leave(first)
+    assert in_flight(gate) == 0
+    gate.enter(second)
 
 
 def test_long_connections_take_no_place() -> None:
     """A connection that lives for hours is counted as under way and keeps nobody out."""
-    inbound = gate(max_concurrent_requests=1)
-    connection, request = inbound.receive({}), inbound.receive({})
-    inbound.enter(connection, takes_place=False)
-    inbound.enter(request)
-    assert in_flight(inbound) == 2
-    inbound.leave(connection)
+    gate = make_gate(max_concurrent_requests=1)
+    connection, request = gate.receive({}), gate.receive({})
+    gate.enter(connection, takes_place=False)
+    gate.enter(request)
+    assert in_flight(gate) == 2
+    gate.leave(connection)
     with pytest.raises(BulkheadFullError):
-        inbound.enter(inbound.receive({}))
+        gate.enter(gate.receive({}))
 
 
 def test_request_timeout_counts_as_well() -> None:
     """`Request-Timeout` is understood beside the configured header; of two the sooner holds."""
-    inbound = gate(deadline=50, deadline_header="X-Patience")
+    gate = make_gate(deadline=50, deadline_header="X-Patience")
     for headers, longest in (({}, 50.0), ({"request-timeout": "10"}, 10.0), ({"request-timeout": "90"}, 50.0)):
-        deadline = inbound.receive(headers).deadline
+        deadline = gate.receive(headers).deadline
         assert deadline is not None
         assert longest - 5 < deadline.remaining() <= longest
-    both = inbound.receive({"request-timeout": "2", "x-patience": "500ms"}).deadline
+    both = gate.receive({"request-timeout": "2", "x-patience": "500ms"}).deadline
     assert both is not None
     assert both.remaining() <= 0.5
 
 
 def test_identity_is_a_proxys_word() -> None:
     """A header names the caller only where a trusted proxy sent it; nothing else about a request does."""
-    inbound = gate(identity_header="X-Caller", trusted_proxies=("10.0.0.0/8",))
-    assert inbound.receive({"x-caller": "ann"}, "10.0.0.1").user == "ann"
-    assert inbound.receive({"x-caller": "ann"}, "203.0.113.9").user is None
-    assert inbound.receive({"x-caller": "ann"}).user is None
-    assert inbound.receive({"x-caller": "ann, bob"}, "10.0.0.1").user is None
-    assert gate(trusted_proxies=("10.0.0.0/8",)).receive({"x-caller": "ann"}, "10.0.0.1").user is None
-    assert inbound.receive({}, "10.0.0.1").identity is None
+    gate = make_gate(identity_header="X-Caller", trusted_proxies=("10.0.0.0/8",))
+    assert gate.receive({"x-caller": "ann"}, "10.0.0.1").user == "ann"
+    assert gate.receive({"x-caller": "ann"}, "203.0.113.9").user is None
+    assert gate.receive({"x-caller": "ann"}).user is None
+    assert gate.receive({"x-caller": "ann, bob"}, "10.0.0.1").user is None
+    assert make_gate(trusted_proxies=("10.0.0.0/8",)).receive({"x-caller": "ann"}, "10.0.0.1").user is None
+    assert gate.receive({}, "10.0.0.1").identity is None
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz/redis", "/metrics"])
 def test_excluded_paths_pass(path: str) -> None:
     """Excluded paths, and all below them, are not limited, refused, timed or counted."""
-    inbound = gate(max_concurrent_requests=1, rate_limit="1/day", deadline=1)
-    inbound.enter(inbound.receive({}))
+    gate = make_gate(max_concurrent_requests=1, rate_limit="1/day", deadline=1)
+    gate.enter(gate.receive({}))
     for _ in range(3):
-        context = inbound.receive({"x-request-timeout": "1ms"}, path=path)
-        assert inbound.admit(context) is None
-        inbound.leave(context)
-        assert (context.charges, context.deadline, in_flight(inbound)) == ((), None, 1)
+        context = gate.receive({"x-request-timeout": "1ms"}, path=path)
+        assert gate.admit(context) is None
+        gate.leave(context)
+        assert (context.charges, context.deadline, in_flight(gate)) == ((), None, 1)
 
 
 @pytest.mark.parametrize("path", ["/", "/livezz", "/metricsx/", "//livez", "/x/livez"])
 def test_other_paths_do_not(path: str) -> None:
     """A path that only looks like an excluded one is not."""
-    assert not gate().receive({}, path=path).is_excluded
+    assert not make_gate().receive({}, path=path).is_excluded
 
 
 @pytest.mark.parametrize(
@@ -223,48 +223,48 @@ def test_other_paths_do_not(path: str) -> None:
 )
 def test_what_an_excluded_path_covers(configured: str, passes: tuple[str, ...], does_not: tuple[str, ...]) -> None:
     """A path covers itself and all below it, however its end is written; the root is no more than one page."""
-    inbound = gate(exclude_paths=(configured,))
-    assert [path for path in (*passes, *does_not) if inbound.receive({}, path=path).is_excluded] == [*passes]
+    gate = make_gate(exclude_paths=(configured,))
+    assert [path for path in (*passes, *does_not) if gate.receive({}, path=path).is_excluded] == [*passes]
 
 
 def test_quota_is_charged_until_spent() -> None:
     """A caller beyond its quota is refused with the time to wait; another caller is not."""
-    inbound = gate(rate_limit="2/minute")
-    quota = inbound.quota
+    gate = make_gate(rate_limit="2/minute")
+    quota = gate.quota
     assert quota is not None
-    greedy, modest = inbound.receive({}, "203.0.113.9"), inbound.receive({}, "203.0.113.10")
-    inbound.charge(greedy, quota)
-    inbound.charge(greedy, quota)
+    greedy, modest = gate.receive({}, "203.0.113.9"), gate.receive({}, "203.0.113.10")
+    gate.charge(greedy, quota)
+    gate.charge(greedy, quota)
     with pytest.raises(RateLimitedError) as caught:
-        inbound.charge(greedy, quota)
+        gate.charge(greedy, quota)
     assert caught.value.retry_after == pytest.approx(30)
-    inbound.charge(modest, quota)
+    gate.charge(modest, quota)
 
 
 async def test_quota_is_the_same_in_both_colours() -> None:
     """Charging with and without await spends the same bucket."""
-    inbound = gate(rate_limit="2/minute")
-    assert inbound.quota is not None
-    context = inbound.receive({}, "203.0.113.9")
-    inbound.charge(context, inbound.quota)
-    await inbound.acharge(context, inbound.quota)
+    gate = make_gate(rate_limit="2/minute")
+    assert gate.quota is not None
+    context = gate.receive({}, "203.0.113.9")
+    gate.charge(context, gate.quota)
+    await gate.acharge(context, gate.quota)
     with pytest.raises(RateLimitedError):
-        await asyncio.wait_for(inbound.acharge(context, inbound.quota), 5)
+        await asyncio.wait_for(gate.acharge(context, gate.quota), 5)
 
 
 def test_admission_charges_what_is_at_hand() -> None:
     """A quota in memory is charged on admission; excluded paths are not charged; one request too many is refused."""
-    inbound = Inbound.of(Resilience.from_env({"RESILIENCE_SERVER__RATE_LIMIT": "1/minute"}))
+    gate = ServerGate.of(Resilience.from_env({"RESILIENCE_SERVER__RATE_LIMIT": "1/minute"}))
     peer = "203.0.113.9"
-    probe = inbound.receive({}, peer, path="/livez")
-    first, second = inbound.receive({}, peer), inbound.receive({}, peer)
-    assert inbound.admit(probe) is None
-    assert inbound.admit(first) is None
+    probe = gate.receive({}, peer, path="/livez")
+    first, second = gate.receive({}, peer), gate.receive({}, peer)
+    assert gate.admit(probe) is None
+    assert gate.admit(first) is None
     assert (len(probe.charges), len(first.charges)) == (0, 1)
     with pytest.raises(RateLimitedError):
-        inbound.admit(second)
-    inbound.leave(second)
-    assert in_flight(inbound) == 1
+        gate.admit(second)
+    gate.leave(second)
+    assert in_flight(gate) == 1
 
 
 @pytest.mark.parametrize("peer", [None, "", "unix:", "<local>"])
@@ -272,14 +272,14 @@ async def test_clients_behind_an_unknown_socket_share_no_quota(
     peer: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Requests over a Unix socket that nothing names are not counted by address, and one warning says so."""
-    inbound = gate(rate_limit="1/minute")
-    assert inbound.quota is not None
+    gate = make_gate(rate_limit="1/minute")
+    assert gate.quota is not None
     limit = RouteLimit("1/minute", key="ip")
     for number in range(3):
-        context = inbound.receive({"x-forwarded-for": f"203.0.113.{number}"}, peer)
-        inbound.charge(context, inbound.quota)
-        await inbound.acharge(context, inbound.quota)
-        assert limit.due(inbound, context, "GET /", rate="1/minute", key=None, cost=1) is None
+        context = gate.receive({"x-forwarded-for": f"203.0.113.{number}"}, peer)
+        gate.charge(context, gate.quota)
+        await gate.acharge(context, gate.quota)
+        assert limit.due(gate, context, "GET /", rate="1/minute", key=None, cost=1) is None
         assert context.charges == ()
     assert caplog.text.count("RESILIENCE_SERVER__TRUSTED_PROXIES=unix") == len(caplog.records) == 1
 
@@ -289,59 +289,59 @@ async def test_clients_behind_an_unknown_socket_share_no_quota(
 )
 def test_what_is_known_behind_a_socket_counts(rule: str, headers: dict[str, str]) -> None:
     """A key that is no address holds over a Unix socket, and so does a trusted header in which no address stands."""
-    inbound = gate(rate_limit="1/minute", rate_limit_key=rule, trusted_proxies=("unix",))
-    assert inbound.quota is not None
-    inbound.charge(inbound.receive(headers), inbound.quota)
+    gate = make_gate(rate_limit="1/minute", rate_limit_key=rule, trusted_proxies=("unix",))
+    assert gate.quota is not None
+    gate.charge(gate.receive(headers), gate.quota)
     with pytest.raises(RateLimitedError):
-        inbound.charge(inbound.receive(headers), inbound.quota)
+        gate.charge(gate.receive(headers), gate.quota)
 
 
 def test_peers_with_a_name_share_a_quota() -> None:
     """A peer that a server names by a word in place of an address, such as a test client, has a quota."""
-    inbound = gate(rate_limit="1/minute")
-    assert inbound.quota is not None
-    inbound.charge(inbound.receive({}, "testclient"), inbound.quota)
+    gate = make_gate(rate_limit="1/minute")
+    assert gate.quota is not None
+    gate.charge(gate.receive({}, "testclient"), gate.quota)
     with pytest.raises(RateLimitedError):
-        inbound.charge(inbound.receive({}, "testclient"), inbound.quota)
+        gate.charge(gate.receive({}, "testclient"), gate.quota)
 
 
 def test_a_forwarded_header_names_nobody() -> None:
     """`Forwarded` (RFC 7239) is never read: a proxy that sets `X-Forwarded-For` passes a client's own one on."""
-    inbound = gate(trusted_proxies=("10.0.0.0/8",))
+    gate = make_gate(trusted_proxies=("10.0.0.0/8",))
     headers = {"forwarded": "for=6.6.6.6", "x-forwarded-for": "203.0.113.9"}
-    assert inbound.receive(headers, "10.0.0.1").client == "203.0.113.9"
-    assert inbound.receive({"forwarded": "for=6.6.6.6"}, "10.0.0.1").client == "10.0.0.1"
+    assert gate.receive(headers, "10.0.0.1").client == "203.0.113.9"
+    assert gate.receive({"forwarded": "for=6.6.6.6"}, "10.0.0.1").client == "10.0.0.1"
 
 
 def test_admission_does_not_wait() -> None:
     """A quota whose bucket may keep the caller waiting is handed back to be charged: only the adapter can await."""
-    inbound = gate(rate_limit="1/minute")
-    context = inbound.receive({})
-    quota = inbound.admit(context)
-    assert quota is inbound.quota
-    assert (context.charges, in_flight(inbound)) == ((), 1)
-    assert not inbound.receive({}, path="/livez").charges
+    gate = make_gate(rate_limit="1/minute")
+    context = gate.receive({})
+    quota = gate.admit(context)
+    assert quota is gate.quota
+    assert (context.charges, in_flight(gate)) == ((), 1)
+    assert not gate.receive({}, path="/livez").charges
 
 
 def test_quotas_on_redis_wait() -> None:
     """Whether a quota keeps its callers waiting is whether it is kept on Redis."""
     shared = Resilience.from_env({"RESILIENCE_REDIS__URL": "redis://127.0.0.1:1/0"})
     try:
-        assert Inbound.of(shared).quota_for("a", "1/minute", name="a").waits
+        assert ServerGate.of(shared).quota_for("a", "1/minute", name="a").waits
     finally:
         shared.close()
-    assert not Inbound.of(Resilience.from_env({})).quota_for("a", "1/minute", name="a").waits
+    assert not ServerGate.of(Resilience.from_env({})).quota_for("a", "1/minute", name="a").waits
 
 
 def test_quota_headers_follow_the_draft() -> None:
     """Behind the flag, a caller is told each quota it was charged to, as structured fields."""
-    inbound = gate(rate_limit="100/minute", rate_limit_headers=True)
-    assert inbound.quota is not None
-    context = inbound.receive({}, "203.0.113.9")
-    assert inbound.quota_headers(context) == ()
-    inbound.charge(context, inbound.quota)
-    inbound.charge(context, inbound.quota_for('5 "per" minute\n', "1/minute", name="route"))
-    assert inbound.quota_headers(context) == (
+    gate = make_gate(rate_limit="100/minute", rate_limit_headers=True)
+    assert gate.quota is not None
+    context = gate.receive({}, "203.0.113.9")
+    assert gate.quota_headers(context) == ()
+    gate.charge(context, gate.quota)
+    gate.charge(context, gate.quota_for('5 "per" minute\n', "1/minute", name="route"))
+    assert gate.quota_headers(context) == (
         ("RateLimit-Policy", '"default";q=100;w=60, "5 per minute";q=1;w=60'),
         ("RateLimit", '"default";r=99;t=1, "5 per minute";r=0;t=60'),
     )
@@ -349,47 +349,47 @@ def test_quota_headers_follow_the_draft() -> None:
 
 def test_quota_headers_agree_with_retry_after() -> None:
     """A refused caller is told to come back exactly when Retry-After says."""
-    inbound = gate(rate_limit="2/minute", rate_limit_headers=True)
-    assert inbound.quota is not None
-    context = inbound.receive({}, "203.0.113.9")
+    gate = make_gate(rate_limit="2/minute", rate_limit_headers=True)
+    assert gate.quota is not None
+    context = gate.receive({}, "203.0.113.9")
     for _ in range(2):
-        inbound.charge(context, inbound.quota)
+        gate.charge(context, gate.quota)
     with pytest.raises(RateLimitedError):
-        inbound.charge(context, inbound.quota)
-    assert inbound.quota_headers(context)[1][1].endswith('"default";r=0;t=30')
+        gate.charge(context, gate.quota)
+    assert gate.quota_headers(context)[1][1].endswith('"default";r=0;t=30')
 
 
 def test_quota_headers_are_off_by_default() -> None:
     """Without the flag no caller learns about quotas."""
-    inbound = gate(rate_limit="2/minute")
-    assert inbound.quota is not None
-    context = inbound.receive({})
-    inbound.charge(context, inbound.quota)
-    assert inbound.quota_headers(context) == ()
+    gate = make_gate(rate_limit="2/minute")
+    assert gate.quota is not None
+    context = gate.receive({})
+    gate.charge(context, gate.quota)
+    assert gate.quota_headers(context) == ()
 
 
 def test_quota_needs_a_limiter() -> None:
     """A rate without anything to keep it in is a mistake, said at construction."""
     with pytest.raises(ConfigurationError, match="limiter"):
-        Inbound(ServerOptions(rate_limit="1/second"))
+        ServerGate(ServerOptions(rate_limit="1/second"))
 
 
 def test_gate_without_lifecycle() -> None:
     """A gate without a lifecycle counts nothing and never closes."""
-    inbound = Inbound()
-    context = inbound.receive({})
-    inbound.enter(context)
-    inbound.leave(context)
-    assert not inbound.is_closing
+    gate = ServerGate()
+    context = gate.receive({})
+    gate.enter(context)
+    gate.leave(context)
+    assert not gate.is_closing
 
 
 def test_closing_follows_the_lifecycle() -> None:
     """While draining, clients are asked to open another connection."""
-    inbound = gate()
-    assert not inbound.is_closing
-    assert inbound.lifecycle is not None
-    inbound.lifecycle.drain()
-    assert inbound.is_closing
+    gate = make_gate()
+    assert not gate.is_closing
+    assert gate.lifecycle is not None
+    gate.lifecycle.drain()
+    assert gate.is_closing
 
 
 class TestKey:
@@ -419,7 +419,7 @@ class TestKey:
         """However long a user's name or a computed key is, the key of its bucket is not."""
         context = RequestContext()
         context.user = text * 50
-        for key in (KeyRule("user").of(context), gate(key=lambda _: text * 50).key_of(context)):
+        for key in (KeyRule("user").of(context), make_gate(key=lambda _: text * 50).key_of(context)):
             assert key is not None
             assert len(key) <= 128
 
@@ -459,14 +459,14 @@ async def test_a_preflight_is_let_in() -> None:
     def key(_: RequestContext) -> str:
         raise KeyError("no credentials in a preflight")
 
-    inbound = gate(key, rate_limit="1/minute", max_concurrent_requests=1)
-    assert inbound.quota is not None
-    assert inbound.slots is not None
+    gate = make_gate(key, rate_limit="1/minute", max_concurrent_requests=1)
+    assert gate.quota is not None
+    assert gate.slots is not None
     for under_way in (1, 2, 3):
-        context = inbound.receive({}, "203.0.113.9")
+        context = gate.receive({}, "203.0.113.9")
         context.is_preflight = True
-        assert inbound.admit(context) is None
-        inbound.charge(context, inbound.quota)
-        await inbound.acharge(context, inbound.quota, "k")
-        assert RouteLimit("1/minute").due(inbound, context, "PUT /", rate="1/minute", key="k", cost=1) is None
-        assert (context.charges, inbound.slots.concurrent_calls, in_flight(inbound)) == ((), 0, under_way)
+        assert gate.admit(context) is None
+        gate.charge(context, gate.quota)
+        await gate.acharge(context, gate.quota, "k")
+        assert RouteLimit("1/minute").due(gate, context, "PUT /", rate="1/minute", key="k", cost=1) is None
+        assert (context.charges, gate.slots.concurrent_calls, in_flight(gate)) == ((), 0, under_way)

@@ -8,8 +8,8 @@ import pytest
 
 from resilience import Resilience
 from resilience.errors import ConfigurationError, RateLimitedError
-from resilience.inbound import Inbound, Quota, RequestContext, RouteLimit, ServerOptions
 from resilience.ratelimit import TokenBucket
+from resilience.server import Quota, RequestContext, RouteLimit, ServerGate, ServerOptions
 
 
 class Limiters:
@@ -23,17 +23,17 @@ class Limiters:
 
 
 def due(
-    limit: RouteLimit, inbound: Inbound, context: RequestContext, *, rate: str, place: str = "GET /"
+    limit: RouteLimit, gate: ServerGate, context: RequestContext, *, rate: str, place: str = "GET /"
 ) -> tuple[Quota, str, int]:
-    found = limit.due(inbound, context, place, rate=rate, key="k", cost=1)
+    found = limit.due(gate, context, place, rate=rate, key="k", cost=1)
     assert found is not None
     return found
 
 
-def is_let_in(limit: RouteLimit, inbound: Inbound, *, rate: str, place: str = "GET /") -> bool:
-    context = inbound.receive({})
+def is_let_in(limit: RouteLimit, gate: ServerGate, *, rate: str, place: str = "GET /") -> bool:
+    context = gate.receive({})
     try:
-        inbound.charge(context, *due(limit, inbound, context, rate=rate, place=place))
+        gate.charge(context, *due(limit, gate, context, rate=rate, place=place))
     except RateLimitedError:
         return False
     return True
@@ -46,37 +46,37 @@ def by_request() -> str:
 def test_computed_rates_are_kept_in_one_place() -> None:
     """However many rates a function says, the toolkit is asked for one limiter, and what was spent stays spent."""
     limiters = Limiters()
-    limit, inbound = RouteLimit(by_request), Inbound(ServerOptions(), limiter=limiters)
-    assert all(is_let_in(limit, inbound, rate=f"1 per {seconds} seconds") for seconds in range(1, 1000))
-    assert not any(is_let_in(limit, inbound, rate=f"1 per {seconds} seconds") for seconds in range(1, 1000))
+    limit, gate = RouteLimit(by_request), ServerGate(ServerOptions(), limiter=limiters)
+    assert all(is_let_in(limit, gate, rate=f"1 per {seconds} seconds") for seconds in range(1, 1000))
+    assert not any(is_let_in(limit, gate, rate=f"1 per {seconds} seconds") for seconds in range(1, 1000))
     assert list(limiters.known) == ["route/by-request"]
 
 
 def test_each_computed_rate_has_buckets_of_its_own() -> None:
     """A caller whose rate changes has the whole of the new one; burst, place and label are those of the limit."""
-    limit, inbound = RouteLimit(by_request, burst=2), Inbound(ServerOptions(), limiter=Limiters())
+    limit, gate = RouteLimit(by_request, burst=2), ServerGate(ServerOptions(), limiter=Limiters())
     for rate in ("1/minute", "5/hour"):
-        assert [is_let_in(limit, inbound, rate=rate) for _ in range(3)] == [True, True, False]
-    assert is_let_in(limit, inbound, rate="1/minute", place="GET /other")
-    quota, _, _ = due(limit, inbound, inbound.receive({}), rate="5/hour")
+        assert [is_let_in(limit, gate, rate=rate) for _ in range(3)] == [True, True, False]
+    assert is_let_in(limit, gate, rate="1/minute", place="GET /other")
+    quota, _, _ = due(limit, gate, gate.receive({}), rate="5/hour")
     assert (quota.label, quota.policy, quota.bucket.name) == ('"5/hour"', '"5/hour";q=5;w=3600', "route/by-request/2")
 
 
 def test_a_computed_rate_that_makes_no_sense() -> None:
     """A rate that is none is refused where it is said, and lets nobody in."""
-    limit, inbound = RouteLimit(by_request), Inbound(ServerOptions(), limiter=Limiters())
+    limit, gate = RouteLimit(by_request), ServerGate(ServerOptions(), limiter=Limiters())
     with pytest.raises(ConfigurationError, match="rate"):
-        is_let_in(limit, inbound, rate="often")
+        is_let_in(limit, gate, rate="often")
 
 
 @pytest.mark.parametrize("name", ["n" * 84, "n" * 100, "é" * 500, "a b\n" * 40, "\ud800" * 200])
 def test_long_names(name: str) -> None:
     """However long a name, limits that differ in rate or burst count apart, and those that do not count together."""
-    inbound = Inbound.of(Resilience())
+    gate = ServerGate.of(Resilience())
     for rate, burst in (("1/minute", None), ("1/hour", None), ("1/hour", 2)):
         limit = RouteLimit(rate, burst, name=name)
-        assert [is_let_in(limit, inbound, rate=rate) for _ in range(3)] == [True, burst == 2, False]
-        assert not is_let_in(RouteLimit(rate, burst, name=name), inbound, rate=rate)
+        assert [is_let_in(limit, gate, rate=rate) for _ in range(3)] == [True, burst == 2, False]
+        assert not is_let_in(RouteLimit(rate, burst, name=name), gate, rate=rate)
 
 
 @pytest.mark.parametrize("name", ["", 5, b"login", "n" * 1001], ids=["empty", "number", "bytes", "endless"])
@@ -97,6 +97,6 @@ def test_a_cost_that_never_fits(rate: Any, burst: int | None, most: int) -> None
 
 def test_one_rate_written_in_several_ways() -> None:
     """The notation of a rate is no part of it: limits that say the same are the same."""
-    inbound = Inbound.of(Resilience())
+    gate = ServerGate.of(Resilience())
     spellings = ("1/minute", "1 / MINUTE", "1 per minute", "1/1minutes")
-    assert [is_let_in(RouteLimit(rate), inbound, rate=rate) for rate in spellings] == [True, False, False, False]
+    assert [is_let_in(RouteLimit(rate), gate, rate=rate) for rate in spellings] == [True, False, False, False]

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from resilience import Resilience
+from resilience.client import ClientContext, ClientOptions, client_headers, refuse_if_spent
 from resilience.errors import ConfigurationError, DeadlineExceededError
-from resilience.inbound import Inbound, RequestContext, ServerOptions
-from resilience.outbound import ClientOptions, Outbound, outbound_headers, refuse_if_spent
+from resilience.server import RequestContext, ServerGate, ServerOptions
 from resilience.testing import ManualClock
 from resilience.timeout import Deadline
 
@@ -24,7 +24,7 @@ SENT = {"x-request-id": "abc", "traceparent": f"00-{TRACE}-{PARENT}-01", "traces
 def request(
     clock: ManualClock | None = None, seconds: float = 1.0, sent: dict[str, str] | None = None
 ) -> RequestContext:
-    context = Inbound().receive(sent or {})
+    context = ServerGate().receive(sent or {})
     if clock is not None:
         context.deadline = Deadline(clock() + seconds, clock=clock)
     return context
@@ -32,17 +32,17 @@ def request(
 
 def test_nothing_is_carried_outside_a_request() -> None:
     """A call that serves no request, and has no deadline, carries nothing."""
-    assert outbound_headers() == {}
-    assert Outbound().metadata() == ()
-    assert Outbound().timeout(3) == 3
-    assert Outbound().timeout() is None
+    assert client_headers() == {}
+    assert ClientContext().metadata() == ()
+    assert ClientContext().timeout(3) == 3
+    assert ClientContext().timeout() is None
     assert refuse_if_spent() is None
 
 
 def test_what_came_in_goes_out() -> None:
     """Request id, trace, tracestate and baggage are the caller's; the parent id is new for every call."""
     with request(sent=SENT):
-        first, second = outbound_headers(), outbound_headers()
+        first, second = client_headers(), client_headers()
     parents = []
     for headers in (first, second):
         found = re.fullmatch(rf"00-{TRACE}-([0-9a-f]{{16}})-01", headers.pop("traceparent"))
@@ -55,7 +55,7 @@ def test_what_came_in_goes_out() -> None:
 def test_no_trace_is_begun() -> None:
     """Where the caller traces nothing, neither do we: a trace nobody records would spoil the callee's sampling."""
     with request(sent={"tracestate": "a=1"}):
-        assert list(outbound_headers()) == ["X-Request-Id"]
+        assert list(client_headers()) == ["X-Request-Id"]
 
 
 def test_deadline_is_sent_less_the_margin() -> None:
@@ -63,18 +63,18 @@ def test_deadline_is_sent_less_the_margin() -> None:
     clock = ManualClock()
     with request(clock):
         clock.advance(0.25)
-        assert outbound_headers(margin="50ms")["X-Request-Timeout"] == "0.700000"
-        assert outbound_headers(margin=0, deadline_header="X-Patience")["X-Patience"] == "0.750000"
+        assert client_headers(margin="50ms")["X-Request-Timeout"] == "0.700000"
+        assert client_headers(margin=0, deadline_header="X-Patience")["X-Patience"] == "0.750000"
         assert refuse_if_spent(0.05) == pytest.approx(0.7)
 
 
 def test_sent_deadline_is_understood() -> None:
-    """What is sent is what the inbound side reads, down to the smallest remainder."""
+    """What is sent is what the server side reads, down to the smallest remainder."""
     for seconds in (2e-6, 0.0005, 1.5, 86_000.0):
         clock = ManualClock()
         with request(clock, seconds):
-            headers = {name.lower(): text for name, text in outbound_headers(margin=0).items()}
-        deadline = Inbound(ServerOptions()).receive(headers).deadline
+            headers = {name.lower(): text for name, text in client_headers(margin=0).items()}
+        deadline = ServerGate(ServerOptions()).receive(headers).deadline
         assert deadline is not None
         assert deadline.remaining() <= seconds
 
@@ -82,10 +82,15 @@ def test_sent_deadline_is_understood() -> None:
 @pytest.mark.parametrize("elapsed", [0.95, 1.0, 2.0])
 def test_spent_deadline_is_refused(elapsed: float) -> None:
     """Where nothing is left after the margin no call is made, whichever way one asks, and the error says so."""
-    clock, outbound = ManualClock(), Outbound(ClientOptions(margin=0.05))
+    clock, context = ManualClock(), ClientContext(ClientOptions(margin=0.05))
     with request(clock):
         clock.advance(elapsed)
-        for ask in (outbound.headers, outbound.timeout, outbound.refuse_if_spent, lambda: refuse_if_spent("50ms")):
+        for ask in (
+            context.headers,
+            context.timeout,
+            context.refuse_if_spent,
+            lambda: refuse_if_spent("50ms"),
+        ):
             with pytest.raises(DeadlineExceededError) as caught:
                 ask()
             assert caught.value.is_before_call
@@ -94,17 +99,17 @@ def test_spent_deadline_is_refused(elapsed: float) -> None:
 
 def test_timeout_is_the_shorter_one() -> None:
     """A call's own timeout holds unless the deadline is sooner."""
-    clock, outbound = ManualClock(), Outbound(ClientOptions(margin=0.1))
+    clock, context = ManualClock(), ClientContext(ClientOptions(margin=0.1))
     with request(clock):
-        assert outbound.timeout(0.5) == 0.5
-        assert outbound.timeout(5) == pytest.approx(0.9)
-        assert outbound.timeout() == pytest.approx(0.9)
+        assert context.timeout(0.5) == 0.5
+        assert context.timeout(5) == pytest.approx(0.9)
+        assert context.timeout() == pytest.approx(0.9)
 
 
 def test_metadata_has_no_deadline() -> None:
     """gRPC metadata has lower-case names, and leaves the deadline to gRPC's own timeout."""
     with request(ManualClock(), sent={"x-request-id": "abc", "baggage": "a=1"}):
-        assert Outbound().metadata() == (("x-request-id", "abc"), ("baggage", "a=1"))
+        assert ClientContext().metadata() == (("x-request-id", "abc"), ("baggage", "a=1"))
 
 
 def test_request_can_be_named() -> None:
@@ -112,7 +117,7 @@ def test_request_can_be_named() -> None:
     clock = ManualClock()
     other = request(clock, 0.5, {"x-request-id": "other"})
     with request(clock, sent={"x-request-id": "current"}):
-        headers = outbound_headers(other, margin=0)
+        headers = client_headers(other, margin=0)
     assert headers == {"X-Request-Id": "other", "X-Request-Timeout": "0.500000"}
 
 
@@ -122,34 +127,34 @@ def test_shield_lifts_the_deadline() -> None:
     with request(clock):
         clock.advance(2)
         with Deadline.shield():
-            assert list(outbound_headers()) == ["X-Request-Id"]
+            assert list(client_headers()) == ["X-Request-Id"]
 
 
 def test_background_work_has_no_deadline() -> None:
     """Once the answer is out, what runs behind it is in no hurry."""
     context = request(ManualClock())
     with context:
-        Inbound().answered(context)
-        assert "X-Request-Timeout" not in outbound_headers()
+        ServerGate().answered(context)
+        assert "X-Request-Timeout" not in client_headers()
 
 
 def test_identity_is_forwarded_on_request() -> None:
     """Who our caller is goes out only where a header is configured for it, and only where it is safe in one."""
-    outbound = Outbound(ClientOptions(identity_header="X-Caller"))
+    client_context = ClientContext(ClientOptions(identity_header="X-Caller"))
     context = request(sent={"x-request-id": "abc"})
     context.user = "ann"
-    assert outbound.headers(context)["X-Caller"] == "ann"
-    assert "X-Caller" not in Outbound().headers(context)
+    assert client_context.headers(context)["X-Caller"] == "ann"
+    assert "X-Caller" not in ClientContext().headers(context)
     context.user = "a\r\nSet-Cookie: b"
-    assert "X-Caller" not in outbound.headers(context)
+    assert "X-Caller" not in client_context.headers(context)
 
 
 def test_text_configures_it() -> None:
     """Margin and headers can be set by environment."""
     environ = {"RESILIENCE_CLIENT__MARGIN": "200ms", "RESILIENCE_CLIENT__DEADLINE_HEADER": "X-Patience"}
-    outbound = Outbound.of(Resilience.from_env(environ))
+    context = ClientContext.of(Resilience.from_env(environ))
     with request(ManualClock()):
-        assert outbound.headers()["X-Patience"] == "0.800000"
+        assert context.headers()["X-Patience"] == "0.800000"
 
 
 @pytest.mark.parametrize(
@@ -158,25 +163,25 @@ def test_text_configures_it() -> None:
 def test_bad_options_are_refused_by_name(bad: dict[str, Any]) -> None:
     """A margin is a duration and a header name is one."""
     with pytest.raises(ConfigurationError, match=next(iter(bad))):
-        outbound_headers(**bad)
+        client_headers(**bad)
 
 
 TRACING = """
 import sys
 from opentelemetry import baggage, context, trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
-from resilience.inbound import Inbound
-from resilience.outbound import outbound_headers
+from resilience.server import ServerGate
+from resilience.client import client_headers
 
 theirs = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 for is_remote in (False, True):
     span = NonRecordingSpan(SpanContext(1, 2, is_remote, TraceFlags(1)))
-    with trace.use_span(span), Inbound().receive({"traceparent": theirs, "tracestate": "a=1", "baggage": "b=1"}):
-        headers = outbound_headers()
+    with trace.use_span(span), ServerGate().receive({"traceparent": theirs, "tracestate": "a=1", "baggage": "b=1"}):
+        headers = client_headers()
         print(headers["traceparent"][:35], headers.get("tracestate"), headers["baggage"])
         if not is_remote:
             context.attach(baggage.set_baggage("c", "2"))
-            print(outbound_headers()["baggage"])
+            print(client_headers()["baggage"])
 """
 
 
@@ -195,8 +200,8 @@ def test_active_span_is_the_parent() -> None:
 def test_an_unsound_request_id_is_not_carried(written: str) -> None:
     """An id that code of the service has written is held to the rule of those that callers send."""
     context = RequestContext("sound")
-    assert outbound_headers(context)["X-Request-Id"] == "sound"
+    assert client_headers(context)["X-Request-Id"] == "sound"
     context.request_id = written
-    carried = outbound_headers(context)["X-Request-Id"]
+    carried = client_headers(context)["X-Request-Id"]
     assert carried.isalnum()
     assert carried != written

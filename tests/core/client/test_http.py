@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resilience.outbound import is_failure, is_worth_repeating, may_repeat
+from resilience.client import is_failure, is_worth_repeating, may_repeat
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE", "get"])

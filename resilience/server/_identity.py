@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from resilience._fork import renew_after_fork
+from resilience._support.fork import renew_after_fork
 
 __all__ = ("REQUEST_ID", "identity_of", "request_id_of", "span_id")
 

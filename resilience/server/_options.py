@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from resilience._retry_after import RETRY_AFTER_MAX
+from resilience._support.retry_after import RETRY_AFTER_MAX
 from resilience.errors import Problem
 from resilience.health import PROBE_PATHS
-from resilience.inbound._client import EXPECTED_PROXY, UNIX, network_of
 from resilience.options import Choice, Duration, Flag, Listing, Options, Refused, Text, Whole, option
 from resilience.ratelimit._rate import RateText
+from resilience.server._client import EXPECTED_PROXY, UNIX, network_of
 
 __all__ = ("ServerOptions",)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from resilience import Deadline
-from resilience.inbound import Bell
+from resilience.server import Bell
 
 NAME: ContextVar[str] = ContextVar("name", default="nobody")
 

@@ -6,23 +6,23 @@ import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
+from resilience.client._options import ClientOptions
 from resilience.errors import DeadlineExceededError
-from resilience.inbound import RequestContext, current_request
-from resilience.inbound._identity import identity_of, request_id_of, span_id
-from resilience.inbound._trace import BAGGAGE, TRACEPARENT, TRACESTATE
 from resilience.options import seconds
-from resilience.outbound._options import ClientOptions
+from resilience.server import RequestContext, current_request
+from resilience.server._identity import identity_of, request_id_of, span_id
+from resilience.server._trace import BAGGAGE, TRACEPARENT, TRACESTATE
 from resilience.timeout import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ("Outbound", "is_out_of_time", "outbound_headers", "refuse_if_spent")
+__all__ = ("ClientContext", "client_headers", "is_out_of_time", "refuse_if_spent")
 
 REQUEST_ID = "X-Request-Id"
 
 _LONGEST = 86_400.0
-"""Seconds: what a header of the inbound side may say at most. Who has longer than a day is in no hurry."""
+"""Seconds: what a header of the server side may say at most. Who has longer than a day is in no hurry."""
 _LEAST = 1e-6
 
 
@@ -33,7 +33,7 @@ class _Toolkit(Protocol):
     def config(self) -> Any: ...  # resilience.config.Config: pyright takes no cached_property for a property
 
 
-class Outbound:
+class ClientContext:
     """Makes the headers (HTTP) or metadata and timeout (gRPC) of outgoing calls, as configured.
 
     Everything here raises `DeadlineExceededError` (`is_before_call`) where nothing of the deadline in force is left
@@ -47,7 +47,7 @@ class Outbound:
         self._identity_header = self.options.identity_header
 
     @classmethod
-    def of(cls, toolkit: _Toolkit) -> Outbound:
+    def of(cls, toolkit: _Toolkit) -> ClientContext:
         """Build what a `Resilience` is configured for."""
         return cls(toolkit.config.client)
 
@@ -92,7 +92,7 @@ class Outbound:
         return carried
 
 
-def outbound_headers(
+def client_headers(
     context: RequestContext | None = None,
     *,
     margin: float | str | timedelta = ClientOptions.margin,
@@ -105,7 +105,7 @@ def outbound_headers(
     `DeadlineExceededError` (`is_before_call`) where nothing is left, `ConfigurationError` for a bad argument.
     """
     options = ClientOptions(margin=seconds(margin, "margin"), deadline_header=deadline_header)
-    return Outbound(options).headers(context)
+    return ClientContext(options).headers(context)
 
 
 def refuse_if_spent(

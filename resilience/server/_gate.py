@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 from resilience.bulkhead import Bulkhead
 from resilience.clock import monotonic
 from resilience.errors import ConfigurationError, DeadlineExceededError, Problem, RateLimitedError
-from resilience.inbound import _aio
-from resilience.inbound._client import FORWARDED_FOR, TrustedProxies
-from resilience.inbound._context import RequestContext
-from resilience.inbound._deadline import REQUEST_TIMEOUT, patience_of, sooner
-from resilience.inbound._identity import REQUEST_ID, identity_of, request_id_of
-from resilience.inbound._key import KeyRule, bounded
-from resilience.inbound._options import ServerOptions
-from resilience.inbound._paths import ExcludedPaths
-from resilience.inbound._quota import Decision, Quota, quota_headers
-from resilience.inbound._trace import BAGGAGE, TRACEPARENT, TRACESTATE, trace_id_of
+from resilience.server import _aio
+from resilience.server._client import FORWARDED_FOR, TrustedProxies
+from resilience.server._context import RequestContext
+from resilience.server._deadline import REQUEST_TIMEOUT, patience_of, sooner
+from resilience.server._identity import REQUEST_ID, identity_of, request_id_of
+from resilience.server._key import KeyRule, bounded
+from resilience.server._options import ServerOptions
+from resilience.server._paths import ExcludedPaths
+from resilience.server._quota import Decision, Quota, quota_headers
+from resilience.server._trace import BAGGAGE, TRACEPARENT, TRACESTATE, trace_id_of
 from resilience.timeout import Deadline
 
 if TYPE_CHECKING:
     from resilience.envelope import Envelope, ErrorCatalog
-    from resilience.inbound._quota import Bucket
     from resilience.lifecycle import Lifecycle
+    from resilience.server._quota import Bucket
 
-__all__ = ("Inbound",)
+__all__ = ("ServerGate",)
 
 _log = logging.getLogger("resilience")
 
@@ -59,7 +59,7 @@ class _Toolkit(Protocol):
     def limiter(self) -> Limiter: ...
 
 
-class Inbound:
+class ServerGate:
     """What happens to a request before the service sees it, for any framework.
 
     An adapter calls `receive` with the headers named in `wanted`; then `admit`, and `charge` (or `await acharge`) for
@@ -103,7 +103,7 @@ class Inbound:
         )  # fmt: skip
 
     @classmethod
-    def of(cls, toolkit: _Toolkit, *, key: Callable[[RequestContext], str] | None = None) -> Inbound:
+    def of(cls, toolkit: _Toolkit, *, key: Callable[[RequestContext], str] | None = None) -> ServerGate:
         """Build the gate a `Resilience` is configured for."""
         config, limiter = toolkit.config, toolkit.limiter
         in_memory = config.redis.url is None
@@ -131,7 +131,7 @@ class Inbound:
         if not client:
             context.is_unknown = self._proxies.hides(peer, find(FORWARDED_FOR))
         # Not by name in the call above: Python makes a dictionary of the names, and requests are many.
-        context.inbound = self
+        context.gate = self
         context.headers = headers
         if self._identity_header and self._proxies.trusts(peer):
             context.user = identity_of(find(self._identity_header))

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Self
 
-from resilience._printable import shown
+from resilience._support.printable import shown
 
 __all__ = ("Portable", "facts_of", "packed", "unpacked")
 

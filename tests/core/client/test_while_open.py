@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from resilience import Bulkhead, BulkheadFullError, CircuitBreaker, Keyed, Pipeline
-from resilience.outbound import WhileOpen, while_open
+from resilience.client import WhileOpen, while_open
 
 
 class Answer:

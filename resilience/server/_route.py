@@ -7,14 +7,14 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from resilience.inbound._key import KeyRule
-from resilience.inbound._quota import Quota
 from resilience.options import Text, Whole, checked
 from resilience.ratelimit import TokenBucket
+from resilience.server._key import KeyRule
+from resilience.server._quota import Quota
 
 if TYPE_CHECKING:
-    from resilience.inbound._context import RequestContext
-    from resilience.inbound._gate import Inbound
+    from resilience.server._context import RequestContext
+    from resilience.server._gate import ServerGate
 
 __all__ = ("RouteLimit",)
 
@@ -56,14 +56,14 @@ class RouteLimit:
         """The lower-case name of the header the key is read from; the adapter puts it into `context.headers`."""
         self._burst = burst
         self._name = None if name is None else checked(name, "name", _NAME)
-        self._quotas: dict[tuple[int, str], tuple[Inbound, Quota]] = {}
+        self._quotas: dict[tuple[int, str], tuple[ServerGate, Quota]] = {}
         self._rate = str(bucket.rate)  # however it was written
         self._bucket = _bucket_name(name, _BY_REQUEST if callable(rate) else self._rate, burst)
 
     def due(
-        self, inbound: Inbound, context: RequestContext, place: str, *, rate: str, key: str | None, cost: int
+        self, gate: ServerGate, context: RequestContext, place: str, *, rate: str, key: str | None, cost: int
     ) -> Due | None:
-        """Return what `Inbound.charge` takes: the quota, whose it is, and how much of it.
+        """Return what `ServerGate.charge` takes: the quota, whose it is, and how much of it.
 
         None for a CORS preflight, and if the limit is by address and the address cannot be known.
 
@@ -74,26 +74,26 @@ class RouteLimit:
         if context.is_preflight:
             return None
         if key is None:
-            key = inbound.key_of(context) if self._rule is None else inbound.known(context, self._rule.of(context))
+            key = gate.key_of(context) if self._rule is None else gate.known(context, self._rule.of(context))
             if key is None:
                 return None
         if cost is not self.cost:
             cost = checked(cost, "cost", _COST)
-        quota, whose = self._quota(inbound, rate), f"{self._name or place} {key}"
+        quota, whose = self._quota(gate, rate), f"{self._name or place} {key}"
         # Where rates are computed, all their buckets are kept under one name: there is no end to names otherwise.
         return quota, f"{quota.bucket.rate} {whose}" if callable(self.rate) else whose, cost
 
-    def _quota(self, inbound: Inbound, rate: str) -> Quota:
+    def _quota(self, gate: ServerGate, rate: str) -> Quota:
         """Return the quota in the buckets of the application that asks."""
-        known = self._quotas.get((id(inbound), rate))
-        if known is None or known[0] is not inbound:
+        known = self._quotas.get((id(gate), rate))
+        if known is None or known[0] is not gate:
             if len(self._quotas) >= _MOST_QUOTAS:
                 self._quotas.clear()  # what was spent is in the buckets, which stay
-            known = self._quotas[id(inbound), rate] = inbound, self._new_quota(inbound, rate)
+            known = self._quotas[id(gate), rate] = gate, self._new_quota(gate, rate)
         return known[1]
 
-    def _new_quota(self, inbound: Inbound, rate: str) -> Quota:
-        quota = inbound.quota_for(rate, self._rate, self._burst, name=self._bucket)
+    def _new_quota(self, gate: ServerGate, rate: str) -> Quota:
+        quota = gate.quota_for(rate, self._rate, self._burst, name=self._bucket)
         if not callable(self.rate):
             return quota
         return Quota(rate, quota.bucket.with_rate(rate, self._burst), waits=quota.waits)

@@ -1,0 +1,21 @@
+"""The client side, without a framework: what a call carries, how long it may take, whether it may be repeated."""
+
+from resilience.client._carried import ClientContext, client_headers, is_out_of_time, refuse_if_spent
+from resilience.client._http import IDEMPOTENT_METHODS, asked_wait, is_failure, is_worth_repeating, may_repeat
+from resilience.client._options import ClientOptions
+from resilience.client._while_open import WhileOpen, while_open
+
+__all__ = (
+    "IDEMPOTENT_METHODS",
+    "ClientContext",
+    "ClientOptions",
+    "WhileOpen",
+    "asked_wait",
+    "client_headers",
+    "is_failure",
+    "is_out_of_time",
+    "is_worth_repeating",
+    "may_repeat",
+    "refuse_if_spent",
+    "while_open",
+)
