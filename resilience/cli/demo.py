@@ -12,9 +12,9 @@ __all__ = ("run",)
 def run(arguments: list[str]) -> int:
     """Run the demo with its own arguments. Raises `PluginError` when what it needs is not installed."""
     try:
-        status = importlib.import_module("resilience.demo").main(arguments)
+        status = importlib.import_module("resilience_demo").main(arguments)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "resilience":
+        if (error.name or "").partition(".")[0] in {"resilience", "resilience_demo"}:
             raise
         raise PluginError(f'the demo needs {error.name}: pip install "resilience-plugins[demo]"') from error
     return int(status or 0)

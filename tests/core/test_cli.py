@@ -381,7 +381,7 @@ def test_the_demo_gets_its_own_arguments(monkeypatch: pytest.MonkeyPatch) -> Non
             seen.append(arguments)
             return 3 if arguments else None
 
-    monkeypatch.setitem(sys.modules, "resilience.demo", Stage)
+    monkeypatch.setitem(sys.modules, "resilience_demo", Stage)
     assert command_line.main(["demo", "--fast", "--help"]) == 3
     assert command_line.main(["demo"]) == 0
     assert seen == [["--fast", "--help"], []]
@@ -395,7 +395,7 @@ def test_a_demo_without_its_extra_names_it(capsys: pytest.CaptureFixture[str], m
         def main(arguments: list[str]) -> int:
             raise ModuleNotFoundError("No module named 'rich'", name="rich")
 
-    monkeypatch.setitem(sys.modules, "resilience.demo", Stage)
+    monkeypatch.setitem(sys.modules, "resilience_demo", Stage)
     status, _, err = _main(capsys, "demo")
     assert status == 1
     assert err == 'resilience: the demo needs rich: pip install "resilience-plugins[demo]"\n'
@@ -409,7 +409,7 @@ def test_a_mistake_of_our_own_is_not_blamed_on_an_extra(monkeypatch: pytest.Monk
         def main(arguments: list[str]) -> int:
             raise ModuleNotFoundError("No module named 'resilience.nothing'", name="resilience.nothing")
 
-    monkeypatch.setitem(sys.modules, "resilience.demo", Stage)
+    monkeypatch.setitem(sys.modules, "resilience_demo", Stage)
     with pytest.raises(ModuleNotFoundError):
         demo.run([])
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from resilience.clock import monotonic
-from resilience.demo.chain._record import Record
-from resilience.demo.chain._script import Script
+from resilience_demo.chain._record import Record
+from resilience_demo.chain._script import Script
 
 if TYPE_CHECKING:
-    from resilience.demo._verdict import Criterion
+    from resilience_demo._verdict import Criterion
 
 __all__ = ("Audit", "Crossing", "Drain", "Outage", "Sighting", "Stage", "View")
 

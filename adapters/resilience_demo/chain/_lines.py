@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from resilience.demo._verdict import Criterion, milliseconds
-from resilience.demo.chain._record import Record
-from resilience.demo.chain._stage import Crossing, Sighting, Stage
+from resilience_demo._verdict import Criterion, milliseconds
+from resilience_demo.chain._record import Record
+from resilience_demo.chain._stage import Crossing, Sighting, Stage
 
 __all__ = ("Lines",)
 

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 
 from resilience.clock import monotonic
-from resilience.demo._record import GUARDED, PLAIN, PRICES, Answer, outcome_of
-from resilience.demo._script import Phase
-from resilience.demo._stage import Stage
+from resilience_demo._record import GUARDED, PLAIN, PRICES, Answer, outcome_of
+from resilience_demo._script import Phase
+from resilience_demo._stage import Stage
 
 __all__ = ("ORDER", "Traffic", "beats", "blamed", "code_of")
 

@@ -9,13 +9,13 @@ import os
 import httpx
 
 from resilience.clock import Clock, monotonic
-from resilience.demo import _needs
-from resilience.demo._children_aio import START, BrokenStageError, Child, Children
-from resilience.demo._script import Phase, Script, environment
-from resilience.demo._stage import Stage, View
-from resilience.demo._tasks_aio import first_of, until_signalled
-from resilience.demo._traffic_aio import ORDER, Traffic
-from resilience.demo._verdict import Criterion, judge
+from resilience_demo import _needs
+from resilience_demo._children_aio import START, BrokenStageError, Child, Children
+from resilience_demo._script import Phase, Script, environment
+from resilience_demo._stage import Stage, View
+from resilience_demo._tasks_aio import first_of, until_signalled
+from resilience_demo._traffic_aio import ORDER, Traffic
+from resilience_demo._verdict import Criterion, judge
 
 __all__ = ("play",)
 

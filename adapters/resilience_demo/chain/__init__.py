@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from resilience.demo.chain._lines import Lines
-from resilience.demo.chain._play_aio import play
-from resilience.demo.chain._script import FULL, SHORT
+from resilience_demo.chain._lines import Lines
+from resilience_demo.chain._play_aio import play
+from resilience_demo.chain._script import FULL, SHORT
 
 __all__ = ("FULL", "SHORT", "Lines", "play")

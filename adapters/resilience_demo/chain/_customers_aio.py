@@ -8,8 +8,8 @@ import uuid
 import httpx
 
 from resilience.clock import Clock, monotonic
-from resilience.demo._traffic_aio import beats, code_of
-from resilience.demo.chain._record import Order, Record
+from resilience_demo._traffic_aio import beats, code_of
+from resilience_demo.chain._record import Order, Record
 
 __all__ = ("ORDERED", "Customers")
 

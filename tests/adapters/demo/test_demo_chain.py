@@ -18,21 +18,21 @@ import pytest
 from demo_process import PATIENCE, PID, alive, demo, gone, read_until
 from rich.console import Console
 
+import resilience_demo as the_demo
 from resilience import PluginError
-from resilience import demo as the_demo
-from resilience.demo import _needs, chain
-from resilience.demo._children_aio import BrokenStageError, Children
-from resilience.demo._tasks_aio import all_of
-from resilience.demo.chain import SHORT, Lines, play
-from resilience.demo.chain._audit import audit
-from resilience.demo.chain._crossing_aio import sightings
-from resilience.demo.chain._customers_aio import Customers
-from resilience.demo.chain._readiness_aio import NOBODY, readiness
-from resilience.demo.chain._record import Order, Record
-from resilience.demo.chain._script import Script, environment
-from resilience.demo.chain._service_aio import Service
-from resilience.demo.chain._stage import Audit, Crossing, Drain, Outage, Sighting, Stage
-from resilience.demo.chain._verdict import judge
+from resilience_demo import _needs, chain
+from resilience_demo._children_aio import BrokenStageError, Children
+from resilience_demo._tasks_aio import all_of
+from resilience_demo.chain import SHORT, Lines, play
+from resilience_demo.chain._audit import audit
+from resilience_demo.chain._crossing_aio import sightings
+from resilience_demo.chain._customers_aio import Customers
+from resilience_demo.chain._readiness_aio import NOBODY, readiness
+from resilience_demo.chain._record import Order, Record
+from resilience_demo.chain._script import Script, environment
+from resilience_demo.chain._service_aio import Service
+from resilience_demo.chain._stage import Audit, Crossing, Drain, Outage, Sighting, Stage
+from resilience_demo.chain._verdict import judge
 
 BUSY = Script(rate=40, steady=1, away=0.5, rest=0.2)
 """So many that some are under way wherever an instance is killed."""
@@ -185,7 +185,7 @@ async def test_an_end_that_is_part_of_the_play_is_no_accident() -> None:
 
 async def test_a_program_that_takes_no_connection_is_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program is waited for until it listens; one that never does is told of, and ended."""
-    monkeypatch.setattr("resilience.demo._children_aio.START", 0.5)
+    monkeypatch.setattr("resilience_demo._children_aio.START", 0.5)
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         async with Children() as children:
@@ -351,7 +351,7 @@ async def test_who_answers_nonsense_is_nobody(said: bytes, status: int) -> None:
 
 async def test_who_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that takes the connection and says nothing is nobody, too, and soon."""
-    monkeypatch.setattr("resilience.demo.chain._readiness_aio._PATIENCE", 0.1)
+    monkeypatch.setattr("resilience_demo.chain._readiness_aio._PATIENCE", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert await asyncio.wait_for(readiness(silent.getsockname()[1]), 5) == NOBODY
 

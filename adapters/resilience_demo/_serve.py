@@ -1,4 +1,4 @@
-"""One example under uvicorn: `python -m resilience.demo._serve examples/fastapi_shop.py payments`.
+"""One example under uvicorn: `python -m resilience_demo._serve examples/fastapi_shop.py payments`.
 
 It takes a free loopback port, says which on its first line, reports what the pipeline named does, and ends with the
 pipe it reads from.
@@ -16,8 +16,8 @@ from types import ModuleType
 
 import uvicorn
 
-from resilience.demo._leash import end_with
-from resilience.demo._report import Reporter
+from resilience_demo._leash import end_with
+from resilience_demo._report import Reporter
 
 __all__ = ("load", "main")
 

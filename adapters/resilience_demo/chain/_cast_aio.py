@@ -7,9 +7,9 @@ import socket
 import sys
 from pathlib import Path
 
-from resilience.demo import _needs
-from resilience.demo._children_aio import Child, Children
-from resilience.demo.chain._script import environment
+from resilience_demo import _needs
+from resilience_demo._children_aio import Child, Children
+from resilience_demo.chain._script import environment
 
 __all__ = ("STOCKS", "WAREHOUSES", "Cast")
 

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import IO, Self
 
-from resilience.demo._leash import GRACE
+from resilience_demo._leash import GRACE
 
 __all__ = ("BrokenStageError", "Child", "Children")
 
@@ -120,7 +120,7 @@ class Children:
 
     async def serve(self, name: str, path: Path, *pipelines: str, environ: Mapping[str, str] | None = None) -> Child:
         """Start the example at `path` under uvicorn, to report what `pipelines` do."""
-        command = (sys.executable, "-m", "resilience.demo._serve", str(path), *pipelines)
+        command = (sys.executable, "-m", "resilience_demo._serve", str(path), *pipelines)
         child = await self._start(name, command, environ)
         await child.take_port()
         return child
@@ -131,7 +131,7 @@ class Children:
             port = _free_port()
             quiet = ("--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--loglevel", "warning")
             valkey = (str(binary), "--port", str(port), *quiet)
-            child = await self._start("Valkey", (sys.executable, "-m", "resilience.demo._leash", *valkey))
+            child = await self._start("Valkey", (sys.executable, "-m", "resilience_demo._leash", *valkey))
             child.port = port
             if await _pongs(child):
                 return child
@@ -141,7 +141,7 @@ class Children:
 
     async def run(self, name: str, port: int, *command: str, environ: Mapping[str, str]) -> Child:
         """Start a program that will listen on `port`, and wait until it does."""
-        leashed = (sys.executable, "-m", "resilience.demo._leash", *command)
+        leashed = (sys.executable, "-m", "resilience_demo._leash", *command)
         child = await self._start(name, leashed, environ)
         child.port = port
         await child.listens()

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 import httpx
 
-from resilience.demo._children_aio import Child
-from resilience.demo.chain._stage import Crossing, Sighting
+from resilience_demo._children_aio import Child
+from resilience_demo.chain._stage import Crossing, Sighting
 
 __all__ = ("cross", "sightings")
 

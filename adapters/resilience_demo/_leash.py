@@ -1,6 +1,6 @@
 """No process of the demo outlives it, not even after `kill -9`: each one holds a pipe and ends when the pipe closes.
 
-As a program it runs another one that knows nothing of this: `python -m resilience.demo._leash valkey-server ...`.
+As a program it runs another one that knows nothing of this: `python -m resilience_demo._leash valkey-server ...`.
 """
 
 from __future__ import annotations

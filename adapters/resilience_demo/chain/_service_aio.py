@@ -8,8 +8,8 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Self
 
-from resilience.demo._tasks_aio import first_of
-from resilience.demo.chain._readiness_aio import NOBODY, readiness
+from resilience_demo._tasks_aio import first_of
+from resilience_demo.chain._readiness_aio import NOBODY, readiness
 
 __all__ = ("Service",)
 

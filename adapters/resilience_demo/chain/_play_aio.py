@@ -10,18 +10,18 @@ from pathlib import Path
 import httpx
 
 from resilience.clock import monotonic
-from resilience.demo._children_aio import START, BrokenStageError, Child, Children
-from resilience.demo._tasks_aio import all_of, first_of, until_signalled
-from resilience.demo.chain._audit import audit
-from resilience.demo.chain._cast_aio import STOCKS, WAREHOUSES, Cast
-from resilience.demo.chain._crossing_aio import cross
-from resilience.demo.chain._customers_aio import ORDERED, Customers
-from resilience.demo.chain._incidents_aio import drain, kill
-from resilience.demo.chain._record import Record
-from resilience.demo.chain._script import Script
-from resilience.demo.chain._service_aio import Service
-from resilience.demo.chain._stage import Stage, View
-from resilience.demo.chain._verdict import judge
+from resilience_demo._children_aio import START, BrokenStageError, Child, Children
+from resilience_demo._tasks_aio import all_of, first_of, until_signalled
+from resilience_demo.chain._audit import audit
+from resilience_demo.chain._cast_aio import STOCKS, WAREHOUSES, Cast
+from resilience_demo.chain._crossing_aio import cross
+from resilience_demo.chain._customers_aio import ORDERED, Customers
+from resilience_demo.chain._incidents_aio import drain, kill
+from resilience_demo.chain._record import Record
+from resilience_demo.chain._script import Script
+from resilience_demo.chain._service_aio import Service
+from resilience_demo.chain._stage import Stage, View
+from resilience_demo.chain._verdict import judge
 
 __all__ = ("play",)
 

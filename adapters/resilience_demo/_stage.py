@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from resilience.demo._inside import Inside, Transition
-from resilience.demo._record import Record
-from resilience.demo._script import Phase, Script
+from resilience_demo._inside import Inside, Transition
+from resilience_demo._record import Record
+from resilience_demo._script import Phase, Script
 
 if TYPE_CHECKING:
-    from resilience.demo._verdict import Criterion
+    from resilience_demo._verdict import Criterion
 
 __all__ = ("Stage", "View")
 

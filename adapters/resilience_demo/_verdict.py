@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from resilience.demo._inside import Inside, Transition
-from resilience.demo._record import GUARDED, PLAIN
-from resilience.demo._stage import Stage
+from resilience_demo._inside import Inside, Transition
+from resilience_demo._record import GUARDED, PLAIN
+from resilience_demo._stage import Stage
 
 __all__ = ("Criterion", "judge", "milliseconds")
 

@@ -20,20 +20,20 @@ import pytest
 from demo_process import PATIENCE, PID, alive, demo, gone, read_until
 from rich.console import Console
 
+import resilience_demo as the_demo
 from resilience import Bulkhead, CircuitBreaker, Pipeline, PluginError
-from resilience import demo as the_demo
-from resilience.demo import _chart, _needs, _play_aio, _serve
-from resilience.demo._children_aio import BrokenStageError, Children
-from resilience.demo._inside import Inside, Transition
-from resilience.demo._lines import Lines
-from resilience.demo._record import GUARDED, PLAIN, PRICES, Answer, Record, Tally, outcome_of
-from resilience.demo._report import Reporter
-from resilience.demo._screen import HEIGHT, WIDTH, Screen
-from resilience.demo._script import FULL, SHORT, Phase, Script, environment
-from resilience.demo._stage import Stage
-from resilience.demo._traffic_aio import Traffic, blamed, code_of
-from resilience.demo._verdict import judge
 from resilience.testing import ManualClock
+from resilience_demo import _chart, _needs, _play_aio, _serve
+from resilience_demo._children_aio import BrokenStageError, Children
+from resilience_demo._inside import Inside, Transition
+from resilience_demo._lines import Lines
+from resilience_demo._record import GUARDED, PLAIN, PRICES, Answer, Record, Tally, outcome_of
+from resilience_demo._report import Reporter
+from resilience_demo._screen import HEIGHT, WIDTH, Screen
+from resilience_demo._script import FULL, SHORT, Phase, Script, environment
+from resilience_demo._stage import Stage
+from resilience_demo._traffic_aio import Traffic, blamed, code_of
+from resilience_demo._verdict import judge
 
 ROOT = Path(__file__).parents[2]
 HEALTHY, HANGING, BROKEN, RECOVERED = SHORT.phases
@@ -117,7 +117,7 @@ def test_a_wheel_carries_the_examples(tmp_path: Path) -> None:
     built = list(hatchling.WheelBuilder(str(ROOT)).recurse_included_files())
     inside = {file.distribution_path for file in built}
     wanted = ("fastapi_shop", "flaky_upstream", "flask_shop", "grpc_shop")
-    assert {f"resilience/demo/examples/{name}.py" for name in wanted} <= inside
+    assert {f"resilience_demo/examples/{name}.py" for name in wanted} <= inside
 
 
 def test_without_valkey_it_plays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ async def test_a_server_that_will_not_end_is_killed(tmp_path: Path, monkeypatch:
     """A server deaf to SIGTERM is killed after a bounded time."""
     deaf = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('{\"port\": 1}', flush=True)\n"
     (tmp_path / "deaf.py").write_text(deaf + "import time\ntime.sleep(60)")
-    monkeypatch.setattr("resilience.demo._children_aio.GRACE", 0.2)
+    monkeypatch.setattr("resilience_demo._children_aio.GRACE", 0.2)
     async with Children() as children:
         child = await children.serve("deaf", tmp_path / "deaf.py")
         started = time.monotonic()
@@ -185,7 +185,7 @@ async def test_a_valkey_that_does_not_start_is_done_without(tmp_path: Path) -> N
 
 def test_a_leashed_command_ends_with_its_leash() -> None:
     """A program that knows nothing of the demo ends when the pipe does; one that ends by itself gives its status."""
-    leash = [sys.executable, "-m", "resilience.demo._leash"]
+    leash = [sys.executable, "-m", "resilience_demo._leash"]
     deaf = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
     with subprocess.Popen(
         [*leash, sys.executable, "-c", deaf], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0

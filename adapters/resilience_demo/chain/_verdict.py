@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from resilience.demo._verdict import Criterion, milliseconds
-from resilience.demo.chain._record import Order
-from resilience.demo.chain._stage import Crossing, Drain, Outage, Stage
+from resilience_demo._verdict import Criterion, milliseconds
+from resilience_demo.chain._record import Order
+from resilience_demo.chain._stage import Crossing, Drain, Outage, Stage
 
 __all__ = ("judge",)
 

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
-from resilience.demo._inside import Transition
-from resilience.demo._record import GUARDED, PLAIN, PRICES, Tally
-from resilience.demo._stage import Stage
-from resilience.demo._verdict import Criterion, milliseconds
+from resilience_demo._inside import Transition
+from resilience_demo._record import GUARDED, PLAIN, PRICES, Tally
+from resilience_demo._stage import Stage
+from resilience_demo._verdict import Criterion, milliseconds
 
 __all__ = ("INSTALLED", "Lines", "deeds")
 

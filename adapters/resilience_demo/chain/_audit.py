@@ -6,7 +6,7 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
-from resilience.demo.chain._stage import Audit
+from resilience_demo.chain._stage import Audit
 
 __all__ = ("audit",)
 

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import signal
 
-from resilience.demo._children_aio import Child
-from resilience.demo.chain._cast_aio import Cast
-from resilience.demo.chain._readiness_aio import readiness
-from resilience.demo.chain._stage import Drain, Outage, Stage, View
+from resilience_demo._children_aio import Child
+from resilience_demo.chain._cast_aio import Cast
+from resilience_demo.chain._readiness_aio import readiness
+from resilience_demo.chain._stage import Drain, Outage, Stage, View
 
 __all__ = ("drain", "kill")
 

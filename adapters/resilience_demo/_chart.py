@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from resilience.demo._record import OUTCOMES, Answer
+from resilience_demo._record import OUTCOMES, Answer
 
 __all__ = ("ROWS", "Column", "cell", "columns")
 

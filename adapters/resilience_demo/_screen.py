@@ -11,13 +11,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from resilience.demo import _chart
-from resilience.demo._inside import Transition
-from resilience.demo._lines import deeds
-from resilience.demo._record import GUARDED, OUTCOMES, PLAIN, Tally
-from resilience.demo._script import Phase
-from resilience.demo._stage import Stage
-from resilience.demo._verdict import Criterion
+from resilience_demo import _chart
+from resilience_demo._inside import Transition
+from resilience_demo._lines import deeds
+from resilience_demo._record import GUARDED, OUTCOMES, PLAIN, Tally
+from resilience_demo._script import Phase
+from resilience_demo._stage import Stage
+from resilience_demo._verdict import Criterion
 
 __all__ = ("HEIGHT", "WIDTH", "Screen")
 

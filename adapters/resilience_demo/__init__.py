@@ -12,9 +12,9 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from resilience.demo import _needs
-from resilience.demo._script import FULL, SHORT
-from resilience.demo._stage import View
+from resilience_demo import _needs
+from resilience_demo._script import FULL, SHORT
+from resilience_demo._stage import View
 
 __all__ = ("main",)
 
@@ -29,22 +29,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _chain(is_short=arguments.fast)
     _needs.check()
     # asyncio, httpx and rich are imported once it is known that they are there.
-    from resilience.demo._play_aio import play  # noqa: PLC0415 - see above
+    from resilience_demo._play_aio import play  # noqa: PLC0415 - see above
 
     return play(SHORT if arguments.fast else FULL, _view(is_plain=arguments.fast))
 
 
 def _chain(*, is_short: bool) -> int:
     _needs.check(_needs.CHAIN)
-    from resilience.demo.chain import FULL, SHORT, Lines, play  # noqa: PLC0415 - as above
+    from resilience_demo.chain import FULL, SHORT, Lines, play  # noqa: PLC0415 - as above
 
     return play(SHORT if is_short else FULL, Lines())
 
 
 def _view(*, is_plain: bool) -> View:
     """Return the screen where it fits, lines where a script or a small window reads them."""
-    from resilience.demo._lines import Lines  # noqa: PLC0415 - see above
-    from resilience.demo._screen import HEIGHT, WIDTH, Screen  # noqa: PLC0415 - see above
+    from resilience_demo._lines import Lines  # noqa: PLC0415 - see above
+    from resilience_demo._screen import HEIGHT, WIDTH, Screen  # noqa: PLC0415 - see above
 
     size = shutil.get_terminal_size()
     if is_plain or not sys.stdout.isatty():
