@@ -35,7 +35,7 @@ from resilience_demo._stage import Stage
 from resilience_demo._traffic_aio import Traffic, blamed, code_of
 from resilience_demo._verdict import judge
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HEALTHY, HANGING, BROKEN, RECOVERED = SHORT.phases
 TINY = Script(tuple(Phase(phase.name, phase.mode, 0.1, phase.words) for phase in SHORT.phases), SHORT.settings)
 
