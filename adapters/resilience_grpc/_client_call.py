@@ -11,7 +11,7 @@ from grpc import StatusCode
 
 from resilience.client import ClientContext, is_out_of_time
 from resilience.clock import monotonic
-from resilience.timeout import Deadline, Promise, allowed_by_service
+from resilience.timeout import Deadline, DeadlineSnapshot, allowed_by_service
 from resilience_grpc._client_error import CallError
 from resilience_grpc._names import service_of
 
@@ -58,9 +58,9 @@ class Outgoing:
         "_landed",
         "_numbers",
         "_open",
-        "_promise",
         "_rebuild",
         "_send",
+        "_snapshot",
         "begun",
         "deadline",
         "is_cancelled",
@@ -86,7 +86,7 @@ class Outgoing:
         self.request = request
         self.deadline = _deadline(given.timeout, client_context)
         self.begun: Any = None
-        """The attempt made last, or a promise of it."""
+        """The attempt made last, or a snapshot of it."""
         self.repeats = repeats
         """Whether another attempt may follow."""
         self.is_over = False
@@ -96,7 +96,7 @@ class Outgoing:
         self._send, self._given, self._client_context, self._rebuild = send, given, client_context, rebuild
         self._decode = decode
         self._allowance: float | None = None
-        self._promise = Promise(None)
+        self._snapshot = DeadlineSnapshot(None)
         self._numbers = itertools.count()
         self._landed: list[tuple[Any, Any]] = []
         self._open: list[Any] = []
@@ -116,7 +116,7 @@ class Outgoing:
 
         Raises `DeadlineExceededError` where no time is left for it.
         """
-        self._promise = Promise(Deadline.current())
+        self._snapshot = DeadlineSnapshot(Deadline.current())
         timeout = self._allowance = self._client_context.timeout(self._given.timeout)
         return self._send(self._rebuild(self._given, timeout, self._sent()), self.request)
 
@@ -125,8 +125,8 @@ class Outgoing:
         error, seconds = self._decode(raised), self._allowance
         if error.facts.status is not StatusCode.DEADLINE_EXCEEDED or seconds is None or error.allowed is not None:
             return error
-        if is_out_of_time(seconds, self._promise.left - self._client_context.options.margin):
-            error.allowed = allowed_by_service(seconds, self._given.timeout, self._promise.moved)
+        if is_out_of_time(seconds, self._snapshot.left - self._client_context.options.margin):
+            error.allowed = allowed_by_service(seconds, self._given.timeout, self._snapshot.moved)
             error.seconds = seconds
         return error
 

@@ -139,7 +139,7 @@ class _Call:
         parts, exchange = self._parts, self._exchange
         await _close(exchange.useless())
         sent, times = parts.addressed(request)
-        promise = times.allowance.promise
+        snapshot = times.allowance.snapshot
         patience = asyncio.timeout(times.allowance.seconds)  # a head that trickles in keeps every read timeout
         try:
             async with patience:
@@ -150,7 +150,7 @@ class _Call:
             raise
         except TimeoutError as error:
             if patience.expired():
-                times.allowance.promise = promise
+                times.allowance.snapshot = snapshot
                 raise parts.too_late(exchange, request, times) from error
             raise
         return parts.judge(exchange, request, response, times)

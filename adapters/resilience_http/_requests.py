@@ -224,7 +224,7 @@ class _Call:
                 _ = answer.content  # read now, and kept
         except (requests.Timeout, requests.ConnectionError) as error:
             margin = adapter.client_context.options.margin
-            if allowance.promise.left - margin > LEAST:
+            if allowance.snapshot.left - margin > LEAST:
                 raise
             raise LateError(
                 "the deadline passed before the answer",

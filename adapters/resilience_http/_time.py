@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from resilience.client import is_out_of_time
-from resilience.timeout import Deadline, Promise, allowed_by_service
+from resilience.timeout import Deadline, DeadlineSnapshot, allowed_by_service
 
 __all__ = ("LEAST", "Allowance", "StepTimeouts", "is_spent", "longest")
 
@@ -31,25 +31,25 @@ def is_spent(deadline: Deadline | None, margin: float) -> bool:
 class Allowance:
     """What one attempt may take: the `seconds` that its deadline leaves, and `own`, the client's own timeout.
 
-    `seconds` is None without a deadline, `own` without a timeout of the client. `promise` knows whether the deadline
+    `seconds` is None without a deadline, `own` without a timeout of the client. `snapshot` knows whether the deadline
     has moved since a step was given the time that was left.
     """
 
-    __slots__ = ("own", "promise", "seconds")
+    __slots__ = ("own", "seconds", "snapshot")
 
     def __init__(self, seconds: float | None, own: float | None, deadline: Deadline | None) -> None:
-        self.seconds, self.own, self.promise = seconds, own, Promise(deadline)
+        self.seconds, self.own, self.snapshot = seconds, own, DeadlineSnapshot(deadline)
 
     @property
     def allowed(self) -> float | None:
         """The seconds this service allows an attempt that its caller's deadline cuts off; None if it does not."""
-        return None if self.seconds is None else allowed_by_service(self.seconds, self.own, self.promise.moved)
+        return None if self.seconds is None else allowed_by_service(self.seconds, self.own, self.snapshot.moved)
 
     def allowed_before(self, status: int, margin: float) -> float | None:
         """Return `allowed` for an answer that says that the deadline we sent has passed; None for any other answer."""
         if status != _GATEWAY_TIMEOUT or self.seconds is None:
             return None
-        return self.allowed if is_out_of_time(self.seconds, self.promise.left - margin) else None
+        return self.allowed if is_out_of_time(self.seconds, self.snapshot.left - margin) else None
 
 
 class StepTimeouts(dict[str, Any]):
@@ -70,7 +70,7 @@ class StepTimeouts(dict[str, Any]):
         left = self.left
         if left is None or (allowed is not None and allowed <= left):
             return allowed
-        self.allowance.promise = Promise(self.deadline)
+        self.allowance.snapshot = DeadlineSnapshot(self.deadline)
         return left
 
     def __getitem__(self, step: str) -> Any:
@@ -92,4 +92,4 @@ class StepTimeouts(dict[str, Any]):
     @property
     def has_moved(self) -> bool:
         """Whether the deadline has moved since a step was given what was left: the step could have taken longer."""
-        return self.allowance.promise.moved > 0 and self.allowance.promise.left - self._margin <= LEAST
+        return self.allowance.snapshot.moved > 0 and self.allowance.snapshot.left - self._margin <= LEAST

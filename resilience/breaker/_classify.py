@@ -19,7 +19,7 @@ from resilience.errors import (
     said_by,
 )
 from resilience.options import LONGEST, is_plain_callable
-from resilience.timeout import callers_patience, patience_left
+from resilience.timeout import caller_remaining, neutral_remaining
 
 __all__ = ("Matcher", "checked_predicate", "cut_off_of", "is_answer", "is_refusal", "listed", "requested_delay")
 
@@ -46,9 +46,9 @@ def cut_off_of(error: BaseException, slow_after: float) -> CutOff | None:
         return max(found) if found and len(found) == len(others) else None
     source = cut_off_by_caller(error)
     if source is None:
-        is_late = _is_about_time(error) and callers_patience() <= _ALL_BUT_PASSED
+        is_late = _is_about_time(error) and caller_remaining() <= _ALL_BUT_PASSED
         return CutOff(0.0, 0.0, slow_after) if is_late else None
-    left = patience_left()
+    left = neutral_remaining()
     seconds, allowed = said_by(source, "seconds") or 0.0, said_by(source, "allowed")
     if allowed is None or allowed == math.inf:
         allowed = slow_after

@@ -38,7 +38,7 @@ from resilience.errors import ConfigurationError, Problem, leaves
 from resilience.events import Emitter, Listener
 from resilience.options import CLOCK, RANDOMNESS, checked
 from resilience.policy import NO_RESULT, PolicyBase
-from resilience.timeout import patience_left
+from resilience.timeout import neutral_remaining
 
 __all__ = ("CircuitBreaker",)
 
@@ -175,7 +175,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
         if mode is not None and mode.word == FORCED_OPEN:
             return Refusal(mode.left(now), f"is held open ({mode.reason})"), None
         # A closed circuit does not ask how long the caller waits.
-        patience = math.inf if type(self._machine.epoch) is Closed else patience_left()
+        patience = math.inf if type(self._machine.epoch) is Closed else neutral_remaining()
         return self._machine.admit(now, patience)
 
     def _tell_refusal(self, now: float, retry_after: float | None, **more: Any) -> None:

@@ -14,7 +14,7 @@ from resilience.clock import Clock, monotonic
 from resilience.options import CLOCK, Opaque, checked
 from resilience.options import seconds as in_seconds
 
-__all__ = ("FRAME", "Deadline", "Enforced", "allowed_by_service", "callers_patience", "lift", "patience_left")
+__all__ = ("FRAME", "Deadline", "Enforced", "allowed_by_service", "caller_remaining", "lift", "neutral_remaining")
 
 _MOMENT = Opaque(
     "a moment of the clock, in seconds",
@@ -192,7 +192,7 @@ takes less than this share is therefore out of its reach.
 """
 
 
-def callers_patience() -> float:
+def caller_remaining() -> float:
     """Return for how many seconds the caller still waits, if that is less than the service allows; else `math.inf`."""
     frame = FRAME.get()
     if frame is None or frame[0] is None or _grace(frame) <= 0:
@@ -200,8 +200,8 @@ def callers_patience() -> float:
     return frame[0].remaining()
 
 
-def patience_left() -> float:
-    """Return `callers_patience()`; the time left, too, if that is less than half of the service's own deadline.
+def neutral_remaining() -> float:
+    """Return `caller_remaining()`; the time left, too, if that is less than half of the service's own deadline.
 
     A call that begins now and is cut off at the deadline says nothing about the dependency, if this is not `math.inf`.
     """

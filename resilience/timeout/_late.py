@@ -12,7 +12,7 @@ import math
 
 from resilience._support.executor import Work
 from resilience.errors import RunningWork
-from resilience.timeout._deadline import patience_left
+from resilience.timeout._deadline import neutral_remaining
 
 __all__ = ("LateWork",)
 
@@ -41,4 +41,4 @@ class LateWork:
 
     def keep_out(self, threads: int) -> bool:
         """Whether a call that begins now gets none of the `threads`, because its caller may not wait for its end."""
-        return 2 * len(self._calls) >= threads and patience_left() < math.inf
+        return 2 * len(self._calls) >= threads and neutral_remaining() < math.inf

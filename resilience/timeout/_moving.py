@@ -14,7 +14,7 @@ from collections.abc import Callable
 from resilience.clock import Clock
 from resilience.timeout._deadline import Deadline
 
-__all__ = ("CappedDeadline", "LatestDeadline", "MovingDeadline", "Patience", "Promise")
+__all__ = ("CappedDeadline", "DeadlineSnapshot", "LatestDeadline", "MovingDeadline", "Patience")
 
 
 class MovingDeadline(Deadline):
@@ -128,7 +128,7 @@ def _follows(deadline: Deadline, other: Deadline) -> bool:
     return isinstance(deadline, MovingDeadline) and deadline.follows(other)
 
 
-class Promise:
+class DeadlineSnapshot:
     """What was left of a deadline when it was given away as a number, which cannot follow the deadline any more."""
 
     __slots__ = ("_at", "_deadline")
