@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from resilience.keyed import Keyed
     from resilience.lifecycle import Lifecycle
     from resilience.pipeline import Pipeline
-    from resilience.policy import Again, Policy, PolicyBase, Replace, Wait
+    from resilience.policy import Policy, PolicyBase, Replace, RetryAfter, Wait
     from resilience.ratelimit import RateLimit, TokenBucket
     from resilience.retry import Retry
     from resilience.singleflight import SingleFlight
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from resilience.toolkit import Resilience
 
 __all__ = (
-    "Again",
     "AppError",
     "Bulkhead",
     "BulkheadFullError",
@@ -80,6 +79,7 @@ __all__ = (
     "Resilience",
     "ResilienceError",
     "Retry",
+    "RetryAfter",
     "RetryBudget",
     "SingleFlight",
     "StartupError",
@@ -106,7 +106,7 @@ _HOMES = {
     "keyed": ("Keyed",),
     "lifecycle": ("Lifecycle",),
     "pipeline": ("Pipeline",),
-    "policy": ("Again", "Policy", "PolicyBase", "Replace", "Wait"),
+    "policy": ("RetryAfter", "Policy", "PolicyBase", "Replace", "Wait"),
     "ratelimit": ("RateLimit", "TokenBucket"),
     "retry": ("Retry",),
     "singleflight": ("SingleFlight",),

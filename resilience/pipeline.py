@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resilience._engine._chain import Chain, Guard
+from resilience._engine._chain import Chain, GuardedBlock
 from resilience.clock import SYSTEM_SLEEPER, Sleeper
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import LISTENER
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from resilience.events import Listener
 
-__all__ = ("Guard", "Pipeline")
+__all__ = ("GuardedBlock", "Pipeline")
 
 NAME = Text("a name of letters, digits and . _ - /", pattern=r"[A-Za-z0-9][A-Za-z0-9._/-]*", longest=100)
 _LISTENERS = Listing(LISTENER)
@@ -54,8 +54,8 @@ class Pipeline(Chain):
                 join(name)
         _check_names(name, policies)
         for policy in policies:
-            if (meet := getattr(policy, "meet", None)) is not None:
-                meet(policies)
+            if (bind := getattr(policy, "bind", None)) is not None:
+                bind(policies)
         for listener in checked(listeners, "Pipeline.listeners", _LISTENERS):
             self.subscribe(listener)
 

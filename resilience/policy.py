@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
 __all__ = (
-    "BEGUN",
     "NO_RESULT",
-    "Again",
+    "STARTED",
     "AroundPolicy",
     "Decision",
+    "FastPermitPolicy",
     "KeyedPolicy",
     "Named",
     "Pending",
     "Policy",
     "PolicyBase",
     "Replace",
+    "RetryAfter",
     "ScopedPolicy",
     "Slot",
-    "StandingPolicy",
     "Substitute",
     "Verdict",
     "Wait",
@@ -44,16 +44,16 @@ _NAME = Text("a name", longest=100)
 
 
 @final
-class _Begun:
-    """Its one instance is `BEGUN`."""
+class _Started:
+    """Its one instance is `STARTED`."""
 
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return "BEGUN"
+        return "STARTED"
 
 
-BEGUN = _Begun()
+STARTED = _Started()
 """What a guarded generator may yield ahead of its first item: it is under way, and may still be started again.
 
 A retry starts a generator anew only before an item is out. This is none; whoever iterates passes over it.
@@ -77,7 +77,7 @@ None would be taken for a result by those who judge results; this is none, and n
 """
 
 
-class Again:
+class RetryAfter:
     """Verdict: make another attempt after `after` seconds, holding `permit` from then on."""
 
     __slots__ = ("after", "permit")
@@ -106,7 +106,7 @@ class Wait:
         self.permit = permit
 
 
-Decision: TypeAlias = Again | Replace | None
+Decision: TypeAlias = RetryAfter | Replace | None
 """None lets the outcome stand."""
 
 
@@ -185,10 +185,10 @@ class WaitingPolicy(Policy, Protocol):
 
 
 @runtime_checkable
-class StandingPolicy(Policy, Protocol):
+class FastPermitPolicy(Policy, Protocol):
     """A policy that nearly always admits at once, and saves its callers from asking."""
 
-    standing_permit: Any
+    fast_permit: Any
     """A permit that any call may use without `admit`, or None where each one has to ask; any thread may change it."""
 
 
@@ -298,7 +298,7 @@ class PolicyBase(Named):
     may_wait: bool = False
     """Whether `admit` may answer `Wait`."""
     retries: bool = False
-    """Whether a verdict may be `Again`; such a policy cannot guard a `with` block, which runs only once."""
+    """Whether a verdict may be `RetryAfter`; such a policy cannot guard a `with` block, which runs only once."""
     awaits: bool = False
     """Whether a verdict may be `Pending`; such a policy cannot guard a blocking call."""
     settles_once: bool = False

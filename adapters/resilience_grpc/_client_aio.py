@@ -12,7 +12,7 @@ import grpc.aio
 from resilience import Resilience
 from resilience import idempotent as may_repeat
 from resilience.errors import ResilienceError
-from resilience.policy import BEGUN
+from resilience.policy import STARTED
 from resilience_grpc._client_aio_answer import GivenCall, GuardedAnswer
 from resilience_grpc._client_aio_answers import GuardedAnswers
 from resilience_grpc._client_call import Outgoing
@@ -152,7 +152,7 @@ async def _begun(making: Coroutine[Any, Any, Any], outgoing: Outgoing) -> Any:
 async def _stream_attempt(outgoing: Outgoing) -> AsyncGenerator[Any, None]:
     call = outgoing.begun = await _call(outgoing)
     try:
-        yield BEGUN
+        yield STARTED
         async for answer in call:
             yield answer
     except grpc.RpcError as error:
@@ -166,7 +166,7 @@ async def _opened(guarded: Callable[[Outgoing], AsyncGenerator[Any, None]], outg
     answers = guarded(outgoing)
     try:
         with outgoing.deadline or contextlib.nullcontext():
-            await anext(answers)  # BEGUN
+            await anext(answers)  # STARTED
     except CallError:
         raise
     except ResilienceError as error:

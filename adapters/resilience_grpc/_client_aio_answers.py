@@ -11,7 +11,7 @@ from typing import Any
 import grpc.aio
 
 from resilience.errors import ResilienceError
-from resilience.policy import BEGUN
+from resilience.policy import STARTED
 from resilience_grpc._client_aio_answer import OverCall, seen
 from resilience_grpc._client_call import Outgoing
 from resilience_grpc._client_error import CallError, as_call_error
@@ -39,11 +39,11 @@ class GuardedAnswers(OverCall, grpc.aio.UnaryStreamCall[Any, Any], grpc.aio.Stre
 
     async def answer(self) -> Any:
         """Return the next answer, from whichever attempt brings one."""
-        answer: Any = BEGUN
+        answer: Any = STARTED
         self._is_spent = True  # unless there is another answer
         try:
             with self._outgoing.deadline or contextlib.nullcontext():
-                while answer is BEGUN:
+                while answer is STARTED:
                     answer = await anext(self._answers, _END)
         except CallError:
             raise

@@ -170,9 +170,9 @@ def _template(policy: Any) -> Any:
 
 
 def _repeats(policy: Any) -> bool:
-    """Whether a policy may call again; one that serves only functions marked as idempotent does."""
-    serves = getattr(policy, "serves", None)
-    return bool(getattr(policy, "retries", False)) or (serves is not None and not serves(_unmarked))
+    """Whether a policy may call again; one that applies only to functions marked as idempotent does."""
+    applies_to = getattr(policy, "applies_to", None)
+    return bool(getattr(policy, "retries", False)) or (applies_to is not None and not applies_to(_unmarked))
 
 
 def _unmarked() -> None:
@@ -186,7 +186,7 @@ def _owns(policy: Any) -> bool:
 
 def _check_threads(name: str, policies: Iterable[Any]) -> None:
     for policy in policies:
-        if hasattr(_template(policy), "offload"):
+        if hasattr(_template(policy), "run_in_threads"):
             reason = "nothing of this call blocks; use a Bulkhead"
             raise ConfigurationError(
                 f"pipeline {name!r} cannot move a call to the threads of {policy.name!r}: {reason}"

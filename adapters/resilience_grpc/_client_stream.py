@@ -12,7 +12,7 @@ from grpc import StatusCode
 
 from resilience import idempotent
 from resilience.errors import ResilienceError
-from resilience.policy import BEGUN
+from resilience.policy import STARTED
 from resilience_grpc._client_call import Lost, Outgoing
 from resilience_grpc._client_error import CallError, Facts, as_call_error
 from resilience_grpc._client_outcome import CallFuture
@@ -27,7 +27,7 @@ def stream_attempt(outgoing: Outgoing) -> Generator[Any, None, None]:
     """Make one attempt, and hand over what it brings."""
     call = outgoing.begun = outgoing.attempt()
     try:
-        yield BEGUN
+        yield STARTED
         yield from call
     except grpc.RpcError as error:
         if outgoing.is_cancelled:
@@ -67,8 +67,8 @@ class GuardedStream(CallFuture):
 
     def _answer(self) -> Any:
         """Return the next answer, from whichever attempt brings one."""
-        answer = BEGUN
-        while answer is BEGUN:
+        answer = STARTED
+        while answer is STARTED:
             answer = self._step()
         if not self._is_settled:
             self._settle()

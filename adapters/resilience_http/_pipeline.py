@@ -112,4 +112,4 @@ class Guards:
 
 def _repeats(policy: Any) -> bool:
     """Whether a policy may call again: one that looks for marked functions does so because it may."""
-    return bool(getattr(policy, "retries", False)) or hasattr(policy, "serves")
+    return bool(getattr(policy, "retries", False)) or hasattr(policy, "applies_to")

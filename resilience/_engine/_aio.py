@@ -12,9 +12,9 @@ from resilience._engine._parts import (
     by_key,
     decides,
     discard,
+    has_fast_permit,
     is_around,
     is_keyed,
-    is_standing,
     scored,
     stands_in,
 )
@@ -63,7 +63,7 @@ def _compose(
     if not is_around(policy):
         return _guard(cast("Policy", policy), inner, sleep)
     around: Callable[[Callable[P, Awaitable[R]]], AsyncCall[P, R]] = policy.around_async
-    return getattr(policy, "around_inner_async", around)(inner) if is_inner else around(inner)
+    return getattr(policy, "around_nested_async", around)(inner) if is_inner else around(inner)
 
 
 def _awaiting(inner: Callable[P, Awaitable[R]]) -> AsyncCall[P, R]:
@@ -150,10 +150,10 @@ async def decided(policy: Policy, permit: Any, pending: Pending) -> Decision:
 def _guard(policy: Policy, inner: Callable[P, Awaitable[R]], sleep: AwaitingSleep) -> AsyncCall[P, R]:
     admit, on_success, admit_awaiting = decides(policy, "admit"), decides(policy, "on_success"), admission(policy)
     on_failure, on_abandon = policy.on_failure, policy.on_abandon
-    standing = policy if is_standing(policy) else None
+    standing = policy if has_fast_permit(policy) else None
 
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        permit = standing.standing_permit if standing is not None else None
+        permit = standing.fast_permit if standing is not None else None
         if permit is None:
             if admit_awaiting is not None:
                 permit = await admit_awaiting()

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
     from resilience._engine._chain import Chain
 
-__all__ = ("Guard",)
+__all__ = ("GuardedBlock",)
 
 
 _NOT_ENTERED = "the guard was left without having been entered"
 
 
-class Guard:
+class GuardedBlock:
     """A guarded block, in either colour. Each use admits anew; one that overlaps another needs a guard of its own.
 
     An interrupt that strikes as `__exit__` begins, before its first instruction, gives the permits back only once the

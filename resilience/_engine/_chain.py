@@ -11,14 +11,14 @@ from types import CodeType
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from resilience._engine import _generators, _sync
-from resilience._engine._block import Guard
+from resilience._engine._block import GuardedBlock
 from resilience._engine._colour import Colour, code_of, colour_of
 from resilience._engine._parts import Compiled, Member
 from resilience.clock import SYSTEM_SLEEPER, Sleeper
 from resilience.errors import ConfigurationError, Problem
 from resilience.policy import AroundPolicy, KeyedPolicy, Policy
 
-__all__ = ("Chain", "Guard")
+__all__ = ("Chain", "GuardedBlock")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,7 +58,7 @@ class Chain:
         self._sleeper = sleeper
         self._through = through
         self._callers: dict[Colour, Callable[..., Any]] = {}
-        self._selects = any(hasattr(policy, "serves") for policy in policies)
+        self._selects = any(hasattr(policy, "applies_to") for policy in policies)
         self._selections: dict[tuple[bool, ...], Chain] = {}
 
     def __call__(self, fn: F) -> F:
@@ -81,7 +81,7 @@ class Chain:
         """Return the chain of those policies that serve `fn`: each says so itself, once, and most serve everything."""
         if not self._selects:
             return self
-        serving = tuple(getattr(policy, "serves", _everything)(fn) for policy in self.policies)
+        serving = tuple(getattr(policy, "applies_to", _everything)(fn) for policy in self.policies)
         if serving not in self._selections:
             policies = tuple(itertools.compress(self.policies, serving))
             selection = Chain(self.name, policies, self._sleeper, through=self._through)
@@ -138,7 +138,7 @@ class Chain:
             )
         return self._acaller(fn, *args, **kwargs)
 
-    def guard(self) -> Guard:
+    def guard(self) -> GuardedBlock:
         """Guard a block: `with pipeline.guard():` or `async with pipeline.guard():`.
 
         A block is no function that could be marked: policies that serve marked functions alone are left out. Raises
@@ -150,7 +150,7 @@ class Chain:
             if getattr(policy, "retries", False):
                 reason = "a `with` block runs only once; wrap a function to have it retried"
                 raise ConfigurationError(f"pipeline {self.name!r} cannot guard a block with {policy.name!r}: {reason}")
-        return Guard(chain)
+        return GuardedBlock(chain)
 
     @Compiled
     def plain_caller(self) -> Callable[..., Any]:
@@ -165,7 +165,7 @@ class Chain:
 
     @Compiled
     def _acaller(self) -> Callable[..., Coroutine[Any, Any, Any]]:
-        leaves_the_loop = any(hasattr(policy, "offload") for policy in self.policies)
+        leaves_the_loop = any(hasattr(policy, "run_in_threads") for policy in self.policies)
         fn = self._through if leaves_the_loop else _aio().resume(self._through)
         return self._compile_async(fn, is_one_function=False)
 
@@ -218,11 +218,11 @@ class Chain:
         policies, awaited = self._for(is_one_function=is_one_function), fn
         within: tuple[Member, ...] = ()
         for position, policy in enumerate(policies):
-            if (offload := getattr(policy, "offload", None)) is not None:
+            if (run_in_threads := getattr(policy, "run_in_threads", None)) is not None:
                 # From here on inwards the call blocks, in a thread of that policy's own.
                 policies, within = policies[:position], policies[position + 1 :]
                 inner = _sync.compile_sync(within, fn, self._sleeper.sleep, _hand_back, is_part=True)
-                awaited = offload(inner)
+                awaited = run_in_threads(inner)
                 break
         compiled = _aio().compile_async(policies, awaited, self._sleeper.asleep, within)
         return cast("Callable[P, Coroutine[Any, Any, Any]]", compiled)
@@ -231,7 +231,7 @@ class Chain:
         """Return the policies; those that look at arguments have to know where the first one is the function."""
         if is_one_function:
             return self.policies
-        return tuple(getattr(policy, "for_any_function", lambda known=policy: known)() for policy in self.policies)
+        return tuple(getattr(policy, "per_call", lambda known=policy: known)() for policy in self.policies)
 
     def _settling(self, what: str, *, is_one_function: bool = True) -> tuple[Policy | KeyedPolicy, ...]:
         """Return the policies, none of which owns the call; the others cannot hold something that suspends itself."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, ParamSpec, cast
 
-from resilience._engine._parts import blocks, by_key, discard, on_interrupt, on_last
+from resilience._engine._parts import blocks, by_key, discard, no_more_attempts, on_interrupt
 from resilience._engine._sync import Sleep, admission, held
-from resilience.policy import BEGUN, NO_RESULT, KeyedPolicy, Policy, PolicyBase, Replace
+from resilience.policy import NO_RESULT, STARTED, KeyedPolicy, Policy, PolicyBase, Replace
 
 __all__ = ("compile_sync_generator",)
 
@@ -27,7 +27,7 @@ class _Progress(Generator[Any, Any, Any]):
 
     def send(self, value: Any) -> Any:
         item = self._generator.send(value)
-        if item is not BEGUN:
+        if item is not STARTED:
             self.started = True
         return item
 
@@ -64,7 +64,7 @@ def _guard_generator(
 ) -> Callable[P, Generator[Any, Any, Any]]:
     admit, on_success = admission(policy, sleep), policy.on_success
     on_failure, on_abandon = policy.on_failure, policy.on_abandon
-    last, interrupted = on_last(policy), on_interrupt(policy)
+    last, interrupted = no_more_attempts(policy), on_interrupt(policy)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
         permit = None if admit is None else admit()

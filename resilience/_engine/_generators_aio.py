@@ -8,9 +8,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ParamSpec, cast
 
 from resilience._engine._aio import AwaitingSleep, admission, decided, held
-from resilience._engine._parts import Member, by_key, discard, on_last
+from resilience._engine._parts import Member, by_key, discard, no_more_attempts
 from resilience.errors import ConfigurationError
-from resilience.policy import BEGUN, NO_RESULT, KeyedPolicy, Pending, Policy, PolicyBase, Replace, ScopedPolicy, Wait
+from resilience.policy import NO_RESULT, STARTED, KeyedPolicy, Pending, Policy, PolicyBase, Replace, ScopedPolicy, Wait
 
 __all__ = ("compile_async_block", "compile_async_generator", "enter")
 
@@ -68,7 +68,7 @@ class _Stream:
     async def step(self) -> Any:
         sent, thrown, self.sent, self.thrown = self.sent, self.thrown, None, None
         item = await (self.generator.asend(sent) if thrown is None else self.generator.athrow(thrown))
-        if item is not BEGUN:
+        if item is not STARTED:
             self.started = True
         return item
 
@@ -88,7 +88,7 @@ def _guard_generator(
     policy: Policy, inner: Callable[P, AsyncGenerator[Any, Any]], sleep: AwaitingSleep
 ) -> Callable[P, AsyncGenerator[Any, Any]]:
     admit, on_success, on_failure, on_abandon = policy.admit, policy.on_success, policy.on_failure, policy.on_abandon
-    admit_awaiting, last = admission(policy), on_last(policy)
+    admit_awaiting, last = admission(policy), no_more_attempts(policy)
 
     async def call(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, Any]:
         permit = admit() if admit_awaiting is None else await admit_awaiting()

@@ -9,13 +9,13 @@ from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeGuard, TypeVar,
 from resilience.errors import ConfigurationError
 from resilience.policy import (
     AroundPolicy,
+    FastPermitPolicy,
     KeyedPolicy,
     Pending,
     Policy,
     PolicyBase,
     Replace,
     Slot,
-    StandingPolicy,
     Substitute,
 )
 
@@ -28,11 +28,11 @@ __all__ = (
     "by_key",
     "decides",
     "discard",
+    "has_fast_permit",
     "is_around",
     "is_keyed",
-    "is_standing",
+    "no_more_attempts",
     "on_interrupt",
-    "on_last",
     "scored",
     "stands_in",
 )
@@ -55,7 +55,7 @@ class ReturnedAwaitable(BaseException):
 
 # Plain dictionaries of weak references: a `WeakKeyDictionary` runs Python code at every look.
 _kinds: dict[Any, dict[weakref.ref[type], bool]] = {
-    protocol: {} for protocol in (KeyedPolicy, AroundPolicy, StandingPolicy)
+    protocol: {} for protocol in (KeyedPolicy, AroundPolicy, FastPermitPolicy)
 }
 
 
@@ -69,9 +69,9 @@ def is_around(policy: object) -> TypeGuard[AroundPolicy]:
     return _is_a(policy, AroundPolicy)
 
 
-def is_standing(policy: object) -> TypeGuard[StandingPolicy]:
+def has_fast_permit(policy: object) -> TypeGuard[FastPermitPolicy]:
     """Whether `policy` may have a permit for every call."""
-    return _is_a(policy, StandingPolicy)
+    return _is_a(policy, FastPermitPolicy)
 
 
 def _is_a(policy: object, protocol: Any) -> bool:
@@ -139,9 +139,9 @@ def on_interrupt(policy: Policy) -> Callable[[Any], object]:
 def _nothing(_permit: Any) -> None: ...
 
 
-def on_last(policy: Policy) -> Callable[[Any], Any]:
+def no_more_attempts(policy: Policy) -> Callable[[Any], Any]:
     """Return what tells `policy` that the attempt under way is the last, whatever it says: it returns the permit."""
-    tell: Callable[[Any], Any] = getattr(policy, "on_last", lambda permit: permit)
+    tell: Callable[[Any], Any] = getattr(policy, "no_more_attempts", lambda permit: permit)
     return tell
 
 
@@ -156,7 +156,7 @@ def blocks(policy: Policy) -> Policy:
 def stands_in(policies: Iterable[Member]) -> bool:
     """Whether any of `policies`, standing inside others, may hand over a `Substitute`."""
     known = (policy.template if isinstance(policy, KeyedPolicy) else policy for policy in policies)
-    return any(hasattr(policy, "around_inner") for policy in known)
+    return any(hasattr(policy, "around_nested") for policy in known)
 
 
 def scored(policy: Policy, permit: Any, ended: Exception | Substitute) -> Any:

@@ -15,9 +15,9 @@ from resilience._engine._parts import (
     blocks,
     by_key,
     decides,
+    has_fast_permit,
     is_around,
     is_keyed,
-    is_standing,
     on_interrupt,
     scored,
     stands_in,
@@ -68,7 +68,7 @@ def _compose(
     if not is_around(policy):
         return _guard(blocks(cast("Policy", policy)), inner, sleep, defer)
     around: Callable[[Callable[P, R]], Callable[P, R]] = policy.around
-    return getattr(policy, "around_inner", around)(inner) if is_inner else around(inner)
+    return getattr(policy, "around_nested", around)(inner) if is_inner else around(inner)
 
 
 def _delivering(inner: Callable[P, R]) -> Callable[P, R]:
@@ -123,7 +123,7 @@ def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | N
     one type: remembering it makes the search for awaitables cheap. No verdict is `Pending`: `blocks` refused these.
     """
     admit, on_success, on_abandon = admission(policy, sleep), decides(policy, "on_success"), policy.on_abandon
-    interrupted, standing = on_interrupt(policy), policy if is_standing(policy) else None
+    interrupted, standing = on_interrupt(policy), policy if has_fast_permit(policy) else None
     plain: type = type(None)
     later: Callable[P, R] | None = None
 
@@ -131,7 +131,7 @@ def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | N
         nonlocal plain, later
         if later is not None:
             return later(*args, **kwargs)
-        permit = standing.standing_permit if standing is not None else None
+        permit = standing.fast_permit if standing is not None else None
         if permit is None and admit is not None:
             permit = admit()
         is_settled = False

@@ -8,7 +8,7 @@ from typing import Any
 
 from resilience.options import Opaque, is_plain_callable
 
-__all__ = ("KEY", "ForAnyFunction", "Keys", "is_shareable", "unhashable")
+__all__ = ("KEY", "Keys", "PerCall", "is_shareable", "unhashable")
 
 KEY = Opaque(
     "a function of the call's arguments that returns something hashable (not a coroutine function)",
@@ -16,17 +16,17 @@ KEY = Opaque(
 )
 
 
-class ForAnyFunction:
+class PerCall:
     """An around policy, for calls that bring the function they make as their first argument.
 
-    Its methods are those of `policy` with `brings=1`: so many arguments are not the call's own.
+    Its methods are those of `policy` with `leading_args=1`: so many arguments are not the call's own.
     """
 
     def __init__(self, policy: Any) -> None:
         self.name = policy.name
-        for step in ("around", "around_async", "around_inner", "around_inner_async"):
+        for step in ("around", "around_async", "around_nested", "around_nested_async"):
             if hasattr(policy, step):
-                setattr(self, step, functools.partial(getattr(policy, step), brings=1))
+                setattr(self, step, functools.partial(getattr(policy, step), leading_args=1))
 
 
 class _Keywords:
@@ -36,21 +36,21 @@ class _Keywords:
 class Keys:
     """Makes a call's key: its arguments, or what `function` makes of them.
 
-    Where `brings` is 1 the first argument is the function that is called: it is part of the key and not shown to
+    Where `leading_args` is 1 the first argument is the function that is called: it is part of the key and not shown to
     `function`. Keyword arguments may come in any order; one given by position makes another key.
     """
 
-    __slots__ = ("_function", "are_arguments", "brings")
+    __slots__ = ("_function", "are_arguments", "leading_args")
 
-    def __init__(self, function: Callable[..., Hashable] | None, brings: int = 0) -> None:
+    def __init__(self, function: Callable[..., Hashable] | None, leading_args: int = 0) -> None:
         self._function = function
-        self.brings = brings
-        self.are_arguments = function is None and not brings
+        self.leading_args = leading_args
+        self.are_arguments = function is None and not leading_args
         """Whether the key of a call without keywords is the tuple of its arguments."""
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable:
         """Return the key of the call that was made with these arguments."""
-        if self.brings:
+        if self.leading_args:
             return args[0], self.of(args[1:], kwargs)
         return self.of(args, kwargs)
 

@@ -25,7 +25,7 @@ __all__ = ("Core",)
 class Core(Surface):
     """Every change of state passes through here: made under the lock, told to listeners after its release (L6)."""
 
-    standing_permit: Closed | None
+    fast_permit: Closed | None
     """The epoch through which calls pass without asking; None where each one has to."""
     _changes = 0
     """Changes of state so far, each from when a storage knows of it."""
@@ -87,20 +87,20 @@ class Core(Surface):
     def _set_door(self) -> None:
         """Decide through which epoch calls pass without asking, if any."""
         self._open_message = f"circuit {self.name!r} is open"  # made here, not at every refusal
-        self.standing_permit: Closed | None = None
+        self.fast_permit: Closed | None = None
         mode, epoch = self._mode, self._machine.epoch
         if self._storage is not None:
             return  # others may have changed it: every call looks
         if mode is None or (mode.word == METRICS_ONLY and mode.lasts):
-            self.standing_permit = epoch if type(epoch) is Closed and epoch.running is None else None
+            self.fast_permit = epoch if type(epoch) is Closed and epoch.running is None else None
         elif mode.word == DISABLED and mode.lasts:
-            self.standing_permit = UNCOUNTED
+            self.fast_permit = UNCOUNTED
 
     def _set_mode(self, mode: Mode | None, now: float) -> None:
         before, after = self._mode or Mode(AUTOMATIC), mode or Mode(AUTOMATIC)
         counts, epoch = after.counts, self._machine.epoch
         # Operators alone: no interrupt leaves a mode with the door, or with the counting, of another one.
-        self.standing_permit = None
+        self.fast_permit = None
         self._mode = mode
         if type(epoch) is Closed:  # the calls under way: their permit is the epoch itself
             epoch.succeeded = epoch.rule.succeeded if counts else UNCOUNTED.succeeded

@@ -119,7 +119,7 @@ class CircuitBreaker(PolicyBase, Control):  # type: ignore[misc]  # pybreaker al
 
     def admit(self) -> Permit:
         """Return a permit, or raise `CircuitOpenError`. Takes no lock while closed or open, no clock while closed."""
-        closed = self.standing_permit  # one load: whatever happens meanwhile, this is a state the circuit was in
+        closed = self.fast_permit  # one load: whatever happens meanwhile, this is a state the circuit was in
         if closed is not None:
             return closed
         epoch = self._machine.epoch

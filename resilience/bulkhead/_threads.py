@@ -101,7 +101,7 @@ class ThreadPoolBulkhead(Admission):
         super().after_fork()
         self._late = LateWork()
 
-    def serves(self, fn: Any, /) -> bool:
+    def applies_to(self, fn: Any, /) -> bool:
         """Refuse what makes coroutines; asked when a function is wrapped, and with None for a block."""
         if callable(fn) and not is_plain_callable(fn):
             raise ConfigurationError([Problem(self.name, fn, _BLOCKING)])
@@ -128,14 +128,14 @@ class ThreadPoolBulkhead(Admission):
 
         return isolated
 
-    def offload(self, call: Callable[P, R], /) -> Callable[P, Coroutine[Any, Any, R]]:
+    def run_in_threads(self, call: Callable[P, R], /) -> Callable[P, Coroutine[Any, Any, R]]:
         """Run the blocking `call` in a thread of the pool, and await its end."""
         from resilience.bulkhead import _threads_aio  # noqa: PLC0415 - only what awaits pays for asyncio
 
-        return _threads_aio.offload(self, call)
+        return _threads_aio.run_in_threads(self, call)
 
     def around_async(self, call: Callable[P, Awaitable[R]], /) -> Callable[P, Coroutine[Any, Any, R]]:
-        """Refuse: a chain offers what is blocking to `offload`, and this would be a coroutine."""
+        """Refuse: a chain offers what is blocking to `run_in_threads`, and this would be a coroutine."""
         raise ConfigurationError([Problem(self.name, call, _BLOCKING)])
 
     def start(self, work: Isolated) -> Patience:

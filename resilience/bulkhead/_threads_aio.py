@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from resilience.bulkhead._threads import ThreadPoolBulkhead
     from resilience.timeout import Patience
 
-__all__ = ("offload",)
+__all__ = ("run_in_threads",)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,7 +44,7 @@ async def _ended(work: Isolated, patience: Patience, loop: asyncio.AbstractEvent
         alarm.cancel()
 
 
-def offload(pool: ThreadPoolBulkhead, call: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
+def run_in_threads(pool: ThreadPoolBulkhead, call: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
     """Return a coroutine function that runs `call` in a thread of `pool`."""
 
     async def isolated(*args: P.args, **kwargs: P.kwargs) -> R:

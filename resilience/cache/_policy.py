@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 from resilience._support.fork import renew_after_fork
 from resilience._support.matching import Errors, Kinds, known
-from resilience._support.sharing import KEY, ForAnyFunction, Keys, is_shareable, unhashable
+from resilience._support.sharing import KEY, Keys, PerCall, is_shareable, unhashable
 from resilience.cache import _sync
 from resilience.cache._machine import Entry, Store
 from resilience.cache._options import CacheOptions
@@ -87,8 +87,8 @@ class Cache(Named):
         self._lock = threading.RLock()
         self._is_at_work = False
         if self.options.stale_on_error:  # an answer that stands in for the outcome; costs a chain only where it occurs
-            self.around_inner = functools.partial(self._around, is_inner=True)
-            self.around_inner_async = functools.partial(self._around_async, is_inner=True)
+            self.around_nested = functools.partial(self._around, is_inner=True)
+            self.around_nested_async = functools.partial(self._around_async, is_inner=True)
         renew_after_fork(self)
 
     def after_fork(self) -> None:
@@ -101,38 +101,38 @@ class Cache(Named):
         self._lock = threading.RLock()
         self._is_at_work = False
 
-    def meet(self, policies: tuple[Any, ...]) -> None:
+    def bind(self, policies: tuple[Any, ...]) -> None:
         """Learn which policies inside share calls under way: what is invalidated here must not come from there."""
         inside = policies[[policy is self for policy in policies].index(True) + 1 :]
         with self._lock:
             self._flights.update(policy for policy in inside if hasattr(policy, "forget"))
 
-    def around(self, call: Callable[P, R], /, *, brings: int = 0) -> Callable[P, R]:
+    def around(self, call: Callable[P, R], /, *, leading_args: int = 0) -> Callable[P, R]:
         """Answer the blocking `call` from its earlier results."""
-        return self._around(call, brings=brings, is_inner=False)
+        return self._around(call, leading_args=leading_args, is_inner=False)
 
     def around_async(
-        self, call: Callable[P, Awaitable[R]], /, *, brings: int = 0
+        self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0
     ) -> Callable[P, Coroutine[Any, Any, R]]:
         """Answer the awaiting `call` from what it was awaited for before."""
-        return self._around_async(call, brings=brings, is_inner=False)
+        return self._around_async(call, leading_args=leading_args, is_inner=False)
 
-    def for_any_function(self) -> ForAnyFunction:
+    def per_call(self) -> PerCall:
         """Return this policy for calls that bring their function as the first argument."""
-        return ForAnyFunction(self)
+        return PerCall(self)
 
-    def _around(self, call: Callable[P, R], /, *, brings: int = 0, is_inner: bool) -> Callable[P, R]:
-        return _sync.around(self, self._space(brings), call, is_inner=is_inner)
+    def _around(self, call: Callable[P, R], /, *, leading_args: int = 0, is_inner: bool) -> Callable[P, R]:
+        return _sync.around(self, self._space(leading_args), call, is_inner=is_inner)
 
     def _around_async(
-        self, call: Callable[P, Awaitable[R]], /, *, brings: int = 0, is_inner: bool
+        self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0, is_inner: bool
     ) -> Callable[P, Coroutine[Any, Any, R]]:
         from resilience.cache import _aio  # noqa: PLC0415 - where await may stand
 
-        return _aio.around_async(self, self._space(brings), call, is_inner=is_inner)
+        return _aio.around_async(self, self._space(leading_args), call, is_inner=is_inner)
 
-    def _space(self, brings: int) -> Space:
-        space = Space(Keys(self._key, brings))
+    def _space(self, leading_args: int) -> Space:
+        space = Space(Keys(self._key, leading_args))
         with self._lock:
             self._spaces.add(space)
         return space
@@ -159,7 +159,7 @@ class Cache(Named):
 
     def missed(self, space: Space, key: Any) -> Miss:
         """Note a call that has to be made."""
-        stripe = hash(key[1] if space.keys.brings else key) % _STRIPES
+        stripe = hash(key[1] if space.keys.leading_args else key) % _STRIPES
         self.misses += 1
         return Miss(space, key, stripe, self._epochs[stripe])
 

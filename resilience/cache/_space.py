@@ -35,7 +35,7 @@ class Space:
                 yield entry
 
     def _keys_with(self, key: Hashable) -> list[Any]:
-        if not self.keys.brings:
+        if not self.keys.leading_args:
             return [key]
         known: list[Any] = list(self.entries)
         return [each for each in known if each[1] == key]  # whichever function stands first

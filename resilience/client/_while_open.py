@@ -120,8 +120,8 @@ class _EachWhileOpen:
     def slot(self, /, *args: Any, **kwargs: Any) -> _OpenSlot:
         return _OpenSlot(self._keyed.slot(*args, **kwargs), self._when_closed)
 
-    def for_any_function(self) -> _EachWhileOpen:
-        for_any: Callable[[], KeyedPolicy] = getattr(self._keyed, "for_any_function", lambda: self._keyed)
+    def per_call(self) -> _EachWhileOpen:
+        for_any: Callable[[], KeyedPolicy] = getattr(self._keyed, "per_call", lambda: self._keyed)
         return _EachWhileOpen(for_any(), self._when_closed)
 
 

@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 
 def around_async(
-    fallback: Fallback, call: Callable[P, Awaitable[R]], brings: int, *, is_inner: bool = False
+    fallback: Fallback, call: Callable[P, Awaitable[R]], leading_args: int, *, is_inner: bool = False
 ) -> Callable[P, Coroutine[Any, Any, R]]:
     """Return `call` with a stand-in for what will not do: as its result, or as a `Substitute` where `is_inner`."""
     on, judges = fallback.on, fallback.on_result is not None
@@ -29,7 +29,7 @@ def around_async(
         except Exception as error:
             if error not in on:
                 raise
-            value = await _instead(fallback, Ending(error), args[brings:], kwargs)
+            value = await _instead(fallback, Ending(error), args[leading_args:], kwargs)
             if value is STANDS:
                 raise
             if is_inner:
@@ -37,7 +37,7 @@ def around_async(
             return cast("R", value)
         if not judges or fallback.accepts(result):
             return result
-        value = await _instead(fallback, Ending(None, result), args[brings:], kwargs)
+        value = await _instead(fallback, Ending(None, result), args[leading_args:], kwargs)
         if value is STANDS:
             return result
         if is_inner:

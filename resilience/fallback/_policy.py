@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from resilience._support.matching import Errors, Kinds, known
 from resilience._support.notes import annotate
-from resilience._support.sharing import ForAnyFunction
+from resilience._support.sharing import PerCall
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, named, shown
 from resilience.events import Emitter
@@ -63,33 +63,33 @@ class Fallback(Named):
         self.events = Emitter()
         self.used = self.exhausted = 0
 
-    def around(self, call: Callable[P, R], /, *, brings: int = 0) -> Callable[P, R]:
+    def around(self, call: Callable[P, R], /, *, leading_args: int = 0) -> Callable[P, R]:
         """Replace what the blocking `call` comes to."""
-        return _sync.around(self._blocking(), call, brings)
+        return _sync.around(self._blocking(), call, leading_args)
 
-    def around_inner(self, call: Callable[P, R], /, *, brings: int = 0) -> Callable[P, R]:
+    def around_nested(self, call: Callable[P, R], /, *, leading_args: int = 0) -> Callable[P, R]:
         """Replace it for the caller; the policies outside still see what it came to."""
-        return _sync.around(self._blocking(), call, brings, is_inner=True)
+        return _sync.around(self._blocking(), call, leading_args, is_inner=True)
 
     def around_async(
-        self, call: Callable[P, Awaitable[R]], /, *, brings: int = 0
+        self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0
     ) -> Callable[P, Coroutine[Any, Any, R]]:
         """Replace what the awaiting `call` comes to."""
         from resilience.fallback import _aio  # noqa: PLC0415 - where await may stand
 
-        return _aio.around_async(self, call, brings)
+        return _aio.around_async(self, call, leading_args)
 
-    def around_inner_async(
-        self, call: Callable[P, Awaitable[R]], /, *, brings: int = 0
+    def around_nested_async(
+        self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0
     ) -> Callable[P, Coroutine[Any, Any, R]]:
         """Replace it for the caller; the policies outside still see what it came to."""
         from resilience.fallback import _aio  # noqa: PLC0415 - where await may stand
 
-        return _aio.around_async(self, call, brings, is_inner=True)
+        return _aio.around_async(self, call, leading_args, is_inner=True)
 
-    def for_any_function(self) -> Any:
+    def per_call(self) -> Any:
         """Return this policy for calls that bring their function as the first argument."""
-        return ForAnyFunction(self) if self.pass_call else self
+        return PerCall(self) if self.pass_call else self
 
     def _blocking(self) -> Fallback:
         if any(alternative.is_awaited for alternative in self.alternatives):

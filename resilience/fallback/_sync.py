@@ -18,7 +18,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def around(fallback: Fallback, call: Callable[P, R], brings: int, *, is_inner: bool = False) -> Callable[P, R]:
+def around(fallback: Fallback, call: Callable[P, R], leading_args: int, *, is_inner: bool = False) -> Callable[P, R]:
     """Return `call` with a stand-in for what will not do: as its result, or as a `Substitute` where `is_inner`."""
     on, judges = fallback.on, fallback.on_result is not None
 
@@ -28,7 +28,7 @@ def around(fallback: Fallback, call: Callable[P, R], brings: int, *, is_inner: b
         except Exception as error:
             if error not in on:
                 raise
-            value = _instead(fallback, Ending(error), args[brings:], kwargs)
+            value = _instead(fallback, Ending(error), args[leading_args:], kwargs)
             if value is STANDS:
                 raise
             if is_inner:
@@ -36,7 +36,7 @@ def around(fallback: Fallback, call: Callable[P, R], brings: int, *, is_inner: b
             return cast("R", value)
         if not judges or fallback.accepts(result):
             return result
-        value = _instead(fallback, Ending(None, result), args[brings:], kwargs)
+        value = _instead(fallback, Ending(None, result), args[leading_args:], kwargs)
         if value is STANDS:
             return result
         if is_inner:

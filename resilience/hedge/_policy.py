@@ -106,11 +106,11 @@ class Hedge(Named):
         """Whether nothing of its calls goes on: no thread is at work, and no attempt lingers."""
         return not self.busy_threads and not self.lingering
 
-    def serves(self, fn: Any) -> bool:
+    def applies_to(self, fn: Any) -> bool:
         """Whether calls of `fn` are hedged: it was marked as one that may be called twice."""
         return is_idempotent(fn)
 
-    def meet(self, policies: tuple[Any, ...]) -> None:
+    def bind(self, policies: tuple[Any, ...]) -> None:
         """Leave the counting of calls to a retry on the same budget: two would count each call twice."""
         if self.budget is not None and any(_counts_for(self.budget, policy) for policy in policies):
             self._counts_calls = False  # in every pipeline: to count a call too little is the careful mistake

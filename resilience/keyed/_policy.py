@@ -70,7 +70,7 @@ class Keyed(Named):
         self._clock: Clock = checked(clock, "clock", CLOCK)
         self.template = self._checked(make("template"))
         self.kind = str(getattr(self.template, "kind", "keyed"))
-        for trait in ("retries", "awaits", "serves"):
+        for trait in ("retries", "awaits", "applies_to"):
             if hasattr(self.template, trait):
                 setattr(self, trait, getattr(self.template, trait))
         self._slots: Recent[KeySlot] = Recent(self.options.max_keys, self.options.idle, _is_busy)
@@ -117,9 +117,9 @@ class Keyed(Named):
         finally:
             self._is_at_work = False
 
-    def for_any_function(self) -> _ForAnyFunction:
+    def per_call(self) -> _PerCallKeyed:
         """Return this for a chain that calls any function: it hands that function over before the arguments."""
-        return _ForAnyFunction(self)
+        return _PerCallKeyed(self)
 
     def get(self, key: Hashable) -> AnyPolicy | None:
         """Return the policy of `key` if it is remembered: to open a circuit by hand, or to look at it."""
@@ -188,7 +188,7 @@ class Keyed(Named):
         return f"<Keyed {self.name!r} {len(self)} keys, each like {self.template!r}>"
 
 
-class _SlotForAnyFunction:
+class _PerCallSlot:
     """A slot whose policy looks at arguments too, and has to know that the first one is the function."""
 
     __slots__ = ("_slot", "compiled")
@@ -199,29 +199,29 @@ class _SlotForAnyFunction:
 
     @property
     def policy(self) -> AnyPolicy:
-        return _for_any_function(self._slot.policy)
+        return _per_call(self._slot.policy)
 
 
-def _for_any_function(policy: AnyPolicy) -> AnyPolicy:
-    adapt: Callable[[], AnyPolicy] = getattr(policy, "for_any_function", lambda: policy)
+def _per_call(policy: AnyPolicy) -> AnyPolicy:
+    adapt: Callable[[], AnyPolicy] = getattr(policy, "per_call", lambda: policy)
     return adapt()
 
 
-class _ForAnyFunction:
+class _PerCallKeyed:
     """The same policies, where the first argument of every call is the function that is called."""
 
     def __init__(self, keyed: Keyed) -> None:
         self._keyed = keyed
-        self._adapts = hasattr(keyed.template, "for_any_function")
-        self.template = _for_any_function(keyed.template)
+        self._adapts = hasattr(keyed.template, "per_call")
+        self.template = _per_call(keyed.template)
 
     @property
     def name(self) -> str:
         return self._keyed.name
 
-    def slot(self, _function: Any, /, *args: Any, **kwargs: Any) -> KeySlot | _SlotForAnyFunction:
+    def slot(self, _function: Any, /, *args: Any, **kwargs: Any) -> KeySlot | _PerCallSlot:
         slot = self._keyed.slot(*args, **kwargs)
-        return _SlotForAnyFunction(slot) if self._adapts else slot
+        return _PerCallSlot(slot) if self._adapts else slot
 
 
 def _is_busy(slot: KeySlot) -> bool:

@@ -17,7 +17,7 @@ from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter
 from resilience.idempotency import is_idempotent
 from resilience.options import CLOCK, Opaque, checked, is_plain_callable
-from resilience.policy import NO_RESULT, Again, Decision, Pending, PolicyBase, Verdict
+from resilience.policy import NO_RESULT, Decision, Pending, PolicyBase, RetryAfter, Verdict
 from resilience.retry._asking import ADVICE, Asking, answered
 from resilience.retry._judge import Judge
 from resilience.retry._machine import NOT_RETRYABLE, Attempts, GiveUp, Outcome, Tally
@@ -50,7 +50,7 @@ class Retry(PolicyBase):
     kind = "retry"
     retries = True
     settles_once = True
-    serves: Callable[[Any], bool]
+    applies_to: Callable[[Any], bool]
     """Whether a function's calls may be made again; there only with `idempotent_only`, or every call would be asked."""
 
     def __init__(
@@ -130,7 +130,7 @@ class Retry(PolicyBase):
         elif self.budget is not None:
             self.on_success = self._end  # type: ignore[method-assign]  # see above
         if self.options.idempotent_only:
-            self.serves = is_idempotent
+            self.applies_to = is_idempotent
 
     def after_fork(self) -> None:
         """Start with a fresh lock and no counts: the parent's calls never end here."""
@@ -176,7 +176,7 @@ class Retry(PolicyBase):
             return None
         return self._decide(permit, Outcome(error), known)
 
-    def on_last(self, permit: Any, /) -> Attempts:
+    def no_more_attempts(self, permit: Any, /) -> Attempts:
         """Take note that there is no other attempt, whatever becomes of this one."""
         attempts = _attempts(permit, self._clock())
         attempts.is_last = True
@@ -213,7 +213,7 @@ class Retry(PolicyBase):
                 attempts.is_tallied = True
             facts = {"attempt": number, "wait": answer, "error": outcome.error}
             self.events.emit("retry.scheduled", self.name, now, "warning", **facts)
-            return Again(0.0 if are_waits_skipped() else answer, attempts)
+            return RetryAfter(0.0 if are_waits_skipped() else answer, attempts)
         verdict: Decision = None
         if answer is not None:
             self._give_up(attempts, outcome, answer, now)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 
-from resilience._support.sharing import KEY, ForAnyFunction, Keys
+from resilience._support.sharing import KEY, Keys, PerCall
 from resilience.errors import DeadlineExceededError
 from resilience.options import checked
 from resilience.policy import Named
@@ -51,21 +51,21 @@ class SingleFlight(Named):
         self._key: Callable[..., Hashable] | None = checked(key, "key", KEY)
         self.epoch = self.calls = self.shared = 0
 
-    def around(self, call: Callable[P, R], /, *, brings: int = 0) -> Callable[P, R]:
+    def around(self, call: Callable[P, R], /, *, leading_args: int = 0) -> Callable[P, R]:
         """Share the blocking `call` among threads."""
-        return _sync.around(self, Space(Keys(self._key, brings)), call)
+        return _sync.around(self, Space(Keys(self._key, leading_args)), call)
 
     def around_async(
-        self, call: Callable[P, Awaitable[R]], /, *, brings: int = 0
+        self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0
     ) -> Callable[P, Coroutine[Any, Any, R]]:
         """Share the awaiting `call` among the tasks of a loop."""
         from resilience.singleflight import _aio  # noqa: PLC0415 - only what awaits pays for asyncio
 
-        return _aio.around_async(self, LoopSpace(), Keys(self._key, brings), call)
+        return _aio.around_async(self, LoopSpace(), Keys(self._key, leading_args), call)
 
-    def for_any_function(self) -> ForAnyFunction:
+    def per_call(self) -> PerCall:
         """Return this policy for calls that bring their function as the first argument."""
-        return ForAnyFunction(self)
+        return PerCall(self)
 
     def forget(self) -> None:
         """Have nobody join the calls under way now: they may have read what has just changed."""

@@ -34,7 +34,7 @@ from resilience import (
 )
 from resilience.breaker._epochs import Closed as ClosedEpoch
 from resilience.breaker._epochs import HalfOpen, Ramp
-from resilience.policy import Again, Pending, PolicyBase
+from resilience.policy import Pending, PolicyBase, RetryAfter
 from resilience.testing import ManualClock
 
 
@@ -122,13 +122,13 @@ class Counting:
         finally:  # what raises has settled its permit itself
             if isinstance(verdict, Pending):
                 verdict = Pending(self._decided(verdict.decision))
-            elif not isinstance(verdict, Again):
+            elif not isinstance(verdict, RetryAfter):
                 self.out -= 1
         return verdict
 
     async def _decided(self, decision: Awaitable[Any]) -> Any:
         verdict = await decision  # a decision that raises has settled nothing
-        if not isinstance(verdict, Again):
+        if not isinstance(verdict, RetryAfter):
             self.out -= 1
         return verdict
 

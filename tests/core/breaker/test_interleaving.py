@@ -22,7 +22,7 @@ from resilience.breaker._uncounted import UNCOUNTED
 from resilience.events import Event
 
 BARE = object.__getattribute__
-LOADED = frozenset({"standing_permit", "_machine", "_mode"})
+LOADED = frozenset({"fast_permit", "_machine", "_mode"})
 
 
 class Worker:
@@ -262,7 +262,7 @@ def settle(outcome: str) -> Operation:
 
 
 def admit(world: World, _thread: int) -> Any:
-    permit = world.breaker.standing_permit  # as the drivers do
+    permit = world.breaker.fast_permit  # as the drivers do
     return world.breaker.admit() if permit is None else permit
 
 
@@ -393,7 +393,7 @@ class Played(NamedTuple):
 
 def watched_in(scenario: Scenario, names: tuple[str, str]) -> frozenset[str]:
     """Return what one of the threads may change while the other one looks."""
-    watched = {"standing_permit", "_machine"}
+    watched = {"fast_permit", "_machine"}
     if scenario.prepare is expiring or not MODES.isdisjoint(names):
         watched.add("_mode")
     if "time" in names:
@@ -511,7 +511,7 @@ def check_events(world: World) -> None:
 
 def check_door(world: World) -> None:
     """Check that calls pass unseen through the epoch there is, or through none."""
-    epoch, mode, door = world.breaker._machine.epoch, world.breaker._mode, world.breaker.standing_permit
+    epoch, mode, door = world.breaker._machine.epoch, world.breaker._mode, world.breaker.fast_permit
     if mode is None:
         assert door is (epoch if type(epoch) is Closed and epoch.running is None else None)
     else:

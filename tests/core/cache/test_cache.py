@@ -630,8 +630,8 @@ def test_describe_and_repr() -> None:
 
 def test_a_policy_that_never_stands_in_costs_its_chain_nothing() -> None:
     """Without `stale_on_error` a cache inside others asks for no delivery of stand-ins."""
-    assert not hasattr(Cache(), "around_inner")
-    assert hasattr(Cache(stale_on_error=1), "around_inner_async")
+    assert not hasattr(Cache(), "around_nested")
+    assert hasattr(Cache(stale_on_error=1), "around_nested_async")
 
 
 def test_only_calls_wait_not_other_callers() -> None:

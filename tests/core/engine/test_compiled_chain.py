@@ -150,10 +150,10 @@ def test_a_breaker_with_features_off_has_its_plain_steps() -> None:
     compiled = Pipeline("p", breaker)(plain)
     assert cell(compiled, "admit").__func__ is CircuitBreaker.admit
     assert cell(compiled, "on_success").__func__ is CircuitBreaker.on_success
-    assert type(breaker.standing_permit) is Closed  # so that not even `admit` is called
+    assert type(breaker.fast_permit) is Closed  # so that not even `admit` is called
     assert not breaker._looks_at_success
     assert CircuitBreaker(record_result=lambda _result: False)._looks_at_success
-    assert CircuitBreaker(slow_call_rate_threshold=0.5).standing_permit is None
+    assert CircuitBreaker(slow_call_rate_threshold=0.5).fast_permit is None
 
 
 @pytest.mark.parametrize("function", [plain, awaited], ids=["blocking", "awaiting"])

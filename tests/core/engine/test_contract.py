@@ -21,12 +21,12 @@ from resilience import (
 from resilience.idempotency import is_idempotent
 from resilience.policy import (
     NO_RESULT,
-    Again,
     Decision,
+    FastPermitPolicy,
     Named,
     Pending,
     PolicyBase,
-    StandingPolicy,
+    RetryAfter,
     Substitute,
     Verdict,
 )
@@ -74,7 +74,7 @@ class StandIn(Named):
 
         return outermost
 
-    def around_inner(self, call: Callable[..., Any], /) -> Callable[..., Any]:
+    def around_nested(self, call: Callable[..., Any], /) -> Callable[..., Any]:
         def inner(*args: Any) -> Any:
             try:
                 result = call(*args)
@@ -86,7 +86,7 @@ class StandIn(Named):
 
         return inner
 
-    def around_inner_async(self, call: Callable[..., Awaitable[Any]], /) -> Callable[..., Coroutine[Any, Any, Any]]:
+    def around_nested_async(self, call: Callable[..., Awaitable[Any]], /) -> Callable[..., Coroutine[Any, Any, Any]]:
         async def inner(*args: Any) -> Any:
             try:
                 result = await call(*args)
@@ -193,7 +193,7 @@ class Deciding(PolicyBase):
 
 async def test_verdicts_may_be_awaited() -> None:
     """A pending verdict is awaited and then is what any other is: nothing, a replacement, or another attempt."""
-    verdicts: list[Decision] = [None, Replace("other"), Again(0.0, None), None]
+    verdicts: list[Decision] = [None, Replace("other"), RetryAfter(0.0, None), None]
 
     async def decide() -> Decision:
         await asyncio.sleep(0)
@@ -265,7 +265,7 @@ def test_policy_that_awaits_cannot_guard_a_blocking_call() -> None:
 class Choosy(Watching):
     """Serves marked functions alone."""
 
-    def serves(self, function: Any) -> bool:
+    def applies_to(self, function: Any) -> bool:
         return is_idempotent(function)
 
 
@@ -318,7 +318,7 @@ def test_policies_meet_once_their_names_are_settled() -> None:
     """A policy that wants to know its neighbours is shown all of them, named, while the pipeline is composed."""
 
     class Meeting(PolicyBase):
-        def meet(self, policies: tuple[Any, ...]) -> None:
+        def bind(self, policies: tuple[Any, ...]) -> None:
             met.extend(policy.name for policy in policies)
 
     met: list[str] = []
@@ -331,7 +331,7 @@ class Door(PolicyBase):
 
     def __init__(self) -> None:
         super().__init__("door")
-        self.standing_permit: Any = "standing"
+        self.fast_permit: Any = "standing"
         self.seen: list[Any] = []
 
     def admit(self) -> Any:
@@ -343,13 +343,13 @@ class Door(PolicyBase):
 
 
 @pytest.mark.parametrize("function", [number, anumber])
-async def test_standing_permit_is_used_without_asking(function: Callable[..., Any]) -> None:
+async def test_fast_permit_is_used_without_asking(function: Callable[..., Any]) -> None:
     """A call uses the standing permit; where there is none at that moment it asks, in either colour."""
     door = Door()
-    assert isinstance(door, StandingPolicy)
+    assert isinstance(door, FastPermitPolicy)
     guarded = Pipeline("p", door)(function)
     await called(guarded, "1")
-    door.standing_permit = None
+    door.fast_permit = None
     await called(guarded, "1")
     assert door.seen == ["standing", "asked"]
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from resilience import (
-    Again,
     Bulkhead,
     BulkheadFullError,
     CircuitBreaker,
@@ -18,6 +17,7 @@ from resilience import (
     Pipeline,
     Replace,
     Retry,
+    RetryAfter,
     SingleFlight,
     Timeout,
 )
@@ -283,7 +283,7 @@ def test_interrupted_sleep_abandons_the_next_attempt() -> None:
     def fail() -> None:
         raise ValueError
 
-    pipeline = Pipeline("p", Spy("a", log, failure=Again(1, "second")), sleeper=Interrupting())
+    pipeline = Pipeline("p", Spy("a", log, failure=RetryAfter(1, "second")), sleeper=Interrupting())
     with pytest.raises(KeyboardInterrupt):
         pipeline(fail)()
     assert log == ["a admit", "a failure", "second abandon"]
@@ -296,7 +296,7 @@ async def test_cancelled_sleep_abandons_the_next_attempt() -> None:
     async def fail() -> None:
         raise ValueError
 
-    task = asyncio.ensure_future(Pipeline("p", Spy("a", log, failure=Again(60, "second")))(fail)())
+    task = asyncio.ensure_future(Pipeline("p", Spy("a", log, failure=RetryAfter(60, "second")))(fail)())
     await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -388,7 +388,7 @@ def test_generator_restarts_only_before_its_first_item(*, before_first: bool) ->
         if starts == 1:
             raise ValueError("late")
 
-    generator = Pipeline("p", Spy("a", log, failure=Again(0, "second")))(flaky)()
+    generator = Pipeline("p", Spy("a", log, failure=RetryAfter(0, "second")))(flaky)()
     if before_first:
         assert list(generator) == [2]
         assert log == ["a admit", "a failure", "second success"]
@@ -414,7 +414,7 @@ async def test_async_generator_restarts_only_before_its_first_item(*, before_fir
         if starts == 1:
             raise ValueError("late")
 
-    generator = Pipeline("p", Spy("a", log, failure=Again(0, "second")))(flaky)()
+    generator = Pipeline("p", Spy("a", log, failure=RetryAfter(0, "second")))(flaky)()
     if before_first:
         assert [item async for item in generator] == [2]
         assert log == ["a admit", "a failure", "second success"]
@@ -433,7 +433,7 @@ def test_verdicts_on_a_finished_generator() -> None:
         yield 1
         return "own"
 
-    again = Pipeline("p", Spy("a", log, success=Again(0, "second")))(one)()
+    again = Pipeline("p", Spy("a", log, success=RetryAfter(0, "second")))(one)()
     assert list(again) == [1]
     assert log == ["a admit", "a success", "second abandon"]
 
@@ -454,7 +454,7 @@ async def test_verdicts_on_a_finished_async_generator() -> None:
     async def one() -> AsyncGenerator[int, None]:
         yield 1
 
-    for verdict in (Again(0, "second"), Replace("other")):
+    for verdict in (RetryAfter(0, "second"), Replace("other")):
         guarded = Pipeline("p", Spy("a", log, success=verdict))(one)
         assert [item async for item in guarded()] == [1]
     assert log == ["a admit", "a success", "second abandon", "a admit", "a success"]

@@ -130,9 +130,9 @@ def test_a_proxy_that_has_every_attribute_is_not_marked() -> None:
 
 
 def test_without_the_gate_no_function_is_asked() -> None:
-    """A retry that serves everything has no such step, so that `pipeline.call` stays as cheap as it is."""
-    assert not hasattr(Retry(), "serves")
-    assert hasattr(Retry(idempotent_only=True), "serves")
+    """A retry that applies to everything has no such step, so that `pipeline.call` stays as cheap as it is."""
+    assert not hasattr(Retry(), "applies_to")
+    assert hasattr(Retry(idempotent_only=True), "applies_to")
 
 
 def test_a_generator_restarts_until_its_first_item() -> None:
@@ -353,8 +353,8 @@ def test_features_not_used_have_no_step() -> None:
         "admit": lambda: Retry(timeout=5, before_sleep=lambda _: None, retry_error_callback=lambda _: None),
         "on_success": lambda: Retry(on_result=bool),
         "admit on_success": lambda: Retry(budget=RetryBudget()),
-        "serves": lambda: Retry(idempotent_only=True),
+        "applies_to": lambda: Retry(idempotent_only=True),
     }
     for names, make in steps.items():
         retry = make()
-        assert {name for name in ("admit", "on_success", "serves") if name in vars(retry)} == set(names.split())
+        assert {name for name in ("admit", "on_success", "applies_to") if name in vars(retry)} == set(names.split())

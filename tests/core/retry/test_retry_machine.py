@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from resilience import Retry, RetryBudget
-from resilience.policy import Again
+from resilience.policy import RetryAfter
 from resilience.retry import no_waits, set_active
 from resilience.testing import ManualClock, RecordingListener
 
@@ -117,7 +117,7 @@ class RetryAsItShouldBe(RuleBasedStateMachine):
             # The wait chance chose is not known here: it was somewhere up to the longest, or a tenth above the floor.
             assert could_not or elapsed + max(WAIT_MAX, needed + min(needed / 10, WAIT_MAX)) >= TIMEOUT
             return self._end(call)
-        assert isinstance(verdict, Again)
+        assert isinstance(verdict, RetryAfter)
         assert has_room
         assert call.attempts < ATTEMPTS
         assert max(asked or 0.0, 0.5) <= verdict.after <= max(WAIT_MAX, (asked or 0.0) * 1.1)
