@@ -70,7 +70,7 @@ def encode(message: dict[str, Any]) -> bytes:
 
 
 stock = LazyChannel(connect)  # connects in the worker, at its first call: nothing is shared across a fork
-toolkit.lifecycle.closes(stock)
+toolkit.lifecycle.close_on_stop(stock)
 book = stock.unary_unary("/shop.Stock/Book", encode, json.loads)
 NAME = os.environ.get("HOSTNAME", "warehouse")
 

@@ -45,15 +45,15 @@ class Lifespan:
                     yield state
                 finally:
                     lifecycle.drain()
-                    await lifecycle.await_deregistered()
+                    await lifecycle.await_drain_hooks()
         finally:
             await lifecycle.astop()
 
 
 def begin(lifecycle: Lifecycle) -> None:
     """Be ready, where there is no `Lifespan` to say so and no start that takes one; in the log, why not."""
-    if not lifecycle.started_unless_due() and lifecycle.state == STARTING:
-        _log.warning("not ready: start hooks and needs are run by install(app) in the lifespan, or by astart()")
+    if not lifecycle.started_if_no_hooks() and lifecycle.state == STARTING:
+        _log.warning("not ready: start hooks and dependencies are run by install(app) in the lifespan, or by astart()")
 
 
 def begins(send: Send, lifecycle: Lifecycle) -> Send:

@@ -33,7 +33,8 @@ class Socket:
         self._is_open = self._is_due = self._has_left = False
         self._timer: asyncio.TimerHandle | None = None
         self._farewell: asyncio.Task[None] | None = None
-        if not lifecycle.watch_drain(self._wake):
+        self._unwatch = lifecycle.watch_drain(self._wake)
+        if self._unwatch is None:
             self._begin()
 
     async def send(self, message: Message) -> None:
@@ -54,7 +55,8 @@ class Socket:
 
     def end(self) -> None:
         """Have nothing more done: the application has returned."""
-        self._lifecycle.forget_drain(self._wake)
+        if self._unwatch is not None:
+            self._unwatch()
         for pending in (self._timer, self._farewell):
             if pending is not None:
                 pending.cancel()

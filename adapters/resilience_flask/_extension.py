@@ -86,7 +86,9 @@ class FlaskResilience:
         """
         layer = self._layer_of(app)
         health, lifecycle = layer.resilience.health, layer.resilience.lifecycle
-        return HealthServer(health, port, host, before=lifecycle.started_unless_due, serves=lambda: layer.is_acquainted)
+        return HealthServer(
+            health, port, host, before=lifecycle.started_if_no_hooks, serves=lambda: layer.is_acquainted
+        )
 
     def _layer_of(self, app: Flask | None) -> Layer:
         wrapped = [layer for layer in self._layers if app is None or layer.app is app]

@@ -66,7 +66,7 @@ class Layer:
         self._probes.find_routes(self.app)
         self._exempt = frozenset(endpoint for endpoint in self.app.view_functions if is_exempt(self.app, endpoint))
         self.attend()
-        self.resilience.lifecycle.started_unless_due()
+        self.resilience.lifecycle.started_if_no_hooks()
         self.is_acquainted = True
 
     def attend(self) -> None:

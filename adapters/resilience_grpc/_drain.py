@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 
 from resilience import Resilience
+from resilience.options import seconds
 from resilience_grpc._health import health_of
 
 __all__ = ("adrain", "drain")
@@ -32,7 +33,7 @@ def drain(
     known = health_of(server)
     toolkit = Resilience.of(known[0] if resilience is None and known is not None else resilience)
     lifecycle = toolkit.lifecycle
-    limit = lifecycle.patience(grace)
+    limit = lifecycle.options.drain_timeout if grace is None else seconds(grace, "grace")
     lifecycle.wait_drained(0)
     stopped = server.stop(limit + _LAST_WORDS)  # cancels nothing before it is known here whether all have finished
     if known is not None:
@@ -51,7 +52,7 @@ async def adrain(
     known = health_of(server)
     toolkit = Resilience.of(known[0] if resilience is None and known is not None else resilience)
     lifecycle = toolkit.lifecycle
-    limit = lifecycle.patience(grace)
+    limit = lifecycle.options.drain_timeout if grace is None else seconds(grace, "grace")
     await lifecycle.await_drained(0)
     stopping = asyncio.create_task(server.stop(limit + _LAST_WORDS))
     await asyncio.wait([stopping], timeout=0)  # begins, so that nothing new comes in

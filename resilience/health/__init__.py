@@ -6,20 +6,20 @@ from resilience.health._options import HealthOptions
 from resilience.health._ready_made import breaker_check, loop_lag_check, pool_check, threads_check
 from resilience.health._redis import redis_check
 from resilience.health._reply import PROBE_PATHS, Reply
-from resilience.health._report import Entry, Report
+from resilience.health._report import Report, ReportEntry
 from resilience.health._server import HealthServer
 from resilience.health._verdict import CheckFailedError
 
 __all__ = (
     "PROBE_PATHS",
     "CheckFailedError",
-    "Entry",
     "Health",
     "HealthOptions",
     "HealthServer",
     "Probe",
     "Reply",
     "Report",
+    "ReportEntry",
     "breaker_check",
     "loop_lag_check",
     "pool_check",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from resilience.health._check import Check
 from resilience.health._machine import Outcome, Run
-from resilience.health._report import Entry, Report
+from resilience.health._report import Report, ReportEntry
 
 __all__ = ("Asking", "entry_of", "unknown_excludes")
 
@@ -19,7 +19,7 @@ class Asking:
     """Every check here is under way or known already."""
 
     group: str
-    own: tuple[Entry, ...]
+    own: tuple[ReportEntry, ...]
     asked: list[tuple[Check, Outcome | Run]]
     warnings: tuple[str, ...]
     details: bool
@@ -31,10 +31,10 @@ class Asking:
         return Report(group=self.group, entries=entries, warnings=self.warnings, details=self.details)
 
 
-def entry_of(check: Check, outcome: Outcome) -> Entry:
+def entry_of(check: Check, outcome: Outcome) -> ReportEntry:
     """Return what a report says about one check."""
     status = "ok" if outcome.ok else "failed" if check.failure == "fail" else "warn"
-    return Entry(
+    return ReportEntry(
         name=check.name,
         status=status,
         reason=outcome.reason,

@@ -17,7 +17,7 @@ from resilience.health._check import Check, Launch, Probe
 from resilience.health._naming import BOUND, GROUPS, LIFECYCLE, PING, problems_of
 from resilience.health._options import HealthOptions
 from resilience.health._reply import Question, Reply, question_of, reply_to
-from resilience.health._report import Entry, Report
+from resilience.health._report import Report, ReportEntry
 from resilience.health._schedule import Schedule
 from resilience.options import CLOCK, Instance, Opaque, checked, seconds
 
@@ -205,11 +205,11 @@ class Health:
             raise ConfigurationError([Problem("only", only, "one of " + ", ".join(self.names(group)))])
         members = self._members(group)
         wanted = [check for check in members if check.name not in exclude and only in {None, check.name}]
-        past: list[Entry] = []
+        past: list[ReportEntry] = []
         if self._in_background():
             self._schedule.ensure(self._in_background)
         if group == "startup":  # what has been there once has come up
-            past = [Entry(name=check.name) for check in wanted if check.has_passed]
+            past = [ReportEntry(name=check.name) for check in wanted if check.has_passed]
             wanted = [check for check in wanted if not check.has_passed]
         return Asking(
             group=group,
@@ -219,13 +219,13 @@ class Health:
             details=self.options.details,
         )
 
-    def _own(self, group: str) -> Iterable[Entry]:
+    def _own(self, group: str) -> Iterable[ReportEntry]:
         """Return what cannot be excluded: no probe may send requests to a process that leaves."""
-        yield Entry(name=PING)
+        yield ReportEntry(name=PING)
         if self._lifecycle is None or group not in BOUND:
             return
         state = self._lifecycle.state
         stands = state == "ready" or (group == "startup" and state != "starting")
-        if stands and group != "startup" and getattr(self._lifecycle, "is_set_aside", False):
+        if stands and group != "startup" and getattr(self._lifecycle, "drain_file_exists", False):
             stands, state = False, "the drain file exists"
-        yield Entry(name=LIFECYCLE, status="ok" if stands else "failed", reason=state, is_public=True)
+        yield ReportEntry(name=LIFECYCLE, status="ok" if stands else "failed", reason=state, is_public=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ("Entry", "Report")
+__all__ = ("Report", "ReportEntry")
 
 _MARKS = {"ok": "[+]", "warn": "[!]", "failed": "[-]"}
 _WITHHELD = "reason withheld"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class ReportEntry:
     """One check in a report. `status` is `ok`, `warn` (failed, but tolerated) or `failed`; times are seconds."""
 
     name: str
@@ -36,7 +36,7 @@ class Report:
     """The answer of one group of checks. Reasons are shown only with `details`; otherwise the log has them."""
 
     group: str
-    entries: tuple[Entry, ...]
+    entries: tuple[ReportEntry, ...]
     warnings: tuple[str, ...] = ()
     details: bool = False
 
@@ -68,7 +68,7 @@ class Report:
             "warnings": list(self.warnings),
         }
 
-    def _record(self, entry: Entry) -> dict[str, Any]:
+    def _record(self, entry: ReportEntry) -> dict[str, Any]:
         record: dict[str, Any] = {
             "name": entry.name,
             "status": entry.status,
@@ -79,7 +79,7 @@ class Report:
             record["note"] = entry.note
         return record if entry.status == "ok" else record | {"reason": self._reason(entry)}
 
-    def _reason(self, entry: Entry) -> str:
+    def _reason(self, entry: ReportEntry) -> str:
         # Control characters would forge lines of the report.
         shown = entry.is_public or self.details
         return " ".join(entry.reason.split()) if shown and entry.reason else _WITHHELD

@@ -203,7 +203,7 @@ async def await_drained(lifecycle: Lifecycle, limit: float) -> bool:
     lifecycle.drain()
     lifecycle.is_attended = True
     await await_until(lambda: SIGNALS.came_twice, lifecycle.options.drain_delay)
-    await lifecycle.await_deregistered()
+    await lifecycle.await_drain_hooks()
     return await await_idle(lifecycle, limit)
 
 
@@ -213,10 +213,10 @@ async def stop(lifecycle: Lifecycle) -> None:
     lifecycle.drain()
     stopping = lifecycle.claim_stop()
     if stopping is None:
-        await await_until(lambda: lifecycle.is_over, lifecycle.longest_stop)
+        await await_until(lambda: lifecycle.is_over, lifecycle.stop_timeout)
         return
     try:
-        await lifecycle.await_deregistered()
+        await lifecycle.await_drain_hooks()
         await run_stage(lifecycle, STOP)
     finally:
         lifecycle.stopped()

@@ -111,7 +111,7 @@ class Hooks:
         """
         return self._added(STOP, fn, timeout, name)
 
-    def closes(self, thing: C, *, timeout: Span | None = None, name: str | None = None) -> C:
+    def close_on_stop(self, thing: C, *, timeout: Span | None = None, name: str | None = None) -> C:
         """Have `thing` closed as a stop step, by `aclose()` in async code where it has one; returns it."""
         name = name or type(thing).__name__
         hook = self._hook(thing.close, timeout, name)
@@ -119,14 +119,14 @@ class Hooks:
         return thing
 
     @overload
-    def needs(
+    def depends_on(
         self, check: F, /, *, timeout: Span | None = ..., interval: Span | None = ..., name: str | None = ...
     ) -> F: ...
     @overload
-    def needs(
+    def depends_on(
         self, /, *, timeout: Span | None = ..., interval: Span | None = ..., name: str | None = ...
     ) -> Callable[[F], F]: ...
-    def needs(
+    def depends_on(
         self,
         check: Callable[[], Any] | None = None,
         /,
@@ -141,7 +141,7 @@ class Hooks:
         it. Defaults: `startup_timeout` and `startup_interval`.
         """
         if check is None:
-            return functools.partial(self.needs, timeout=timeout, interval=interval, name=name)
+            return functools.partial(self.depends_on, timeout=timeout, interval=interval, name=name)
         self._needs.append(self._need(check, timeout, interval, name))
         return check
 

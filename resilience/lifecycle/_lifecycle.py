@@ -64,7 +64,7 @@ class Lifecycle(Hooks, Standing):
 
         return start(self)
 
-    def started_unless_due(self) -> bool:
+    def started_if_no_hooks(self) -> bool:
         """Declare the start finished, unless it takes a `start()`: there is a start hook, or a dependency to wait for.
 
         For adapters, at the first request under a server that tells an application of no start. With hooks or needs the
@@ -82,7 +82,7 @@ class Lifecycle(Hooks, Standing):
         interval: Span | None = None,
         name: str | None = None,
     ) -> None:
-        """Block until `check` neither raises nor returns False; see `needs`. Raises `StartupError` that names it."""
+        """Block until `check` neither raises nor returns False, as `depends_on` does. Raises `StartupError`."""
         _sync.wait_for(self.waiting(self._need(check, timeout, interval, name)))
 
     def await_for(
@@ -154,7 +154,7 @@ class Lifecycle(Hooks, Standing):
         self.drain()
         self.is_attended = True
         _sync.wait_until(lambda: SIGNALS.came_twice, self.options.drain_delay)
-        self.wait_deregistered()
+        self.wait_drain_hooks()
         return self.wait_idle(limit)
 
     def await_drained(self, timeout: Span | None = None) -> Coroutine[Any, Any, bool]:
@@ -163,11 +163,11 @@ class Lifecycle(Hooks, Standing):
 
         return await_drained(self, self.patience(timeout))
 
-    def wait_deregistered(self) -> bool:
+    def wait_drain_hooks(self) -> bool:
         """Block until the drain hooks have ended; whether they have within their timeouts."""
         return _sync.wait_until(lambda: self.is_deregistered, self.longest_goodbye)
 
-    def await_deregistered(self) -> Coroutine[Any, Any, bool]:
+    def await_drain_hooks(self) -> Coroutine[Any, Any, bool]:
         """Do the same, suspended."""
         from resilience.lifecycle._aio import await_until  # noqa: PLC0415 - as above
 
@@ -177,15 +177,15 @@ class Lifecycle(Hooks, Standing):
         """Drain where nobody has, run the stop hooks, the last one added first, and be stopped.
 
         Requests are not waited for: see `wait_drained`. Whoever comes second waits for the first, and gives up after
-        `longest_stop` seconds: the hooks may still run then.
+        `stop_timeout` seconds: the hooks may still run then.
         """
         self.drain()
         stopping = self.claim_stop()
         if stopping is None:
-            _sync.wait_until(lambda: self.is_over, self.longest_stop)
+            _sync.wait_until(lambda: self.is_over, self.stop_timeout)
             return
         try:
-            self.wait_deregistered()
+            self.wait_drain_hooks()
             _sync.run_stage(self, STOP)
         finally:
             self.stopped()
@@ -198,7 +198,7 @@ class Lifecycle(Hooks, Standing):
         return stop(self)
 
     @property
-    def longest_stop(self) -> float:
+    def stop_timeout(self) -> float:
         """Seconds the drain and stop hooks may take, all together."""
         return self.longest_goodbye + sum(hook.timeout for hook in self.steps(STOP))
 

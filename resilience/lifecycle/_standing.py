@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -66,10 +67,10 @@ class Standing(Presence):
     @property
     def is_ready(self) -> bool:
         """Whether this process should be sent requests. Looks for the drain file, where one is configured."""
-        return self._machine.state == READY and not self.is_set_aside
+        return self._machine.state == READY and not self.drain_file_exists
 
     @property
-    def is_set_aside(self) -> bool:
+    def drain_file_exists(self) -> bool:
         """Whether the drain file exists at this moment."""
         path = self.options.drain_file
         return path is not None and os.path.exists(path)  # noqa: PTH110 - a Path costs three times what the stat does
@@ -120,19 +121,22 @@ class Standing(Presence):
         """Set `over` when all is done that has to be when a drain begins. Does not wait for it."""
         over.set()
 
-    def watch_drain(self, wake: Callable[[], None]) -> bool:
-        """Have `wake` called when a drain begins, by whoever begins it; False (and no call) where one has already.
+    def watch_drain(self, wake: Callable[[], None]) -> Callable[[], None] | None:
+        """Have `wake` called when a drain begins, in the thread that begins it.
 
-        For parts of the toolkit that must not wait; what a service does at the drain is an `on_drain` hook.
+        For adapters, whose callback must not wait. Use an `on_drain` hook for work that a service does at the drain.
+
+        Returns:
+            A function that ends the watch and may be called twice; None if a drain has already begun. `wake` is not
+            called then.
         """
         with self._lock:
             if self.is_draining:
-                return False
+                return None
             self._drain_watchers.add(wake)
-            return True
+        return functools.partial(self._unwatch_drain, wake)
 
-    def forget_drain(self, wake: Callable[[], None]) -> None:
-        """Take back a `watch_drain`; of one that was never there, too."""
+    def _unwatch_drain(self, wake: Callable[[], None]) -> None:
         with self._lock:
             self._drain_watchers.discard(wake)
 

@@ -101,7 +101,7 @@ class Resilience:
 
     def _new_lifecycle(self) -> Lifecycle:
         lifecycle = cast("Lifecycle", section("lifecycle").constructor(self._config.lifecycle))
-        lifecycle.closes(self, name="toolkit")  # the first to be added is the last to run
+        lifecycle.close_on_stop(self, name="toolkit")  # the first to be added is the last to run
         return lifecycle
 
     @property

@@ -186,7 +186,7 @@ def test_the_grace_period_is_long_enough(which: str) -> None:
     toolkit = Resilience.from_env(environment_of(deployment))
     settings = toolkit.config.lifecycle
     server, around = server_limit(deployment), pre_stop(deployment) + settings.drain_delay
-    stopping = longest_stop(name, deployment)
+    stopping = stop_timeout(name, deployment)
     # gunicorn's limit begins at SIGTERM and ends with the stop hooks; the other two are for requests alone.
     assert pre_stop(deployment) + server < grace(deployment)
     assert name == "warehouse" or around + server + stopping < grace(deployment)
@@ -195,9 +195,9 @@ def test_the_grace_period_is_long_enough(which: str) -> None:
     toolkit.close()
 
 
-def longest_stop(name: str, deployment: dict[str, Any]) -> float:
+def stop_timeout(name: str, deployment: dict[str, Any]) -> float:
     """Return how long all drain and stop hooks of an example may take, as it says itself, in a process of its own."""
-    command = [sys.executable, "-c", f"from {EXAMPLES[name]} import toolkit; print(toolkit.lifecycle.longest_stop)"]
+    command = [sys.executable, "-c", f"from {EXAMPLES[name]} import toolkit; print(toolkit.lifecycle.stop_timeout)"]
     known = {name: value for name, value in os.environ.items() if not name.startswith("RESILIENCE_")}
     environment = {**known, **environment_of(deployment), "PYTHONPATH": str(ROOT / "examples")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)

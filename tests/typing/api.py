@@ -232,13 +232,13 @@ async def a_life(pool: httpx.Client) -> None:
     def two() -> int:
         return 2
 
-    @lifecycle.needs(interval="1s")
+    @lifecycle.depends_on(interval="1s")
     async def three() -> bool:
         return True
 
     wants_number(one)
     wants_number(two)
-    assert_type(lifecycle.closes(pool), httpx.Client)
+    assert_type(lifecycle.close_on_stop(pool), httpx.Client)
     assert_type(lifecycle.install_signals(), bool)
     assert_type(lifecycle.wait_drained("5s"), bool)
     assert_type(await lifecycle.await_drained(), bool)

@@ -17,7 +17,7 @@ from resilience.lifecycle import Lifecycle
 from resilience.server import current_request
 from resilience_fastapi import ResilienceMiddleware, health_router, install
 
-START_IS_DUE = "not ready: start hooks and needs are run by install(app) in the lifespan, or by astart()"
+START_IS_DUE = "not ready: start hooks and dependencies are run by install(app) in the lifespan, or by astart()"
 
 
 @contextlib.asynccontextmanager
@@ -154,7 +154,7 @@ async def test_without_lifespan_the_first_request_is_the_start(browse: Any) -> N
         assert (await client.get("/readyz")).status_code == 200
 
 
-@pytest.mark.parametrize("due", [Lifecycle.on_start, Lifecycle.needs], ids=["hook", "need"])
+@pytest.mark.parametrize("due", [Lifecycle.on_start, Lifecycle.depends_on], ids=["hook", "need"])
 async def test_without_lifespan_no_start_is_skipped(browse: Any, caplog: pytest.LogCaptureFixture, due: Any) -> None:
     """Without a lifespan, a start that nobody ran keeps readiness away, and the log says who could run it."""
     app, run = FastAPI(), list[str]()

@@ -158,9 +158,10 @@ def test_watchers_of_the_drain() -> None:
     lifecycle, heard = Lifecycle(), list[str]()
     forgotten = lambda: heard.append("forgotten")  # noqa: E731 - watched for, and taken back
     assert lifecycle.watch_drain(lambda: heard.append(lifecycle.state))
-    assert lifecycle.watch_drain(forgotten)
-    lifecycle.forget_drain(forgotten)
-    lifecycle.forget_drain(forgotten)
+    unwatch = lifecycle.watch_drain(forgotten)
+    assert unwatch is not None
+    unwatch()
+    unwatch()
     lifecycle.started()
     assert heard == []
     lifecycle.drain()

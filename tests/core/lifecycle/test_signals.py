@@ -259,7 +259,7 @@ class TestScripts:
         source = (
             SCRIPT
             + """
-    lifecycle.needs(lambda: False, name="ledger", timeout="200ms", interval="50ms")
+    lifecycle.depends_on(lambda: False, name="ledger", timeout="200ms", interval="50ms")
     with lifecycle:
         say("never")
 """

@@ -138,7 +138,7 @@ def test_the_start_waits_for_what_it_needs(in_loop: bool) -> None:  # noqa: FBT0
     log, heard = list[str](), RecordingListener()
     lifecycle.events.subscribe(heard)
 
-    @lifecycle.needs
+    @lifecycle.depends_on
     def ledger() -> bool:
         log.append("asked")
         if len(log) == 1:
@@ -172,7 +172,7 @@ def test_a_missing_dependency_is_named(in_loop: bool, colour: str, behaviour: st
             await asyncio.sleep(5)
         raise ConnectionError("refused")
 
-    lifecycle.needs(plain if colour == "plain" else suspended, name="ledger", timeout="50ms", interval="20ms")
+    lifecycle.depends_on(plain if colour == "plain" else suspended, name="ledger", timeout="50ms", interval="20ms")
     began = time.monotonic()
     with pytest.raises(StartupError, match="'ledger' is not there after") as caught:
         ran(lifecycle, in_loop=in_loop)
@@ -186,7 +186,7 @@ def test_a_missing_dependency_is_named(in_loop: bool, colour: str, behaviour: st
 def test_a_drain_ends_the_waiting(in_loop: bool) -> None:  # noqa: FBT001 - as above
     """A process told to end while it waits for a dependency stops waiting at once, and says for what."""
     lifecycle = Lifecycle()
-    lifecycle.needs(lambda: False, name="ledger", timeout=30, interval=30)
+    lifecycle.depends_on(lambda: False, name="ledger", timeout=30, interval=30)
     timer = threading.Timer(0.05, lifecycle.drain)
     timer.start()
     began = time.monotonic()
@@ -207,12 +207,12 @@ async def test_waiting_for_something_now() -> None:
         await lifecycle.await_for(lambda: False, name="ledger", timeout=0.02)
 
 
-@pytest.mark.parametrize("due", [Lifecycle.on_start, Lifecycle.needs], ids=["hook", "need"])
+@pytest.mark.parametrize("due", [Lifecycle.on_start, Lifecycle.depends_on], ids=["hook", "need"])
 def test_a_start_that_is_due_is_not_skipped(due: Any) -> None:
     """Who may not run the start declares it finished only where there is none to run."""
     lifecycle, log = Lifecycle(), list[str]()
     due(lifecycle, lambda: log.append("run"))
-    assert not lifecycle.started_unless_due()
+    assert not lifecycle.started_if_no_hooks()
     assert (lifecycle.state, log) == ("starting", [])
     lifecycle.start()
     assert (lifecycle.state, log) == ("ready", ["run"])
@@ -221,10 +221,10 @@ def test_a_start_that_is_due_is_not_skipped(due: Any) -> None:
 def test_a_start_without_steps_is_over_at_once() -> None:
     """With nothing to run the process is ready when that is asked for first; a request does not begin a second life."""
     lifecycle = Lifecycle()
-    assert (lifecycle.started_unless_due(), lifecycle.started_unless_due()) == (True, False)
+    assert (lifecycle.started_if_no_hooks(), lifecycle.started_if_no_hooks()) == (True, False)
     assert lifecycle.is_ready
     lifecycle.stop()
-    assert not lifecycle.started_unless_due()
+    assert not lifecycle.started_if_no_hooks()
     assert lifecycle.state == "stopped"
 
 
@@ -290,7 +290,7 @@ async def test_hooks_run_where_their_clients_live() -> None:
     lifecycle.on_drain(deregister)
     await lifecycle.astart()
     await asyncio.to_thread(lifecycle.drain)
-    assert await lifecycle.await_deregistered()
+    assert await lifecycle.await_drain_hooks()
     assert loops == [asyncio.get_running_loop()]
     await lifecycle.astop()
 
@@ -348,10 +348,10 @@ class Thing:
 
 @both
 def test_what_is_closed_last(in_loop: bool) -> None:  # noqa: FBT001 - as above
-    """What was given to `closes` first is closed last, by `aclose` in async code."""
+    """What was given to `close_on_stop` first is closed last, by `aclose` in async code."""
     lifecycle, log = Lifecycle(), list[str]()
     thing = Thing(log)
-    assert lifecycle.closes(thing) is thing
+    assert lifecycle.close_on_stop(thing) is thing
     lifecycle.on_stop(lambda: log.append("hook"))
     ran(lifecycle, in_loop=in_loop)
     assert log == ["hook", "aclose" if in_loop else "close"]
@@ -386,7 +386,7 @@ async def test_an_async_block_is_a_life() -> None:
         lifecycle.enter()
         asyncio.get_running_loop().call_later(0.05, lifecycle.leave)
     assert lifecycle.in_flight == 0
-    lifecycle.needs(lambda: False, timeout=0.01, name="ledger")
+    lifecycle.depends_on(lambda: False, timeout=0.01, name="ledger")
     with pytest.raises(StartupError):
         async with lifecycle:
             raise AssertionError("not reached")
@@ -422,7 +422,7 @@ def test_the_drain_file(tmp_path: Path) -> None:
     lifecycle.started()
     assert lifecycle.is_ready
     path.touch()
-    assert (lifecycle.is_ready, lifecycle.is_set_aside, lifecycle.state) == (False, True, "ready")
+    assert (lifecycle.is_ready, lifecycle.drain_file_exists, lifecycle.state) == (False, True, "ready")
     path.unlink()
     assert lifecycle.is_ready
 
@@ -433,7 +433,7 @@ def test_the_drain_file(tmp_path: Path) -> None:
         (lambda life: life.on_start(3), "fn=3"),
         (lambda life: life.on_stop(print, timeout=0), "timeout=0"),
         (lambda life: life.on_drain(print, name=""), "name=''"),
-        (lambda life: life.needs(print, interval="never"), "interval='never'"),
+        (lambda life: life.depends_on(print, interval="never"), "interval='never'"),
         (lambda life: life.wait_for(None), "check=None"),
         (lambda _: LifecycleOptions(drain_delay=-1), "drain_delay=-1"),
         (lambda _: LifecycleOptions(drain_file=""), "drain_file=''"),
@@ -510,7 +510,7 @@ async def test_a_cancelled_start_goes_no_further() -> None:
 def test_hooks_that_come_too_late_are_told(caplog: pytest.LogCaptureFixture) -> None:
     """A hook of a turn that is under way, or over, will not run, and the log says so; others are added in silence."""
     lifecycle, quiet = Lifecycle(), lambda: None
-    lifecycle.on_stop(lambda: lifecycle.closes(Pool(), name="late pool"))
+    lifecycle.on_stop(lambda: lifecycle.close_on_stop(Pool(), name="late pool"))
     lifecycle.start()
     lifecycle.on_drain(quiet, name="in time")
     lifecycle.on_start(quiet, name="late start")
@@ -533,7 +533,7 @@ class Pool:
 def test_a_wait_that_is_broken_off_says_how_long_it_was(in_loop: bool) -> None:  # noqa: FBT001 - a table's column
     """Who is told to stop while a dependency hangs hears how long that was waited for, not how long it could be."""
     lifecycle = Lifecycle(LifecycleOptions(startup_timeout=60))
-    lifecycle.needs(lambda: time.sleep(2), name="ledger")
+    lifecycle.depends_on(lambda: time.sleep(2), name="ledger")
     threading.Timer(0.1, lifecycle.drain).start()
     with pytest.raises(StartupError, match=r"told to stop while waiting for 'ledger' \(still running after 0\."):
         ran(lifecycle, in_loop=in_loop)
