@@ -19,15 +19,15 @@ except ModuleNotFoundError as _missing:
 
 if TYPE_CHECKING:
     from resilience_grpc._channel import channel_options, server_options, service_config
-    from resilience_grpc._channel_lazy import AioLazyChannel, LazyChannel
-    from resilience_grpc._client_aio import aio_client_interceptors
-    from resilience_grpc._client_method import per_method
-    from resilience_grpc._client_sync import client_interceptors
     from resilience_grpc._credentials import channel_credentials, server_credentials
     from resilience_grpc._drain import adrain, drain
     from resilience_grpc._health import add_health
-    from resilience_grpc._server_aio import aio_server_interceptors
-    from resilience_grpc._server_sync import server_interceptors
+    from resilience_grpc._lazy_channel import AioLazyChannel, LazyChannel
+    from resilience_grpc.client._aio import aio_client_interceptors
+    from resilience_grpc.client._pipeline import per_method
+    from resilience_grpc.client._sync import client_interceptors
+    from resilience_grpc.server._aio import aio_server_interceptors
+    from resilience_grpc.server._sync import server_interceptors
 
 __all__ = (
     "AioLazyChannel",
@@ -49,15 +49,15 @@ __all__ = (
 
 _HOMES = {
     "_channel": ("channel_options", "server_options", "service_config"),
-    "_channel_lazy": ("AioLazyChannel", "LazyChannel"),
-    "_client_aio": ("aio_client_interceptors",),
-    "_client_method": ("per_method",),
-    "_client_sync": ("client_interceptors",),
+    "_lazy_channel": ("AioLazyChannel", "LazyChannel"),
+    "client._aio": ("aio_client_interceptors",),
+    "client._pipeline": ("per_method",),
+    "client._sync": ("client_interceptors",),
     "_credentials": ("channel_credentials", "server_credentials"),
     "_drain": ("adrain", "drain"),
     "_health": ("add_health",),
-    "_server_aio": ("aio_server_interceptors",),
-    "_server_sync": ("server_interceptors",),
+    "server._aio": ("aio_server_interceptors",),
+    "server._sync": ("server_interceptors",),
 }
 
 

@@ -28,12 +28,12 @@ import resilience_http
 from resilience import AppError, CircuitOpenError, ConfigurationError, DeadlineExceededError
 from resilience.errors import Problem, RateLimitedError, RejectedError, RunningWork, StartupError
 from resilience.policy import Substitute
-from resilience_grpc._client_error import AioCallError, CallError, Facts, SyncCallError, as_call_error
+from resilience_grpc.client._errors import AioCallError, CallError, Facts, SyncCallError, as_call_error
 from resilience_http import _httpx_errors, _httpx_parts, _requests
 
 PACKAGES = (resilience, resilience_fastapi, resilience_flask, resilience_grpc, resilience_http)
 TRAILING = (("x-request-id", "r-9"), ("grpc-retry-pushback-ms", "1500"), ("blob-bin", b"\x00\xff"))
-NEVER_RAISED_TO_CALLERS = {"resilience._engine._parts.ReturnedAwaitable", "resilience_grpc._client_call.Lost"}
+NEVER_RAISED_TO_CALLERS = {"resilience._engine._parts.ReturnedAwaitable", "resilience_grpc.client._call.Lost"}
 """Signals between two frames of ours: they hold a coroutine or a call of this process."""
 
 

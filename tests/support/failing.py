@@ -7,7 +7,7 @@ import grpc.aio
 import httpx
 
 from resilience import AppError, CircuitBreaker, Pipeline, RateLimitedError
-from resilience_grpc._client_error import Facts, as_call_error
+from resilience_grpc.client._errors import Facts, as_call_error
 from resilience_http._httpx_parts import FailedResponse
 
 __all__ = ("OrderError", "fail")

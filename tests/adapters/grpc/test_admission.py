@@ -16,8 +16,8 @@ from grpc_shop import Tasks
 from resilience import AppError, ConfigurationError, RateLimitedError, Resilience
 from resilience.server import current_request
 from resilience_grpc import aio_server_interceptors, server_interceptors
-from resilience_grpc._server_guard import _address
 from resilience_grpc._status import DETAILS, error_of_call
+from resilience_grpc.server._rpc import _address
 
 
 def detail(call: Any, kind: Any) -> Any:

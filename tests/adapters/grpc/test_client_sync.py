@@ -482,16 +482,16 @@ def test_a_streams_deadline_is_the_calls(upstream: Upstream, connect: Connect) -
 
 def test_a_child_process_has_futures_too(upstream: Upstream, connect: Connect) -> None:
     """After a fork, the thread that drives futures is the child's own."""
-    from resilience_grpc import _client_loop  # noqa: PLC0415 - the law under test
+    from resilience_grpc.client import _sync_futures  # noqa: PLC0415 - the law under test
 
     async def process() -> int:
         return os.getpid()
 
-    assert _client_loop.submit(process).result(5) == os.getpid()
+    assert _sync_futures.submit(process).result(5) == os.getpid()
     read, write = os.pipe()
     child = os.fork()
     if not child:
-        os.write(write, str(_client_loop.submit(process).result(5)).encode())
+        os.write(write, str(_sync_futures.submit(process).result(5)).encode())
         os._exit(0)
     os.waitpid(child, 0)
     assert int(os.read(read, 100)) == child

@@ -18,9 +18,9 @@ from grpc_shop import KINDS, Running, Tasks, Threads
 
 from resilience import Deadline, Resilience
 from resilience_grpc import aio_server_interceptors, server_interceptors
-from resilience_grpc._names import is_untouched
-from resilience_grpc._server_alarm import Alarms
-from resilience_grpc._server_method import Methods
+from resilience_grpc._method_names import is_untouched
+from resilience_grpc.server._aio_deadline import Alarms
+from resilience_grpc.server._handlers import Methods
 
 
 class Open:

@@ -13,9 +13,10 @@ from grpc_upstream import Upstream
 from no_threads import out_of_threads
 
 from resilience import BulkheadFullError, CircuitBreaker, Pipeline, Resilience
-from resilience_grpc import _client_loop, add_health, client_interceptors
+from resilience_grpc import add_health, client_interceptors
 from resilience_grpc._health import Answer, Services
 from resilience_grpc._health_sync import ThreadedHealth
+from resilience_grpc.client import _sync_futures
 
 GET = "/shop.Orders/Get"
 
@@ -85,7 +86,7 @@ def test_a_watcher_without_a_thread_has_to_come_again() -> None:
 
 def test_a_future_without_a_thread_is_refused(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
     """A future for which no thread can be started fails at once with our refusal, and the next one is made."""
-    monkeypatch.setattr(_client_loop, "_loops", {})  # another test may have started the thread
+    monkeypatch.setattr(_sync_futures, "_loops", {})  # another test may have started the thread
     breaker = CircuitBreaker(fail_max=1)
     guards = client_interceptors(Resilience(), idempotent=["*"], pipeline=Pipeline("orders", breaker))
     with grpc.insecure_channel(upstream.target) as bare:

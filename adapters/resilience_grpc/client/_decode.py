@@ -9,8 +9,8 @@ from grpc import StatusCode
 
 from resilience.envelope import ErrorCatalog
 from resilience.errors import AppError, DeadlineExceededError, ResilienceError
-from resilience_grpc._client_error import CallError, Facts, as_call_error
 from resilience_grpc._status import error_of_call
+from resilience_grpc.client._errors import CallError, Facts, as_call_error
 
 __all__ = ("FAILURES", "Decoder")
 

@@ -14,13 +14,13 @@ import grpc
 from resilience import BulkheadFullError, Resilience
 from resilience import idempotent as may_repeat
 from resilience.errors import ResilienceError
-from resilience_grpc._client_call import Lost, Outgoing
-from resilience_grpc._client_error import CallError, as_call_error
-from resilience_grpc._client_loop import submit
-from resilience_grpc._client_method import Methods, Wanted
-from resilience_grpc._client_options import CallOptions
-from resilience_grpc._client_outcome import Given, Promised
-from resilience_grpc._client_stream import GuardedStream, stream_attempt
+from resilience_grpc.client._call import Lost, Outgoing
+from resilience_grpc.client._errors import CallError, as_call_error
+from resilience_grpc.client._options import CallOptions
+from resilience_grpc.client._outcome import Given, Promised
+from resilience_grpc.client._pipeline import Methods, Wanted
+from resilience_grpc.client._sync_calls import GuardedStream, stream_attempt
+from resilience_grpc.client._sync_futures import submit
 
 __all__ = ("client_interceptors",)
 

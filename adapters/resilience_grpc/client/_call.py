@@ -12,8 +12,8 @@ from grpc import StatusCode
 from resilience.client import ClientContext, is_out_of_time
 from resilience.clock import monotonic
 from resilience.timeout import Deadline, DeadlineSnapshot, allowed_by_service
-from resilience_grpc._client_error import CallError
-from resilience_grpc._names import service_of
+from resilience_grpc._method_names import service_of
+from resilience_grpc.client._errors import CallError
 
 __all__ = ("Details", "Lost", "Outgoing", "aio_details", "method_of")
 

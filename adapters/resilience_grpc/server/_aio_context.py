@@ -9,8 +9,8 @@ import grpc
 import grpc.aio
 
 from resilience.server import RequestContext
-from resilience_grpc._server_alarm import Alarm
-from resilience_grpc._server_guard import Guard
+from resilience_grpc.server._aio_deadline import Alarm
+from resilience_grpc.server._rpc import Guard
 
 __all__ = ("Identified", "Reading", "Writing")
 

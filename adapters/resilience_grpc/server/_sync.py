@@ -17,9 +17,9 @@ import grpc
 from resilience import Resilience
 from resilience.errors import ConfigurationError
 from resilience.server import RequestContext
-from resilience_grpc._names import is_untouched
-from resilience_grpc._server_guard import Guard, abort_in, late
-from resilience_grpc._server_method import Method, Methods, parts_of, rebuilt
+from resilience_grpc._method_names import is_untouched
+from resilience_grpc.server._handlers import Method, Methods, parts_of, rebuilt
+from resilience_grpc.server._rpc import Guard, abort_in, late
 
 __all__ = ("server_interceptors",)
 

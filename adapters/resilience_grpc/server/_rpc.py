@@ -17,8 +17,8 @@ from resilience import Deadline, Resilience
 from resilience.envelope import ANSWERS, Envelope, envelope_of, worst_of
 from resilience.errors import AppError, DeadlineExceededError, ResilienceError, leaves, one_line
 from resilience.server import RequestContext, ServerGate
-from resilience_grpc._server_validation import refusal_of
 from resilience_grpc._status import DETAILS, status_of
+from resilience_grpc.server._validation import refusal_of
 
 __all__ = ("Guard", "Told", "Trailers", "abort_in", "late")
 

@@ -14,11 +14,11 @@ from resilience.client import ClientContext
 from resilience.errors import ConfigurationError, Problem
 from resilience.policy import AroundPolicy, KeyedPolicy
 from resilience.timeout import Deadline, allowed_by_service
-from resilience_grpc._client_call import Details, Outgoing, aio_details, method_of
-from resilience_grpc._client_decode import Decoder
-from resilience_grpc._client_error import CallError, as_call_error
-from resilience_grpc._client_options import CallOptions
-from resilience_grpc._names import is_listed, is_untouched, service_of
+from resilience_grpc._method_names import is_listed, is_untouched, service_of
+from resilience_grpc.client._call import Details, Outgoing, aio_details, method_of
+from resilience_grpc.client._decode import Decoder
+from resilience_grpc.client._errors import CallError, as_call_error
+from resilience_grpc.client._options import CallOptions
 
 __all__ = ("Method", "Methods", "Wanted", "per_method")
 

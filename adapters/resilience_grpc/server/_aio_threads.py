@@ -13,8 +13,8 @@ from contextvars import copy_context
 from typing import Any
 
 from resilience import BulkheadFullError, Deadline
-from resilience_grpc._server_guard import late
-from resilience_grpc._server_method import Method
+from resilience_grpc.server._handlers import Method
+from resilience_grpc.server._rpc import late
 
 __all__ = ("bridged",)
 

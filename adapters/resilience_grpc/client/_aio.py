@@ -13,12 +13,12 @@ from resilience import Resilience
 from resilience import idempotent as may_repeat
 from resilience.errors import ResilienceError
 from resilience.policy import STARTED
-from resilience_grpc._client_aio_answer import GivenCall, GuardedAnswer
-from resilience_grpc._client_aio_answers import GuardedAnswers
-from resilience_grpc._client_call import Outgoing
-from resilience_grpc._client_error import CallError, as_call_error
-from resilience_grpc._client_method import Methods, Wanted
-from resilience_grpc._client_options import CallOptions
+from resilience_grpc.client._aio_answer import GivenCall, GuardedAnswer
+from resilience_grpc.client._aio_calls import GuardedAnswers
+from resilience_grpc.client._call import Outgoing
+from resilience_grpc.client._errors import CallError, as_call_error
+from resilience_grpc.client._options import CallOptions
+from resilience_grpc.client._pipeline import Methods, Wanted
 
 __all__ = ("aio_client_interceptors",)
 

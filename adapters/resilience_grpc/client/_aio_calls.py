@@ -12,9 +12,9 @@ import grpc.aio
 
 from resilience.errors import ResilienceError
 from resilience.policy import STARTED
-from resilience_grpc._client_aio_answer import OverCall, seen
-from resilience_grpc._client_call import Outgoing
-from resilience_grpc._client_error import CallError, as_call_error
+from resilience_grpc.client._aio_answer import OverCall, seen
+from resilience_grpc.client._call import Outgoing
+from resilience_grpc.client._errors import CallError, as_call_error
 
 __all__ = ("GuardedAnswers",)
 

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from grpc import StatusCode
 
-from resilience_grpc._client_call import Outgoing
+from resilience_grpc.client._call import Outgoing
 
 __all__ = ("CallFuture", "Given", "Promised")
 

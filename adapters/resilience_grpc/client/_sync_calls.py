@@ -13,9 +13,9 @@ from grpc import StatusCode
 from resilience import idempotent
 from resilience.errors import ResilienceError
 from resilience.policy import STARTED
-from resilience_grpc._client_call import Lost, Outgoing
-from resilience_grpc._client_error import CallError, Facts, as_call_error
-from resilience_grpc._client_outcome import CallFuture
+from resilience_grpc.client._call import Lost, Outgoing
+from resilience_grpc.client._errors import CallError, Facts, as_call_error
+from resilience_grpc.client._outcome import CallFuture
 
 __all__ = ("GuardedStream", "stream_attempt")
 

@@ -16,12 +16,12 @@ import grpc.aio
 from resilience import Deadline, Resilience
 from resilience.errors import leaves
 from resilience.server import RequestContext
-from resilience_grpc._names import is_untouched
-from resilience_grpc._server_alarm import PATIENCE, Alarms
-from resilience_grpc._server_context import Identified, Reading, Writing
-from resilience_grpc._server_guard import Guard, abort_in, late
-from resilience_grpc._server_method import Method, Methods, parts_of, rebuilt
-from resilience_grpc._server_plain import bridged
+from resilience_grpc._method_names import is_untouched
+from resilience_grpc.server._aio_context import Identified, Reading, Writing
+from resilience_grpc.server._aio_deadline import PATIENCE, Alarms
+from resilience_grpc.server._aio_threads import bridged
+from resilience_grpc.server._handlers import Method, Methods, parts_of, rebuilt
+from resilience_grpc.server._rpc import Guard, abort_in, late
 
 __all__ = ("aio_server_interceptors",)
 

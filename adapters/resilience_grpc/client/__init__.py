@@ -1,0 +1,1 @@
+"""Interceptors of channels, for callers that block (`grpc`) and on an event loop (`grpc.aio`)."""
