@@ -6,16 +6,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from resilience import CircuitBreaker, DeadlineExceededError, Keyed, Pipeline, Policy, Resilience, Retry
-from resilience.client import while_open
+from resilience import DeadlineExceededError, Keyed, Pipeline, Policy, Resilience
+from resilience.client import configured_policies, default_policies, may_call_again, while_open
 from resilience.errors import ConfigurationError, Problem
 from resilience.policy import AroundPolicy
 
 __all__ = ("Errors", "Guards", "host_of", "per_host", "pipeline_for")
 
 _DEFAULT_NAME = "http"
-_BY_HOST = frozenset({"breaker", "ratelimit", "bulkhead"})
-"""Kinds whose state says something about one host."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -62,7 +60,13 @@ def pipeline_for(toolkit: Resilience, wanted: Pipeline | str | None, errors: Err
         return wanted
     if wanted is None:
         if not toolkit.config.values(pipeline=_DEFAULT_NAME):
-            return Pipeline(_DEFAULT_NAME, *_usual(errors))
+            policies = default_policies(
+                errors.is_transient,
+                exclude=errors.ours,
+                breaker_key=host_of,
+                breaker_name=f"{_DEFAULT_NAME}.breaker",
+            )
+            return Pipeline(_DEFAULT_NAME, *policies)
         return _configured(toolkit, _DEFAULT_NAME, errors)
     given: Any = wanted
     if not isinstance(given, str):
@@ -72,33 +76,8 @@ def pipeline_for(toolkit: Resilience, wanted: Pipeline | str | None, errors: Err
 
 
 def _configured(toolkit: Resilience, name: str, errors: Errors) -> Pipeline:
-    return Pipeline(name, *[_fitted(toolkit, name, policy, errors) for policy in toolkit.policies(name)])
-
-
-def _usual(errors: Errors) -> tuple[Any, ...]:
-    def breaker(_host: str) -> CircuitBreaker:
-        return CircuitBreaker(failure_rate_threshold=0.5, reset_timeout=30, exclude=errors.ours)
-
-    return Retry(attempts=3, on=errors.is_transient, timeout=30), per_host(breaker, name=f"{_DEFAULT_NAME}.breaker")
-
-
-def _fitted(toolkit: Resilience, name: str, policy: Any, errors: Errors) -> Any:
-    """Return a configured policy as HTTP wants it: text cannot say which errors of a library are worth a retry."""
-    if isinstance(policy, Retry):
-        options = {field: getattr(policy.options, field) for field in policy.options.fields()}
-        fitted = Retry(on=errors.is_transient, **options)
-        fitted.sources = policy.sources
-        return fitted
-    if policy.kind not in _BY_HOST:
-        return policy
-
-    def make(host: str) -> Any:
-        made = next(each for each in toolkit.policies(name, key=host) if each.kind == policy.kind)
-        if isinstance(made, CircuitBreaker):
-            made.add_excluded_exceptions(*errors.ours)
-        return made
-
-    return per_host(make, name=f"{name}.{policy.kind}")
+    policies = configured_policies(toolkit, name, retry_on=errors.is_transient, exclude=errors.ours, key=host_of)
+    return Pipeline(name, *policies)
 
 
 class Guards:
@@ -107,9 +86,4 @@ class Guards:
     def __init__(self, pipeline: Pipeline, when_closed: Callable[[Any, Callable[[], None]], bool]) -> None:
         policies = [while_open(policy, when_closed) for policy in pipeline.policies]
         self.repeating = pipeline.with_policies(*policies)
-        self.once = pipeline.with_policies(*[policy for policy in policies if not _repeats(policy)])
-
-
-def _repeats(policy: Any) -> bool:
-    """Whether a policy may call again: one that looks for marked functions does so because it may."""
-    return bool(getattr(policy, "retries", False)) or hasattr(policy, "applies_to")
+        self.once = pipeline.with_policies(*[policy for policy in policies if not may_call_again(policy)])

@@ -26,6 +26,7 @@ from resilience import (
     Pipeline,
     Resilience,
     Retry,
+    ThreadPoolBulkhead,
     Timeout,
 )
 from resilience.policy import AroundPolicy, Policy
@@ -456,3 +457,19 @@ def test_a_bad_node_does_not_close_a_host_for_years(word: str) -> None:
             client.get("http://shop.example/")
     assert refused.value.retry_after is not None
     assert 200 < refused.value.retry_after <= 300
+
+
+def test_a_thread_pool_guards_requests_that_may_do_harm_too() -> None:
+    """A pool of threads chooses the functions it runs, but it never calls twice: a POST runs in it as a GET does."""
+    names: list[str] = []
+
+    def answer(_request: httpx.Request) -> httpx.Response:
+        names.append(threading.current_thread().name)
+        return httpx.Response(200)
+
+    guard = ResilienceTransport(httpx.MockTransport(answer), pipeline=Pipeline("p", ThreadPoolBulkhead(2)))
+    with httpx.Client(transport=guard) as client:
+        for method in ("GET", "POST"):
+            client.request(method, "http://shop.example/")
+    assert threading.current_thread().name not in names
+    assert len(names) == 2
