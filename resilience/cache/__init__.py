@@ -1,4 +1,4 @@
-"""Cache: what a call returned a moment ago, instead of another call."""
+"""Cache: answer a call with the result that the same call returned a moment ago."""
 
 from resilience.cache._options import CacheOptions
 from resilience.cache._policy import Cache

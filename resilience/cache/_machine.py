@@ -1,7 +1,26 @@
-"""What is kept and what has to go. Pure; not thread-safe.
+"""Which results a cache keeps, for how long, and which result it evicts. Pure; not thread-safe.
 
-Entries are looked up elsewhere: here they are told apart by identity, so that nothing of the user's (a key's `__eq__`)
-ever runs inside. cachetools does the bookkeeping: least recently used order, and a heap of expiry times.
+A result is one `CacheEntry`. It passes through three states, and time alone moves it on:
+
+    fresh     until `fresh_until`: the entry answers calls.
+    stale     from then until `expires_at`: the entry answers only a call that has failed (`stale_on_error`).
+    expired   after `expires_at`: the entry answers nothing, and the next change of the store removes it.
+
+`fresh_until` and `expires_at` are -inf until the store has accepted the entry, and again once it was removed on
+purpose: such an entry answers nothing, wherever somebody still finds it.
+
+An entry stands in two places. The *index* is a plain dictionary, one for each function, in which calls find the entry
+by their arguments. It is read without a lock and belongs to `_results.py`. The `EntryStore` holds the same entries for
+all functions of a cache and knows nothing of keys: it compares entries by identity, so no `__hash__` and no `__eq__` of
+the user's runs inside it. Each method of the store that removes entries returns them, and the caller takes them out of
+their indexes. In between, an entry may be in an index and not in the store; it is never in the store alone.
+
+The store bounds the number of entries by `max_size`. It removes expired entries first, and then evicts the entry that
+was used least recently. A use is recorded by `mark_used`; the caller may collect uses and report many at once, in
+their order. Expiry and order are `cachetools.TLRUCache`: an ordered dictionary, and a heap of expiry times. There is no
+timer: expired entries are removed when the next entry is added, or when `expire` is called.
+
+No permit exists here: a cache owns the call, it does not admit it. Hits and misses are counted by the policy.
 """
 
 from __future__ import annotations
@@ -13,39 +32,39 @@ from typing import Any
 
 from cachetools import TLRUCache
 
-__all__ = ("Entry", "Store")
+__all__ = ("CacheEntry", "EntryStore")
 
 
-class Entry:
-    """One result: fresh until the one time, good enough instead of an error until the other, gone after that."""
+class CacheEntry:
+    """One result: fresh until `fresh_until`, good enough in place of an error until `expires_at`."""
 
-    __slots__ = ("fresh_until", "gone_at", "home", "key", "value")
+    __slots__ = ("expires_at", "fresh_until", "index", "key", "value")
 
-    def __init__(self, home: MutableMapping[Hashable, Entry], key: Hashable, value: Any) -> None:
-        self.home, self.key, self.value = home, key, value
-        # Good for nothing until it is kept.
-        self.fresh_until = self.gone_at = -math.inf
+    def __init__(self, index: MutableMapping[Hashable, CacheEntry], key: Hashable, value: Any) -> None:
+        self.index, self.key, self.value = index, key, value
+        # It answers nothing until the store has accepted it.
+        self.fresh_until = self.expires_at = -math.inf
 
-    def leave_home(self) -> None:
-        """Take the entry out of where it is looked up, unless another has its place already."""
-        if self.home.get(self.key) is self:
-            self.home.pop(self.key, None)
+    def remove_from_index(self) -> None:
+        """Remove the entry from its index, unless another entry has taken its place there."""
+        if self.index.get(self.key) is self:
+            self.index.pop(self.key, None)
 
 
-class Store:
-    """At most `max_size` entries, each until its own time."""
+class EntryStore:
+    """At most `max_size` entries, each until its own `expires_at`."""
 
     def __init__(self, max_size: int) -> None:
         self._now = -math.inf
         self._max_size = max_size
-        self._entries: TLRUCache[Entry, None, float] = TLRUCache(
-            max_size, lambda entry, _value, _now: entry.gone_at, timer=lambda: self._now
+        self._entries: TLRUCache[CacheEntry, None, float] = TLRUCache(
+            max_size, lambda entry, _value, _now: entry.expires_at, timer=lambda: self._now
         )
         self.evicted = 0
-        """Entries that had to go before their time."""
+        """Entries that were removed before their time, to make room."""
 
-    def expire(self, now: float) -> list[Entry]:
-        """Let go of the entries whose time is up, and return them."""
+    def expire(self, now: float) -> list[CacheEntry]:
+        """Remove the expired entries and return them."""
         self._now = now
         return [entry for entry, _ in self._entries.expire(now)]
 
@@ -54,25 +73,25 @@ class Store:
         """How many entries are kept."""
         return len(self._entries)
 
-    def touch(self, used: Iterable[Entry]) -> None:
-        """Note which entries were used, in this order; what has gone meanwhile stays gone."""
-        # Of several uses only the last one matters.
+    def mark_used(self, used: Iterable[CacheEntry]) -> None:
+        """Record that these entries were used, in this order. Entries that are not in the store are ignored."""
+        # Of several uses of one entry only the last one matters.
         for entry in reversed(list(dict.fromkeys(reversed(list(used))))):
             with contextlib.suppress(KeyError):
                 self._entries[entry]
 
-    def keep(self, entry: Entry, fresh_until: float, gone_at: float, now: float) -> list[Entry]:
-        """Take `entry` in, and return those that had to go: their time was up, or the room was needed."""
-        gone = self.expire(now)
-        entry.fresh_until, entry.gone_at = fresh_until, gone_at
+    def add(self, entry: CacheEntry, fresh_until: float, expires_at: float, now: float) -> list[CacheEntry]:
+        """Add `entry`; return the entries that were removed: expired ones, and those evicted to make room."""
+        removed = self.expire(now)
+        entry.fresh_until, entry.expires_at = fresh_until, expires_at
         while len(self._entries) >= self._max_size:
-            gone.append(self._entries.popitem()[0])
+            removed.append(self._entries.popitem()[0])
             self.evicted += 1
         self._entries[entry] = None
-        return gone
+        return removed
 
-    def drop(self, entry: Entry) -> None:
-        """Let go of `entry`; nothing happens where it has gone already."""
-        self._now = -math.inf  # cachetools takes nothing out that has expired
+    def remove(self, entry: CacheEntry) -> None:
+        """Remove `entry`, if it is in the store; it answers nothing from now on."""
+        self._now = -math.inf  # cachetools does not remove an entry that has expired
         self._entries.pop(entry, None)
-        entry.fresh_until = entry.gone_at = -math.inf
+        entry.fresh_until = entry.expires_at = -math.inf

@@ -1,4 +1,4 @@
-"""What a cache can be told."""
+"""The options of a cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ("CacheOptions",)
 
 @dataclass(frozen=True, kw_only=True)
 class CacheOptions(Options):
-    """How long results are kept, and how many of them."""
+    """How long a cache keeps results, and how many."""
 
     ttl: float = option(60.0, Duration(above=True), "how long a result answers further calls")
     max_size: int = option(1024, Whole(1, 10_000_000), "results kept; beyond it the least recently used one goes")

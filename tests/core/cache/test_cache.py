@@ -20,7 +20,7 @@ from resilience import (
     Retry,
     SingleFlight,
 )
-from resilience.cache._space import MOST_UNTOLD
+from resilience.cache._results import MAX_PENDING_HITS
 from resilience.testing import ManualClock, RecordingListener
 
 
@@ -346,16 +346,16 @@ def test_hits_are_told_in_order_and_soon() -> None:
         guarded(argument)
     for argument in (3, 2, 1, *(2, 3) * 500, 1):
         guarded(argument)
-        assert len(cache.used) < MOST_UNTOLD
+        assert len(cache._results.pending_hits) < MAX_PENDING_HITS
     guarded(4)
-    assert cache.used == deque()
+    assert cache._results.pending_hits == deque()
     assert [guarded(3), guarded(1), guarded(4)] == [3, 1, 4]
     assert guarded(2) == 5
 
 
 def held(cache: Cache) -> list[int]:
     """Return how many entries can be found, and how many are kept: the same, or something is lost or leaks."""
-    return [sum(len(space.entries) for space in cache._spaces), cache.snapshot()["size"]]
+    return [sum(len(index.entries) for index in cache._results._indexes), cache.snapshot()["size"]]
 
 
 def test_expired_results_go_without_a_timer() -> None:
@@ -455,7 +455,7 @@ def test_no_lock_is_held_while_user_code_runs() -> None:
     ran: list[str] = []
 
     def check(what: str) -> None:
-        assert not cache._lock._is_owned(), what  # type: ignore[attr-defined]  # what threading.Condition asks too
+        assert not cache._results._lock._is_owned(), what  # type: ignore[attr-defined]  # what threading.Condition asks too
         ran.append(what)
 
     class Key:
@@ -559,12 +559,12 @@ def test_a_forked_child_goes_on(is_busy: bool) -> None:  # noqa: FBT001 - a para
     upstream = Upstream()
     guarded = Pipeline("p", cache)(upstream.get)
     guarded(1)
-    cache._is_at_work = is_busy
+    cache._results._is_changing = is_busy
     pid = os.fork()
     if pid == 0:
         right = guarded(1) == guarded(1) == (2 if is_busy else 1) and held(cache) == [1, 1]
         os._exit(0 if right else 1)
-    cache._is_at_work = False
+    cache._results._is_changing = False
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert guarded(1) == 1
 
@@ -573,10 +573,10 @@ def test_functions_that_are_gone_are_forgotten() -> None:
     """A wrapped function that is dropped takes its entries' index along once they have gone."""
     cache, clock = make()
     Pipeline("p", cache)(Upstream().get)(1)
-    assert len(cache._spaces) <= 1
+    assert len(cache._results._indexes) <= 1
     clock.advance(100)
     cache.snapshot()
-    assert len(cache._spaces) == 0
+    assert len(cache._results._indexes) == 0
 
 
 def test_generators_are_refused() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from resilience.cache._machine import Entry, Store
+from resilience.cache._machine import CacheEntry, EntryStore
 
 MOST = 4
 
@@ -15,26 +15,26 @@ class StoreModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.store = Store(MOST)
+        self.store = EntryStore(MOST)
         self.now = 0.0
-        self.kept: list[Entry] = []  # least recently used first
-        self.home: dict[Any, Entry] = {}
+        self.kept: list[CacheEntry] = []  # least recently used first
+        self.home: dict[Any, CacheEntry] = {}
         self.evicted = 0
 
-    def expired(self) -> list[Entry]:
-        gone = [entry for entry in self.kept if entry.gone_at <= self.now]
-        self.kept = [entry for entry in self.kept if entry.gone_at > self.now]
+    def expired(self) -> list[CacheEntry]:
+        gone = [entry for entry in self.kept if entry.expires_at <= self.now]
+        self.kept = [entry for entry in self.kept if entry.expires_at > self.now]
         return gone
 
     @rule(ttl=st.integers(1, 5), stale=st.integers(0, 5))
     def keep(self, ttl: int, stale: int) -> None:
-        entry = Entry(self.home, object(), None)
+        entry = CacheEntry(self.home, object(), None)
         assert entry.fresh_until < self.now or self.now == 0
         expected = self.expired()
         if len(self.kept) == MOST:
             expected.append(self.kept.pop(0))
             self.evicted += 1
-        gone = self.store.keep(entry, self.now + ttl, self.now + ttl + stale, self.now)
+        gone = self.store.add(entry, self.now + ttl, self.now + ttl + stale, self.now)
         assert sorted(map(id, gone)) == sorted(map(id, expected))
         self.kept.append(entry)
 
@@ -43,7 +43,7 @@ class StoreModel(RuleBasedStateMachine):
     def touch(self, position: int) -> None:
         entry = self.kept[position % len(self.kept)]
         oldest = self.kept[0]
-        self.store.touch([entry, oldest, entry])
+        self.store.mark_used([entry, oldest, entry])
         for used in (oldest, entry):
             self.kept.remove(used)
             self.kept.append(used)
@@ -52,13 +52,13 @@ class StoreModel(RuleBasedStateMachine):
     @rule(position=st.integers(0, MOST - 1))
     def drop(self, position: int) -> None:
         entry = self.kept.pop(position % len(self.kept))
-        self.store.drop(entry)
-        self.store.drop(entry)
+        self.store.remove(entry)
+        self.store.remove(entry)
         assert entry.fresh_until < self.now or self.now == 0
 
     @rule()
     def touch_what_is_gone(self) -> None:
-        self.store.touch([Entry(self.home, 1, None)])
+        self.store.mark_used([CacheEntry(self.home, 1, None)])
 
     @rule(seconds=st.integers(0, 6))
     def pass_time(self, seconds: int) -> None:
@@ -79,12 +79,12 @@ TestStore = StoreModel.TestCase
 
 def test_an_entry_leaves_its_own_place_only() -> None:
     """An entry that goes takes itself out of where it is looked up, and no successor that has its place."""
-    home: dict[Any, Entry] = {}
-    old, new = Entry(home, "key", 1), Entry(home, "key", 2)
+    home: dict[Any, CacheEntry] = {}
+    old, new = CacheEntry(home, "key", 1), CacheEntry(home, "key", 2)
     home["key"] = old
     home["key"] = new
-    old.leave_home()
+    old.remove_from_index()
     assert home == {"key": new}
-    new.leave_home()
-    new.leave_home()
+    new.remove_from_index()
+    new.remove_from_index()
     assert home == {}
