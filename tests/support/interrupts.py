@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import resilience
+from resilience._support import executor
 
 _OURS = str(Path(resilience.__file__).parent)
 _ON_OUR_BEHALF = (contextlib.__file__, threading.__file__)
@@ -78,6 +79,23 @@ def _signalling() -> Any:
         pass
 
     return Signalling()
+
+
+@contextlib.contextmanager
+def _workers_untraced() -> Iterator[None]:
+    """Let no tracing function, such as that of coverage, be called in the threads of our executors.
+
+    While an exception is set for a thread that waits for another thread, CPython 3.11 repeats the first instruction of
+    a function for ever in that other thread, if the function is traced.
+    """
+    tracing, idle = threading.gettrace(), executor._idle
+    threading.settrace(None)  # as `sys.settrace` does, it takes None for no function
+    executor._idle = []  # the idle threads are traced already
+    try:
+        yield
+    finally:
+        executor._idle = idle
+        threading.settrace(tracing)
 
 
 @contextlib.contextmanager
@@ -167,7 +185,7 @@ def every_signal(make: Callable[[], Subject], kind: type[BaseException]) -> Iter
     """
     tracing = sys.gettrace()  # coverage measures the main thread this way
     try:
-        with _handler_raises(kind):
+        with _workers_untraced(), _handler_raises(kind):
             yield from _strikes(make, kind, _signalling())
     finally:
         sys.settrace(tracing)
@@ -182,7 +200,8 @@ def every_interrupt(make: Callable[[], Subject], kind: type[BaseException]) -> l
     All of it happens in a thread of its own. On 3.11 a thread that the system refused to start leaves a state behind
     with the number of its creator, and the exception for the creator would be set there.
     """
-    return list(in_another_thread(lambda: list(_strikes(make, kind)), seconds=200))
+    with _workers_untraced():
+        return list(in_another_thread(lambda: list(_strikes(make, kind)), seconds=200))
 
 
 def _strikes(make: Callable[[], Subject], kind: type[BaseException], armed: Any = None) -> Iterator[str]:
