@@ -66,10 +66,21 @@ def _armed(kind: type[BaseException]) -> Any:
     return Armed()
 
 
-def _let_new_threads_begin() -> None:
-    """Until a new thread runs it has the identifier of its creator on 3.11, and the exception would be raised in it."""
-    for _ in range(50):
-        if not threading._limbo:  # type: ignore[attr-defined]  # threads between `start` and their first step
+def _native_threads() -> set[str]:
+    tasks = Path("/proc/self/task")
+    return {task.name for task in tasks.iterdir()} if tasks.is_dir() else set()
+
+
+def _let_new_threads_begin(known: set[str]) -> None:
+    """Wait for threads that the system has created since it listed `known`, and that have not begun to run.
+
+    Until a new thread runs it has the identifier of its creator on 3.11. The exception would be raised in the new
+    thread, and the creator would wait for ever for the thread to begin. A busy machine takes its time to run it.
+    """
+    for _ in range(20_000):
+        new = [thread for thread in list(threading._limbo) if thread.ident is None]  # type: ignore[attr-defined]  # between `start` and their first step
+        begun = {str(thread.native_id) for thread in threading.enumerate()}
+        if not new or not _native_threads() - known - begun:
             return
         time.sleep(0.0001)
 
@@ -126,6 +137,7 @@ class _Watch:
         """Instructions other than calls that run a Python function: `with`, properties, operators, iteration."""
         self.points = 0
         self.where = ""
+        self.natives = _native_threads()
         self._last: Place | None = None
 
     def enter(self, frame: Any, _event: str, _arg: Any) -> Any:
@@ -149,7 +161,7 @@ class _Watch:
                     self.where = f"{Path(code.co_filename).name}:{frame.f_lineno} {code.co_qualname}"
                     sys.settrace(None)
                     armed = self.armed
-                    _let_new_threads_begin()
+                    _let_new_threads_begin(self.natives)
                     _ = -armed  # from here to the return no call, no jump backwards
                     return None
         return self.step
