@@ -1,25 +1,30 @@
-"""Full names of methods, `/shop.Orders/Get`: what they belong to, and whose they are."""
+"""Full names of methods, such as `/shop.Orders/Get`: their service, and what configuration says of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ("is_listed", "is_untouched", "service_of")
+__all__ = ("is_infrastructure", "is_listed", "service_of")
 
-_UNTOUCHED = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+_INFRASTRUCTURE = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 
 
 def service_of(method: str) -> str:
-    """Return `shop.Orders` of `/shop.Orders/Get`."""
+    """Return the service of a method: `shop.Orders` of `/shop.Orders/Get`."""
     return method.strip("/").rpartition("/")[0]
 
 
 def is_listed(method: str, patterns: Iterable[str]) -> bool:
-    """Whether one of `patterns` means `method`."""
+    """Return whether one of `patterns` matches a method.
+
+    Args:
+        method: A full name, such as `/shop.Orders/Get`.
+        patterns: Methods (`shop.Orders/Get`), all methods of a service (`shop.Orders/*`), or `*` for all methods.
+    """
     forms = {"*", f"{service_of(method)}/*", method.lstrip("/")}
     return any(pattern.lstrip("/") in forms for pattern in patterns)
 
 
-def is_untouched(method: str) -> bool:
-    """Whether a method is infrastructure's: health and reflection are never guarded, refused, timed or counted."""
-    return method.startswith(_UNTOUCHED)
+def is_infrastructure(method: str) -> bool:
+    """Return whether a method is one of health or reflection, which are never guarded, refused, timed or counted."""
+    return method.startswith(_INFRASTRUCTURE)

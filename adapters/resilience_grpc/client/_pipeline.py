@@ -14,7 +14,7 @@ from resilience.client import ClientContext
 from resilience.errors import ConfigurationError, Problem
 from resilience.policy import AroundPolicy, KeyedPolicy
 from resilience.timeout import Deadline, allowed_by_service
-from resilience_grpc._method_names import is_listed, is_untouched, service_of
+from resilience_grpc._method_names import is_infrastructure, is_listed, service_of
 from resilience_grpc.client._call import Details, Outgoing, aio_details, method_of
 from resilience_grpc.client._decode import Decoder
 from resilience_grpc.client._errors import CallError, as_call_error
@@ -68,7 +68,7 @@ class Methods:
             return self._known[name]
         except KeyError:  # two threads may build one each: the policies are the same ones
             text = name if isinstance(name, str) else name.decode()
-            return self._known.setdefault(name, None if is_untouched(text) else self._new(text))
+            return self._known.setdefault(name, None if is_infrastructure(text) else self._new(text))
 
     def _new(self, name: str) -> Method:
         with self.as_call_errors():

@@ -1,80 +1,87 @@
-"""The context of an RPC as handlers on an event loop see it, where something of ours has to come in between."""
+"""The context of an RPC as handlers on an event loop see it.
+
+`grpc.aio` gives each handler a `ServicerContext`. Each class here stands around one, changes one thing, and passes
+everything else on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias, cast
 
 import grpc
 import grpc.aio
 
 from resilience.server import RequestContext
-from resilience_grpc.server._aio_deadline import Alarm
-from resilience_grpc.server._rpc import Guard
+from resilience_grpc._types import Metadatum
+from resilience_grpc.server._aio_deadline import TaskDeadline
+from resilience_grpc.server._rpc import RpcGuard
 
-__all__ = ("Identified", "Reading", "Writing")
+__all__ = ("AioContext", "AioMetadata", "ContextProxy", "DeadlineContext", "IdentifiedContext", "ValidatingContext")
+
+AioContext: TypeAlias = "grpc.aio.ServicerContext[object, object]"
+AioMetadata: TypeAlias = grpc.aio.Metadata | Sequence[Metadatum]
 
 
-class _Context:
-    """Passes on whatever it does not do itself."""
+class ContextProxy:
+    """Passes on whatever a subclass does not do itself."""
 
-    def __init__(self, servicer: Any) -> None:
-        self._servicer = servicer
+    def __init__(self, context: AioContext | ContextProxy) -> None:
+        self._context = cast("AioContext", context)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._servicer, name)
+        return getattr(self._context, name)
 
 
-class Identified(_Context):
-    """For every handler: trailing metadata of its own does not replace the request id.
+class IdentifiedContext(ContextProxy):
+    """For every handler: trailing metadata that the handler sets do not replace the request id.
 
-    grpc.aio sends an abort at once, with its trailing metadata: an id that is added later would not be sent.
+    grpc.aio sends an abort at once, with its trailing metadata. An id that is added later would not be sent.
     """
 
-    def __init__(self, servicer: Any, guard: Guard, request: RequestContext) -> None:
-        super().__init__(servicer)
+    def __init__(self, context: AioContext | ContextProxy, guard: RpcGuard, request: RequestContext) -> None:
+        super().__init__(context)
         self._guard = guard
         self._request = request
 
-    def set_trailing_metadata(self, trailing_metadata: Any) -> None:
-        """Set what ends the RPC, beside our own."""
-        self._servicer.set_trailing_metadata(self._guard.merged(self._request, trailing_metadata))
+    def set_trailing_metadata(self, trailing_metadata: AioMetadata) -> None:
+        """Set the trailing metadata, beside ours."""
+        self._context.set_trailing_metadata(self._guard.trailers(self._request, trailing_metadata))
 
-    def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> Awaitable[None]:
-        """End the RPC. Without metadata of its own, an abort has those that were set before."""
-        given = trailing_metadata or self._servicer.trailing_metadata()
-        aborting: Awaitable[None] = self._servicer.abort(code, details, self._guard.merged(self._request, given))
-        return aborting
+    def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: AioMetadata = ()) -> Awaitable[None]:
+        """End the RPC. An abort without metadata sends the metadata that were set before."""
+        given = trailing_metadata or self._context.trailing_metadata()
+        return self._context.abort(code, details, self._guard.trailers(self._request, given))
 
     def abort_with_status(self, status: grpc.Status) -> Awaitable[None]:
         """End the RPC."""
         return self.abort(status.code, status.details, status.trailing_metadata)
 
 
-class Reading(_Context):
-    """For handlers that read messages from it: what they read has been validated."""
+class ValidatingContext(ContextProxy):
+    """For handlers that read messages from the context: each message is validated first."""
 
-    def __init__(self, servicer: Any, valid: Callable[[Any], Awaitable[Any]]) -> None:
-        super().__init__(servicer)
-        self._valid = valid
+    def __init__(self, context: AioContext | ContextProxy, validated: Callable[[object], Awaitable[object]]) -> None:
+        super().__init__(context)
+        self._validated = validated
 
-    async def read(self) -> Any:
-        """Read one message; the end of the stream is not one."""
-        message = await self._servicer.read()
-        return message if message is grpc.aio.EOF else await self._valid(message)
+    async def read(self) -> object:
+        """Read one message. `grpc.aio.EOF`, the end of the stream, is not validated."""
+        message = await self._context.read()
+        return message if message is grpc.aio.EOF else await self._validated(message)
 
 
-class Writing(_Context):
-    """For handlers with a deadline of ours: it does not stop them in the midst of a write."""
+class DeadlineContext(ContextProxy):
+    """For handlers with a deadline of the server: the deadline does not cancel them within a write."""
 
-    def __init__(self, servicer: Any, alarm: Alarm) -> None:
-        super().__init__(servicer)
-        self._alarm = alarm
+    def __init__(self, context: AioContext | ContextProxy, deadline: TaskDeadline) -> None:
+        super().__init__(context)
+        self._deadline = deadline
 
-    def write(self, message: Any) -> Awaitable[None]:
+    def write(self, message: object) -> Awaitable[None]:
         """Write one message."""
-        return self._alarm.spare(self._servicer.write(message))
+        return self._deadline.shield_write(self._context.write(message))
 
-    def send_initial_metadata(self, initial_metadata: Any) -> Awaitable[None]:
-        """Send them ahead of the first answer."""
-        return self._alarm.spare(self._servicer.send_initial_metadata(initial_metadata))
+    def send_initial_metadata(self, initial_metadata: AioMetadata) -> Awaitable[None]:
+        """Send the initial metadata ahead of the first response."""
+        return self._deadline.shield_write(self._context.send_initial_metadata(initial_metadata))

@@ -1,124 +1,140 @@
-"""The deadline has come: the task of an RPC is stopped, but for its writes."""
+"""The deadline of an RPC on an event loop: its task is cancelled when the deadline passes, but not within a write.
+
+grpc.aio treats a first write that was cancelled as a write that never began, and can then no longer end the RPC. So a
+write that is under way ends first. Only a client that does not read keeps a write from ending; the server waits for it
+for `WRITE_PATIENCE` seconds.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import types
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any
 
 from resilience import Deadline
 from resilience.server import Bell
 
-__all__ = ("PATIENCE", "Alarm", "Alarms")
+__all__ = ("WRITE_PATIENCE", "TaskDeadline", "TaskDeadlines")
 
-PATIENCE = 1.0
-"""Seconds for which a client that does not read is waited for."""
+WRITE_PATIENCE = 1.0
+"""Seconds for which the server waits for a client that does not read."""
 
 
-class Alarm:
-    """One task that is to be stopped, once, as `asyncio.timeout` would: its `finally` blocks may await.
+class TaskDeadline:
+    """Cancels one task once, as `asyncio.timeout` would: the `finally` blocks of the task may await.
 
-    A write that is under way ends first. grpc.aio takes a first one that was cancelled for one that never began, and
-    can end the RPC no more. `overdue` is called where the client keeps a write from ending. Nothing but such a write is
-    stopped where the task `is_of_thread`, which cannot be.
+    Args:
+        task: The task that serves the RPC.
+        slot: The slot of the deadline wheel in which this deadline stands.
+        on_stuck_write: Called if the client keeps a write from ending, or None.
+        is_of_thread: The task waits for a thread, which cannot be stopped. Only a write that gets stuck is cancelled.
     """
 
     __slots__ = (
-        "_before", "_due", "_has_rung", "_has_stopped", "_has_written", "_is_of_thread", "_overdue", "_task", "_writes",
+        "_cancellations_before", "_has_cancelled", "_has_expired", "_has_written", "_is_of_thread", "_on_stuck_write",
+        "_slot", "_task", "_writes",
     )  # fmt: skip
 
     def __init__(
         self,
         task: asyncio.Task[object],
-        due: dict[Alarm, None],
-        overdue: Callable[[], object] | None,
+        slot: dict[TaskDeadline, None],
+        on_stuck_write: Callable[[], object] | None,
         *,
         is_of_thread: bool,
     ) -> None:
         self._task = task
-        self._before = task.cancelling()
-        self._due = due
-        self._overdue = overdue
+        self._cancellations_before = task.cancelling()
+        self._slot = slot
+        self._on_stuck_write = on_stuck_write
         self._is_of_thread = is_of_thread
-        self._has_rung = self._has_stopped = self._has_written = False
+        self._has_expired = self._has_cancelled = self._has_written = False
         self._writes = 0
 
-    def ring(self) -> None:
-        """Stop the task, or have it stopped after its write."""
-        self._has_rung = True
+    def expire(self) -> None:
+        """Cancel the task, now or after its write."""
+        self._has_expired = True
         if self._writes or self._is_of_thread:
-            self._task.get_loop().call_later(PATIENCE, self._insist)
+            self._task.get_loop().call_later(WRITE_PATIENCE, self._force)
         else:
-            self._stop()
+            self._cancel()
 
-    async def spare(self, write: Awaitable[Any]) -> None:
-        """Await a write of the task, or of one that works for it, and stop the task no sooner."""
+    async def shield_write(self, write: Awaitable[None]) -> None:
+        """Await a write of the task, or of a task that works for it. The task is not cancelled before it has ended."""
         self._writes += 1
         try:
             await write
             self._has_written = True
         finally:
             self._writes -= 1
-        if self._has_rung and not self._is_of_thread:
-            self._stop()
-            await _turn()  # it stops here, and not wherever it next awaits something
+        if self._has_expired and not self._is_of_thread:
+            self._cancel()
+            await _next_turn()  # the cancellation arrives here, and not at the next await of the handler
 
-    def _insist(self) -> None:
-        """Wait for the write no longer, save for a first one: without it the client would never hear of the end."""
-        if self._has_stopped:
+    def _force(self) -> None:
+        """Cancel a write that is stuck, unless it is the first: without it the client would never learn of the end."""
+        if self._has_cancelled:
             return
         if self._is_of_thread and not self._writes:
-            self.ring()
+            self.expire()
             return
-        if self._overdue is not None:
-            self._overdue()
+        if self._on_stuck_write is not None:
+            self._on_stuck_write()
         if self._has_written or not self._writes:
-            self._stop()
+            self._cancel()
 
-    def _stop(self) -> None:
-        if not self._has_stopped:
-            self._has_stopped = True
+    def _cancel(self) -> None:
+        if not self._has_cancelled:
+            self._has_cancelled = True
             self._task.cancel()
 
-    def ends(self, error: BaseException | None = None) -> bool:
-        """Let the task be from now on, and tell whether `error` is nothing but its being stopped."""
-        if not self._has_rung:
-            self._due.pop(self, None)
+    def finish(self, error: BaseException | None = None) -> bool:
+        """Cancel no more, and return whether `error` is only the cancellation by this deadline."""
+        if not self._has_expired:
+            self._slot.pop(self, None)
             return False
-        was_stopped, self._has_stopped = self._has_stopped, True
-        # A cancellation from outside that came along with ours must go on.
-        return was_stopped and self._task.uncancel() <= self._before and isinstance(error, asyncio.CancelledError)
+        was_cancelled, self._has_cancelled = self._has_cancelled, True
+        if not was_cancelled:
+            return False
+        # A cancellation from outside that came at the same time must go on.
+        is_only_ours = self._task.uncancel() <= self._cancellations_before
+        return is_only_ours and isinstance(error, asyncio.CancelledError)
 
 
 @types.coroutine
-def _turn() -> Generator[None, None, None]:
-    """Let the loop go round once."""
+def _next_turn() -> Generator[None, None, None]:
+    """Let the loop run once."""
     yield
 
 
-class Alarms:
-    """Those of one server."""
+class TaskDeadlines:
+    """The deadlines of the RPCs of one server, on one wheel for each loop."""
 
-    __slots__ = ("_bell",)
+    __slots__ = ("_wheel",)
 
     def __init__(self) -> None:
-        self._bell: Bell[Alarm, None] | None = None
+        self._wheel: Bell[TaskDeadline, None] | None = None
 
-    def watch(
-        self, deadline: Deadline, overdue: Callable[[], object] | None = None, *, is_of_thread: bool = False
-    ) -> Alarm:
-        """Have the running task stopped when `deadline` passes, unless its alarm `ends` before."""
-        loop, bell = asyncio.get_running_loop(), self._bell
-        if bell is None or bell.loop is not loop:
-            bell = self._bell = Bell(loop, _ring)
-        due = bell.round_of(deadline)
+    def start(
+        self, deadline: Deadline, on_stuck_write: Callable[[], object] | None = None, *, is_of_thread: bool = False
+    ) -> TaskDeadline:
+        """Have the running task cancelled when `deadline` passes, unless `finish` is called before.
+
+        Args:
+            deadline: When to cancel.
+            on_stuck_write: Called if the client keeps a write from ending. Default: None.
+            is_of_thread: The task waits for a thread. See `TaskDeadline`. Default: False.
+        """
+        loop, wheel = asyncio.get_running_loop(), self._wheel
+        if wheel is None or wheel.loop is not loop:
+            wheel = self._wheel = Bell(loop, _expire)
+        slot = wheel.round_of(deadline)
         task = asyncio.current_task(loop)
         assert task is not None  # noqa: S101 - grpc.aio serves every RPC in a task
-        alarm = Alarm(task, due, overdue, is_of_thread=is_of_thread)
-        due[alarm] = None
-        return alarm
+        started = TaskDeadline(task, slot, on_stuck_write, is_of_thread=is_of_thread)
+        slot[started] = None
+        return started
 
 
-def _ring(alarm: Alarm, _: None) -> None:
-    alarm.ring()
+def _expire(deadline: TaskDeadline, _: None) -> None:
+    deadline.expire()

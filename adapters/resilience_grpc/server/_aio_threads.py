@@ -1,7 +1,7 @@
-"""Plain functions on a server of grpc.aio: each runs in a thread, one step at a time, and looks like a coroutine.
+"""Plain functions on a server of grpc.aio: each runs in a thread, one step at a time, behind a coroutine function.
 
-grpc.aio can call them by itself, but a client that leaves a stream half-way costs it a thread for good, and an `abort`
-between two messages may never arrive.
+grpc.aio can call plain functions itself. But a client that leaves a stream half-way then costs it a thread for good,
+and an `abort` between two messages may never arrive.
 """
 
 from __future__ import annotations
@@ -10,64 +10,82 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from contextvars import copy_context
-from typing import Any
+from typing import ParamSpec, TypeVar, cast
+
+import grpc
 
 from resilience import BulkheadFullError, Deadline
-from resilience_grpc.server._handlers import Method
-from resilience_grpc.server._rpc import late
+from resilience_grpc.server._aio_context import AioContext, AioMetadata, ContextProxy
+from resilience_grpc.server._handlers import RpcMethod
+from resilience_grpc.server._rpc import deadline_exceeded
 
-__all__ = ("bridged",)
+__all__ = ("in_threads",)
 
-_END: Any = object()
+P = ParamSpec("P")
+R = TypeVar("R")
+_END = object()
 
 
-def bridged(method: Method, executor: Executor | None) -> Method:
-    """Return the same method behind a coroutine function, or an async generator function."""
+def in_threads(method: RpcMethod, executor: Executor | None) -> RpcMethod:
+    """Return the same method behind a coroutine function, or an async generator function.
+
+    Args:
+        method: A method whose function is a plain one.
+        executor: The threads that call the function. None for those of the loop.
+    """
     behaviour = method.behaviour
 
-    async def answer(message: Any, servicer: Any) -> Any:
+    async def respond(message: object, context: AioContext) -> object:
         thread = _Thread(executor)
-        return await thread.run(behaviour, *thread.seen(method, message, servicer))
+        return await thread.run(behaviour, *thread.arguments(method, message, context))
 
-    async def stream(message: Any, servicer: Any) -> AsyncIterator[Any]:
+    async def stream(message: object, context: AioContext) -> AsyncIterator[object]:
         thread = _Thread(executor)
-        answers: Iterator[Any] = iter(())
+        responses: Iterator[object] = iter(())
         try:
-            answers = iter(await thread.run(behaviour, *thread.seen(method, message, servicer)))
-            while (answer := await thread.run(next, answers, _END)) is not _END:
-                yield answer
+            responses = iter(await thread.run(behaviour, *thread.arguments(method, message, context)))
+            while (response := await thread.run(next, responses, _END)) is not _END:
+                yield response
                 deadline = Deadline.current()
                 if deadline is not None and deadline.expired:
-                    raise late()
+                    raise deadline_exceeded()
         finally:
-            close = getattr(answers, "close", None)
+            close: Callable[[], object] | None = getattr(responses, "close", None)
             if close is not None:
-                await thread.run(close, is_owed=True)
+                await thread.finish(close)
 
-    return method._replace(behaviour=stream if method.gives_stream else answer)
+    return method._replace(behaviour=stream if method.response_streaming else respond)
 
 
 class _Thread:
-    """The steps of one RPC: in one context of its own, whichever thread takes them (L19)."""
+    """The steps of one RPC: all in one context, whichever thread takes them (L19)."""
 
     def __init__(self, executor: Executor | None) -> None:
         self._executor = executor
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
 
-    async def run(self, step: Callable[..., Any], *arguments: Any, is_owed: bool = False) -> Any:
-        """Take a step. A thread cannot be stopped: one that has begun is waited for, and only then are we cancelled.
+    async def run(self, step: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
+        """Take a step in a thread.
 
-        A step that is owed is taken in any case: a write that fails may be ahead of the cancellation it comes from.
+        A thread cannot be stopped. If the task is cancelled while a step runs, the cancellation goes on when the step
+        has ended. A step that has not begun by then is not taken.
         """
+        return await self._run(lambda: self._context.run(step, *arguments, **named), is_owed=False)
+
+    async def finish(self, step: Callable[[], object]) -> None:
+        """Take a step in any case: a cancellation may be noticed by a write that fails before it arrives here."""
+        await self._run(lambda: self._context.run(step), is_owed=True)
+
+    async def _run(self, step: Callable[[], R], *, is_owed: bool) -> R:
         has_begun = is_given_up = False
 
-        def take() -> Any:
+        def take() -> R:
             nonlocal has_begun
             has_begun = True
             try:
-                return _END if is_given_up else self._context.run(step, *arguments)
-            except SystemExit as error:  # would end the loop, and its client would never hear of it
+                return cast("R", None) if is_given_up else step()
+            except SystemExit as error:  # would end the loop, and the client would get no answer
                 raise RuntimeError("a method called exit()") from error
 
         try:
@@ -85,55 +103,53 @@ class _Thread:
                     taken.cancel()
         if cancelled is not None:
             if not taken.cancelled():
-                taken.exception()  # nobody is left to hear of it
+                taken.exception()  # without this, asyncio logs an error that nothing has asked for
             raise cancelled
         return taken.result()
 
-    def seen(self, method: Method, message: Any, servicer: Any) -> tuple[Any, Any]:
-        """Return message (or messages) and context as a plain function knows them."""
-        return self._pulled(message) if method.takes_stream else message, _Waiting(servicer, self.wait)
+    def arguments(self, method: RpcMethod, message: object, context: AioContext) -> tuple[object, BlockingContext]:
+        """Return message (or messages) and context in the form that a plain function expects."""
+        messages = self._pulled(cast("AsyncIterator[object]", message)) if method.request_streaming else message
+        return messages, BlockingContext(context, self.wait)
 
-    def wait(self, awaitable: Awaitable[Any]) -> Any:
-        """Block this thread until the loop has an answer."""
+    def wait(self, awaitable: Awaitable[R]) -> R:
+        """Block this thread until the loop has a result."""
 
-        async def answered() -> Any:
+        async def result() -> R:
             return await awaitable
 
-        return asyncio.run_coroutine_threadsafe(answered(), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(result(), self._loop).result()
 
-    def _pulled(self, messages: AsyncIterator[Any]) -> Iterator[Any]:
+    def _pulled(self, messages: AsyncIterator[object]) -> Iterator[object]:
         source = aiter(messages)
         while (message := self.wait(anext(source, _END))) is not _END:
             yield message
 
 
-class _Waiting:
-    """The context of an RPC, for functions that cannot await."""
+class BlockingContext(ContextProxy):
+    """The context of an RPC for functions that cannot await. It has the members of a context of `grpc`."""
 
-    def __init__(self, servicer: Any, wait: Callable[[Awaitable[Any]], Any]) -> None:
-        self._servicer = servicer
+    def __init__(self, context: AioContext, wait: Callable[[Awaitable[None]], None]) -> None:
+        super().__init__(context)
         self._wait = wait
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._servicer, name)
-
-    def abort(self, *arguments: Any, **named: Any) -> None:
+    def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: AioMetadata = ()) -> None:
         """End the RPC."""
-        self._wait(self._servicer.abort(*arguments, **named))
+        self._wait(self._context.abort(code, details, trailing_metadata))
 
-    def abort_with_status(self, status: Any) -> None:
+    def abort_with_status(self, status: grpc.Status) -> None:
         """End the RPC."""
-        self._wait(self._servicer.abort_with_status(status))
+        self._wait(self._context.abort_with_status(status))
 
-    def send_initial_metadata(self, initial_metadata: Any) -> None:
-        """Send them ahead of the first answer."""
-        self._wait(self._servicer.send_initial_metadata(initial_metadata))
+    def send_initial_metadata(self, initial_metadata: AioMetadata) -> None:
+        """Send the initial metadata ahead of the first response."""
+        self._wait(self._context.send_initial_metadata(initial_metadata))
 
     def add_callback(self, callback: Callable[[], object]) -> bool:
-        """Have `callback` called when the RPC is over."""
-        self._servicer.add_done_callback(lambda _: callback())
+        """Have `callback` called when the RPC has ended."""
+        self._context.add_done_callback(lambda _: callback())  # type: ignore[arg-type]  # the stub wants a class
         return True
 
     def is_active(self) -> bool:
-        """Whether the client still waits."""
-        return not self._servicer.done()
+        """Return whether the client still waits."""
+        return not self._context.done()

@@ -1,60 +1,74 @@
-"""The four kinds of methods, taken apart and put together again around the same behaviour."""
+"""The handler of a method: its parts, and the same kind of handler around another function.
+
+grpcio has one class of handlers, with a slot for each of the four kinds of methods. Two facts make the kind: whether
+requests are streamed, and whether responses are.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import grpc
 
-__all__ = ("Method", "Methods", "parts_of", "rebuilt")
+from resilience_grpc._types import Behaviour, Codec
 
-_MAKERS: dict[tuple[bool, bool], tuple[str, Callable[..., Any]]] = {
+__all__ = ("Handler", "HandlerCache", "RpcMethod", "handler_for", "rpc_method")
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[object, object]"
+
+_KINDS: dict[tuple[bool, bool], tuple[str, Callable[[Behaviour, Codec | None, Codec | None], Handler]]] = {
     (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
     (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
     (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
     (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
 }
-_MOST_METHODS = 1024
+_MAX_METHODS = 1024
 
 
-class Method(NamedTuple):
-    """One method of the service: its full name, its kind, and the function behind it."""
+class RpcMethod(NamedTuple):
+    """One method of a service: its full name, its kind, and the function behind it."""
 
     name: str
-    takes_stream: bool
-    gives_stream: bool
-    behaviour: Callable[..., Any]
+    request_streaming: bool
+    response_streaming: bool
+    behaviour: Behaviour
 
 
-def parts_of(name: str, handler: Any) -> Method:
-    """Return the method a handler serves."""
+def rpc_method(name: str, handler: Handler) -> RpcMethod:
+    """Return the method that a handler serves under this name."""
     kind = bool(handler.request_streaming), bool(handler.response_streaming)
-    return Method(name, *kind, getattr(handler, _MAKERS[kind][0]))
+    return RpcMethod(name, *kind, getattr(handler, _KINDS[kind][0]))
 
 
-def rebuilt(method: Method, behaviour: Callable[..., Any], deserializer: Any, serializer: Any) -> Any:
-    """Return a handler of the same kind for another function."""
-    make = _MAKERS[method.takes_stream, method.gives_stream][1]
+def handler_for(
+    method: RpcMethod, behaviour: Behaviour, deserializer: Codec | None, serializer: Codec | None
+) -> Handler:
+    """Return a handler of the kind of `method` for another function."""
+    make = _KINDS[method.request_streaming, method.response_streaming][1]
     return make(behaviour, deserializer, serializer)
 
 
-class Methods:
-    """Remembers what was built around each handler: most servers give the same one for every call of a method."""
+class HandlerCache:
+    """Keeps the guarded handler of each method. Most servers return the same handler for every call of a method.
 
-    __slots__ = ("_build", "_known")
+    Args:
+        build: Makes the guarded handler from the full name of a method and the handler of the server.
+    """
 
-    def __init__(self, build: Callable[[str, Any], Any]) -> None:
+    __slots__ = ("_build", "_guarded")
+
+    def __init__(self, build: Callable[[str, Handler], Handler]) -> None:
         self._build = build
-        self._known: dict[str, tuple[Any, Any]] = {}
+        self._guarded: dict[str, tuple[Handler, Handler]] = {}
 
-    def of(self, name: str, handler: Any) -> Any:
-        """Return ours for `handler`."""
-        known = self._known.get(name)
+    def guarded(self, name: str, handler: Handler) -> Handler:
+        """Return the guarded handler for `handler`, built at the first call."""
+        known = self._guarded.get(name)
         if known is not None and known[0] is handler:
             return known[1]
-        if len(self._known) >= _MOST_METHODS:  # a handler for every name, as proxies have: callers choose the names
-            self._known.clear()
-        ours = self._build(name, handler)
-        self._known[name] = handler, ours
-        return ours
+        if len(self._guarded) >= _MAX_METHODS:  # a proxy has a handler for every name, and its clients choose the names
+            self._guarded.clear()
+        built = self._build(name, handler)
+        self._guarded[name] = handler, built
+        return built

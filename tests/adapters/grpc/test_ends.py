@@ -18,9 +18,9 @@ from grpc_shop import KINDS, Running, Tasks, Threads
 
 from resilience import Deadline, Resilience
 from resilience_grpc import aio_server_interceptors, server_interceptors
-from resilience_grpc._method_names import is_untouched
-from resilience_grpc.server._aio_deadline import Alarms
-from resilience_grpc.server._handlers import Methods
+from resilience_grpc._method_names import is_infrastructure
+from resilience_grpc.server._aio_deadline import TaskDeadlines
+from resilience_grpc.server._handlers import HandlerCache
 
 
 class Open:
@@ -203,23 +203,24 @@ def test_streams_that_are_pushed(serve: Any, text: str) -> None:
     assert served.settled()
 
 
-def test_infrastructure_is_untouched() -> None:
-    """Health and reflection, in every version, are nobody's requests; names that look alike are."""
+def test_infrastructure_is_infrastructure() -> None:
+    """Health and reflection, in every version, are infrastructure. Names that look alike are not."""
     for method in ("/grpc.health.v1.Health/Watch", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"):
-        assert is_untouched(method)
+        assert is_infrastructure(method)
     for method in ("/grpc.health.v1.HealthOfOrders/Check", "/shop.grpc.reflection./X", "/grpc.healthy/Check"):
-        assert not is_untouched(method)
+        assert not is_infrastructure(method)
 
 
 def test_methods_are_remembered_within_bounds() -> None:
-    """A handler is built around once; names that callers make up do not add up."""
-    methods = Methods(lambda name, handler: object())
-    handler = object()
-    assert methods.of("/a", handler) is methods.of("/a", handler)
-    assert methods.of("/a", object()) is not methods.of("/a", handler)
+    """A guarded handler is built once for each handler. Names that clients make up do not fill the memory."""
+    first: Any = grpc.unary_unary_rpc_method_handler(Threads().unary_unary)
+    second: Any = grpc.unary_unary_rpc_method_handler(Threads().unary_unary)
+    handlers = HandlerCache(lambda name, handler: grpc.unary_unary_rpc_method_handler(Threads().unary_unary))
+    assert handlers.guarded("/a", first) is handlers.guarded("/a", first)
+    assert handlers.guarded("/a", second) is not handlers.guarded("/a", first)
     for number in range(3000):
-        methods.of(f"/{number}", handler)
-    assert len(methods._known) <= 1024
+        handlers.guarded(f"/{number}", first)
+    assert len(handlers._guarded) <= 1024
 
 
 class Delegating(Tasks):
@@ -253,32 +254,32 @@ def test_what_goes_on_late_has_no_time(serve: Any) -> None:
     assert shop.shop.left == [True]
 
 
-async def test_an_alarm_tells_its_own_cancellation() -> None:
-    """An alarm owns up to its own cancellation, and to nobody else's."""
-    alarms = Alarms()
+async def test_a_task_deadline_knows_its_own_cancellation() -> None:
+    """`finish` says whether the deadline has cancelled the task, and not another cancellation."""
+    deadlines = TaskDeadlines()
 
     async def work(*, cancelled_by_others: bool) -> bool:
         task = asyncio.current_task()
         assert task is not None
-        alarm = alarms.watch(Deadline.after(0.02))
+        deadline = deadlines.start(Deadline.after(0.02))
         if cancelled_by_others:
             asyncio.get_running_loop().call_later(0.001, task.cancel)
         try:
             await asyncio.sleep(1)
         except asyncio.CancelledError as error:
-            return alarm.ends(error)
+            return deadline.finish(error)
         raise AssertionError
 
     assert await work(cancelled_by_others=False)
     assert await asyncio.create_task(work(cancelled_by_others=True)) is False
 
 
-async def test_an_alarm_that_is_not_needed_never_rings() -> None:
-    """Work done in time is left alone, whoever else is due in the same moment."""
-    alarms, complaints = Alarms(), list[Any]()
+async def test_a_finished_task_deadline_cancels_nothing() -> None:
+    """A task that finishes in time is not cancelled."""
+    deadlines, complaints = TaskDeadlines(), list[Any]()
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
-    alarm = alarms.watch(Deadline.after(0.02))
-    assert not alarm.ends()
+    deadline = deadlines.start(Deadline.after(0.02))
+    assert not deadline.finish()
     await asyncio.sleep(0.05)
     assert complaints == []
 

@@ -1,0 +1,170 @@
+"""Every place where this adapter relies on something that grpcio does not document.
+
+The public API of grpcio leaves these questions open. Each function here answers one of them from the insides of grpcio,
+and its docstring says what the answer relies on and what happens without it. All of it was checked with grpcio 1.66.0
+(the oldest that we support) and 1.85.3. No function raises if the detail is gone.
+
+One more reliance has no function. When a channel closes, grpc.aio 1.66 looks for a `self` in the frame of each task. If
+that `self` is a call object of a class that it does not know, it raises an error. So the tasks of our own call objects
+run functions (`_first_response`, `_closed` in `client/_aio_calls.py`) and not methods. Since grpcio 1.80 or before, a
+channel keeps a set of its calls instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import FunctionType
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+
+__all__ = (
+    "cancellable_attempt",
+    "has_done_writing",
+    "is_abort",
+    "is_pushed",
+    "makes_future",
+    "serve_in",
+    "was_aborted",
+    "weak_channel_callback",
+)
+
+
+class _SentDetails(Protocol):
+    """The call details that an interceptor passes on."""
+
+    method: str
+    timeout: float | None
+    metadata: object
+    credentials: grpc.CallCredentials | None
+    wait_for_ready: bool | None
+    compression: grpc.Compression | None
+
+
+def makes_future(continuation: object) -> bool:
+    """Return whether the caller of a unary method on `grpc` asked for a future.
+
+    grpcio does not say so. But a future has a continuation of its own:
+    `_UnaryUnaryMultiCallable.future.<locals>.continuation`.
+
+    Relies on: the name of a closure (`__qualname__`).
+    Without it: `stub.Method.future()` blocks until the response has come.
+    """
+    return str(getattr(continuation, "__qualname__", "")).endswith(".future.<locals>.continuation")
+
+
+def cancellable_attempt(continuation: object) -> Callable[[Any, object], Any] | None:
+    """Return a function that begins a unary call on `grpc` and returns its future, or None.
+
+    The continuation of a blocking call returns when the response has come, so the attempt cannot be cancelled before.
+    The multi-callable in the closure can begin the same call as a future. Its `_thunk` makes a multi-callable of the
+    channel for a method.
+
+    Relies on: the free variable `self` of the closure, and `_thunk` of that object.
+    Without it: an attempt that has lost a hedge is not cancelled: it runs to its own end.
+    """
+    if not isinstance(continuation, FunctionType) or "self" not in continuation.__code__.co_freevars:
+        return None
+    cell = (continuation.__closure__ or ())[continuation.__code__.co_freevars.index("self")]
+    thunk = getattr(cell.cell_contents, "_thunk", None)
+    return None if thunk is None else functools.partial(_begin, thunk)
+
+
+def _begin(thunk: Callable[[str], Any], details: _SentDetails, request: object) -> Any:
+    return thunk(details.method).future(
+        request,
+        timeout=details.timeout,
+        metadata=details.metadata,
+        credentials=details.credentials,
+        wait_for_ready=details.wait_for_ready,
+        compression=details.compression,
+    )
+
+
+def was_aborted(context: object) -> bool:
+    """Return whether the handler has called `abort` on this context of `grpc`; False for a context of grpc.aio.
+
+    Relies on: `_state.aborted` of the context.
+    Without it: if a cleanup raises an error that has lost its link to the abort, the client sees INTERNAL.
+    """
+    return isinstance(context, grpc.ServicerContext) and bool(
+        getattr(getattr(context, "_state", None), "aborted", False)
+    )
+
+
+def is_abort(error: BaseException, context: object) -> bool:
+    """Return whether `error` is the exception by which `abort` leaves a handler.
+
+    grpc.aio has a class for it. `grpc` raises a bare `Exception()`, which means an abort only if a status is set.
+
+    Relies on: `abort` of `grpc` raises exactly `Exception()`.
+    Without it: `was_aborted` decides alone.
+    """
+    if isinstance(error, grpc.aio.AbortError):
+        return True
+    if type(error) is not Exception or error.args or not isinstance(context, grpc.ServicerContext):
+        return False
+    code: Callable[[], object] | None = getattr(context, "code", None)
+    return code is not None and code() not in {None, grpc.StatusCode.OK}
+
+
+def has_done_writing(call: object) -> bool:
+    """Return whether no more requests may be written. grpc.aio asks a call object this before each write.
+
+    Relies on: `_done_writing_flag` of a call, which grpc.aio reads from our call objects, too.
+    Without it: a write after `done_writing()` is refused a step later, by the call itself.
+    """
+    return bool(getattr(call, "_done_writing_flag", False))
+
+
+def weak_channel_callback(callback: object) -> Callable[[object], None] | None:
+    """Return the channel's own done callback so that it does not refer to the call; None for any other callback.
+
+    grpc.aio cancels a call when its object is collected. Newer channels keep their calls in a `WeakSet` and have each
+    call discard itself from the set at its end. That callback refers to the object which grpc.aio puts around ours.
+
+    Relies on: the callback is a `functools.partial` over a method of the call, and its argument is `WeakSet.discard`.
+    Without it: a stream that nothing refers to is cancelled only when its channel closes.
+    """
+    outer = getattr(getattr(callback, "func", None), "__self__", None)
+    discard: Callable[[object], None] | None = next(iter(getattr(callback, "args", ())), None)
+    if outer is None or discard is None or not isinstance(getattr(discard, "__self__", None), weakref.WeakSet):
+        return None
+    known = weakref.ref(outer)
+
+    def discard_if_alive(_call: object) -> None:
+        call = known()
+        if call is not None:
+            discard(call)
+
+    return discard_if_alive
+
+
+class _ServedApart(Protocol):
+    """A function with the attributes that `grpc` looks for."""
+
+    experimental_thread_pool: ThreadPoolExecutor
+    experimental_non_blocking: bool
+
+
+def serve_in(behaviour: _ServedApart, pool: ThreadPoolExecutor, *, is_pushed: bool = False) -> None:
+    """Have `grpc` call a function in `pool`, not in the threads of the server.
+
+    A function that is pushed (`is_pushed`) gets a third argument: a function that sends one response from any thread,
+    and ends the stream if the response is None. The stream then takes no thread.
+
+    Relies on: the attributes `experimental_thread_pool` and `experimental_non_blocking` of a function.
+    Without it: health is answered by the threads of the server, and a health stream takes one.
+    """
+    behaviour.experimental_thread_pool = pool
+    if is_pushed:
+        behaviour.experimental_non_blocking = True
+
+
+def is_pushed(behaviour: object) -> bool:
+    """Return whether the responses of a stream are sent by a function, as `serve_in` says."""
+    return bool(getattr(behaviour, "experimental_non_blocking", False))
