@@ -87,12 +87,12 @@ class Exchange:
     async def _drop(self, message: Message) -> None:
         """Send nothing. What follows the last of the answer is background tasks, as ever."""
         if _is_last(message):
-            self._gate.answered(self.context)
+            self._gate.response_sent(self.context)
 
     async def _complete(self, message: Message) -> None:
         """Send the last of the answer. Then the deadline is met, and background tasks may take their time."""
         await self._send(message)
-        self._gate.answered(self.context)
+        self._gate.response_sent(self.context)
         self.forget()
 
     def forget(self) -> None:

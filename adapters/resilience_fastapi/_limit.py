@@ -82,7 +82,7 @@ async def _charge(limit: RouteLimit, rate: str, connection: HTTPConnection) -> N
         context.headers = {**context.headers, limit.header: connection.headers[limit.header]}
     cost: int = await _value(limit.cost, connection)
     key = None if limit.key is None else str(await _value(limit.key, connection))
-    due = limit.due(gate, context, _place(connection.scope), rate=rate, key=key, cost=cost)
+    due = limit.charge_for(gate, context, _place(connection.scope), rate=rate, key=key, cost=cost)
     if due is not None:
         await gate.acharge(context, *due)
 

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from resilience import Resilience
 from resilience.envelope import ANSWERS, envelope_of, worst_of
 from resilience.running import needs_asyncio
-from resilience.server import Bell, RequestContext, ServerGate, is_preflight
+from resilience.server import DeadlineWheel, RequestContext, ServerGate, is_preflight
 from resilience.timeout import Deadline
 from resilience_fastapi._answers import ids_of, respond
 from resilience_fastapi._broken_off import BrokenOffError, broken_off
@@ -53,7 +53,7 @@ class ResilienceMiddleware:
         self._wanted = {name.encode("ascii"): name for name in self._gate.wanted}
         self._probes = Probes(resilience.health, answers=answers_probes)
         self._cors = cors_inside(app)
-        self._bell: Bell[Exchange, Call] | None = None
+        self._wheel: DeadlineWheel[Exchange, Call] | None = None
         self._app_answers_faults = False
         self._is_acquainted = False
         self._has_lifespan = False
@@ -140,12 +140,12 @@ class ResilienceMiddleware:
 
     def _watch(self, exchange: Exchange, deadline: Deadline) -> None:
         try:  # `running_loop`, written out: every request with a deadline passes here
-            loop, bell = asyncio.get_running_loop(), self._bell
+            loop, wheel = asyncio.get_running_loop(), self._wheel
         except RuntimeError:
             raise needs_asyncio("ResilienceMiddleware") from None
-        if bell is None or bell.loop is not loop:
-            bell = self._bell = Bell(loop, self._ring)
-        exchange.due = due = bell.round_of(deadline)
+        if wheel is None or wheel.loop is not loop:
+            wheel = self._wheel = DeadlineWheel(loop, self._ring)
+        exchange.due = due = wheel.slot_for(deadline)
         due[exchange] = call_of(loop)
 
     def _ring(self, exchange: Exchange, call: Call) -> None:
@@ -163,7 +163,7 @@ class ResilienceMiddleware:
                     return True
                 raise broken_off() from None
         except BrokenOffError:
-            self._gate.broken_off(exchange.context)
+            self._gate.log_broken_off(exchange.context)
             raise
         return isinstance(error, Exception) and await self._answered(exchange, error)
 
@@ -228,7 +228,7 @@ class ResilienceMiddleware:
         context.deadline = None
 
         with context:
-            self._gate.enter(context, takes_place=False)
+            self._gate.enter(context, takes_permit=False)
             socket = Socket(context.request_id, self.resilience.lifecycle, send)
             try:
                 await self.app(scope, receive, socket.send)

@@ -149,7 +149,7 @@ class Exchange:
         return piece
 
     def _broken_off(self) -> BrokenOffError:
-        self._layer.gate.broken_off(self._context)
+        self._layer.gate.log_broken_off(self._context)
         return BrokenOffError("the deadline passed before the answer was complete", policy="server")
 
     def _instead(self, error: Exception, headers: Headers) -> bytes:
@@ -166,7 +166,7 @@ class Exchange:
         try:
             close = getattr(body, "close", None)
             if close is not None:
-                gate.answered(context)
+                gate.response_sent(context)
                 self._run(close)
         finally:
             gate.leave(context)

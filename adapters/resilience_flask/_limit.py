@@ -119,7 +119,7 @@ def _charge_in(context: RequestContext, gate: ServerGate, limit: RouteLimit, rat
         context.headers = {**context.headers, limit.header: request.headers[limit.header]}
     key = None if limit.key is None else str(limit.key())
     cost: Any = limit.cost() if callable(limit.cost) else limit.cost
-    due = limit.due(gate, context, _place(), rate=rate, key=key, cost=cost)
+    due = limit.charge_for(gate, context, _place(), rate=rate, key=key, cost=cost)
     if due is not None:
         gate.charge(context, *due)
 

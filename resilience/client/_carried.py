@@ -10,7 +10,7 @@ from resilience.client._options import ClientOptions
 from resilience.errors import DeadlineExceededError
 from resilience.options import seconds
 from resilience.server import RequestContext, current_request
-from resilience.server._identity import identity_of, request_id_of, span_id
+from resilience.server._headers import identity_of, new_span_id, request_id_of
 from resilience.server._trace import BAGGAGE, TRACEPARENT, TRACESTATE
 from resilience.timeout import Deadline
 
@@ -80,7 +80,7 @@ class ClientContext:
         if context is None:
             return carried
         if not carried and context.trace_id:
-            carried[TRACEPARENT] = f"00-{context.trace_id}-{span_id()}-{context.trace_flags:02x}"
+            carried[TRACEPARENT] = f"00-{context.trace_id}-{new_span_id()}-{context.trace_flags:02x}"
             if context.tracestate:
                 carried[TRACESTATE] = context.tracestate
         if context.request_id:

@@ -1,4 +1,4 @@
-"""What is known about the request being served, visible to everything the request runs."""
+"""The request that is being served, visible to all code that the request runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resilience.errors import DeadlineExceededError
 from resilience.server._trace import BAGGAGE, TRACEPARENT, TRACESTATE, baggage_of, trace_of, tracestate_of
 
 if TYPE_CHECKING:
-    from resilience.server._gate import ServerGate
+    from resilience.server._gate import ServerGate  # a type only: a request knows the gate that has made it
     from resilience.server._quota import Charge
     from resilience.timeout import Deadline
 
@@ -25,16 +25,31 @@ _Entered: TypeAlias = "tuple[Token[RequestContext | None], Deadline | None, _Ent
 
 
 def current_request() -> RequestContext | None:
-    """Return the request being served here, or None outside one. Works in threads and tasks the request started."""
+    """Return the request that is being served, or None. Works in the threads and tasks that a request starts, too."""
     return _current.get()
 
 
 class RequestContext:
-    """One request, as one object that is changed in place.
+    """One request: its ids, its client, its deadline, its user, and the quotas that were charged.
 
-    A value set in a context variable by a thread or a child task is lost to whoever started it, so what the request
-    learns on its way (its user, its charges) is written here. Inside `with context:` it is `current_request()` and its
-    deadline is in force; both are taken back by token, so nothing reaches the next request of a reused thread (L19).
+    The object is changed in place. A context variable that a thread or a child task sets is lost to the code that
+    started it, so facts that are found out while the request is served (its user, its charges) are attributes here.
+    Inside `with context:` it is `current_request()`, and its deadline is in force. Both are reset by token, so no value
+    reaches the next request of a reused thread (L19).
+
+    Args:
+        request_id: The id in logs, in answers and in outgoing calls.
+        trace_id: The id of the trace (W3C `traceparent`); "" if the client has sent none.
+        client: The address of the client; "" if it is not known.
+        deadline: The deadline of the request; None for no limit.
+        headers: The few headers that the gate looks at, by lower-case name. Not all headers of the request.
+        gate: The gate that has received the request.
+        is_excluded: Whether the request is never limited, refused or timed (a probe).
+
+    Example:
+        >>> with RequestContext("r-1", client="192.0.2.7") as context:
+        ...     current_request() is context
+        True
     """
 
     __slots__ = (
@@ -47,11 +62,11 @@ class RequestContext:
         "gate",
         "headers",
         "identity",
+        "is_client_hidden",
         "is_counted",
         "is_excluded",
         "is_preflight",
-        "is_unknown",
-        "place",
+        "permit",
         "request_id",
         "source",
         "trace_id",
@@ -72,32 +87,30 @@ class RequestContext:
         self.request_id = request_id
         self.trace_id = trace_id
         self.client = client
-        """The caller's address as far as it can be trusted; "" for a Unix socket whose proxy is not trusted."""
+        """The address of the client, from a trusted source; "" behind a Unix socket whose proxy is not trusted."""
         self.is_preflight = False
-        """Whether it is a CORS preflight, which is neither charged nor refused for want of a place."""
-        self.is_unknown = False
-        """Whether it came over a Unix socket and nothing that can be trusted names its client."""
+        """Whether it is a CORS preflight: such a request is not charged and needs no permit."""
+        self.is_client_hidden = False
+        """Whether the request came over a Unix socket and no trusted header names its client."""
         self.deadline = deadline
         self.headers = {} if headers is None else headers
-        """The few headers the server side looks at, by lower-case name. Not the request's headers."""
         self.gate = gate
         self.is_excluded = is_excluded
-        """Whether this request is never limited, refused or timed (a probe)."""
         self.is_counted = False
-        self.place: Any = None
+        """Whether the request counts as in flight."""
+        self.permit: Any = None
+        """The permit of `max_concurrent_requests`, while the request holds one."""
         self.user: str | None = None
-        """Who the caller has proven to be, as text; set by the service or its framework."""
+        """The authenticated caller, as text; set by the service or its framework."""
         self.identity: Any = None
-        """What authentication made of the caller: any object, which nothing here looks into."""
+        """The authenticated caller, as any object of the service; this library does not look into it."""
         self.source: Any = None
-        """What the framework calls a request (an ASGI scope, a WSGI environ), for keys computed by user code."""
+        """The request as the framework has it (an ASGI scope, a WSGI environ), for functions of the user."""
         self.charges: tuple[Charge, ...] = ()
         self._entered: _Entered | None = None
 
-    # Looked at only when somebody asks: most requests bring neither, and most that do are not passed on.
-
     def is_late(self, error: BaseException) -> bool:
-        """Return whether the deadline has passed, and `error` or its direct cause says so."""
+        """Return whether the deadline has passed, and `error` or its direct cause is a `DeadlineExceededError`."""
         is_about_time = isinstance(worst_of(error), DeadlineExceededError) or (
             error.__cause__ is not None and isinstance(worst_of(error.__cause__), DeadlineExceededError)
         )
@@ -105,13 +118,13 @@ class RequestContext:
 
     @property
     def trace_flags(self) -> int:
-        """What the caller's `traceparent` says of the trace: 1 where it is being recorded."""
+        """The flags of the caller's `traceparent`: 1 if the trace is recorded."""
         trace = trace_of(self.headers.get(TRACEPARENT, ""))
         return trace.flags if trace is not None and trace.trace_id == self.trace_id else 0
 
     @property
     def tracestate(self) -> str:
-        """What tracing systems know of this trace: W3C `tracestate`, at most 32 members and 512 characters."""
+        """The W3C `tracestate`, at most 32 members and 512 characters. Parsed when it is first read."""
         try:
             return self._tracestate
         except AttributeError:
@@ -121,9 +134,9 @@ class RequestContext:
 
     @property
     def baggage(self) -> str:
-        """What travels with the request to every service it reaches: W3C `baggage`, at most 64 members and 8192 bytes.
+        """The W3C `baggage`, at most 64 members and 8192 bytes: it goes to every service that the request reaches.
 
-        May be set, and then goes along with outgoing calls; raises `ValueError` for what is malformed or too long.
+        If you set it, outgoing calls carry the new value. Raises `ValueError` if that is malformed or too long.
         """
         try:
             return self._baggage
@@ -152,7 +165,7 @@ class RequestContext:
         if self._entered is None:
             return
         token, deadline, self._entered = self._entered
-        if deadline is not None:  # the one that was entered: the request may have been given another since
+        if deadline is not None:  # the entered deadline: `self.deadline` may be another one by now
             deadline.__exit__(kind, error, traceback)
         _current.reset(token)
 

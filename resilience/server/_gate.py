@@ -1,31 +1,36 @@
-"""The gate: every request is recognised, and most are let in."""
+"""The gate: it identifies each request, admits or refuses it, charges it, and counts it as in flight."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resilience.bulkhead import Bulkhead
 from resilience.clock import monotonic
 from resilience.errors import ConfigurationError, DeadlineExceededError, Problem, RateLimitedError
-from resilience.server import _aio
-from resilience.server._client import FORWARDED_FOR, TrustedProxies
+from resilience.server._client_address import FORWARDED_FOR, TrustedProxies
 from resilience.server._context import RequestContext
-from resilience.server._deadline import REQUEST_TIMEOUT, patience_of, sooner
-from resilience.server._identity import REQUEST_ID, identity_of, request_id_of
-from resilience.server._key import KeyRule, bounded
+from resilience.server._headers import (
+    REQUEST_ID,
+    REQUEST_TIMEOUT,
+    ExcludedPaths,
+    identity_of,
+    request_id_of,
+    shortest,
+    timeout_of,
+)
 from resilience.server._options import ServerOptions
-from resilience.server._paths import ExcludedPaths
-from resilience.server._quota import Decision, Quota, quota_headers
+from resilience.server._quota import ServerQuota, quota_headers
+from resilience.server._rate_key import KeyRule, bounded
 from resilience.server._trace import BAGGAGE, TRACEPARENT, TRACESTATE, trace_id_of
 from resilience.timeout import Deadline
 
 if TYPE_CHECKING:
     from resilience.envelope import Envelope, ErrorCatalog
     from resilience.lifecycle import Lifecycle
-    from resilience.server._quota import Bucket
+    from resilience.ratelimit import Decision, TokenBucket
 
 __all__ = ("ServerGate",)
 
@@ -42,12 +47,12 @@ _SILENT_PROXY = (
 
 _HEADERS = (REQUEST_ID, TRACEPARENT, TRACESTATE, BAGGAGE, FORWARDED_FOR, REQUEST_TIMEOUT)
 
-Limiter = Callable[[str, str, int | None], "Bucket"]
-"""Makes or finds the bucket of a name, a rate and a burst: `Resilience.limiter`."""
+Limiter = Callable[[str, str, int | None], "TokenBucket"]
+"""Returns the bucket of a name, a rate and a burst: `Resilience.limiter`."""
 
 
 class _Toolkit(Protocol):
-    """The parts of `Resilience` the gate is built from."""
+    """The parts of `Resilience` that the gate is built from."""
 
     @property
     def config(self) -> Any: ...  # resilience.config.Config: pyright takes no cached_property for a property
@@ -60,11 +65,24 @@ class _Toolkit(Protocol):
 
 
 class ServerGate:
-    """What happens to a request before the service sees it, for any framework.
+    """Guards the requests of one server, for any framework.
 
-    An adapter calls `receive` with the headers named in `wanted`; then `admit`, and `charge` (or `await acharge`) for
-    the quota it returns, any of which may refuse; `answered` when the last byte is out, and `leave` when all that ran
-    behind the answer has ended too. `key` decides whose quota is charged where `rate_limit_key` says too little.
+    An adapter calls, for each request, in this order:
+
+    1. `receive` with the headers named in `wanted`. It returns the `RequestContext`.
+    2. `admit`, and `charge` (or `await acharge`) for the quota that `admit` returns. Each of them may refuse.
+    3. `response_sent` when the last byte of the answer is out.
+    4. `leave` when all work behind the answer has ended too, such as background tasks.
+
+    Args:
+        options: The section `server` of the configuration.
+        limiter: Returns the bucket for a name, a rate and a burst. Needed if a rate limit is configured.
+        limiter_waits: Whether buckets may block the caller, as those on Redis do.
+        lifecycle: Counts the requests in flight, for the drain.
+        key: Returns the key that a request is charged under, in place of the option `rate_limit_key`.
+
+    Raises:
+        ConfigurationError: A rate limit is configured, and there is no limiter.
     """
 
     def __init__(
@@ -79,7 +97,7 @@ class ServerGate:
         self.options = options = options or ServerOptions()
         self.lifecycle = lifecycle
         self.catalog: ErrorCatalog | None = None
-        """Whose messages, and in which languages, clients are answered with."""
+        """The messages of errors, and their translations."""
         self._limiter, self._limiter_waits = limiter, limiter_waits
         self._allowed = options.deadline
         self._proxies = TrustedProxies(options.trusted_proxies)
@@ -93,10 +111,10 @@ class ServerGate:
         self._identity_header = (options.identity_header or "").lower()
         configured = (self._deadline_header, self._identity_header, rule.header)
         self.wanted = frozenset(filter(None, (*_HEADERS, *configured)))
-        """Lower-case names of the headers `receive` looks at; several lines of one are joined by a comma."""
+        """Lower-case names of the headers that `receive` reads. Join several lines of one header by commas."""
         self._excluded = ExcludedPaths(options.exclude_paths)
-        most = options.max_concurrent_requests
-        self.slots = None if most is None else Bulkhead(most, name="server")
+        maximum = options.max_concurrent_requests
+        self.bulkhead = None if maximum is None else Bulkhead(maximum, name="server")
         self.quota = (
             None if options.rate_limit is None
             else self.quota_for("default", options.rate_limit, options.rate_limit_burst, name="server")
@@ -104,7 +122,7 @@ class ServerGate:
 
     @classmethod
     def of(cls, toolkit: _Toolkit, *, key: Callable[[RequestContext], str] | None = None) -> ServerGate:
-        """Build the gate a `Resilience` is configured for."""
+        """Return the gate for the configuration of a `Resilience`."""
         config, limiter = toolkit.config, toolkit.limiter
         in_memory = config.redis.url is None
         gate = cls(config.server, limiter=limiter, limiter_waits=not in_memory, lifecycle=toolkit.lifecycle, key=key)
@@ -112,14 +130,15 @@ class ServerGate:
         return gate
 
     def receive(
-        self, headers: Mapping[str, str], peer: str | None = None, *, path: str = "", patience: float | None = None
+        self, headers: Mapping[str, str], peer: str | None = None, *, path: str = "", timeout: float | None = None
     ) -> RequestContext:
-        """Return the context of a request. Nothing in `headers` can make this fail.
+        """Return the context of a request. No text in `headers` can make this fail.
 
-        `peer` is the address of the socket's other end; None or "" for a Unix socket.
-
-        `path` is what `exclude_paths` speaks of (HTTP path, gRPC method). `patience` is how long the transport says
-        the caller waits, in seconds (gRPC knows, HTTP does not).
+        Args:
+            headers: The headers named in `wanted`, by lower-case name.
+            peer: The address of the other end of the socket; None or "" for a Unix socket.
+            path: The path that `exclude_paths` is compared with: an HTTP path, or a gRPC method.
+            timeout: The seconds that the client waits, if the transport knows them: gRPC does, HTTP does not.
         """
         find = headers.get
         traceparent = find(TRACEPARENT)
@@ -129,8 +148,8 @@ class ServerGate:
             client := self._client_of(peer, find(FORWARDED_FOR)),
         )
         if not client:
-            context.is_unknown = self._proxies.hides(peer, find(FORWARDED_FOR))
-        # Not by name in the call above: Python makes a dictionary of the names, and requests are many.
+            context.is_client_hidden = self._proxies.hides_client(peer, find(FORWARDED_FOR))
+        # Not as keyword arguments of the call above: Python would make a dictionary of them, for every request.
         context.gate = self
         context.headers = headers
         if self._identity_header and self._proxies.trusts(peer):
@@ -141,35 +160,47 @@ class ServerGate:
             return context
         own = allowed = self._allowed
         asked, also = find(self._deadline_header), find(REQUEST_TIMEOUT)
-        if asked is not None or also is not None or patience is not None:
-            allowed = sooner(allowed, patience, patience_of(asked), patience_of(also))
+        if asked is not None or also is not None or timeout is not None:
+            allowed = shortest(allowed, timeout, timeout_of(asked), timeout_of(also))
         if allowed is not None:
             now = monotonic()
             limit = None if allowed == own else math.inf if own is None else now + own
-            context.deadline = Deadline(now + allowed, limit=limit, began=now)  # after() would check it once more
+            context.deadline = Deadline(
+                now + allowed, limit=limit, began=now
+            )  # `Deadline.after` would check the number again
         return context
 
-    def enter(self, context: RequestContext, *, takes_place: bool = True) -> None:
-        """Count a request as under way, or raise `BulkheadFullError`.
+    def enter(self, context: RequestContext, *, takes_permit: bool = True) -> None:
+        """Count a request as in flight, and take one of `max_concurrent_requests` for it.
 
-        Excluded paths are neither counted nor refused. CORS preflights are counted; they take no place.
+        Excluded paths are neither counted nor refused. CORS preflights are counted, and need no permit.
 
-        A connection that lives for hours (a websocket) is counted with `takes_place=False`: it keeps nobody out. So is
-        a request that may still be refused before it takes its place by `admit`, which does not count it again.
+        Args:
+            context: The request.
+            takes_permit: False for a connection that lives for hours (a websocket), which must keep no request out;
+                and for a request that `admit` will be called for later, which does not count it again.
+
+        Raises:
+            BulkheadFullError: `max_concurrent_requests` are in flight.
         """
         if context.is_excluded:
             return
-        if takes_place and self.slots is not None and not context.is_preflight:
-            context.place = self.slots.admit()
+        if takes_permit and self.bulkhead is not None and not context.is_preflight:
+            context.permit = self.bulkhead.admit()
         if self.lifecycle is not None and not context.is_counted:
             self.lifecycle.enter()
         context.is_counted = True
 
-    def admit(self, context: RequestContext) -> Quota | None:
-        """Let a request in as `enter` does, and charge it.
+    def admit(self, context: RequestContext) -> ServerQuota | None:
+        """Admit a request as `enter` does, and charge it.
 
-        Returns the quota that is still to be charged where its bucket may keep us waiting: `charge` or `acharge` it.
-        Raises `BulkheadFullError`, `RateLimitedError`, or `DeadlineExceededError` where the time is up.
+        Returns:
+            The quota that is still to be charged, by `charge` or `acharge`, if its bucket may block; else None.
+
+        Raises:
+            BulkheadFullError: `max_concurrent_requests` are in flight.
+            RateLimitedError: The client has spent its quota.
+            DeadlineExceededError: The deadline has passed already.
         """
         if context.deadline is not None and context.deadline.expired:
             raise DeadlineExceededError("the deadline passed before the request was served", policy="server")
@@ -183,83 +214,104 @@ class ServerGate:
         return None
 
     def leave(self, context: RequestContext) -> None:
-        """Undo `enter`: the answer is complete, and so is all that ran behind it. A second call does nothing."""
+        """Undo `enter`: the answer and all work behind it are complete. A second call does nothing."""
         if not context.is_counted:
             return
         context.is_counted = False
         if self.lifecycle is not None:
             self.lifecycle.leave()
-        if context.place is not None and self.slots is not None:
-            place, context.place = context.place, None
-            self.slots.on_success(place, None)
+        if context.permit is not None and self.bulkhead is not None:
+            permit, context.permit = context.permit, None
+            self.bulkhead.on_success(permit, None)
 
-    def answered(self, context: RequestContext) -> None:
-        """Lift the deadline: the last byte is out, and work that follows it (background tasks) delays nobody."""
+    def response_sent(self, context: RequestContext) -> None:
+        """End the deadline: the last byte is out, and no client waits for work that follows (background tasks)."""
         if context.deadline is not None:
             context.deadline.at = math.inf
 
-    def broken_off(self, context: RequestContext) -> None:
-        """Log, in one line, an answer that had begun and that the deadline ends half-way."""
+    def log_broken_off(self, context: RequestContext) -> None:
+        """Log, in one line, that the deadline ended an answer whose status was sent already."""
         _log.warning("request %s was broken off by its deadline, in the midst of its answer", context.request_id)
 
-    def charge(self, context: RequestContext, quota: Quota, key: str | None = None, cost: int = 1) -> None:
-        """Charge `quota` with `cost`, or raise `RateLimitedError`. May block, for as long as Redis is allowed to.
+    def charge(self, context: RequestContext, quota: ServerQuota, key: str | None = None, cost: int = 1) -> None:
+        """Charge `quota` with `cost`. May block, for as long as Redis may take.
 
-        A CORS preflight is not charged, nor a request that is counted by address while its address cannot be known.
+        A CORS preflight is not charged. Nor is a request that is counted by address, if its address cannot be known.
+
+        Args:
+            context: The request.
+            quota: The quota to charge.
+            key: The key to charge; None for the key of the server's rule.
+            cost: Tokens, at least 1.
+
+        Raises:
+            RateLimitedError: The quota is spent.
         """
-        whose = self.key_of(context, key)
-        if whose is not None:
-            self.judge(context, quota, quota.bucket.acquire(whose, cost))
+        key = self.key_of(context, key)
+        if key is not None:
+            _record(context, quota, quota.bucket.acquire(key, cost))
 
-    def acharge(
-        self, context: RequestContext, quota: Quota, key: str | None = None, cost: int = 1
-    ) -> Coroutine[Any, Any, None]:
-        """Charge `quota` as `charge` does, suspending."""
-        return _aio.charge(self, context, quota, self.key_of(context, key), cost)
+    async def acharge(self, context: RequestContext, quota: ServerQuota, key: str | None = None, cost: int = 1) -> None:
+        """Charge `quota` as `charge` does, and suspend the task in place of blocking."""
+        key = self.key_of(context, key)
+        if key is not None:
+            _record(context, quota, await quota.bucket.aacquire(key, cost))
 
     def key_of(self, context: RequestContext, key: str | None = None) -> str | None:
-        """Return whose quota is charged; whatever user code makes of it is bounded in length.
+        """Return the key to charge, at most 128 characters: `key`, or that of the server's rule.
 
-        None for a CORS preflight, and for a client's address that cannot be known: the first such request is logged.
+        None for a CORS preflight, and if the address of the client is the key and cannot be known: the first time, the
+        gate logs a warning.
         """
         if context.is_preflight:
             return None
         if key is not None:
             return bounded(key)
         key = self._key(context)
-        return self.known(context, key) if key is None else key
+        return self.warn_without(context, key) if key is None else key
 
-    def known(self, context: RequestContext, key: str | None) -> str | None:
-        """Return `key`. The first time that there is none, log a warning that says why and which setting mends it."""
+    def warn_without(self, context: RequestContext, key: str | None) -> str | None:
+        """Return `key`. The first time that it is None, log a warning with the reason and the setting to change."""
         if key is None and not self._has_warned:
             self._has_warned = True
             _log.warning(_SILENT_PROXY if self._proxies.trusts_unix else _UNTRUSTED_SOCKET, context.request_id)
         return key
 
-    def judge(self, context: RequestContext, quota: Quota, decision: Decision) -> None:
-        """Note a decision, and raise `RateLimitedError` where it says no."""
-        context.charges += ((quota, decision),)
-        if not decision.allowed:
-            name = quota.bucket.name
-            raise RateLimitedError(f"{name}: quota spent", policy=name, retry_after=decision.retry_after)
+    def quota_for(self, label: str, rate: str, burst: int | None = None, *, name: str) -> ServerQuota:
+        """Return the quota of a bucket.
 
-    def quota_for(self, label: str, rate: str, burst: int | None = None, *, name: str) -> Quota:
-        """Return a quota kept in the bucket `name`, known to callers as `label`."""
+        Args:
+            label: The name of the quota in the headers that clients see.
+            rate: The rate, such as "5/minute".
+            burst: Requests that may come at once; None for the amount of the rate.
+            name: The name of the bucket.
+
+        Raises:
+            ConfigurationError: The gate has no limiter.
+        """
         if self._limiter is None:
             raise ConfigurationError([Problem("rate_limit", rate, "a limiter to keep it in")])
-        return Quota(label, self._limiter(name, rate, burst), waits=self._limiter_waits)
+        return ServerQuota(label, self._limiter(name, rate, burst), waits=self._limiter_waits)
 
     def quota_headers(self, context: RequestContext) -> tuple[tuple[str, str], ...]:
-        """Return the `RateLimit` headers of what was charged; none unless `rate_limit_headers` is set."""
+        """Return the `RateLimit` headers of a request; none unless it was charged and `rate_limit_headers` is set."""
         return quota_headers(context.charges) if context.charges and self.options.rate_limit_headers else ()
 
     def localized(self, envelope: Envelope, accept_language: str | None) -> Envelope:
-        """Return an error's envelope in the language its client reads best, as far as there are translations."""
+        """Return an error's envelope in the language that the client prefers, if the catalog has a translation."""
         if self.catalog is None:
             return envelope.in_language(accept_language)
         return self.catalog.localized(envelope, accept_language)
 
     @property
     def is_closing(self) -> bool:
-        """Whether a client should open its next request on another connection."""
+        """Whether the server is about to stop, so that a client should use another connection for its next request."""
         return self.lifecycle is not None and self.lifecycle.is_draining
+
+
+def _record(context: RequestContext, quota: ServerQuota, decision: Decision) -> None:
+    """Keep a decision for the headers of the answer, and raise `RateLimitedError` if it is a refusal."""
+    context.charges += ((quota, decision),)
+    if not decision.allowed:
+        name = quota.bucket.name
+        raise RateLimitedError(f"{name}: quota spent", policy=name, retry_after=decision.retry_after)

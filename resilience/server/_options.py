@@ -1,4 +1,4 @@
-"""What the server side can be told."""
+"""The options of the server side."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from resilience.errors import Problem
 from resilience.health import PROBE_PATHS
 from resilience.options import Choice, Duration, Flag, Listing, Options, Refused, Text, Whole, option
 from resilience.ratelimit._rate import RateText
-from resilience.server._client import EXPECTED_PROXY, UNIX, network_of
+from resilience.server._client_address import EXPECTED_PROXY, UNIX, network_of
 
 __all__ = ("ServerOptions",)
 
 
 class Proxy(Text):
-    """What a proxy is trusted by: its address, its network, or the Unix socket that it connects to."""
+    """The rule of one trusted proxy: its address, its network, or `unix` for a Unix socket."""
 
     def __init__(self) -> None:
         super().__init__(EXPECTED_PROXY, longest=100)
 
     def check(self, value: object, /) -> str:
-        """Return the text unchanged, once it can be read."""
+        """Return the text unchanged if it is valid."""
         text = super().check(value)
         if text == UNIX:
             return text
@@ -85,5 +85,7 @@ class ServerOptions(Options):
     )
 
     def _together(self) -> Iterable[Problem]:
-        if self.rate_limit is None and self.rate_limit_burst is not None:  # whoever says how many, wants a limit
+        if (
+            self.rate_limit is None and self.rate_limit_burst is not None
+        ):  # a burst alone is a mistake: no limit would apply
             yield Problem("rate_limit_burst", self.rate_limit_burst, "none where rate_limit is not set")

@@ -1,6 +1,6 @@
-"""W3C Trace Context and Baggage: what a caller says about the trace, taken only where it keeps to the specification.
+"""W3C Trace Context and Baggage: the headers of a caller, ignored if they break the specification.
 
-https://www.w3.org/TR/trace-context/ and https://www.w3.org/TR/baggage/
+Sources: https://www.w3.org/TR/trace-context/ and https://www.w3.org/TR/baggage/
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ __all__ = ("BAGGAGE", "TRACEPARENT", "TRACESTATE", "Trace", "baggage_of", "trace
 
 TRACEPARENT, TRACESTATE, BAGGAGE = "traceparent", "tracestate", "baggage"
 
-_MOST_STATES, _LONGEST_STATE, _LARGE_STATE = 32, 512, 128
-_MOST_BAGS, _LONGEST_BAGGAGE = 64, 8192
+_MAX_STATES, _MAX_STATE_LENGTH, _LARGE_STATE = 32, 512, 128
+_MAX_BAGS, _MAX_BAGGAGE_LENGTH = 64, 8192
 _KNOWN_FLAGS = 0x03
-"""Sampled, and random trace id: whoever changes the parent id sets the others, which nobody knows yet, to 0."""
+"""Sampled, and random trace id. The others have no meaning yet: a service that changes the parent id clears them."""
 _NO_TRACE, _NO_PARENT = "0" * 32, "0" * 16
 _OWS = " \t"
 
@@ -31,7 +31,7 @@ _bag = re.compile(
 
 
 class Trace(NamedTuple):
-    """The trace a request belongs to, and the span that made it."""
+    """The trace that a request belongs to, and the span that made the request."""
 
     trace_id: str
     parent_id: str
@@ -39,7 +39,7 @@ class Trace(NamedTuple):
 
 
 def trace_of(traceparent: str) -> Trace | None:
-    """Return what a `traceparent` says, None where it is malformed (Trace Context, 3.2)."""
+    """Return the parts of a `traceparent`, None if it is malformed (Trace Context, 3.2)."""
     found = _traceparent(traceparent)
     if found is None or not trace_id_of(traceparent):
         return None
@@ -48,7 +48,7 @@ def trace_of(traceparent: str) -> Trace | None:
 
 
 def trace_id_of(traceparent: str) -> str:
-    """Return the trace id alone, "" where the `traceparent` is malformed: all that every traced request needs."""
+    """Return the trace id of a `traceparent`, "" if it is malformed. Most requests need no other part."""
     found = _traceparent(traceparent)
     if found is None:
         return ""
@@ -59,30 +59,30 @@ def trace_id_of(traceparent: str) -> str:
 
 
 def tracestate_of(text: str) -> str:
-    """Return the members of a `tracestate`, "" where it is malformed or has more than 32 (3.3.1).
+    """Return the members of a `tracestate`, "" if it is malformed or has more than 32 (3.3.1).
 
-    Beyond 512 characters large members go first, then those at the end (3.3.1.5).
+    If it has more than 512 characters, large members are left out first, then the last members (3.3.1.5).
     """
-    if len(text) > _LONGEST_STATE * _MOST_STATES:
+    if len(text) > _MAX_STATE_LENGTH * _MAX_STATES:
         return ""
     members = [stripped for member in text.split(",") if (stripped := member.strip(_OWS))]
     keys = {found["key"] for member in members if (found := _state(member))}
-    if len(keys) != len(members) or len(members) > _MOST_STATES:  # malformed, or one key twice
+    if len(keys) != len(members) or len(members) > _MAX_STATES:  # malformed, or one key twice
         return ""
-    if len(",".join(members)) > _LONGEST_STATE:
+    if len(",".join(members)) > _MAX_STATE_LENGTH:
         members = [member for member in members if len(member) <= _LARGE_STATE]
-    return _as_many_as_fit(members, _LONGEST_STATE)
+    return _as_many_as_fit(members, _MAX_STATE_LENGTH)
 
 
 def baggage_of(text: str) -> str:
     """Return the well-formed members of a `baggage`: the first 64, and of these as many as fit into 8192 bytes."""
-    if len(text) > _LONGEST_BAGGAGE * 2:
+    if len(text) > _MAX_BAGGAGE_LENGTH * 2:
         return ""
     members = [stripped for member in text.split(",") if _bag(stripped := member.strip(_OWS))]
-    return _as_many_as_fit(members[:_MOST_BAGS], _LONGEST_BAGGAGE)
+    return _as_many_as_fit(members[:_MAX_BAGS], _MAX_BAGGAGE_LENGTH)
 
 
-def _as_many_as_fit(members: list[str], longest: int) -> str:
-    while members and len(",".join(members)) > longest:
+def _as_many_as_fit(members: list[str], max_length: int) -> str:
+    while members and len(",".join(members)) > max_length:
         members.pop()
     return ",".join(members)

@@ -212,7 +212,7 @@ class _LoopMethod:
 
     async def _authenticate(self, request: RequestContext, context: AioContext) -> None:
         assert self._guard.authenticate is not None  # noqa: S101 - checked by the caller
-        self._guard.gate.enter(request, takes_place=False)  # a drain waits for RPCs that are being authenticated, too
+        self._guard.gate.enter(request, takes_permit=False)  # a drain waits for RPCs that are being authenticated, too
         try:
             identity = self._guard.authenticate(IdentifiedContext(context, self._guard, request))
             if inspect.isawaitable(identity):

@@ -12,7 +12,7 @@ import types
 from collections.abc import Awaitable, Callable, Generator
 
 from resilience import Deadline
-from resilience.server import Bell
+from resilience.server import DeadlineWheel
 
 __all__ = ("WRITE_PATIENCE", "TaskDeadline", "TaskDeadlines")
 
@@ -113,7 +113,7 @@ class TaskDeadlines:
     __slots__ = ("_wheel",)
 
     def __init__(self) -> None:
-        self._wheel: Bell[TaskDeadline, None] | None = None
+        self._wheel: DeadlineWheel[TaskDeadline, None] | None = None
 
     def start(
         self, deadline: Deadline, on_stuck_write: Callable[[], object] | None = None, *, is_of_thread: bool = False
@@ -127,8 +127,8 @@ class TaskDeadlines:
         """
         loop, wheel = asyncio.get_running_loop(), self._wheel
         if wheel is None or wheel.loop is not loop:
-            wheel = self._wheel = Bell(loop, _expire)
-        slot = wheel.round_of(deadline)
+            wheel = self._wheel = DeadlineWheel(loop, _expire)
+        slot = wheel.slot_for(deadline)
         task = asyncio.current_task(loop)
         assert task is not None  # noqa: S101 - grpc.aio serves every RPC in a task
         started = TaskDeadline(task, slot, on_stuck_write, is_of_thread=is_of_thread)

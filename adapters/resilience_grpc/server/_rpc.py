@@ -96,8 +96,8 @@ class RpcGuard:
         for key, value in context.invocation_metadata() or ():
             if key in self._wanted and isinstance(value, str):
                 picked[key] = f"{picked[key]}, {value}" if key in picked else value
-        patience = _finite(context.time_remaining())
-        request = self.gate.receive(picked, _address(context.peer()), path=method, patience=patience)
+        timeout = _finite(context.time_remaining())
+        request = self.gate.receive(picked, _address(context.peer()), path=method, timeout=timeout)
         request.source = context
         context.set_trailing_metadata(((_REQUEST_ID, request.request_id),))
         return request
@@ -217,7 +217,7 @@ class RpcGuard:
         A deadline that has passed stays. It has ended the RPC, so code that still runs for it may call nobody.
         """
         if request.deadline is not None and not request.deadline.expired:
-            self.gate.answered(request)
+            self.gate.response_sent(request)
         self.gate.leave(request)
         request.source = None  # the context may refer to us; without this, only the garbage collector could free both
 

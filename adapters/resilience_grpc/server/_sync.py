@@ -174,7 +174,7 @@ class _ThreadedMethod:
     def _admit(self, request: RequestContext, context: grpc.ServicerContext) -> None:
         guard = self._guard
         if guard.authenticate is not None:
-            guard.gate.enter(request, takes_place=False)  # a drain waits for RPCs that are being authenticated, too
+            guard.gate.enter(request, takes_permit=False)  # a drain waits for RPCs that are being authenticated, too
             try:
                 identity = _refuse_awaitable(guard.authenticate(context))
             except Exception as error:

@@ -134,7 +134,7 @@ def test_background_work_has_no_deadline() -> None:
     """Once the answer is out, what runs behind it is in no hurry."""
     context = request(ManualClock())
     with context:
-        ServerGate().answered(context)
+        ServerGate().response_sent(context)
         assert "X-Request-Timeout" not in client_headers()
 
 

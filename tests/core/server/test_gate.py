@@ -25,7 +25,7 @@ from resilience.server import (
     current_request,
     is_preflight,
 )
-from resilience.server._deadline import patience_of
+from resilience.server._headers import timeout_of
 from resilience.timeout import Deadline
 
 
@@ -69,16 +69,16 @@ def test_header_only_shortens(asked: str) -> None:
 
 def test_transport_patience_counts() -> None:
     """What the transport knows of the caller's patience shortens the deadline too."""
-    context = make_gate(deadline=2).receive({}, patience=0.5)
+    context = make_gate(deadline=2).receive({}, timeout=0.5)
     assert context.deadline is not None
     assert context.deadline.remaining() <= 0.5
-    assert make_gate().receive({}, patience=None).deadline is None
+    assert make_gate().receive({}, timeout=None).deadline is None
 
 
 @given(st.text() | st.floats().map(str) | st.from_regex(r"[0-9]{1,6}(ms|s|m|h|d)", fullmatch=True))
 def test_patience_is_sensible_or_nothing(text: str) -> None:
     """Whatever a header says, the seconds it asks for are none, or up to a day."""
-    seconds = patience_of(text)
+    seconds = timeout_of(text)
     assert seconds is None or 0 <= seconds <= 86_400
 
 
@@ -89,8 +89,8 @@ def test_who_waits_no_more_is_not_served(asked: str) -> None:
     context = gate.receive({"x-request-timeout": asked})
     with pytest.raises(DeadlineExceededError):
         gate.admit(context)
-    assert gate.slots is not None
-    assert gate.slots.concurrent_calls == 0
+    assert gate.bulkhead is not None
+    assert gate.bulkhead.concurrent_calls == 0
 
 
 @given(st.dictionaries(st.sampled_from(sorted(make_gate().wanted)), st.text()), st.none() | st.text())
@@ -108,7 +108,7 @@ def test_answered_request_has_no_deadline() -> None:
     with context:
         current = Deadline.current()
         assert current is not None
-        gate.answered(context)
+        gate.response_sent(context)
         assert current.remaining() == math.inf
 
 
@@ -164,7 +164,7 @@ def test_long_connections_take_no_place() -> None:
     """A connection that lives for hours is counted as under way and keeps nobody out."""
     gate = make_gate(max_concurrent_requests=1)
     connection, request = gate.receive({}), gate.receive({})
-    gate.enter(connection, takes_place=False)
+    gate.enter(connection, takes_permit=False)
     gate.enter(request)
     assert in_flight(gate) == 2
     gate.leave(connection)
@@ -279,7 +279,7 @@ async def test_clients_behind_an_unknown_socket_share_no_quota(
         context = gate.receive({"x-forwarded-for": f"203.0.113.{number}"}, peer)
         gate.charge(context, gate.quota)
         await gate.acharge(context, gate.quota)
-        assert limit.due(gate, context, "GET /", rate="1/minute", key=None, cost=1) is None
+        assert limit.charge_for(gate, context, "GET /", rate="1/minute", key=None, cost=1) is None
         assert context.charges == ()
     assert caplog.text.count("RESILIENCE_SERVER__TRUSTED_PROXIES=unix") == len(caplog.records) == 1
 
@@ -461,12 +461,12 @@ async def test_a_preflight_is_let_in() -> None:
 
     gate = make_gate(key, rate_limit="1/minute", max_concurrent_requests=1)
     assert gate.quota is not None
-    assert gate.slots is not None
+    assert gate.bulkhead is not None
     for under_way in (1, 2, 3):
         context = gate.receive({}, "203.0.113.9")
         context.is_preflight = True
         assert gate.admit(context) is None
         gate.charge(context, gate.quota)
         await gate.acharge(context, gate.quota, "k")
-        assert RouteLimit("1/minute").due(gate, context, "PUT /", rate="1/minute", key="k", cost=1) is None
-        assert (context.charges, gate.slots.concurrent_calls, in_flight(gate)) == ((), 0, under_way)
+        assert RouteLimit("1/minute").charge_for(gate, context, "PUT /", rate="1/minute", key="k", cost=1) is None
+        assert (context.charges, gate.bulkhead.concurrent_calls, in_flight(gate)) == ((), 0, under_way)

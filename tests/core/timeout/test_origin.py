@@ -114,7 +114,7 @@ def test_the_server_side_tells_a_callers_deadline_from_its_own(
 
 def test_grpcs_own_word_is_the_callers_deadline_as_well() -> None:
     """Law: what the transport knows of the caller's patience counts like a header."""
-    deadline = ServerGate(ServerOptions(deadline=1.0)).receive({}, patience=0.02).deadline
+    deadline = ServerGate(ServerOptions(deadline=1.0)).receive({}, timeout=0.02).deadline
     assert deadline is not None
     assert deadline.is_callers
 
@@ -123,7 +123,7 @@ def test_an_answered_request_has_no_callers_deadline_any_more() -> None:
     """Law: work behind the answer is nobody's cut-off."""
     gate = ServerGate(ServerOptions())
     context: RequestContext = gate.receive({"x-request-timeout": "1s"})
-    gate.answered(context)
+    gate.response_sent(context)
     assert context.deadline is not None
     assert not context.deadline.is_callers
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from resilience.errors import ConfigurationError
 from resilience.server import ServerGate, ServerOptions
-from resilience.server._paths import ExcludedPaths
+from resilience.server._headers import ExcludedPaths
 
 EXCLUDED = ExcludedPaths(["/static", "/files/", "/"])
 

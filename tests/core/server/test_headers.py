@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilience.server._identity import identity_of, request_id_of, span_id
+from resilience.server._headers import identity_of, new_span_id, request_id_of
 
 
 @pytest.mark.parametrize("offered", ["a", "A-z_0.9", "x" * 128])
@@ -64,7 +64,7 @@ def test_any_text_gives_a_sane_id(offered: str) -> None:
 
 def test_span_ids() -> None:
     """A parent id for an outgoing call is 16 hexadecimal characters, never all 0, and new each time."""
-    drawn = {span_id() for _ in range(1000)}
+    drawn = {new_span_id() for _ in range(1000)}
     assert len(drawn) == 1000
     assert all(re.fullmatch("[0-9a-f]{16}", one) and int(one, 16) for one in drawn)
 

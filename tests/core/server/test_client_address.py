@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilience.errors import ConfigurationError
-from resilience.server._client import TrustedProxies, address_group, plain_address
+from resilience.server._client_address import TrustedProxies, address_group, normalize_address
 
 OURS = TrustedProxies(["10.0.0.0/8", "2001:db8:1::/48"])
 
@@ -141,7 +141,7 @@ def test_no_networks_is_false() -> None:
 )
 def test_one_spelling(text: str, plain: str) -> None:
     """An address has one spelling here, however it was written."""
-    assert plain_address(text) == plain
+    assert normalize_address(text) == plain
 
 
 def test_ipv6_is_counted_by_customer() -> None:

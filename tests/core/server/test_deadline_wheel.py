@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from resilience import Deadline
-from resilience.server import Bell
+from resilience.server import DeadlineWheel
 
 NAME: ContextVar[str] = ContextVar("name", default="nobody")
 
@@ -23,7 +23,7 @@ class Rung:
         self.calls: list[str] = []
         self.seen: set[str] = set()
         self.late: list[float] = []
-        self.bell: Bell[str, Deadline] = Bell(asyncio.get_running_loop(), self._ring)
+        self.bell: DeadlineWheel[str, Deadline] = DeadlineWheel(asyncio.get_running_loop(), self._ring)
 
     def _ring(self, member: str, deadline: Deadline) -> None:
         self.calls.append(member)
@@ -32,7 +32,7 @@ class Rung:
 
     def enter(self, member: str, seconds: float) -> dict[str, Deadline]:
         deadline = Deadline(time.monotonic() + seconds)
-        due = self.bell.round_of(deadline)
+        due = self.bell.slot_for(deadline)
         due[member] = deadline
         return due
 

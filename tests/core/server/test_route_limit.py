@@ -9,7 +9,7 @@ import pytest
 from resilience import Resilience
 from resilience.errors import ConfigurationError, RateLimitedError
 from resilience.ratelimit import TokenBucket
-from resilience.server import Quota, RequestContext, RouteLimit, ServerGate, ServerOptions
+from resilience.server import RequestContext, RouteLimit, ServerGate, ServerOptions, ServerQuota
 
 
 class Limiters:
@@ -24,8 +24,8 @@ class Limiters:
 
 def due(
     limit: RouteLimit, gate: ServerGate, context: RequestContext, *, rate: str, place: str = "GET /"
-) -> tuple[Quota, str, int]:
-    found = limit.due(gate, context, place, rate=rate, key="k", cost=1)
+) -> tuple[ServerQuota, str, int]:
+    found = limit.charge_for(gate, context, place, rate=rate, key="k", cost=1)
     assert found is not None
     return found
 

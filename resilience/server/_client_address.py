@@ -1,4 +1,4 @@
-"""Where a request comes from. A header can say anything, so it counts only as far as our own proxies wrote it."""
+"""The address of the client. A header can say anything, so it counts only if a trusted proxy has written it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = (
     "address_group",
     "is_unix",
     "network_of",
-    "plain_address",
+    "normalize_address",
 )
 
 FORWARDED_FOR = "x-forwarded-for"
@@ -26,25 +26,25 @@ UNIX = "unix"
 EXPECTED_PROXY = "an address or network such as 10.0.0.0/8, or unix for Unix sockets"
 
 _UNIX_PEERS = frozenset({"", "unix:", "<local>", "localhost"})
-"""What servers and proxies write for the peer of a Unix socket: gunicorn, nginx's $remote_addr, Werkzeug, waitress."""
+"""The names of a Unix socket's peer in gunicorn, in nginx's $remote_addr, in Werkzeug and in waitress."""
 _MAPPED = IPv6Network("::ffff:0:0/96")
 _IPV4_BITS = 32
 
-_MOST_HOPS = 32
-_LONGEST_ADDRESS = 64
-_LONGEST_REMEMBERED = 256
-_IPV6_CUSTOMER = 64
-"""Bits of an IPv6 address that name a customer: within a /64 anybody takes as many addresses as they like."""
+_MAX_HOPS = 32
+_MAX_ADDRESS = 64
+_MAX_CACHED_HEADER = 256
+_IPV6_CUSTOMER_BITS = 64
+"""Bits of an IPv6 address that name a customer, who can use every address of a /64."""
 
 
 def _parsed(text: str) -> IPv4Address | IPv6Address | None:
-    """Return the address in `text`, with or without port and brackets; None where there is none."""
-    # What is remembered is bounded in size too: the text is the client's to choose.
-    return None if len(text) > _LONGEST_ADDRESS else _remembered(text)
+    """Return the address in `text`, with or without port and brackets; None if there is none."""
+    # The texts in the cache are bounded in size too: a client chooses them.
+    return None if len(text) > _MAX_ADDRESS else _cached_parse(text)
 
 
 @lru_cache(maxsize=4096)
-def _remembered(text: str) -> IPv4Address | IPv6Address | None:
+def _cached_parse(text: str) -> IPv4Address | IPv6Address | None:
     text = text.strip()
     if not text:
         return None
@@ -60,28 +60,28 @@ def _remembered(text: str) -> IPv4Address | IPv6Address | None:
     return mapped or address
 
 
-def plain_address(text: str) -> str:
-    """Return an address in its one canonical spelling; "" where `text` is none. ::ffff:10.0.0.1 is 10.0.0.1."""
-    return "" if len(text) > _LONGEST_ADDRESS else _spelled(text)
+def normalize_address(text: str) -> str:
+    """Return an address in its canonical spelling, "" if `text` is no address. ::ffff:10.0.0.1 is 10.0.0.1."""
+    return "" if len(text) > _MAX_ADDRESS else _cached_spelling(text)
 
 
 @lru_cache(maxsize=4096)
-def _spelled(text: str) -> str:
-    address = _remembered(text)
+def _cached_spelling(text: str) -> str:
+    address = _cached_parse(text)
     return "" if address is None else str(address)
 
 
 @lru_cache(maxsize=4096)
 def address_group(client: str) -> str:
-    """Return what a rate limit should count: an IPv4 address itself, of an IPv6 address its /64."""
+    """Return the addresses that a rate limit counts as one client: an IPv4 address, or the /64 of an IPv6 address."""
     address = _parsed(client)
     if isinstance(address, IPv6Address):
-        return str(IPv6Network((address, _IPV6_CUSTOMER), strict=False))
+        return str(IPv6Network((address, _IPV6_CUSTOMER_BITS), strict=False))
     return client
 
 
 def is_unix(peer: str | None) -> bool:
-    """Return whether `peer` is the other end of a Unix socket. Servers name such a peer None, "" or a word."""
+    """Return whether `peer` is the other end of a Unix socket. Servers call such a peer None, "" or a word."""
     return peer is None or peer in _UNIX_PEERS
 
 
@@ -96,9 +96,13 @@ def network_of(text: str) -> IPv4Network | IPv6Network:
 
 
 class TrustedProxies:
-    """The proxies that may name the client: networks, and with the word `unix` every peer of a Unix socket.
+    """The proxies that may name the client.
 
-    Raises `ConfigurationError` for any other text.
+    Args:
+        proxies: Addresses, networks, and the word `unix` for every peer of a Unix socket.
+
+    Raises:
+        ConfigurationError: One of the texts is neither.
     """
 
     def __init__(self, proxies: Iterable[str] = ()) -> None:
@@ -115,11 +119,11 @@ class TrustedProxies:
                 problems.append(Problem("trusted_proxies", text, EXPECTED_PROXY))
         if problems:
             raise ConfigurationError(problems)
-        self._is_any = bool(self._networks) or self.trusts_unix
-        self._walked = lru_cache(maxsize=4096)(self._walk)
+        self._has_proxies = bool(self._networks) or self.trusts_unix
+        self._cached_walk = lru_cache(maxsize=4096)(self._walk)
 
     def __bool__(self) -> bool:
-        return self._is_any
+        return self._has_proxies
 
     def client_of(self, peer: str | None, forwarded_for: str | None) -> str:
         """Return the nearest address that is not a trusted proxy; "" if there is none.
@@ -127,16 +131,18 @@ class TrustedProxies:
         The header is read from the right, where each proxy appends the address of its own peer. An entry that is no
         address ends the walk: no trusted proxy wrote the entries to the left of it.
         """
-        if not forwarded_for or not self._is_any:
-            return _spelled(peer) if peer and len(peer) <= _LONGEST_ADDRESS else ""  # plain_address, on every request
-        if len(forwarded_for) > _LONGEST_REMEMBERED:
+        if not forwarded_for or not self._has_proxies:
+            return (
+                _cached_spelling(peer) if peer and len(peer) <= _MAX_ADDRESS else ""
+            )  # as `normalize_address`; every request comes here
+        if len(forwarded_for) > _MAX_CACHED_HEADER:
             return self._walk(peer, forwarded_for)
-        return self._walked(peer, forwarded_for)
+        return self._cached_walk(peer, forwarded_for)
 
-    def hides(self, peer: str | None, forwarded_for: str | None) -> bool:
-        """Return whether nothing names the client of `peer`, because it is a Unix socket's.
+    def hides_client(self, peer: str | None, forwarded_for: str | None) -> bool:
+        """Return whether the client cannot be known, because `peer` is the peer of a Unix socket.
 
-        A header that a trusted proxy sent names one, even if there is no address in it.
+        A header of a trusted proxy names a client, even if there is no address in it.
         """
         return is_unix(peer) and not (self.trusts_unix and forwarded_for)
 
@@ -149,7 +155,7 @@ class TrustedProxies:
 
     def _walk(self, peer: str | None, forwarded_for: str) -> str:
         client = ""
-        hops = reversed(forwarded_for.rsplit(",", _MOST_HOPS)[-_MOST_HOPS:])
+        hops = reversed(forwarded_for.rsplit(",", _MAX_HOPS)[-_MAX_HOPS:])
         hop: str | None = peer
         while True:
             if is_unix(hop):
@@ -161,7 +167,7 @@ class TrustedProxies:
             hop = next(hops, None)
             if hop is None or not is_trusted:
                 break
-            hop = hop.strip() or "-"  # an empty entry names no peer: it is not a Unix socket's
+            hop = hop.strip() or "-"  # an empty entry is not the peer of a Unix socket
         return client
 
     def _trusts(self, address: IPv4Address | IPv6Address) -> bool:
