@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resilience._engine._chain import Chain, GuardedBlock
+from resilience._engine._steps import Member, Steps
 from resilience.clock import SYSTEM_SLEEPER, Sleeper
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import LISTENER
@@ -43,26 +44,25 @@ class Pipeline(Chain):
     def __init__(
         self,
         name: str,
-        *policies: Policy | AroundPolicy | KeyedPolicy,
+        *policies: Member,
         listeners: tuple[Listener, ...] | list[Listener] = (),
         sleeper: Sleeper = SYSTEM_SLEEPER,
     ) -> None:
-        super().__init__(checked(name, "Pipeline.name", NAME), policies, checked(sleeper, "Pipeline.sleeper", _SLEEPER))
         _check_kinds(name, policies)
-        for policy in policies:
-            if (join := getattr(policy, "join", None)) is not None:
-                join(name)
-        _check_names(name, policies)
-        for policy in policies:
-            if (bind := getattr(policy, "bind", None)) is not None:
-                bind(policies)
+        super().__init__(checked(name, "Pipeline.name", NAME), policies, checked(sleeper, "Pipeline.sleeper", _SLEEPER))
+        for steps in self._steps:
+            if steps.join is not None:
+                steps.join(name)
+        _check_names(name, [steps.name for steps in self._steps])
+        for steps in self._steps:
+            if steps.bind is not None:
+                steps.bind(policies)
         for listener in checked(listeners, "Pipeline.listeners", _LISTENERS):
             self.subscribe(listener)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Send every event of this pipeline's policies to `listener`; the function returned ends that."""
-        emitters = [getattr(policy, "events", None) for policy in self.policies]
-        ends = [emitter.subscribe(listener) for emitter in emitters if emitter is not None]
+        ends = [steps.events.subscribe(listener) for steps in self._steps if steps.events is not None]
 
         def unsubscribe() -> None:
             for end in ends:
@@ -70,13 +70,13 @@ class Pipeline(Chain):
 
         return unsubscribe
 
-    def with_policies(self, *policies: Policy | AroundPolicy | KeyedPolicy) -> Pipeline:
+    def with_policies(self, *policies: Member) -> Pipeline:
         """Return a pipeline of this name that holds `policies` instead: adapters leave some out, or fit them in."""
         return Pipeline(self.name, *policies, sleeper=self._sleeper)
 
     def describe(self) -> dict[str, Any]:
         """Return what this pipeline is made of, as plain data: each policy's kind, name, options and their sources."""
-        return {"name": self.name, "policies": [_told(policy, "describe") for policy in self.policies]}
+        return {"name": self.name, "policies": [{**_named(steps), **steps.describe()} for steps in self._steps]}
 
     def snapshot(self) -> dict[str, Any]:
         """Return how each policy is right now, as plain data: states, counts, rates, remaining times.
@@ -84,31 +84,28 @@ class Pipeline(Chain):
         Looking changes nothing, sends nothing and takes no permit; with policies of other people's making it shows
         what they offer.
         """
-        return {"name": self.name, "policies": [_told(policy, "snapshot") for policy in self.policies]}
+        return {"name": self.name, "policies": [{**_named(steps), **steps.snapshot()} for steps in self._steps]}
 
     def __repr__(self) -> str:
         inside = "".join(f", {policy!r}" for policy in self.policies)
         return f"Pipeline({self.name!r}{inside})"
 
 
-def _told(policy: Any, method: str) -> dict[str, Any]:
-    """Return what the policy says of itself, under its kind and name, which it need not repeat."""
-    kind = getattr(policy, "kind", type(policy).__name__)
-    tell = getattr(policy, method, dict)
-    return {"kind": kind, "name": policy.name, **tell()}
+def _named(steps: Steps) -> dict[str, Any]:
+    """Return the kind and the name of a policy, which need not describe itself by them."""
+    return {"kind": steps.kind, "name": steps.name}
 
 
 def _check_kinds(name: str, policies: tuple[object, ...]) -> None:
     for policy in policies:
         if isinstance(policy, type):
             raise ConfigurationError(f"pipeline {name!r}: {policy.__name__} is a class; give it an instance")
-        if not isinstance(policy, Policy | AroundPolicy | KeyedPolicy):
+        if not isinstance(policy, Policy | AroundPolicy | KeyedPolicy | Steps):
             expected = "a policy: name, admit, on_success, on_failure, on_abandon (or name, around, around_async)"
             raise ConfigurationError([Problem(f"Pipeline({name!r})", policy, expected)])
 
 
-def _check_names(name: str, policies: tuple[Policy | AroundPolicy | KeyedPolicy, ...]) -> None:
-    names = [policy.name for policy in policies]
+def _check_names(name: str, names: list[str]) -> None:
     for duplicate in sorted({known for known in names if names.count(known) > 1}):
         reason = "events, metrics and settings could not tell them apart"
         raise ConfigurationError(f"pipeline {name!r} has two policies named {duplicate!r}: {reason}; name one of them")

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
+from dataclasses import replace
 from typing import Any
 
 from resilience._engine._chain import Chain
+from resilience._engine._steps import Steps
 from resilience.errors import RejectedError
 from resilience.events import Event
 from resilience.policy import AroundPolicy, Policy
@@ -62,49 +64,54 @@ class RecordingListener:
         return [event.kind for event in self.events]
 
 
-class _Counting:
-    """Wraps a policy to see that each permit is settled exactly once."""
+class _Counts:
+    """Counts what happens to the permits of a policy."""
 
-    retries = False
-
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self.waits = getattr(policy, "waits", False)
-        self.may_wait = getattr(policy, "may_wait", False)
+    def __init__(self) -> None:
         self.admitted = 0
         self.settled: list[str] = []
 
-    @property
-    def name(self) -> str:
-        """The policy's own."""
-        return self._policy.name
+    def around(self, steps: Steps) -> Steps:
+        """Return `steps` with every admission and every settlement counted."""
 
-    def admit(self) -> Any:
-        permit = self._policy.admit()
-        self.admitted += 1
-        return permit
+        def admit() -> Any:
+            permit = None if steps.admit is None else steps.admit()
+            self.admitted += 1
+            return permit
 
-    def admit_blocking(self) -> Any:
-        permit = self._policy.admit_blocking()  # type: ignore[attr-defined]  # only called where `waits` is true
-        self.admitted += 1
-        return permit
+        def admit_blocking() -> Any:
+            permit = steps.admit_blocking() if steps.admit_blocking is not None else None
+            self.admitted += 1
+            return permit
 
-    async def admit_awaiting(self) -> Any:
-        permit = await self._policy.admit_awaiting()  # type: ignore[attr-defined]  # only called where `waits` is true
-        self.admitted += 1
-        return permit
+        async def admit_awaiting() -> Any:
+            permit = await steps.admit_awaiting() if steps.admit_awaiting is not None else None
+            self.admitted += 1
+            return permit
 
-    def on_success(self, permit: Any, result: Any, /) -> Any:
-        self.settled.append("success")
-        return self._policy.on_success(permit, result)
+        def on_success(permit: Any, result: Any, /) -> Any:
+            self.settled.append("success")
+            return None if steps.on_success is None else steps.on_success(permit, result)
 
-    def on_failure(self, permit: Any, error: Exception, /) -> Any:
-        self.settled.append("failure")
-        return self._policy.on_failure(permit, error)
+        def on_failure(permit: Any, error: Exception, /) -> Any:
+            self.settled.append("failure")
+            return steps.on_failure(permit, error)
 
-    def on_abandon(self, permit: Any, /) -> None:
-        self.settled.append("abandon")
-        self._policy.on_abandon(permit)
+        def on_abandon(permit: Any, /) -> None:
+            self.settled.append("abandon")
+            steps.on_abandon(permit)
+
+        return replace(
+            steps,
+            admit=admit,
+            admit_blocking=None if steps.admit_blocking is None else admit_blocking,
+            admit_awaiting=None if steps.admit_awaiting is None else admit_awaiting,
+            fast_permit=None,
+            on_success=on_success,
+            on_failure=on_failure,
+            on_abandon=on_abandon,
+            settles_once=False,
+        )
 
 
 class Boom(Exception):  # noqa: N818 - it is what the tests throw, not an error anyone handles
@@ -121,9 +128,9 @@ class PolicyConformance:
         """Return a fresh policy that admits at least one call at a time, and another one after it."""
         raise NotImplementedError
 
-    def _chain(self) -> tuple[Chain, _Counting]:
-        counting = _Counting(self.make_policy())
-        return Chain("conformance", (counting,)), counting
+    def _chain(self) -> tuple[Chain, _Counts]:
+        counts = _Counts()
+        return Chain("conformance", (counts.around(Steps.of(self.make_policy())),)), counts
 
     def test_has_the_shape_of_a_policy(self) -> None:
         """A policy has a stable name and the four steps."""
@@ -134,35 +141,35 @@ class PolicyConformance:
 
     def test_result_passes_through(self) -> None:
         """A result reaches the caller unchanged and settles its permit once (L2)."""
-        chain, counting = self._chain()
+        chain, counts = self._chain()
         assert chain(lambda value: value)(3) == 3
-        assert counting.settled == ["success"]
+        assert counts.settled == ["success"]
 
     def test_error_passes_through(self) -> None:
         """The error itself reaches the caller and settles its permit once (L2)."""
-        chain, counting = self._chain()
+        chain, counts = self._chain()
         boom = Boom()
 
         def fail() -> None:
             raise boom
 
         assert _raised(chain(fail)) is boom
-        assert counting.settled == ["failure"]
+        assert counts.settled == ["failure"]
 
     def test_interrupt_abandons(self) -> None:
         """KeyboardInterrupt is not an outcome: the permit is given back (L2)."""
-        chain, counting = self._chain()
+        chain, counts = self._chain()
 
         def interrupted() -> None:
             raise KeyboardInterrupt
 
         assert isinstance(_raised(chain(interrupted)), KeyboardInterrupt)
-        assert counting.settled == ["abandon"]
+        assert counts.settled == ["abandon"]
 
     def test_admits_again_however_a_call_ended(self) -> None:
         """What a call took is given back on every way out: the next one is admitted (L2)."""
         for outcome in (None, Boom(), KeyboardInterrupt()):
-            chain, counting = self._chain()
+            chain, counts = self._chain()
 
             def act(outcome: BaseException | None = outcome) -> None:
                 if outcome is not None:
@@ -170,11 +177,11 @@ class PolicyConformance:
 
             for calls in (1, 2):
                 assert _raised(chain(act)) is outcome
-                assert counting.admitted == calls
+                assert counts.admitted == calls
 
     def test_abandoned_generator_abandons(self) -> None:
         """A generator left half-way gives its permit back (L2)."""
-        chain, counting = self._chain()
+        chain, counts = self._chain()
 
         def items() -> Generator[int, None, None]:
             yield 1
@@ -183,18 +190,18 @@ class PolicyConformance:
         generator = chain(items)()
         assert next(generator) == 1
         generator.close()
-        assert counting.settled == ["abandon"]
+        assert counts.settled == ["abandon"]
 
     def test_refusal_is_neutral(self) -> None:
         """A refusal by an inner policy passes through as it is (L4)."""
-        chain, counting = self._chain()
+        chain, counts = self._chain()
         refusal = RejectedError("no", policy="inner")
 
         def refused() -> None:
             raise refusal
 
         assert _raised(chain(refused)) is refusal
-        assert len(counting.settled) == 1
+        assert len(counts.settled) == 1
 
     def test_colours_agree(self) -> None:
         """The awaiting driver settles exactly as the blocking one does."""
@@ -202,7 +209,7 @@ class PolicyConformance:
 
     async def _colours_agree(self) -> None:
         for outcome, expected in ((3, "success"), (Boom(), "failure"), (asyncio.CancelledError(), "abandon")):
-            chain, counting = self._chain()
+            chain, counts = self._chain()
 
             async def act(outcome: Any = outcome) -> Any:
                 await asyncio.sleep(0)
@@ -211,21 +218,21 @@ class PolicyConformance:
                 return outcome
 
             assert await _outcome(chain(act)()) is outcome
-            assert counting.settled == [expected]
+            assert counts.settled == [expected]
 
     def test_cancelled_task_abandons(self) -> None:
         """A task cancelled while the guarded call waits gives its permit back (L2)."""
         asyncio.run(self._cancelled_task_abandons())
 
     async def _cancelled_task_abandons(self) -> None:
-        chain, counting = self._chain()
+        chain, counts = self._chain()
         task = asyncio.ensure_future(chain(asyncio.Event().wait)())
-        while not counting.admitted:  # noqa: ASYNC110 - admission has no event to wait for; it is a few steps away
+        while not counts.admitted:  # noqa: ASYNC110 - admission has no event to wait for; it is a few steps away
             await asyncio.sleep(0)
         await asyncio.sleep(0)
         task.cancel()
         assert isinstance(await _outcome(task), asyncio.CancelledError)
-        assert counting.settled == ["abandon"]
+        assert counts.settled == ["abandon"]
         assert await chain.acall(asyncio.sleep, 0, 3) == 3
 
 

@@ -5,32 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
-from resilience._engine._parts import (
-    Member,
-    by_key,
-    decides,
-    discard,
-    has_fast_permit,
-    is_around,
-    is_keyed,
-    scored,
-    stands_in,
-)
+from resilience._engine._parts import by_key, discard, scored
+from resilience._engine._steps import Steps
+from resilience._engine._sync import TRANSPARENT
 from resilience.clock import SYSTEM_SLEEPER
-from resilience.policy import (
-    Decision,
-    Pending,
-    Policy,
-    PolicyBase,
-    Replace,
-    Substitute,
-    Wait,
-)
+from resilience.policy import Decision, Pending, Replace, Substitute, Wait
 from resilience.running import running_loop
 
-__all__ = ("AwaitingSleep", "admission", "compile_async", "decided", "finish", "held", "resume")
+__all__ = ("AwaitingSleep", "admitted", "compile_async", "decided", "finish", "held", "resume")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,31 +23,32 @@ AsyncCall = Callable[P, Coroutine[Any, Any, R]]
 
 
 def compile_async(
-    policies: tuple[Member, ...], fn: Callable[P, Any], sleep: AwaitingSleep, within: tuple[Member, ...] = ()
+    policies: tuple[Steps, ...], fn: Callable[P, Any], sleep: AwaitingSleep, within: tuple[Steps, ...] = ()
 ) -> Callable[P, Coroutine[Any, Any, Any]]:
     """Compose `policies`, first one outermost, around `fn`, whose result is awaited.
 
     `within` are those that `fn` has been composed with already.
     """
     call: Callable[P, Coroutine[Any, Any, Any]] = fn
-    for position, policy in reversed(list(enumerate(policies))):
-        call = _compose(policy, call, sleep, is_inner=position > 0)
+    for position, steps in reversed(list(enumerate(policies))):
+        call = _compose(steps, call, sleep, is_nested=position > 0)
     if call is fn:
-        call = _guard(PolicyBase(), call, sleep)
-    elif is_keyed(policies[0]):
+        call = _guard(TRANSPARENT, call, sleep)
+    elif policies[0].slot is not None:
         call = _awaiting(call)
-    return _delivering(call) if stands_in((*policies[1:], *within)) else call
+    return _delivering(call) if any(steps.may_substitute for steps in (*policies[1:], *within)) else call
 
 
 def _compose(
-    policy: Member, inner: Callable[P, Awaitable[R]], sleep: AwaitingSleep, *, is_inner: bool
+    steps: Steps, inner: Callable[P, Awaitable[R]], sleep: AwaitingSleep, *, is_nested: bool
 ) -> AsyncCall[P, R]:
-    if is_keyed(policy):
-        return by_key(policy, lambda known: _compose(known, inner, sleep, is_inner=is_inner))
-    if not is_around(policy):
-        return _guard(cast("Policy", policy), inner, sleep)
-    around: Callable[[Callable[P, Awaitable[R]]], AsyncCall[P, R]] = policy.around_async
-    return getattr(policy, "around_nested_async", around)(inner) if is_inner else around(inner)
+    if steps.slot is not None:
+        return by_key(steps, lambda known: _compose(known, inner, sleep, is_nested=is_nested))
+    if steps.around_async is None:
+        return _guard(steps, inner, sleep)
+    nested = steps.around_nested_async
+    around = nested if is_nested and nested is not None else steps.around_async
+    return around(inner)
 
 
 def _awaiting(inner: Callable[P, Awaitable[R]]) -> AsyncCall[P, R]:
@@ -117,50 +102,51 @@ def finish(resumed: AsyncCall[..., Any], guarded: AsyncCall[P, Any], awaitable: 
     return call
 
 
-def admission(policy: Policy) -> Callable[[], Awaitable[Any]] | None:
-    """Return the awaiting admission, or None where the plain one does."""
-    if getattr(policy, "waits", False):
-        awaiting: Callable[[], Awaitable[Any]] = policy.admit_awaiting  # type: ignore[attr-defined]  # WaitingPolicy, decided by `waits`
-        return awaiting
-    return None
-
-
-async def held(policy: Policy, permit: Any, after: float, sleep: AwaitingSleep) -> Any:
+async def held(steps: Steps, permit: object, after: float, sleep: AwaitingSleep) -> object:
     """Sleep while holding `permit`; whatever interrupts the sleep gives it back."""
     if after > 0:
         try:
             if sleep == SYSTEM_SLEEPER.asleep:
-                running_loop(policy)  # it would refuse as well, but does not know for whom it sleeps
+                running_loop(steps.policy)  # it would refuse as well, but does not know for whom it sleeps
             await sleep(after)
         except BaseException:
-            policy.on_abandon(permit)
+            steps.on_abandon(permit)
             raise
     return permit
 
 
-async def decided(policy: Policy, permit: Any, pending: Pending) -> Decision:
+async def admitted(steps: Steps, sleep: AwaitingSleep) -> object:
+    """Return the permit of a call, sleeping first if the policy asks for it."""
+    if steps.admit_awaiting is not None:
+        return await steps.admit_awaiting()
+    permit = None if steps.admit is None else steps.admit()
+    if type(permit) is Wait:
+        permit = await held(steps, permit.permit, permit.after, sleep)
+    return permit
+
+
+async def decided(steps: Steps, permit: object, pending: Pending) -> Decision:
     """Await a verdict; where that fails, nothing has been settled yet."""
     try:
         return await pending.decision
     except BaseException:
-        policy.on_abandon(permit)
+        steps.on_abandon(permit)
         raise
 
 
-def _guard(policy: Policy, inner: Callable[P, Awaitable[R]], sleep: AwaitingSleep) -> AsyncCall[P, R]:
-    admit, on_success, admit_awaiting = decides(policy, "admit"), decides(policy, "on_success"), admission(policy)
-    on_failure, on_abandon = policy.on_failure, policy.on_abandon
-    standing = policy if has_fast_permit(policy) else None
+def _guard(steps: Steps, inner: Callable[P, Awaitable[R]], sleep: AwaitingSleep) -> AsyncCall[P, R]:
+    admit, admit_awaiting, fast = steps.admit, steps.admit_awaiting, steps.fast_permit
+    on_success, on_failure, on_abandon = steps.on_success, steps.on_failure, steps.on_abandon
 
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        permit = standing.fast_permit if standing is not None else None
+        permit = fast.fast_permit if fast is not None else None
         if permit is None:
             if admit_awaiting is not None:
                 permit = await admit_awaiting()
             elif admit is not None:
                 permit = admit()
                 if type(permit) is Wait:
-                    permit = await held(policy, permit.permit, permit.after, sleep)
+                    permit = await held(steps, permit.permit, permit.after, sleep)
         while True:
             try:
                 # As in the blocking driver: no dictionary where there are no keywords.
@@ -168,14 +154,14 @@ def _guard(policy: Policy, inner: Callable[P, Awaitable[R]], sleep: AwaitingSlee
             except Exception as error:
                 verdict = on_failure(permit, error)
                 if type(verdict) is Pending:
-                    verdict = await decided(policy, permit, verdict)
+                    verdict = await decided(steps, permit, verdict)
                 if verdict is None:
                     raise
-                discard(policy, error, verdict)
+                discard(steps, error, verdict)
             except Substitute as given:
-                verdict = scored(policy, permit, given)
+                verdict = scored(steps, permit, given)
                 if type(verdict) is Pending:
-                    verdict = await decided(policy, permit, verdict)
+                    verdict = await decided(steps, permit, verdict)
                 if verdict is None:
                     raise
             except BaseException:
@@ -186,12 +172,12 @@ def _guard(policy: Policy, inner: Callable[P, Awaitable[R]], sleep: AwaitingSlee
                     return result
                 verdict = on_success(permit, result)
                 if type(verdict) is Pending:
-                    verdict = await decided(policy, permit, verdict)
+                    verdict = await decided(steps, permit, verdict)
                 if verdict is None:
                     return result
                 del result  # a result that is not wanted must not live on, with what it holds, while the call waits
             if isinstance(verdict, Replace):
                 return verdict.value  # type: ignore[no-any-return]  # a policy's word stands for the function's
-            permit = await held(policy, verdict.permit, verdict.after, sleep)
+            permit = await held(steps, verdict.permit, verdict.after, sleep)
 
     return call

@@ -13,10 +13,10 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 from resilience._engine import _generators, _sync
 from resilience._engine._block import GuardedBlock
 from resilience._engine._colour import Colour, code_of, colour_of
-from resilience._engine._parts import Compiled, Member
+from resilience._engine._parts import Compiled
+from resilience._engine._steps import Member, Steps
 from resilience.clock import SYSTEM_SLEEPER, Sleeper
 from resilience.errors import ConfigurationError, Problem
-from resilience.policy import AroundPolicy, KeyedPolicy, Policy
 
 __all__ = ("Chain", "GuardedBlock")
 
@@ -27,10 +27,6 @@ Through = Callable[..., Any]
 """Makes the call: takes the function, then its arguments."""
 _ITERATES = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 _SUSPENDS = _ITERATES | inspect.CO_COROUTINE
-
-
-def _everything(_fn: Any) -> bool:
-    return True
 
 
 def _apply(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -55,10 +51,11 @@ class Chain:
     ) -> None:
         self.name = name
         self.policies = policies
+        self._steps = tuple(map(Steps.of, policies))
         self._sleeper = sleeper
         self._through = through
         self._callers: dict[Colour, Callable[..., Any]] = {}
-        self._selects = any(hasattr(policy, "applies_to") for policy in policies)
+        self._selects = any(steps.applies_to is not None for steps in self._steps)
         self._selections: dict[tuple[bool, ...], Chain] = {}
 
     def __call__(self, fn: F) -> F:
@@ -81,9 +78,9 @@ class Chain:
         """Return the chain of those policies that serve `fn`: each says so itself, once, and most serve everything."""
         if not self._selects:
             return self
-        serving = tuple(getattr(policy, "applies_to", _everything)(fn) for policy in self.policies)
+        serving = tuple(steps.applies_to is None or steps.applies_to(fn) for steps in self._steps)
         if serving not in self._selections:
-            policies = tuple(itertools.compress(self.policies, serving))
+            policies = tuple(itertools.compress(self._steps, serving))
             selection = Chain(self.name, policies, self._sleeper, through=self._through)
             selection._selects = False  # done
             self._selections.setdefault(serving, selection)  # another thread may have been first
@@ -146,10 +143,10 @@ class Chain:
         a `with` block runs once, here.
         """
         chain = self._serving(None)
-        for policy in chain.policies:
-            if getattr(policy, "retries", False):
+        for steps in chain._steps:  # noqa: SLF001 - a chain like this one
+            if steps.retries:
                 reason = "a `with` block runs only once; wrap a function to have it retried"
-                raise ConfigurationError(f"pipeline {self.name!r} cannot guard a block with {policy.name!r}: {reason}")
+                raise ConfigurationError(f"pipeline {self.name!r} cannot guard a block with {steps.name!r}: {reason}")
         return GuardedBlock(chain)
 
     @Compiled
@@ -165,7 +162,7 @@ class Chain:
 
     @Compiled
     def _acaller(self) -> Callable[..., Coroutine[Any, Any, Any]]:
-        leaves_the_loop = any(hasattr(policy, "run_in_threads") for policy in self.policies)
+        leaves_the_loop = any(steps.run_in_threads is not None for steps in self._steps)
         fn = self._through if leaves_the_loop else _aio().resume(self._through)
         return self._compile_async(fn, is_one_function=False)
 
@@ -175,16 +172,16 @@ class Chain:
             yield
 
         policies = self._settling("`with` block")
-        for policy in policies:
-            if isinstance(policy, KeyedPolicy):
+        for steps in policies:
+            if steps.slot is not None:
                 reason = "a block has no arguments to take the key from"
-                raise ConfigurationError(f"pipeline {self.name!r} cannot guard a block with {policy.name!r}: {reason}")
+                raise ConfigurationError(f"pipeline {self.name!r} cannot guard a block with {steps.name!r}: {reason}")
         return contextlib.contextmanager(_generators.compile_sync_generator(policies, block, self._sleeper.sleep))
 
     @Compiled
     def _awaiting_block(self) -> Callable[[], contextlib.AbstractAsyncContextManager[None]]:
         return contextlib.asynccontextmanager(
-            _generators_aio().compile_async_block(self.policies, self.name, self._sleeper.asleep)
+            _generators_aio().compile_async_block(self._steps, self.name, self._sleeper.asleep)
         )
 
     def _compile(self, fn: Callable[..., Any], colour: Colour, *, is_one_function: bool = True) -> Callable[..., Any]:
@@ -216,31 +213,28 @@ class Chain:
         self, fn: Callable[P, Any], *, is_one_function: bool = True
     ) -> Callable[P, Coroutine[Any, Any, Any]]:
         policies, awaited = self._for(is_one_function=is_one_function), fn
-        within: tuple[Member, ...] = ()
-        for position, policy in enumerate(policies):
-            if (run_in_threads := getattr(policy, "run_in_threads", None)) is not None:
+        within: tuple[Steps, ...] = ()
+        for position, steps in enumerate(policies):
+            if steps.run_in_threads is not None:
                 # From here on inwards the call blocks, in a thread of that policy's own.
                 policies, within = policies[:position], policies[position + 1 :]
                 inner = _sync.compile_sync(within, fn, self._sleeper.sleep, _hand_back, is_part=True)
-                awaited = run_in_threads(inner)
+                awaited = steps.run_in_threads(inner)
                 break
         compiled = _aio().compile_async(policies, awaited, self._sleeper.asleep, within)
         return cast("Callable[P, Coroutine[Any, Any, Any]]", compiled)
 
-    def _for(self, *, is_one_function: bool) -> tuple[Member, ...]:
-        """Return the policies; those that look at arguments have to know where the first one is the function."""
-        if is_one_function:
-            return self.policies
-        return tuple(getattr(policy, "per_call", lambda known=policy: known)() for policy in self.policies)
+    def _for(self, *, is_one_function: bool) -> tuple[Steps, ...]:
+        """Return the steps; policies that look at arguments have to know if the first one is the function."""
+        return self._steps if is_one_function else tuple(steps.per_call() for steps in self._steps)
 
-    def _settling(self, what: str, *, is_one_function: bool = True) -> tuple[Policy | KeyedPolicy, ...]:
-        """Return the policies, none of which owns the call; the others cannot hold something that suspends itself."""
-        for policy in self.policies:
-            known = policy.template if isinstance(policy, KeyedPolicy) else policy
-            if isinstance(known, AroundPolicy):
+    def _settling(self, what: str, *, is_one_function: bool = True) -> tuple[Steps, ...]:
+        """Return the steps of the policies, none of which owns the call: `what` is entered and left, not called."""
+        for steps in self._steps:
+            if steps.owns_call:
                 reason = f"it has to own the call, which a {what} does not allow"
-                raise ConfigurationError(f"pipeline {self.name!r} cannot guard a {what} with {policy.name!r}: {reason}")
-        return cast("tuple[Policy | KeyedPolicy, ...]", self._for(is_one_function=is_one_function))
+                raise ConfigurationError(f"pipeline {self.name!r} cannot guard a {what} with {steps.name!r}: {reason}")
+        return self._for(is_one_function=is_one_function)
 
 
 def _aio() -> Any:

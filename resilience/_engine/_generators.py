@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any, ParamSpec, cast
+from typing import Any, ParamSpec
 
-from resilience._engine._parts import blocks, by_key, discard, no_more_attempts, on_interrupt
-from resilience._engine._sync import Sleep, admission, held
-from resilience.policy import NO_RESULT, STARTED, KeyedPolicy, Policy, PolicyBase, Replace
+from resilience._engine._parts import blocks, by_key, discard
+from resilience._engine._steps import Steps
+from resilience._engine._sync import TRANSPARENT, Sleep, admission, held
+from resilience.policy import NO_RESULT, STARTED, Replace
 
 __all__ = ("compile_sync_generator",)
 
@@ -41,30 +42,29 @@ class _Progress(Generator[Any, Any, Any]):
 
 
 def compile_sync_generator(
-    policies: tuple[Policy | KeyedPolicy, ...], fn: Callable[P, Generator[Any, Any, Any]], sleep: Sleep
+    policies: tuple[Steps, ...], fn: Callable[P, Generator[Any, Any, Any]], sleep: Sleep
 ) -> Callable[P, Generator[Any, Any, Any]]:
     """Compose `policies` around a generator function. A permit is held from the first item asked for to the end."""
     call = fn
-    for policy in reversed(policies):
-        call = _compose(policy, call, sleep)
+    for steps in reversed(policies):
+        call = _compose(steps, call, sleep)
     # A function that picks a generator by key is none itself: one stands before it, so that the colour stays.
-    return _guard_generator(PolicyBase(), call, sleep) if policies and isinstance(policies[0], KeyedPolicy) else call
+    return _guard_generator(TRANSPARENT, call, sleep) if policies and policies[0].slot is not None else call
 
 
 def _compose(
-    policy: Policy | KeyedPolicy, inner: Callable[P, Generator[Any, Any, Any]], sleep: Sleep
+    steps: Steps, inner: Callable[P, Generator[Any, Any, Any]], sleep: Sleep
 ) -> Callable[P, Generator[Any, Any, Any]]:
-    if isinstance(policy, KeyedPolicy):
-        return by_key(policy, lambda known: _compose(cast("Policy", known), inner, sleep))
-    return _guard_generator(blocks(policy), inner, sleep)
+    if steps.slot is not None:
+        return by_key(steps, lambda known: _compose(known, inner, sleep))
+    return _guard_generator(blocks(steps), inner, sleep)
 
 
 def _guard_generator(
-    policy: Policy, inner: Callable[P, Generator[Any, Any, Any]], sleep: Sleep
+    steps: Steps, inner: Callable[P, Generator[Any, Any, Any]], sleep: Sleep
 ) -> Callable[P, Generator[Any, Any, Any]]:
-    admit, on_success = admission(policy, sleep), policy.on_success
-    on_failure, on_abandon = policy.on_failure, policy.on_abandon
-    last, interrupted = no_more_attempts(policy), on_interrupt(policy)
+    admit, last, interrupted = admission(steps, sleep), steps.no_more_attempts, steps.on_interrupt
+    on_success, on_failure, on_abandon = steps.on_success, steps.on_failure, steps.on_abandon
 
     def call(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
         permit = None if admit is None else admit()
@@ -76,7 +76,7 @@ def _guard_generator(
                 try:
                     result = yield from progress.over(inner(*args, **kwargs))
                 except Exception as error:
-                    if progress.started:
+                    if progress.started and last is not None:
                         permit = last(permit)
                     verdict = on_failure(permit, error)
                     if verdict is None:
@@ -86,15 +86,16 @@ def _guard_generator(
                         is_settled = True
                         on_abandon(verdict.permit)  # items are out: another attempt would send them twice
                         raise
-                    discard(policy, error, verdict)
+                    discard(steps, error, verdict)
                 except BaseException:
                     is_settled = True
                     on_abandon(permit)
                     raise
                 else:
-                    if progress.started:
+                    if progress.started and last is not None:
                         permit = last(permit)
-                    verdict = on_success(permit, NO_RESULT if result is None else result)
+                    value = NO_RESULT if result is None else result
+                    verdict = None if on_success is None else on_success(permit, value)
                     if verdict is None:
                         return result
                     if not isinstance(verdict, Replace) and progress.started:
@@ -104,7 +105,7 @@ def _guard_generator(
                 if isinstance(verdict, Replace):
                     return verdict.value
                 permit = verdict.permit
-                held(policy, permit, verdict.after, sleep)
+                held(steps, permit, verdict.after, sleep)
         except BaseException:  # an interrupt on the way to a step or in it
             if not is_settled:
                 interrupted(permit)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, ParamSpec, cast
+from typing import Any, ParamSpec
 
-from resilience._engine._aio import AwaitingSleep, admission, decided, held
-from resilience._engine._parts import Member, by_key, discard, no_more_attempts
+from resilience._engine._aio import AwaitingSleep, admitted, decided, held
+from resilience._engine._parts import by_key, discard
+from resilience._engine._steps import Steps
+from resilience._engine._sync import TRANSPARENT
 from resilience.errors import ConfigurationError
-from resilience.policy import NO_RESULT, STARTED, KeyedPolicy, Pending, Policy, PolicyBase, Replace, ScopedPolicy, Wait
+from resilience.policy import NO_RESULT, STARTED, Pending, Replace
 
 __all__ = ("compile_async_block", "compile_async_generator", "enter")
 
@@ -18,22 +20,22 @@ P = ParamSpec("P")
 
 
 def compile_async_generator(
-    policies: tuple[Policy | KeyedPolicy, ...], fn: Callable[P, AsyncGenerator[Any, Any]], sleep: AwaitingSleep
+    policies: tuple[Steps, ...], fn: Callable[P, AsyncGenerator[Any, Any]], sleep: AwaitingSleep
 ) -> Callable[P, AsyncGenerator[Any, Any]]:
     """Compose `policies` around an async generator function; permits are held from the first item to the end."""
     call = fn
-    for policy in reversed(policies):
-        call = _compose(policy, call, sleep)
+    for steps in reversed(policies):
+        call = _compose(steps, call, sleep)
     # A function that picks a generator by key is none itself: one stands before it, so that the colour stays.
-    return _guard_generator(PolicyBase(), call, sleep) if policies and isinstance(policies[0], KeyedPolicy) else call
+    return _guard_generator(TRANSPARENT, call, sleep) if policies and policies[0].slot is not None else call
 
 
 def _compose(
-    policy: Policy | KeyedPolicy, inner: Callable[P, AsyncGenerator[Any, Any]], sleep: AwaitingSleep
+    steps: Steps, inner: Callable[P, AsyncGenerator[Any, Any]], sleep: AwaitingSleep
 ) -> Callable[P, AsyncGenerator[Any, Any]]:
-    if isinstance(policy, KeyedPolicy):
-        return by_key(policy, lambda known: _compose(cast("Policy", known), inner, sleep))
-    return _guard_generator(policy, inner, sleep)
+    if steps.slot is not None:
+        return by_key(steps, lambda known: _compose(known, inner, sleep))
+    return _guard_generator(steps, inner, sleep)
 
 
 class _Stream:
@@ -85,15 +87,13 @@ class _Stream:
 
 
 def _guard_generator(
-    policy: Policy, inner: Callable[P, AsyncGenerator[Any, Any]], sleep: AwaitingSleep
+    steps: Steps, inner: Callable[P, AsyncGenerator[Any, Any]], sleep: AwaitingSleep
 ) -> Callable[P, AsyncGenerator[Any, Any]]:
-    admit, on_success, on_failure, on_abandon = policy.admit, policy.on_success, policy.on_failure, policy.on_abandon
-    admit_awaiting, last = admission(policy), no_more_attempts(policy)
+    on_success, on_failure, on_abandon = steps.on_success, steps.on_failure, steps.on_abandon
+    last = steps.no_more_attempts
 
     async def call(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, Any]:
-        permit = admit() if admit_awaiting is None else await admit_awaiting()
-        if type(permit) is Wait:
-            permit = await held(policy, permit.permit, permit.after, sleep)
+        permit = await admitted(steps, sleep)
         while True:
             stream = _Stream(functools.partial(on_abandon, permit))
             try:
@@ -108,22 +108,23 @@ def _guard_generator(
                     except BaseException as error:  # noqa: BLE001 - it belongs to the inner generator, which is handed it
                         stream.thrown = error
             except StopAsyncIteration:
-                verdict = on_success(permit, NO_RESULT) if stream.ended() else None
+                verdict = on_success(permit, NO_RESULT) if stream.ended() and on_success is not None else None
                 if type(verdict) is Pending:
-                    verdict = await decided(policy, permit, verdict)
+                    verdict = await decided(steps, permit, verdict)
             except Exception as error:
                 if not stream.ended():
                     raise
-                permit = last(permit) if stream.started else permit
+                if stream.started and last is not None:
+                    permit = last(permit)
                 verdict = on_failure(permit, error)
                 if type(verdict) is Pending:
-                    verdict = await decided(policy, permit, verdict)
+                    verdict = await decided(steps, permit, verdict)
                 if verdict is None:
                     raise
                 if not isinstance(verdict, Replace) and stream.started:
                     on_abandon(verdict.permit)  # items are out: another attempt would send them twice
                     raise
-                discard(policy, error, verdict)
+                discard(steps, error, verdict)
             except BaseException:
                 stream.abandon()
                 raise
@@ -132,26 +133,24 @@ def _guard_generator(
             if stream.started:
                 on_abandon(verdict.permit)
                 return
-            permit = await held(policy, verdict.permit, verdict.after, sleep)
+            permit = await held(steps, verdict.permit, verdict.after, sleep)
 
     return call
 
 
 def compile_async_block(
-    policies: tuple[Member, ...], name: str, sleep: AwaitingSleep
+    policies: tuple[Steps, ...], name: str, sleep: AwaitingSleep
 ) -> Callable[[], AsyncGenerator[None, None]]:
     """Compose `policies` around the body of an `async with`: a generator of one item, entered and left in one task."""
     call = _block
-    for policy in reversed(policies):
-        if isinstance(policy, Policy):
-            call = _guard_generator(policy, call, sleep)
-        elif isinstance(policy, ScopedPolicy):
-            call = _scoped(policy.scope, call)
+    for steps in reversed(policies):
+        if steps.scope is not None:
+            call = _scoped(steps.scope, call)
+        elif steps.slot is None and not steps.owns_call:
+            call = _guard_generator(steps, call, sleep)
         else:
-            why = "a block has no arguments" if isinstance(policy, KeyedPolicy) else "it has to own the call"
-            raise ConfigurationError(
-                f"pipeline {name!r} cannot guard an `async with` block with {policy.name!r}: {why}"
-            )
+            why = "it has to own the call" if steps.slot is None else "a block has no arguments"
+            raise ConfigurationError(f"pipeline {name!r} cannot guard an `async with` block with {steps.name!r}: {why}")
     return call
 
 

@@ -6,29 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar
 
-from resilience._engine._parts import (
-    Defer,
-    Member,
-    ReturnedAwaitable,
-    blocks,
-    by_key,
-    decides,
-    has_fast_permit,
-    is_around,
-    is_keyed,
-    on_interrupt,
-    scored,
-    stands_in,
-)
-from resilience.policy import Policy, PolicyBase, Replace, Substitute, Wait
+from resilience._engine._parts import Defer, ReturnedAwaitable, blocks, by_key, scored
+from resilience._engine._steps import Steps
+from resilience.policy import PolicyBase, Replace, Substitute, Wait
 
-__all__ = ("Defer", "Sleep", "admission", "compile_sync", "held")
+__all__ = ("TRANSPARENT", "Defer", "Sleep", "admission", "compile_sync", "held")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Sleep = Callable[[float], object]
+TRANSPARENT = Steps.of(PolicyBase())
+"""The steps of a policy that does nothing."""
 
 
 def _plain(result: object) -> type:
@@ -40,35 +30,30 @@ def _plain(result: object) -> type:
 
 
 def compile_sync(
-    policies: tuple[Member, ...], fn: Callable[P, R], sleep: Sleep, defer: Defer, *, is_part: bool = False
+    policies: tuple[Steps, ...], fn: Callable[P, R], sleep: Sleep, defer: Defer, *, is_part: bool = False
 ) -> Callable[P, R]:
     """Compose `policies`, first one outermost, around the blocking function `fn`.
 
     `is_part`: others stand around them, and deliver to the caller.
     """
     call = fn
-    for position, policy in reversed(list(enumerate(policies))):
-        call = _compose(policy, call, sleep, None if position else defer, is_inner=is_part or position > 0)
-    if not policies or not _sees_results(policies[0]):
-        call = _guard(PolicyBase(), call, sleep, defer)
-    return _delivering(call) if not is_part and stands_in(policies[1:]) else call
-
-
-def _sees_results(policy: Member) -> bool:
-    """Whether `policy` is guarded by a closure of ours, which finds out that the function has returned an awaitable."""
-    return not is_around(policy.template if is_keyed(policy) else policy)
+    for position, steps in reversed(list(enumerate(policies))):
+        call = _compose(steps, call, sleep, None if position else defer, is_nested=is_part or position > 0)
+    if not policies or policies[0].owns_call:  # no closure of ours would find that the function returned an awaitable
+        call = _guard(TRANSPARENT, call, sleep, defer)
+    return _delivering(call) if not is_part and any(steps.may_substitute for steps in policies[1:]) else call
 
 
 def _compose(
-    policy: Member, inner: Callable[P, R], sleep: Sleep, defer: Defer | None, *, is_inner: bool
+    steps: Steps, inner: Callable[P, R], sleep: Sleep, defer: Defer | None, *, is_nested: bool
 ) -> Callable[P, R]:
-    if is_keyed(policy):
-        deferred = defer if _sees_results(policy) else None
-        return by_key(policy, lambda known: _compose(known, inner, sleep, None, is_inner=is_inner), deferred)
-    if not is_around(policy):
-        return _guard(blocks(cast("Policy", policy)), inner, sleep, defer)
-    around: Callable[[Callable[P, R]], Callable[P, R]] = policy.around
-    return getattr(policy, "around_nested", around)(inner) if is_inner else around(inner)
+    if steps.slot is not None:
+        deferred = None if steps.owns_call else defer
+        return by_key(steps, lambda known: _compose(known, inner, sleep, None, is_nested=is_nested), deferred)
+    if steps.around is None:
+        return _guard(blocks(steps), inner, sleep, defer)
+    around = steps.around_nested if is_nested and steps.around_nested is not None else steps.around
+    return around(inner)
 
 
 def _delivering(inner: Callable[P, R]) -> Callable[P, R]:
@@ -81,22 +66,21 @@ def _delivering(inner: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def admission(policy: Policy, sleep: Sleep) -> Callable[[], Any] | None:
+def admission(steps: Steps, sleep: Sleep) -> Callable[[], object] | None:
     """Return what admits a call, sleeping where the policy says so, or None where there is nothing to ask."""
-    if getattr(policy, "waits", False):
-        blocking: Callable[[], Any] = policy.admit_blocking  # type: ignore[attr-defined]  # a WaitingPolicy: it `waits`
-        return blocking
-    if not getattr(policy, "may_wait", False):
-        return decides(policy, "admit")
+    if steps.admit_blocking is not None:
+        return steps.admit_blocking
+    ask = steps.admit
+    if ask is None or not steps.may_wait:
+        return ask
+    interrupted = steps.on_interrupt
 
-    interrupted = on_interrupt(policy)
-
-    def admit() -> Any:
-        permit = policy.admit()
+    def admit() -> object:
+        permit = ask()
         try:
             if type(permit) is Wait:
                 permit, after = permit.permit, permit.after
-                held(policy, permit, after, sleep)
+                held(steps, permit, after, sleep)
         except BaseException:
             interrupted(permit)
             raise
@@ -105,25 +89,25 @@ def admission(policy: Policy, sleep: Sleep) -> Callable[[], Any] | None:
     return admit
 
 
-def held(policy: Policy, permit: Any, after: float, sleep: Sleep) -> Any:
+def held(steps: Steps, permit: object, after: float, sleep: Sleep) -> object:
     """Sleep while holding `permit`; whatever interrupts the sleep gives it back."""
     if after > 0:
         try:
             sleep(after)
         except BaseException:
-            policy.on_abandon(permit)
+            steps.on_abandon(permit)
             raise
     return permit
 
 
-def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | None) -> Callable[P, R]:
+def _guard(steps: Steps, inner: Callable[P, R], sleep: Sleep, defer: Defer | None) -> Callable[P, R]:
     """Return `inner` guarded by one policy.
 
     An empty `**kwargs` is not passed on: it would cost a dictionary for each policy of each call. Most functions return
-    one type: remembering it makes the search for awaitables cheap. No verdict is `Pending`: `blocks` refused these.
+    one type: remembering it makes the search for awaitables cheap.
     """
-    admit, on_success, on_abandon = admission(policy, sleep), decides(policy, "on_success"), policy.on_abandon
-    interrupted, standing = on_interrupt(policy), policy if has_fast_permit(policy) else None
+    admit, fast = admission(steps, sleep), steps.fast_permit
+    on_success, on_abandon, interrupted = steps.on_success, steps.on_abandon, steps.on_interrupt
     plain: type = type(None)
     later: Callable[P, R] | None = None
 
@@ -131,7 +115,7 @@ def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | N
         nonlocal plain, later
         if later is not None:
             return later(*args, **kwargs)
-        permit = standing.fast_permit if standing is not None else None
+        permit = fast.fast_permit if fast is not None else None
         if permit is None and admit is not None:
             permit = admit()
         is_settled = False
@@ -142,7 +126,7 @@ def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | N
                     if type(result) is not plain:
                         plain = _plain(result)
                 except (Exception, Substitute) as error:
-                    verdict = scored(policy, permit, error)
+                    verdict = scored(steps, permit, error)
                     is_settled = verdict is None
                     if is_settled:
                         raise
@@ -159,7 +143,7 @@ def _guard(policy: Policy, inner: Callable[P, R], sleep: Sleep, defer: Defer | N
                     del result  # an unwanted result must not live on, with what it holds, while the call waits
                 if isinstance(verdict, Replace):
                     return verdict.value  # type: ignore[no-any-return]  # a policy's word stands for the function's
-                permit = held(policy, verdict.permit, verdict.after, sleep)
+                permit = held(steps, verdict.permit, verdict.after, sleep)
         except ReturnedAwaitable as signal:
             if defer is None:
                 raise

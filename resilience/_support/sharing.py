@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 from resilience.options import Opaque, is_plain_callable
 
-__all__ = ("KEY", "Keys", "PerCall", "is_shareable", "unhashable")
+__all__ = ("KEY", "Keys", "is_shareable", "unhashable")
 
 KEY = Opaque(
     "a function of the call's arguments that returns something hashable (not a coroutine function)",
     lambda value: value is None or is_plain_callable(value),
 )
-
-
-class PerCall:
-    """An around policy, for calls that bring the function they make as their first argument.
-
-    Its methods are those of `policy` with `leading_args=1`: so many arguments are not the call's own.
-    """
-
-    def __init__(self, policy: Any) -> None:
-        self.name = policy.name
-        for step in ("around", "around_async", "around_nested", "around_nested_async"):
-            if hasattr(policy, step):
-                setattr(self, step, functools.partial(getattr(policy, step), leading_args=1))
 
 
 class _Keywords:

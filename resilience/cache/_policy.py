@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 from weakref import ref
 
 from resilience._support.matching import Errors, Kinds, known
-from resilience._support.sharing import KEY, Keys, PerCall, is_shareable, unhashable
+from resilience._support.sharing import KEY, Keys, is_shareable, unhashable
 from resilience.cache._machine import CacheEntry
 from resilience.cache._options import CacheOptions
 from resilience.cache._results import MAX_PENDING_HITS, CacheMiss, FunctionIndex, Results
@@ -80,6 +80,7 @@ class Cache(Named):
     """
 
     kind = "cache"
+    accepts_leading_args = True
 
     def __init__(
         self,
@@ -135,10 +136,6 @@ class Cache(Named):
     ) -> Callable[P, Coroutine[Any, Any, R]]:
         """Answer the awaiting `call` from its earlier results."""
         return self._awaiting(call, leading_args=leading_args)
-
-    def per_call(self) -> PerCall:
-        """Return this policy for calls that bring their function as the first argument."""
-        return PerCall(self)
 
     def _blocking(self, call: Callable[P, R], /, *, leading_args: int = 0, is_nested: bool = False) -> Callable[P, R]:
         index, results = self._results.new_index(Keys(self._key, leading_args)), self._results

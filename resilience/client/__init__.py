@@ -5,14 +5,13 @@ from resilience.client._default_policies import configured_policies, default_pol
 from resilience.client._http import IDEMPOTENT_METHODS, asked_wait, is_failure, is_worth_repeating, may_repeat
 from resilience.client._options import ClientOptions
 from resilience.client._transport_timeout import TransportTimeout
-from resilience.client._while_open import WhileOpen, while_open
+from resilience.client._while_open import while_open
 
 __all__ = (
     "IDEMPOTENT_METHODS",
     "ClientContext",
     "ClientOptions",
     "TransportTimeout",
-    "WhileOpen",
     "asked_wait",
     "client_headers",
     "configured_policies",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Protocol
 
+from resilience._engine._steps import Member, Steps
 from resilience.breaker import CircuitBreaker
 from resilience.hedge import Hedge
 from resilience.keyed import Keyed
@@ -113,13 +114,13 @@ def _options_of(policy: Retry | Hedge) -> dict[str, Any]:
     return {field: getattr(policy.options, field) for field in policy.options.fields()}
 
 
-def may_call_again(policy: Any) -> bool:
+def may_call_again(policy: Member) -> bool:
     """Return whether a policy may make a call more than once: a `Retry`, or a policy for idempotent functions only.
 
     A client leaves such a policy out for a call that does harm if it arrives twice.
     """
-    applies_to = getattr(policy, "applies_to", None)
-    return bool(getattr(policy, "retries", False)) or (applies_to is not None and not applies_to(_not_idempotent))
+    steps = Steps.of(policy)
+    return steps.retries or (steps.applies_to is not None and not steps.applies_to(_not_idempotent))
 
 
 def _not_idempotent() -> None:

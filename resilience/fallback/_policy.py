@@ -7,7 +7,6 @@ from typing import Any, ParamSpec, TypeVar
 
 from resilience._support.matching import Errors, Kinds, known
 from resilience._support.notes import annotate
-from resilience._support.sharing import PerCall
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, named, shown
 from resilience.events import Emitter
@@ -59,6 +58,7 @@ class Fallback(Named):
         self.on = Errors(on)
         self.on_result: Callable[[Any], bool] | None = checked(on_result, "on_result", _PREDICATE)
         self.pass_call: bool = checked(pass_call, "pass_call", Flag())
+        self.accepts_leading_args = self.pass_call
         self._clock: Clock = checked(clock, "clock", CLOCK)
         self.events = Emitter()
         self.used = self.exhausted = 0
@@ -86,10 +86,6 @@ class Fallback(Named):
         from resilience.fallback import _aio  # noqa: PLC0415 - where await may stand
 
         return _aio.around_async(self, call, leading_args, is_inner=True)
-
-    def per_call(self) -> Any:
-        """Return this policy for calls that bring their function as the first argument."""
-        return PerCall(self) if self.pass_call else self
 
     def _blocking(self) -> Fallback:
         if any(alternative.is_awaited for alternative in self.alternatives):

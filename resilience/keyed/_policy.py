@@ -117,10 +117,6 @@ class Keyed(Named):
         finally:
             self._is_at_work = False
 
-    def per_call(self) -> _PerCallKeyed:
-        """Return this for a chain that calls any function: it hands that function over before the arguments."""
-        return _PerCallKeyed(self)
-
     def get(self, key: Hashable) -> AnyPolicy | None:
         """Return the policy of `key` if it is remembered: to open a circuit by hand, or to look at it."""
         with self._lock:
@@ -186,42 +182,6 @@ class Keyed(Named):
 
     def __repr__(self) -> str:
         return f"<Keyed {self.name!r} {len(self)} keys, each like {self.template!r}>"
-
-
-class _PerCallSlot:
-    """A slot whose policy looks at arguments too, and has to know that the first one is the function."""
-
-    __slots__ = ("_slot", "compiled")
-
-    def __init__(self, slot: KeySlot) -> None:
-        self._slot = slot
-        self.compiled = slot.compiled
-
-    @property
-    def policy(self) -> AnyPolicy:
-        return _per_call(self._slot.policy)
-
-
-def _per_call(policy: AnyPolicy) -> AnyPolicy:
-    adapt: Callable[[], AnyPolicy] = getattr(policy, "per_call", lambda: policy)
-    return adapt()
-
-
-class _PerCallKeyed:
-    """The same policies, where the first argument of every call is the function that is called."""
-
-    def __init__(self, keyed: Keyed) -> None:
-        self._keyed = keyed
-        self._adapts = hasattr(keyed.template, "per_call")
-        self.template = _per_call(keyed.template)
-
-    @property
-    def name(self) -> str:
-        return self._keyed.name
-
-    def slot(self, _function: Any, /, *args: Any, **kwargs: Any) -> KeySlot | _PerCallSlot:
-        slot = self._keyed.slot(*args, **kwargs)
-        return _PerCallSlot(slot) if self._adapts else slot
 
 
 def _is_busy(slot: KeySlot) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 
-from resilience._support.sharing import KEY, Keys, PerCall
+from resilience._support.sharing import KEY, Keys
 from resilience.errors import DeadlineExceededError
 from resilience.options import checked
 from resilience.policy import Named
@@ -38,6 +38,7 @@ class SingleFlight(Named):
     """
 
     kind = "single_flight"
+    accepts_leading_args = True
 
     def __init__(
         self,
@@ -62,10 +63,6 @@ class SingleFlight(Named):
         from resilience.singleflight import _aio  # noqa: PLC0415 - only what awaits pays for asyncio
 
         return _aio.around_async(self, LoopSpace(), Keys(self._key, leading_args), call)
-
-    def per_call(self) -> PerCall:
-        """Return this policy for calls that bring their function as the first argument."""
-        return PerCall(self)
 
     def forget(self) -> None:
         """Have nobody join the calls under way now: they may have read what has just changed."""
