@@ -33,11 +33,17 @@ def asked_by(outcome: object, wall: Wall = time.time) -> float | None:
     """
     if isinstance(outcome, BaseExceptionGroup):
         return longest(asked_by(each, wall) for each in leaves(outcome))
-    found = in_seconds(said_by(outcome, "retry_after"))
-    if found is not None:
-        return found
-    for home in (said_by(outcome, "response"), outcome):
-        headers = None if home is None else said_by(home, "headers")
+    try:  # most errors have none of these attributes
+        is_silent = getattr(outcome, "retry_after", None) is getattr(outcome, "response", None) is None
+        if is_silent and getattr(outcome, "headers", None) is None:
+            return None
+    except Exception:  # noqa: BLE001, S110 - a property raised: `said_by` takes each attribute on its own
+        pass
+    stated = in_seconds(said_by(outcome, "retry_after"))
+    if stated is not None:
+        return stated
+    response = said_by(outcome, "response")
+    for headers in (None if response is None else said_by(response, "headers"), said_by(outcome, "headers")):
         text = None if headers is None else _header(headers, "Retry-After")
         if text is not None and (found := _parsed(text, _header(headers, "Date"), wall)) is not None:
             return found

@@ -1,80 +1,115 @@
-"""The attempts of one call, and whether there is another."""
+"""The attempts of one call: what a retry remembers of them, and the limits that end them.
+
+A call moves through three states.
+
+*First attempt.* The retry remembers nothing, or almost nothing. The permit is None, or the time at which the call
+started (with `timeout=` or a tenacity strategy), or an `Attempts` (with a budget, which counts every call). A call that
+succeeds now makes no record.
+
+*Retried.* At the first failure the permit becomes an `Attempts`. It travels from attempt to attempt: each `RetryAfter`
+verdict hands it to the engine, which sleeps and settles the next attempt with it. Attempts are numbered from 1.
+
+*Ended.* The call succeeded, was given up (`GiveUp`, with a reason), or was abandoned (cancellation, interrupt, an
+exception from a function of the user). Each call is counted as ended once.
+
+Where things are counted:
+
+- `Attempts` counts for one call. One thread or task at a time works with it, so it needs no lock.
+- `RetryCounts` counts for one policy, but only calls that failed at least once. The policy changes it under its lock.
+  A retried call that succeeds is not counted: successes are the rest. So a success costs nothing.
+- A `RetryBudget` counts calls in flight, over several policies. `Attempts.is_counted` and `is_retrying` say what the
+  budget has counted for this call, so that it is taken out exactly once.
+
+Limits (`stop_reason`) are checked after the wait is known and before it starts: number of attempts, total time, and the
+deadline in force. A wait that would end at or after a limit does not start. Waits that `no_waits()` left out still
+count as time that has passed (`Attempts.skipped`), so a test makes the same attempts as production.
+
+The history holds text, not errors: an error keeps alive every frame that it passed. It keeps the first two and the last
+six attempts, so a call with a thousand attempts holds no more memory than a call with eight.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from resilience.options import LONGEST
 from resilience.retry._options import RetryOptions
 
-__all__ = ("NOT_RETRYABLE", "Attempts", "GiveUp", "Outcome", "Tally", "next_attempt")
+__all__ = ("NOT_RETRYABLE", "Attempts", "GiveUp", "RetryCounts", "stop_reason")
 
-_KEPT_FIRST, _KEPT_LAST = 2, 6
-"""Attempts a history tells of, however many there were."""
-
-
-class Outcome(NamedTuple):
-    """How an attempt ended: an error, or else a result."""
-
-    error: Exception | None
-    result: Any = None
-
-    @property
-    def value(self) -> Any:
-        """The error or the result."""
-        return self.result if self.error is None else self.error
+_FIRST_KEPT, _LAST_KEPT = 2, 6
+_MAX_MESSAGE, _MAX_TYPE = 80, 60
+"""Characters of a message and of a type name in the history."""
+_Entry: TypeAlias = tuple[int, str, str, float | None]
+"""Number of the attempt, how it ended, message of the error, and the wait after it (None for the last attempt)."""
 
 
 class Attempts:
-    """The permit of a call that has failed at least once; `number` attempts were made since `started`."""
+    """The permit of a call that is retried, or that a budget counts."""
 
-    # Defaults of the class: with a budget one is made for every call, and nearly all of them never fail.
+    # Defaults of the class: with a budget there is one instance for each call, and most calls never fail.
     number = 1
+    """The attempt under way; 1 is the call itself."""
     previous = 0.0
-    """The last wait."""
+    """The last wait, in seconds."""
     skipped = 0.0
-    """Seconds of waits that were left out: they count as passed."""
+    """Seconds of waits that `no_waits()` left out. They count as passed."""
     is_last = False
-    """Whether no other attempt can be made, because items of a generator are out."""
-    is_tallied = False
-    """Whether the tally has heard that it is made again."""
+    """Whether no other attempt is possible, because a generator has already yielded items."""
+    is_retry_counted = False
+    """Whether the retry is in `RetryCounts`."""
     is_over = False
-    """Whether the tally has heard how the call ended."""
+    """Whether the end of the call is in `RetryCounts`."""
     is_counted = False
     """Whether a budget counts this call."""
     is_retrying = False
-    """Whether it counts it as a retry."""
-    record: Any = None
-    """tenacity's record of the call, where its strategies are asked."""
-    history: tuple[str, ...] = ()
-    omitted = 0
+    """Whether the budget counts it as a retry."""
+    state: object = None
+    """The `tenacity.RetryCallState` of the call, if tenacity strategies are asked."""
+    _history: tuple[_Entry, ...] = ()
 
     def __init__(self, started: float) -> None:
         self.started = started
 
-    def remember(self, what: str) -> None:
-        """Add a line to the history, which keeps its beginning and its end."""
-        lines = (*self.history, f"{self.number} {what}")
-        if len(lines) > _KEPT_FIRST + _KEPT_LAST:
-            lines = (*lines[:_KEPT_FIRST], *lines[_KEPT_FIRST + 1 :])
-            self.omitted += 1
-        self.history = lines
+    def record(
+        self, error: Exception | None, result: object, wait: float | None = None, *, is_skipped: bool = False
+    ) -> None:
+        """Record how the attempt under way ended. If there is a `wait`, another attempt follows after it."""
+        message = ""
+        if error is None:
+            ended = f"returned {type(result).__name__}"
+        else:
+            ended = type(error).__name__
+            try:  # noqa: SIM105 - `suppress` would take half a microsecond
+                message = str(error)[: 2 * _MAX_MESSAGE]
+            except Exception:  # noqa: BLE001, S110 - an error whose text fails is named by its type alone
+                pass
+        history = self._history
+        if len(history) == _FIRST_KEPT + _LAST_KEPT:
+            history = (*history[:_FIRST_KEPT], *history[_FIRST_KEPT + 1 :])
+        self._history = (*history, (self.number, ended, message, wait))
+        if wait is not None:
+            self.number += 1
+            self.previous = wait
+            if is_skipped:
+                self.skipped += wait
 
-    def told(self) -> tuple[str, ...]:
-        """Return the history, saying what it leaves out."""
-        if not self.omitted:
-            return self.history
-        return (*self.history[:_KEPT_FIRST], f"... {self.omitted} more", *self.history[_KEPT_FIRST:])
-
-    def go_on(self, wait: float, *, is_skipped: bool) -> None:
-        """Count the next attempt, which is made after `wait`."""
-        self.number += 1
-        self.previous = wait
-        self.skipped += wait if is_skipped else 0.0
+    def report(self) -> list[str]:
+        """Return the history: one line for each attempt, and one line for the attempts that it leaves out."""
+        lines: list[str] = []
+        for number, ended, message, wait in self._history:
+            line, text = f"{number} {ended[:_MAX_TYPE]}", " ".join(message.split())
+            if text:
+                line += f": {text}" if len(text) <= _MAX_MESSAGE else f": {text[:_MAX_MESSAGE]}..."
+            lines.append(line if wait is None else f"{line}, then waited {wait:.3f} s")
+        omitted = self.number - len(lines)
+        if omitted:
+            lines.insert(_FIRST_KEPT, f"... {omitted} more")
+        return lines
 
 
 class GiveUp(NamedTuple):
-    """No: the outcome stands, for this reason."""
+    """Verdict: no other attempt, for this reason."""
 
     reason: str
 
@@ -82,7 +117,7 @@ class GiveUp(NamedTuple):
 NOT_RETRYABLE = GiveUp("not retryable")
 
 
-class Tally:
+class RetryCounts:
     """How the calls ended that failed at least once. Not thread-safe."""
 
     __slots__ = ("abandoned", "failed_with_retry", "failed_without_retry", "retried", "retries")
@@ -90,8 +125,8 @@ class Tally:
     def __init__(self) -> None:
         self.retries = self.retried = self.failed_with_retry = self.failed_without_retry = self.abandoned = 0
 
-    def go_on(self, number: int) -> None:
-        """Count a retry, made after attempt `number`."""
+    def retry(self, number: int) -> None:
+        """Count a retry that follows attempt `number`."""
         self.retries += 1
         self.retried += number == 1
 
@@ -103,11 +138,11 @@ class Tally:
             self.failed_without_retry += 1
 
     def abandon(self, number: int) -> None:
-        """Count a call that ended by cancellation, interrupt or a callback's error; only retried ones matter."""
+        """Count a call that ended by a cancellation, an interrupt, or an exception from a function of the user."""
         self.abandoned += number > 1
 
     def as_data(self) -> dict[str, int]:
-        """Return every count. A retried call that has not ended yet is taken for a success."""
+        """Return every count. A retried call that is still under way counts as a success."""
         return {
             "retries": self.retries,
             "retried_calls": self.retried,
@@ -118,21 +153,33 @@ class Tally:
         }
 
 
-def next_attempt(
-    options: RetryOptions, attempts: Attempts, now: float, wait: float, remaining: float | None, most: int | None = None
-) -> float | GiveUp:
-    """Return `wait`, the seconds until another attempt, or why there is none.
+def stop_reason(
+    options: RetryOptions,
+    attempts: Attempts,
+    now: float,
+    wait: float,
+    remaining: float | None,
+    max_attempts: int | None = None,
+) -> str | None:
+    """Return the limit that forbids another attempt after `wait`, or None.
 
-    `remaining` is what the deadline in force leaves: no wait is begun that would reach its end (L8). `most` bounds the
-    attempts beside the option.
+    Args:
+        options: The limits of the retry.
+        attempts: The attempts so far.
+        now: The time, in seconds of the clock that `attempts.started` was read from.
+        wait: The seconds before the next attempt.
+        remaining: The seconds that the deadline in force leaves, or None. No wait starts that would reach its end (L8).
+        max_attempts: A second limit on the number of attempts.
     """
-    for limit in (options.attempts, most):
-        if limit is not None and attempts.number >= limit:
-            return GiveUp("attempts")
-    if wait > LONGEST:  # no clock counts that far, and sleeping less would not be what was asked
-        return GiveUp("wait")
+    number = attempts.number
+    if options.attempts is not None and number >= options.attempts:
+        return "attempts"
+    if max_attempts is not None and number >= max_attempts:
+        return "attempts"
+    if wait > LONGEST:  # no clock counts that far, and a shorter sleep is not what was asked for
+        return "wait"
     if options.timeout is not None and now + wait - attempts.started >= options.timeout:
-        return GiveUp("timeout")
+        return "timeout"
     if remaining is not None and wait >= remaining:
-        return GiveUp("deadline")
-    return wait
+        return "deadline"
+    return None

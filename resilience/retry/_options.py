@@ -1,4 +1,4 @@
-"""What a retry can be told."""
+"""The options of a retry."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ("RetryOptions",)
 
 
 class _Jitter(Duration):
-    """One of the usual words, or the longest time that may be added."""
+    """A jitter: `full`, `equal`, `none`, or the longest time that may be added."""
 
     words = Choice("full", "equal", "none")
 
@@ -35,7 +35,7 @@ class _Jitter(Duration):
 
 @dataclass(frozen=True, kw_only=True)
 class RetryOptions(Options):
-    """stamina's words. Waits grow from `wait_initial` to `wait_max` as `backoff` says; chance shortens them."""
+    """Options under stamina's names. Waits grow as `backoff` says, up to `wait_max`, and vary at random."""
 
     attempts: int | None = option(3, Whole(1, 1000), "calls in total, the first one included", none="no limit")
     timeout: float | None = option(
@@ -64,6 +64,6 @@ class RetryOptions(Options):
     idempotent_only: bool = option(False, Flag(), "retry functions marked with @idempotent only")
 
     @property
-    def longest_asked(self) -> float:
-        """The seconds that a server may ask for."""
+    def max_retry_after(self) -> float:
+        """The longest wait, in seconds, that a server may ask for."""
         return self.retry_after_max or self.timeout or RETRY_AFTER_MAX

@@ -1,4 +1,4 @@
-"""The retry: another attempt, later, if it is worth one."""
+"""The retry policy: lock, clock and events around the decision about another attempt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from datetime import timedelta
 from typing import Any, cast
 
 from resilience._support.fork import renew_after_fork
-from resilience._support.matching import refuse_awaitable
+from resilience._support.matching import known
+from resilience._support.notes import annotate
+from resilience._support.user_calls import UserCalls, arun, run
 from resilience.budget import RetryBudget, as_budget
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
@@ -18,40 +20,83 @@ from resilience.events import Emitter
 from resilience.idempotency import is_idempotent
 from resilience.options import CLOCK, Opaque, checked, is_plain_callable
 from resilience.policy import NO_RESULT, Decision, Pending, PolicyBase, RetryAfter, Verdict
-from resilience.retry._asking import ADVICE, Asking, answered
-from resilience.retry._judge import Judge
-from resilience.retry._machine import NOT_RETRYABLE, Attempts, GiveUp, Outcome, Tally
-from resilience.retry._notes import annotate, short
+from resilience.retry._decide import RetryDecision
+from resilience.retry._machine import NOT_RETRYABLE, Attempts, GiveUp, RetryCounts
 from resilience.retry._options import RetryOptions
-from resilience.retry._predicate import On, Predicate, Retryable, Wanted, understood
-from resilience.retry._switch import are_waits_skipped
-from resilience.retry._tenacity import Strategies, Strategy
+from resilience.retry._predicates import On, Predicate, RetryableErrors, RetryAnswer, normalize
+from resilience.retry._switches import SWITCHES
+from resilience.retry._tenacity import Strategy, TenacityStrategies
 
 __all__ = ("Retry",)
 
 _RANDOMNESS = Opaque("a function without arguments that returns a number from 0 to 1", is_plain_callable)
 _FUNCTION = Opaque("a function that takes the result, or for retry_after the error or result", callable)
+_ADVICE = "write it as `async def` and guard a coroutine function"
 
 
 class Retry(PolicyBase):
-    """Makes up to `attempts` calls in all while they raise one of `on`, with growing, jittered waits between them.
+    """Makes a failed call again, after a wait that grows from attempt to attempt and is varied at random.
 
-    The words are stamina's; `wait`, `stop`, `retry`, `before_sleep`, `after` and `retry_error_callback` take any
-    tenacity strategy and decide in place of ours; about our own refusals `retry` is asked only where their class is
-    named. `on` is an exception class, a predicate (which may return the wait it wants), or a tuple of them; `on_result`
-    is a predicate over results. `timeout` bounds the whole: no wait is begun that would pass it or the deadline in
-    force. What a server asked for (`retry_after` on the error, a `Retry-After` header, or what the function
-    `retry_after` finds in the error or result) is a floor for the wait, and below 0 ends the retry. `budget` (an
-    object, or the name of one) caps the share of retries among the calls in flight. When it gives up the last error
-    itself is raised, with a note of what was tried; a last result is returned as it is. Predicates and strategies may
-    be coroutine functions where the call itself is awaited.
+    A call is made up to `attempts` times in all, while it raises an error of `on`. Refusals of our own policies (such
+    as an open circuit) and errors that say they are not retryable are not retried, unless `on` names their class. If a
+    server asks for a longer wait (`retry_after` on the error, or a `Retry-After` header), the retry waits that long. No
+    wait starts that would end after `timeout` or after the deadline in force.
+
+    When the retry gives up, the last error is raised unchanged, with a note that lists the attempts. A last result that
+    `on_result` rejected is returned. The names of the options are stamina's. `wait`, `stop`, `retry`, `before_sleep`,
+    `after` and `retry_error_callback` take any tenacity strategy, which then decides in place of our option.
+
+    Functions may be coroutine functions if the guarded call is awaited.
+
+    Args:
+        attempts: Calls in total, the first included, 1 to 1,000. None sets no limit.
+        on: What is retried: an `Exception` class, a predicate over the error, or a tuple of them. A predicate returns
+            whether to retry, or the wait (seconds or a timedelta; a negative wait means no).
+        timeout: The longest time for all attempts and waits together. None (the default) sets no limit.
+        backoff: How waits grow: `"exponential"`, `"linear"`, `"constant"`, or `"decorrelated"` (drawn between
+            `wait_initial` and three times the wait before).
+        wait_initial: The wait before the second attempt, before jitter.
+        wait_max: The longest wait that the backoff chooses. A server may ask for more.
+        retry_after_max: The longest wait that a server may ask for. A call that asks for more is given up at once. None
+            means `timeout` if it is set, else five minutes.
+        wait_jitter: `"full"` (anything from 0 to the wait), `"equal"` (from half of it), `"none"`, or a duration: up to
+            this much is added.
+        wait_exp_base: The factor from one exponential wait to the next, 1 to 100.
+        budget: A `RetryBudget`, or the name of one. It limits the share of retries among the calls in flight.
+        idempotent_only: Retry only functions marked with `resilience.idempotent`.
+        on_result: A predicate over the result: true, or a wait, asks for another attempt.
+        retry_after: A function that finds the wait a server asked for in the error or result. Below 0 ends the retry.
+        wait: A tenacity strategy that computes the wait.
+        stop: A tenacity strategy that ends the retry. It replaces `attempts`.
+        retry: A tenacity strategy that replaces `on` and `on_result`. For refusals of our own policies it is asked only
+            if it, or `on`, names their class.
+        before_sleep: Called before each wait.
+        after: Called after each attempt that failed.
+        retry_error_callback: Called when the retry gives up. The caller gets its result.
+        name: A name for events and snapshots; the default is `<pipeline>.retry`.
+        clock: Returns the time in seconds.
+        randomness: Returns a number in [0, 1), for jitter.
+
+    Raises:
+        ConfigurationError: An option has a wrong value, or `on_result` is given beside `retry`.
+
+    Example:
+        >>> from resilience import Pipeline, Retry
+        >>> answers = iter([ConnectionError("reset by peer"), "in stock"])
+        >>> def stock(item: str) -> str:
+        ...     answer = next(answers)
+        ...     if isinstance(answer, Exception):
+        ...         raise answer
+        ...     return answer
+        >>> Pipeline("inventory", Retry(attempts=3, on=ConnectionError, wait_initial="1ms"))(stock)("lamp")
+        'in stock'
     """
 
     kind = "retry"
     retries = True
     settles_once = True
     applies_to: Callable[[Any], bool]
-    """Whether a function's calls may be made again; there only with `idempotent_only`, or every call would be asked."""
+    """Whether a function may be retried. Only set with `idempotent_only`: else the engine would ask for every call."""
 
     def __init__(
         self,
@@ -93,49 +138,57 @@ class Retry(PolicyBase):
             budget=None if self.budget is None else self.budget.name,
             idempotent_only=idempotent_only,
         )
-        # tenacity's stop decides alone; what stands beside it is checked like anything else.
+        # With `stop=`, tenacity decides alone; `attempts` is still checked.
         self.options = options if stop is None else dataclasses.replace(options, attempts=None)
-        given = {"wait": wait, "stop": stop, "retry": retry, "before_sleep": before_sleep, "after": after}
-        self._strategies = Strategies(self, {**given, "retry_error_callback": retry_error_callback})
-        retryable = Retryable(on, tuple(self._strategies.named()))
-        self._use(retryable, on_result, retry_after, checked(randomness, "randomness", _RANDOMNESS))
+        strategies = {"wait": wait, "stop": stop, "retry": retry, "before_sleep": before_sleep, "after": after}
+        strategies["retry_error_callback"] = retry_error_callback
+        given = {option: strategy for option, strategy in strategies.items() if strategy is not None}
+        self._tenacity = TenacityStrategies(self, given) if given else None
+        errors = RetryableErrors(on, () if self._tenacity is None else self._tenacity.named_classes())
+        self._use(errors, on_result, retry_after, checked(randomness, "randomness", _RANDOMNESS))
         self._clock: Clock = checked(clock, "clock", CLOCK)
         self.after_fork()
         renew_after_fork(self)
         self._use_only_what_is_needed()
 
-    def _use(self, retryable: Retryable, on_result: Any, retry_after: Any, randomness: Callable[[], float]) -> None:
+    def _use(
+        self,
+        errors: RetryableErrors,
+        on_result: Predicate | None,
+        retry_after: Callable[[Any], object] | None,
+        randomness: Callable[[], float],
+    ) -> None:
         for option, value in (("on_result", on_result), ("retry_after", retry_after)):
             if value is not None:
                 checked(value, option, _FUNCTION)
-        if on_result is not None and self._strategies.get("retry") is not None:
+        if on_result is not None and self._tenacity is not None and self._tenacity.retry is not None:
             raise ConfigurationError([Problem("on_result", on_result, "None beside retry=, which judges results too")])
         self.events = Emitter()
-        self._on = retryable.names
-        self._by_class = None if self._strategies else retryable.by_class
+        self._on = errors.names
+        self._by_class = errors.by_class if self._tenacity is None else None
         self._on_result = on_result
-        self._judge = Judge(
-            self.options, retryable, on_result, retry_after, self._strategies, self.budget, randomness, self.events
+        self._decision = RetryDecision(
+            self.options, errors, on_result, retry_after, self._tenacity, self.budget, randomness, self.events
         )
-        self.awaits = self._judge.awaits
+        self.awaits = self._decision.awaits
 
     def _use_only_what_is_needed(self) -> None:
         # A step that is not overridden costs a successful call nothing, so each is put in place only where it matters.
         if self.budget is not None:
             self.admit = self._begin  # type: ignore[method-assign]  # see above
-        elif self.options.timeout is not None or self._strategies:
+        elif self.options.timeout is not None or self._tenacity is not None:
             self.admit = self._clock  # type: ignore[method-assign]  # the permit is when the call began
-        if self._on_result is not None or self._strategies.judges_results:
-            self.on_success = self._weigh  # type: ignore[method-assign]  # see above
+        if self._on_result is not None or (self._tenacity is not None and self._tenacity.judges_results):
+            self.on_success = self._check_result  # type: ignore[method-assign]  # see above
         elif self.budget is not None:
             self.on_success = self._end  # type: ignore[method-assign]  # see above
         if self.options.idempotent_only:
             self.applies_to = is_idempotent
 
     def after_fork(self) -> None:
-        """Start with a fresh lock and no counts: the parent's calls never end here."""
-        self._lock = threading.RLock()  # guards the tally; re-entrant, for generators that are closed by the collector
-        self._tally = Tally()
+        """Start with a fresh lock and no counts: the calls of the parent never end in the child."""
+        self._lock = threading.RLock()  # guards the counts; re-entrant, for generators that the collector closes
+        self._counts = RetryCounts()
 
     def _begin(self) -> Attempts:
         attempts = Attempts(self._clock())
@@ -143,122 +196,133 @@ class Retry(PolicyBase):
         attempts.is_counted = True
         return attempts
 
-    def _end(self, permit: Attempts, _result: Any, /) -> None:
+    def _end(self, permit: Attempts, _result: object, /) -> None:
         cast("RetryBudget", self.budget).leave(retrying=permit.is_retrying, call=permit)
 
-    def _weigh(self, permit: Any, result: Any, /) -> Verdict:
+    def _check_result(self, permit: Any, result: Any, /) -> Verdict:
+        """Decide about a result. A result that is accepted at once costs no record of the call."""
         if result is NO_RESULT:
-            self._leave(permit)
+            self._leave_budget(permit)
             return None
-        if self.awaits or self._on_result is None:
-            return self._decide(permit, Outcome(None, result))
+        if self.awaits or self._on_result is None or self._tenacity is not None:
+            return self._decide(permit, None, result)
         try:
-            answer = self._on_result(result)
-            wanted = understood(answer)
-            if wanted is not False and hasattr(type(answer), "__await__"):
-                refuse_awaitable(self._on_result, answer, ADVICE)
+            answer = normalize(known(self._on_result, self._on_result(result), _ADVICE))
         except BaseException:
             self.on_abandon(permit)
             raise
-        if wanted is not False:
-            return self._decide(permit, Outcome(None, result), wanted)
-        self._leave(permit)
+        if answer is not False:
+            return self._decide(permit, None, result, answer)
+        self._leave_budget(permit)
         return None
 
     def on_failure(self, permit: Any, error: Exception, /) -> Verdict:
-        """Decide about another attempt."""
-        # While a dependency is out this is every call: the breaker inside refuses, and that is not retried.
-        known = None if self._by_class is None else self._by_class(error)
-        if known is False and getattr(permit, "number", 1) == 1:
-            self._leave(permit)
+        """Decide about another attempt after an error."""
+        # While a dependency is out, this is the path of every call: the breaker inside refuses it at once.
+        answer = None if self._by_class is None else self._by_class(error)
+        if answer is False and getattr(permit, "number", 1) == 1:
+            self._leave_budget(permit)
             with self._lock:
-                self._tally.fail(1)
+                self._counts.fail(1)
             return None
-        return self._decide(permit, Outcome(error), known)
+        return self._decide(permit, error, None, answer)
 
     def no_more_attempts(self, permit: Any, /) -> Attempts:
-        """Take note that there is no other attempt, whatever becomes of this one."""
-        attempts = _attempts(permit, self._clock())
+        """Record that there is no other attempt, however this one ends."""
+        attempts = permit if isinstance(permit, Attempts) else _begun(permit, self._clock())
         attempts.is_last = True
         return attempts
 
     def on_abandon(self, permit: Any, /) -> None:
         """Take the call out of the budget."""
-        self._leave(permit)
-        if isinstance(permit, Attempts) and permit.is_tallied and not permit.is_over:
+        self._leave_budget(permit)
+        if isinstance(permit, Attempts) and permit.is_retry_counted and not permit.is_over:
             permit.is_over = True
             with self._lock:
-                self._tally.abandon(permit.number)
+                self._counts.abandon(permit.number)
 
-    def _decide(self, permit: Any, outcome: Outcome, wanted: Wanted | None = None) -> Verdict:
+    def _decide(
+        self, permit: Any, error: Exception | None, result: object, answer: RetryAnswer | None = None
+    ) -> Verdict:
         now = self._clock()
-        attempts = _attempts(permit, now)
-        decision = self._decision(attempts, outcome, now, wanted)
+        attempts = permit if isinstance(permit, Attempts) else _begun(permit, now)
+        decision = self._settle(attempts, error, result, now, answer)
         if self.awaits:
-            from resilience.retry import _aio  # noqa: PLC0415 - only what awaits needs it
-
-            return Pending(_aio.answered(decision))
+            return Pending(arun(decision))
         try:
-            return answered(decision)
-        except BaseException:  # a predicate or callback of the user's
+            return run(decision, _ADVICE)
+        except BaseException:  # from a function of the user, or an interrupt
             self.on_abandon(attempts)
             raise
 
-    def _decision(self, attempts: Attempts, outcome: Outcome, now: float, wanted: Wanted | None) -> Asking[Decision]:
+    def _settle(
+        self, attempts: Attempts, error: Exception | None, result: object, now: float, answer: RetryAnswer | None
+    ) -> UserCalls[Decision]:
+        """Decide about another attempt; count and report the decision."""
         number = attempts.number
-        answer = yield from self._judge.answer(attempts, outcome, now, wanted)
-        if answer is not None and not isinstance(answer, GiveUp):
+        decided = yield from self._decision.next_wait(attempts, error, result, now, answer)
+        if isinstance(decided, GiveUp):
+            attempts.is_over = True
             with self._lock:
-                self._tally.go_on(number)
-                attempts.is_tallied = True
-            facts = {"attempt": number, "wait": answer, "error": outcome.error}
-            self.events.emit("retry.scheduled", self.name, now, "warning", **facts)
-            return RetryAfter(0.0 if are_waits_skipped() else answer, attempts)
-        verdict: Decision = None
-        if answer is not None:
-            self._give_up(attempts, outcome, answer, now)
-            if answer is not NOT_RETRYABLE:
-                verdict = yield from self._strategies.last_word(attempts.record)
-        self._leave(attempts)
-        return verdict
-
-    def _give_up(self, attempts: Attempts, outcome: Outcome, why: GiveUp, now: float) -> None:
-        number, error = attempts.number, outcome.error
-        attempts.is_over = True
+                self._counts.fail(number)
+            is_worth_it = decided is not NOT_RETRYABLE
+            if is_worth_it or number > 1:
+                self._report_exhausted(attempts, error, result, decided.reason, now)
+            replacement: Decision = None
+            if is_worth_it and self._tenacity is not None:
+                replacement = yield from self._tenacity.replacement(attempts)
+            if self.budget is not None:
+                self._leave_budget(attempts)
+            return replacement
+        if decided is None:
+            self._leave_budget(attempts)
+            return None
         with self._lock:
-            self._tally.fail(number)
-        if why is NOT_RETRYABLE and number == 1:
-            return
-        elapsed = now - attempts.started + attempts.skipped
-        if error is not None and number > 1:
-            attempts.remember(short(outcome))
-            annotate(error, self.name, attempts, why.reason, elapsed)
-        facts = {"attempts": number, "reason": why.reason, "elapsed": elapsed, "error": error}
-        self.events.emit("retry.exhausted", self.name, now, "error", **facts)
+            self._counts.retry(number)
+            attempts.is_retry_counted = True
+        if self.events.listeners:
+            facts = {"attempt": number, "wait": decided, "error": error}
+            self.events.emit("retry.scheduled", self.name, now, "warning", **facts)
+        return RetryAfter(0.0 if SWITCHES.no_waits else decided, attempts)
 
-    def _leave(self, permit: Any) -> None:
-        """Take the call out of the budget, once: its outcome is the caller's."""
+    def _report_exhausted(
+        self, attempts: Attempts, error: Exception | None, result: object, reason: str, now: float
+    ) -> None:
+        number, elapsed = attempts.number, now - attempts.started + attempts.skipped
+        if error is not None and number > 1:
+            attempts.record(error, result)
+            history, begins = attempts.report(), f"{self.name}: gave up after "
+            lines = (f"{begins}{number} attempts in {elapsed:.3f} s ({reason})", *history)
+            annotate(error, begins, ["\n  ".join(lines)])
+        if self.events.listeners:
+            facts = {"attempts": number, "reason": reason, "elapsed": elapsed, "error": error}
+            self.events.emit("retry.exhausted", self.name, now, "error", **facts)
+
+    def _leave_budget(self, permit: object) -> None:
+        """Take the call out of the budget, once: its outcome is final."""
         if isinstance(permit, Attempts) and permit.is_counted:
             cast("RetryBudget", self.budget).leave(retrying=permit.is_retrying, call=permit)
 
     def describe(self) -> dict[str, Any]:
-        """Return what this retry was told: options, what it is for, the tenacity strategies given, its budget."""
-        told = {"on": self._on, "strategies": sorted(self._strategies)}
-        return super().describe() | told | {"budget": None if self.budget is None else self.budget.describe()}
+        """Return the options, the classes and predicates of `on`, the tenacity strategies given, and the budget."""
+        strategies = [] if self._tenacity is None else self._tenacity.names
+        budget = None if self.budget is None else self.budget.describe()
+        return super().describe() | {"on": self._on, "strategies": strategies, "budget": budget}
 
     def snapshot(self) -> dict[str, Any]:
-        """Return how calls went that failed at least once, and the budget. Calls that never failed are not counted.
+        """Return how the calls ended that failed at least once, and the budget.
 
-        A retried call still under way is counted under `succeeded_with_retry` until it fails.
+        A call that never failed is not counted. A retried call that is still under way counts under
+        `succeeded_with_retry` until it fails.
         """
         with self._lock:
-            counts: dict[str, Any] = self._tally.as_data()
+            counts = self._counts.as_data()
         return counts | {"budget": None if self.budget is None else self.budget.snapshot()}
 
     def __repr__(self) -> str:
         return f"<Retry {self.name!r} attempts={self.options.attempts}>"
 
 
-def _attempts(permit: Any, now: float) -> Attempts:
-    """Return the record of a call, which is made at its first failure: a success needs none."""
-    return permit if isinstance(permit, Attempts) else Attempts(now if permit is None else permit)
+def _begun(permit: float | None, now: float) -> Attempts:
+    """Return a record of the call, made at its first failure. The permit is the time at which the call started."""
+    return Attempts(now if permit is None else permit)

@@ -1,117 +1,129 @@
-"""tenacity's strategies, deciding in its terms while our engine loops.
+"""tenacity's strategies: they decide in tenacity's terms, while our engine makes the attempts.
 
-Nothing here runs, and tenacity is not imported, unless a strategy was given; a call that succeeds at once never gets
-here (unless `retry=` may judge results).
+A retry without a strategy never comes here, and tenacity is not imported. With strategies, a call that succeeds at once
+does not come here either, unless `retry=` may judge results.
 """
 
 from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from resilience._support.user_calls import UserCall, UserCalls
 from resilience.errors import ConfigurationError, Problem
 from resilience.options import is_plain_callable
 from resilience.policy import Replace
-from resilience.retry._asking import Asking
-from resilience.retry._machine import Attempts, Outcome
+from resilience.retry._machine import Attempts
 
-__all__ = ("Strategies", "Strategy")
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
-Strategy = Callable[[Any], Any]
+__all__ = ("Strategy", "TenacityStrategies")
+
+Strategy: TypeAlias = Callable[[Any], Any]
 """Takes a `tenacity.RetryCallState`."""
 _PARTS = ("retries", "stops", "strategies", "wait_funcs")
-"""Where tenacity's combinations keep what they combine."""
+"""The attributes of tenacity's combinations that hold what they combine."""
 
 
-class Strategies:
-    """The tenacity callables given, by the names `tenacity.Retrying` knows them under."""
+class TenacityStrategies:
+    """The strategies of one retry, under the names of `tenacity.Retrying`. An option that was not given is None."""
 
-    def __init__(self, owner: Any, given: dict[str, Strategy | None]) -> None:
-        # Weak: it holds these, and its memory has to be free as soon as it is dropped.
+    def __init__(self, owner: object, given: Mapping[str, Strategy]) -> None:
+        # Weak: the owner holds this object, and its memory has to be free as soon as it is dropped.
         self._owner: Callable[[], Any] = weakref.ref(owner)
-        self._given = {option: _checked(option, each) for option, each in given.items() if each is not None}
-        self.awaits = not all(map(is_plain_callable, self._given.values()))
-        self.judges_results = "retry" in self._given and _looks_at_results(self._given["retry"])
+        for option, strategy in given.items():
+            _check(option, strategy)
+        self.names = sorted(given)
+        self.wait = given.get("wait")
+        self.retry = given.get("retry")
+        self._stop = given.get("stop")
+        self._after = given.get("after")
+        self._before_sleep = given.get("before_sleep")
+        self._retry_error_callback = given.get("retry_error_callback")
+        self.awaits = not all(map(is_plain_callable, given.values()))
+        """Whether a strategy is a coroutine function."""
+        self.judges_results = self.retry is not None and _looks_at_results(self.retry)
+        """Whether `retry=` may ask for another attempt after a result."""
 
-    def named(self) -> Iterator[type]:
-        """Yield the exception classes that `retry=` names: whoever names one means to decide about it."""
-        strategy = self._given.get("retry")
-        for part in (strategy, *_parts(strategy)):
+    def named_classes(self) -> tuple[type, ...]:
+        """Return the exception classes that `retry=` names. To name a class is to ask for it."""
+        found: list[type] = []
+        for part in (self.retry, *_parts(self.retry)):
             kinds = getattr(part, "exception_types", ())
-            yield from (kind for kind in (kinds if isinstance(kinds, tuple) else (kinds,)) if isinstance(kind, type))
+            found += [kind for kind in (kinds if isinstance(kinds, tuple) else (kinds,)) if isinstance(kind, type)]
+        return tuple(found)
 
-    def __bool__(self) -> bool:
-        return bool(self._given)
+    def update_state(self, attempts: Attempts, error: Exception | None, result: object, now: float) -> None:
+        """Bring the `RetryCallState` of the call up to date: an attempt ended at `now`.
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._given)
+        It is one object for all attempts, as in tenacity. It knows no function and no arguments: a policy never sees
+        them.
+        """
+        from tenacity import RetryCallState  # noqa: PLC0415 - a retry without strategies does not need tenacity
 
-    def get(self, option: str) -> Strategy | None:
-        """Return what was given under this name."""
-        return self._given.get(option)
+        if attempts.state is None:
+            attempts.state = RetryCallState(self._owner(), None, (), {})
+            _state(attempts).start_time = attempts.started
+        state = _state(attempts)
+        if error is None:
+            state.set_result(result)
+        else:
+            state.set_exception((type(error), error, error.__traceback__))
+        state.outcome_timestamp = now
 
-    def ask(self, option: str, record: Any) -> Asking[Any]:
-        """Ask what was given under this name, if anything was."""
-        strategy = self._given.get(option)
-        return None if strategy is None else (yield strategy, record)
-
-    def is_asked_again(self, error: Exception | None) -> bool:
-        """Whether the call itself asked for another attempt, in tenacity's way."""
-        from tenacity import TryAgain  # noqa: PLC0415 - only calls judged by a strategy need it
+    def raised_try_again(self, error: Exception | None) -> bool:
+        """Whether the function asked for another attempt by raising `tenacity.TryAgain`."""
+        from tenacity import TryAgain  # noqa: PLC0415 - a retry without strategies does not need tenacity
 
         return isinstance(error, TryAgain)
 
-    def record(self, attempts: Attempts, outcome: Outcome, now: float) -> Any:
-        """Return the call's `RetryCallState` as of `now`.
+    def after(self, attempts: Attempts) -> UserCalls[None]:
+        """Call `after=`: an attempt has failed."""
+        if self._after is not None:
+            yield UserCall(self._after, attempts.state)
 
-        It is one object from attempt to attempt, as in tenacity. It knows no function and no arguments: policies never
-        see them.
-        """
-        record = attempts.record
-        if record is None:
-            from tenacity import RetryCallState  # noqa: PLC0415 - only calls judged by a strategy need it
+    def stops(self, attempts: Attempts, wait: float) -> UserCalls[bool]:
+        """Return whether `stop=` forbids another attempt after `wait`."""
+        _state(attempts).upcoming_sleep = wait
+        return self._stop is not None and bool((yield UserCall(self._stop, attempts.state)))
 
-            record = attempts.record = RetryCallState(self._owner(), None, (), {})
-            record.start_time = attempts.started
-        error = outcome.error
-        if error is None:
-            record.set_result(outcome.result)
-        else:
-            record.set_exception((type(error), error, error.__traceback__))
-        record.outcome_timestamp = now
-        return record
+    def before_sleep(self, attempts: Attempts, wait: float) -> UserCalls[None]:
+        """Call `before_sleep=`, and prepare the state for the attempt that follows after `wait`."""
+        from tenacity import RetryAction  # noqa: PLC0415 - a retry without strategies does not need tenacity
 
-    def announce(self, record: Any, wait: float) -> Asking[None]:
-        """Say that another attempt follows after `wait`, and make ready for it."""
-        from tenacity import RetryAction  # noqa: PLC0415 - only calls judged by a strategy need it
+        state = _state(attempts)
+        state.next_action, state.upcoming_sleep = RetryAction(wait), wait
+        state.idle_for += wait
+        if self._before_sleep is not None:
+            yield UserCall(self._before_sleep, state)
+        state.prepare_for_next_attempt()
 
-        record.next_action, record.upcoming_sleep = RetryAction(wait), wait
-        record.idle_for += wait
-        yield from self.ask("before_sleep", record)
-        record.prepare_for_next_attempt()
-
-    def last_word(self, record: Any) -> Asking[Replace | None]:
-        """Return what the caller gets instead of the last outcome, where `retry_error_callback` says."""
-        if "retry_error_callback" not in self._given:
+    def replacement(self, attempts: Attempts) -> UserCalls[Replace | None]:
+        """Return the result of `retry_error_callback=`, which the caller gets in place of the last outcome."""
+        if self._retry_error_callback is None:
             return None
-        return Replace((yield from self.ask("retry_error_callback", record)))
+        return Replace((yield UserCall(self._retry_error_callback, attempts.state)))
 
 
-def _checked(option: str, strategy: Any) -> Strategy:
+def _state(attempts: Attempts) -> RetryCallState:
+    return cast("RetryCallState", attempts.state)  # `update_state` has made it
+
+
+def _check(option: str, strategy: object) -> None:
     if not callable(strategy):
         raise ConfigurationError([Problem(option, strategy, "a tenacity strategy: a callable taking a RetryCallState")])
     if is_plain_callable(strategy):
         for part in _parts(strategy):
-            if not is_plain_callable(part):  # the combination would take its coroutine for a yes
+            if not is_plain_callable(part):  # a plain combination takes a coroutine for a yes
                 expected = "plain strategies inside a plain one; combine coroutine functions with tenacity.asyncio's"
                 raise ConfigurationError([Problem(option, part, expected)])
-    return strategy  # type: ignore[no-any-return]  # callable is all that is known of it
 
 
-def _parts(strategy: Any) -> Iterator[Any]:
-    """Yield what a strategy of tenacity's is made of, to the bottom."""
+def _parts(strategy: object) -> Iterator[object]:
+    """Yield the strategies that a strategy of tenacity combines, at every depth."""
     if not type(strategy).__module__.startswith("tenacity"):
         return
     parts = [part for name in _PARTS for part in getattr(strategy, name, ())]
@@ -121,7 +133,7 @@ def _parts(strategy: Any) -> Iterator[Any]:
 
 
 def _looks_at_results(strategy: Any) -> bool:
-    """Whether `strategy` may want to retry a call that returned: those on exceptions alone cost a success nothing."""
+    """Whether a `retry=` strategy may ask for another attempt after a result."""
     tenacity, awaiting = sys.modules.get("tenacity"), sys.modules.get("tenacity.asyncio.retry")
     if tenacity is None:
         return True

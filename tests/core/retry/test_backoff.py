@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from resilience import ConfigurationError, Pipeline, Retry
 from resilience.config import load
 from resilience.retry import RetryOptions
-from resilience.retry._backoff import backoff, upward
+from resilience.retry._backoff import above_floor, backoff
 from resilience.testing import ManualClock
 
 KINDS = ("exponential", "linear", "constant", "decorrelated")
@@ -107,8 +107,8 @@ def test_backoff_is_bounded(
 def test_jitter_on_what_a_server_asked_for_goes_up_only(jitter: Any, dice: float, floor: float) -> None:
     """No client comes back before the time a server named, and none much later (L8)."""
     options = RetryOptions(wait_jitter=jitter)
-    assert floor <= upward(options, floor, lambda: dice) <= floor + max(options.wait_max, 2)
-    assert jitter not in ("none", 0) or upward(options, floor, lambda: dice) == floor
+    assert floor <= above_floor(options, floor, lambda: dice) <= floor + max(options.wait_max, 2)
+    assert jitter not in ("none", 0) or above_floor(options, floor, lambda: dice) == floor
 
 
 @pytest.mark.parametrize("jitter", ["Full", "half", -1, None, True, float("nan"), "", object()])

@@ -24,7 +24,7 @@ from resilience import (
 )
 from resilience.options import LONGEST
 from resilience.retry import RetryOptions
-from resilience.retry._machine import Attempts, GiveUp, next_attempt
+from resilience.retry._machine import Attempts, stop_reason
 from resilience.testing import ManualClock, RecordingListener
 
 
@@ -169,22 +169,22 @@ def test_tenacity_decides_about_results() -> None:
 def test_machine_never_waits_too_long(
     number: int, wait: float, remaining: float | None, most: int | None, now: float
 ) -> None:
-    """The machine's wait is the one asked for and ends before timeout and deadline, or there is none."""
+    """The machine allows a wait only if it ends before timeout and deadline, and attempts are left."""
     attempts = Attempts(0.0)
     attempts.number = number
-    answer = next_attempt(RetryOptions(attempts=4, timeout=8), attempts, now, wait, remaining, most)
+    reason = stop_reason(RetryOptions(attempts=4, timeout=8), attempts, now, wait, remaining, most)
     fits = now + wait < 8 and (remaining is None or wait < remaining)
     is_allowed = number < min(4, most or 4)
-    assert answer == wait if fits and is_allowed else isinstance(answer, GiveUp)
+    assert (reason is None) is (fits and is_allowed)
 
 
 def test_edges_of_the_machine() -> None:
     """A wait that would end with the timeout or deadline is not begun; one of exactly a year still is."""
     options = RetryOptions(timeout=8)
-    assert next_attempt(options, Attempts(2.0), 4.0, 6.0, None) == GiveUp("timeout")
-    assert next_attempt(options, Attempts(2.0), 4.0, 5.5, None) == 5.5
-    assert next_attempt(options, Attempts(2.0), 4.0, 5.5, 5.5) == GiveUp("deadline")
-    assert next_attempt(RetryOptions(), Attempts(0.0), 0.0, LONGEST, None) == LONGEST
+    assert stop_reason(options, Attempts(2.0), 4.0, 6.0, None) == "timeout"
+    assert stop_reason(options, Attempts(2.0), 4.0, 5.5, None) is None
+    assert stop_reason(options, Attempts(2.0), 4.0, 5.5, 5.5) == "deadline"
+    assert stop_reason(RetryOptions(), Attempts(0.0), 0.0, LONGEST, None) is None
 
 
 def test_without_stop_our_attempts_hold() -> None:
