@@ -25,6 +25,7 @@ LEVELS = {
     "_version": 0,
     "_support.fork": 0,
     "_support.keys": 0,
+    "_support.awaiting": 0,
     "_support.names": 0,
     "_support.notes": 0,
     "_support.redaction": 0,

@@ -1,4 +1,4 @@
-"""Lifecycle: whether this process starts, serves, says goodbye or is gone, and how much it still has in hand."""
+"""Lifecycle: the start, readiness, drain and stop of a process, and the number of requests in flight."""
 
 from resilience.lifecycle._lifecycle import Lifecycle
 from resilience.lifecycle._machine import DRAINING, READY, STARTING, STOPPED

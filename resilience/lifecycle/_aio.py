@@ -1,4 +1,4 @@
-"""The awaiting half of the lifecycle: waiting for the last request, and running steps, without blocking the loop."""
+"""The operations of `Life` for async code: they suspend the caller and do not block its event loop."""
 
 from __future__ import annotations
 
@@ -7,248 +7,226 @@ import contextlib
 import inspect
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from resilience.lifecycle._ending import Ended, hung
-from resilience.lifecycle._hooks import START, STOP
+from resilience.lifecycle._hooks import (
+    POLL_INTERVAL,
+    DependencyWait,
+    HookOutcome,
+    HookStage,
+    never,
+    report_failure,
+)
+from resilience.lifecycle._in_flight import InFlight
+from resilience.lifecycle._life import Life
+from resilience.lifecycle._machine import HookProgress
 from resilience.lifecycle._signals import SIGNALS
-from resilience.lifecycle._sync import SLICE, never
 from resilience.running import running_loop
 
-if TYPE_CHECKING:
-    from typing import TypeVar
-
-    from resilience.lifecycle._ending import Waiting
-    from resilience.lifecycle._lifecycle import Lifecycle
-    from resilience.lifecycle._presence import Presence
-
-    L = TypeVar("L", bound=Lifecycle)
-
-__all__ = (
-    "attempt",
-    "await_drained",
-    "await_for",
-    "await_idle",
-    "await_until",
-    "entered",
-    "left",
-    "prepare",
-    "resolve",
-    "resolve_in",
-    "run_stage",
-    "start",
-    "stop",
-)
+__all__ = ("AsyncLife", "wait_until")
 
 _USER = "Lifecycle"
 
 
-async def await_idle(lifecycle: Presence, limit: float) -> bool:
-    """Return whether the last request left within `limit` seconds. It may leave in another thread."""
+class AsyncLife:
+    """Acts on a `Life`. Each method has the behaviour of the `Life` method of the same name."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+
+    async def prepare(self) -> None:
+        """Wait for the dependencies, and run the start hooks. Raises `StartupError`."""
+        life = self._life
+        life.begin(running_loop(_USER))
+        for dependency in tuple(life.hooks.dependencies):
+            await wait_for(life.wait_on(dependency))
+        await self._run_hooks(HookStage.START)
+
+    async def start(self) -> None:
+        """Prepare, and become ready."""
+        await self.prepare()
+        self._life.started()
+
+    async def wait_drain_hooks(self) -> bool:
+        """Suspend until no drain hook is running. Return whether that came within their timeouts."""
+        return await wait_until(self._life.drain_hooks_done, self._life.drain_hooks_timeout)
+
+    async def wait_drained(self, limit: float) -> bool:
+        """Drain, and suspend until the last request has left."""
+        running_loop(_USER)
+        life = self._life
+        life.drain()
+        life.shutdown.is_observed = True
+        await wait_until(lambda: SIGNALS.came_twice, life.options.drain_delay)
+        await self.wait_drain_hooks()
+        return await wait_idle(life.in_flight, limit)
+
+    async def stop(self) -> None:
+        """Run the stop hooks, once in a life."""
+        running_loop(_USER)
+        shutdown, is_first = self._life.begin_stop()
+        if not is_first:
+            await wait_until(lambda: shutdown.stop_hooks is HookProgress.DONE, self._life.stop_timeout)
+            return
+        try:
+            await self.wait_drain_hooks()
+            await self._run_hooks(HookStage.STOP)
+        finally:
+            self._life.end_stop(shutdown)
+
+    async def enter_block(self) -> None:
+        """Start, at the beginning of an `async with lifecycle:` block. If that fails, stop."""
+        self._life.in_with_block = threading.current_thread() is threading.main_thread()
+        try:
+            await self.start()
+        except BaseException:
+            await self._stop_in_block()
+            raise
+
+    async def leave_block(self, *, has_failed: bool) -> None:
+        """Drain and stop, at the end of the block."""
+        life = self._life
+        life.drain()
+        life.shutdown.is_observed = True
+        try:
+            if not has_failed:
+                await wait_idle(life.in_flight, life.options.drain_timeout)
+        finally:
+            await self._stop_in_block()
+
+    async def _stop_in_block(self) -> None:
+        try:
+            await self.stop()
+        finally:
+            self._life.in_with_block = False
+
+    async def _run_hooks(self, stage: HookStage) -> None:
+        """Run the hooks of a stage, one after the other. Raises `StartupError` for a required hook.
+
+        If this task is cancelled while stop hooks run, the hook under way ends and the others still run, because they
+        close connections. The cancellation goes on after the last one.
+        """
+        cancelled: asyncio.CancelledError | None = None
+        for hook in self._life.hooks.at(stage):
+            try:
+                outcome = await run_as_task(hook.arun, hook.timeout, f"{stage}-{hook.name}")
+                report_failure(self._life.events, stage, hook, outcome)
+            except asyncio.CancelledError as error:
+                if stage is not HookStage.STOP:
+                    raise
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
+
+async def wait_idle(in_flight: InFlight, limit: float) -> bool:
+    """Suspend until no request is in flight, for at most `limit` seconds. The last one may leave in another thread."""
     loop = running_loop(_USER)
     idle = asyncio.Event()
 
     def wake() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile, so no task waits
             loop.call_soon_threadsafe(idle.set)
 
-    if not lifecycle.watch_idle(wake):
+    if not in_flight.watch(wake):
         return True
-    patience = asyncio.timeout(limit)
+    timeout = asyncio.timeout(limit)
     try:
-        async with patience:
+        async with timeout:
             await idle.wait()
     except TimeoutError:
-        if not patience.expired():
+        if not timeout.expired():
             raise
     finally:
-        lifecycle.forget_idle(wake)
+        in_flight.unwatch(wake)
     return idle.is_set()
 
 
-async def await_until(holds: Callable[[], bool], limit: float) -> bool:
-    """Return whether `holds()` within `limit` seconds."""
+async def wait_until(condition: Callable[[], bool], limit: float) -> bool:
+    """Suspend until `condition()`, for at most `limit` seconds. Return whether it came true in time."""
     end = time.monotonic() + limit
-    while not holds():
+    while not condition():
         left = end - time.monotonic()
         if left <= 0:
             return False
         running_loop(_USER)
-        await asyncio.sleep(min(left, SLICE))
+        await asyncio.sleep(min(left, POLL_INTERVAL))
     return True
 
 
-def resolve(awaitable: Awaitable[Any]) -> Any:
-    """Return what `awaitable` resolves to, in a loop of its own."""
-    return asyncio.run(_awaited(awaitable))
+async def wait_for(wait: DependencyWait) -> None:
+    """Suspend until a dependency is there. Raises `StartupError`."""
+    name = f"waits-for-{wait.dependency.name}"
+    while not wait.is_over(
+        await run_as_task(wait.dependency.check, wait.time_left(), name, is_cancelled=wait.is_cancelled)
+    ):
+        await wait_until(wait.is_cancelled, wait.pause())
 
 
-def resolve_in(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any]) -> Any:
-    """Return what `awaitable` resolves to in a loop that another thread runs: its client may be bound to that."""
-    return asyncio.run_coroutine_threadsafe(_awaited(awaitable), loop).result()
+async def run_as_task(
+    run: Callable[[], Any], limit: float, name: str, *, is_cancelled: Callable[[], bool] = never
+) -> HookOutcome:
+    """Run `run` in a task of its own and return its outcome, after at most `limit` seconds.
 
-
-async def _awaited(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
-
-
-async def attempt(
-    run: Callable[[], Any], limit: float, name: str, *, is_pointless: Callable[[], bool] = never
-) -> Ended:
-    """Return how `run` ended, or that it has not within `limit` seconds; it is then cancelled, or its thread left."""
-    task = asyncio.create_task(_ended(run, name), name=f"resilience {name}")
+    A coroutine that takes longer is cancelled. A thread that takes longer is left behind.
+    """
+    task = asyncio.create_task(_outcome_of(run, name), name=f"resilience {name}")
     begun = time.monotonic()
     try:
-        while not task.done() and (left := begun + limit - time.monotonic()) > 0 and not is_pointless():
-            await asyncio.wait({task}, timeout=min(left, SLICE))
+        while not task.done() and (left := begun + limit - time.monotonic()) > 0 and not is_cancelled():
+            await asyncio.wait({task}, timeout=min(left, POLL_INTERVAL))
     finally:
         is_late = not task.done()
         task.cancel()
     if is_late:
         lasted = time.monotonic() - begun
-        await asyncio.wait({task}, timeout=SLICE)  # its `finally` may await; one that refuses to end is left behind
-        return hung(min(limit, lasted))
+        await asyncio.wait(
+            {task}, timeout=POLL_INTERVAL
+        )  # its `finally` may await; if it does not end, leave it behind
+        return HookOutcome(still_running_after=min(limit, lasted))
     return task.result()
 
 
-async def _ended(run: Callable[[], Any], name: str) -> Ended:
+async def _outcome_of(run: Callable[[], Any], name: str) -> HookOutcome:
     try:
         result = run() if inspect.iscoroutinefunction(run) else await _in_thread(run, name)
-        return Ended(await result if hasattr(type(result), "__await__") else result)
+        return HookOutcome(await result if hasattr(type(result), "__await__") else result)
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        return Ended(None, error)
+        return HookOutcome(None, error)
     except (KeyboardInterrupt, GeneratorExit):
         raise
-    except BaseException as error:  # noqa: BLE001 - whatever leaves a step is its failure, sys.exit() too
-        return Ended(None, error)
+    except BaseException as error:  # noqa: BLE001 - any exception is this hook's failure, SystemExit too
+        return HookOutcome(None, error)
 
 
 async def _in_thread(run: Callable[[], Any], name: str) -> Any:
-    """Call a plain function in a daemon thread: those of the loop's executor would hold up the end of the process."""
+    """Call a plain function in a daemon thread. A thread of the loop's executor would delay the end of the process."""
     loop = asyncio.get_running_loop()
-    answer: asyncio.Future[Ended] = loop.create_future()
+    answer: asyncio.Future[HookOutcome] = loop.create_future()
 
-    def settle(ended: Ended) -> None:
+    def settle(outcome: HookOutcome) -> None:
         if not answer.done():
-            answer.set_result(ended)
+            answer.set_result(outcome)
 
     def call() -> None:
         try:
-            ended = Ended(run())
-        except BaseException as error:  # noqa: BLE001 - as above
-            ended = Ended(None, error)
+            outcome = HookOutcome(run())
+        except BaseException as error:  # noqa: BLE001 - any exception is this hook's failure, SystemExit too
+            outcome = HookOutcome(None, error)
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(settle, ended)
+            loop.call_soon_threadsafe(settle, outcome)
 
     context = copy_context()
     try:
         threading.Thread(target=context.run, args=(call,), name=f"resilience-{name}", daemon=True).start()
-    except RuntimeError:  # the system starts no more threads, or the interpreter is ending: here, without a limit
+    except RuntimeError:  # no more threads, or the interpreter is ending: run it in this thread, without a limit
         context.run(call)
-    ended = await answer
-    if ended.error is not None:
-        raise ended.error
-    return ended.result
-
-
-async def run_stage(lifecycle: Lifecycle, stage: str) -> None:
-    """Run the steps of a stage, one after the other. Raises `StartupError` for one that is required.
-
-    Stop steps are run even where this task is cancelled meanwhile, all but the one that is under way then: what holds
-    connections is closed. The cancellation goes on afterwards.
-    """
-    cancelled: asyncio.CancelledError | None = None
-    for hook in lifecycle.steps(stage):
-        try:
-            lifecycle.judge(stage, hook, await attempt(hook.arun, hook.timeout, f"{stage}-{hook.name}"))
-        except asyncio.CancelledError as error:
-            if stage != STOP:
-                raise
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-
-
-async def await_for(waiting: Waiting) -> None:
-    """Suspend until a dependency is there. Raises `StartupError`."""
-    while True:
-        name = f"waits-for-{waiting.need.name}"
-        if waiting.is_over(await attempt(waiting.need.check, waiting.left(), name, is_pointless=waiting.is_pointless)):
-            return
-        await await_until(waiting.is_pointless, waiting.pause())
-
-
-async def prepare(lifecycle: Lifecycle) -> None:
-    """Wait for what is needed, then run the start hooks."""
-    lifecycle.begin(running_loop(_USER))
-    for need in lifecycle.needed():
-        await await_for(lifecycle.waiting(need))
-    await run_stage(lifecycle, START)
-
-
-async def start(lifecycle: Lifecycle) -> None:
-    """Prepare, and be ready."""
-    await prepare(lifecycle)
-    lifecycle.started()
-
-
-async def await_drained(lifecycle: Lifecycle, limit: float) -> bool:
-    """Drain, and suspend until the last request has left."""
-    running_loop(_USER)
-    lifecycle.drain()
-    lifecycle.is_attended = True
-    await await_until(lambda: SIGNALS.came_twice, lifecycle.options.drain_delay)
-    await lifecycle.await_drain_hooks()
-    return await await_idle(lifecycle, limit)
-
-
-async def stop(lifecycle: Lifecycle) -> None:
-    """Run the stop hooks, once."""
-    running_loop(_USER)
-    lifecycle.drain()
-    stopping = lifecycle.claim_stop()
-    if stopping is None:
-        await await_until(lambda: lifecycle.is_over, lifecycle.stop_timeout)
-        return
-    try:
-        await lifecycle.await_drain_hooks()
-        await run_stage(lifecycle, STOP)
-    finally:
-        lifecycle.stopped()
-        stopping.set()
-
-
-async def entered(lifecycle: L) -> L:
-    """Start, for `async with`."""
-    running_loop(_USER)
-    lifecycle.install_signals()
-    lifecycle.is_inside = threading.current_thread() is threading.main_thread()
-    try:
-        await start(lifecycle)
-    except BaseException:
-        await _leave(lifecycle)
-        raise
-    return lifecycle
-
-
-async def left(lifecycle: Lifecycle, *, is_orderly: bool) -> None:
-    """Stop, for `async with`."""
-    lifecycle.drain()
-    lifecycle.is_attended = True
-    try:
-        if is_orderly:
-            await lifecycle.await_idle()
-    finally:
-        await _leave(lifecycle)
-
-
-async def _leave(lifecycle: Lifecycle) -> None:
-    try:
-        await stop(lifecycle)
-    finally:
-        lifecycle.is_inside = False
+    outcome = await answer
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.result

@@ -1,37 +1,71 @@
-"""What is to be done at the start, at the beginning of the drain and at the end, in which order."""
+"""Hooks and dependencies: how they are registered, run in a thread within a limit, and judged."""
 
 from __future__ import annotations
 
 import functools
+import logging
+import threading
+import time
 from collections.abc import Callable
-from datetime import timedelta
-from typing import Any, NamedTuple, Protocol, TypeVar, overload
+from contextvars import copy_context
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from resilience.errors import ConfigurationError, Problem
-from resilience.lifecycle._options import LifecycleOptions
+from resilience._support.awaiting import resolve
+from resilience.clock import monotonic
+from resilience.errors import ConfigurationError, Problem, StartupError, described
+from resilience.events import Emitter
+from resilience.lifecycle._options import LifecycleOptions, Period
 from resilience.options import Opaque, Text, checked, seconds
 
-__all__ = ("DRAIN", "START", "STOP", "Hook", "Hooks", "Need")
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
-START, DRAIN, STOP = "start", "drain", "stop"
+__all__ = (
+    "POLL_INTERVAL",
+    "Closable",
+    "Dependency",
+    "DependencyWait",
+    "Hook",
+    "HookOutcome",
+    "HookRegistry",
+    "HookStage",
+    "never",
+    "report_failure",
+    "run_in_thread",
+    "wait_for",
+    "wait_until",
+)
 
-Span = float | str | timedelta
-F = TypeVar("F", bound=Callable[[], Any])
-C = TypeVar("C", bound="Closable")
+_log = logging.getLogger("resilience")
+
+POLL_INTERVAL = 0.1
+"""Seconds between two looks at a fact that a signal handler sets: a handler must not take the lock of an event."""
+_MIN_ATTEMPT = 0.1
+"""Seconds that the last attempt at a dependency may take, even if less is left of its timeout."""
+
 _FUNCTION = Opaque("a function without parameters, plain or async", callable)
 _NAME = Text("a name", longest=63)
 
 
+class HookStage(StrEnum):
+    """When a hook runs."""
+
+    START = "start"
+    DRAIN = "drain"
+    STOP = "stop"
+
+
 class Closable(Protocol):
-    """Something that holds connections or background work; one with `aclose()` is closed by that in async code."""
+    """An object that holds connections or background work. Async code calls `aclose()` instead if the object has it."""
 
     def close(self) -> Any:
-        """Let go of them."""
+        """Release them."""
         ...
 
 
 class Hook(NamedTuple):
-    """One step. `arun` is what async code calls instead, where the two differ."""
+    """One function to run at a stage. Async code calls `arun`, blocking code `run`."""
 
     name: str
     run: Callable[[], Any]
@@ -40,8 +74,8 @@ class Hook(NamedTuple):
     is_required: bool = False
 
 
-class Need(NamedTuple):
-    """One dependency without which there is no start."""
+class Dependency(NamedTuple):
+    """A check that has to pass before the start hooks run."""
 
     name: str
     check: Callable[[], Any]
@@ -49,131 +83,41 @@ class Need(NamedTuple):
     interval: float
 
 
-class Hooks:
-    """The steps of a process's life. Each can be added by a call, or by decorating the function it runs."""
+class HookRegistry:
+    """The hooks and dependencies of one lifecycle, in the order added."""
 
-    options: LifecycleOptions
+    def __init__(self, options: LifecycleOptions) -> None:
+        self._options = options
+        # Adding to a list is one atomic step, and a stage runs over a copy of its list.
+        self._hooks: dict[HookStage, list[Hook]] = {stage: [] for stage in HookStage}
+        self.dependencies: list[Dependency] = []
 
-    def __init__(self) -> None:
-        # Adding to a list is one atomic step; whoever runs the steps goes through a copy.
-        self._hooks: dict[str, list[Hook]] = {START: [], DRAIN: [], STOP: []}
-        self._needs: list[Need] = []
+    def hook(self, fn: Any, timeout: Period, name: str | None) -> Hook:
+        """Return the hook that runs `fn`."""
+        limit = self._options.hook_timeout if timeout is None else seconds(timeout, "timeout", above=True)
+        return Hook(_name_of(fn, name), checked(fn, "fn", _FUNCTION), limit, fn)
 
-    @overload
-    def on_start(self, fn: F, /, *, timeout: Span | None = ..., name: str | None = ..., required: bool = ...) -> F: ...
-    @overload
-    def on_start(
-        self, /, *, timeout: Span | None = ..., name: str | None = ..., required: bool = ...
-    ) -> Callable[[F], F]: ...
-    def on_start(
-        self,
-        fn: Callable[[], Any] | None = None,
-        /,
-        *,
-        timeout: Span | None = None,
-        name: str | None = None,
-        required: bool = False,
-    ) -> Any:
-        """Have `fn` run before the process is ready, in the order added.
-
-        It has `timeout` (default: `hook_timeout`). One that fails or takes longer is logged and told as an event, and
-        the next one runs; with `required=True` it ends the start with a `StartupError`.
-        """
-        return self._added(START, fn, timeout, name, required=required)
-
-    @overload
-    def on_drain(self, fn: F, /, *, timeout: Span | None = ..., name: str | None = ...) -> F: ...
-    @overload
-    def on_drain(self, /, *, timeout: Span | None = ..., name: str | None = ...) -> Callable[[F], F]: ...
-    def on_drain(
-        self, fn: Callable[[], Any] | None = None, /, *, timeout: Span | None = None, name: str | None = None
-    ) -> Any:
-        """Have `fn` run as soon as the drain begins, while requests are still served: leave a registry, stop consumers.
-
-        These run in the order added, in the background; the stop hooks wait for them. Each has `timeout` (default:
-        `hook_timeout`). One that fails or takes longer is logged and told as an event, and the next one runs; one that
-        is late is left behind in its thread.
-        """
-        return self._added(DRAIN, fn, timeout, name)
-
-    @overload
-    def on_stop(self, fn: F, /, *, timeout: Span | None = ..., name: str | None = ...) -> F: ...
-    @overload
-    def on_stop(self, /, *, timeout: Span | None = ..., name: str | None = ...) -> Callable[[F], F]: ...
-    def on_stop(
-        self, fn: Callable[[], Any] | None = None, /, *, timeout: Span | None = None, name: str | None = None
-    ) -> Any:
-        """Have `fn` run when the last request has left: what was added last runs first.
-
-        It has `timeout` (default: `hook_timeout`). One that fails or takes longer is logged and told as an event, and
-        the next one runs. One that is late is left behind in its thread, which does not hold up the end of the process;
-        an async one is cancelled where `astop()` runs it.
-        """
-        return self._added(STOP, fn, timeout, name)
-
-    def close_on_stop(self, thing: C, *, timeout: Span | None = None, name: str | None = None) -> C:
-        """Have `thing` closed as a stop step, by `aclose()` in async code where it has one; returns it."""
-        name = name or type(thing).__name__
-        hook = self._hook(thing.close, timeout, name)
-        self._add(STOP, hook._replace(arun=getattr(thing, "aclose", thing.close)))
-        return thing
-
-    @overload
-    def depends_on(
-        self, check: F, /, *, timeout: Span | None = ..., interval: Span | None = ..., name: str | None = ...
-    ) -> F: ...
-    @overload
-    def depends_on(
-        self, /, *, timeout: Span | None = ..., interval: Span | None = ..., name: str | None = ...
-    ) -> Callable[[F], F]: ...
-    def depends_on(
-        self,
-        check: Callable[[], Any] | None = None,
-        /,
-        *,
-        timeout: Span | None = None,
-        interval: Span | None = None,
-        name: str | None = None,
-    ) -> Any:
-        """Have the start wait, before its hooks, until `check` neither raises nor returns False.
-
-        It is asked again after `interval`; a start still waiting after `timeout` ends with a `StartupError` that names
-        it. Defaults: `startup_timeout` and `startup_interval`.
-        """
-        if check is None:
-            return functools.partial(self.depends_on, timeout=timeout, interval=interval, name=name)
-        self._needs.append(self._need(check, timeout, interval, name))
-        return check
-
-    def _need(self, check: Any, timeout: Span | None, interval: Span | None, name: str | None) -> Need:
-        options = self.options
-        patience = options.startup_timeout if timeout is None else seconds(timeout, "timeout", above=True)
+    def dependency(self, check: Any, timeout: Period, interval: Period, name: str | None) -> Dependency:
+        """Return the dependency that `check` asks for."""
+        options = self._options
+        limit = options.startup_timeout if timeout is None else seconds(timeout, "timeout", above=True)
         pause = options.startup_interval if interval is None else seconds(interval, "interval", above=True)
-        return Need(_named(check, name), checked(check, "check", _FUNCTION), patience, pause)
+        return Dependency(_name_of(check, name), checked(check, "check", _FUNCTION), limit, pause)
 
-    def _added(self, stage: str, fn: Any, timeout: Span | None, name: str | None, *, required: bool = False) -> Any:
-        if fn is None:
-            return lambda decorated: self._added(stage, decorated, timeout, name, required=required)
-        self._add(stage, self._hook(fn, timeout, name)._replace(is_required=required))
-        return fn
-
-    def _add(self, stage: str, hook: Hook) -> None:
+    def add(self, stage: HookStage, hook: Hook) -> None:
+        """Add `hook` to `stage`."""
         self._hooks[stage].append(hook)
 
-    def _hook(self, fn: Any, timeout: Span | None, name: str | None) -> Hook:
-        patience = self.options.hook_timeout if timeout is None else seconds(timeout, "timeout", above=True)
-        return Hook(_named(fn, name), checked(fn, "fn", _FUNCTION), patience, fn)
+    def at(self, stage: HookStage) -> list[Hook]:
+        """Return the hooks of `stage` in the order in which they run: stop hooks in reverse."""
+        return self._hooks[stage][::-1] if stage is HookStage.STOP else self._hooks[stage][:]
 
-    def needed(self) -> tuple[Need, ...]:
-        """Return the dependencies the start waits for, in order."""
-        return tuple(self._needs)
-
-    def steps(self, stage: str) -> list[Hook]:
-        """Return the steps of a stage in the order they run."""
-        return self._hooks[stage][::-1] if stage == STOP else self._hooks[stage][:]
+    def timeout_of(self, stage: HookStage) -> float:
+        """Return the seconds that all hooks of `stage` together may take."""
+        return sum(hook.timeout for hook in self._hooks[stage])
 
 
-def _named(fn: Any, name: str | None) -> str:
+def _name_of(fn: Any, name: str | None) -> str:
     if name is not None:
         return str(checked(name, "name", _NAME))
     while isinstance(fn, functools.partial):
@@ -182,3 +126,139 @@ def _named(fn: Any, name: str | None) -> str:
     if not isinstance(found, str):
         raise ConfigurationError([Problem("name", found, _NAME.expected)])
     return found[:63]
+
+
+class HookOutcome(NamedTuple):
+    """The result or the error of a hook or check, or for how long (`still_running_after`) it has not ended."""
+
+    result: Any = None
+    error: BaseException | None = None
+    still_running_after: float | None = None
+
+    @property
+    def failure(self) -> str:
+        """Why this is a failure, in one line. Empty if the function returned."""
+        if self.still_running_after is not None:
+            return f"still running after {self.still_running_after:.3g} s"
+        return "" if self.error is None else described(self.error)
+
+
+def report_failure(events: Emitter, stage: HookStage, hook: Hook, outcome: HookOutcome) -> None:
+    """Log and emit the failure of a hook, if it failed. Raises `StartupError` if the hook is required."""
+    failure = outcome.failure
+    if not failure:
+        return
+    _log.error("%s hook %r failed: %s", stage, hook.name, failure, exc_info=outcome.error)
+    events.emit(
+        "lifecycle.hook_failed", "lifecycle", monotonic(), "error", stage=stage.value, hook=hook.name, reason=failure
+    )
+    if hook.is_required:
+        raise StartupError(f"start hook {hook.name!r} failed: {failure}", step=hook.name) from outcome.error
+
+
+class DependencyWait:
+    """The wait for one dependency: how much of its timeout is left, and whether to try again after an attempt.
+
+    `is_cancelled` says whether a drain has begun meanwhile. It ends the wait early.
+    """
+
+    def __init__(self, dependency: Dependency, events: Emitter, is_cancelled: Callable[[], bool]) -> None:
+        self.dependency = dependency
+        self.is_cancelled = is_cancelled
+        self._events = events
+        self._began = monotonic()
+        self._attempts = 0
+
+    def _elapsed(self) -> float:
+        return monotonic() - self._began
+
+    def time_left(self) -> float:
+        """Return how long the next attempt may take."""
+        return max(_MIN_ATTEMPT, self.dependency.timeout - self._elapsed())
+
+    def pause(self) -> float:
+        """Return how long to wait before the next attempt."""
+        return min(self.dependency.interval, max(0.0, self.dependency.timeout - self._elapsed()))
+
+    def is_over(self, outcome: HookOutcome) -> bool:
+        """Return whether the attempt found the dependency. Raises `StartupError` if no time is left."""
+        self._attempts += 1
+        name, reason = self.dependency.name, outcome.failure or ("it returned False" if outcome.result is False else "")
+        if not reason:
+            if self._attempts > 1:
+                _log.info("%r is there after %.3g s", name, self._elapsed())
+            return True
+        if self.is_cancelled():
+            raise StartupError(f"told to stop while waiting for {name!r} ({reason})", step=name) from outcome.error
+        if self._elapsed() >= self.dependency.timeout:
+            late = f"{name!r} is not there after {self._elapsed():.3g} s ({reason})"
+            raise StartupError(late, step=name) from outcome.error
+        if self._attempts & (self._attempts - 1) == 0:  # only the 1st, 2nd, 4th, 8th ... attempt: keeps the log short
+            _log.warning("waiting for %r: %s", name, reason)
+        self._events.emit(
+            "lifecycle.waiting", "lifecycle", monotonic(), "warning",
+            dependency=name, reason=reason, elapsed=self._elapsed(), attempts=self._attempts,
+        )  # fmt: skip
+        return False
+
+
+def never() -> bool:
+    """Return False."""
+    return False
+
+
+def wait_until(condition: Callable[[], bool], limit: float) -> bool:
+    """Block until `condition()`, for at most `limit` seconds. Return whether it came true in time."""
+    end = time.monotonic() + limit
+    while not condition():
+        left = end - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(left, POLL_INTERVAL))
+    return True
+
+
+def wait_for(wait: DependencyWait) -> None:
+    """Block until a dependency is there. Raises `StartupError`."""
+    name = f"waits-for-{wait.dependency.name}"
+    while not wait.is_over(
+        run_in_thread(wait.dependency.check, wait.time_left(), name, is_cancelled=wait.is_cancelled)
+    ):
+        wait_until(wait.is_cancelled, wait.pause())
+
+
+def run_in_thread(
+    run: Callable[[], Any],
+    limit: float,
+    name: str,
+    *,
+    loop: AbstractEventLoop | None = None,
+    is_cancelled: Callable[[], bool] = never,
+) -> HookOutcome:
+    """Run `run` in a thread of its own and return its outcome, after at most `limit` seconds.
+
+    A thread cannot be ended: one that takes longer is left behind, so that it holds up no other hook. If `run` returns
+    an awaitable, that is awaited in `loop` while `loop` runs, otherwise in a new loop.
+    """
+    outcomes: list[HookOutcome] = []
+    has_ended = threading.Event()
+
+    def call() -> None:
+        try:
+            result = run()
+            outcomes.append(HookOutcome(resolve(result, loop) if hasattr(type(result), "__await__") else result))
+        except BaseException as error:  # noqa: BLE001 - any exception is this hook's failure, SystemExit too
+            outcomes.append(HookOutcome(None, error))
+        finally:
+            has_ended.set()
+
+    context = copy_context()
+    try:
+        threading.Thread(target=context.run, args=(call,), name=f"resilience-{name}", daemon=True).start()
+    except RuntimeError:  # no more threads, or the interpreter is ending: run it in this thread, without a limit
+        context.run(call)
+    begun = time.monotonic()
+    while not has_ended.wait(max(0.0, min(begun + limit - time.monotonic(), POLL_INTERVAL))):
+        if time.monotonic() >= begun + limit or is_cancelled():
+            break
+    return outcomes[0] if outcomes else HookOutcome(still_running_after=min(limit, time.monotonic() - begun))

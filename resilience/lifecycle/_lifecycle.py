@@ -1,279 +1,395 @@
-"""The lifecycle: what is done at each turn of a process's life, blocking or suspended."""
+"""The public face of one process's life: what services and adapters call. `Life` does the work."""
 
 from __future__ import annotations
 
 import atexit
-import logging
 import signal
-import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from resilience.clock import Clock, monotonic
-from resilience.lifecycle import _sync
-from resilience.lifecycle._ending import Ended, Waiting, complain
-from resilience.lifecycle._hooks import DRAIN, START, STOP, Hook, Hooks, Need, Span
-from resilience.lifecycle._machine import DRAINING, READY, STARTING
-from resilience.lifecycle._options import LifecycleOptions
+from resilience.events import Emitter
+from resilience.lifecycle._hooks import Closable, DependencyWait, HookStage, wait_for, wait_until
+from resilience.lifecycle._life import Life
+from resilience.lifecycle._machine import READY, STARTING
+from resilience.lifecycle._options import LifecycleOptions, Period
 from resilience.lifecycle._signals import SIGNALS
-from resilience.lifecycle._standing import Standing
-from resilience.options import LONGEST, seconds
+from resilience.options import CLOCK, LONGEST, Instance, checked, seconds
+from resilience.running import running_loop
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from resilience.lifecycle._aio import AsyncLife
 
 __all__ = ("Lifecycle",)
 
-_log = logging.getLogger("resilience")
+Fn = Callable[[], Any]
+F = TypeVar("F", bound=Fn)
+C = TypeVar("C", bound=Closable)
+_OPTIONS = Instance(LifecycleOptions, expected="LifecycleOptions, or None")
 
 
-class Lifecycle(Hooks, Standing):
-    """Where a process is between start and end: `starting`, `ready`, `draining` or `stopped`.
+class Lifecycle:
+    """Where a process is between its start and its end, and the work to do at each transition.
 
-    `start()`, `drain()` and `stop()` move it on and run the hooks of each turn; `started()` and `stopped()` only say
-    so. Each may be called at any time, from any thread, any number of times. Every request is between one `enter()` and
-    one `leave()`. A script is a `with lifecycle:` block. What blocks has a twin that suspends: `astart`, `await_idle`.
-    Raises `StartupError` where a start fails, and `ConfigurationError` for options and hooks that are wrong.
+    The states are `starting`, `ready`, `draining` and `stopped`. `start()`, `drain()` and `stop()` run the hooks and
+    change the state. `started()` and `stopped()` change it without hooks. Call each of them at any time, from any
+    thread, any number of times. A script uses a `with lifecycle:` block. Async code uses `astart`, `astop`, `await_...`
+    and `async with`.
+
+    Args:
+        options: Times and files. Default: `LifecycleOptions()`.
+        clock: Measures how long each state lasted, for events.
+
+    Raises:
+        ConfigurationError: An option, or an argument of a method, is wrong.
+
+    Example:
+        >>> lifecycle = Lifecycle()
+        >>> hook = lifecycle.on_stop(lambda: print("closed"))
+        >>> lifecycle.start()
+        >>> lifecycle.state
+        'ready'
+        >>> lifecycle.stop()
+        closed
     """
 
     def __init__(self, options: LifecycleOptions | None = None, *, clock: Clock = monotonic) -> None:
-        Hooks.__init__(self)
-        Standing.__init__(self, options, clock=clock)
+        self.options: LifecycleOptions = (
+            LifecycleOptions() if options is None else checked(options, "options", _OPTIONS)
+        )
+        self._life = Life(self.options, checked(clock, "clock", CLOCK))
+        self._in_flight = self._life.in_flight
+        self.events: Emitter = self._life.events
+        """Emits one event for each transition, failed hook, signal, and attempt to reach a dependency."""
         self._stops_at_exit = False
 
-    def prepare(self) -> None:
-        """Wait for what is needed, then run the start hooks. Raises `StartupError`; `stop()` is due even then."""
-        self.begin(None)
-        for need in self.needed():
-            _sync.wait_for(self.waiting(need))
-        _sync.run_stage(self, START)
-
-    def aprepare(self) -> Coroutine[Any, Any, None]:
-        """Do the same, suspended; async hooks and checks run in the calling loop."""
-        from resilience.lifecycle._aio import prepare  # noqa: PLC0415 - asyncio costs 40 ms and few need it
-
-        return prepare(self)
-
-    def start(self) -> None:
-        """Wait for what is needed, run the start hooks, and be ready. Raises `StartupError`."""
-        self.prepare()
-        self.started()
-
-    def astart(self) -> Coroutine[Any, Any, None]:
-        """Do the same, suspended."""
-        from resilience.lifecycle._aio import start  # noqa: PLC0415 - as above
-
-        return start(self)
-
-    def started_if_no_hooks(self) -> bool:
-        """Declare the start finished, unless it takes a `start()`: there is a start hook, or a dependency to wait for.
-
-        For adapters, at the first request under a server that tells an application of no start. With hooks or needs the
-        process is not ready until somebody runs them, and one that was stopped stays so. Returns whether the process
-        became ready by this call; any number may be made.
-        """
-        is_due = bool(self._hooks[START] or self._needs)
-        return self.state == STARTING and not is_due and self.started()
-
-    def wait_for(
-        self,
-        check: Callable[[], Any],
-        *,
-        timeout: Span | None = None,
-        interval: Span | None = None,
-        name: str | None = None,
-    ) -> None:
-        """Block until `check` neither raises nor returns False, as `depends_on` does. Raises `StartupError`."""
-        _sync.wait_for(self.waiting(self._need(check, timeout, interval, name)))
-
-    def await_for(
-        self,
-        check: Callable[[], Any],
-        *,
-        timeout: Span | None = None,
-        interval: Span | None = None,
-        name: str | None = None,
-    ) -> Coroutine[Any, Any, None]:
-        """Do the same, suspended."""
-        from resilience.lifecycle._aio import await_for  # noqa: PLC0415 - as above
-
-        return await_for(self.waiting(self._need(check, timeout, interval, name)))
-
-    def _say_goodbye(self, over: threading.Event) -> None:
-        if not self._hooks[DRAIN]:
-            over.set()
-            return
-
-        def run() -> None:
-            try:
-                _sync.run_stage(self, DRAIN)
-            finally:
-                over.set()
-
-        try:
-            threading.Thread(target=run, name="resilience-drain", daemon=True).start()
-        except RuntimeError:  # the interpreter is ending and starts no more threads
-            run()
-
-    def _add(self, stage: str, hook: Hook) -> None:
-        super()._add(stage, hook)
-        begun = {START: self.state in {READY, DRAINING}, DRAIN: self.state == DRAINING, STOP: self.is_stopping}
-        if begun[stage] and not self.is_over:  # once it is over, this may be for the next life
-            _log.warning("%s hook %r was added too late to be run", stage, hook.name)
+    def __repr__(self) -> str:
+        return f"<Lifecycle {self.state}, {self.in_flight} in flight>"
 
     @property
-    def holds(self) -> bool:
-        """Whether there is something to do between a signal and the end of the server."""
-        return self.options.drain_delay > 0 or bool(self._hooks[DRAIN])
+    def _async_life(self) -> AsyncLife:
+        from resilience.lifecycle._aio import AsyncLife  # noqa: PLC0415 - asyncio costs 40 ms, and blocking code needs none
+
+        return AsyncLife(self._life)
+
+    # State.
 
     @property
-    def is_deregistered(self) -> bool:
-        """Whether no drain hook is under way."""
-        return self._goodbye is None or self._goodbye.is_set()
+    def state(self) -> str:
+        """One of `starting`, `ready`, `draining`, `stopped`."""
+        return str(self._life.state)
 
     @property
-    def longest_goodbye(self) -> float:
-        """Seconds the drain hooks may take, all together."""
-        return sum(hook.timeout for hook in self.steps(DRAIN))
+    def is_ready(self) -> bool:
+        """Whether routers should send requests: the state is `ready`, and no drain file exists."""
+        return self._life.state is READY and not self._life.drain_file_exists
 
-    def wait_draining(self, timeout: Span | None = None) -> bool:
-        """Block until a drain begins, or for `timeout`; whether it has. For scripts that work in other threads."""
-        return _sync.wait_until(lambda: self.is_draining, _limit(timeout))
+    @property
+    def is_draining(self) -> bool:
+        """Whether the process is on its way out: draining, or stopped already."""
+        return self._life.is_leaving
 
-    def await_draining(self, timeout: Span | None = None) -> Coroutine[Any, Any, bool]:
-        """Do the same, suspended."""
-        from resilience.lifecycle._aio import await_until  # noqa: PLC0415 - as above
+    @property
+    def drain_file_exists(self) -> bool:
+        """Whether the file named by the option `drain_file` exists now."""
+        return self._life.drain_file_exists
 
-        return await_until(lambda: self.is_draining, _limit(timeout))
+    @property
+    def in_flight(self) -> int:
+        """The number of requests between `enter()` and `leave()`."""
+        return self._in_flight.count
 
-    def wait_drained(self, timeout: Span | None = None) -> bool:
-        """Drain as for a signal: block for `drain_delay`, for the drain hooks, and until no request is under way.
+    @property
+    def loop(self) -> AbstractEventLoop | None:
+        """The event loop that called `astart()`. None in blocking code, before the start and after the end.
 
-        A second signal ends the delay. Returns whether the last request left within `timeout` (`drain_timeout`).
+        Background work that may hold async clients of the service runs in this loop.
         """
-        limit = self.patience(timeout)
-        self.drain()
-        self.is_attended = True
-        _sync.wait_until(lambda: SIGNALS.came_twice, self.options.drain_delay)
-        self.wait_drain_hooks()
-        return self.wait_idle(limit)
-
-    def await_drained(self, timeout: Span | None = None) -> Coroutine[Any, Any, bool]:
-        """Do the same, suspended."""
-        from resilience.lifecycle._aio import await_drained  # noqa: PLC0415 - as above
-
-        return await_drained(self, self.patience(timeout))
-
-    def wait_drain_hooks(self) -> bool:
-        """Block until the drain hooks have ended; whether they have within their timeouts."""
-        return _sync.wait_until(lambda: self.is_deregistered, self.longest_goodbye)
-
-    def await_drain_hooks(self) -> Coroutine[Any, Any, bool]:
-        """Do the same, suspended."""
-        from resilience.lifecycle._aio import await_until  # noqa: PLC0415 - as above
-
-        return await_until(lambda: self.is_deregistered, self.longest_goodbye)
-
-    def stop(self) -> None:
-        """Drain where nobody has, run the stop hooks, the last one added first, and be stopped.
-
-        Requests are not waited for: see `wait_drained`. Whoever comes second waits for the first, and gives up after
-        `stop_timeout` seconds: the hooks may still run then.
-        """
-        self.drain()
-        stopping = self.claim_stop()
-        if stopping is None:
-            _sync.wait_until(lambda: self.is_over, self.stop_timeout)
-            return
-        try:
-            self.wait_drain_hooks()
-            _sync.run_stage(self, STOP)
-        finally:
-            self.stopped()
-            stopping.set()
-
-    def astop(self) -> Coroutine[Any, Any, None]:
-        """Do the same, suspended; async hooks run in the calling loop."""
-        from resilience.lifecycle._aio import stop  # noqa: PLC0415 - as above
-
-        return stop(self)
+        return self._life.loop
 
     @property
     def stop_timeout(self) -> float:
-        """Seconds the drain and stop hooks may take, all together."""
-        return self.longest_goodbye + sum(hook.timeout for hook in self.steps(STOP))
+        """Seconds that all drain and stop hooks together may take."""
+        return self._life.stop_timeout
 
-    def install_signals(self, *numbers: int) -> bool:
-        """Drain on `SIGTERM` (or `numbers`) before whoever handles it now gets it; whether that could be arranged.
+    def enter(self) -> None:
+        """Count one more request in flight. Each `enter` needs exactly one `leave`."""
+        self._in_flight.enter()
 
-        Only the main thread can: elsewhere, as in most test clients, nothing happens. The signal reaches its previous
-        handler after `drain_delay` and the drain hooks, at once where there is neither. A second one ends the delay.
-        Where nobody handled it, the process waits for requests under way, runs the stop hooks, and then ends by it.
-        SIGINT is never held back. Call it in each worker, after the server has installed its own handlers.
+    def leave(self) -> None:
+        """Count one request less. Takes no lock, unless a caller waits for the last request."""
+        self._in_flight.leave()
+
+    # Hooks.
+
+    @overload
+    def on_start(self, fn: F, /, *, timeout: Period = ..., name: str | None = ..., required: bool = ...) -> F: ...
+    @overload
+    def on_start(
+        self, /, *, timeout: Period = ..., name: str | None = ..., required: bool = ...
+    ) -> Callable[[F], F]: ...
+    def on_start(
+        self, fn: Fn | None = None, /, *, timeout: Period = None, name: str | None = None, required: bool = False
+    ) -> Any:
+        """Run `fn` before the process is ready, in the order added. Usable as a decorator.
+
+        A hook that fails or takes too long is logged and emitted as an event, and the next hook runs.
+
+        Args:
+            fn: A function without parameters, plain or async.
+            timeout: Longest time for this hook. Default: the option `hook_timeout`.
+            name: Its name in logs and events, at most 63 characters. Default: the name of `fn`.
+            required: If True, a failure ends the start with a `StartupError`.
         """
-        return self.options.signals and SIGNALS.install(self, numbers or (signal.SIGTERM,))
+        return self._add_hook(HookStage.START, fn, timeout, name, required=required)
+
+    @overload
+    def on_drain(self, fn: F, /, *, timeout: Period = ..., name: str | None = ...) -> F: ...
+    @overload
+    def on_drain(self, /, *, timeout: Period = ..., name: str | None = ...) -> Callable[[F], F]: ...
+    def on_drain(self, fn: Fn | None = None, /, *, timeout: Period = None, name: str | None = None) -> Any:
+        """Run `fn` when the drain begins, in the background, while requests are served. Usable as a decorator.
+
+        Leave a registry or stop consumers here. Drain hooks run in the order added, and the stop hooks wait for them.
+        A failure is handled as in `on_stop`. For the arguments see `on_start`.
+        """
+        return self._add_hook(HookStage.DRAIN, fn, timeout, name)
+
+    @overload
+    def on_stop(self, fn: F, /, *, timeout: Period = ..., name: str | None = ...) -> F: ...
+    @overload
+    def on_stop(self, /, *, timeout: Period = ..., name: str | None = ...) -> Callable[[F], F]: ...
+    def on_stop(self, fn: Fn | None = None, /, *, timeout: Period = None, name: str | None = None) -> Any:
+        """Run `fn` after the last request. The hook added last runs first. Usable as a decorator.
+
+        A hook that fails or takes too long is logged and emitted as an event, and the next hook runs. A late plain hook
+        is left behind in a thread that does not hold up the end of the process. `astop()` cancels a late async hook.
+        For the arguments see `on_start`.
+        """
+        return self._add_hook(HookStage.STOP, fn, timeout, name)
+
+    def close_on_stop(self, thing: C, *, timeout: Period = None, name: str | None = None) -> C:
+        """Close `thing` as a stop hook, and return it. In async code `aclose()` is called if `thing` has it.
+
+        Args:
+            thing: An object with `close()`.
+            timeout: Longest time for this hook. Default: the option `hook_timeout`.
+            name: Its name in logs and events. Default: the name of its class.
+        """
+        hook = self._life.hooks.hook(thing.close, timeout, name or type(thing).__name__)
+        self._life.add_hook(HookStage.STOP, hook._replace(arun=getattr(thing, "aclose", thing.close)))
+        return thing
+
+    def _add_hook(self, stage: HookStage, fn: Any, timeout: Period, name: str | None, *, required: bool = False) -> Any:
+        if fn is None:
+            return lambda decorated: self._add_hook(stage, decorated, timeout, name, required=required)
+        self._life.add_hook(stage, self._life.hooks.hook(fn, timeout, name)._replace(is_required=required))
+        return fn
+
+    # Dependencies.
+
+    @overload
+    def depends_on(
+        self, check: F, /, *, timeout: Period = ..., interval: Period = ..., name: str | None = ...
+    ) -> F: ...
+    @overload
+    def depends_on(
+        self, /, *, timeout: Period = ..., interval: Period = ..., name: str | None = ...
+    ) -> Callable[[F], F]: ...
+    def depends_on(
+        self, check: Fn | None = None, /, *, timeout: Period = None, interval: Period = None, name: str | None = None
+    ) -> Any:
+        """Make the start wait, before its hooks, until `check` neither raises nor returns False. Usable as a decorator.
+
+        Args:
+            check: A function without parameters, plain or async.
+            timeout: Longest wait. After it the start ends with a `StartupError` that names the dependency. Default: the
+                option `startup_timeout`.
+            interval: Pause between two calls of `check`. Default: the option `startup_interval`.
+            name: The name in logs, events and the error. Default: the name of `check`.
+        """
+        if check is None:
+            return lambda decorated: self.depends_on(decorated, timeout=timeout, interval=interval, name=name)
+        self._life.hooks.dependencies.append(self._life.hooks.dependency(check, timeout, interval, name))
+        return check
+
+    def wait_for(self, check: Fn, *, timeout: Period = None, interval: Period = None, name: str | None = None) -> None:
+        """Block now, in any state, until `check` passes. Raises `StartupError`. For the arguments see `depends_on`."""
+        wait_for(self._wait_on(check, timeout, interval, name))
+
+    async def await_for(
+        self,
+        check: Fn,
+        *,
+        timeout: Period = None,  # noqa: ASYNC109 - as in `wait_for`: the error names the dependency
+        interval: Period = None,
+        name: str | None = None,
+    ) -> None:
+        """Suspend as `wait_for` blocks. Raises `StartupError`."""
+        from resilience.lifecycle import _aio  # noqa: PLC0415 - asyncio costs 40 ms, and blocking code needs none
+
+        await _aio.wait_for(self._wait_on(check, timeout, interval, name))
+
+    def _wait_on(self, check: Any, timeout: Period, interval: Period, name: str | None) -> DependencyWait:
+        return self._life.wait_on(self._life.hooks.dependency(check, timeout, interval, name))
+
+    # Start.
+
+    def start(self) -> None:
+        """Wait for the dependencies, run the start hooks, and become ready.
+
+        Raises:
+            StartupError: A dependency is missing, or a required hook failed. Call `stop()` also in this case.
+        """
+        self._life.start()
+
+    async def astart(self) -> None:
+        """Start as `start` does. Async hooks and checks run in the calling loop. Raises `StartupError`."""
+        await self._async_life.start()
+
+    async def aprepare(self) -> None:
+        """Start, but do not become ready: an adapter calls `started()` after the application's own start."""
+        await self._async_life.prepare()
+
+    def started(self) -> bool:
+        """Declare the start finished, without hooks. Return whether the state changed.
+
+        It does not change if the process is ready or draining. After the end, this begins a new life.
+        """
+        return self._life.started()
+
+    def started_if_no_hooks(self) -> bool:
+        """Declare the start finished, unless there is a start hook or a dependency. Return whether the state changed.
+
+        For adapters, at the first request under a server that does not announce its start. A stopped process stays so.
+        """
+        return self._life.state is STARTING and not self._life.needs_start and self._life.started()
+
+    # Drain.
+
+    def drain(self) -> bool:
+        """Begin the drain: readiness fails from now on, and the drain hooks run in the background.
+
+        Requests in flight go on, and the server still accepts new ones. Return whether this call began the drain: False
+        if one has begun already, and after the end.
+        """
+        return self._life.drain()
+
+    def watch_drain(self, wake: Callable[[], None]) -> Callable[[], None] | None:
+        """Call `wake` when a drain begins, in the thread that begins it. For adapters; a service uses `on_drain`.
+
+        `wake` must not wait. Return a function that ends the watch, and may be called twice. If a drain has begun
+        already, return None and do not call `wake`.
+        """
+        return self._life.watch_drain(wake)
+
+    def wait_draining(self, timeout: Period = None) -> bool:
+        """Block until a drain begins, or for `timeout` (default: a year). Return whether it has begun."""
+        return wait_until(lambda: self.is_draining, _limit(timeout))
+
+    async def await_draining(self, timeout: Period = None) -> bool:  # noqa: ASYNC109 - the result says whether the time was enough
+        """Suspend as `wait_draining` blocks."""
+        from resilience.lifecycle import _aio  # noqa: PLC0415 - asyncio costs 40 ms, and blocking code needs none
+
+        return await _aio.wait_until(lambda: self.is_draining, _limit(timeout))
+
+    async def await_drain_hooks(self) -> bool:
+        """Suspend until no drain hook is running. Return whether that came within their timeouts."""
+        return await self._async_life.wait_drain_hooks()
+
+    def wait_idle(self, timeout: Period = None) -> bool:
+        """Block until no request is in flight. Return whether that came within `timeout` (default: `drain_timeout`)."""
+        return self._in_flight.wait(self._drain_limit(timeout))
+
+    async def await_idle(self, timeout: Period = None) -> bool:  # noqa: ASYNC109 - the result says whether the time was enough
+        """Suspend as `wait_idle` blocks."""
+        from resilience.lifecycle import _aio  # noqa: PLC0415 - asyncio costs 40 ms, and blocking code needs none
+
+        return await _aio.wait_idle(self._in_flight, self._drain_limit(timeout))
+
+    def wait_drained(self, timeout: Period = None) -> bool:
+        """Drain, then block for `drain_delay`, for the drain hooks, and until no request is in flight.
+
+        A second signal ends the delay. Return whether the last request left within `timeout`, by default the
+        option `drain_timeout`.
+        """
+        return self._life.wait_drained(self._drain_limit(timeout))
+
+    async def await_drained(self, timeout: Period = None) -> bool:  # noqa: ASYNC109 - the result says whether the time was enough
+        """Drain and suspend as `wait_drained` blocks."""
+        return await self._async_life.wait_drained(self._drain_limit(timeout))
+
+    def _drain_limit(self, timeout: Period) -> float:
+        return self.options.drain_timeout if timeout is None else seconds(timeout, "timeout")
+
+    # Stop.
+
+    def stop(self) -> None:
+        """Drain, wait for the drain hooks, run the stop hooks, and be stopped.
+
+        Does not wait for requests in flight; call `wait_drained` first. A second caller waits for the first one, for at
+        most `stop_timeout` seconds.
+        """
+        self._life.stop()
+
+    async def astop(self) -> None:
+        """Stop as `stop` does. Async hooks run in the calling loop."""
+        await self._async_life.stop()
+
+    def stopped(self) -> bool:
+        """Declare the end, without hooks. Return whether the state changed."""
+        return self._life.stopped()
 
     def stop_at_exit(self) -> None:
-        """Have `stop()` called when the interpreter ends, for servers that tell an application nothing (WSGI).
+        """Call `stop()` when the interpreter ends, for servers that do not announce the end (WSGI).
 
-        A lifecycle nobody holds any longer by then has nothing left to stop.
+        Nothing is called if this object has been garbage-collected by then.
         """
         if not self._stops_at_exit:
             self._stops_at_exit = True
-            atexit.register(_stop_if_begun, weakref.ref(self))
+            atexit.register(_stop_if_begun, weakref.ref(self._life))
 
-    def waiting(self, need: Need) -> Waiting:
-        """Return the wait for one dependency, which ends early once a drain has begun."""
-        return Waiting(need, self.events, lambda: self.state == DRAINING)
+    def install_signals(self, *numbers: int) -> bool:
+        """Drain on `SIGTERM` (or `numbers`), before the present handler gets the signal.
 
-    def judge(self, stage: str, hook: Hook, ended: Ended) -> None:
-        """Report a hook that failed or hangs. Raises `StartupError` for one that is required."""
-        complain(self.events, stage, hook, ended)
+        Call this in each worker, after the server has installed its handlers. The previous handler gets the signal
+        after `drain_delay` and the drain hooks, or at once if there is neither. A second signal ends the delay. If the
+        signal had no handler, the process waits for requests in flight, runs the stop hooks, and ends by the signal.
+        SIGINT is never held back. Return whether this was possible: it is not off the main thread, as in test clients.
+        """
+        return self.options.signals and SIGNALS.install(self._life, numbers or (signal.SIGTERM,))
 
     def __enter__(self) -> Self:
         self.install_signals()
-        self.is_inside = threading.current_thread() is threading.main_thread()
-        try:
-            self.start()
-        except BaseException:
-            self._leave()
-            raise
+        self._life.enter_block()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.drain()
-        self.is_attended = True
-        try:
-            if error is None:
-                self.wait_idle()
-        finally:
-            self._leave()
+        self._life.leave_block(has_failed=error is not None)
 
-    def _leave(self) -> None:
-        try:
-            self.stop()
-        finally:
-            self.is_inside = False
+    async def __aenter__(self) -> Self:
+        running_loop("Lifecycle")
+        self.install_signals()
+        await self._async_life.enter_block()
+        return self
 
-    def __aenter__(self) -> Coroutine[Any, Any, Self]:
-        from resilience.lifecycle._aio import entered  # noqa: PLC0415 - as above
-
-        return entered(self)
-
-    def __aexit__(
+    async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> Coroutine[Any, Any, None]:
-        from resilience.lifecycle._aio import left  # noqa: PLC0415 - as above
-
-        return left(self, is_orderly=error is None)
+    ) -> None:
+        await self._async_life.leave_block(has_failed=error is not None)
 
 
-def _stop_if_begun(reference: weakref.ref[Lifecycle]) -> None:
-    lifecycle = reference()
-    if lifecycle is not None and lifecycle.state in {READY, DRAINING}:
-        lifecycle.stop()
+def _stop_if_begun(reference: weakref.ref[Life]) -> None:
+    life = reference()
+    if life is not None:
+        life.stop_if_begun()
 
 
-def _limit(timeout: Span | None) -> float:
+def _limit(timeout: Period) -> float:
     return LONGEST if timeout is None else seconds(timeout, "timeout")

@@ -1,19 +1,24 @@
-"""What the lifecycle can be told."""
+"""The options of a lifecycle."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeAlias
 
 from resilience.options import Duration, Flag, Options, Text, option
 
-__all__ = ("LifecycleOptions",)
+__all__ = ("LifecycleOptions", "Period")
+
+Period: TypeAlias = float | str | timedelta | None
+"""Seconds, text such as `"250ms"`, or a `timedelta`. None stands for the default of the option."""
 
 _HOUR = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class LifecycleOptions(Options):
-    """How a process comes up and says goodbye."""
+    """How a process starts, drains and stops."""
 
     drain_delay: float = option(
         0.0, Duration(maximum=_HOUR), "how long to serve on after SIGTERM, until routers have noticed"

@@ -1,7 +1,8 @@
-"""SIGTERM, taken in front of the server that handles it: first the drain, then the server's own shutdown.
+"""SIGTERM, handled in front of the server's own handler: first the drain, then the server's shutdown.
 
-A handler runs in the middle of whatever the main thread does, which may hold any lock, or be a greenlet that must not
-switch. So it only sets attributes; a thread started long before looks at them ten times a second and does the rest.
+A signal handler interrupts the main thread anywhere. That thread may hold any lock, or be a greenlet that must not
+switch. So our handler only sets attributes. A thread, started when the handler was installed, polls these attributes
+ten times a second and does the rest.
 """
 
 from __future__ import annotations
@@ -13,39 +14,74 @@ import threading
 import time
 import weakref
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from resilience._support.fork import renew_after_fork
 from resilience.errors import one_line
-from resilience.lifecycle._sync import SLICE, wait_until
+from resilience.lifecycle._hooks import POLL_INTERVAL, wait_until
+from resilience.lifecycle._in_flight import InFlight
+from resilience.lifecycle._machine import HookProgress, Shutdown
+from resilience.lifecycle._options import LifecycleOptions
 from resilience.options import LONGEST
 
-if TYPE_CHECKING:
-    from resilience.lifecycle._lifecycle import Lifecycle
-    from resilience.lifecycle._standing import Standing
-
-__all__ = ("SIGNALS", "Signals", "is_of_a_loop")
+__all__ = ("SIGNALS", "SignalTarget", "Signals", "belongs_to_a_loop")
 
 _log = logging.getLogger("resilience")
 
 _ECHO = 0.1
-"""Seconds within which a second signal is the first one again: sent to a process group, it arrives by two ways."""
-_LAST_WORD = 3
-_BASE = 128
-_OF_LOOPS = ("_sighandler_noop", "__sighandler")
+"""Seconds within which a second signal counts as the first one: a signal to a process group may arrive twice."""
+_LAST_COUNT = 3
+"""The number of the signal that ends the wait for requests in flight, if no server handles the signal."""
+_STATUS_BASE = 128
+_LOOP_HANDLERS = ("_sighandler_noop", "__sighandler")
 
 
-def is_of_a_loop(handler: Any) -> bool:
-    """Whether an event loop (asyncio's, uvloop's) sees the signal by itself: its handler in Python does nothing."""
+class SignalTarget(Protocol):
+    """What a signal needs of a lifecycle. `Life` has it."""
+
+    options: LifecycleOptions
+    in_flight: InFlight
+    in_with_block: bool
+
+    @property
+    def shutdown(self) -> Shutdown:
+        """The shutdown of the present life."""
+        ...
+
+    @property
+    def has_drain_work(self) -> bool:
+        """Whether there is something to do between the signal and the server's own shutdown."""
+        ...
+
+    @property
+    def drain_hooks_timeout(self) -> float:
+        """Seconds that all drain hooks together may take."""
+        ...
+
+    def drain_hooks_done(self) -> bool:
+        """Return whether no drain hook is running."""
+        ...
+
+    def on_signal(self, name: str) -> None:
+        """Begin the drain because of a signal."""
+        ...
+
+    def stop(self) -> None:
+        """Run the stop hooks."""
+        ...
+
+
+def belongs_to_a_loop(handler: Any) -> bool:
+    """Whether an event loop (asyncio's, uvloop's) handles the signal by itself: its handler in Python does nothing."""
     names = (getattr(handler, "__qualname__", ""), getattr(handler, "__name__", ""))
-    return any(str(name).endswith(_OF_LOOPS) for name in names)
+    return any(str(name).endswith(_LOOP_HANDLERS) for name in names)
 
 
 class Signals:
-    """Stands between a signal and who handled it before, for every lifecycle of this process somebody still holds."""
+    """The one handler of this process, for all its lifecycles that are still in use, and the handlers before it."""
 
     def __init__(self) -> None:
-        self._known: tuple[weakref.ref[Lifecycle], ...] = ()
+        self._known: tuple[weakref.ref[SignalTarget], ...] = ()
         self._previous: dict[int, list[Any]] = {}
         self._watch: object = None
         self._masks = threading.local()
@@ -53,66 +89,66 @@ class Signals:
         renew_after_fork(self)
 
     @property
-    def _lifecycles(self) -> tuple[Lifecycle, ...]:
+    def _targets(self) -> tuple[SignalTarget, ...]:
         found = [reference() for reference in self._known]
-        return tuple(lifecycle for lifecycle in found if lifecycle is not None)
+        return tuple(target for target in found if target is not None)
 
-    def _renew(self) -> None:
+    def _reset(self) -> None:
         self._number = self._count = self._depth = 0
         self._at = 0.0
         self.came_twice = self._is_due = self._has_passed = False
 
     def after_fork(self) -> None:
-        """Be gone in a forked child: nobody watches there, and a process pool ends its children by SIGTERM."""
+        """Remove the handler in a forked child: it has no thread that watches, and process pools end it by SIGTERM."""
         self._known, self._watch = (), None
-        self._lock = threading.RLock()  # never taken by the handler
+        self._lock = threading.RLock()  # the handler never takes it
         self._restore()
-        self._renew()
+        self._reset()
 
-    def install(self, lifecycle: Lifecycle, numbers: tuple[int, ...]) -> bool:
-        """Drain `lifecycle` on these signals from now on; False where that cannot be, as off the main thread."""
+    def install(self, target: SignalTarget, numbers: tuple[int, ...]) -> bool:
+        """Drain `target` on these signals from now on. Return False if that is impossible, as off the main thread."""
         if threading.current_thread() is not threading.main_thread():
             return False
         try:
             taken = [self._take(number) for number in numbers]
         except ValueError:  # a sub-interpreter
             return False
-        return any(taken) and self._watches_for(lifecycle)
+        return any(taken) and self._watch_for(target)
 
-    def _watches_for(self, lifecycle: Lifecycle) -> bool:
+    def _watch_for(self, target: SignalTarget) -> bool:
         with self._lock:
-            others = [one for one in self._lifecycles if one is not lifecycle]
-            self._known = tuple(map(weakref.ref, (*others, lifecycle)))
+            others = [each for each in self._targets if each is not target]
+            self._known = tuple(map(weakref.ref, (*others, target)))
             try:
                 self._start_watching()
-            except RuntimeError as error:  # no more threads, and a signal held back would stay so
-                self.forget(lifecycle)
+            except RuntimeError as error:  # no more threads: a signal that the handler holds back would be lost
+                self.forget(target)
                 _log.warning("signals are not watched for: %s", one_line(error))
                 return False
         return True
 
     def _take(self, number: int) -> bool:
         handler = signal.getsignal(number)
-        if handler is None or handler is signal.SIG_IGN:  # C code's, or a wish not to be disturbed
+        if handler is None or handler is signal.SIG_IGN:  # installed by C code, or the process ignores this signal
             return False
         if handler != self._handle:
             if handler is signal.SIG_DFL:
                 self._previous.pop(number, None)
-            # Whoever has taken it from us meanwhile will call us in turn: `_pass_on` goes down this list.
+            # If another handler replaced ours, it may call ours in turn. `_pass_on` then goes one down in this list.
             self._previous.setdefault(number, []).append(handler)
             signal.signal(number, self._handle)
         return True
 
     def _start_watching(self) -> None:
         if self._watch is None:
-            self._renew()
+            self._reset()
             self._watch = watch = object()
             threading.Thread(target=self._wait, args=(watch,), name="resilience-signals", daemon=True).start()
 
-    def forget(self, lifecycle: Standing) -> None:
-        """Leave the signals to who handled them before, once no lifecycle is left to drain."""
+    def forget(self, target: SignalTarget) -> None:
+        """Drain `target` no longer. With the last target, put the previous handlers back."""
         with self._lock:
-            left = [one for one in self._lifecycles if one is not lifecycle]
+            left = [each for each in self._targets if each is not target]
             self._known = tuple(map(weakref.ref, left))
             if left:
                 return
@@ -124,29 +160,29 @@ class Signals:
         for number, handlers in tuple(self._previous.items()):
             if signal.getsignal(number) == self._handle:
                 signal.signal(number, handlers[-1])
-                del self._previous[number]  # not before: whoever has taken it from us may still call us
+                del self._previous[number]  # not if another handler has replaced ours: it may still call ours
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        """Take note, in the main thread. Nothing in here waits, logs, locks or starts anything."""
-        if self._depth or self._is_due or not self._lifecycles:
+        """Note the signal, in the main thread. Nothing in here waits, logs, locks or starts a thread."""
+        if self._depth or self._is_due or not self._targets:
             self._pass_on(number, frame)
         elif not self._count:
             self._at, self._number = time.monotonic(), number
             self._count = 1
-            if not self._is_held(number):
+            if not self._is_held_back(number):
                 self._pass_on(number, frame)
         elif number != self._number or time.monotonic() - self._at >= _ECHO:
             self._count += 1
             self.came_twice = True
-            if number == signal.SIGINT or not self._is_deadly(number) or self._count >= _LAST_WORD:
+            if number == signal.SIGINT or not self._is_fatal(number) or self._count >= _LAST_COUNT:
                 self._pass_on(number, frame)
 
-    def _is_held(self, number: int) -> bool:
+    def _is_held_back(self, number: int) -> bool:
         if number == signal.SIGINT:
             return False
-        return self._is_deadly(number) or any(lifecycle.holds for lifecycle in self._lifecycles)
+        return self._is_fatal(number) or any(target.has_drain_work for target in self._targets)
 
-    def _is_deadly(self, number: int) -> bool:
+    def _is_fatal(self, number: int) -> bool:
         return self._handler(number) is signal.SIG_DFL
 
     def _handler(self, number: int) -> Any:
@@ -157,20 +193,20 @@ class Signals:
         handler = self._handler(number)
         self._has_passed = True
         if handler is signal.SIG_DFL:
-            self._die(number)
-        elif callable(handler) and not is_of_a_loop(handler):
+            self._end_process(number)
+        elif callable(handler) and not belongs_to_a_loop(handler):
             self._depth += 1
             try:
                 handler(number, frame)
             finally:
                 self._depth -= 1
 
-    def _die(self, number: int) -> None:
-        """End the process as the signal would have; a `with lifecycle:` block is left in an orderly way."""
-        for lifecycle in self._lifecycles:
-            if lifecycle.is_inside and not lifecycle.is_stopping:
-                raise SystemExit(_BASE + number)
-            if lifecycle.is_inside and self._count < _LAST_WORD:
+    def _end_process(self, number: int) -> None:
+        """End the process as the signal would have. A `with lifecycle:` block is left by `SystemExit`."""
+        for target in self._targets:
+            if target.in_with_block and target.shutdown.stop_hooks is HookProgress.NOT_RUN:
+                raise SystemExit(_STATUS_BASE + number)
+            if target.in_with_block and self._count < _LAST_COUNT:
                 return
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
@@ -178,61 +214,61 @@ class Signals:
     def _wait(self, watch: object) -> None:
         while self._is_watched_by(watch):
             if self._count:
-                self._depart(self._number, self._lifecycles)
+                self._drain(self._number, self._targets)
                 return
-            time.sleep(SLICE)
+            time.sleep(POLL_INTERVAL)
 
     def _is_watched_by(self, watch: object) -> bool:
-        """Whether this is still the watcher; it gives up once nobody is left to drain."""
-        if self._watch is watch and not self._lifecycles:
+        """Whether this is still the thread that watches. It ends once no lifecycle is left."""
+        if self._watch is watch and not self._targets:
             with self._lock:
-                if self._watch is watch and not self._lifecycles:
+                if self._watch is watch and not self._targets:
                     self._watch = None
         return self._watch is watch
 
-    def _depart(self, number: int, lifecycles: tuple[Lifecycle, ...]) -> None:
+    def _drain(self, number: int, targets: tuple[SignalTarget, ...]) -> None:
         handler = self._handler(number)
-        for lifecycle in lifecycles:
-            lifecycle.signalled(signal.Signals(number).name)
-        if is_of_a_loop(handler):
-            if any(lifecycle.options.drain_delay for lifecycle in lifecycles):
+        for target in targets:
+            target.on_signal(signal.Signals(number).name)
+        if belongs_to_a_loop(handler):
+            if any(target.options.drain_delay for target in targets):
                 _log.warning("the event loop of this server takes signals itself: drain_delay cannot hold it back")
             return
-        self._hold(lifecycles)
+        for target in targets:
+            self._hold_back(target)
         if handler is signal.SIG_DFL:
-            for lifecycle in lifecycles:
-                self._end(lifecycle)
+            for target in targets:
+                self._finish(target)
         if not self._has_passed and signal.getsignal(number) == self._handle:
             self._is_due = True
             os.kill(os.getpid(), number)
 
-    def _hold(self, lifecycles: tuple[Lifecycle, ...]) -> None:
-        """Serve on, until routers have noticed and registries have been told."""
-        for lifecycle in lifecycles:
-            wait_until(self._is_waited_for, self._at + lifecycle.options.drain_delay - time.monotonic())
-            wait_until(lambda one=lifecycle: self._is_waited_for() or one.is_deregistered, lifecycle.longest_goodbye)  # type: ignore[misc]  # mypy knows no default of a lambda
+    def _hold_back(self, target: SignalTarget) -> None:
+        """Let the server go on, until routers have noticed the drain and the drain hooks have run."""
+        wait_until(self._is_hurried, self._at + target.options.drain_delay - time.monotonic())
+        wait_until(lambda: self._is_hurried() or target.drain_hooks_done(), target.drain_hooks_timeout)
 
-    def _is_waited_for(self) -> bool:
+    def _is_hurried(self) -> bool:
         return self.came_twice or self._has_passed
 
-    def _end(self, lifecycle: Lifecycle) -> None:
-        """Do what no server does here: wait for work under way, and stop."""
-        limit = lifecycle.options.drain_timeout
-        if not lifecycle.is_inside:
-            wait_until(lambda: self._has_passed or not lifecycle.in_flight, limit)
-            lifecycle.stop()
-        elif lifecycle.is_attended:  # the main thread drains, within limits of its own, and stops then
-            wait_until(lambda: self._has_passed or not lifecycle.is_inside, LONGEST)
-        else:  # it leaves and stops by itself, if it looks whether it should
-            wait_until(lambda: self._is_waited_for() or not lifecycle.is_inside, limit)
+    def _finish(self, target: SignalTarget) -> None:
+        """Wait for requests in flight and stop, as a server would do. Here no server handles the signal."""
+        limit = target.options.drain_timeout
+        if not target.in_with_block:
+            wait_until(lambda: self._has_passed or not target.in_flight.count, limit)
+            target.stop()
+        elif target.shutdown.is_observed:  # the main thread drains within limits of its own, and then stops
+            wait_until(lambda: self._has_passed or not target.in_with_block, LONGEST)
+        else:  # the main thread leaves its block and stops by itself, if it looks at `is_draining`
+            wait_until(lambda: self._is_hurried() or not target.in_with_block, limit)
 
     def mask(self) -> None:
-        """Hold signals back while this thread forks: one that came to the child before `after_fork` would be lost."""
+        """Block signals while this thread forks. A signal to the child before its `after_fork` would be lost."""
         if self._previous:
             self._masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, self._previous)
 
     def unmask(self) -> None:
-        """Let them through again, on both sides of the fork."""
+        """Unblock them again, on both sides of the fork."""
         before = self._masks.__dict__.pop("before", None)
         if before is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -241,5 +277,5 @@ class Signals:
 SIGNALS = Signals()
 
 if hasattr(os, "register_at_fork"):
-    # After those of `_fork`, so that in the child the handlers before ours are back when a signal comes through.
+    # Registered after `_support.fork`: in the child, the previous handlers are back before a signal is unblocked.
     os.register_at_fork(before=SIGNALS.mask, after_in_parent=SIGNALS.unmask, after_in_child=SIGNALS.unmask)

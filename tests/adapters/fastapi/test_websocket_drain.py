@@ -136,6 +136,6 @@ def test_nothing_stays_behind(serve: Any, toolkit: Any) -> None:
             socket.send("a")
             assert socket.recv(5) == "a"
     assert talk.gone()
-    assert lifecycle._drain_watchers == set()
+    assert lifecycle._life._drain_watchers == set()
     assert lifecycle.drain()
     assert talk.ended == [1000] * 3

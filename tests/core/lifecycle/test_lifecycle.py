@@ -8,7 +8,7 @@ import pytest
 
 from resilience.errors import ConfigurationError
 from resilience.lifecycle import Lifecycle, LifecycleOptions
-from resilience.lifecycle._machine import DRAINING, READY, STARTING, STOPPED, Machine
+from resilience.lifecycle._machine import DRAINING, READY, STARTING, STOPPED, LifecycleMachine, LifecycleState
 from resilience.testing import ManualClock, RecordingListener
 
 STATES = (STARTING, READY, DRAINING, STOPPED)
@@ -25,9 +25,9 @@ ALLOWED = {
 
 @pytest.mark.parametrize("before", STATES)
 @pytest.mark.parametrize("after", [READY, DRAINING, STOPPED])
-def test_transitions(before: str, after: str) -> None:
+def test_transitions(before: LifecycleState, after: LifecycleState) -> None:
     """A process moves forward only, and a drain is never taken back."""
-    machine = Machine(10.0)
+    machine = LifecycleMachine(10.0)
     machine.state = before
     change = machine.become(after, 12.5)
     assert (change is not None) == ((before, after) in ALLOWED)
@@ -139,15 +139,15 @@ def test_no_last_request_is_missed() -> None:
             together.wait(10)
             assert lifecycle.wait_idle("10s")
         leaving.result()
-    assert not lifecycle._waiters
+    assert not lifecycle._in_flight._waiters
 
 
 def test_who_came_in_meanwhile_is_waited_for() -> None:
     """A request that comes in between the last one's end and the wake-up keeps the waiting going."""
     lifecycle, woken = Lifecycle(), list[bool]()
     lifecycle.enter()
-    assert lifecycle.watch_idle(lambda: woken.append(True))
-    lifecycle._wake()
+    assert lifecycle._in_flight.watch(lambda: woken.append(True))
+    lifecycle._in_flight._wake()
     assert not woken
     lifecycle.leave()
     assert woken == [True]
@@ -178,7 +178,7 @@ def test_wait_idle_gives_up() -> None:
     lifecycle.enter()
     assert not lifecycle.wait_idle(0)
     assert not lifecycle.wait_idle()
-    assert not lifecycle._waiters
+    assert not lifecycle._in_flight._waiters
 
 
 @pytest.mark.parametrize("bad", [-1, float("nan"), float("inf"), "soon", True])
@@ -206,11 +206,11 @@ async def test_cancelled_wait_leaves_nothing_behind() -> None:
     lifecycle.enter()
     waiting = asyncio.create_task(lifecycle.await_idle(10))
     await asyncio.sleep(0)
-    assert lifecycle._waiters
+    assert lifecycle._in_flight._waiters
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert not lifecycle._waiters
+    assert not lifecycle._in_flight._waiters
 
 
 async def test_a_callers_own_timeout_is_not_ours() -> None:
@@ -229,7 +229,7 @@ def test_a_closed_loop_does_not_hurt_the_last_request() -> None:
     loop = asyncio.new_event_loop()
     waiting = loop.create_task(lifecycle.await_idle(10))
     loop.run_until_complete(asyncio.sleep(0))
-    wake = next(iter(lifecycle._waiters))
+    wake = next(iter(lifecycle._in_flight._waiters))
     waiting.cancel()
     loop.run_until_complete(asyncio.gather(waiting, return_exceptions=True))
     loop.close()
@@ -247,7 +247,7 @@ def test_a_forked_child_counts_afresh() -> None:
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with lifecycle._lock:
+        with lifecycle._life._lock, lifecycle._in_flight._lock:
             held.set()
             release.wait(10)
 

@@ -18,7 +18,7 @@ from redis_process import free_port
 from server_process import ServerProcess, started
 
 from resilience.lifecycle import Lifecycle, LifecycleOptions
-from resilience.lifecycle._signals import SIGNALS, Signals, is_of_a_loop
+from resilience.lifecycle._signals import SIGNALS, Signals, belongs_to_a_loop
 
 Run = Callable[..., ServerProcess]
 
@@ -506,7 +506,7 @@ async def test_a_loop_sees_the_signal_by_itself(caplog: pytest.LogCaptureFixture
     heard = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, heard.set)
-    assert is_of_a_loop(signal.getsignal(signal.SIGTERM))
+    assert belongs_to_a_loop(signal.getsignal(signal.SIGTERM))
     lifecycle = Lifecycle(LifecycleOptions(drain_delay=5))
     lifecycle.started()
     assert lifecycle.install_signals()

@@ -240,7 +240,7 @@ def test_drain_hooks_block_nobody() -> None:
     lifecycle.on_stop(lambda: log.append("stopped"))
     lifecycle.started()
     assert (lifecycle.drain(), lifecycle.drain()) == (True, False)
-    assert not lifecycle.is_deregistered
+    assert not lifecycle._life.drain_hooks_done()
     stopping = threading.Thread(target=lifecycle.stop)
     stopping.start()
     release.set()
