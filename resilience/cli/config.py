@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from resilience.cli.answer import Answer, Paint
 from resilience.config import Config, ConfigurationWarning, Setting, load
-from resilience.config._reference import reference
+from resilience.config._render import reference
 
 if TYPE_CHECKING:
     import argparse

@@ -11,8 +11,8 @@ from resilience._support.redaction import redacted
 from resilience.config import _schema
 from resilience.config._machine import Settled, Value, build, effective, instances
 from resilience.config._names import fold, variable
+from resilience.config._render import written
 from resilience.config._schema import POLICIES, Section
-from resilience.config._text import written
 from resilience.options import rule_of
 
 if TYPE_CHECKING:
@@ -116,8 +116,12 @@ class Config:
     def sources(self, name: str, kind: str) -> Mapping[str, str]:
         """Return where each option of one policy of the pipeline comes from; `kind` is a key of `pipeline(name)`."""
         known = _schema.section(f"pipeline.*.{kind}")
-        settings = zip(known.fields, self._of(known, fold(name)), strict=True)
-        return {field: setting.source for field, setting in settings if field != "enabled"}
+        found = effective(self._settled, known, fold(name))
+        return {
+            field: found[field].entry.source if field in found else "default"
+            for field in known.fields
+            if field != "enabled"
+        }
 
     def limiter(self, name: str) -> RateLimitOptions | None:
         """Return rate and burst of a limiter, or None when it is not configured."""

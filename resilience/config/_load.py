@@ -8,10 +8,9 @@ from typing import Any
 
 from resilience._support.redaction import hidden, type_of
 from resilience.config._config import Config
-from resilience.config._file import read_toml
 from resilience.config._machine import settle
 from resilience.config._names import Key
-from resilience.config._reading import Reading, read_arguments, read_environment, read_file
+from resilience.config._read import Reading, read_arguments, read_environment, read_file, read_toml
 from resilience.config._warning import warn
 from resilience.errors import ConfigurationError, Problem
 

@@ -10,9 +10,9 @@ from resilience._support.redaction import redacted
 from resilience.config import _schema
 from resilience.config._names import Key, variable
 from resilience.config._problems import Missing
-from resilience.config._reading import Entry, Reading
+from resilience.config._read import Entry, Reading
+from resilience.config._render import written
 from resilience.config._schema import DEFAULT, Section
-from resilience.config._text import written
 from resilience.errors import ConfigurationError, Problem
 from resilience.options import Options, Refused, rule_of
 
@@ -93,12 +93,15 @@ def instances(settled: Settled, prefix: str) -> tuple[str, ...]:
 
 
 def effective(settled: Settled, section: Section, instance: str = "") -> dict[str, Value]:
-    """Return what was set of one section, field by field; an instance's own word beats what it inherits."""
+    """Return the values of one section that were set, field by field.
+
+    A value that an instance has itself comes before the value that it inherits.
+    """
     found = {}
     for parent in (DEFAULT, instance) if section.is_switched else (instance,):
-        for key, value in settled.items():  # not over the fields: that would import a slice nobody has mentioned
-            if section.covers(key) and section.instance_in(key) == parent:
-                found[key[-1]] = value
+        path = section.path(parent)
+        # Not over the fields of the section: that would import a package that no setting mentions.
+        found.update((key[-1], value) for key, value in settled.items() if key[:-1] == path)
     return found
 
 
@@ -114,8 +117,7 @@ def _problems_together(settled: Settled, spoiled: set[Key]) -> Iterator[Problem]
     """Yield what is wrong only in combination, once each, under the name of the variable that was set."""
     seen = set()
     for section, instance in _mentioned(settled):
-        inherited = {section.key(field, name) for field in section.fields for name in (instance, DEFAULT)}
-        if inherited & spoiled:
+        if any(key[:-1] in (section.path(instance), section.path(DEFAULT)) for key in spoiled):
             continue  # with one of its values unknown, the rest cannot be judged
         for problem in _problems_of(settled, section, instance):
             if str(problem) not in seen:
@@ -124,11 +126,11 @@ def _problems_together(settled: Settled, spoiled: set[Key]) -> Iterator[Problem]
 
 
 def _mentioned(settled: Settled) -> Iterator[tuple[Section, str]]:
+    paths = {key[:-1] for key in settled}
+    names = {prefix: instances(settled, prefix) for prefix in {path[0] for path in paths if path}}
     for section in _schema.SECTIONS:
-        prefix = next(iter(section.words), "")
-        names = instances(settled, prefix) if section.has_instances else ("",)
-        for name in names:
-            if any(section.covers(key) and section.instance_in(key) in (name, DEFAULT) for key in settled):
+        for name in names.get(section.words[0], ()) if section.has_instances else ("",):
+            if not paths.isdisjoint((section.path(name), section.path(DEFAULT))):
                 yield section, name
 
 

@@ -1,14 +1,15 @@
-"""What can be wrong with a setting besides its value."""
+"""Problems of settings besides their values, and hints to the setting that was meant."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
 
-from resilience.config._names import fold, variable
-from resilience.config._nearest import nearest
+from resilience.config._names import PREFIX, Key, Origin, dotted, fold, variable
+from resilience.config._schema import ANY, DEFAULT, SECTIONS, Section, section
 from resilience.errors import Problem
 
-__all__ = ("Clash", "Missing", "NoPipeline", "Unknown")
+__all__ = ("Clash", "Missing", "NoPipeline", "Unknown", "alike", "follows", "hint", "nearest")
 
 
 class Unknown(Problem):
@@ -62,3 +63,95 @@ class NoPipeline(Problem):
     def __str__(self) -> str:
         text = f"no pipeline {self.value!r} is configured; {self.expected}"
         return text + (f" ({self.hint})" if self.hint else "")
+
+
+_NAME = "<name>"
+_SAME_FIELD = 0.7
+"""Fields share words (`threshold`, `timeout`), so that more of one has to be right than of a section or a policy."""
+
+
+def hint(key: Key, origin: Origin) -> str:
+    """Return the setting that was meant by `key`, else what could stand where it goes wrong.
+
+    This imports every slice, to know all settings.
+    """
+    is_variable = origin == "environment"
+    meant = _misspelt(key) or _misparted("_".join(key))
+    if meant:
+        return f"did you mean {variable(meant) if is_variable else dotted(meant)}?"
+    start, names = follows(key, origin)
+    if is_variable:
+        place = f"{variable(start)}__" if start else PREFIX
+        return f"{place} is followed by {', '.join(names).upper()}"
+    return f"{dotted(start)} is followed by {', '.join(names)}" if start else f"there are {', '.join(names)}"
+
+
+def follows(key: Key, origin: Origin) -> tuple[Key, list[str]]:
+    """Return the words at the start of `key` that mean something, and those that can come after them."""
+    for length in range(len(key), 0, -1):
+        if names := list(dict.fromkeys(_after(key[:length]))):
+            return key[:length], names
+    loader = section("").fields if origin == "file" else {}  # a file that is being read cannot say which file to read
+    return (), [name for name in dict.fromkeys(_after(())) if name not in loader]
+
+
+def _after(start: Key) -> Iterator[str]:
+    for known in SECTIONS:
+        if known.begins_with(start):
+            rest = known.words[len(start) :]
+            yield from (_NAME if rest[0] == ANY else rest[0],) if rest else known.fields
+
+
+def _misspelt(key: Key) -> Key | None:
+    """Return the setting that is most alike, word by word: each of them has to be."""
+    instance = key[1] if len(key) > 2 else ""  # noqa: PLR2004 - section, instance, field
+    ratio, meant = max(((_likeness(key, each), each) for each in _settings(instance)), key=lambda found: found[0])
+    return meant if ratio and meant != key else None
+
+
+def _settings(instance: str) -> Iterator[Key]:
+    return (known.key(field, instance) for known in SECTIONS for field in known.fields)
+
+
+def _likeness(key: Key, other: Key) -> float:
+    if len(key) != len(other):
+        return 0.0
+    ratios = [alike(word, actual) for word, actual in zip(key, other, strict=True)]
+    return sum(ratios) if all(ratios) and ratios[-1] >= _SAME_FIELD else 0.0
+
+
+def _misparted(text: str) -> Key | None:
+    """Return the setting whose words stand in `text`, with a `_` too many or too few between them, or no instance."""
+    found = ((known, field, _instance(text, known, field)) for known in SECTIONS for field in known.fields)
+    keys = [known.key(field, instance) for known, field, instance in found if instance is not None]
+    return max(keys, key=lambda key: sum(map(len, key[2:])), default=None)  # the most words of a policy and its field
+
+
+def _instance(text: str, known: Section, field: str) -> str | None:
+    """Return whose setting of this field `text` names, None where it names another one."""
+    if not known.has_instances:
+        return "" if text == "_".join(known.key(field)) else None
+    missing = DEFAULT if known.is_switched else _NAME
+    head, _, *middle = known.words
+    tail = "_".join((*middle, field))
+    if known.is_switched and text == tail:
+        return missing
+    if text.startswith(f"{head}_") and text.endswith(f"_{tail}"):
+        return text[len(head) + 1 : -len(tail) - 1] or missing
+    return None
+
+
+_FLOOR = 0.6
+"""Words less alike than this have nothing to do with one another."""
+
+
+def alike(word: str, other: str) -> float:
+    """Return how alike two words are, up to 1 for the same one; 0 where one cannot have been meant by the other."""
+    ratio = difflib.SequenceMatcher(None, word, other).ratio()
+    return ratio if ratio >= _FLOOR else 0.0
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the one of `known` that is most alike, "" where none is."""
+    ratio, best = max(((alike(word, each), each) for each in known), default=(0.0, ""))
+    return best if ratio else ""

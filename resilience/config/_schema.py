@@ -45,24 +45,24 @@ class Section:
     needs: str = ""
     without: frozenset[str] = frozenset()
 
-    @property
+    @functools.cached_property
     def words(self) -> Key:
         """The pattern, word by word."""
         return tuple(filter(None, self.pattern.split(".")))
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """The last word: what the section is about."""
         return next((word for word in reversed(self.words) if word != ANY), "")
 
-    @property
+    @functools.cached_property
     def is_switched(self) -> bool:
         """Whether it can be turned on and off, and inherits from `default`."""
         return self.pattern.startswith("pipeline.")
 
-    @property
+    @functools.cached_property
     def has_instances(self) -> bool:
-        """Whether there is one per name."""
+        """Whether each name has its own settings."""
         return ANY in self.words
 
     @functools.cached_property
@@ -85,17 +85,20 @@ class Section:
         }
         return {**SwitchOptions.fields(), **own} if self.is_switched else own
 
+    def path(self, instance: str = "") -> Key:
+        """Return the words in front of a field, for one instance if the section has instances."""
+        if not self.has_instances:
+            return self.words
+        first, _, *rest = self.words
+        return (first, instance, *rest)
+
     def key(self, field: str, instance: str = "") -> Key:
-        """Return the key of `field`, for one instance where there are several."""
-        return (*(instance if word == ANY else word for word in self.words), field)
+        """Return the key of `field`, for one instance if the section has instances."""
+        return (*self.path(instance), field)
 
     def instance_in(self, key: Key) -> str:
-        """Return which instance `key`, one of this section, speaks of."""
-        return next((actual for word, actual in zip(self.words, key, strict=False) if word == ANY), "")
-
-    def covers(self, key: Key) -> bool:
-        """Tell whether `key` has the shape of this section; its field may still be unknown."""
-        return len(key) == len(self.words) + 1 and self.begins_with(key[:-1])
+        """Return the instance that `key`, one of this section, belongs to."""
+        return key[1] if self.has_instances else ""
 
     def begins_with(self, start: Key) -> bool:
         """Tell whether the path to a field of this section can begin with these words, or is made of them."""
@@ -155,6 +158,7 @@ SECTIONS = (
 
 POLICIES = tuple(known for known in SECTIONS if known.is_switched)
 _BY_PATTERN = {known.pattern: known for known in SECTIONS}
+_BY_WORDS = {known.words: known for known in SECTIONS}
 
 
 def section(pattern: str) -> Section:
@@ -163,6 +167,9 @@ def section(pattern: str) -> Section:
 
 
 def find(key: Key) -> Section | None:
-    """Return the section in which `key` names a field, or None when there is no such setting."""
-    covering = next((known for known in SECTIONS if known.covers(key)), None)
-    return covering if covering is not None and key[-1] in covering.fields else None
+    """Return the section in which `key` names a field, or None if there is no such setting."""
+    *path, field = key
+    if len(path) > 1 and path[1]:
+        path[1] = ANY  # the second word of a path is the name of an instance
+    known = _BY_WORDS.get(tuple(path))
+    return known if known is not None and field in known.fields else None

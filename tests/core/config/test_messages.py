@@ -5,7 +5,7 @@ import pytest
 from resilience.config import load
 from resilience.config._machine import Value, effective, instances
 from resilience.config._names import Key
-from resilience.config._reading import Entry
+from resilience.config._read import Entry
 from resilience.config._schema import section
 from resilience.errors import ConfigurationError
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilience.config import load
-from resilience.config._quotes import STRAY, unquoted
+from resilience.config._read import STRAY, unquoted
 from resilience.errors import ConfigurationError
 
 VALUES: dict[str, tuple[str, Any]] = {

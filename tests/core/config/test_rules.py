@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from resilience.config import load
 from resilience.config._names import variable
+from resilience.config._render import written
 from resilience.config._schema import SECTIONS, Section
-from resilience.config._text import written
 from resilience.errors import ConfigurationError, Problem
 from resilience.options import Choice, Duration, Flag, Listing, Number, Refused, Rule, Text, Whole, rule_of
 

@@ -12,8 +12,8 @@ import pytest
 import resilience
 from resilience.config import Config, load
 from resilience.config._names import variable
+from resilience.config._render import written
 from resilience.config._schema import SECTIONS, Section, find, section
-from resilience.config._text import written
 from resilience.options import Instance, Opaque, Options, Rule, rule_of
 
 

@@ -1,20 +1,20 @@
-"""From variables, files and arguments to entries: who said what about which setting. Pure."""
+"""Read variables, a file and arguments into entries: who said what about which setting."""
 
 from __future__ import annotations
 
 import dataclasses
+import stat
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from resilience._support.redaction import Secret, type_of
 from resilience.config import _schema
-from resilience.config._hint import follows, hint
 from resilience.config._names import Key, Origin, dotted, fold, is_foreign, split, variable
-from resilience.config._problems import Clash, Unknown
-from resilience.config._quotes import STRAY, unquoted
+from resilience.config._problems import Clash, Unknown, follows, hint
 from resilience.errors import Problem
 
-__all__ = ("Entry", "Reading", "read_arguments", "read_environment", "read_file")
+__all__ = ("STRAY", "Entry", "Reading", "read_arguments", "read_environment", "read_file", "read_toml", "unquoted")
 
 
 class Entry(NamedTuple):
@@ -112,3 +112,51 @@ def _unknown(key: Key, entry: Entry) -> Problem:
     if entry.origin == "argument" and start == key:  # told by its type alone: it may be a URL with a password
         return Problem(entry.spelled, type_of(entry.raw), f"a mapping of {', '.join(names)}")
     return Unknown(entry.spelled, _NOUNS[entry.origin], hint(key, entry.origin))
+
+
+STRAY = "no quote at either end, or the same one at both ends and nowhere between them"
+"""Completes the sentence "expected ..."."""
+
+_QUOTES = ("'", '"')
+
+
+def unquoted(text: str) -> str | None:
+    """Return the value without the one pair of quotes around it, or None if there are quotes that make no pair.
+
+    No setting has a value that begins or ends with a quote, so a pair is never part of it. A JSON array may be between
+    two quotes and hold the same ones.
+    """
+    if not text.startswith(_QUOTES) and not text.endswith(_QUOTES):
+        return text
+    quote, inner = text[:1], text[1:-1].strip()
+    is_pair = len(text) > 1 and quote in _QUOTES and text.endswith(quote)
+    if not is_pair or inner.startswith(_QUOTES) or inner.endswith(_QUOTES):
+        return None
+    return inner if quote not in inner or inner.startswith("[") else None
+
+
+LARGEST = 1_000_000
+"""Bytes. A configuration beyond it is some other file, named by mistake."""
+
+
+def read_toml(path: str, spelled: str) -> tuple[dict[str, Any], list[Problem]]:
+    """Return the tables of the file at `path`, or the problem with it under the name that gave the path."""
+    import tomllib  # noqa: PLC0415 - 5 ms that only users of a file pay
+
+    try:
+        return tomllib.loads(_content(path)), []
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a path with a null byte, nesting without end
+        reason = str(error) or type(error).__name__
+    return {}, [Problem(spelled, path, "a readable TOML file", reason)]
+
+
+def _content(path: str) -> str:
+    place = Path(path)
+    status = place.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a regular file")
+    if status.st_size > LARGEST:
+        raise ValueError(f"larger than {LARGEST:,} bytes")
+    return place.read_text(encoding="utf-8")
