@@ -97,7 +97,7 @@ def effective(settled: Settled, section: Section, instance: str = "") -> dict[st
 
     A value that an instance has itself comes before the value that it inherits.
     """
-    found = {}
+    found: dict[str, Value] = {}
     for parent in (DEFAULT, instance) if section.is_switched else (instance,):
         path = section.path(parent)
         # Not over the fields of the section: that would import a package that no setting mentions.
