@@ -28,12 +28,15 @@ import resilience_http
 from resilience import AppError, CircuitOpenError, ConfigurationError, DeadlineExceededError
 from resilience.errors import Problem, RateLimitedError, RejectedError, RunningWork, StartupError
 from resilience.policy import Substitute
-from resilience_grpc.client._errors import AioCallError, CallError, Facts, SyncCallError, as_call_error
+from resilience_grpc.client._errors import AioCallError, CallError, CallStatus, SyncCallError, as_call_error
 from resilience_http import _httpx_errors, _httpx_parts, _requests
 
 PACKAGES = (resilience, resilience_fastapi, resilience_flask, resilience_grpc, resilience_http)
 TRAILING = (("x-request-id", "r-9"), ("grpc-retry-pushback-ms", "1500"), ("blob-bin", b"\x00\xff"))
-NEVER_RAISED_TO_CALLERS = {"resilience._engine._parts.ReturnedAwaitable", "resilience_grpc.client._call.Lost"}
+NEVER_RAISED_TO_CALLERS = {
+    "resilience._engine._parts.ReturnedAwaitable",
+    "resilience_grpc.client._call.AttemptSuperseded",
+}
 """Signals between two frames of ours: they hold a coroutine or a call of this process."""
 
 
@@ -101,8 +104,9 @@ MADE: dict[type[BaseException], Callable[[], BaseException]] = {
 
 def _call_error(*, is_aio: bool) -> Any:
     trailing: Any = grpc.aio.Metadata(*TRAILING) if is_aio else TRAILING
-    facts = Facts(grpc.StatusCode.UNAVAILABLE, "down", (), trailing, "debug")
-    return as_call_error(MADE[AppError](), facts, is_aio=is_aio)
+    status = CallStatus(grpc.StatusCode.UNAVAILABLE, "down", (), trailing, "debug")
+    error: Any = MADE[AppError]()
+    return as_call_error(error, status, is_aio=is_aio)
 
 
 def made(kind: type[BaseException]) -> BaseException:

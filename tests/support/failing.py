@@ -7,7 +7,7 @@ import grpc.aio
 import httpx
 
 from resilience import AppError, CircuitBreaker, Pipeline, RateLimitedError
-from resilience_grpc.client._errors import Facts, as_call_error
+from resilience_grpc.client._errors import CallStatus, as_call_error
 from resilience_http._httpx_parts import FailedResponse
 
 __all__ = ("OrderError", "fail")
@@ -29,8 +29,8 @@ def fail(name: str) -> None:
     if name == "own":
         raise OrderError(7, shop="north")
     if name == "rpc":
-        facts = Facts(grpc.StatusCode.UNAVAILABLE, "down", (), grpc.aio.Metadata(("x-request-id", "r-9")))
-        raise as_call_error(AppError("SHOP_C001", retry_after=2.5), facts, is_aio=True)
+        status = CallStatus(grpc.StatusCode.UNAVAILABLE, "down", (), grpc.aio.Metadata(("x-request-id", "r-9")))
+        raise as_call_error(AppError("SHOP_C001", retry_after=2.5), status, is_aio=True)
     if name == "group":
         raise ExceptionGroup("g", [RateLimitedError("no", policy="limit", retry_after=2.0)])
 

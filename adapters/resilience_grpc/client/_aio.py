@@ -1,174 +1,230 @@
-"""Interceptors of a channel of `grpc.aio`."""
+"""The interceptors of a channel of `grpc.aio`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar, cast
 
 import grpc.aio
 
 from resilience import Resilience
-from resilience import idempotent as may_repeat
+from resilience import idempotent as idempotent_function
 from resilience.errors import ResilienceError
 from resilience.policy import STARTED
-from resilience_grpc.client._aio_answer import GivenCall, GuardedAnswer
-from resilience_grpc.client._aio_calls import GuardedAnswers
-from resilience_grpc.client._call import Outgoing
+from resilience_grpc.client._aio_calls import (
+    AioCall,
+    AioOutgoing,
+    CompletedAioCall,
+    GuardedStreamCall,
+    GuardedStreamUnaryCall,
+)
 from resilience_grpc.client._errors import CallError, as_call_error
 from resilience_grpc.client._options import CallOptions
-from resilience_grpc.client._pipeline import Methods, Wanted
+from resilience_grpc.client._pipeline import MethodPipelines, PipelineChoice
 
 __all__ = ("aio_client_interceptors",)
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
 
 
 def aio_client_interceptors(
     resilience: Resilience | None = None,
     *,
-    pipeline: Wanted = None,
+    pipeline: PipelineChoice = None,
     idempotent: Iterable[str] = CallOptions.idempotent,
-    retryable: Iterable[Any] = CallOptions.retryable,
+    retryable: Iterable[grpc.StatusCode | str] = CallOptions.retryable,
 ) -> list[grpc.aio.ClientInterceptor]:
-    """Return what guards every call made through `grpc.aio.insecure_channel(target, interceptors=...)`.
+    """Return the interceptors that guard every call of `grpc.aio.insecure_channel(target, interceptors=...)`.
 
-    Everything is as for `client_interceptors`, which says what the arguments mean.
+    They do what `client_interceptors` does for a channel of `grpc`.
+
+    Args:
+        resilience: The toolkit of the service. Default: `Resilience.from_env()`.
+        pipeline: The pipeline of all methods, its name, or a function from method to either, as in
+            `client_interceptors`.
+        idempotent: Methods that may be called twice. Default: none but those of the `idempotent_methods` setting.
+        retryable: Statuses after which such a call is worth another attempt. Default: UNAVAILABLE, DEADLINE_EXCEEDED
+            and RESOURCE_EXHAUSTED.
+
+    Raises:
+        ConfigurationError: An argument or a setting is wrong, or no pipeline has the given name.
+
+    Example:
+        >>> guards = aio_client_interceptors(Resilience())  # for grpc.aio.insecure_channel(target, interceptors=guards)
     """
-    methods = Methods(resilience, pipeline, idempotent, retryable, is_aio=True)
-    # One class for each kind of call: grpc.aio takes an interceptor for the first kind it finds in it.
+    methods = MethodPipelines(resilience, pipeline, idempotent, retryable, is_aio=True)
+    # One class for each kind of call: grpc.aio uses an interceptor for the first kind that it finds in it, only.
     return [_UnaryUnary(methods), _UnaryStream(methods), _StreamUnary(methods), _StreamStream(methods)]
 
 
 class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
-    def __init__(self, methods: Methods) -> None:
+    def __init__(self, methods: MethodPipelines) -> None:
         self._methods = methods
 
-    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """Guard a call of one message and one answer."""
-        method = self._methods.of(client_call_details.method)
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[
+            [grpc.aio.ClientCallDetails, Request], Awaitable[grpc.aio.UnaryUnaryCall[Request, Response]]
+        ],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request: Request,
+    ) -> Response | grpc.aio.UnaryUnaryCall[Request, Response]:
+        """Guard a call with one request and one response."""
+        method = self._methods.method(client_call_details.method)
         if method is None:
             return await continuation(client_call_details, request)
-        outgoing = method.outgoing(continuation, client_call_details, request)
-        response = await _made(method.guarded(_attempt, repeats=True), outgoing)
-        return outgoing.call_of(response) or GivenCall(response)
+        outgoing: AioOutgoing = method.outgoing(_sender(continuation), client_call_details, request)
+        response = await _call(method.guarded(_attempt, can_resend=True), outgoing)
+        call = outgoing.call_of(response) or CompletedAioCall(response)
+        return cast("grpc.aio.UnaryUnaryCall[Request, Response]", call)
 
 
 class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
-    def __init__(self, methods: Methods) -> None:
+    def __init__(self, methods: MethodPipelines) -> None:
         self._methods = methods
 
-    async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        """Guard a call of many messages and one answer: what has been read of them cannot be sent again."""
-        method = self._methods.of(client_call_details.method)
+    async def intercept_stream_unary(
+        self,
+        continuation: Callable[
+            [grpc.aio.ClientCallDetails, AsyncIterable[Request] | Iterable[Request]],
+            Awaitable[grpc.aio.StreamUnaryCall[Request, Response]],
+        ],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request_iterator: AsyncIterable[Request] | Iterable[Request],
+    ) -> Response | grpc.aio.StreamUnaryCall[Request, Response]:
+        """Guard a call with streamed requests and one response. Requests that were read cannot be sent again."""
+        method = self._methods.method(client_call_details.method)
         if method is None:
             return await continuation(client_call_details, request_iterator)
-        outgoing = method.outgoing(continuation, client_call_details, request_iterator)
-        outgoing.begun = asyncio.get_running_loop().create_future()
-        return await _begun(_made(method.guarded(_attempt_once, repeats=False), outgoing), outgoing)
+        outgoing: AioOutgoing = method.outgoing(_sender(continuation), client_call_details, request_iterator)
+        call = await _begin_writing(method.guarded(_attempt, can_resend=False), outgoing)
+        return cast("grpc.aio.StreamUnaryCall[Request, Response]", call)
 
 
 class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
-    def __init__(self, methods: Methods) -> None:
+    def __init__(self, methods: MethodPipelines) -> None:
         self._methods = methods
 
-    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """Guard a call of one message and many answers: it can be made again until the first one has come."""
-        method = self._methods.of(client_call_details.method)
+    async def intercept_unary_stream(
+        self,
+        continuation: Callable[
+            [grpc.aio.ClientCallDetails, Request], Awaitable[grpc.aio.UnaryStreamCall[Request, Response]]
+        ],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request: Request,
+    ) -> AsyncIterator[Response] | grpc.aio.UnaryStreamCall[Request, Response]:
+        """Guard a call with one request and streamed responses. It can be repeated until the first response."""
+        method = self._methods.method(client_call_details.method)
         if method is None:
             return await continuation(client_call_details, request)
-        outgoing = method.outgoing(continuation, client_call_details, request, repeats=True)
-        return await _opened(method.guarded(_stream_attempt, repeats=True, is_stream=True), outgoing)
+        outgoing: AioOutgoing = method.outgoing(_sender(continuation), client_call_details, request, can_resend=True)
+        return await _begin_reading(method.guarded(_stream_attempt, can_resend=True, is_stream=True), outgoing)
 
 
 class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
-    def __init__(self, methods: Methods) -> None:
+    def __init__(self, methods: MethodPipelines) -> None:
         self._methods = methods
 
-    async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        """Guard a call of many messages and many answers."""
-        method = self._methods.of(client_call_details.method)
+    async def intercept_stream_stream(
+        self,
+        continuation: Callable[
+            [grpc.aio.ClientCallDetails, AsyncIterable[Request] | Iterable[Request]],
+            Awaitable[grpc.aio.StreamStreamCall[Request, Response]],
+        ],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request_iterator: AsyncIterable[Request] | Iterable[Request],
+    ) -> AsyncIterator[Response] | grpc.aio.StreamStreamCall[Request, Response]:
+        """Guard a call with streamed requests and streamed responses."""
+        method = self._methods.method(client_call_details.method)
         if method is None:
             return await continuation(client_call_details, request_iterator)
-        outgoing = method.outgoing(continuation, client_call_details, request_iterator)
-        return await _opened(method.guarded(_stream_attempt, repeats=False, is_stream=True), outgoing)
+        outgoing: AioOutgoing = method.outgoing(_sender(continuation), client_call_details, request_iterator)
+        return await _begin_reading(method.guarded(_stream_attempt, can_resend=False, is_stream=True), outgoing)
 
 
-async def _made(guarded: Callable[[Outgoing], Coroutine[Any, Any, Any]], outgoing: Outgoing) -> Any:
+def _sender(continuation: Callable[[Any, Any], object]) -> Callable[[Any, Any], Awaitable[AioCall]]:
+    """Return the continuation of any kind of call, typed as a function that sends one attempt."""
+    return cast("Callable[[Any, Any], Awaitable[AioCall]]", continuation)
+
+
+async def _call(attempt: Callable[[AioOutgoing], Coroutine[Any, Any, object]], outgoing: AioOutgoing) -> object:
+    """Make the call, and return its response."""
     try:
         with outgoing.deadline or contextlib.nullcontext():
-            return await guarded(outgoing)
+            return await attempt(outgoing)
     except CallError:
         raise
     except ResilienceError as error:
         raise as_call_error(error, is_aio=True) from error.__cause__
 
 
-@may_repeat
-async def _attempt(outgoing: Outgoing) -> Any:
-    call = await _call(outgoing)
-    return outgoing.landed(await _answer(call, outgoing), call)
-
-
-async def _attempt_once(outgoing: Outgoing) -> Any:
-    call = await _call(outgoing)
-    if not outgoing.begun.done():
-        outgoing.begun.set_result(call)
-    return outgoing.landed(await _answer(call, outgoing), call)
-
-
-async def _call(outgoing: Outgoing) -> Any:
-    """Begin an attempt; an interceptor inside of ours may make all of it, and raise."""
+@idempotent_function
+async def _attempt(outgoing: AioOutgoing) -> object:
+    call = await _begin(outgoing)
     try:
-        return await outgoing.attempt()
-    except grpc.RpcError as error:
-        raise outgoing.decode(error) from None
-
-
-async def _answer(call: Any, outgoing: Outgoing) -> Any:
-    try:
-        return await call
+        response = await call
     except grpc.RpcError as error:
         raise outgoing.decode(error) from None
     except BaseException:
         call.cancel()
         raise
+    return outgoing.record_response(response, call)
 
 
-async def _begun(making: Coroutine[Any, Any, Any], outgoing: Outgoing) -> Any:
-    """Return as soon as the call is under way: only then are messages written, and the answer comes after them."""
-    task = asyncio.ensure_future(making)
-    task.add_done_callback(lambda _task: outgoing.begun.cancel())
+async def _begin(outgoing: AioOutgoing) -> AioCall:
+    """Begin an attempt. An interceptor inside of ours may make the whole attempt here, and raise."""
     try:
-        call = await asyncio.shield(outgoing.begun)
+        call = await outgoing.attempt()
+    except grpc.RpcError as error:
+        raise outgoing.decode(error) from None
+    return outgoing.begun(call)
+
+
+async def _begin_writing(
+    attempt: Callable[[AioOutgoing], Coroutine[Any, Any, object]], outgoing: AioOutgoing
+) -> GuardedStreamUnaryCall | CompletedAioCall:
+    """Return as soon as the attempt has begun: the caller writes its requests then, and the response comes last."""
+    begun: asyncio.Future[AioCall] = asyncio.get_running_loop().create_future()
+    outgoing.on_begun = lambda call: None if begun.done() else begun.set_result(call)
+    task = asyncio.ensure_future(_call(attempt, outgoing))
+    task.add_done_callback(lambda _task: begun.cancel())
+    try:
+        call = await asyncio.shield(begun)
     except asyncio.CancelledError:
         if task.done() and not task.cancelled():
-            return GivenCall(task.result())  # a policy stood in for the call, or refused it
+            return CompletedAioCall(task.result())  # a policy has given the response, or has refused the call
         task.cancel()
         raise
-    return GuardedAnswer(task, call)
+    return GuardedStreamUnaryCall(task, call)
 
 
-@may_repeat
-async def _stream_attempt(outgoing: Outgoing) -> AsyncGenerator[Any, None]:
-    call = outgoing.begun = await _call(outgoing)
+@idempotent_function
+async def _stream_attempt(outgoing: AioOutgoing) -> AsyncGenerator[object, None]:
+    call = await _begin(outgoing)
     try:
         yield STARTED
-        async for answer in call:
-            yield answer
+        async for response in call:
+            yield response
     except grpc.RpcError as error:
         raise outgoing.decode(error) from None
     finally:
-        if hasattr(call, "cancel"):  # an interceptor of somebody else's may have made a plain iterator of it
+        if hasattr(call, "cancel"):  # an interceptor of the user may have made a plain iterator of it
             call.cancel()
 
 
-async def _opened(guarded: Callable[[Outgoing], AsyncGenerator[Any, None]], outgoing: Outgoing) -> GuardedAnswers:
-    answers = guarded(outgoing)
+async def _begin_reading(
+    attempt: Callable[[AioOutgoing], AsyncGenerator[object, None]], outgoing: AioOutgoing
+) -> GuardedStreamCall:
+    """Return as soon as the first attempt has begun."""
+    responses = attempt(outgoing)
     try:
         with outgoing.deadline or contextlib.nullcontext():
-            await anext(answers)  # STARTED
+            await anext(responses)  # STARTED
     except CallError:
         raise
     except ResilienceError as error:
         raise as_call_error(error, is_aio=True) from error.__cause__
-    return GuardedAnswers(answers, outgoing)
+    return GuardedStreamCall(responses, outgoing)

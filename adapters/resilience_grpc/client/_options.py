@@ -1,4 +1,4 @@
-"""What the interceptors of a channel can be told."""
+"""The options of client interceptors."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ __all__ = ("CallOptions",)
 _STATUSES = tuple(code.name for code in StatusCode if code is not StatusCode.OK)
 
 
-class _Statuses(Listing):
+class _StatusListing(Listing):
     """Names of gRPC statuses, or the statuses themselves."""
 
     def __init__(self) -> None:
         super().__init__(Choice(*_STATUSES))
         self.expected = "a list of gRPC statuses other than OK, such as UNAVAILABLE"
 
-    def check(self, value: Any, /) -> tuple[Any, ...]:
-        """Return names."""
+    def check(self, value: object, /) -> tuple[Any, ...]:
+        """Return the names."""
         if not isinstance(value, Iterable):
             raise Refused
         return super().check(value if isinstance(value, str) else [getattr(each, "name", each) for each in value])
 
 
-class _Methods(Listing):
-    """Methods, as the variable has them, but told as code has them."""
+class _MethodListing(Listing):
+    """Methods, by the rule of the `idempotent_methods` setting."""
 
     def __init__(self) -> None:
         super().__init__(cast("Listing", rule_of(ClientOptions.fields()["idempotent_methods"])).each)
@@ -44,11 +44,11 @@ class CallOptions(Options):
 
     idempotent: tuple[str, ...] = option(
         (),
-        _Methods(),
+        _MethodListing(),
         "methods that may be called twice: only they are retried and hedged",
     )
     retryable: tuple[str, ...] = option(
         ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"),
-        _Statuses(),
+        _StatusListing(),
         "statuses after which such a call is worth another attempt",
     )

@@ -1,205 +1,194 @@
-"""Interceptors of a channel of `grpc`."""
+"""The interceptor of a channel of `grpc`."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import functools
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
 
-from resilience import BulkheadFullError, Resilience
-from resilience import idempotent as may_repeat
+from resilience import Resilience
+from resilience import idempotent as idempotent_function
 from resilience.errors import ResilienceError
-from resilience_grpc.client._call import Lost, Outgoing
+from resilience_grpc._grpcio_internals import cancellable_attempt, makes_future
+from resilience_grpc.client._call import AttemptSuperseded
 from resilience_grpc.client._errors import CallError, as_call_error
 from resilience_grpc.client._options import CallOptions
-from resilience_grpc.client._outcome import Given, Promised
-from resilience_grpc.client._pipeline import Methods, Wanted
-from resilience_grpc.client._sync_calls import GuardedStream, stream_attempt
-from resilience_grpc.client._sync_futures import submit
+from resilience_grpc.client._pipeline import MethodPipelines, PipelineChoice
+from resilience_grpc.client._sync_calls import (
+    CompletedCall,
+    GuardedStream,
+    SyncCall,
+    SyncOutgoing,
+    stream_attempt,
+)
+from resilience_grpc.client._sync_futures import future_attempt, start_future
+
+if TYPE_CHECKING:
+    from grpc import _CallFuture, _CallIterator
 
 __all__ = ("client_interceptors",)
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
 
 
 def client_interceptors(
     resilience: Resilience | None = None,
     *,
-    pipeline: Wanted = None,
+    pipeline: PipelineChoice = None,
     idempotent: Iterable[str] = CallOptions.idempotent,
-    retryable: Iterable[Any] = CallOptions.retryable,
+    retryable: Iterable[grpc.StatusCode | str] = CallOptions.retryable,
 ) -> list[grpc.UnaryUnaryClientInterceptor]:
-    """Return what guards every call made through `grpc.intercept_channel(channel, *interceptors)`.
+    """Return the interceptors that guard every call through `grpc.intercept_channel(channel, *interceptors)`.
 
-    Each method has the pipeline configured under its own name (`shop.Orders/Get`), else under that of its service
-    (`shop.Orders`), else up to three attempts and a breaker for the service; `pipeline` is another one, or its name, or
-    a function from method to either. Retries and hedges are made only of methods listed in `idempotent`
-    (`shop.Orders/Get`, `shop.Orders/*`, `*`) or in the `idempotent_methods` setting, after statuses in `retryable`, and
-    not of streamed requests.
+    A failed call raises the error that it always raised. The error is also an `AppError`, a `DeadlineExceededError` or
+    another error of this library. Calls of health and reflection are left alone.
 
-    A failed call raises what it always did, which is an `AppError`, `DeadlineExceededError` or other error of ours as
-    well. Without a `resilience` it is `Resilience.from_env()`. Raises `ConfigurationError` for arguments that make no
-    sense.
+    Args:
+        resilience: The toolkit of the service. Default: `Resilience.from_env()`.
+        pipeline: The pipeline of all methods, its name, or a function that takes a method (`shop.Orders/Get`) and
+            returns either. Default: the pipeline configured under the name of the method, else under the name of its
+            service (`shop.Orders`), else three attempts and one circuit breaker for the service.
+        idempotent: Methods that may be called twice, besides those in the `idempotent_methods` setting:
+            `shop.Orders/Get`, `shop.Orders/*`, or `*`. Only they are retried and hedged, and only if their requests
+            are not streamed. Default: none.
+        retryable: Statuses after which such a call is worth another attempt. Default: UNAVAILABLE, DEADLINE_EXCEEDED
+            and RESOURCE_EXHAUSTED.
+
+    Raises:
+        ConfigurationError: An argument or a setting is wrong, or no pipeline has the given name.
+
+    Example:
+        >>> guards = client_interceptors(Resilience(), idempotent=["shop.Orders/Get"])
+        >>> channel = grpc.intercept_channel(grpc.insecure_channel("localhost:50051"), *guards)
     """
-    return [_Interceptor(Methods(resilience, pipeline, idempotent, retryable, is_aio=False))]
+    return [_BlockingInterceptor(MethodPipelines(resilience, pipeline, idempotent, retryable, is_aio=False))]
 
 
-class _Interceptor(
+class _BlockingInterceptor(
     grpc.UnaryUnaryClientInterceptor,
     grpc.UnaryStreamClientInterceptor,
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
 ):
-    def __init__(self, methods: Methods) -> None:
+    def __init__(self, methods: MethodPipelines) -> None:
         self._methods = methods
 
-    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """Guard a call of one message and one answer."""
-        return self._unary(continuation, client_call_details, request, repeats=True)
+    def intercept_unary_unary(
+        self,
+        continuation: Callable[[grpc.ClientCallDetails, Request], _CallFuture[Response]],
+        client_call_details: grpc.ClientCallDetails,
+        request: Request,
+    ) -> _CallFuture[Response]:
+        """Guard a call with one request and one response."""
+        call = self._unary(continuation, client_call_details, request, can_resend=True)
+        return cast("_CallFuture[Response]", call)
 
-    def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        """Guard a call of many messages and one answer: what has been read of them cannot be sent again."""
-        return self._unary(continuation, client_call_details, request_iterator, repeats=False)
+    def intercept_stream_unary(
+        self,
+        continuation: Callable[[grpc.ClientCallDetails, Iterator[Request]], _CallFuture[Response]],
+        client_call_details: grpc.ClientCallDetails,
+        request_iterator: Iterator[Request],
+    ) -> _CallFuture[Response]:
+        """Guard a call with streamed requests and one response. Requests that were read cannot be sent again."""
+        call = self._unary(continuation, client_call_details, request_iterator, can_resend=False)
+        return cast("_CallFuture[Response]", call)
 
-    def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """Guard a call of one message and many answers: it can be made again until the first one has come."""
-        return self._stream(continuation, client_call_details, request, repeats=True)
+    def intercept_unary_stream(
+        self,
+        continuation: Callable[[grpc.ClientCallDetails, Request], _CallIterator[Response]],
+        client_call_details: grpc.ClientCallDetails,
+        request: Request,
+    ) -> _CallIterator[Response]:
+        """Guard a call with one request and streamed responses. It can be repeated until the first response."""
+        call = self._stream(continuation, client_call_details, request, can_resend=True)
+        return cast("_CallIterator[Response]", call)
 
-    def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        """Guard a call of many messages and many answers."""
-        return self._stream(continuation, client_call_details, request_iterator, repeats=False)
+    def intercept_stream_stream(
+        self,
+        continuation: Callable[[grpc.ClientCallDetails, Iterator[Request]], _CallIterator[Response]],
+        client_call_details: grpc.ClientCallDetails,
+        request_iterator: Iterator[Request],
+    ) -> _CallIterator[Response]:
+        """Guard a call with streamed requests and streamed responses."""
+        call = self._stream(continuation, client_call_details, request_iterator, can_resend=False)
+        return cast("_CallIterator[Response]", call)
 
-    def _unary(self, continuation: Any, details: Any, request: Any, *, repeats: bool) -> Any:
-        method = self._methods.of(details.method)
+    def _unary(
+        self,
+        continuation: Callable[[Any, Any], object],
+        details: grpc.ClientCallDetails,
+        request: object,
+        *,
+        can_resend: bool,
+    ) -> object:
+        send = cast("Callable[[Any, Any], SyncCall]", continuation)
+        method = self._methods.method(details.method)
         if method is None:
-            return continuation(details, request)
-        if _is_of_future(continuation):
-            return _promised(
-                method.guarded(_attempt_later, repeats=repeats), method.outgoing(continuation, details, request)
-            )
-        begin = _beginning(continuation) if repeats and method.races else None
+            return send(details, request)
+        if makes_future(continuation):
+            attempt_later = method.guarded(future_attempt, can_resend=can_resend)
+            return start_future(attempt_later, method.outgoing(send, details, request))
+        begin = cancellable_attempt(continuation) if can_resend and method.has_races else None
         if begin is None:
-            guarded = method.guarded(_attempt, repeats=repeats, blocks=True)
-            return _made(guarded, method.outgoing(continuation, details, request))
-        guarded = method.guarded(_attempt_in_race, repeats=True, blocks=True)
-        return _made(guarded, method.outgoing(begin, details, request))
+            attempt = method.guarded(_attempt, can_resend=can_resend, blocks=True)
+            return _call(attempt, method.outgoing(send, details, request))
+        attempt = method.guarded(_attempt_in_race, can_resend=True, blocks=True)
+        return _call(attempt, method.outgoing(begin, details, request))
 
-    def _stream(self, continuation: Any, details: Any, request: Any, *, repeats: bool) -> Any:
-        method = self._methods.of(details.method)
+    def _stream(
+        self,
+        continuation: Callable[[Any, Any], object],
+        details: grpc.ClientCallDetails,
+        request: object,
+        *,
+        can_resend: bool,
+    ) -> object:
+        send = cast("Callable[[Any, Any], SyncCall]", continuation)
+        method = self._methods.method(details.method)
         if method is None:
-            return continuation(details, request)
-        guarded = method.guarded(stream_attempt, repeats=repeats, is_stream=True)
-        return GuardedStream(guarded, method.outgoing(continuation, details, request, repeats=repeats))
+            return send(details, request)
+        attempt = method.guarded(stream_attempt, can_resend=can_resend, is_stream=True)
+        return GuardedStream(attempt, method.outgoing(send, details, request, can_resend=can_resend))
 
 
-# grpcio does not tell an interceptor whether its caller waits. Its continuations do, to who looks closely; where one
-# looks different some day, a future is made by a call that blocks, and an attempt that lost runs on to its own end.
-
-
-def _is_of_future(continuation: Any) -> bool:
-    return str(getattr(continuation, "__qualname__", "")).endswith(".future.<locals>.continuation")
-
-
-def _beginning(continuation: Any) -> Callable[[Any, Any], Any] | None:
-    """Return what `continuation` does, without the wait: an attempt that can be cancelled."""
-    names = getattr(getattr(continuation, "__code__", None), "co_freevars", ())
-    if "self" not in names:
-        return None
-    thunk = getattr(continuation.__closure__[names.index("self")].cell_contents, "_thunk", None)
-    return None if thunk is None else functools.partial(_begin, thunk)
-
-
-def _begin(thunk: Callable[[Any], Any], details: Any, request: Any) -> Any:
-    return thunk(details.method).future(
-        request,
-        timeout=details.timeout,
-        metadata=details.metadata,
-        credentials=details.credentials,
-        wait_for_ready=details.wait_for_ready,
-        compression=details.compression,
-    )
-
-
-def _made(guarded: Callable[[Outgoing], Any], outgoing: Outgoing) -> Any:
-    """Make the call here and now; return the call object of the response."""
+def _call(attempt: Callable[[SyncOutgoing], object], outgoing: SyncOutgoing) -> SyncCall:
+    """Make the call in the caller's thread, and return the call object that has brought the response."""
     try:
         with outgoing.deadline or contextlib.nullcontext():
-            response = guarded(outgoing)
+            response = attempt(outgoing)
     except CallError:
         raise
     except ResilienceError as error:
         raise as_call_error(error, is_aio=False) from error.__cause__
     finally:
-        outgoing.over()
-    return outgoing.call_of(response) or Given(response)
+        outgoing.cancel_attempts()
+    return outgoing.call_of(response) or CompletedCall(response)
 
 
-@may_repeat
-def _attempt(outgoing: Outgoing) -> Any:
+@idempotent_function
+def _attempt(outgoing: SyncOutgoing) -> object:
     call = outgoing.attempt()
     try:
         response = call.result()
     except grpc.RpcError as error:
         raise outgoing.decode(error) from None
-    return outgoing.landed(response, call)
+    return outgoing.record_response(response, call)
 
 
-@may_repeat
-def _attempt_in_race(outgoing: Outgoing) -> Any:
-    call = outgoing.stoppable(outgoing.attempt())
+@idempotent_function
+def _attempt_in_race(outgoing: SyncOutgoing) -> object:
+    """Make an attempt that is cancelled when another one has won."""
+    call = outgoing.track(outgoing.attempt())
     try:
         response = call.result()
     except (grpc.RpcError, grpc.FutureCancelledError) as error:
-        if outgoing.is_over:
-            raise Lost from None
+        if outgoing.has_ended:
+            raise AttemptSuperseded from None
         raise outgoing.decode(error) from None
     except BaseException:
         call.cancel()
         raise
-    return outgoing.landed(response, call)
-
-
-def _promised(guarded: Callable[[Outgoing], Any], outgoing: Outgoing) -> Promised:
-    """Have the call made elsewhere, and return its call object."""
-
-    async def make() -> Any:
-        try:
-            with outgoing.deadline or contextlib.nullcontext():
-                return await guarded(outgoing)
-        except CallError:
-            raise
-        except ResilienceError as error:
-            raise as_call_error(error, is_aio=False) from error.__cause__
-
-    try:
-        return Promised(submit(make), outgoing)
-    except BulkheadFullError as error:
-        refused: Future[Any] = Future()
-        refused.set_exception(as_call_error(error, is_aio=False))
-        return Promised(refused, outgoing)
-
-
-@may_repeat
-async def _attempt_later(outgoing: Outgoing) -> Any:
-    call = outgoing.attempt()
-    loop = asyncio.get_running_loop()
-    ended = loop.create_future()
-    call.add_done_callback(lambda _call: loop.call_soon_threadsafe(_wake, ended))
-    try:
-        await ended
-    except BaseException:
-        call.cancel()
-        raise
-    try:
-        response = call.result()
-    except grpc.RpcError as error:
-        raise outgoing.decode(error) from None
-    return outgoing.landed(response, call)
-
-
-def _wake(ended: asyncio.Future[None]) -> None:
-    if not ended.done():
-        ended.set_result(None)
+    return outgoing.record_response(response, call)
