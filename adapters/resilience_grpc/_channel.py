@@ -1,11 +1,12 @@
-"""Options of channels and servers, checked before grpcio sees them: it ignores what it does not like, or fails late."""
+"""Options of channels and servers, checked before grpcio sees them: it ignores a wrong option, or fails late."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack, cast
+from datetime import timedelta
+from typing import Any, TypeAlias, TypedDict, Unpack, cast
 
 from resilience import Resilience
 from resilience.errors import Problem
@@ -20,14 +21,17 @@ __all__ = (
     "service_config",
 )
 
-_LARGEST = 2**31 - 1
-_LONGEST = _LARGEST / 1000
-_TOLERATED = 300.0
-"""Seconds between two pings that a server takes from an idle client, unless it is told otherwise."""
+_MAX_INTEGER = 2**31 - 1
+_MAX_SECONDS = _MAX_INTEGER / 1000
+_DEFAULT_PING_INTERVAL = 300.0
+"""Seconds between two pings of an idle client that a server accepts by default."""
+
+_Seconds: TypeAlias = float | str | timedelta
+_Setting: TypeAlias = int | str | None
 
 
 class ServiceArguments(TypedDict, total=False):
-    """What `service_config` takes; `ChannelOptions` says what each one means."""
+    """The arguments of `service_config`. `ChannelOptions` describes each."""
 
     load_balancing: str
     health_check: bool
@@ -36,23 +40,23 @@ class ServiceArguments(TypedDict, total=False):
 
 
 class ChannelArguments(ServiceArguments, total=False):
-    """What `channel_options` takes; `ChannelOptions` says what each one means."""
+    """The arguments of `channel_options`. `ChannelOptions` describes each."""
 
-    keepalive: Any
-    keepalive_timeout: Any
+    keepalive: _Seconds | None
+    keepalive_timeout: _Seconds
     keepalive_without_calls: bool
     max_send_bytes: int | None
     max_receive_bytes: int | None
-    reconnect_wait_max: Any
+    reconnect_wait_max: _Seconds | None
 
 
 class ServerArguments(TypedDict, total=False):
-    """What `server_options` takes; `ServerChannelOptions` says what each one means."""
+    """The arguments of `server_options`. `ServerChannelOptions` describes each."""
 
-    keepalive: Any
-    max_connection_age: Any
-    max_connection_age_grace: Any
-    max_connection_idle: Any
+    keepalive: _Seconds | None
+    max_connection_age: _Seconds | None
+    max_connection_age_grace: _Seconds | None
+    max_connection_idle: _Seconds | None
     max_concurrent_streams: int | None
     max_send_bytes: int | None
     max_receive_bytes: int | None
@@ -81,27 +85,29 @@ class ChannelOptions(Options):
     )
     keepalive: float | None = option(
         None,
-        Duration(10, _LONGEST),
+        Duration(10, _MAX_SECONDS),
         "time without traffic before a ping; below 5m the server has to allow it: `server_options(keepalive=...)`",
         none="no pings",
     )
     keepalive_timeout: float = option(
-        20.0, Duration(0.1, _LONGEST), "time without an answer to a ping after which the connection counts as broken"
+        20.0,
+        Duration(0.1, _MAX_SECONDS),
+        "time without an answer to a ping after which the connection counts as broken",
     )
-    keepalive_without_calls: bool = option(False, Flag(), "ping on while no call is under way")
-    max_send_bytes: int | None = option(None, Whole(1, _LARGEST), "largest message sent", none="no limit")
-    max_receive_bytes: int | None = option(None, Whole(1, _LARGEST), "largest message taken", none="4 MiB")
+    keepalive_without_calls: bool = option(False, Flag(), "send pings also while no call is in flight")
+    max_send_bytes: int | None = option(None, Whole(1, _MAX_INTEGER), "largest message sent", none="no limit")
+    max_receive_bytes: int | None = option(None, Whole(1, _MAX_INTEGER), "largest message received", none="4 MiB")
     reconnect_wait_max: float | None = option(
-        None, Duration(0.1, _LONGEST), "longest wait between two attempts to connect", none="2m"
+        None, Duration(0.1, _MAX_SECONDS), "longest wait between two attempts to connect", none="2m"
     )
 
     def _together(self) -> Iterable[Problem]:
         if self.load_balancing == "pick_first" and self.health_service is not None:
             yield Problem("health_service", self.health_service, "None beside pick_first, which checks no health")
         if self.health_service is not None and not self.health_check:
-            yield Problem("health_service", self.health_service, "None where health_check is false")
+            yield Problem("health_service", self.health_service, "None if health_check is false")
         if self.keepalive is None and self.keepalive_without_calls:
-            yield Problem("keepalive_without_calls", True, "false where there is no keepalive")
+            yield Problem("keepalive_without_calls", True, "false if there is no keepalive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,22 +115,25 @@ class ServerChannelOptions(Options):
     """What a server allows its connections."""
 
     keepalive: float | None = option(
-        None, Duration(10, _LONGEST), "the `keepalive` of its clients, who are disconnected for less", none="5m"
+        None, Duration(10, _MAX_SECONDS), "the `keepalive` of its clients; it disconnects clients with less", none="5m"
     )
     max_connection_age: float | None = option(
-        None, Duration(1, _LONGEST), "after which clients connect anew, and see servers added since", none="no limit"
+        None,
+        Duration(1, _MAX_SECONDS),
+        "time after which clients connect again, and see servers added since",
+        none="no limit",
     )
     max_connection_age_grace: float | None = option(
-        None, Duration(0.1, _LONGEST), "time that calls have then to end", none="no limit"
+        None, Duration(0.1, _MAX_SECONDS), "time that calls then have to end", none="no limit"
     )
     max_connection_idle: float | None = option(
-        None, Duration(1, _LONGEST), "time without a call after which a connection is closed", none="no limit"
+        None, Duration(1, _MAX_SECONDS), "time without a call after which a connection is closed", none="no limit"
     )
     max_concurrent_streams: int | None = option(
-        None, Whole(1, _LARGEST), "calls under way at once on one connection", none="no limit"
+        None, Whole(1, _MAX_INTEGER), "calls in flight at once on one connection", none="no limit"
     )
-    max_send_bytes: int | None = option(None, Whole(1, _LARGEST), "largest message sent", none="no limit")
-    max_receive_bytes: int | None = option(None, Whole(1, _LARGEST), "largest message taken", none="4 MiB")
+    max_send_bytes: int | None = option(None, Whole(1, _MAX_INTEGER), "largest message sent", none="no limit")
+    max_receive_bytes: int | None = option(None, Whole(1, _MAX_INTEGER), "largest message received", none="4 MiB")
 
     def _together(self) -> Iterable[Problem]:
         if self.max_connection_age_grace is not None and self.max_connection_age is None:
@@ -132,68 +141,92 @@ class ServerChannelOptions(Options):
 
 
 def channel_options(resilience: Resilience | None = None, **options: Unpack[ChannelArguments]) -> list[tuple[str, Any]]:
-    """Return what `grpc.insecure_channel(target, options=...)` and its siblings take, in either stack.
+    """Return the `options` of `grpc.insecure_channel`, `grpc.secure_channel` and their equals in `grpc.aio`.
 
-    `ChannelOptions` says what can be set. Calls go round all addresses of the target (`dns:///orders:50051`) that are
-    healthy, and gRPC's own retries are off: they would multiply with those of the interceptors. A `resilience` names
-    the service to its servers. Raises one `ConfigurationError` that lists every option that is wrong.
+    Calls are spread over all healthy addresses of the target (`dns:///orders:50051`). gRPC's own retries are off: they
+    would multiply with the retries of the interceptors.
+
+    Args:
+        resilience: The toolkit whose service name the servers see. Default: none.
+        options: The fields of `ChannelOptions`.
+
+    Raises:
+        ConfigurationError: Lists every option that is wrong.
+
+    Example:
+        >>> options = channel_options(keepalive="1m", max_receive_bytes=16 * 2**20)
+        >>> channel = grpc.insecure_channel("dns:///orders:50051", options=options)
     """
-    told = ChannelOptions(**cast("Any", options))
-    settings = {
-        "grpc.service_config": _config(told),
-        "grpc.enable_retries": int(told.native_retries is not None),
-        "grpc.max_send_message_length": told.max_send_bytes,
-        "grpc.max_receive_message_length": told.max_receive_bytes,
-        "grpc.max_reconnect_backoff_ms": _ms(told.reconnect_wait_max),
+    checked = ChannelOptions(**cast("Any", options))
+    settings: dict[str, _Setting] = {
+        "grpc.service_config": _service_config(checked),
+        "grpc.enable_retries": int(checked.native_retries is not None),
+        "grpc.max_send_message_length": checked.max_send_bytes,
+        "grpc.max_receive_message_length": checked.max_receive_bytes,
+        "grpc.max_reconnect_backoff_ms": _ms(checked.reconnect_wait_max),
         "grpc.primary_user_agent": None if resilience is None else resilience.config.service.name,
     }
-    if told.keepalive is not None:
+    if checked.keepalive is not None:
         settings |= {
-            "grpc.keepalive_time_ms": _ms(told.keepalive),
-            "grpc.keepalive_timeout_ms": _ms(told.keepalive_timeout),
-            "grpc.keepalive_permit_without_calls": int(told.keepalive_without_calls),
+            "grpc.keepalive_time_ms": _ms(checked.keepalive),
+            "grpc.keepalive_timeout_ms": _ms(checked.keepalive_timeout),
+            "grpc.keepalive_permit_without_calls": int(checked.keepalive_without_calls),
             "grpc.http2.max_pings_without_data": 0,
         }
-    return _given(settings)
+    return _without_none(settings)
 
 
 def server_options(**options: Unpack[ServerArguments]) -> list[tuple[str, Any]]:
-    """Return what `grpc.server(..., options=...)` takes, in either stack: the other half of `channel_options`.
+    """Return the `options` of `grpc.server` and `grpc.aio.server`: the counterpart of `channel_options`.
 
-    `ServerChannelOptions` says what can be set. Raises one `ConfigurationError` that lists every option that is wrong.
+    Args:
+        options: The fields of `ServerChannelOptions`.
+
+    Raises:
+        ConfigurationError: Lists every option that is wrong.
+
+    Example:
+        >>> options = server_options(keepalive="1m", max_connection_age="30m")
     """
-    told = ServerChannelOptions(**cast("Any", options))
-    settings = {
-        "grpc.max_connection_age_ms": _ms(told.max_connection_age),
-        "grpc.max_connection_age_grace_ms": _ms(told.max_connection_age_grace),
-        "grpc.max_connection_idle_ms": _ms(told.max_connection_idle),
-        "grpc.max_concurrent_streams": told.max_concurrent_streams,
-        "grpc.max_send_message_length": told.max_send_bytes,
-        "grpc.max_receive_message_length": told.max_receive_bytes,
+    checked = ServerChannelOptions(**cast("Any", options))
+    settings: dict[str, _Setting] = {
+        "grpc.max_connection_age_ms": _ms(checked.max_connection_age),
+        "grpc.max_connection_age_grace_ms": _ms(checked.max_connection_age_grace),
+        "grpc.max_connection_idle_ms": _ms(checked.max_connection_idle),
+        "grpc.max_concurrent_streams": checked.max_concurrent_streams,
+        "grpc.max_send_message_length": checked.max_send_bytes,
+        "grpc.max_receive_message_length": checked.max_receive_bytes,
     }
-    if told.keepalive is not None:
-        # Networks delay pings: what was sent in time may be close behind the one before.
-        settings["grpc.http2.min_recv_ping_interval_without_data_ms"] = _ms(min(told.keepalive, _TOLERATED) / 2)
+    if checked.keepalive is not None:
+        # Networks delay pings: a ping that was sent in time may arrive shortly after the one before.
+        ping_interval = min(checked.keepalive, _DEFAULT_PING_INTERVAL) / 2
+        settings["grpc.http2.min_recv_ping_interval_without_data_ms"] = _ms(ping_interval)
         settings["grpc.keepalive_permit_without_calls"] = 1
-    return _given(settings)
+    return _without_none(settings)
 
 
 def service_config(**options: Unpack[ServiceArguments]) -> str:
-    """Return a gRPC service config as JSON, for `("grpc.service_config", ...)`; `channel_options` has it in already.
+    """Return a gRPC service config as JSON, for `("grpc.service_config", ...)`. `channel_options` contains it.
 
-    Raises one `ConfigurationError` that lists every option that is wrong: gRPC itself would find out at the first call,
-    or never. What it cannot do is not offered: hedging is ignored by it, and its timeouts are not told to the server.
+    grpcio itself reports a wrong config at the first call, or never. Hedging is not offered, since grpcio ignores it.
+    Its timeouts are not offered, since the server does not learn of them.
+
+    Args:
+        options: The fields of `ChannelOptions` that `ServiceArguments` names.
+
+    Raises:
+        ConfigurationError: Lists every option that is wrong.
     """
-    return _config(ChannelOptions(**cast("Any", options)))
+    return _service_config(ChannelOptions(**cast("Any", options)))
 
 
-def _config(told: ChannelOptions) -> str:
-    config: dict[str, Any] = {"loadBalancingConfig": [{told.load_balancing: {}}]}
-    if told.health_check and told.load_balancing != "pick_first":
-        config["healthCheckConfig"] = {"serviceName": told.health_service or ""}
-    if told.native_retries is not None:
+def _service_config(options: ChannelOptions) -> str:
+    config: dict[str, object] = {"loadBalancingConfig": [{options.load_balancing: {}}]}
+    if options.health_check and options.load_balancing != "pick_first":
+        config["healthCheckConfig"] = {"serviceName": options.health_service or ""}
+    if options.native_retries is not None:
         policy = {
-            "maxAttempts": told.native_retries,
+            "maxAttempts": options.native_retries,
             "initialBackoff": "0.1s",
             "maxBackoff": "5s",
             "backoffMultiplier": 2,
@@ -207,5 +240,5 @@ def _ms(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
 
 
-def _given(settings: dict[str, Any]) -> list[tuple[str, Any]]:
+def _without_none(settings: dict[str, _Setting]) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in settings.items() if value is not None]

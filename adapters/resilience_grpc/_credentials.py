@@ -1,4 +1,4 @@
-"""TLS from files, in either direction: what is wrong with them is said at the start, by name."""
+"""TLS credentials from files, in both directions. Files that are wrong are reported at the start, by name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import grpc
 
@@ -17,66 +17,88 @@ __all__ = ("channel_credentials", "server_credentials")
 
 _log = logging.getLogger("resilience.grpc")
 _CERTIFICATE, _KEY = "-----BEGIN CERTIFICATE-----", "PRIVATE KEY-----"
+_PathText: TypeAlias = str | os.PathLike[str]
 
 
 def channel_credentials(
-    ca: str | os.PathLike[str] | None = None,
-    *,
-    certificate: str | os.PathLike[str] | None = None,
-    key: str | os.PathLike[str] | None = None,
+    ca: _PathText | None = None, *, certificate: _PathText | None = None, key: _PathText | None = None
 ) -> grpc.ChannelCredentials:
-    """Return what `grpc.secure_channel` takes, in either stack, from PEM files.
+    """Return credentials from PEM files for `grpc.secure_channel` and `grpc.aio.secure_channel`.
 
-    `ca` signs the servers (without it, the authorities gRPC brings along); `certificate` and `key` are for servers who
-    want to know who calls (mutual TLS). Files are read once: a `LazyChannel` made anew reads them again.
-    Raises one `ConfigurationError` that lists every file that is missing, unreadable or not what it should be.
+    The files are read once. A `LazyChannel` whose `make` calls this function reads them for each new channel.
+
+    Args:
+        ca: The certificates of the authorities that have signed the servers. Default: those that gRPC ships.
+        certificate: The client's certificate, for servers that check who calls (mutual TLS). It needs `key`.
+        key: The private key of `certificate`, without a passphrase.
+
+    Raises:
+        ConfigurationError: Lists every file that is missing, unreadable, locked or of another kind.
     """
-    files = _Files(ca, certificate, key)
+    files = _PemFiles(ca, certificate, key)
     files.check(needs_certificate=False)
     roots, chain, private = files.read()
     return grpc.ssl_channel_credentials(roots, private, chain)
 
 
 def server_credentials(
-    certificate: str | os.PathLike[str], key: str | os.PathLike[str], *, ca: str | os.PathLike[str] | None = None
+    certificate: _PathText, key: _PathText, *, ca: _PathText | None = None
 ) -> grpc.ServerCredentials:
-    """Return what `server.add_secure_port` takes, in either stack, from PEM files.
+    """Return credentials from PEM files for `server.add_secure_port`, on either stack.
 
-    With `ca`, only clients with a certificate it has signed are served (mutual TLS). Files that change are read again
-    at the next handshake; where they are wrong then, the old ones stay, and the log says why.
-    Raises one `ConfigurationError` that lists every file that is missing, unreadable or not what it should be.
+    Files that change are read again at the next handshake. If they are wrong then, the old ones stay in use, and the
+    log says why.
+
+    Args:
+        certificate: The server's certificate.
+        key: Its private key, without a passphrase.
+        ca: The certificates of the authorities that have signed the clients. With it, only clients with such a
+            certificate are served (mutual TLS). Default: clients need no certificate.
+
+    Raises:
+        ConfigurationError: Lists every file that is missing, unreadable, locked or of another kind.
     """
-    files = _Files(ca, certificate, key)
+    files = _PemFiles(ca, certificate, key)
     files.check(needs_certificate=True)
     return grpc.dynamic_ssl_server_credentials(
-        files.for_server(), files.if_changed, require_client_authentication=ca is not None
+        files.for_server(),
+        files.if_changed,  # type: ignore[arg-type]  # None means unchanged; the stub does not say so
+        require_client_authentication=ca is not None,
     )
 
 
-class _Files:
-    def __init__(self, ca: Any, certificate: Any, key: Any) -> None:
+class _PemFiles:
+    """The files of one side. `check` notes their state, so that a change can be seen.
+
+    Args:
+        ca: The path of the authorities' certificates, or None.
+        certificate: The path of the own certificate, or None.
+        key: The path of the private key, or None.
+    """
+
+    def __init__(self, ca: _PathText | None, certificate: _PathText | None, key: _PathText | None) -> None:
         self._paths = {"ca": ca, "certificate": certificate, "key": key}
-        self._seen: Any = None
+        self._checked: tuple[object, ...] = ()
 
     def check(self, *, needs_certificate: bool) -> None:
-        """Raise what is wrong, all of it."""
-        self._seen = self._stamp()
-        problems = list(self._problems(needs_certificate=needs_certificate))
+        """Raise one `ConfigurationError` with all problems."""
+        self._checked = self._state()
+        problems = list(self._file_problems(needs_certificate=needs_certificate))
         if not problems:
-            problems = list(self._problems_together())
+            problems = list(self._content_problems())
         if problems:
             raise ConfigurationError(problems)
 
-    def _problems(self, *, needs_certificate: bool) -> Iterator[Problem]:
+    def _file_problems(self, *, needs_certificate: bool) -> Iterator[Problem]:
         for option, other in (("certificate", "key"), ("key", "certificate")):
             if self._paths[option] is None and (needs_certificate or self._paths[other] is not None):
                 yield Problem(option, None, f"the path of a PEM file, as there has to be one with the {other}")
         for option, path in self._paths.items():
-            if path is not None and (expected := _fault(path, _KEY if option == "key" else _CERTIFICATE)):
+            if path is not None and (expected := _expected(path, _KEY if option == "key" else _CERTIFICATE)):
                 yield Problem(option, path, expected)
 
-    def _problems_together(self) -> Iterator[Problem]:
-        """Yield what OpenSSL has against files that look right."""
+    def _content_problems(self) -> Iterator[Problem]:
+        """Yield the objections of OpenSSL to files that look right."""
         ca, certificate, key = self._paths.values()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if ca is not None:
@@ -90,24 +112,24 @@ class _Files:
             except ssl.SSLError as error:
                 yield Problem("certificate", certificate, f"a certificate of the key {key!s} ({error.reason})")
 
-    def _stamp(self) -> tuple[Any, ...]:
-        """Return what differs when a file does."""
-        return tuple(_stat(path) for path in self._paths.values() if path is not None)
+    def _state(self) -> tuple[object, ...]:
+        """Return a value that differs if a file does."""
+        return tuple(_file_state(path) for path in self._paths.values() if path is not None)
 
     def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
         """Return the contents of authorities, certificate and key."""
         roots, chain, private = (None if path is None else Path(path).read_bytes() for path in self._paths.values())
         return roots, chain, private
 
-    def for_server(self) -> Any:
-        """Return them as a server has them."""
+    def for_server(self) -> grpc.ServerCertificateConfiguration:
+        """Return the contents as a server takes them."""
         roots, chain, private = self.read()
         return grpc.ssl_server_certificate_configuration([(private, chain)], root_certificates=roots)  # type: ignore[list-item]  # checked
 
-    def if_changed(self) -> Any:
-        """Return them again where a file has changed and all are right, else None."""
+    def if_changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return the contents again if a file has changed and all are right, else None."""
         try:
-            if self._stamp() == self._seen:
+            if self._state() == self._checked:
                 return None
             self.check(needs_certificate=True)
             return self.for_server()
@@ -116,7 +138,7 @@ class _Files:
             return None
 
 
-def _stat(path: Any) -> Any:
+def _file_state(path: _PathText) -> tuple[int, int, int] | None:
     try:
         found = Path(path).stat()
     except OSError:
@@ -124,8 +146,8 @@ def _stat(path: Any) -> Any:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _fault(path: Any, marker: str) -> str | None:
-    """Return what was expected of a file where it is something else."""
+def _expected(path: _PathText, marker: str) -> str | None:
+    """Return what a file should be, None if it is that."""
     try:
         text = Path(path).read_text("ascii", "replace")
     except (OSError, TypeError, ValueError) as error:
@@ -133,7 +155,7 @@ def _fault(path: Any, marker: str) -> str | None:
     if marker not in text:
         return f"a PEM file with a {'private key' if marker == _KEY else 'certificate'}"
     if marker == _KEY and "ENCRYPTED" in text:
-        return "a private key without a passphrase: nobody is there to type it"
+        return "a private key without a passphrase: a server cannot ask for it"
     return None
 
 

@@ -17,10 +17,12 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import FunctionType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import grpc
 import grpc.aio
+
+from resilience_grpc._types import Behaviour
 
 __all__ = (
     "cancellable_attempt",
@@ -34,7 +36,7 @@ __all__ = (
 )
 
 
-class _SentDetails(Protocol):
+class _AttemptDetails(Protocol):
     """The call details that an interceptor passes on."""
 
     method: str
@@ -74,7 +76,7 @@ def cancellable_attempt(continuation: object) -> Callable[[Any, object], Any] | 
     return None if thunk is None else functools.partial(_begin, thunk)
 
 
-def _begin(thunk: Callable[[str], Any], details: _SentDetails, request: object) -> Any:
+def _begin(thunk: Callable[[str], Any], details: _AttemptDetails, request: object) -> Any:
     return thunk(details.method).future(
         request,
         timeout=details.timeout,
@@ -151,7 +153,7 @@ class _ServedApart(Protocol):
     experimental_non_blocking: bool
 
 
-def serve_in(behaviour: _ServedApart, pool: ThreadPoolExecutor, *, is_pushed: bool = False) -> None:
+def serve_in(behaviour: Behaviour, pool: ThreadPoolExecutor, *, is_pushed: bool = False) -> None:
     """Have `grpc` call a function in `pool`, not in the threads of the server.
 
     A function that is pushed (`is_pushed`) gets a third argument: a function that sends one response from any thread,
@@ -160,9 +162,10 @@ def serve_in(behaviour: _ServedApart, pool: ThreadPoolExecutor, *, is_pushed: bo
     Relies on: the attributes `experimental_thread_pool` and `experimental_non_blocking` of a function.
     Without it: health is answered by the threads of the server, and a health stream takes one.
     """
-    behaviour.experimental_thread_pool = pool
+    served = cast("_ServedApart", behaviour)
+    served.experimental_thread_pool = pool
     if is_pushed:
-        behaviour.experimental_non_blocking = True
+        served.experimental_non_blocking = True
 
 
 def is_pushed(behaviour: object) -> bool:

@@ -11,7 +11,7 @@ from resilience.hedge import Hedge
 from resilience.keyed import Keyed
 from resilience.retry import Retry
 
-__all__ = ("configured_policies", "default_policies", "hedge_named", "may_call_again")
+__all__ = ("configured_policies", "default_policies", "hedge_named", "may_call_again", "owns_call", "runs_in_threads")
 
 _KEYED_KINDS = frozenset({"breaker", "ratelimit", "bulkhead"})
 """Kinds of policies whose state describes one host."""
@@ -121,6 +121,20 @@ def may_call_again(policy: Member) -> bool:
     """
     steps = Steps.of(policy)
     return steps.retries or (steps.applies_to is not None and not steps.applies_to(_not_idempotent))
+
+
+def owns_call(policy: Member) -> bool:
+    """Return whether a policy, or the policy of each key, decides how the call runs: a `Timeout`, `Hedge`, `Cache` ...
+
+    A client leaves such a policy out for a stream, which no policy can own.
+    """
+    return Steps.of(policy).owns_call
+
+
+def runs_in_threads(policy: Member) -> bool:
+    """Return whether a policy, or the policy of each key, moves an awaited call to threads: a `ThreadPoolBulkhead`."""
+    steps = Steps.of(policy)
+    return (steps.template or steps).run_in_threads is not None
 
 
 def _not_idempotent() -> None:

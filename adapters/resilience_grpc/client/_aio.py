@@ -77,7 +77,7 @@ class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
         if method is None:
             return await continuation(client_call_details, request)
         outgoing: AioOutgoing = method.outgoing(_sender(continuation), client_call_details, request)
-        response = await _call(method.guarded(_attempt, can_resend=True), outgoing)
+        response = await _call(method.guarded(_attempt, is_resendable=True), outgoing)
         call = outgoing.call_of(response) or CompletedAioCall(response)
         return cast("grpc.aio.UnaryUnaryCall[Request, Response]", call)
 
@@ -100,7 +100,7 @@ class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
         if method is None:
             return await continuation(client_call_details, request_iterator)
         outgoing: AioOutgoing = method.outgoing(_sender(continuation), client_call_details, request_iterator)
-        call = await _begin_writing(method.guarded(_attempt, can_resend=False), outgoing)
+        call = await _begin_writing(method.guarded(_attempt, is_resendable=False), outgoing)
         return cast("grpc.aio.StreamUnaryCall[Request, Response]", call)
 
 
@@ -120,8 +120,8 @@ class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
         method = self._methods.method(client_call_details.method)
         if method is None:
             return await continuation(client_call_details, request)
-        outgoing: AioOutgoing = method.outgoing(_sender(continuation), client_call_details, request, can_resend=True)
-        return await _begin_reading(method.guarded(_stream_attempt, can_resend=True, is_stream=True), outgoing)
+        outgoing: AioOutgoing = method.outgoing(_sender(continuation), client_call_details, request, is_resendable=True)
+        return await _begin_reading(method.guarded(_stream_attempt, is_resendable=True, is_stream=True), outgoing)
 
 
 class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
@@ -142,7 +142,7 @@ class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
         if method is None:
             return await continuation(client_call_details, request_iterator)
         outgoing: AioOutgoing = method.outgoing(_sender(continuation), client_call_details, request_iterator)
-        return await _begin_reading(method.guarded(_stream_attempt, can_resend=False, is_stream=True), outgoing)
+        return await _begin_reading(method.guarded(_stream_attempt, is_resendable=False, is_stream=True), outgoing)
 
 
 def _sender(continuation: Callable[[Any, Any], object]) -> Callable[[Any, Any], Awaitable[AioCall]]:

@@ -9,7 +9,15 @@ from typing import Any, TypeAlias, TypeVar, cast
 from grpc import StatusCode
 
 from resilience import Hedge, Keyed, Pipeline, Policy, Resilience, Timeout
-from resilience.client import ClientContext, TransportTimeout, default_policies, hedge_named, may_call_again
+from resilience.client import (
+    ClientContext,
+    TransportTimeout,
+    default_policies,
+    hedge_named,
+    may_call_again,
+    owns_call,
+    runs_in_threads,
+)
 from resilience.errors import ConfigurationError, Problem
 from resilience.policy import AroundPolicy, KeyedPolicy
 from resilience_grpc._method_names import is_infrastructure, is_listed, service_of
@@ -22,7 +30,6 @@ __all__ = ("GuardedMethod", "MethodPipelines", "PipelineChoice", "per_method")
 PipelineChoice: TypeAlias = Pipeline | str | Callable[[str], Pipeline | str | None] | None
 """One pipeline for all methods, the name of one, or a function that takes `shop.Orders/Get` and returns either."""
 
-_AnyPolicy: TypeAlias = Policy | AroundPolicy | KeyedPolicy
 AttemptT = TypeVar("AttemptT", bound=Callable[..., object])
 
 
@@ -139,11 +146,11 @@ class GuardedMethod:
         self._pipeline, self._methods = pipeline, methods
         self._is_idempotent = is_idempotent
         self._guarded: dict[tuple[Callable[..., object], bool], Callable[..., object]] = {}
-        self.has_races = is_idempotent and any(isinstance(_template(policy), Hedge) for policy in pipeline.policies)
+        self.has_races = is_idempotent and any(map(_is_hedge, pipeline.policies))
         """Whether two attempts may be in flight at the same time, so that one has to be cancelled."""
 
     def outgoing(
-        self, send: Callable[[Any, Any], SentT], details: CallDetails, request: object, *, can_resend: bool = False
+        self, send: Callable[[Any, Any], SentT], details: CallDetails, request: object, *, is_resendable: bool = False
     ) -> OutgoingCall[SentT, Any]:
         """Return a call that is about to be made.
 
@@ -151,54 +158,56 @@ class GuardedMethod:
             send: The continuation of grpcio, which sends one attempt.
             details: The call details of the caller.
             request: The message, or an iterator of messages.
-            can_resend: Whether the request can be sent again. Default: False.
+            is_resendable: Whether the request can be sent again. Default: False.
         """
-        known, is_repeatable = self._methods, can_resend and self._is_idempotent
+        known, is_repeatable = self._methods, is_resendable and self._is_idempotent
         return OutgoingCall(
             send, details, request, known.client_context, known.decode, known.rebuild, is_repeatable=is_repeatable
         )
 
     def guarded(
-        self, attempt: AttemptT, *, can_resend: bool, is_stream: bool = False, blocks: bool = False
+        self, attempt: AttemptT, *, is_resendable: bool, is_stream: bool = False, is_blocking: bool = False
     ) -> AttemptT:
         """Return `attempt` with the policies around it. It is compiled at the first call.
 
         Args:
             attempt: A function of an `OutgoingCall` that makes one attempt.
-            can_resend: Whether the request can be sent again. If not, no policy calls twice.
+            is_resendable: Whether the request can be sent again. If not, no policy calls twice.
             is_stream: Whether responses are streamed. Policies that own a call are then left out. Default: False.
-            blocks: Whether the caller's thread waits for the call, so that threads may be used. Default: False.
+            is_blocking: Whether the caller's thread waits for the call, so that threads may be used. Default: False.
         """
-        is_repeatable = can_resend and self._is_idempotent
+        is_repeatable = is_resendable and self._is_idempotent
         guarded = self._guarded.get((attempt, is_repeatable))
         if guarded is None:
             with self._methods.as_call_errors():
-                policies = self._policies(is_repeatable=is_repeatable, is_stream=is_stream)
-                if not blocks:
-                    _refuse_threads(self._pipeline.name, policies)
-                guarded = self._pipeline.with_policies(*policies)(attempt)
+                pipeline = self._pipeline_for(is_repeatable=is_repeatable, is_stream=is_stream)
+                if not is_blocking:
+                    _refuse_threads(pipeline)
+                guarded = pipeline(attempt)
             self._guarded[attempt, is_repeatable] = guarded
         return cast("AttemptT", guarded)
 
-    def _policies(self, *, is_repeatable: bool, is_stream: bool) -> list[_AnyPolicy]:
+    def _pipeline_for(self, *, is_repeatable: bool, is_stream: bool) -> Pipeline:
         policies = [policy for policy in self._pipeline.policies if is_repeatable or not may_call_again(policy)]
         if is_stream:
-            return [policy for policy in policies if not isinstance(_template(policy), AroundPolicy)]
+            return self._pipeline.with_policies(*[policy for policy in policies if not owns_call(policy)])
         margin = self._methods.client_context.options.margin
-        return [
-            TransportTimeout(policy, CallError, margin) if isinstance(policy, Timeout) else policy
-            for policy in policies
-        ]
+        return self._pipeline.with_policies(
+            *[
+                TransportTimeout(policy, CallError, margin) if isinstance(policy, Timeout) else policy
+                for policy in policies
+            ]
+        )
 
 
-def _template(policy: _AnyPolicy) -> object:
-    return policy.template if isinstance(policy, KeyedPolicy) else policy
+def _is_hedge(policy: object) -> bool:
+    return isinstance(policy.template if isinstance(policy, KeyedPolicy) else policy, Hedge)
 
 
-def _refuse_threads(pipeline: str, policies: Iterable[_AnyPolicy]) -> None:
-    for policy in policies:
-        if hasattr(_template(policy), "run_in_threads"):
+def _refuse_threads(pipeline: Pipeline) -> None:
+    for policy in pipeline.policies:
+        if runs_in_threads(policy):
             reason = "nothing of this call blocks; use a Bulkhead"
             raise ConfigurationError(
-                f"pipeline {pipeline!r} cannot move a call to the threads of {policy.name!r}: {reason}"
+                f"pipeline {pipeline.name!r} cannot move a call to the threads of {policy.name!r}: {reason}"
             )

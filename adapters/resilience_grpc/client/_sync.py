@@ -83,7 +83,7 @@ class _BlockingInterceptor(
         request: Request,
     ) -> _CallFuture[Response]:
         """Guard a call with one request and one response."""
-        call = self._unary(continuation, client_call_details, request, can_resend=True)
+        call = self._unary(continuation, client_call_details, request, is_resendable=True)
         return cast("_CallFuture[Response]", call)
 
     def intercept_stream_unary(
@@ -93,7 +93,7 @@ class _BlockingInterceptor(
         request_iterator: Iterator[Request],
     ) -> _CallFuture[Response]:
         """Guard a call with streamed requests and one response. Requests that were read cannot be sent again."""
-        call = self._unary(continuation, client_call_details, request_iterator, can_resend=False)
+        call = self._unary(continuation, client_call_details, request_iterator, is_resendable=False)
         return cast("_CallFuture[Response]", call)
 
     def intercept_unary_stream(
@@ -103,7 +103,7 @@ class _BlockingInterceptor(
         request: Request,
     ) -> _CallIterator[Response]:
         """Guard a call with one request and streamed responses. It can be repeated until the first response."""
-        call = self._stream(continuation, client_call_details, request, can_resend=True)
+        call = self._stream(continuation, client_call_details, request, is_resendable=True)
         return cast("_CallIterator[Response]", call)
 
     def intercept_stream_stream(
@@ -113,7 +113,7 @@ class _BlockingInterceptor(
         request_iterator: Iterator[Request],
     ) -> _CallIterator[Response]:
         """Guard a call with streamed requests and streamed responses."""
-        call = self._stream(continuation, client_call_details, request_iterator, can_resend=False)
+        call = self._stream(continuation, client_call_details, request_iterator, is_resendable=False)
         return cast("_CallIterator[Response]", call)
 
     def _unary(
@@ -122,20 +122,20 @@ class _BlockingInterceptor(
         details: grpc.ClientCallDetails,
         request: object,
         *,
-        can_resend: bool,
+        is_resendable: bool,
     ) -> object:
         send = cast("Callable[[Any, Any], SyncCall]", continuation)
         method = self._methods.method(details.method)
         if method is None:
             return send(details, request)
         if makes_future(continuation):
-            attempt_later = method.guarded(future_attempt, can_resend=can_resend)
+            attempt_later = method.guarded(future_attempt, is_resendable=is_resendable)
             return start_future(attempt_later, method.outgoing(send, details, request))
-        begin = cancellable_attempt(continuation) if can_resend and method.has_races else None
+        begin = cancellable_attempt(continuation) if is_resendable and method.has_races else None
         if begin is None:
-            attempt = method.guarded(_attempt, can_resend=can_resend, blocks=True)
+            attempt = method.guarded(_attempt, is_resendable=is_resendable, is_blocking=True)
             return _call(attempt, method.outgoing(send, details, request))
-        attempt = method.guarded(_attempt_in_race, can_resend=True, blocks=True)
+        attempt = method.guarded(_attempt_in_race, is_resendable=True, is_blocking=True)
         return _call(attempt, method.outgoing(begin, details, request))
 
     def _stream(
@@ -144,14 +144,14 @@ class _BlockingInterceptor(
         details: grpc.ClientCallDetails,
         request: object,
         *,
-        can_resend: bool,
+        is_resendable: bool,
     ) -> object:
         send = cast("Callable[[Any, Any], SyncCall]", continuation)
         method = self._methods.method(details.method)
         if method is None:
             return send(details, request)
-        attempt = method.guarded(stream_attempt, can_resend=can_resend, is_stream=True)
-        return GuardedStream(attempt, method.outgoing(send, details, request, can_resend=can_resend))
+        attempt = method.guarded(stream_attempt, is_resendable=is_resendable, is_stream=True)
+        return GuardedStream(attempt, method.outgoing(send, details, request, is_resendable=is_resendable))
 
 
 def _call(attempt: Callable[[SyncOutgoing], object], outgoing: SyncOutgoing) -> SyncCall:

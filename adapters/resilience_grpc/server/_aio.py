@@ -195,7 +195,7 @@ class _LoopMethod:
         quota = guard.gate.admit(request)
         if quota is not None:
             await guard.gate.acharge(request, quota)
-        if guard.shows_quotas:
+        if guard.has_quota_trailers:
             guard.complete(request, context)  # now: an abort by the handler is sent at once
         if guard.validate is not None or message is _MALFORMED:
             message, given = await self._validated(message, given)

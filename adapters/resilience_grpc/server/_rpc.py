@@ -84,7 +84,7 @@ class RpcGuard:
         self.catalog = toolkit.catalog
         self.authenticate = authenticate
         self.validate = validate
-        self.shows_quotas = self.gate.options.rate_limit_headers
+        self.has_quota_trailers = self.gate.options.rate_limit_headers
         self._wanted = self.gate.wanted | {_LANGUAGE}
         toolkit.health.attach(toolkit.lifecycle)
 
@@ -205,7 +205,7 @@ class RpcGuard:
     def complete(self, request: RequestContext, context: _Context) -> None:
         """Make sure that the trailing metadata name the request, also if the handler has set its own."""
         given = context.trailing_metadata()
-        if not (request.charges and self.shows_quotas):
+        if not (request.charges and self.has_quota_trailers):
             ids = [value for name, value in given or () if name.lower() == _REQUEST_ID]
             if ids == [request.request_id]:
                 return

@@ -14,8 +14,7 @@ from no_threads import out_of_threads
 
 from resilience import BulkheadFullError, CircuitBreaker, Pipeline, Resilience
 from resilience_grpc import add_health, client_interceptors
-from resilience_grpc._health import Answer, Services
-from resilience_grpc._health_sync import ThreadedHealth
+from resilience_grpc._health import ThreadedHealth, _HealthSource
 from resilience_grpc.client import _sync_futures
 
 GET = "/shop.Orders/Get"
@@ -52,13 +51,15 @@ def test_a_probe_without_a_thread_ends_no_server(serve: Any) -> None:
 
     shop: Running = serve("sync", prepare=prepare)
     check = shop.channel.unary_unary(
-        "/grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest.SerializeToString, Answer.FromString
+        "/grpc.health.v1.Health/Check",
+        health_pb2.HealthCheckRequest.SerializeToString,
+        health_pb2.HealthCheckResponse.FromString,
     )
     with out_of_threads(), pytest.raises(grpc.RpcError) as late:
         check(health_pb2.HealthCheckRequest(), timeout=1)
     error: Any = late.value
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert check(health_pb2.HealthCheckRequest(), timeout=10).status == Answer.SERVING
+    assert check(health_pb2.HealthCheckRequest(), timeout=10).status == health_pb2.HealthCheckResponse.SERVING
 
 
 class _Rpc:
@@ -71,17 +72,18 @@ class _Rpc:
 def test_a_watcher_without_a_thread_has_to_come_again() -> None:
     """If the thread that informs watchers cannot start, a watcher's stream ends, and the next watcher is informed."""
     toolkit, ended, informed = Resilience(), list[Any](), list[Any]()
-    health = ThreadedHealth(Services(toolkit, (), 0.05))
+    rpc: Any = _Rpc()
+    health = ThreadedHealth(_HealthSource(toolkit, (), 0.05))
     with out_of_threads():
-        health.watch(health_pb2.HealthCheckRequest(), _Rpc(), ended.append)
+        health.watch(health_pb2.HealthCheckRequest(), rpc, ended.append)
     assert ended == [None]
-    health.watch(health_pb2.HealthCheckRequest(), _Rpc(), informed.append)
-    teller = health._teller
+    health.watch(health_pb2.HealthCheckRequest(), rpc, informed.append)
+    notifier = health._notifier
     health.end()
-    assert teller is not None
-    teller.join(10)
+    assert notifier is not None
+    notifier.join(10)
     assert informed[-1] is None
-    assert {answer.status for answer in informed[:-1]} == {Answer.NOT_SERVING}
+    assert {answer.status for answer in informed[:-1]} == {health_pb2.HealthCheckResponse.NOT_SERVING}
 
 
 def test_a_future_without_a_thread_is_refused(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
