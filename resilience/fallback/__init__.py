@@ -1,4 +1,4 @@
-"""Fallback: a second-best answer instead of an error."""
+"""Fallback: an alternative in place of an error, or of a result that is not acceptable."""
 
 from resilience.fallback._policy import Fallback
 
