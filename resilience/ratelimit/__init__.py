@@ -1,4 +1,4 @@
-"""Rate limits: token buckets in this process or shared through Redis."""
+"""Rate limits: token buckets in this process, or on a Redis that several processes share."""
 
 from resilience.ratelimit._bucket import TokenBucket
 from resilience.ratelimit._decision import Decision
@@ -8,19 +8,19 @@ from resilience.ratelimit._options import RateLimitOptions
 from resilience.ratelimit._policy import RateLimit
 from resilience.ratelimit._rate import Rate
 from resilience.ratelimit._redis import RedisStore
-from resilience.ratelimit._store import Ledger, LocalLedger, SpendingLedger, Store
+from resilience.ratelimit._store import Buckets, LocalBuckets, SpendingBuckets, Store
 
 __all__ = (
+    "Buckets",
     "Decision",
-    "Ledger",
-    "LocalLedger",
+    "LocalBuckets",
     "MemoryStore",
     "Quota",
     "Rate",
     "RateLimit",
     "RateLimitOptions",
     "RedisStore",
-    "SpendingLedger",
+    "SpendingBuckets",
     "Store",
     "TokenBucket",
 )

@@ -1,4 +1,4 @@
-"""What a bucket answers."""
+"""The answer of a bucket."""
 
 from __future__ import annotations
 
@@ -8,28 +8,38 @@ __all__ = ("Decision",)
 
 
 class Decision:
-    """Whether the call fits; true exactly when it does. Durations are seconds from the moment it was made.
+    """Whether a call fits; a decision is true exactly if it does. Durations are seconds from the decision on.
 
-    Holds what was found and computes the rest when asked for it. It has no constructor because making one is part of
-    every call, and calling `__init__` is a quarter of that: use `Decision.of`.
+    A decision stores what was found and computes the rest when it is read. It has no constructor: making a decision is
+    part of every call, and calling `__init__` is a quarter of the cost. Use `Decision.of`.
+
+    Attributes:
+        allowed: Whether the cost was paid.
+        cost: Tokens asked for.
+        full_at: The time at which the bucket is full if nothing else is taken, on the clock of the store.
+        made_at: The time of the decision, on the same clock.
+        quota: The size and the rate of the bucket.
     """
 
     __slots__ = ("allowed", "cost", "full_at", "made_at", "quota")
 
     allowed: bool
-    """Whether the cost was paid."""
     cost: int
-    """Tokens asked for."""
     full_at: float
-    """The moment the bucket is full if nothing else is taken, on the clock of whoever decided."""
     made_at: float
-    """The moment of the decision, on the same clock."""
     quota: Quota
-    """What was decided by."""
 
     @classmethod
     def of(cls, quota: Quota, cost: int, *, allowed: bool, full_at: float, made_at: float) -> Decision:
-        """Return a decision."""
+        """Return a decision.
+
+        Args:
+            quota: The size and the rate of the bucket.
+            cost: Tokens asked for.
+            allowed: Whether the cost was paid.
+            full_at: The time at which the bucket is full, in seconds on the clock of the store.
+            made_at: The time of the decision, on the same clock.
+        """
         decision = cls()
         decision.quota, decision.cost, decision.allowed = quota, cost, allowed
         decision.full_at, decision.made_at = full_at, made_at
@@ -37,7 +47,7 @@ class Decision:
 
     @classmethod
     def refusal(cls, quota: Quota, cost: int, retry_after: float) -> Decision:
-        """Return a refusal for `retry_after` seconds, made without a bucket at hand."""
+        """Return a refusal for `retry_after` seconds that was made without a bucket."""
         full_at = quota.capacity - cost * quota.interval + retry_after
         return cls.of(quota, cost, allowed=False, full_at=full_at, made_at=0.0)
 
@@ -54,7 +64,7 @@ class Decision:
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds until the same call fits: 0 where it did, None where it costs more than the bucket ever holds."""
+        """Seconds until the same call fits: 0 if it did, None if it costs more than the bucket ever holds."""
         if self.allowed:
             return 0.0
         if self.cost > self.quota.burst:
@@ -68,7 +78,7 @@ class Decision:
 
     @property
     def wait(self) -> float:
-        """Seconds an admitted call has to hold back; above 0 only where it was allowed to wait."""
+        """Seconds that an admitted call has to wait for its turn; above 0 only if it was allowed to wait."""
         missing = self.reset_after
         return missing - self.quota.capacity if self.allowed and missing > self.quota.room else 0.0
 

@@ -1,8 +1,34 @@
-"""The token bucket as arithmetic, and the bounded table of buckets in a process.
+"""The token bucket as arithmetic, and the bounded table of the buckets of a process.
 
-A bucket is one number: the moment it will be full again (the generic cell rate algorithm, ITU-T I.371, read as a
-bucket). A token is `interval` seconds of filling; a bucket that is full needs no memory at all. Pure: told the time.
-Any unit of time will do as long as it is one unit; here it is seconds.
+The machine is pure: the caller passes in the time. Any unit of time will do as long as it is one unit; here it is
+seconds.
+
+The bucket. A bucket is one number: the time at which it will be full again. This is the generic cell rate algorithm
+(ITU-T I.371), read as a bucket. One token is `interval` seconds of filling. A bucket of `burst` tokens is empty if it
+is full in `capacity = burst * interval` seconds. To pay `cost` tokens moves the time by `cost * interval`, and the call
+fits if the bucket is then full within `capacity`. A bucket that is full needs no memory at all, and no timer refills a
+bucket. Over any time t at most `rate * t + burst` tokens are paid.
+
+Refusals cost nothing. A refused call leaves the number as it was, so `retry_after` is exact: it is the time until the
+same payment fits.
+
+Waiting. A call that may wait passes an `allowance`: the bucket may go that many seconds below empty. The caller sleeps
+for as long as the bucket is below empty, so calls get their turns in the order in which they paid. A wait that is
+cancelled is refunded, but only if no later call has paid. Later calls keep their turn, and their number includes the
+payment before it.
+
+Rounding. Floats round, so one token may be used a thousandth of itself early (`_EARLY`). The error does not accumulate,
+because each payment starts from a number that was stored, not from a sum of differences.
+
+The table. Each process keeps the buckets of one name by key. A `Cell` is a list that holds the one number. `list.pop`
+and `list.append` are one step each to every other thread, so a thread that pops the number owns the bucket until it
+appends the new one. This is the lock of the usual case. Callers that find the cell empty, add a key, or do anything but
+spend one token take the lock of the table (in `_memory.py`).
+
+Bounds. The table has at most `max_keys` buckets. Each key that comes in checks two others, in turn, and drops them if
+they are full. So there is no timer and no sweep, and each call does a bounded piece of work. If all `max_keys` are in
+use, the bucket nearest to full among the next eight makes room: its owner gains least by it. A bucket from which a
+thread is spending stays, even if the table then has one bucket too many until the next key comes.
 """
 
 from __future__ import annotations
@@ -10,25 +36,35 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from resilience.ratelimit._rate import Rate
 
-__all__ = ("Cell", "Quota", "Spent", "Table")
+__all__ = ("BucketTable", "Cell", "Payment", "Quota")
 
 _EARLY = 1e-3
-"""A token may be used this fraction of itself early, once: room for the rounding of floats, never accumulating."""
+"""The part of a token that may be used early, once: room for the rounding of floats."""
 
 
-class Spent(NamedTuple):
-    """Whether the cost was paid, and the moment the bucket is full after that."""
+class Payment(NamedTuple):
+    """Whether the cost was paid, and the time at which the bucket is full after that."""
 
     is_paid: bool
     full_at: float
 
 
 class Quota:
-    """`burst` tokens at most, `rate` of them back over time."""
+    """The size of a bucket and its rate.
+
+    Args:
+        name: The name under which a store keeps the buckets.
+        rate: How fast tokens come back.
+        burst: The size of a bucket, in tokens.
+
+    Attributes:
+        interval: Seconds from one token to the next.
+        capacity: Seconds from empty to full.
+    """
 
     __slots__ = ("burst", "capacity", "interval", "name", "rate", "room")
 
@@ -38,32 +74,37 @@ class Quota:
         self.burst = burst
         self.interval = rate.interval
         self.capacity = burst * self.interval
-        """Seconds from empty to full."""
         self.room = self.capacity + self.interval * _EARLY
 
-    def spend(self, full_at: float, now: float, cost: int = 1, allowance: float = 0.0) -> Spent:
-        """Pay `cost` tokens. A refusal costs nothing.
+    def spend(self, full_at: float, now: float, cost: int = 1, allowance: float = 0.0) -> Payment:
+        """Pay `cost` tokens, or none if they do not fit.
 
-        With an `allowance` a bucket may go that many seconds of filling below empty: the payer waits as long as it
-        is below. A clock that went back finds the bucket as empty as it was left, never fuller.
+        If the clock went back, the bucket is as empty as it was left, never fuller.
+
+        Args:
+            full_at: The time at which the bucket is full.
+            now: The present time.
+            cost: Tokens to pay.
+            allowance: How many seconds of filling the bucket may go below empty.
         """
         full_after = max(now, full_at) + cost * self.interval
         if full_after - now > self.room + allowance:
-            return Spent(False, full_at)
-        return Spent(True, full_after)
+            return Payment(False, full_at)
+        return Payment(True, full_after)
 
     def refunded(self, full_at: float, paid: float, cost: int) -> float:
-        """Undo the payment that left the bucket full at `paid`, unless somebody has paid after it.
+        """Undo the payment that left the bucket full at `paid`, unless a later call has paid after it.
 
-        Those who wait behind it keep their turn, so what it held would let another call through beside them
-        (golang.org/x/time/rate cancels reservations by the same rule).
+        Later calls that wait keep their turn, so a refund would let one more call through beside them.
+        golang.org/x/time/rate cancels reservations by the same rule.
         """
         return full_at - cost * self.interval if full_at == paid else full_at
 
     def drained(self, full_at: float, now: float, wait: float = 0.0) -> float:
-        """Return the moment the bucket is full with every token taken, and the next one `wait` seconds away at least.
+        """Return the time at which the bucket is full if it is emptied now.
 
-        A bucket that is emptier than that already, because calls wait for their turn, stays as it is.
+        The next token comes after `wait` seconds at the earliest. A bucket that is emptier than that already, because
+        calls wait for their turn, stays as it is.
         """
         return max(full_at, now + self.capacity + max(0.0, wait - self.interval))
 
@@ -71,27 +112,26 @@ class Quota:
         return f"Quota({self.name!r}, {str(self.rate)!r}, burst={self.burst})"
 
 
-_LOOKS = 2
-_CHOICES = 8
+_CHECKS_PER_KEY = 2
+_CANDIDATES = 8
 _NEVER = float("inf")
 
-Cell = list[float]
-"""One bucket as several threads share it: `[full_at]`, and empty while somebody is spending from it.
+Cell: TypeAlias = list[float]
+"""One bucket as threads share it: `[full_at]`, and empty while a thread is spending from it.
 
-The number is its own lock, because `pop` and `append` are one step each to every other thread. Cells are emptied before
-they leave the table, so whoever finds one empty has to look its key up again.
+A cell is emptied before it leaves the table, so a thread that finds a cell empty has to look its key up again.
 """
 
 
-class Table:
-    """The buckets of a process by key: at most `max_keys`, those that are full forgotten.
+class BucketTable:
+    """The buckets of one name by key, at most `max_keys`.
 
-    Every key that comes in has two others looked at, in turn, and dropped where they are full: no timer, no sweep, and
-    no more than a fixed piece of work per call. When all `max_keys` are in use, the bucket nearest to full among the
-    next eight makes room: the one whose owner gains least from being forgotten. Buckets somebody is spending from
-    stay, even where that is one too many until the next key comes.
+    One thread at a time may call its methods, and a finalizer in the middle of that. Other threads may spend from its
+    cells at the same time.
 
-    One thread at a time may call its methods, and a finalizer in the midst of that; others may spend from its cells.
+    Attributes:
+        cells: The bucket of each key.
+        displaced: How many buckets were dropped while they were not full.
     """
 
     __slots__ = ("_max_keys", "_order", "cells", "displaced")
@@ -101,19 +141,18 @@ class Table:
         self.cells: dict[str, Cell] = {}
         self._order: deque[str] = deque()
         self.displaced = 0
-        """Buckets that were forgotten while not full."""
 
     def add(self, key: str, full_at: float, now: float) -> None:
-        """Remember a bucket that is not in the table."""
-        for _ in range(min(_LOOKS, len(self._order))):
-            self._look(now)
+        """Add the bucket of a key that is not in the table."""
+        for _ in range(min(_CHECKS_PER_KEY, len(self._order))):
+            self._check_next(now)
         while len(self.cells) >= self._max_keys and self._displace():
             self.displaced += 1
-        # In this order: an interrupt may leave a key in line that has no bucket, never a bucket nobody looks at again.
+        # In this order: an interrupt may leave a key in line that has no bucket, never a bucket that is not in line.
         self._order.append(key)
         self.cells[key] = [full_at]
 
-    def _look(self, now: float) -> None:
+    def _check_next(self, now: float) -> None:
         order = self._order
         order.rotate(-1)
         if self._drop(order[-1], now):
@@ -121,12 +160,12 @@ class Table:
 
     def _displace(self) -> bool:
         order = self._order
-        keys = list(islice(order, _CHOICES))
+        keys = list(islice(order, _CANDIDATES))
         chosen = min(keys, key=self._full_at)
         if not self._drop(chosen, _NEVER):
             return False
-        with contextlib.suppress(ValueError):  # a finalizer that made a call meanwhile has done it
-            order.remove(chosen)  # while it is in front: this looks from there
+        with contextlib.suppress(ValueError):  # a finalizer that made a call meanwhile has removed it
+            order.remove(chosen)  # before the rotation: `remove` searches from the front
         order.rotate(1 - len(keys))
         return True
 
@@ -134,7 +173,7 @@ class Table:
         return next(iter(self.cells.get(key, ())), _NEVER)
 
     def _drop(self, key: str, latest: float) -> bool:
-        """Forget a bucket that is full by `latest`, unless somebody is spending from it."""
+        """Drop a bucket that is full by `latest`, unless a thread is spending from it; returns whether it is gone."""
         cell = self.cells.get(key)
         if cell is None:
             return True

@@ -1,30 +1,39 @@
-"""Buckets in this process."""
+"""Buckets in the memory of this process."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Coroutine
-from typing import Any
 
 from resilience._support.fork import renew_after_fork
 from resilience.clock import Clock
 from resilience.errors import ConfigurationError, Problem
 from resilience.options import Refused, Whole
 from resilience.ratelimit._decision import Decision
-from resilience.ratelimit._key import checked_cost, stored_key
-from resilience.ratelimit._machine import Quota, Table
+from resilience.ratelimit._machine import BucketTable, Quota
+from resilience.ratelimit._store import checked_cost, stored_key
 
-__all__ = ("MemoryLedger", "MemoryStore")
+__all__ = ("MemoryBuckets", "MemoryStore")
 
 _MAX_KEYS = Whole(1, 100_000_000)
 _LONG_AGO = float("-inf")
-_NAPS = (0.0,) * 50 + (0.001,) * 100
-"""Waits for a number somebody has, 0.1 s in all. Counted in naps: a starved or stopped process loses nothing by it."""
+_PAUSES = (0.0,) * 50 + (0.001,) * 100
+"""Waits for a number that another thread has, 0.1 s in all.
+
+They are counted, not timed: a process that was starved or stopped loses nothing by it.
+"""
 
 
 class MemoryStore:
-    """Keeps at most `max_keys` buckets per name in this process; those that are full again are forgotten."""
+    """Keeps buckets in the memory of this process, and forgets those that are full again.
+
+    Args:
+        max_keys: The largest number of buckets for each name, 1 to 100,000,000. Beyond it, the bucket nearest to full
+            among eight is forgotten.
+
+    Raises:
+        ConfigurationError: `max_keys` is out of range.
+    """
 
     waits = False
 
@@ -33,66 +42,66 @@ class MemoryStore:
             self.max_keys = _MAX_KEYS.check(max_keys)
         except Refused:
             raise ConfigurationError([Problem("max_keys", max_keys, _MAX_KEYS.expected)]) from None
-        self._shelves: dict[str, _Shelf] = {}
+        self._tables: dict[str, _LockedTable] = {}
 
-    def open(self, quota: Quota, clock: Clock) -> MemoryLedger:
+    def open(self, quota: Quota, clock: Clock) -> MemoryBuckets:
         """Return the buckets of `quota.name`."""
-        # setdefault is one atomic step: of two threads that open the same name, both get the same shelf.
-        shelf = self._shelves.setdefault(quota.name, _Shelf(self.max_keys))
-        return MemoryLedger(quota, clock, shelf)
+        # setdefault is one atomic step: two threads that open the same name get the same table.
+        shared = self._tables.setdefault(quota.name, _LockedTable(self.max_keys))
+        return MemoryBuckets(quota, clock, shared)
 
     def __len__(self) -> int:
-        """Buckets remembered, of all names."""
-        return sum(len(shelf.table) for shelf in self._shelves.values())
+        """Return the number of buckets in memory, of all names."""
+        return sum(len(shared.table) for shared in self._tables.values())
 
 
-class _Shelf:
-    """The buckets of one name.
+class _LockedTable:
+    """The buckets of one name, and their lock.
 
-    The lock is for those who add or remove buckets, and for everything but the usual case: one token of a known key
-    is spent without it (`MemoryLedger.take`).
+    The lock is for calls that add or remove buckets, and for everything but the usual case: one token of a known key
+    is spent without it (`MemoryBuckets.take`).
     """
 
     __slots__ = ("__weakref__", "lock", "longest_wait", "table")
 
     def __init__(self, max_keys: int) -> None:
-        self.table = Table(max_keys)
+        self.table = BucketTable(max_keys)
         self.longest_wait = 0.0
         self.after_fork()
         renew_after_fork(self)
 
     def after_fork(self) -> None:
-        """Keep what was spent, under a lock nobody holds."""
+        """Keep the buckets, under a new lock that no thread holds."""
         self.lock = threading.RLock()  # re-entrant, for finalizers that make calls
 
 
-class MemoryLedger:
-    """One quota's view of a shelf."""
+class MemoryBuckets:
+    """The buckets of one name, under one quota."""
 
-    __slots__ = ("_cells", "_clock", "_interval", "_quota", "_room", "_shelf")
+    __slots__ = ("_cells", "_clock", "_interval", "_quota", "_room", "_shared")
 
-    def __init__(self, quota: Quota, clock: Clock, shelf: _Shelf) -> None:
+    def __init__(self, quota: Quota, clock: Clock, shared: _LockedTable) -> None:
         self._quota = quota
         self._interval, self._room = quota.interval, quota.room
         self._clock = clock
-        self._shelf = shelf
-        self._cells = shelf.table.cells
+        self._shared = shared
+        self._cells = shared.table.cells
 
     def take(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
-        """Pay `cost` tokens.
+        """Pay `cost` tokens, or none if they do not fit.
 
-        The usual case, one token of a known key, is `Quota.spend` written out between the cell's `pop` and `append`:
-        no lock, and two calls less on every request. The time is read first, so that nothing in between calls anybody
-        or can raise; a thread that is held up there decides by an older time, which only makes it stricter.
+        The usual case, one token of a known key, is `Quota.spend` written out between the cell's `pop` and `append`.
+        That saves a lock and two calls on every request. The time is read first, so that nothing in between calls other
+        code or can raise. A thread that is held up there decides by an older time, which only makes it stricter.
         """
         if cost != 1 or allowance:
-            return self._take(key, cost, allowance)
+            return self._take_locked(key, cost, allowance)
         now = self._clock()
         try:
             cell = self._cells[key]
             full_at = cell.pop()
-        except LookupError:  # a new key, or somebody is spending from it
-            return self._take(key, 1, 0.0)
+        except LookupError:  # a new key, or another thread is spending from the bucket
+            return self._take_locked(key, 1, 0.0)
         full_after = (full_at if full_at > now else now) + self._interval  # noqa: FURB136 - max() costs 80 ns
         is_paid = full_after - now <= self._room
         if is_paid:
@@ -103,14 +112,22 @@ class MemoryLedger:
         decision.full_at, decision.made_at = full_at, now
         return decision
 
+    async def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
+        """Pay `cost` tokens, or none; never suspends.
+
+        It is a coroutine function so that Python reports a forgotten `await`. The caller would otherwise take the
+        awaitable for a yes.
+        """
+        return self.take(key, cost, allowance)
+
     def spend(self, key: str) -> Decision | None:
-        """Pay one token; return the refusal, or None where it was paid. `take`, less the making of a decision."""
+        """Pay one token; returns the refusal, or None if the token was paid. Like `take`, without the decision."""
         now = self._clock()
         try:
             cell = self._cells[key]
             full_at = cell.pop()
         except LookupError:
-            decision = self._take(key, 1, 0.0)
+            decision = self._take_locked(key, 1, 0.0)
             return None if decision.allowed else decision
         full_after = (full_at if full_at > now else now) + self._interval  # noqa: FURB136 - max() costs 80 ns
         if full_after - now <= self._room:
@@ -119,18 +136,18 @@ class MemoryLedger:
         cell.append(full_at)
         return Decision.of(self._quota, 1, allowed=False, full_at=full_at, made_at=now)
 
-    def _take(self, key: str, cost: int, allowance: float) -> Decision:
+    def _take_locked(self, key: str, cost: int, allowance: float) -> Decision:
         key = stored_key(key)
         checked_cost(cost)
-        shelf = self._shelf
-        with shelf.lock:
-            shelf.longest_wait = max(shelf.longest_wait, allowance)
-            full_at = self._held(key)
+        shared = self._shared
+        with shared.lock:
+            shared.longest_wait = max(shared.longest_wait, allowance)
+            full_at = self._claim(key)
             if full_at is None:
                 now = self._clock()
                 is_paid, full_at = self._quota.spend(now, now, cost, allowance)
                 if is_paid:
-                    shelf.table.add(key, full_at, now)
+                    shared.table.add(key, full_at, now)
             else:
                 cell = self._cells[key]  # now: a finalizer that finds it empty puts another one in its place
                 try:
@@ -140,44 +157,39 @@ class MemoryLedger:
                     cell.append(full_at)
         return Decision.of(self._quota, cost, allowed=is_paid, full_at=full_at, made_at=now)
 
-    def _held(self, key: str) -> float | None:
-        """Take the number out of its cell, None where there is no bucket. Needs the lock; give it back to the cell.
+    def _claim(self, key: str) -> float | None:
+        """Take the number out of its cell, or return None if there is no bucket. Needs the lock.
 
-        A cell that stays empty has lost its number: to an exception from a signal handler right after `pop`, to a
-        thread that did not survive a fork. Nobody knows what it was, so it counts as all spent, turns to come included.
+        The caller puts the number back. A cell that stays empty has lost its number: to an exception from a signal
+        handler right after `pop`, or to a thread that did not survive a fork. The number is unknown then, so all tokens
+        count as spent, the turns of waiting calls included.
         """
         cell = self._cells.get(key)
         if cell is None:
             return None
-        for nap in _NAPS:
+        for pause in _PAUSES:
             try:
                 return cell.pop()
             except IndexError:
-                time.sleep(nap)
-        spent = self._clock() + self._quota.capacity + self._shelf.longest_wait
-        self._cells[key] = []  # another cell: whoever is late after all gives back to the old one
+                time.sleep(pause)
+        spent = self._clock() + self._quota.capacity + self._shared.longest_wait
+        self._cells[key] = []  # another cell: a thread that is late after all puts its number into the old one
         return spent
 
-    def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Coroutine[Any, Any, Decision]:
-        """Pay `cost` tokens when awaited; never suspends."""
-        from resilience.ratelimit import _memory_aio  # noqa: PLC0415 - blocking programs never need it
-
-        return _memory_aio.take(self, key, cost, allowance)
-
     def give_back(self, key: str, decision: Decision) -> None:
-        """Undo a payment, unless somebody has paid after it."""
+        """Undo a payment, unless a later call has paid after it."""
         key = stored_key(key)
-        with self._shelf.lock:
-            full_at = self._held(key)
+        with self._shared.lock:
+            full_at = self._claim(key)
             if full_at is not None:
                 self._cells[key].append(self._quota.refunded(full_at, decision.full_at, decision.cost))
 
     def look(self, key: str = "") -> Decision:
-        """Return what is there, taking nothing."""
+        """Return the state of a bucket, taking nothing."""
         key = stored_key(key)
-        with self._shelf.lock:
+        with self._shared.lock:
             now = self._clock()
-            full_at = self._held(key)
+            full_at = self._claim(key)
             if full_at is not None:
                 self._cells[key].append(full_at)
         return Decision.of(self._quota, 0, allowed=True, full_at=now if full_at is None else full_at, made_at=now)
@@ -185,17 +197,17 @@ class MemoryLedger:
     def drain(self, key: str = "", wait: float = 0.0) -> None:
         """Take all tokens of `key`; the next one comes in `wait` seconds at the earliest."""
         key = stored_key(key)
-        with self._shelf.lock:
+        with self._shared.lock:
             now = self._clock()
-            full_at = self._held(key)
+            full_at = self._claim(key)
             if full_at is None:
-                self._shelf.table.add(key, self._quota.drained(now, now, wait), now)
+                self._shared.table.add(key, self._quota.drained(now, now, wait), now)
             else:
                 self._cells[key].append(self._quota.drained(full_at, now, wait))
 
     def reset(self, key: str = "") -> None:
-        """Fill the bucket of `key`; its place in the table is given up when its turn comes."""
+        """Fill the bucket of `key`. The table drops it later, when its turn to be checked comes."""
         key = stored_key(key)
-        with self._shelf.lock:
-            if self._held(key) is not None:
+        with self._shared.lock:
+            if self._claim(key) is not None:
                 self._cells[key].append(_LONG_AGO)

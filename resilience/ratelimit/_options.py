@@ -1,4 +1,4 @@
-"""What a rate limit can be told."""
+"""Options of a rate limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ __all__ = ("RateLimitOptions",)
 
 @dataclass(frozen=True, kw_only=True)
 class RateLimitOptions(Options):
-    """A token bucket: `rate` fills it, `burst` is its size."""
+    """The size and the rate of a token bucket, and how a call meets an empty one.
+
+    Attributes:
+        rate: The sustained rate, such as `100/minute`. None is no limit.
+        burst: The size of the bucket. None is the amount named in the rate.
+        max_wait: The longest time that a call waits for its turn, in seconds. 0 refuses at once.
+        retry_after_max: The longest time for which an outcome that matches `drain_on` empties the bucket, in seconds.
+        shadow: Report the calls that would be refused, and refuse none.
+    """
 
     rate: str | None = option(None, RateText(), "sustained rate", none="no limit")
     burst: int | None = option(
@@ -25,4 +33,4 @@ class RateLimitOptions(Options):
         Duration(above=True),
         "longest time for which an outcome that matches drain_on empties the bucket",
     )
-    shadow: bool = option(False, Flag(), "report what would be refused, and refuse nothing")
+    shadow: bool = option(False, Flag(), "report the calls that would be refused, and refuse none")

@@ -1,9 +1,9 @@
-"""The rate limit as a policy."""
+"""The rate limit as a policy of a pipeline."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, cast
 
@@ -16,22 +16,18 @@ from resilience.options import CLOCK, Opaque, checked, is_plain_callable
 from resilience.policy import NO_RESULT, PolicyBase, Wait
 from resilience.ratelimit._bucket import checked_store, quota_of
 from resilience.ratelimit._decision import Decision
-from resilience.ratelimit._key import stored_key
 from resilience.ratelimit._options import RateLimitOptions
 from resilience.ratelimit._rate import Rate, as_rate
-from resilience.ratelimit._store import Ledger, LocalLedger, SpendingLedger, Store
+from resilience.ratelimit._store import Buckets, LocalBuckets, SpendingBuckets, Store, stored_key
 
 __all__ = ("RateLimit",)
 
-
-Outcome = object
-"""A result, or the exception raised instead."""
 DrainOn = type[BaseException] | Callable[[Any], bool]
 _DRAIN_ON = Opaque("an exception class, or a function of the outcome that says yes or no", is_plain_callable)
 
 
-class _Turn:
-    """The permit of a call that waits: when it may start, and what it has paid."""
+class _DelayedStart:
+    """The permit of a call that waits for its turn: when it may start, and the payment it has made."""
 
     __slots__ = ("decision", "starts_at")
 
@@ -95,7 +91,7 @@ class RateLimit(PolicyBase):
         _forward(self._store, self)
         self._open()
         if drain_on is not None:
-            self._drains = _draining(drain_on, self._ledger)
+            self._drains = _draining(drain_on, self._buckets)
             self.on_success = self._settle  # type: ignore[method-assign]  # see above
             self.on_failure = self._settle  # type: ignore[method-assign]  # see above
 
@@ -105,9 +101,9 @@ class RateLimit(PolicyBase):
 
     def _open(self) -> None:
         self._quota = quota_of(self.name, cast("str", self.options.rate), self.options.burst)
-        self._ledger = self._store.open(self._quota, self._clock)
-        self._take = self._ledger.take
-        self._spend = self._ledger.spend if isinstance(self._ledger, SpendingLedger) else self._spend_by_taking
+        self._buckets = self._store.open(self._quota, self._clock)
+        self._take = self._buckets.take
+        self._spend = self._buckets.spend if isinstance(self._buckets, SpendingBuckets) else self._spend_by_taking
 
     def _spend_by_taking(self, key: str) -> Decision | None:
         decision = self._take(key)
@@ -121,31 +117,35 @@ class RateLimit(PolicyBase):
         raise self._refused(refusal)
 
     def _admit_anyway(self) -> None:
-        self.checked(self._take(self.key, 1, self.options.max_wait))
+        self._checked(self._take(self.key, 1, self.options.max_wait))
 
     def _admit_in_turn(self) -> Wait | None:
-        decision = self.checked(self._take(self.key, 1, self.options.max_wait))
+        decision = self._checked(self._take(self.key, 1, self.options.max_wait))
         if not decision.wait:
             return None
-        return Wait(decision.wait, _Turn(decision, self._clock() + decision.wait))
+        return Wait(decision.wait, _DelayedStart(decision, self._clock() + decision.wait))
 
     def admit_blocking(self) -> None:
         """Take a token from the shared bucket, blocking this thread until it is this call's turn."""
-        decision = self.checked(self._take(self.key, 1, self.options.max_wait))
+        decision = self._checked(self._take(self.key, 1, self.options.max_wait))
         if decision.wait and not self.options.shadow:
             try:
                 SYSTEM_SLEEPER.sleep(decision.wait)
             except BaseException:
-                self._ledger.give_back(self.key, decision)
+                self._buckets.give_back(self.key, decision)
                 raise
 
-    def admit_awaiting(self) -> Coroutine[Any, Any, None]:
+    async def admit_awaiting(self) -> None:
         """Take a token from the shared bucket, suspending this task until it is this call's turn."""
-        from resilience.ratelimit import _policy_aio  # noqa: PLC0415 - blocking programs never need it
+        decision = self._checked(await self._buckets.atake(self.key, 1, self.options.max_wait))
+        if decision.wait and not self.options.shadow:
+            try:
+                await SYSTEM_SLEEPER.asleep(decision.wait)
+            except BaseException:
+                self._buckets.give_back(self.key, decision)
+                raise
 
-        return _policy_aio.admit(self, self._ledger)
-
-    def checked(self, decision: Decision) -> Decision:
+    def _checked(self, decision: Decision) -> Decision:
         """Return a decision that lets the call through; raise `RateLimitedError` for another, unless in shadow."""
         if not decision.allowed:
             refusal = self._refused(decision)
@@ -155,8 +155,8 @@ class RateLimit(PolicyBase):
 
     def on_abandon(self, permit: Any, /) -> None:
         """Give the token back where the call was still waiting for its turn; one that had started has used it."""
-        if type(permit) is _Turn and self._clock() < permit.starts_at:
-            self._ledger.give_back(self.key, permit.decision)
+        if type(permit) is _DelayedStart and self._clock() < permit.starts_at:
+            self._buckets.give_back(self.key, permit.decision)
 
     def _refused(self, decision: Decision) -> RateLimitedError:
         wait = decision.retry_after
@@ -168,15 +168,15 @@ class RateLimit(PolicyBase):
             self.events.emit("ratelimit.rejected", self.name, self._clock(), "warning", **facts)
         return RateLimitedError(f"{self.name}: {self.options.rate} exceeded", policy=self.name, retry_after=wait)
 
-    def _settle(self, _permit: Any, outcome: Outcome, /) -> None:
+    def _settle(self, _permit: Any, outcome: object, /) -> None:
         if outcome is NO_RESULT or not self._is_drained_by(outcome):
             return
         asked = asked_by(outcome)
         wait = 0.0 if asked is None else min(max(0.0, asked), self.options.retry_after_max)
-        cast("LocalLedger", self._ledger).drain(self.key, wait)
+        cast("LocalBuckets", self._buckets).drain(self.key, wait)
         self.events.emit("ratelimit.drained", self.name, self._clock(), "warning", retry_after=wait or None)
 
-    def _is_drained_by(self, outcome: Outcome) -> bool:
+    def _is_drained_by(self, outcome: object) -> bool:
         """Whether `drain_on` matches; for an exception group, whether it matches an error in the group."""
         outcomes = leaves(outcome) if isinstance(outcome, BaseExceptionGroup) else (outcome,)
         for each in outcomes:
@@ -186,7 +186,7 @@ class RateLimit(PolicyBase):
 
     def snapshot(self) -> dict[str, Any]:
         """Return rate, burst, what was refused so far, and what remains; None for a bucket that is elsewhere."""
-        remaining = self._ledger.look(self.key).remaining if isinstance(self._ledger, LocalLedger) else None
+        remaining = self._buckets.look(self.key).remaining if isinstance(self._buckets, LocalBuckets) else None
         return {
             "rate": self.options.rate,
             "burst": self._quota.burst,
@@ -198,10 +198,10 @@ class RateLimit(PolicyBase):
         return f"<RateLimit {self.name!r} {self.options.rate}{' shadow' if self.options.shadow else ''}>"
 
 
-def _draining(drain_on: DrainOn, ledger: Ledger) -> Callable[[Any], bool]:
+def _draining(drain_on: DrainOn, buckets: Buckets) -> Callable[[Any], bool]:
     """Return the predicate; raise `ConfigurationError` where buckets are out of reach of a call that ends."""
     checked(drain_on, "drain_on", _DRAIN_ON)
-    if not isinstance(ledger, LocalLedger):
+    if not isinstance(buckets, LocalBuckets):
         reason = "buckets in this process: draining others would keep a finished call waiting"
         raise ConfigurationError([Problem("drain_on", drain_on, reason)])
     if isinstance(drain_on, type) and issubclass(drain_on, BaseException):

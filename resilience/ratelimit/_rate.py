@@ -1,6 +1,6 @@
 """Rates in the notation of the limits package: `100/minute`, `5 per 2 minutes`, `10/second`.
 
-The grammar is small and restated here because importing limits costs 100 ms; a property test holds the two together.
+The grammar is small. It is restated here because importing limits costs 100 ms; a property test compares the two.
 """
 
 from __future__ import annotations
@@ -14,27 +14,40 @@ from resilience.options import Refused
 __all__ = ("EXPECTED", "Rate", "RateText", "as_rate")
 
 _DAY = 86_400
-# limits' units: a month is 30 days and a year 12 of those.
+# The units of limits: a month is 30 days, and a year is 12 such months.
 _UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": _DAY, "month": 30 * _DAY, "year": 360 * _DAY}
-_ONE = re.compile(r"\s*([0-9]+)\s*(?:/|per)\s*([0-9]+)?\s*([a-z]+)\s*", re.IGNORECASE)
+_NOTATION = re.compile(r"\s*([0-9]+)\s*(?:/|per)\s*([0-9]+)?\s*([a-z]+)\s*", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[,;|]")
-_MOST = 1_000_000_000
-_LONGEST = 10 * 360 * _DAY
+_MAX_AMOUNT = 1_000_000_000
+_MAX_PERIOD = 10 * 360 * _DAY
 
 EXPECTED = "a rate such as 100/minute or 5 per 2 minutes (units second, minute, hour, day, month, year)"
-_ONLY_ONE = "one rate: a bucket has one size; put several limits one after the other in a pipeline"
-_BOUNDS = f"a rate of 1 to {_MOST:,} per 1 second to 10 years"
+_SINGLE_RATE = "one rate: a bucket has one size; put several limits one after the other in a pipeline"
+_BOUNDS = f"a rate of 1 to {_MAX_AMOUNT:,} per 1 second to 10 years"
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """`amount` calls per `period_seconds`. Raises `ConfigurationError` beyond 1e9 calls or ten years."""
+    """A number of calls per period.
+
+    Attributes:
+        amount: Calls, 1 to 1,000,000,000.
+        period_seconds: The period in whole seconds, 1 second to ten years.
+
+    Raises:
+        ConfigurationError: One of the two is out of range.
+
+    Example:
+        >>> from resilience.ratelimit import Rate
+        >>> str(Rate(5, 120)), Rate(5, 120).interval
+        ('5 per 2 minutes', 24.0)
+    """
 
     amount: int
     period_seconds: int
 
     def __post_init__(self) -> None:
-        if not (_is_whole(self.amount, _MOST) and _is_whole(self.period_seconds, _LONGEST)):
+        if not (_is_whole(self.amount, _MAX_AMOUNT) and _is_whole(self.period_seconds, _MAX_PERIOD)):
             raise ConfigurationError([Problem("rate", (self.amount, self.period_seconds), _BOUNDS)])
 
     @property
@@ -48,36 +61,36 @@ class Rate:
         return f"{self.amount}/{name}" if multiples == 1 else f"{self.amount} per {multiples} {name}s"
 
 
-def _is_whole(number: object, most: int) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= most
+def _is_whole(number: object, maximum: int) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= maximum
 
 
 def as_rate(rate: object, option: str = "rate") -> Rate:
-    """Return `rate`, read from its notation; raises `ConfigurationError` naming `option`."""
+    """Return `rate`, read from its notation. Raises `ConfigurationError` that names `option`."""
     if isinstance(rate, Rate):
         return rate
-    if not isinstance(rate, str) or len(rate) > RateText.longest:
+    if not isinstance(rate, str) or len(rate) > RateText.max_length:
         raise ConfigurationError([Problem(option, rate, EXPECTED)])
     if _SEPARATORS.search(rate):
-        raise ConfigurationError([Problem(option, rate, _ONLY_ONE)])
-    match = _ONE.fullmatch(rate)
+        raise ConfigurationError([Problem(option, rate, _SINGLE_RATE)])
+    match = _NOTATION.fullmatch(rate)
     unit = _UNITS.get(match[3].lower()) or _UNITS.get(match[3].lower().removesuffix("s")) if match else None
     if match is None or unit is None:
         raise ConfigurationError([Problem(option, rate, EXPECTED)])
     amount, period = int(match[1]), int(match[2] or 1) * unit
-    if not (_is_whole(amount, _MOST) and _is_whole(period, _LONGEST)):
+    if not (_is_whole(amount, _MAX_AMOUNT) and _is_whole(period, _MAX_PERIOD)):
         raise ConfigurationError([Problem(option, rate, _BOUNDS)])
     return Rate(amount, period)
 
 
 class RateText:
-    """The rule of an option that holds a rate as text; a `Rate` is accepted in its place."""
+    """The rule of an option that holds a rate as text. A `Rate` is accepted too."""
 
     expected = EXPECTED
-    longest = 100
+    max_length = 100
 
     def check(self, value: object, /) -> str:
-        """Return the text unchanged; a `Rate` as text."""
+        """Return the text unchanged, or a `Rate` as text."""
         if not isinstance(value, str | Rate):
             raise Refused
         try:
@@ -87,5 +100,5 @@ class RateText:
         return str(value)
 
     def parse(self, text: str, /) -> str:
-        """Accept the text as it stands."""
+        """Return the text unchanged."""
         return self.check(text)

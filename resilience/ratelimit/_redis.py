@@ -1,38 +1,73 @@
-"""Buckets on Redis: what both colours share."""
+"""Buckets on Redis, shared by all processes that use it."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter
-from resilience.ratelimit import _redis_sync
+from resilience.ratelimit._batch import ThreadBatches
+from resilience.ratelimit._codec import BucketCodec
 from resilience.ratelimit._decision import Decision
-from resilience.ratelimit._key import checked_cost, checked_key, stored_key
 from resilience.ratelimit._machine import Quota
 from resilience.ratelimit._memory import MemoryStore
-from resilience.ratelimit._store import Ledger
-from resilience.ratelimit._units import units_of
-from resilience.redis import OutageGuard, RedisConnection, Script
-from resilience.redis._errors import MALFORMED, unreadable
+from resilience.ratelimit._store import Buckets
+from resilience.redis import LuaScript, OutageGuard, RedisConnection
+from resilience.redis._errors import raised
+from resilience.redis._exchange import Reply, exchange, packed
+from resilience.redis._outage import RedisAttempt
 
-__all__ = ("RedisLedger", "RedisStore")
+if TYPE_CHECKING:
+    from redis.connection import AbstractConnection
 
-_KEYS_AT_HAND = 1024
+    from resilience.ratelimit._batch_aio import TaskBatches
+
+__all__ = ("RedisBuckets", "RedisStore")
+
 _SCRIPT = Path(__file__).with_name("token_bucket.lua")
 
 
-class RedisStore:
-    """Keeps buckets on a Redis that several processes share; decisions use the server's clock.
+class _ScriptRunner:
+    """The parts that all buckets of one store share: the connection, the script, the outage and the batches."""
 
-    While Redis is away, decisions follow the connection's `outage` option: `local` limits in each process by itself, at
-    the full rate (nothing counts the instances yet); `allow` lets everything through; `deny` refuses everything. The
-    first call that notices waits for the connection's timeout, the next ones for nothing, until one of them finds
-    Redis back. `events` tells `ratelimit.outage` and `ratelimit.recovered`, once each time.
+    def __init__(self, connection: RedisConnection, outage: OutageGuard) -> None:
+        self.connection = connection
+        self.outage = outage
+        self.script = LuaScript(_SCRIPT.read_text(encoding="utf-8"))
+        self.thread_batches = ThreadBatches(connection, self.script)
+
+    @functools.cached_property
+    def task_batches(self) -> TaskBatches:
+        """The batches of tasks, made at the first await."""
+        from resilience.ratelimit._batch_aio import TaskBatches  # noqa: PLC0415 - it imports asyncio
+
+        return TaskBatches(self.connection, self.script, self.outage)
+
+
+class RedisStore:
+    """Keeps buckets on a Redis that several processes share. Decisions use the server's clock.
+
+    While Redis is down, the `outage` option of the connection decides. `local` limits in each process, at the full
+    rate, because the store does not count the instances yet. `allow` lets every call through. `deny` refuses every
+    call. The first call that gets no answer waits for the connection's timeout. The next ones do not wait, until one of
+    them finds Redis back. `events` emits `ratelimit.outage` and `ratelimit.recovered`, once each time.
+
+    Args:
+        connection: The Redis to use.
+        clock: Returns seconds that never go back; paces the trials during an outage.
+
+    Raises:
+        ConfigurationError: `connection` is not a `RedisConnection`.
+
+    Example:
+        >>> from resilience.ratelimit import RedisStore, TokenBucket
+        >>> from resilience.redis import RedisConnection
+        >>> store = RedisStore(RedisConnection.from_url("redis://localhost:6379/0"))
+        >>> TokenBucket("100/minute", store=store, name="uploads")
+        <TokenBucket 'uploads' 100/minute burst=100>
     """
 
     waits = True
@@ -42,109 +77,80 @@ class RedisStore:
             raise ConfigurationError([Problem("connection", connection, "a RedisConnection")])
         self.connection = connection
         self.events = Emitter()
-        self.script = Script(_SCRIPT.read_text(encoding="utf-8"))
         lease = 2 * connection.options.timeout
         self.outage = OutageGuard("ratelimit", self.events, lease=lease, clock=clock, evict=connection.evict)
-        self.trips: dict[Any, Any] = {}
-        """The round trip that the tasks of an event loop are about to make, by loop."""
-        self.gathering = _redis_sync.Gathering()
+        self._runner = _ScriptRunner(connection, self.outage)
         self._local = MemoryStore()
 
-    def open(self, quota: Quota, clock: Clock) -> RedisLedger:
-        """Return the buckets of `quota.name`. `clock` only paces what is decided here while Redis is away."""
-        return RedisLedger(self, quota, self._local.open(quota, clock))
-
-    def share(self, loop: Any, trip: Any) -> None:
-        """Let the tasks of `loop` join `trip`, until it departs."""
-        for gone in [known for known in tuple(self.trips) if known.is_closed()]:
-            self.trips.pop(gone, None)
-        self.trips[loop] = trip
-
-    def depart(self, loop: Any, trip: Any) -> None:
-        """Let nobody join `trip` any more."""
-        if self.trips.get(loop) is trip:
-            del self.trips[loop]
+    def open(self, quota: Quota, clock: Clock) -> RedisBuckets:
+        """Return the buckets of `quota.name`. `clock` paces only the decisions of this process during an outage."""
+        codec = BucketCodec(quota, self.connection.options.prefix)
+        return RedisBuckets(quota, codec, self._runner, self._local.open(quota, clock))
 
 
-class RedisLedger:
-    """One quota on one Redis: what to ask, and what an answer means."""
+class RedisBuckets:
+    """The buckets of one quota on one Redis, and those of this process for an outage."""
 
-    def __init__(self, store: RedisStore, quota: Quota, local: Ledger) -> None:
-        self.store = store
+    def __init__(self, quota: Quota, codec: BucketCodec, runner: _ScriptRunner, local: Buckets) -> None:
         self._quota = quota
+        self._codec = codec
+        self._runner = runner
+        self._outage = runner.outage
         self._local = local
-        self._units = units_of(quota)
-        self.redis_key = functools.lru_cache(_KEYS_AT_HAND)(self._redis_key)
 
-    @property
-    def name(self) -> str:
-        """The name of the quota."""
-        return self._quota.name
+    def take(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
+        """Pay `cost` tokens, blocking this thread for one round trip. Never raises because of Redis."""
+        runner, codec = self._runner, self._codec
+        call = codec.encode(key, cost, allowance)
+        permit = self._outage.admit()
+        if permit is not None:
 
-    def question(self, key: str, cost: int, allowance: float) -> tuple[bytes, tuple[int, int, int, int]]:
-        """Return the Redis key and the script's arguments, or raise `ConfigurationError` naming what is wrong."""
-        checked_cost(cost)
-        token, refill, capacity = self._units
-        limit = self._units.limit(allowance) if allowance else capacity
-        checked_key(key)  # before the cache is asked, which takes nothing that has no hash
-        return self.redis_key(key), (token, refill, limit, cost)
+            def ask(connection: AbstractConnection) -> list[Reply]:
+                return runner.script.call(connection, (call,))
 
-    def _redis_key(self, key: str) -> bytes:
-        """Return the Redis key; all of it is a hash tag, so that whatever is added later lives on the same node."""
-        parts = f"{{{self.store.connection.options.prefix}:ratelimit:{self._quota.name}:{stored_key(key)}}}"
-        return parts.encode("utf-8", "surrogatepass")
+            with RedisAttempt(self._outage, permit):
+                replies = runner.connection.pool.run_if_free(ask)
+                if replies is not None:
+                    return codec.decode(raised(replies[0]), cost)
+                decision = runner.thread_batches.decide(codec, permit, call, cost)
+                if decision is not None:
+                    return decision
+        return self._decide_locally(key, cost, allowance)
 
-    def answer(self, reply: Any, cost: int) -> Decision:
-        """Return what the script decided."""
-        try:
-            units = int(reply)
-            missing = units if units >= 0 else -1 - units
-            full_at = self._units.seconds(missing)
-        except MALFORMED as error:
-            raise unreadable(error) from error
-        return Decision.of(self._quota, cost, allowed=units >= 0, full_at=full_at, made_at=0.0)
+    async def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
+        """Pay `cost` tokens, suspending this task for a round trip that others may share. Otherwise like `take`."""
+        batches = self._runner.task_batches
+        loop = batches.running_loop(self._quota.name)  # also during an outage: a call must not depend on that
+        redis_key, arguments = self._codec.encode(key, cost, allowance)
+        permit = self._outage.admit()
+        if permit is not None:
+            batch = batches.batch_of(loop, permit)  # held here: a loop keeps no task alive by itself
+            decision = await batch.join(self._codec, redis_key, arguments, cost)
+            if decision is not None:
+                return decision
+        return self._decide_locally(key, cost, allowance)
 
-    def answers(self, reply: Any, cost: int, callers: int) -> list[Decision]:
-        """Return what the script decided about callers who asked for the same at once: the first ones got it."""
-        try:
-            if not isinstance(reply, list):  # the numbers in a text would be its characters
-                raise TypeError(type(reply).__name__)
-            admitted, after = min(int(reply[0]), callers), int(reply[1])
-        except MALFORMED as error:
-            raise unreadable(error) from error
-        price = cost * self._units.token
-        left = range(admitted - 1, -1, -1)  # how many were admitted after each
-        granted = [self.answer(after - others * price, cost) for others in left]
-        # One each: a bucket in shadow turns its own refusal into an admission.
-        return granted + [self.answer(-1 - after, cost) for _ in range(callers - admitted)]
-
-    def alone(self, key: str, cost: int, allowance: float) -> Decision:
-        """Decide without Redis."""
-        outage = self.store.connection.options.outage
+    def _decide_locally(self, key: str, cost: int, allowance: float) -> Decision:
+        """Decide without Redis, as the `outage` option says."""
+        outage = self._runner.connection.options.outage
         if outage == "local":
             return self._local.take(key, cost, allowance)
         if outage == "allow":
             return Decision.of(self._quota, cost, allowed=True, full_at=0.0, made_at=0.0)
-        return Decision.refusal(self._quota, cost, self.store.outage.probe_after)
-
-    def take(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
-        """Pay `cost` tokens, blocking this thread for one round trip."""
-        return _redis_sync.take(self, key, cost, allowance)
-
-    def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Coroutine[Any, Any, Decision]:
-        """Pay `cost` tokens, suspending this task for a round trip that it may share."""
-        return self._awaiting(self, key, cost, allowance)
-
-    @functools.cached_property
-    def _awaiting(self) -> Callable[..., Coroutine[Any, Any, Decision]]:
-        from resilience.ratelimit import _redis_aio  # noqa: PLC0415 - blocking programs never need it
-
-        return _redis_aio.take
+        return Decision.refusal(self._quota, cost, self._outage.trial_after)
 
     def give_back(self, key: str, decision: Decision) -> None:
-        """Keep it: telling Redis would mean waiting where nobody may wait. The limit errs on the strict side."""
+        """Keep the payment. A round trip would be a wait where none is allowed; the limit errs on the strict side."""
 
     def reset(self, key: str = "") -> None:
-        """Fill the bucket of `key`, here and on Redis where it can be reached."""
+        """Fill the bucket of `key`, here and on Redis if it can be reached. Blocks for up to the timeout."""
         self._local.reset(key)
-        _redis_sync.reset(self, key)
+        command = packed(b"DEL", self._codec.redis_key(key))
+
+        def delete(connection: AbstractConnection) -> list[Reply]:
+            return exchange(connection, (command,))
+
+        with self._outage.attempt() as attempt:
+            if attempt.may_try:
+                pool = self._runner.connection.pool
+                raised((pool.run_if_free(delete) or pool.run(delete))[0])

@@ -1,30 +1,43 @@
-"""Where buckets live, as a third party would write it."""
+"""The contract of a store of buckets, and the checks that every store makes of its arguments.
+
+`MemoryStore` and `RedisStore` keep this contract; a third party's store may keep it too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Coroutine
 from typing import Any, Protocol, runtime_checkable
 
+from resilience._support.keys import bounded_key
 from resilience.clock import Clock
+from resilience.errors import ConfigurationError, Problem
 from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._machine import Quota
 
-__all__ = ("Ledger", "LocalLedger", "SpendingLedger", "Store")
+__all__ = ("Buckets", "LocalBuckets", "SpendingBuckets", "Store", "checked_cost", "checked_key", "stored_key")
+
+_MAX_COST = 1_000_000_000
 
 
-class Ledger(Protocol):
-    """The buckets of one quota, one a key. Safe to use from any thread and task."""
+class Buckets(Protocol):
+    """The buckets of one quota, one for each key. Safe to use from any thread and task."""
 
     def take(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
-        """Pay `cost` tokens (1 or more); `allowance` is how many seconds of waiting the caller accepts for them."""
+        """Pay `cost` tokens, or none if they do not fit; may block.
+
+        Args:
+            key: Which bucket.
+            cost: Tokens to pay, 1 or more.
+            allowance: How many seconds the caller is ready to wait for its tokens.
+        """
         ...
 
     def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Coroutine[Any, Any, Decision]:
-        """Do the same, suspending this task instead of blocking its thread."""
+        """Pay `cost` tokens, or none; suspends this task instead of blocking its thread. Otherwise like `take`."""
         ...
 
     def give_back(self, key: str, decision: Decision) -> None:
-        """Return what a wait that never ended had paid for, where that is known to be harmless. Never blocks."""
+        """Undo the payment of a wait that was cancelled, if that is known to be harmless. Never blocks."""
         ...
 
     def reset(self, key: str = "") -> None:
@@ -33,20 +46,20 @@ class Ledger(Protocol):
 
 
 @runtime_checkable
-class SpendingLedger(Ledger, Protocol):
-    """A ledger that spares policies a decision when there is nothing to tell. Only for stores that do not wait."""
+class SpendingBuckets(Buckets, Protocol):
+    """Buckets that need no `Decision` for a call that is admitted. Only for a store that does not wait."""
 
     def spend(self, key: str, /) -> Decision | None:
-        """Pay one token; return the refusal, or None where it was paid."""
+        """Pay one token; returns the refusal, or None if the token was paid."""
         ...
 
 
 @runtime_checkable
-class LocalLedger(Ledger, Protocol):
-    """A ledger whose buckets are here: they can be looked at and drained while somebody else is served."""
+class LocalBuckets(Buckets, Protocol):
+    """Buckets in this process: reading and draining them takes no round trip."""
 
     def look(self, key: str = "") -> Decision:
-        """Return what is there, taking nothing."""
+        """Return the state of a bucket, taking nothing."""
         ...
 
     def drain(self, key: str = "", wait: float = 0.0) -> None:
@@ -56,13 +69,31 @@ class LocalLedger(Ledger, Protocol):
 
 @runtime_checkable
 class Store(Protocol):
-    """Opens ledgers. Two with the same name share their buckets."""
+    """Opens buckets. Two quotas with the same name share them."""
 
     @property
     def waits(self) -> bool:
-        """Whether deciding may block: then policies ask it where blocking or awaiting is allowed."""
+        """Whether a decision may block. If so, policies call `take` or `atake`, by the kind of call."""
         ...
 
-    def open(self, quota: Quota, clock: Clock) -> Ledger:
+    def open(self, quota: Quota, clock: Clock) -> Buckets:
         """Return the buckets of `quota.name`."""
         ...
+
+
+def stored_key(key: str) -> str:
+    """Return the key to store. A long key is replaced by its hash, so that clients cannot choose how much we keep."""
+    checked_key(key)
+    return bounded_key(key)
+
+
+def checked_key(key: object) -> None:
+    """Raise `ConfigurationError` for a key that is not text."""
+    if not isinstance(key, str):
+        raise ConfigurationError([Problem("key", key, "text")])
+
+
+def checked_cost(cost: object) -> None:
+    """Raise `ConfigurationError` for a cost that is not a whole number from 1 on."""
+    if not isinstance(cost, int) or isinstance(cost, bool) or not 1 <= cost <= _MAX_COST:
+        raise ConfigurationError([Problem("cost", cost, f"a whole number from 1 to {_MAX_COST:,}")])

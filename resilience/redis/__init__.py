@@ -1,8 +1,12 @@
-"""Connections to Redis that never hold up a call for longer than they were told to."""
+"""Connections to Redis on which no wait is longer than its configured bound.
+
+Applications use `RedisConnection` and `RedisOptions`. `LuaScript` and `OutageGuard` are for code that keeps its own
+state on Redis, as the rate limit does.
+"""
 
 from resilience.redis._connection import RedisConnection
 from resilience.redis._options import RedisOptions
-from resilience.redis._outage import Attempt, OutageGuard
-from resilience.redis._script import Script
+from resilience.redis._outage import OutageGuard
+from resilience.redis._script import LuaScript
 
-__all__ = ("Attempt", "OutageGuard", "RedisConnection", "RedisOptions", "Script")
+__all__ = ("LuaScript", "OutageGuard", "RedisConnection", "RedisOptions")

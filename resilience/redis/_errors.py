@@ -1,8 +1,9 @@
-"""The meaning of an error of Redis: it is about the server, or about one key. Pure.
+"""The meaning of an error of Redis: it is about the server, or about one key. No I/O.
 
-A server that answers can be of no use: a replica after a failover refuses writes (READONLY), a full server too (OOM),
-and an ACL may forbid scripts (NOPERM). All of these hold for every key, so they count as an outage. Other errors hold
-for one key only, such as WRONGTYPE for a key that another program wrote; the server is well.
+A server that answers can still be of no use. A replica refuses writes after a failover (READONLY), a full server
+refuses them too (OOM), and an ACL may forbid scripts (NOPERM). These errors hold for every key, so they count as an
+outage. Other errors hold for one key only, such as WRONGTYPE for a key that another program wrote. Then the server
+works.
 
 The code is the first word of an error reply. redis-py turns some codes into classes and removes the word. Redis 6.2
 puts the code of an error inside a script at the end of a text of its own.
@@ -10,10 +11,23 @@ puts the code of an error inside a script at the end of a text of its own.
 
 from __future__ import annotations
 
+import enum
 import re
 from typing import Final
 
-__all__ = ("CLUSTER", "MALFORMED", "code_of", "explain", "is_about_one_key", "is_of_redis", "of_redis", "unreadable")
+__all__ = (
+    "CLUSTER",
+    "MALFORMED",
+    "ExchangeFailure",
+    "code_of",
+    "explain",
+    "failure_of",
+    "is_about_one_key",
+    "is_of_redis",
+    "of_redis",
+    "raised",
+    "unreadable",
+)
 
 _CLASSES: Final = {
     "AskError": "ASK",
@@ -29,10 +43,10 @@ _CLASSES: Final = {
     "ReadOnlyError": "READONLY",
     "TryAgainError": "TRYAGAIN",
 }
-"""Codes that redis-py has made classes of."""
+"""Codes that redis-py turns into classes."""
 
 MALFORMED: Final = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
-"""What redis-py and limiters raise when they read a reply that is not of the protocol, or not of the script."""
+"""Errors of reading a reply that breaks the protocol, or that the script does not return."""
 
 _FIRST_WORD = re.compile(r"(?!ERR\b)([A-Z]{3,})(?: |$)")
 _IN_SCRIPT = re.compile(r"user_script: ?\d+: -?(?!ERR\b)([A-Z]{3,}) ")
@@ -56,8 +70,26 @@ _EXPLANATIONS: Final = {
 } | dict.fromkeys(("MOVED", "ASK", "CLUSTERDOWN", "CROSSSLOT", "TRYAGAIN"), CLUSTER)
 
 
+class ExchangeFailure(enum.Enum):
+    """Why an exchange of commands and replies has no replies."""
+
+    CLOSED = "the server has closed the connection"
+    LATE = "no reply in time"
+    OTHER = "the replies cannot be read"
+
+
+def failure_of(error: Exception) -> ExchangeFailure:
+    """Return what the error of an exchange means."""
+    from redis.exceptions import ConnectionError as NotConnected  # noqa: PLC0415 - an extra
+    from redis.exceptions import TimeoutError as NotInTime  # noqa: PLC0415 - an extra
+
+    if isinstance(error, NotConnected):
+        return ExchangeFailure.CLOSED
+    return ExchangeFailure.LATE if isinstance(error, NotInTime | TimeoutError) else ExchangeFailure.OTHER
+
+
 def code_of(error: Exception) -> str | None:
-    """Return the code of an error reply, `SCRIPT` for an error of a script itself; None for any other error."""
+    """Return the code of an error reply, `SCRIPT` for an error of a script itself, or None for any other error."""
     known = _CLASSES.get(type(error).__name__)
     if known is not None:
         return known
@@ -73,12 +105,12 @@ def code_of(error: Exception) -> str | None:
 
 
 def is_about_one_key(error: Exception) -> bool:
-    """Whether the server is well and only this key cannot be used."""
+    """Whether the server works and only this key cannot be used."""
     return code_of(error) in _ONE_KEY
 
 
 def is_of_redis(error: Exception) -> bool:
-    """Whether `error` is about Redis or the way to it. Any other one struck the caller, such as a time limit."""
+    """Whether `error` is about Redis or the way to it. Any other error is the caller's, such as a time limit."""
     if isinstance(error, OSError):
         return True
     from redis.exceptions import RedisError  # noqa: PLC0415 - an extra
@@ -87,7 +119,7 @@ def is_of_redis(error: Exception) -> bool:
 
 
 def of_redis(error: Exception) -> Exception:
-    """Return an error of connecting as an error of Redis: connecting runs apart, where no time limit strikes."""
+    """Return an error of connecting as an error of Redis. No time limit of a caller interrupts connecting."""
     return error if is_of_redis(error) else unreadable(error)
 
 
@@ -98,6 +130,13 @@ def unreadable(cause: Exception) -> Exception:
     error = InvalidResponse(f"a reply that cannot be read: {type(cause).__name__}")
     error.__cause__ = cause
     return error
+
+
+def raised(reply: object) -> object:
+    """Return `reply`, or raise it if it is an error reply."""
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
 
 
 def explain(error: Exception, prefix: str) -> str:

@@ -1,24 +1,29 @@
-"""Commands and their replies, blocking, on one connection of redis-py.
+"""Commands and their replies on one connection of redis-py.
 
-`Redis.execute_command` does the same and more - timing, reshaping of replies, commands with a state of their own - and
-takes longer for it than the server takes for a limiter's script.
+`Redis.execute_command` does the same and more (timing, reshaping of replies, commands with a state of their own). That
+takes longer than the server takes for a limiter's script.
+
+`exchange` blocks and `aexchange` awaits. The texts of these two, and of `LuaScript.call` and `acall`, stay apart: one
+generator for both colours, with two drivers, took 10 % more processor time for a blocking decision.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from resilience.redis._errors import MALFORMED, unreadable
-from resilience.redis._places import Link, NotAskedError
 
 if TYPE_CHECKING:
     import socket
 
+    from redis.asyncio.connection import AbstractConnection as AsyncConnection
     from redis.connection import AbstractConnection
 
-__all__ = ("Failure", "exchange", "limit", "packed", "was_closed")
+__all__ = ("Reply", "aexchange", "exchange", "limit", "packed")
+
+Reply: TypeAlias = object
+"""A reply as redis-py reads it: bytes, an integer, a list, None, or an exception for an error reply."""
 
 
 def packed(*parts: bytes) -> bytes:
@@ -26,15 +31,16 @@ def packed(*parts: bytes) -> bytes:
     return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
 
 
-def exchange(connection: AbstractConnection, commands: Sequence[bytes]) -> list[Any]:
-    """Return the reply to each packed command. A reply that is an error is returned, not raised.
+def exchange(connection: AbstractConnection, commands: Sequence[bytes]) -> list[Reply]:
+    """Return the reply to each packed command, blocking. An error reply is returned, not raised.
 
-    Raises `ConnectionError`, `TimeoutError` or `InvalidResponse` of redis-py. Replies are then outstanding.
+    Raises:
+        ConnectionError: Of redis-py, as `TimeoutError` and `InvalidResponse`. Replies are then outstanding.
     """
     from redis.exceptions import ResponseError  # noqa: PLC0415 - an extra
 
     connection.send_packed_command(commands)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-    replies: list[Any] = []
+    replies: list[Reply] = []
     for _ in commands:
         try:
             replies.append(connection.read_response())
@@ -45,35 +51,20 @@ def exchange(connection: AbstractConnection, commands: Sequence[bytes]) -> list[
     return replies
 
 
-class Failure(enum.Enum):
-    """Why an exchange has no replies."""
+async def aexchange(connection: AsyncConnection, commands: Sequence[bytes]) -> list[Reply]:
+    """Return the reply to each packed command, suspending this task. Otherwise like `exchange`."""
+    from redis.exceptions import ResponseError  # noqa: PLC0415 - an extra
 
-    CLOSED = "the server has closed the connection"
-    LATE = "no reply in time"
-    OTHER = "the replies cannot be read"
-
-
-def was_closed(link: Link[Any], error: Exception, waited: float) -> bool:
-    """Whether the server had closed `link` before the exchange that ended with `error`.
-
-    Raises `NotAskedError` if the answer was late because the caller had `waited` for the link.
-    """
-    if link.is_new:
-        return False
-    kind = kind_of(error)
-    if kind is Failure.LATE and waited:
-        raise NotAskedError("the wait for a connection left too little time for an answer") from error
-    return kind is Failure.CLOSED
-
-
-def kind_of(error: Exception) -> Failure:
-    """Return what the error of an exchange means."""
-    from redis.exceptions import ConnectionError as NotConnected  # noqa: PLC0415 - an extra
-    from redis.exceptions import TimeoutError as NotInTime  # noqa: PLC0415 - an extra
-
-    if isinstance(error, NotConnected):
-        return Failure.CLOSED
-    return Failure.LATE if isinstance(error, NotInTime | TimeoutError) else Failure.OTHER
+    await connection.send_packed_command(commands, check_health=False)
+    replies: list[Reply] = []
+    for _ in commands:
+        try:
+            replies.append(await connection.read_response())
+        except ResponseError as error:
+            replies.append(error)
+        except MALFORMED as error:
+            raise unreadable(error) from error
+    return replies
 
 
 def limit(connection: AbstractConnection, seconds: float) -> None:

@@ -1,39 +1,61 @@
-"""When to leave a server alone that did not answer, and when to ask it again.
+"""When callers may ask a server that did not answer.
 
-Pure: told the time and the jitter, not thread-safe. A permit belongs to the epoch it was given in; what stragglers of
-an earlier epoch report changes nothing.
+The machine is pure: the caller passes in the time and the jitter, and the caller holds the lock.
+
+States. The server is `Up` or `Down`. Each state object is an *epoch*: every transition makes a new object, and epochs
+are compared by identity.
+
+    Up    every caller may ask. The permit is the `Up` object itself, so giving it out takes no lock and no memory.
+    Down  no caller may ask before `trial_at`. After it, one caller gets an `OutageTrial`. The other callers get None:
+          they decide without the server.
+
+A permit is an `Up` or an `OutageTrial`. Whoever holds one reports exactly one of three outcomes:
+
+    failed     There was no answer. A permit of the present `Up` starts an outage with the pause `FIRST_PAUSE`. The
+               present trial starts a new `Down` with a pause twice as long, up to `MAX_PAUSE`.
+    succeeded  There was an answer. The present trial ends the outage. In `Up` there is nothing to do.
+    abandoned  The caller was cancelled, so the outcome is unknown. The present trial is free for another caller.
+
+A report with a permit of an earlier epoch changes nothing. Of fifty calls that time out together, the first report
+starts the outage and the other 49 are late. A late success does not end an outage: the connections made since may lead
+to another server.
+
+A trial has a lease. A caller that never reports (its thread was killed, its loop has stopped) loses its trial at
+`lease_end`, and the next caller gets a new one.
+
+The jitter shortens each pause by up to half, so that the processes of a fleet do not ask at the same moment.
 """
 
 from __future__ import annotations
 
 from typing import TypeAlias
 
-__all__ = ("Absence", "Away", "Permit", "Probe", "Up")
+__all__ = ("Availability", "Down", "OutagePermit", "OutageTrial", "Up")
 
 FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 5.0
+MAX_PAUSE = 5.0
 GROWTH = 2.0
 
 
 class Up:
-    """The server answers: everybody asks it."""
+    """The server answers: every caller may ask it."""
 
     __slots__ = ()
 
 
-class Away:
-    """The server did not answer: nobody asks before `probe_at`, then one caller does."""
+class Down:
+    """The server did not answer: no caller asks before `trial_at`, then one caller does."""
 
-    __slots__ = ("pause", "probe", "probe_at")
+    __slots__ = ("pause", "trial", "trial_at")
 
-    def __init__(self, pause: float, probe_at: float) -> None:
+    def __init__(self, pause: float, trial_at: float) -> None:
         self.pause = pause
-        self.probe_at = probe_at
-        self.probe: Probe | None = None
+        self.trial_at = trial_at
+        self.trial: OutageTrial | None = None
 
 
-class Probe:
-    """The permit of the one caller that tries; after `lease_end` it is presumed lost."""
+class OutageTrial:
+    """The permit of the one caller that asks during an outage. After `lease_end` another caller gets a new one."""
 
     __slots__ = ("lease_end",)
 
@@ -41,56 +63,66 @@ class Probe:
         self.lease_end = lease_end
 
 
-Permit: TypeAlias = Up | Probe
+OutagePermit: TypeAlias = Up | OutageTrial
 
 
-class Absence:
-    """`lease` is the longest a probe may take, in seconds. `jitter` (0 to 1) shortens a pause by up to half."""
+class Availability:
+    """Whether one server is up or down.
+
+    Args:
+        lease: The longest time that a trial may take, in seconds.
+    """
 
     __slots__ = ("_lease", "epoch")
 
     def __init__(self, lease: float) -> None:
         self._lease = lease
-        self.epoch: Up | Away = Up()
+        self.epoch: Up | Down = Up()
 
-    def admit(self, now: float) -> Permit | None:
-        """Return a permit to ask, or None while the server is to be left alone."""
+    def admit(self, now: float) -> OutagePermit | None:
+        """Return a permit to ask the server, or None if this caller must not ask it now."""
         epoch = self.epoch
         if isinstance(epoch, Up):
             return epoch
-        is_probed = epoch.probe is not None and now < epoch.probe.lease_end
-        if now < epoch.probe_at or is_probed:
+        is_tried = epoch.trial is not None and now < epoch.trial.lease_end
+        if now < epoch.trial_at or is_tried:
             return None
-        epoch.probe = Probe(now + self._lease)
-        return epoch.probe
+        epoch.trial = OutageTrial(now + self._lease)
+        return epoch.trial
 
-    def failed(self, permit: Permit, now: float, jitter: float) -> bool:
-        """Note that there was no answer; returns whether the server has just been found away."""
+    def failed(self, permit: OutagePermit, now: float, jitter: float) -> bool:
+        """Record that the server did not answer; returns whether an outage has just begun.
+
+        Args:
+            permit: The permit of the caller that got no answer.
+            now: The time in seconds.
+            jitter: 0 to 1; shortens the next pause by up to half.
+        """
         epoch = self.epoch
         if permit is epoch:
-            self.epoch = self._away(FIRST_PAUSE, now, jitter)
+            self.epoch = self._down(FIRST_PAUSE, now, jitter)
             return True
-        if isinstance(epoch, Away) and permit is epoch.probe:
-            self.epoch = self._away(min(LONGEST_PAUSE, epoch.pause * GROWTH), now, jitter)
+        if isinstance(epoch, Down) and permit is epoch.trial:
+            self.epoch = self._down(min(MAX_PAUSE, epoch.pause * GROWTH), now, jitter)
         return False
 
-    def _away(self, pause: float, now: float, jitter: float) -> Away:
-        return Away(pause, now + pause * (1 - jitter / 2))
+    def _down(self, pause: float, now: float, jitter: float) -> Down:
+        return Down(pause, now + pause * (1 - jitter / 2))
 
-    def succeeded(self, permit: Permit) -> bool:
-        """Note an answer; returns whether the server has just been found back."""
+    def succeeded(self, permit: OutagePermit) -> bool:
+        """Record an answer; returns whether an outage has just ended."""
         epoch = self.epoch
-        if isinstance(epoch, Up) or permit is not epoch.probe:
+        if isinstance(epoch, Up) or permit is not epoch.trial:
             return False
         self.epoch = Up()
         return True
 
-    def abandoned(self, permit: Permit) -> None:
-        """Let another caller probe in place of one that was cancelled."""
-        if isinstance(self.epoch, Away) and permit is self.epoch.probe:
-            self.epoch.probe = None
+    def abandoned(self, permit: OutagePermit) -> None:
+        """Free the trial of a caller that was cancelled, for the next caller."""
+        if isinstance(self.epoch, Down) and permit is self.epoch.trial:
+            self.epoch.trial = None
 
-    def probe_after(self, now: float) -> float:
-        """Return the seconds until somebody asks again; 0 where anybody may."""
+    def trial_after(self, now: float) -> float:
+        """Return the seconds until a caller may ask again; 0 if the server is up."""
         epoch = self.epoch
-        return 0.0 if isinstance(epoch, Up) else max(0.0, epoch.probe_at - now)
+        return 0.0 if isinstance(epoch, Up) else max(0.0, epoch.trial_at - now)

@@ -1,10 +1,9 @@
-"""What the connection to Redis can be told."""
+"""Options of the connection to Redis."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 from resilience.options import Choice, Duration, Options, Refused, Text, Whole, option
@@ -16,18 +15,18 @@ _DATABASE = re.compile(r"/?[0-9]*")
 
 
 class RedisUrl(Text):
-    """The rule of a Redis URL: host, port and database can be told apart. Parameters are left to redis-py."""
+    """The rule of a Redis URL: it has a readable host, port and database. redis-py checks the parameters."""
 
     def __init__(self) -> None:
         super().__init__(EXPECTED_URL, pattern=r"(rediss?|valkeys?|unix)://.*", longest=2000)
 
-    def check(self, value: Any, /) -> str:
+    def check(self, value: object, /) -> str:
         """Return the URL unchanged."""
         url = super().check(value)
         try:
             where = urlsplit(url)
-            _ = where.port  # reading it is what checks it
-        except ValueError:  # says what it could not read, which may be the password: nothing of it is passed on
+            _ = where.port  # reading the port checks it
+        except ValueError:  # its text may contain the password, so none of it is passed on
             raise Refused from None
         if not (where.path if where.scheme == "unix" else _DATABASE.fullmatch(where.path)):
             raise Refused
@@ -36,7 +35,17 @@ class RedisUrl(Text):
 
 @dataclass(frozen=True, kw_only=True)
 class RedisOptions(Options):
-    """Where shared state lives, and what happens while it cannot be reached."""
+    """Where shared state lives, and how limiters decide during an outage.
+
+    Attributes:
+        url: `redis://`, `rediss://` (TLS) or `unix://`. None keeps state in this process.
+        outage: How limiters decide while Redis is down. `local` limits in each process, at the full rate; `allow` lets
+            every call through; `deny` refuses every call.
+        timeout: The longest time that one decision waits for Redis, in seconds. Default 50 ms, at most 60 s.
+        connect_timeout: The longest time for connecting, in the background. Default 2 s, at most 60 s.
+        max_connections: The largest number of connections of all threads, and of each event loop. Default 50.
+        prefix: The start of every key.
+    """
 
     url: str | None = option(
         None,
@@ -45,8 +54,8 @@ class RedisOptions(Options):
         none="state stays in this process",
         secret=True,
     )
-    outage: str = option("local", Choice("local", "allow", "deny"), "what limiters do while Redis is away")
-    timeout: float = option(0.05, Duration(above=True, maximum=60), "longest that a decision waits for Redis")
+    outage: str = option("local", Choice("local", "allow", "deny"), "how limiters decide while Redis is down")
+    timeout: float = option(0.05, Duration(above=True, maximum=60), "longest time that a decision waits for Redis")
     connect_timeout: float = option(
         2.0,
         Duration(above=True, maximum=60),

@@ -1,4 +1,7 @@
-"""Callers leave a Redis alone that does not answer, all but one now and then."""
+"""The outage of one Redis, for the calls of a process: while it lasts, one caller now and then asks, and no other.
+
+`_machine.py` decides. This module adds the lock, the clock, the events and the log.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,15 @@ from typing import TYPE_CHECKING, Self
 from resilience._support.fork import renew_after_fork
 from resilience.clock import Clock, monotonic
 from resilience.redis._errors import code_of, is_about_one_key, is_of_redis
-from resilience.redis._machine import Absence, Permit, Up
-from resilience.redis._places import NotAskedError, StillConnectingError
+from resilience.redis._machine import Availability, OutagePermit, Up
+from resilience.redis._pool_machine import NotAskedError, StillConnectingError
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from resilience.events import Emitter
 
-__all__ = ("Attempt", "OutageGuard")
+__all__ = ("OutageGuard", "RedisAttempt")
 
 _log = logging.getLogger("resilience")
 
@@ -29,13 +32,19 @@ def _nothing() -> None:
 
 
 class OutageGuard:
-    """Emits `<kind>.outage` when Redis stops answering and `<kind>.recovered` when it is back, once each time.
+    """Decides which calls may ask Redis, and reports each outage once.
 
-    `lease` is how many seconds a probe may take before another caller takes its place. While Redis answers, asking for
-    permission takes no lock. `evict` is called at an outage, and after each probe that failed: the connections that
-    exist may lead to a server that is no longer the one to ask.
+    It emits `<kind>.outage` when Redis stops answering and `<kind>.recovered` when Redis answers again. While Redis
+    answers, `admit` and `succeeded` take no lock. An error about one key is no outage, because the server has answered;
+    the guard logs it once for each code.
 
-    An error about one key is no outage: the server has answered. It is logged once for each code.
+    Args:
+        kind: The first part of the names of the events.
+        events: Where the events go.
+        lease: How many seconds a trial may take before another caller takes its place.
+        clock: Returns seconds that never go back.
+        evict: Called at an outage, and after each trial that failed. The connections that exist may lead to a server
+            that is no longer the right one.
     """
 
     def __init__(
@@ -58,92 +67,93 @@ class OutageGuard:
         renew_after_fork(self)
 
     def after_fork(self) -> None:
-        """Believe in Redis again: the probe under way, if any, is the parent's."""
-        self._absence = Absence(self._lease)
+        """Treat Redis as up in a forked child: a trial under way belongs to the parent."""
+        self._availability = Availability(self._lease)
         # Guards the machine; never held while Redis is asked. Re-entrant, for finalizers that make calls.
         self._lock = threading.RLock()
 
     @property
-    def is_away(self) -> bool:
-        """Whether Redis did not answer when last asked."""
-        return not isinstance(self._absence.epoch, Up)
+    def is_down(self) -> bool:
+        """Whether Redis did not answer when it was last asked."""
+        return not isinstance(self._availability.epoch, Up)
 
     @property
-    def probe_after(self) -> float:
-        """Seconds until Redis is asked again; 0 where it answers."""
+    def trial_after(self) -> float:
+        """Seconds until Redis is asked again; 0 if it answers."""
         with self._lock:
-            return self._absence.probe_after(self._clock())
+            return self._availability.trial_after(self._clock())
 
-    def attempt(self) -> Attempt:
+    def attempt(self) -> RedisAttempt:
         """Ask Redis inside `with guard.attempt() as attempt: if attempt.may_try: ...`.
 
-        An error of redis-py, or an OSError, inside the block is Redis being away: it ends the block and goes no
-        further. Any other exception goes on to the caller and says nothing about Redis: a time limit, for example, that
-        a signal handler raises.
+        An error of redis-py or an `OSError` inside the block means that Redis is down: it ends the block and goes no
+        further. Any other exception goes on to the caller and says nothing about Redis. An example is a time limit
+        that a signal handler raises.
         """
-        return Attempt(self, self.admit())
+        return RedisAttempt(self, self.admit())
 
-    def admit(self) -> Permit | None:
-        """Return a permit to ask Redis, or None."""
-        epoch = self._absence.epoch
+    def admit(self) -> OutagePermit | None:
+        """Return a permit to ask Redis, or None if this call must decide without Redis."""
+        epoch = self._availability.epoch
         if type(epoch) is Up:
             return epoch
         with self._lock:
-            return self._absence.admit(self._clock())
+            return self._availability.admit(self._clock())
 
-    def failed(self, permit: Permit, error: Exception) -> None:
-        """Note that Redis did not answer, or answered that it cannot serve anybody."""
+    def failed(self, permit: OutagePermit, error: Exception) -> None:
+        """Record that Redis did not answer, or answered that it can serve no caller."""
         if is_about_one_key(error):
-            self._report_key(code_of(error))
+            self._log_key_error(code_of(error))
             self.succeeded(permit)
             return
         with self._lock:
-            now, before = self._clock(), self._absence.epoch
-            if self._absence.failed(permit, now, self._random()):
+            now, before = self._clock(), self._availability.epoch
+            if self._availability.failed(permit, now, self._random()):
                 # Facts name the kind of error only: its text may hold addresses, and listeners export what they get.
                 facts = {"error": type(error).__name__}
                 if (code := code_of(error)) is not None:
                     facts["code"] = code
                 self._events.record(f"{self._kind}.outage", "redis", now, "error", **facts)
-            is_news = self._absence.epoch is not before
-        # A straggler of an earlier epoch says nothing about connections made since; one that is being made may go on.
+            is_news = self._availability.epoch is not before
+        # A late report of an earlier epoch says nothing about connections made since. A connection that is being made
+        # is not evicted: it may go on.
         if is_news and not isinstance(error, StillConnectingError):
             self._evict()
         self._events.deliver()
 
-    def _report_key(self, code: str | None) -> None:
+    def _log_key_error(self, code: str | None) -> None:
         if code not in self._reported:
             self._reported.add(code)
             _log.warning("Redis answered %s for a key; the decision was made without it", code)
 
-    def not_asked(self, permit: Permit, reason: NotAskedError) -> None:
-        """Note that this process had no connection for the caller. That is an outage only if it has none at all."""
+    def not_asked(self, permit: OutagePermit, reason: NotAskedError) -> None:
+        """Record that this process had no connection for the caller: an outage only if the process has none at all."""
         if isinstance(reason, StillConnectingError) and type(permit) is Up:
             self.failed(permit, reason)
         else:
             self.abandoned(permit)
 
-    def succeeded(self, permit: Permit) -> None:
-        """Note an answer. Takes no lock while Redis is up."""
+    def succeeded(self, permit: OutagePermit) -> None:
+        """Record an answer. Takes no lock while Redis is up."""
         if type(permit) is Up:
             return
         with self._lock:
-            if self._absence.succeeded(permit):
+            if self._availability.succeeded(permit):
                 self._events.record(f"{self._kind}.recovered", "redis", self._clock())
         self._events.deliver()
 
-    def abandoned(self, permit: Permit) -> None:
-        """Note that nobody will know: the caller was cancelled or interrupted."""
+    def abandoned(self, permit: OutagePermit) -> None:
+        """Record that the outcome is unknown: the caller was cancelled or interrupted."""
         with self._lock:
-            self._absence.abandoned(permit)
+            self._availability.abandoned(permit)
 
 
-class Attempt:
-    """One use of Redis that must not fail its caller."""
+class RedisAttempt:
+    """One use of Redis that must not fail its caller: it reports the outcome of its block to the guard."""
 
     __slots__ = ("_guard", "_permit")
 
-    def __init__(self, guard: OutageGuard, permit: Permit | None) -> None:
+    def __init__(self, guard: OutageGuard, permit: OutagePermit | None) -> None:
         self._guard = guard
         self._permit = permit
 

@@ -1,4 +1,10 @@
-"""The connections of blocking code. A caller waits for a connection that is free, never for connecting to end."""
+"""The connections of blocking code. A caller waits for a free connection, never for connecting to end.
+
+`_pool_machine.py` decides which caller gets which connection. This module adds threads, the lock and the I/O, and
+`_pool_aio.py` adds tasks and the I/O. The two are no twins. Here an interrupt may strike between any two instructions,
+so each link is put away in `finally` and each claim is one operation; there only an `await` may raise, so no lock is
+needed, and a future carries the link.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +14,9 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 from resilience.clock import monotonic
-from resilience.redis._errors import is_of_redis, of_redis
-from resilience.redis._exchange import limit, was_closed
-from resilience.redis._places import Link, NotAskedError, Places
+from resilience.redis._errors import failure_of, is_of_redis, of_redis
+from resilience.redis._exchange import limit
+from resilience.redis._pool_machine import Link, NotAskedError, PoolMachine
 
 if TYPE_CHECKING:
     from redis.connection import AbstractConnection
@@ -22,7 +28,7 @@ __all__ = ("ConnectionPool",)
 T = TypeVar("T")
 
 
-class Place:
+class LinkRequest:
     """One call of a thread: the link it uses, or the reason why it has none."""
 
     __slots__ = ("_arrival", "error", "link")
@@ -43,7 +49,7 @@ class Place:
             self._arrival.acquire(timeout=seconds)
 
     def settle(self, link: Link[AbstractConnection] | None, error: Exception | None = None) -> None:
-        """Let the thread go on."""
+        """Wake the thread, with its link or with the reason."""
         self.link, self.error = link, error
         if self._arrival is not None:
             self._arrival.release()
@@ -54,79 +60,85 @@ class ConnectionPool:
 
     Connecting runs in a background thread, one attempt at a time, for at most `options.connect_timeout` a step. A
     caller waits for a connection for at most half of `options.timeout`; the answer has the rest.
+
+    Args:
+        options: The timeouts and the number of connections.
+        connect: Returns a new connection, blocking.
     """
 
     def __init__(self, options: RedisOptions, connect: Callable[[], AbstractConnection]) -> None:
         self._timeout = options.timeout
         self._patience = options.timeout / 2
         self._connect = connect
-        self._places: Places[AbstractConnection, Place] = Places(options.max_connections, self._patience)
-        # Guards the places; never held during I/O by its own steps. Re-entrant, for finalizers that make calls.
+        self._links: PoolMachine[AbstractConnection, LinkRequest] = PoolMachine(options.max_connections, self._patience)
+        # Guards the machine; never held during I/O by its own steps. Re-entrant, for finalizers that make calls.
         self._lock = threading.RLock()
 
-    def ask_now(self, talk: Callable[[AbstractConnection], T]) -> T | None:
-        """Return `talk(connection)`, or None if no connection is free or the free one was closed since its last use."""
-        place = Place()
+    def run_if_free(self, use: Callable[[AbstractConnection], T]) -> T | None:
+        """Return `use(connection)`, or None if no connection is free or the free one was closed since its last use."""
+        request = LinkRequest()
         try:
             with self._lock:
-                place.link = link = self._places.take()
-            return None if link is None else self._use(link, talk, 0.0)
+                request.link = link = self._links.take()
+            return None if link is None else self._use(link, use, 0.0)
         finally:
-            if place.link is not None:
-                self._take_back(place.link)
+            if request.link is not None:
+                self._take_back(request.link)
 
-    def ask(self, talk: Callable[[AbstractConnection], T]) -> T:
-        """Return `talk(connection)`, after a wait for a connection.
+    def run(self, use: Callable[[AbstractConnection], T]) -> T:
+        """Return `use(connection)`, after a wait for a connection.
 
-        Raises `NotAskedError` if none is free in time, the error of connecting, or that of the exchange.
+        Raises:
+            NotAskedError: No connection was free in time.
+            Exception: The error of connecting, or that of `use`.
         """
-        place, since = Place(), monotonic()
-        place.prepare()
+        request, since = LinkRequest(), monotonic()
+        request.prepare()
         try:
             with self._lock:
-                place.link = self._places.take()
-                if place.link is None:
-                    self._places.join(place, since)
-                stale = self._places.stale()
+                request.link = self._links.take()
+                if request.link is None:
+                    self._links.join(request, since)
+                stale = self._links.stale()
             _close(stale)
-            if place.link is not None:
-                answer = self._use(place.link, talk, 0.0)
+            if request.link is not None:
+                answer = self._use(request.link, use, 0.0)
             else:
-                link = self._await_link(place)  # a process that stood still meanwhile waited for longer than it may
-                answer = self._use(link, talk, min(monotonic() - since, self._patience))
+                link = self._await_link(request)  # may take longer than it should, if the process stood still
+                answer = self._use(link, use, min(monotonic() - since, self._patience))
             if answer is None:
                 raise NotAskedError("the connection was closed since its last use")
             return answer
         finally:
-            self._leave(place)
+            self._leave(request)
 
-    def _await_link(self, place: Place) -> Link[AbstractConnection]:
+    def _await_link(self, request: LinkRequest) -> Link[AbstractConnection]:
         self._grow()
-        place.wait(self._patience)
+        request.wait(self._patience)
         with self._lock:
-            reason = self._places.leave(place)
-        if place.link is None:
-            raise place.error or reason or NotAskedError
-        return place.link
+            reason = self._links.leave(request)
+        if request.link is None:
+            raise request.error or reason or NotAskedError
+        return request.link
 
-    def _leave(self, place: Place) -> None:
+    def _leave(self, request: LinkRequest) -> None:
         with self._lock:
-            self._places.leave(place)
-        if place.link is not None:
-            self._take_back(place.link)
+            self._links.leave(request)
+        if request.link is not None:
+            self._take_back(request.link)
 
-    def _use(self, link: Link[AbstractConnection], talk: Callable[[AbstractConnection], T], waited: float) -> T | None:
+    def _use(self, link: Link[AbstractConnection], use: Callable[[AbstractConnection], T], waited: float) -> T | None:
         """Return the answer, or None if the server had closed the connection since its last use."""
         link.is_in_step = False
         try:
             if waited:
                 limit(link.connection, self._timeout - waited)
-            answer = talk(link.connection)
+            answer = use(link.connection)
             if waited:
                 limit(link.connection, self._timeout)
         except Exception as error:
-            if was_closed(link, error, waited):
-                self._places.renew()  # the other connections are as old
+            if link.was_closed(failure_of(error), waited):
+                self._links.renew()  # the other connections are as old
                 return None
             raise
         link.is_in_step = True
@@ -134,10 +146,10 @@ class ConnectionPool:
 
     def _take_back(self, link: Link[AbstractConnection]) -> None:
         with self._lock:
-            next_one = self._places.release(link)
+            next_one = self._links.release(link)
             if next_one is not None:
                 next_one.settle(link)
-            stale = self._places.stale()
+            stale = self._links.stale()
         if stale:
             _close(stale)
             self._grow()
@@ -149,9 +161,9 @@ class ConnectionPool:
         is_due, claim = False, [None]  # the thread takes the claim, or an interrupt here that comes before it
         try:
             with self._lock:
-                is_due = self._places.begin_connecting(monotonic())
+                is_due = self._links.begin_connecting(monotonic())
             if is_due:
-                attempt = (self._places.epoch, claim)
+                attempt = (self._links.epoch, claim)
                 threading.Thread(target=self._add, args=attempt, name="resilience-redis-connect", daemon=True).start()
         except RuntimeError:  # the system starts no more threads: this says nothing about Redis
             if is_due and _takes(claim):
@@ -170,31 +182,31 @@ class ConnectionPool:
             self._failed(of_redis(error))
             return
         with self._lock:
-            first = self._places.connected(link)
+            first = self._links.connected(link)
             if first is not None:
                 first.settle(link)
-            stale = self._places.stale()
+            stale = self._links.stale()
         _close(stale)
         self._grow()
 
     def _failed(self, error: Exception) -> None:
         with self._lock:
-            for place in self._places.failed(error, monotonic()):
-                place.settle(None, error)
+            for request in self._links.failed(error, monotonic()):
+                request.settle(None, error)
 
     def renew(self) -> None:
         """Use no connection again that exists now; the next call connects anew. Never blocks."""
-        self._places.renew()
+        self._links.renew()
 
     def close(self) -> None:
         """Close the idle connections now, and the others after their use."""
         with self._lock:
-            idle = self._places.close()
+            idle = self._links.close()
         _close(idle)
 
 
 def _takes(claim: list[None]) -> bool:
-    """Take the one claim, by an operator: no interrupt comes between it and its owner."""
+    """Take the one claim, by an operator: no interrupt comes between the claim and its owner."""
     try:
         del claim[-1]
     except IndexError:

@@ -1,84 +1,99 @@
-"""Lua scripts, run by hash and sent in full only to a server that does not know them."""
+"""Lua scripts, run by hash. The text is sent only to a server that does not know it."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from resilience.redis._exchange import exchange, packed
+from resilience.redis._errors import raised
+from resilience.redis._exchange import Reply, aexchange, exchange, packed
 
 if TYPE_CHECKING:
+    import redis
+    from redis.asyncio.connection import AbstractConnection as AsyncConnection
     from redis.connection import AbstractConnection
 
     from resilience.redis._pool import ConnectionPool
 
-__all__ = ("Question", "Script")
+__all__ = ("LuaScript", "ScriptCall", "run_diagnosis")
 
-_FRAMES_AT_HAND = 1024
+_CACHED_FRAMES = 1024
 
-Question = tuple[bytes, Sequence[int]]
-"""A script's key, and its arguments."""
+ScriptCall: TypeAlias = tuple[bytes, Sequence[int]]
+"""The key of one run of a script, and its arguments."""
 
 
-class Script:
+class LuaScript:
     """A script of one key and of whole numbers.
 
-    A restarted or flushed server (SCRIPT FLUSH) costs one more round trip, once.
+    A server that was restarted or flushed (SCRIPT FLUSH) costs one more round trip, once.
+
+    Args:
+        text: The source of the script.
     """
 
     def __init__(self, text: str) -> None:
         self.text = text
-        # SHA-1 is the protocol's name for the text, not a protection.
         self._text = text.encode()
+        # SHA-1 is the protocol's name for the text, not a protection.
         self.sha1 = hashlib.sha1(self._text, usedforsecurity=False).hexdigest()
         self._sha1 = self.sha1.encode()
-        self._frame = functools.lru_cache(_FRAMES_AT_HAND)(self._new_frame)
+        self._frame = functools.lru_cache(_CACHED_FRAMES)(self._new_frame)
 
-    def by_hash(self, questions: Iterable[Question]) -> list[bytes]:
-        """Return the commands that name the script."""
-        return [self._packed(key, arguments) for key, arguments in questions]
+    def run(self, pool: ConnectionPool, key: bytes, arguments: Sequence[int]) -> Reply:
+        """Return the script's reply, blocking.
+
+        Args:
+            pool: The connections to use: `RedisConnection.pool`.
+            key: The one key of the script.
+            arguments: The whole numbers that follow it.
+
+        Raises:
+            Exception: redis-py's error for an error reply, for connecting or for the exchange.
+            NotAskedError: No connection was free in time.
+        """
+        calls = ((key, arguments),)
+        return raised(pool.run(lambda connection: self.call(connection, calls))[0])
+
+    def call(self, connection: AbstractConnection, calls: Sequence[ScriptCall]) -> list[Reply]:
+        """Return the reply to each of `calls`, blocking: one round trip, or two if the server lacks the script."""
+        replies = exchange(connection, self.by_hash(calls))
+        if unknown := _unknown_to_server(replies):
+            _replace(replies, unknown, exchange(connection, self.by_text([calls[number] for number in unknown])))
+        return replies
+
+    async def acall(self, connection: AsyncConnection, calls: Sequence[ScriptCall]) -> list[Reply]:
+        """Return the reply to each of `calls`, suspending this task. Otherwise like `call`."""
+        replies = await aexchange(connection, self.by_hash(calls))
+        if unknown := _unknown_to_server(replies):
+            _replace(replies, unknown, await aexchange(connection, self.by_text([calls[number] for number in unknown])))
+        return replies
+
+    def by_hash(self, calls: Iterable[ScriptCall]) -> list[bytes]:
+        """Return the commands that name the script by its hash."""
+        return [self._packed(key, arguments) for key, arguments in calls]
+
+    def by_text(self, calls: Sequence[ScriptCall]) -> list[bytes]:
+        """Return the same commands, but the first one contains the script: the server knows it from then on."""
+        key, arguments = calls[0]
+        first = packed(b"EVAL", self._text, b"1", key, *_numbers(arguments))
+        return [first, *self.by_hash(calls[1:])]
 
     def _packed(self, key: bytes, arguments: Sequence[int]) -> bytes:
         before, after = self._frame(tuple(arguments))
         return b"%b$%d\r\n%b\r\n%b" % (before, len(key), key, after)
 
     def _new_frame(self, arguments: tuple[int, ...]) -> tuple[bytes, bytes]:
-        """Return the packed command without its key: the keys of one limit share the rest."""
+        """Return the packed command before and after its key: the keys of one limit share the rest."""
         around = packed(b"EVALSHA", self._sha1, b"1", b"", *_numbers(arguments))
         before, after = around.split(b"$0\r\n\r\n", 1)
         return before, after
 
-    def by_text(self, questions: Sequence[Question]) -> list[bytes]:
-        """Return the same, the first of them with the script itself: the server knows it from then on."""
-        key, arguments = questions[0]
-        first = packed(b"EVAL", self._text, b"1", key, *_numbers(arguments))
-        return [first, *self.by_hash(questions[1:])]
 
-    def run(self, pool: ConnectionPool, key: bytes, arguments: Sequence[int]) -> Any:
-        """Return the script's reply, blocking. Raises an error reply, the error of connecting, or `NotAskedError`."""
-        reply = pool.ask(self.talk(((key, arguments),)))[0]
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
-
-    def talk(self, questions: Sequence[Question]) -> Callable[[AbstractConnection], list[Any]]:
-        """Return what asks all of `questions` on a connection, in one round trip, blocking."""
-
-        def ask(connection: AbstractConnection) -> list[Any]:
-            replies = exchange(connection, self.by_hash(questions))
-            if unknown := unknown_to_server(replies):
-                again = exchange(connection, self.by_text([questions[number] for number in unknown]))
-                for number, reply in zip(unknown, again, strict=True):
-                    replies[number] = reply
-            return replies
-
-        return ask
-
-
-def unknown_to_server(replies: Iterable[Any]) -> list[int]:
-    """Return the numbers of the questions that a server could not answer because it did not know the script."""
+def _unknown_to_server(replies: Iterable[Reply]) -> list[int]:
+    """Return the numbers of the calls that the server could not run because it does not know the script."""
     errors = [(number, reply) for number, reply in enumerate(replies) if isinstance(reply, Exception)]
     if not errors:
         return []
@@ -87,5 +102,41 @@ def unknown_to_server(replies: Iterable[Any]) -> list[int]:
     return [number for number, error in errors if isinstance(error, NoScriptError)]
 
 
+def _replace(replies: list[Reply], numbers: Sequence[int], others: Sequence[Reply]) -> None:
+    for number, reply in zip(numbers, others, strict=True):
+        replies[number] = reply
+
+
 def _numbers(arguments: Sequence[int]) -> list[bytes]:
     return [b"%d" % argument for argument in arguments]
+
+
+# The commands of resilience/ratelimit/token_bucket.lua, in its order: a test compares the two.
+_DIAGNOSIS: Final = LuaScript("""
+local time = redis.call('TIME')
+redis.call('GET', KEYS[1])
+redis.call('SET', KEYS[1], time[1], 'PX', 1000)
+return 1
+""")
+
+
+def run_diagnosis(client: redis.Redis, prefix: str) -> None:
+    """Run the commands that limiters need, on a key of no limiter, which lives for a second.
+
+    PING says less: a read-only replica answers it, and so does a server whose memory is full, or whose ACL forbids
+    scripts.
+
+    Args:
+        client: The blocking client to use.
+        prefix: The start of every key of limiters.
+
+    Raises:
+        Exception: redis-py's error if the server does not answer, or cannot serve limiters.
+    """
+    from redis.exceptions import NoScriptError  # noqa: PLC0415 - an extra
+
+    key, run = f"{{{prefix}:ratelimit:.probe:}}", client.execute_command
+    try:
+        run("EVALSHA", _DIAGNOSIS.sha1, 1, key)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+    except NoScriptError:
+        run("EVAL", _DIAGNOSIS.text, 1, key)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped

@@ -95,7 +95,7 @@ def test_exact_under_eight_processes(any_server: RedisProcess) -> None:
 def test_client_clocks_do_not_matter(store: RedisStore, redis_server: RedisProcess) -> None:
     """What is sent to the server holds the quota and nothing that came from a clock."""
     limiter = TokenBucket("100/minute", 5, store, name="orders")
-    question = limiter._ledger.question("k", 1, 0.0)  # type: ignore[attr-defined]  # white box: what goes over the wire
+    question = limiter._buckets._codec.encode("k", 1, 0.0)  # type: ignore[attr-defined]  # white box: what goes over the wire
     assert question == (b"{resilience:ratelimit:orders:k}", (600_000, 1, 3_000_000, 1))
 
 
@@ -248,7 +248,7 @@ def test_bad_arguments(store: RedisStore, key: Any, cost: Any) -> None:
     """A bad key or cost is the caller's mistake, not an outage."""
     with pytest.raises(ConfigurationError):
         TokenBucket("1/minute", store=store).acquire(key, cost)
-    assert not store.outage.is_away
+    assert not store.outage.is_down
 
 
 def test_policy_in_a_pipeline(store: RedisStore) -> None:
@@ -303,7 +303,7 @@ def test_many_loops_one_after_the_other(store: RedisStore, redis_server: RedisPr
         before = client.info("clients")["connected_clients"]
         remaining = [asyncio.run(limiter.aacquire("k")).remaining for _ in range(4)]
         assert remaining == [9, 8, 7, 6]
-        assert len(store.connection._loops) <= 1
+        assert len(store.connection._clients.aio) <= 1
         deadline = time.monotonic() + 2
         while client.info("clients")["connected_clients"] > before and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -334,5 +334,5 @@ def test_cluster_ready() -> None:
     """The whole key is one hash tag, so that it lives on one node of a cluster."""
     connection = RedisConnection.from_url("redis://127.0.0.1:1/0", prefix="shop:eu")
     limiter = TokenBucket("1/minute", store=RedisStore(connection), name="n")
-    key = limiter._ledger.redis_key("a}b")  # type: ignore[attr-defined]  # white box: what goes over the wire
+    key = limiter._buckets._codec.redis_key("a}b")  # type: ignore[attr-defined]  # white box: what goes over the wire
     assert key == b"{shop:eu:ratelimit:n:a}b}"

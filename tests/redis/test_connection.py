@@ -12,7 +12,7 @@ from tracked_variables import variables_of
 
 from resilience.errors import ConfigurationError
 from resilience.ratelimit import RedisStore
-from resilience.redis import RedisConnection, RedisOptions, Script
+from resilience.redis import LuaScript, RedisConnection, RedisOptions
 
 pytestmark = pytest.mark.redis
 
@@ -122,7 +122,7 @@ def test_script_is_sent_once(redis_server: RedisProcess) -> None:
     """A script goes over the wire in full when the server does not know it, and by its hash from then on."""
     connection = RedisConnection.from_url(redis_server.url, timeout=2)
     with contextlib.closing(connection), contextlib.closing(redis_server.client()) as client:
-        script = Script("return {KEYS[1], ARGV[1]} -- once")
+        script = LuaScript("return {KEYS[1], ARGV[1]} -- once")
         client.config_resetstat()
         assert [script.run(connection.pool, b"k", [1]) for _ in range(3)] == [[b"k", b"1"]] * 3
         stats = client.info("commandstats")

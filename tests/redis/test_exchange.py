@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as NotConnected
 from redis.exceptions import ResponseError
 from redis_process import RedisProcess
 
-from resilience.redis import RedisConnection, Script
+from resilience.redis import LuaScript, RedisConnection
 from resilience.redis._exchange import exchange, packed
 
 pytestmark = pytest.mark.redis
@@ -33,7 +33,7 @@ def ask(connection: RedisConnection, *parts: bytes) -> Any:
     def talk(link: AbstractConnection) -> list[Any]:
         return exchange(link, (packed(*parts),))
 
-    return (connection.pool.ask_now(talk) or connection.pool.ask(talk))[0]
+    return (connection.pool.run_if_free(talk) or connection.pool.run(talk))[0]
 
 
 def client_id(connection: RedisConnection) -> int:
@@ -54,7 +54,7 @@ def test_errors_leave_the_connection_in_step(connection: RedisConnection) -> Non
     ask(connection, b"SET", b"list", b"text")
     before = client_id(connection)
     assert isinstance(ask(connection, b"LPUSH", b"list", b"1"), ResponseError)
-    refusal = Script("return redis.error_reply('no')")
+    refusal = LuaScript("return redis.error_reply('no')")
     with pytest.raises(ResponseError):
         refusal.run(connection.pool, b"k", ())
     assert ask(connection, b"GET", b"list") == b"text"

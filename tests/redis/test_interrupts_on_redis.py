@@ -36,7 +36,7 @@ def _serves(connection: RedisConnection, limiter: TokenBucket) -> None:
     while not in_another_thread(lambda: limiter.acquire("k"), 5):
         assert time.monotonic() - start < 1, "refused"
     assert time.monotonic() - start < 1, "waited"
-    pool = connection.pool._places
+    pool = connection.pool._links
     assert pool._connecting_since is None or pool._waiting or pool._used, "connecting is marked for good"
 
 
@@ -88,7 +88,7 @@ def test_no_reply_reaches_another_caller(redis_server: RedisProcess, kind: type[
         def talk(link: AbstractConnection) -> list[object]:
             return exchange(link, (packed(b"ECHO", text), packed(b"ECHO", text + b"!")))
 
-        replies = connection.pool.ask_now(talk) or connection.pool.ask(talk)
+        replies = connection.pool.run_if_free(talk) or connection.pool.run(talk)
         assert replies == [text, text + b"!"]
         return True
 
@@ -124,7 +124,7 @@ def test_interrupts_of_threads_that_ask_together(redis_server: RedisProcess, kin
             return True
 
         def call() -> None:
-            other = threading.Thread(target=connection.pool.ask_now, args=(hold,), daemon=True)
+            other = threading.Thread(target=connection.pool.run_if_free, args=(hold,), daemon=True)
             other.start()
             try:
                 is_held.wait(5)
@@ -155,7 +155,7 @@ def test_a_time_limit_is_no_outage(redis_server: RedisProcess) -> None:
         def check() -> None:
             decided.append(sys.exc_info()[0] is None)
             assert not events, "an outage"
-            assert not store.outage.is_away
+            assert not store.outage.is_down
             connection.close()
 
         return (lambda: limiter.acquire("k")), check

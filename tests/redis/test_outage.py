@@ -43,7 +43,7 @@ class Scene:
 
     def wait_for_recovery(self) -> None:
         deadline = time.monotonic() + 8
-        while self.store.outage.is_away:
+        while self.store.outage.is_down:
             assert time.monotonic() < deadline
             time.sleep(0.02)
             self.limiter.acquire("probe")
@@ -65,7 +65,7 @@ def test_hung_server(scene: Scene, own_redis_server: RedisProcess) -> None:
     assert TIMEOUT * 0.5 < took < PATIENCE
     assert first
     times = sorted(scene.timed()[1] for _ in range(100))
-    assert times[94] < TIMEOUT / 2  # a probe or two may be among them
+    assert times[94] < TIMEOUT / 2  # a trial or two may be among them
     assert scene.kinds() == ["ratelimit.outage"]
     own_redis_server.resume()
     scene.wait_for_recovery()
@@ -80,10 +80,10 @@ async def test_hung_server_awaiting(scene: Scene, own_redis_server: RedisProcess
     decisions = await asyncio.gather(*[scene.limiter.aacquire("k") for _ in range(100)])
     assert time.monotonic() - start < PATIENCE
     assert sum(map(bool, decisions)) == 10
-    assert min([(await scene.atimed())[1] for _ in range(3)]) < TIMEOUT / 2  # one of them may be the probe
+    assert min([(await scene.atimed())[1] for _ in range(3)]) < TIMEOUT / 2  # one of them may be the trial
     own_redis_server.resume()
     deadline = time.monotonic() + 8
-    while scene.store.outage.is_away:
+    while scene.store.outage.is_down:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
         await scene.limiter.aacquire("probe")
@@ -204,8 +204,8 @@ def test_password_and_database_on_a_silent_server(silent_port: int) -> None:
     assert scene.timed()[1] < 0.02
 
 
-async def test_cancelled_probe_goes_on(scene: Scene, own_redis_server: RedisProcess) -> None:
-    """A caller cancelled while it probes takes nothing along: the probe goes on, and finds Redis back."""
+async def test_cancelled_trial_goes_on(scene: Scene, own_redis_server: RedisProcess) -> None:
+    """A caller cancelled during a trial takes nothing along: the trial goes on, and finds that Redis answers."""
     await scene.atimed()
     own_redis_server.pause()
     await scene.atimed()
@@ -217,7 +217,7 @@ async def test_cancelled_probe_goes_on(scene: Scene, own_redis_server: RedisProc
         await probing
     own_redis_server.resume()
     for _ in range(100):
-        if scene.store.outage.is_away:
+        if scene.store.outage.is_down:
             await asyncio.sleep(0.02)
             await scene.atimed()
     assert scene.kinds() == ["ratelimit.outage", "ratelimit.recovered"]

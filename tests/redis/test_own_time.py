@@ -16,9 +16,9 @@ from tcp_proxy import TcpProxy
 
 from resilience.events import Event
 from resilience.ratelimit import Decision, RedisStore, TokenBucket
-from resilience.ratelimit._batch import LARGEST_BATCH
+from resilience.ratelimit._batch import MAX_BATCH
 from resilience.redis import RedisConnection
-from resilience.redis._pool import Place
+from resilience.redis._pool import LinkRequest
 
 pytestmark = [pytest.mark.redis, pytest.mark.realtime]
 TIMEOUT = 0.05  # the default: the figures below are about it
@@ -247,7 +247,7 @@ def test_a_full_queue_is_no_outage(redis_server: RedisProcess, proxy: TcpProxy) 
     for thread in threads:
         thread.join()
     assert max(took) < PATIENCE
-    assert not scene.store.outage.is_away
+    assert not scene.store.outage.is_down
     assert scene.kinds() == []
     assert scene.limiter.acquire("k")
     scene.connection.close()
@@ -259,7 +259,7 @@ async def test_thousands_of_keys_are_no_outage(redis_server: RedisProcess, proxy
     await scene.until_connected()
     proxy.latency = 0.25
     decisions = await asyncio.gather(*[scene.limiter.aacquire(f"k{number}") for number in range(5000)])
-    assert sum(map(bool, decisions)) >= LARGEST_BATCH
+    assert sum(map(bool, decisions)) >= MAX_BATCH
     assert scene.kinds() == []
     await scene.connection.aclose()
 
@@ -275,13 +275,13 @@ async def test_every_caller_of_a_split_turn_has_its_answer(redis_server: RedisPr
 
 def test_a_process_that_stood_still_is_no_outage(redis_server: RedisProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that waited for its connection for longer than the bound, because nothing ran, still asks Redis."""
-    wait = Place.wait
+    wait = LinkRequest.wait
 
-    def wait_and_stand_still(place: Place, seconds: float) -> None:
-        wait(place, PATIENCE)
+    def wait_and_stand_still(request: LinkRequest, seconds: float) -> None:
+        wait(request, PATIENCE)
         time.sleep(2 * TIMEOUT)
 
-    monkeypatch.setattr(Place, "wait", wait_and_stand_still)
+    monkeypatch.setattr(LinkRequest, "wait", wait_and_stand_still)
     scene = Scene(redis_server.url)
     assert scene.limiter.acquire("k")  # outage mode `deny`: Redis was asked
     assert scene.kinds() == []

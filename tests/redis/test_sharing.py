@@ -82,7 +82,7 @@ async def test_a_forgotten_script_is_sent_once_more(redis_server: RedisProcess) 
             client.script_flush()
         decisions = await asyncio.gather(*[limiter.aacquire(str(number % 3)) for number in range(6)])
         assert [each.remaining for each in decisions] == [8, 9, 9, 7, 8, 8]
-        assert not store.outage.is_away
+        assert not store.outage.is_down
 
 
 async def test_who_left_before_the_trip_is_not_charged(redis_server: RedisProcess) -> None:
@@ -107,7 +107,7 @@ async def test_who_leaves_on_the_way_takes_nobody_along(redis_server: RedisProce
                 await asyncio.sleep(0)
             first.cancel()
             assert await second
-        assert not store.outage.is_away
+        assert not store.outage.is_down
 
 
 async def test_a_loop_swept_clean_can_go_on(redis_server: RedisProcess) -> None:
@@ -124,7 +124,7 @@ async def test_a_loop_swept_clean_can_go_on(redis_server: RedisProcess) -> None:
             await asyncio.gather(asking, return_exceptions=True)
             async with asyncio.timeout(3):
                 await limiter.aacquire(f"fresh {ticks}")
-            assert store.trips == {}
+            assert len(store._runner.task_batches) == 0
 
 
 async def test_a_trip_that_was_cancelled_lets_its_passengers_go(redis_server: RedisProcess) -> None:
@@ -155,14 +155,14 @@ def test_loops_share_nothing(redis_server: RedisProcess) -> None:
     for _ in range(3):
         asyncio.run(leave())
         assert asyncio.run(limiter.aacquire("k"))
-    assert store.trips == {}
+    assert len(store._runner.task_batches) == 0
 
 
 async def test_waiting_calls_line_up(redis_server: RedisProcess) -> None:
     """Calls that may wait get turns one after the other, and the one too many is refused."""
     async with connected(redis_server.url) as store:
-        ledger = RateLimit("10/second", 1, store=store, name="turns")._ledger
-        decisions = await asyncio.gather(*[ledger.atake("", 1, 0.35) for _ in range(5)])
+        buckets = RateLimit("10/second", 1, store=store, name="turns")._buckets
+        decisions = await asyncio.gather(*[buckets.atake("", 1, 0.35) for _ in range(5)])
     assert [each.allowed for each in decisions] == [True] * 4 + [False]
     assert [each.wait for each in decisions[:4]] == pytest.approx([0, 0.1, 0.2, 0.3], abs=0.02)
 

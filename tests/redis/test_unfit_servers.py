@@ -23,14 +23,14 @@ from resilience import __main__ as command_line
 from resilience.events import Event
 from resilience.ratelimit import Decision, RedisStore, TokenBucket
 from resilience.ratelimit._redis import _SCRIPT
-from resilience.redis import OutageGuard, RedisConnection, Script
+from resilience.redis import LuaScript, OutageGuard, RedisConnection
 from resilience.redis._errors import code_of, explain, is_about_one_key
-from resilience.redis._probe import _PROBE
+from resilience.redis._script import _DIAGNOSIS
 
 pytestmark = [pytest.mark.redis, pytest.mark.realtime]
 TIMEOUT = 0.5
 both_ages = pytest.mark.parametrize("age", ["current", "oldest"])
-RECOVERY = 10.0  # a probe is due within 0.4 s at most; the rest is for a machine that stands still
+RECOVERY = 10.0  # a trial is due within 0.4 s at most; the rest is for a machine that stands still
 
 
 class Limiter:
@@ -278,12 +278,12 @@ def test_errors_of_one_key(start_server: StartServer, caplog: pytest.LogCaptureF
             with guard.attempt() as attempt:
                 assert attempt.may_try
                 try:
-                    Script(text).run(connection.pool, b"k", ())
+                    LuaScript(text).run(connection.pool, b"k", ())
                 except redis.ResponseError as error:
                     failures.append(code_of(error))
                     raise
     assert failures == ["WRONGTYPE"] * 3 + ["SCRIPT"] * 3
-    assert not guard.is_away
+    assert not guard.is_down
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
         "Redis answered WRONGTYPE for a key; the decision was made without it",
         "Redis answered SCRIPT for a key; the decision was made without it",
@@ -331,10 +331,11 @@ def test_explanations() -> None:
     assert explain(redis.ResponseError("BUSY a script is running"), "p") == "it answers BUSY"
 
 
-def test_the_probe_runs_what_limiters_run() -> None:
-    """The script of a probe calls the commands of the limiter's script."""
+def test_the_diagnosis_runs_what_limiters_run() -> None:
+    """The script of the diagnosis calls the commands of the limiter's script."""
     called = [
-        re.findall(r"redis\.p?call\('([A-Z]+)'", text) for text in (_PROBE.text, _SCRIPT.read_text(encoding="utf-8"))
+        re.findall(r"redis\.p?call\('([A-Z]+)'", text)
+        for text in (_DIAGNOSIS.text, _SCRIPT.read_text(encoding="utf-8"))
     ]
     assert called[0] == called[1] == ["TIME", "GET", "SET"]
 
@@ -377,7 +378,7 @@ def test_diagnosis_of_missing_rights(diagnosed: tuple[RedisProcess, RedisConnect
 
 
 def test_diagnosis_of_a_node_of_a_cluster(start_server: StartServer) -> None:
-    """A node of a cluster is found even if it serves the key of the probe."""
+    """A node of a cluster is found even if it serves the key of the diagnosis."""
     server = start_server("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     serve_all_slots(server)
     with contextlib.closing(RedisConnection.from_url(server.url, timeout=TIMEOUT)) as connection:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from resilience.errors import ConfigurationError
 from resilience.ratelimit import Rate
-from resilience.ratelimit._machine import Quota, Table
-from resilience.ratelimit._units import units_of
+from resilience.ratelimit._codec import units_of
+from resilience.ratelimit._machine import BucketTable, Quota
 
 rates = st.builds(Rate, st.integers(1, 10_000), st.sampled_from([1, 7, 60, 3600, 86400]))
 quotas = st.builds(Quota, st.just("q"), rates, st.integers(1, 500))
@@ -83,7 +83,7 @@ def test_repr_says_the_quota() -> None:
 @given(st.lists(st.tuples(st.integers(0, 60), st.floats(0, 5), st.floats(0, 10)), max_size=300), st.integers(1, 20))
 def test_table_is_bounded_and_keeps_count(entries: list[tuple[int, float, float]], most: int) -> None:
     """However keys come and go, the table never holds more than it may and never loses sight of one."""
-    table, now = Table(most), 0.0
+    table, now = BucketTable(most), 0.0
     for key, pause, missing in entries:
         now += pause
         if str(key) in table.cells:
@@ -96,7 +96,7 @@ def test_table_is_bounded_and_keeps_count(entries: list[tuple[int, float, float]
 
 def test_full_buckets_are_forgotten() -> None:
     """A hundred thousand clients that came once leave nothing behind once as many others have come."""
-    table = Table(1_000_000)
+    table = BucketTable(1_000_000)
     for client in range(10_000):
         table.add(f"a{client}", 1.0, 0.0)
     for client in range(5_001):
@@ -107,7 +107,7 @@ def test_full_buckets_are_forgotten() -> None:
 
 def test_who_is_displaced() -> None:
     """When all places are in use, the bucket nearest to full makes room, and that is counted."""
-    table = Table(3)
+    table = BucketTable(3)
     for key, missing in (("a", 30.0), ("b", 10.0), ("c", 20.0), ("d", 40.0)):
         table.add(key, missing, 0.0)
     assert sorted(table.cells) == ["a", "c", "d"]
@@ -116,7 +116,7 @@ def test_who_is_displaced() -> None:
 
 def test_those_who_were_spared_go_to_the_end() -> None:
     """A bucket that another was displaced instead of is not asked again before all others were."""
-    table = Table(30)
+    table = BucketTable(30)
     for number in range(30):
         table.add(str(number), 100.0, 0.0)
     line = list(table._order)

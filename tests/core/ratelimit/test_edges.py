@@ -1,6 +1,6 @@
 """What a bucket does at the very moment."""
 
-from resilience.ratelimit._machine import Quota, Table
+from resilience.ratelimit._machine import BucketTable, Quota
 from resilience.ratelimit._rate import as_rate
 
 
@@ -17,7 +17,7 @@ def test_a_bucket_drained_without_a_wish_has_its_next_token_in_its_own_time() ->
 
 def test_a_bucket_is_forgotten_at_the_moment_it_is_full() -> None:
     """A bucket that is full just now says no more than one that was never heard of."""
-    table = Table(100)
+    table = BucketTable(100)
     table.add("a", 100.0, 50.0)
     table.add("b", 200.0, 99.9)
     assert list(table.cells) == ["a", "b"]
@@ -27,7 +27,7 @@ def test_a_bucket_is_forgotten_at_the_moment_it_is_full() -> None:
 
 def test_a_key_left_in_line_without_a_bucket_is_let_go() -> None:
     """Where an interrupt left a key in line, it does no harm, and it is not taken for a bucket when room is needed."""
-    table = Table(2)
+    table = BucketTable(2)
     table.add("a", 100.0, 0.0)
     table._order.appendleft("interrupted")
     table.add("b", 200.0, 0.0)

@@ -58,13 +58,13 @@ def test_short_way_and_rule_agree(burst: int, steps: list[tuple[float, bool]]) -
     clock = ManualClock()
     rate = Rate(10, 1)
     bucket = TokenBucket(rate, burst, clock=clock)
-    ledger = MemoryStore().open(Quota("q", rate, burst), clock)
+    buckets = MemoryStore().open(Quota("q", rate, burst), clock)
     quota, full_at = Quota("q", rate, burst), 0.0
     for pause, is_repeated in steps:
         clock.now += pause * quota.interval
         for _ in range(1 + is_repeated):
             paid = quota.spend(full_at, clock.now)
-            decision, refusal = bucket.acquire("k"), ledger.spend("k")
+            decision, refusal = bucket.acquire("k"), buckets.spend("k")
             assert (refusal is None) is decision.allowed
             assert refusal is None or (refusal.full_at, refusal.made_at) == (decision.full_at, decision.made_at)
             assert (decision.allowed, decision.full_at if decision.allowed else full_at) == (
@@ -105,7 +105,7 @@ def test_long_keys_are_hashed() -> None:
     assert bucket.acquire(long + "1")
     assert bucket.acquire(long + "2\udc80")
     assert not bucket.acquire(long + "1")
-    assert max(len(key) for shelf in store._shelves.values() for key in shelf.table.cells) <= 256
+    assert max(len(key) for shelf in store._tables.values() for key in shelf.table.cells) <= 256
 
 
 @pytest.mark.parametrize("cost", [0, -1, 1.5, float("nan"), "1", None, 10**10])
@@ -186,7 +186,7 @@ def test_fork_while_locked() -> None:
     store = MemoryStore()
     bucket = TokenBucket("2/hour", store=store)
     bucket.acquire("k")
-    (shelf,) = store._shelves.values()
+    (shelf,) = store._tables.values()
     with shelf.lock:
         child = os.fork()
         if child == 0:

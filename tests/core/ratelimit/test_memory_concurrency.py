@@ -18,7 +18,7 @@ import pytest
 from resilience.errors import RateLimitedError
 from resilience.policy import Wait
 from resilience.ratelimit import MemoryStore, RateLimit, TokenBucket, _machine, _memory
-from resilience.ratelimit._machine import Table
+from resilience.ratelimit._machine import BucketTable
 
 THREADS = 8
 OURS = frozenset({_memory.__file__, _machine.__file__})
@@ -44,11 +44,11 @@ def _restless_threads() -> Iterator[None]:
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give a number up at once: nobody else is there to bring it back."""
-    monkeypatch.setattr(_memory, "_NAPS", (0.0,))
+    monkeypatch.setattr(_memory, "_PAUSES", (0.0,))
 
 
-def table_of(store: MemoryStore, name: str = "default") -> Table:
-    return store._shelves[name].table
+def table_of(store: MemoryStore, name: str = "default") -> BucketTable:
+    return store._tables[name].table
 
 
 def admitted_by_threads(work: Callable[[int], int]) -> int:
@@ -135,7 +135,7 @@ def test_displacing_gives_each_newcomer_one_burst_and_no_more() -> None:
 
 def test_who_is_spending_is_not_displaced() -> None:
     """A bucket somebody spends from keeps its place; the surplus goes when the next keys come."""
-    table = Table(2)
+    table = BucketTable(2)
     table.add("a", 30.0, 0.0)
     table.add("b", 20.0, 0.0)
     held = {key: table.cells[key].pop() for key in ("a", "b")}
@@ -150,7 +150,7 @@ def test_who_is_spending_is_not_displaced() -> None:
 
 def test_lost_numbers_do_not_stop_displacing() -> None:
     """Buckets that stay in use for good take up their places, and nobody else's turn."""
-    table = Table(10)
+    table = BucketTable(10)
     for number in range(10):
         table.add(str(number), 30.0, 0.0)
     for key in list(table._order)[:8]:
@@ -163,7 +163,7 @@ def test_lost_numbers_do_not_stop_displacing() -> None:
 
 def test_line_survives_an_interrupt() -> None:
     """A place in line whose bucket is gone is given up, whichever way its turn comes."""
-    table = Table(2)
+    table = BucketTable(2)
     table._order.extend(("gone", "gone too"))
     table.add("a", 10.0, 0.0)
     assert list(table._order) == ["a"]
@@ -241,7 +241,7 @@ def test_giving_back_and_resetting_a_lost_number() -> None:
     decision = bucket.acquire("k")
     cells = table_of(store).cells
     cells["k"].clear()
-    bucket._ledger.give_back("k", decision)
+    bucket._buckets.give_back("k", decision)
     assert bucket.acquire("k").remaining == 0
     cells["k"].clear()
     bucket.reset("k")

@@ -13,7 +13,7 @@ from resilience.errors import ConfigurationError, RateLimitedError
 from resilience.events import Emitter, Event
 from resilience.pipeline import Pipeline
 from resilience.policy import Wait
-from resilience.ratelimit import Decision, Ledger, MemoryStore, Quota, RateLimit, RateLimitOptions, TokenBucket
+from resilience.ratelimit import Buckets, Decision, MemoryStore, Quota, RateLimit, RateLimitOptions, TokenBucket
 
 
 class ManualTime:
@@ -45,27 +45,27 @@ class SharedStore:
         self.given_back: list[str] = []
         self._memory = MemoryStore()
 
-    def open(self, quota: Quota, clock: Clock) -> Ledger:
-        return SharedLedger(self, self._memory.open(quota, clock))
+    def open(self, quota: Quota, clock: Clock) -> Buckets:
+        return SharedBuckets(self, self._memory.open(quota, clock))
 
 
-class SharedLedger:
-    def __init__(self, store: SharedStore, ledger: Ledger) -> None:
+class SharedBuckets:
+    def __init__(self, store: SharedStore, buckets: Buckets) -> None:
         self._store = store
-        self._ledger = ledger
+        self._buckets = buckets
 
     def take(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
-        return self._ledger.take(key, cost, allowance)
+        return self._buckets.take(key, cost, allowance)
 
     async def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
         await asyncio.sleep(0)
-        return self._ledger.take(key, cost, allowance)
+        return self._buckets.take(key, cost, allowance)
 
     def give_back(self, key: str, decision: Decision) -> None:
         self._store.given_back.append(key)
 
     def reset(self, key: str = "") -> None:
-        self._ledger.reset(key)
+        self._buckets.reset(key)
 
 
 def test_refuses_in_both_colours() -> None:
@@ -220,7 +220,7 @@ def test_third_party_store_in_both_colours() -> None:
 
 
 def test_third_party_store_that_does_not_wait() -> None:
-    """A ledger that has `take` and nothing quicker is asked with it."""
+    """A buckets that has `take` and nothing quicker is asked with it."""
     store = SharedStore()
     store.waits = False
     pipeline = Pipeline("orders", RateLimit("2/minute", store=store))

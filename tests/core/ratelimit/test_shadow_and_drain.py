@@ -197,15 +197,15 @@ def test_refusals_of_ours_drain_nothing() -> None:
 def test_an_empty_bucket_with_callers_in_line_stays_as_it_is() -> None:
     """Draining never brings a token nearer: callers that wait for their turn keep it."""
     clock, store = ManualClock(), MemoryStore()
-    ledger = RateLimit("10/second", burst=1, drain_on=TooManyError, store=store, name="line", clock=clock)._ledger
-    ledger.take("", 1, 5.0)
+    buckets = RateLimit("10/second", burst=1, drain_on=TooManyError, store=store, name="line", clock=clock)._buckets
+    buckets.take("", 1, 5.0)
     for _ in range(3):
-        ledger.take("", 1, 5.0)
-    before = ledger.take().retry_after
+        buckets.take("", 1, 5.0)
+    before = buckets.take().retry_after
     RateLimit("10/second", burst=1, drain_on=TooManyError, store=store, name="line", clock=clock)._settle(
         None, TooManyError()
     )
-    assert ledger.take().retry_after == before
+    assert buckets.take().retry_after == before
 
 
 @pytest.mark.parametrize("drain_on", [3, "429", asyncio.sleep])

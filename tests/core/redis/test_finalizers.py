@@ -17,9 +17,9 @@ from resilience.redis import RedisConnection
 pytest.importorskip("redis")
 
 LOCKS: dict[str, Callable[[RedisStore], Any]] = {
-    "connection": lambda store: store.connection._lock,
+    "connection": lambda store: store.connection._clients.lock,
     "pool": lambda store: store.connection.pool._lock,
-    "gathering": lambda store: store.gathering._lock,
+    "batches": lambda store: store._runner.thread_batches._lock,
     "outage": lambda store: store.outage._lock,
 }
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from resilience.redis._places import ATTEMPT_INTERVAL, Link, NotAskedError, Places, StillConnectingError
+from resilience.redis._pool_machine import ATTEMPT_INTERVAL, Link, NotAskedError, PoolMachine, StillConnectingError
 
 PATIENCE = 0.025
 
 
-def places(maximum: int = 2) -> Places[str, str]:
-    return Places(maximum, PATIENCE)
+def places(maximum: int = 2) -> PoolMachine[str, str]:
+    return PoolMachine(maximum, PATIENCE)
 
 
-def connected(pool: Places[str, str], name: str) -> Link[str]:
+def connected(pool: PoolMachine[str, str], name: str) -> Link[str]:
     """Bring a link into use: its connecting ends while a caller waits."""
     pool.join(f"caller of {name}", 0.0)
     assert pool.begin_connecting(0.0)

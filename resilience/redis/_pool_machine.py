@@ -1,17 +1,28 @@
-"""Which connection of a pool goes to which caller, and when another one is made.
+"""Which connection of a pool goes to which caller, and when the pool connects once more.
 
-Pure: the shells pass in the time and hold the lock. A *link* is a connection that is ready for commands. It is idle or
-in use. Callers that find no idle link wait in one queue, first come, first served. There is at most one attempt to
-connect at a time. It has a bound of its own and belongs to no caller: a caller that stops waiting does not end it.
+The machine is pure: the two pools (`_pool.py` for threads, `_pool_aio.py` for tasks) pass in the time, hold the lock
+and do the I/O.
 
-Links belong to an epoch, and `renew` begins a new one after a link has failed. No link of a past epoch is used again:
-it is closed when a caller returns it, or finds it idle. A server that went away, or was replaced by another one of the
-same name, is thus left by all links, and the name is resolved anew. `renew` is one assignment, so it needs no lock.
+Links. A *link* is a connection that is ready for commands. It is idle or in use. Callers that find no idle link wait in
+one queue, first come, first served. The pool holds links in use by weak references: a link that an interrupt has lost
+is collected as garbage, and its place in the pool is free again.
 
-A caller that gets no link is not a proof that the server is away:
+Connecting. There is at most one attempt to connect at a time. The attempt belongs to no caller and has a bound of its
+own: a caller that stops waiting does not end it. An attempt starts only if a caller waits and the pool has room.
+
+Epochs. Each link belongs to the epoch in which its connecting began. `renew` begins a new epoch, after a link has
+failed or at an outage. No link of a past epoch is used again: the pool closes it when a caller returns it, or finds it
+idle. So all links leave a server that was shut down or demoted, and the host name is resolved anew. `renew` is one
+assignment and needs no lock.
+
+Steps. A link is *in step* while no reply is outstanding on it. A link that comes back out of step is closed: its next
+reply would belong to an earlier caller.
+
+A caller that gets no link does not prove that the server is down. There are three reasons:
 
 - all links are in use by other callers: `NotAskedError`
-- the first link is still being connected: `StillConnectingError`; after `patience` seconds no caller waits for it
+- the first link is still being connected: `StillConnectingError`. Once one caller could have waited for `patience`
+  seconds in vain, later callers do not wait for that attempt
 - the last attempt to connect has failed and there is no link: the error of that attempt
 """
 
@@ -21,7 +32,9 @@ from collections import deque
 from typing import Generic, TypeVar
 from weakref import WeakSet
 
-__all__ = ("Link", "NotAskedError", "Places", "StillConnectingError")
+from resilience.redis._errors import ExchangeFailure
+
+__all__ = ("Link", "NotAskedError", "PoolMachine", "StillConnectingError")
 
 C = TypeVar("C")
 W = TypeVar("W")
@@ -41,7 +54,11 @@ class StillConnectingError(NotAskedError):
 class Link(Generic[C]):
     """A connection that is ready for commands.
 
-    `is_new` until the first use has ended; `is_in_step` while no reply is outstanding.
+    Attributes:
+        connection: The connection of redis-py.
+        epoch: The epoch of the pool in which its connecting began.
+        is_new: True until the first use has ended.
+        is_in_step: True while no reply is outstanding.
     """
 
     __slots__ = ("__weakref__", "connection", "epoch", "is_in_step", "is_new")
@@ -52,9 +69,26 @@ class Link(Generic[C]):
         self.is_in_step = True
         self.is_new = True
 
+    def was_closed(self, failure: ExchangeFailure, waited: float) -> bool:
+        """Whether the server had closed this link before the exchange that ended with `failure`.
 
-class Places(Generic[C, W]):
-    """The links of a pool of at most `maximum`, and the callers `W` that wait for one."""
+        Raises:
+            NotAskedError: The reply was late because the caller had `waited` for the link.
+        """
+        if self.is_new:
+            return False
+        if failure is ExchangeFailure.LATE and waited:
+            raise NotAskedError("the wait for a connection left too little time for an answer")
+        return failure is ExchangeFailure.CLOSED
+
+
+class PoolMachine(Generic[C, W]):
+    """The links `C` of a pool, and the callers `W` that wait for one.
+
+    Args:
+        maximum: The largest number of links.
+        patience: How long a caller may wait for a link, in seconds.
+    """
 
     __slots__ = (
         "_connecting_since",
@@ -74,7 +108,7 @@ class Places(Generic[C, W]):
         self._maximum = maximum
         self._patience = patience
         self._idle: list[Link[C]] = []
-        self._used: WeakSet[Link[C]] = WeakSet()  # a link that an interrupt has lost gives its place back
+        self._used: WeakSet[Link[C]] = WeakSet()
         self._waiting: deque[W] = deque()
         self._connecting_since: float | None = None
         self._failure: tuple[Exception, float] | None = None
@@ -91,7 +125,7 @@ class Places(Generic[C, W]):
         return None
 
     def join(self, caller: W, now: float) -> None:
-        """Let `caller` wait for a link. Raises the reason if waiting is of no use."""
+        """Add `caller` to the queue. Raises the reason if waiting is of no use."""
         since, failure = self._connecting_since, self._failure
         if since is not None:
             if not self._used and now - since >= self._patience:
@@ -103,7 +137,7 @@ class Places(Generic[C, W]):
         self._waiting.append(caller)
 
     def leave(self, caller: W) -> Exception | None:
-        """Return why `caller` got no link in its time, or None if it has been served meanwhile."""
+        """Remove `caller` from the queue; returns why it got no link, or None if it has been served meanwhile."""
         try:
             self._waiting.remove(caller)
         except ValueError:
@@ -113,7 +147,7 @@ class Places(Generic[C, W]):
         return StillConnectingError("connecting takes longer than a call may wait")
 
     def begin_connecting(self, now: float) -> bool:
-        """Return whether the shell has to start an attempt to connect now."""
+        """Return whether the pool has to start an attempt to connect now."""
         if (
             not self._waiting
             or self._connecting_since is not None
@@ -126,13 +160,13 @@ class Places(Generic[C, W]):
         return True
 
     def connected(self, link: Link[C]) -> W | None:
-        """Note that connecting has ended well; returns the caller that has the link now, if any."""
+        """Record that connecting has succeeded; returns the caller that has the link now, if any."""
         self._connecting_since = self._failure = None
         self._used.add(link)
         return self.hand_over(link)
 
     def failed(self, error: Exception, now: float) -> list[W]:
-        """Note that connecting has failed; returns the callers that can only fail with it."""
+        """Record that connecting has failed; returns the callers that fail with it: all, if there is no other link."""
         self._connecting_since = None
         self._failure = (error, now)
         if self._used:
@@ -147,13 +181,13 @@ class Places(Generic[C, W]):
         link.is_new = False
         if link.is_in_step:
             return self.hand_over(link)
-        self._put_away(link)
+        self._discard(link)
         return None
 
     def hand_over(self, link: Link[C]) -> W | None:
-        """Give a link to the caller that has waited longest, and return that caller; else let the link be idle."""
+        """Give a link to the caller that has waited longest, and return that caller; else the link becomes idle."""
         if link.epoch is not self.epoch:
-            self._put_away(link)
+            self._discard(link)
         elif self._waiting:
             return self._waiting.popleft()
         else:
@@ -161,7 +195,7 @@ class Places(Generic[C, W]):
             self._idle.append(link)
         return None
 
-    def _put_away(self, link: Link[C]) -> None:
+    def _discard(self, link: Link[C]) -> None:
         self._used.discard(link)
         self._stale.append(link)
 
@@ -170,14 +204,14 @@ class Places(Generic[C, W]):
         self.epoch = object()
 
     def stale(self) -> list[Link[C]]:
-        """Return the links that are of no use any more, for the shell to close."""
+        """Return the links that the pool has to close now. Each link is returned once."""
         if not self._stale:
-            return []  # not the list itself: the caller looks at it when others may add to it
+            return []  # not the list itself: another thread may add to it while the caller reads it
         stale, self._stale = self._stale, []
         return stale
 
     def close(self) -> list[Link[C]]:
-        """Begin a new epoch; returns all links that are not in use, for the shell to close."""
+        """Begin a new epoch; returns all links that are not in use, for the pool to close."""
         self.renew()
         idle, self._idle = self._idle, []
         return idle + self.stale()

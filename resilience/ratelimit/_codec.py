@@ -1,0 +1,121 @@
+"""Encodes payments for the script `token_bucket.lua`, and decodes its replies.
+
+The numbers of Lua on Redis are doubles. They are exact up to 2^53, so a quota is expressed in whole units: `token`
+units pay for one token, and `refill` units come back in a microsecond.
+"""
+
+from __future__ import annotations
+
+import functools
+from fractions import Fraction
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from resilience.errors import ConfigurationError, Problem
+from resilience.ratelimit._decision import Decision
+from resilience.ratelimit._machine import Quota
+from resilience.ratelimit._store import checked_cost, checked_key, stored_key
+from resilience.redis._errors import MALFORMED, unreadable
+
+if TYPE_CHECKING:
+    from resilience.redis._exchange import Reply
+
+__all__ = ("BucketCodec", "ScriptUnits", "units_of")
+
+_MAX_EXACT = 2**52
+"""Half of the largest exact whole number of a double: the sum of two such numbers is still exact."""
+_MAX_ERROR = Fraction(1, 1_000_000_000)
+_CACHED_KEYS = 1024
+
+
+class ScriptUnits(NamedTuple):
+    """A quota in whole numbers.
+
+    Attributes:
+        token: Units that one token costs.
+        refill: Units that come back in a microsecond.
+        capacity: Units in a full bucket.
+    """
+
+    token: int
+    refill: int
+    capacity: int
+
+    def limit(self, allowance: float) -> int:
+        """Return how many units may be missing if a call may wait for `allowance` seconds."""
+        return min(_MAX_EXACT, self.capacity + int(allowance * 1e6) * self.refill)
+
+    def seconds(self, units: int) -> float:
+        """Return the time in which that many units come back."""
+        return units / self.refill / 1e6
+
+
+def units_of(quota: Quota) -> ScriptUnits:
+    """Return the quota in units: exact, or off by less than a billionth if exact numbers would be too large.
+
+    Raises:
+        ConfigurationError: Not even the approximation fits: a bucket that takes a lifetime to fill.
+    """
+    exact = Fraction(quota.rate.period_seconds * 1_000_000, quota.rate.amount)
+    interval = exact
+    if quota.burst * exact.numerator > _MAX_EXACT:
+        finest = int(_MAX_EXACT / (quota.burst * exact))
+        interval = exact.limit_denominator(finest) if finest else Fraction(0)
+    if not interval or abs(interval - exact) / exact > _MAX_ERROR or quota.burst * interval.numerator > _MAX_EXACT:
+        raise ConfigurationError([Problem("burst", quota.burst, f"a bucket that {quota.rate} fills within 140 years")])
+    return ScriptUnits(interval.numerator, interval.denominator, quota.burst * interval.numerator)
+
+
+class BucketCodec:
+    """The language of one quota: keys and arguments of the script, and decisions from its replies. No I/O.
+
+    Args:
+        quota: The name, the rate and the size of the buckets.
+        prefix: The start of every key.
+    """
+
+    def __init__(self, quota: Quota, prefix: str) -> None:
+        self._quota = quota
+        self._prefix = prefix
+        self._units = units_of(quota)
+        self.redis_key = functools.lru_cache(_CACHED_KEYS)(self._redis_key)
+
+    def encode(self, key: str, cost: int, allowance: float) -> tuple[bytes, tuple[int, int, int, int]]:
+        """Return the Redis key and the arguments of the script.
+
+        Raises:
+            ConfigurationError: `key` or `cost` is not valid.
+        """
+        checked_cost(cost)
+        token, refill, capacity = self._units
+        limit = self._units.limit(allowance) if allowance else capacity
+        checked_key(key)  # before the cache, which needs a key that has a hash
+        return self.redis_key(key), (token, refill, limit, cost)
+
+    def _redis_key(self, key: str) -> bytes:
+        """Return the Redis key. All of it is a hash tag, so that keys added later live on the same node."""
+        parts = f"{{{self._prefix}:ratelimit:{self._quota.name}:{stored_key(key)}}}"
+        return parts.encode("utf-8", "surrogatepass")
+
+    def decode(self, reply: Reply, cost: int) -> Decision:
+        """Return the decision for one caller."""
+        try:
+            units = int(cast("int", reply))
+            missing = units if units >= 0 else -1 - units
+            full_at = self._units.seconds(missing)
+        except MALFORMED as error:
+            raise unreadable(error) from error
+        return Decision.of(self._quota, cost, allowed=units >= 0, full_at=full_at, made_at=0.0)
+
+    def decode_batch(self, reply: Reply, cost: int, callers: int) -> list[Decision]:
+        """Return the decisions for callers that asked for the same payment at once: the first ones got it."""
+        try:
+            if not isinstance(reply, list):  # the numbers in a text would be its characters
+                raise TypeError(type(reply).__name__)
+            admitted, after = min(int(reply[0]), callers), int(reply[1])
+        except MALFORMED as error:
+            raise unreadable(error) from error
+        price = cost * self._units.token
+        later = range(admitted - 1, -1, -1)  # how many callers were admitted after each
+        granted = [self.decode(after - others * price, cost) for others in later]
+        # An object for each caller: a bucket in shadow turns its own refusal into an admission.
+        return granted + [self.decode(-1 - after, cost) for _ in range(callers - admitted)]

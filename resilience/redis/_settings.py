@@ -1,0 +1,141 @@
+"""The settings with which redis-py makes a connection: those of the URL, then ours.
+
+redis-py's defaults (ten retries, timeouts of 5 s) do not apply, nor do timeouts in the URL. redis-py has two classes of
+each kind, in the modules `redis` and `redis.asyncio`; `module` names the one to use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from resilience._support.redaction import Secret
+from resilience.errors import ConfigurationError, Problem
+from resilience.redis._bounded import bounded, bounded_async
+from resilience.redis._options import EXPECTED_URL, RedisOptions
+
+if TYPE_CHECKING:
+    from resilience.redis._bounded import Generations
+
+__all__ = ("AWAITING", "BLOCKING", "Settings", "check_parameters", "for_own_pool", "require_redis", "settings_for")
+
+BLOCKING = "redis"
+AWAITING = "redis.asyncio"
+
+Settings: TypeAlias = dict[str, Any]
+"""Keyword arguments of a connection of redis-py, and its class as `connection_class`."""
+
+_CREDENTIALS = frozenset({"username", "password", "ssl_password"})
+_SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
+
+
+def require_redis() -> None:
+    """Raise `ConfigurationError` if the redis package is not installed."""
+    try:
+        import_module("redis")
+    except ImportError:
+        install = 'pip install "resilience-plugins[redis]"'
+        raise ConfigurationError(f"shared state needs the redis package: {install}") from None
+
+
+def settings_for(module: str, options: RedisOptions, generations: Generations) -> Settings:
+    """Return the settings of a connection.
+
+    Args:
+        module: `BLOCKING` or `AWAITING`.
+        options: The URL and the timeout.
+        generations: Tells the connection when it is too old.
+
+    Raises:
+        ConfigurationError: There is no URL, or redis-py cannot read it.
+    """
+    url = _redis_url(options.url)
+    try:
+        named: Settings = import_module(f"{module}.connection").parse_url(url)
+    except ValueError:
+        raise _unknown_parameter() from None
+    for ours in ("max_connections", "timeout", "retry_on_timeout", "retry_on_error"):
+        named.pop(ours, None)
+    named["connection_class"] = _connection_class(module, named.get("connection_class"))
+    named["generations"] = generations
+    found = {name: Secret(value) if name in _CREDENTIALS else value for name, value in named.items()}
+    return found | _bounds(module, options.timeout, is_local="path" in named)
+
+
+def for_own_pool(module: str, settings: Settings, timeout: float | None) -> Settings:
+    """Return the settings of a connection of our own pools, which reconnect by themselves.
+
+    Args:
+        module: `BLOCKING` or `AWAITING`.
+        settings: Those of `settings_for`.
+        timeout: The bound on each step of connecting, in seconds; None if the pool bounds connecting as a whole.
+    """
+    from redis.backoff import NoBackoff  # noqa: PLC0415 - an extra
+
+    never = import_module(f"{module}.retry").Retry(NoBackoff(), 0, supported_errors=())
+    bounds = {name: timeout for name in ("socket_timeout", "socket_connect_timeout") if name in settings}
+    return settings | bounds | {"retry": never, "retry_on_error": []}
+
+
+def check_parameters(settings: Settings) -> None:
+    """Make a connection, which sends nothing: an error here would fail every call, and would look like an outage."""
+    redis, named = import_module("redis"), dict(settings)
+    kind = named.pop("connection_class", redis.Connection)
+    try:
+        kind(**named)
+    except (TypeError, ValueError, redis.RedisError):
+        raise _unknown_parameter() from None
+
+
+def _unknown_parameter() -> ConfigurationError:
+    hint = "a parameter after its ? is unknown to redis-py, or has a value that it cannot read"
+    return ConfigurationError([Problem("url", "(hidden)", EXPECTED_URL, hint)])
+
+
+def _redis_url(url: str | None) -> str:
+    if url is None:
+        raise ConfigurationError([Problem("url", None, EXPECTED_URL)])
+    scheme, separator, rest = url.partition("://")
+    return Secret(_SCHEMES.get(scheme, scheme) + separator + rest)
+
+
+def _connection_class(module: str, kind: object) -> type[Any]:
+    """Return the class of connection: of the kind that the URL asks for, TCP by default."""
+    kind = kind or import_module(f"{module}.connection").Connection
+    if not isinstance(kind, type):  # a parameter of the URL
+        raise _unknown_parameter()
+    return bounded_async(kind) if module == AWAITING else bounded(kind)
+
+
+def _bounds(module: str, timeout: float, *, is_local: bool) -> Settings:
+    from redis.backoff import NoBackoff  # noqa: PLC0415 - an extra
+    from redis.exceptions import ConnectionError as NotConnected  # noqa: PLC0415 - an extra
+
+    retry = import_module(f"{module}.retry").Retry
+    return {
+        "socket_timeout": timeout,
+        **_bounded_connecting(module, timeout, is_local=is_local),
+        # Once, and only for a connection that is gone: a server that is slow is not asked twice.
+        "retry": retry(NoBackoff(), 1, supported_errors=(NotConnected,)),
+        "retry_on_error": [NotConnected],  # redis-py before 6 looks here as well
+        "health_check_interval": 0,
+        "protocol": 2,
+        **_no_client_name(),
+    }
+
+
+def _bounded_connecting(module: str, timeout: float, *, is_local: bool) -> dict[str, float]:
+    """Return the bound on connecting. Connecting to a local socket never blocks, and older redis-py takes no bound."""
+    import inspect  # noqa: PLC0415 - 10 ms that only a program that connects pays
+
+    known = inspect.signature(import_module(f"{module}.connection").AbstractConnection.__init__).parameters
+    return {"socket_connect_timeout": timeout} if not is_local or "socket_connect_timeout" in known else {}
+
+
+def _no_client_name() -> dict[str, None]:
+    """Return the settings with which a new connection spends no round trip on the name of the client library."""
+    with contextlib.suppress(ImportError):
+        import_module("redis.driver_info")
+        return {"driver_info": None}
+    return {"lib_name": None, "lib_version": None}
