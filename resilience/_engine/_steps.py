@@ -35,6 +35,11 @@ class _AroundAsync(Protocol):
     def __call__(self, call: Callable[..., Awaitable[Any]], /) -> AwaitedCall: ...
 
 
+class _FastPermit(Protocol):
+    @property
+    def fast_permit(self) -> object: ...
+
+
 def nothing(_permit: object, /) -> None:
     """Give nothing back."""
 
@@ -65,7 +70,7 @@ class Steps:
     """Used instead of `admit` for a blocking call; it may block the thread."""
     admit_awaiting: Callable[[], Awaitable[object]] | None = None
     """Used instead of `admit` for an awaited call."""
-    fast_permit: FastPermitPolicy | None = None
+    fast_permit: _FastPermit | None = None
     """The object whose attribute `fast_permit` is read before each call; `admit` is asked only while that is None."""
     on_success: Callable[[Any, Any], Verdict] | None = None
     """Settles a normal return. None: the permit needs no settling then, and the result stands."""

@@ -1,7 +1,7 @@
-"""Circuit breaker: stop calling what keeps failing, and find out gently whether it is back."""
+"""Circuit breaker: stop calling a dependency that keeps failing, and find out gently when it works again."""
 
-from resilience.breaker._errors import CircuitOpenError
 from resilience.breaker._options import BreakerOptions
 from resilience.breaker._policy import CircuitBreaker
+from resilience.breaker._report import CircuitOpenError
 
 __all__ = ("BreakerOptions", "CircuitBreaker", "CircuitOpenError")

@@ -1,60 +1,67 @@
-"""Calls that their callers cut off, and what many of them in a row show about the dependency. Pure.
+"""Cut-offs: calls that the deadline of their caller ended. What many of them in a row say about the dependency.
 
-One cut-off shows nothing: the caller waited for less than the service allows, and a healthy dependency cannot prevent
-that. Many in a row without one answer in between are evidence, after as long as the service allows a single call (ten
-seconds suffice) - but only for callers who wait no longer than those did. So the circuit opens for them alone. A caller
-with clearly more patience passes as if the circuit were closed, its outcome counts, and the first answer closes the
-circuit. An impatient client can therefore have callers refused that are as impatient as itself, and no others.
+A single cut-off says nothing. The caller waited for less time than the service allows, and a healthy dependency cannot
+prevent that. Many cut-offs in a row without a success between them are evidence, once they have lasted for as long as
+the service allows one call (ten seconds are enough). But they are evidence only for callers who wait no longer than the
+callers that were cut off.
+
+So the circuit opens for impatient callers alone. A caller with clearly more patience passes as if the circuit were
+closed. Its outcome counts, and the first success closes the circuit. An impatient client can therefore cause the
+refusal of callers that are as impatient as itself, and of no others.
+
+*Patience* is the time in seconds that a caller waits for its call; `math.inf` if it waits as long as the service
+allows.
 """
 
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
-if TYPE_CHECKING:
-    from resilience.breaker._epochs import Closed
+__all__ = ("CutOff", "CutOffs", "is_more_patient")
 
-__all__ = ("CutOff", "CutOffs", "is_more")
+E = TypeVar("E")
+"""The type of a closed epoch: `Closed`, which has a row of cut-offs itself."""
 
-_MORE = 1.25
-"""Patience varies by what came before the call: clearly more is a quarter more."""
-_LONG_ENOUGH = 10.0
-"""Seconds after which no answer is evidence, even if the service allows a single call more than that."""
-_MOST = 100
-"""Calls in a row that are remembered at most, whatever the options ask for."""
+_CLEARLY_MORE = 1.25
+"""Patience varies with the work before the call: a caller is clearly more patient from 25 % on."""
+_MAX_EVIDENCE_TIME = 10.0
+"""Seconds without a success that are evidence, even if the service allows a single call more time."""
+_MAX_SIZE = 100
+"""The most cut-offs that are remembered, whatever the options say."""
 
 
-def is_more(patience: float, known: float) -> bool:
-    """Whether a caller who waits for `patience` seconds waits clearly longer than `known` seconds."""
-    return patience > known * _MORE
+def is_more_patient(patience: float, other: float) -> bool:
+    """Return whether a caller with this patience waits clearly longer than one with the patience `other`."""
+    return patience > other * _CLEARLY_MORE
 
 
 class CutOff(NamedTuple):
-    """One call, in seconds: what it had, how long its caller waited for it in all, and what the service allows."""
+    """One call, in seconds: the time it had, the patience of its caller, and the time that the service allows."""
 
     seconds: float
     patience: float
     allowed: float
 
 
-class CutOffs:
-    """Cut-offs in a row since `since`; `epoch` is the closed circuit that they were counted in, if it was closed.
+class CutOffs(Generic[E]):
+    """Cut-offs in a row since `since`.
 
-    `answers` is how many answers had come before: once there are more, the row is over.
+    `epoch` is the closed epoch that they were counted in; None if they were trials. `successes_before` is the number of
+    successes before the first one: as soon as there are more, the row is over.
     """
 
-    __slots__ = ("_longest", "_size", "answers", "epoch", "since")
+    __slots__ = ("_longest", "_size", "epoch", "since", "successes_before")
 
-    def __init__(self, size: int, since: float, answers: int, epoch: Closed | None = None) -> None:
-        self._size = min(size, _MOST)
-        self._longest: list[float] = []  # a heap of the most patient ones
+    def __init__(self, size: int, since: float, successes_before: int, epoch: E | None = None) -> None:
+        self._size = min(size, _MAX_SIZE)
+        self._longest: list[float] = []  # a heap of the longest patiences
         self.since = since
-        self.answers = answers
+        self.successes_before = successes_before
         self.epoch = epoch
 
     def add(self, patience: float) -> None:
-        """Add a call whose caller waited for `patience` seconds."""
+        """Add a call whose caller had this patience."""
         if len(self._longest) < self._size:
             heapq.heappush(self._longest, patience)
         else:
@@ -62,18 +69,18 @@ class CutOffs:
 
     @property
     def are_enough(self) -> bool:
-        """Whether there are as many as it takes."""
+        """Whether the row is as long as the options ask for."""
         return len(self._longest) == self._size
 
-    def show_something(self, now: float, allowed: float) -> bool:
-        """Whether they are evidence by now, if the service allows a call `allowed` seconds."""
-        return self.are_enough and now - self.since >= min(allowed, _LONG_ENOUGH)
+    def are_evidence(self, now: float, allowed: float) -> bool:
+        """Return whether the row says something about the dependency if the service allows a call `allowed` seconds."""
+        return self.are_enough and now - self.since >= min(allowed, _MAX_EVIDENCE_TIME)
 
     @property
     def patience(self) -> float:
-        """Seconds for which as many callers as it takes have waited in vain, each of them."""
+        """The patience that enough callers had, and that was not enough for any of them; 0 for a short row."""
         return self._longest[0] if self.are_enough else 0.0
 
     def concern(self, patience: float) -> bool:
-        """Whether they say anything to a caller who waits for `patience` seconds."""
-        return not is_more(patience, self.patience)
+        """Return whether the row says something to a caller with this patience."""
+        return not is_more_patient(patience, self.patience)

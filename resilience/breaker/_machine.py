@@ -1,67 +1,112 @@
-"""The circuit breaker's decisions, after Nygard's "Release It!" and resilience4j's permits.
+"""The state machine of a circuit: Nygard's "Release It!", with the permits of resilience4j.
 
-Told the time, not thread-safe, silent. What time alone brings about - an open circuit that may be tried, calls that
-have become slow, a phase that has lasted too long - happens at the next call, so that no timer is needed.
+States. A circuit is `Closed` (calls pass and are counted), `Open` (calls are refused), `HalfOpen` (a fixed number of
+trial calls is admitted), or in a `Ramp` (closed again, but only a growing share of the calls is admitted)::
+
+    Closed --a rule trips--> Open --time is up--> HalfOpen --enough trials succeed--> Ramp --time is up--> Closed
+                              ^                      |                                 |
+                              +---a trial fails------+----------a call fails-----------+
+
+Without a configured ramp, HalfOpen leads to Closed directly. `admit` returns a permit, or a `Refusal`.
+
+Epochs. Each visit to a state is an object of its own, called an epoch: the second `Closed` of a circuit is another
+object than the first. The machine has one present epoch, and every transition replaces it.
+
+Permits. A permit belongs to the epoch that handed it out, compared by identity. An outcome for an old epoch changes
+nothing, so a late result can neither open nor close the circuit (L3). There are three kinds of permits. The epoch
+itself is the permit of a call that needs no record: all plain calls of a closed circuit share it, and admission
+allocates nothing. A `TimedCall` records when a call began, if slow calls count. A `Trial` is a call while half-open.
+
+Counting. A closed epoch counts in its rules (`_rules.py`), which number the outcomes and look back on a window
+(`_window.py`). A half-open epoch counts successes and failures of its trials. A ramp counts calls and failures. `Open`
+counts nothing: it remembers the failures that led to it.
+
+Locks. The machine has none. The circuit (`_circuit.py`) holds its lock around every method of this class. Two
+operations need no lock and do not pass through here. A success in a closed epoch is one atomic increment, counted even
+if the epoch has ended: no rule looks at it any more. A timed call begins and ends by one atomic dictionary operation.
+
+Time. The machine reads no clock; each method takes `now`. There is no timer either: `catch_up` makes the transitions
+that only time causes (an open time that is up, running calls that are slow by now) when the next call arrives.
+
+Leases. A trial that never reports would hold its permit for ever. So each trial has a lease: when it ends, the next
+caller takes over the permit, and the late result of the trial is void (L5).
+
+Cut-offs. A call that the deadline of its caller ended is no outcome. `_cut_offs.py` explains when many of them open the
+circuit, and for whom. Such a circuit keeps the closed epoch: more patient callers still get permits of it.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, cast
 
-from resilience.breaker._cut_offs import CutOff, CutOffs, is_more
-from resilience.breaker._epochs import Closed, Epoch, HalfOpen, Open, Permit, Ramp, Running, Timed, Trial
-from resilience.breaker._plan import Plan, Refusal, Transition
-from resilience.breaker._rules import Judge, Trip, TripRule
-from resilience.breaker._window import Counts
+from resilience.breaker._cut_offs import CutOff, CutOffs
+from resilience.breaker._plan import Plan
+from resilience.breaker._rules import OutcomeRules, Trip, TripRules
+from resilience.breaker._states import (
+    Closed,
+    Epoch,
+    HalfOpen,
+    Open,
+    Permit,
+    Ramp,
+    Refusal,
+    RunningCalls,
+    TimedCall,
+    Trial,
+)
+from resilience.breaker._window import CallCounts
 
-__all__ = ("Machine", "Plan", "Refusal", "Transition")
-
-_MOST_LOOKED_AT = 10
+__all__ = ("CircuitMachine", "StateChange")
 
 
-def _no_chance() -> float:
-    return 0.0
+class StateChange(NamedTuple):
+    """The circuit changed its state; `counts` are those of the epoch that ended."""
+
+    before: str
+    after: str
+    reason: str
+    counts: CallCounts
 
 
-class Machine:
-    """`rule` makes the judge of a closed epoch that begins at the time given; `random` gives [0, 1)."""
+class CircuitMachine:
+    """`rules` makes the rules of a closed epoch that begins at the given time; `random` returns a number in [0, 1)."""
 
     def __init__(
         self,
-        rule: Callable[[float], TripRule],
+        rules: Callable[[float], OutcomeRules],
         plan: Plan,
         *,
         now: float = 0.0,
-        random: Callable[[], float] = _no_chance,
+        random: Callable[[], float] = float,  # returns 0.0
     ) -> None:
-        self._rule = rule
+        self._rules = rules
         self.plan = plan
         self._random = random
         self.openings = 0
         """Consecutive openings, as far as they still count."""
         self.epoch: Epoch = self._new_closed(now)
 
-    def admit(self, now: float, patience: float = math.inf) -> tuple[Permit | Refusal, Transition | None]:
-        """Decide about one call, whose caller waits for `patience` seconds if that is less than the service allows."""
-        known = self.epoch.cut_offs if isinstance(self.epoch, Open | HalfOpen) else None
-        if known is not None and (answer := self._pass_by(known, now, patience)) is not None:
-            return answer
+    def admit(self, now: float, patience: float = math.inf) -> tuple[Permit | Refusal, StateChange | None]:
+        """Decide about one call. `patience`: see `_cut_offs.py`."""
+        epoch = self.epoch
+        cut_offs = epoch.cut_offs if isinstance(epoch, Open | HalfOpen) else None
+        if cut_offs is not None and (decision := self._admit_despite(cut_offs, now, patience)) is not None:
+            return decision
         change = self.catch_up(now)
         epoch = self.epoch
         if isinstance(epoch, Open):
             return Refusal(epoch.until - now), change
         if isinstance(epoch, HalfOpen):
-            return self._try(epoch, now, patience), change
+            return epoch.admit(now, patience, self.plan.lease), change
         if isinstance(epoch, Ramp) and not epoch.takes(now):
-            # No time: the next call may pass, and whoever was told of the ramp's end would come then with all others.
+            # Without a time: the next call may pass. All callers that knew the end of the ramp would come back then.
             return Refusal(None, "lets only a share of the calls pass yet"), change
         return self._begin(epoch, now), change
 
-    def catch_up(self, now: float) -> Transition | None:
-        """Do what time alone has brought about."""
+    def catch_up(self, now: float) -> StateChange | None:
+        """Make the transition that time alone has caused, if there is one."""
         epoch = self.epoch
         if isinstance(epoch, Open):
             return self.half_open("reset timeout elapsed", now) if now >= epoch.until else None
@@ -69,149 +114,155 @@ class Machine:
             return self._catch_up_trials(epoch, now)
         if isinstance(epoch, Ramp):
             return self._catch_up_ramp(epoch, now)
-        return self.look(now)
+        return self.count_slow_running(now)
 
-    def look(self, now: float) -> Transition | None:
+    def count_slow_running(self, now: float) -> StateChange | None:
         """Count the calls of a closed circuit that are slow by now although they are still running."""
-        epoch = self._judging
+        epoch = self._counting_epoch
         if epoch is None or epoch.running is None:
             return None
         for call in epoch.running.overdue(now):
-            call.number, trip = cast("Judge", epoch.rule).hung(now)
+            call.number, trip = cast("TripRules", epoch.rule).record_slow_running(now)
             if trip is not None:
                 return self._trip(epoch, trip, now)
         return None
 
-    def succeeded(self, permit: Permit, now: float) -> Transition | None:
-        """Count a success that its permit does not count by itself."""
+    def record_success(self, permit: Permit, now: float) -> StateChange | None:
+        """Count a success that the permit cannot count without the lock."""
         if isinstance(permit, Trial):
             return self._trial_succeeded(permit, now)
-        if not isinstance(permit, Timed) or not self._counts(permit.epoch):
+        if not isinstance(permit, TimedCall) or not self._counts(permit.epoch):
             return None
-        epoch, running = permit.epoch, cast("Running", permit.epoch.running)
+        epoch, running = permit.epoch, cast("RunningCalls", permit.epoch.running)
         running.end(permit)
         if permit.number is None and running.is_slow(permit.started, now):
-            return self._slowed(epoch, now)
+            return self._record_slow(epoch, now)
         if isinstance(epoch, Ramp):
             return None
-        judge = cast("Judge", epoch.rule)
-        judge.tick(now)
+        rules = cast("TripRules", epoch.rule)
+        rules.advance(now)
         if permit.number is None:
-            judge.succeeded()
+            rules.record_success()
         else:
-            judge.succeeded_late()
+            rules.record_late_success()
         return None
 
-    def failed(self, permit: Permit, now: float, floor: float = 0.0) -> Transition | None:
-        """Count a failure; `floor` is for how long, in seconds, the dependency asked to be left alone."""
+    def record_failure(self, permit: Permit, now: float, asked: float = 0.0) -> StateChange | None:
+        """Count a failure. The dependency asked to be left alone for `asked` seconds."""
         if isinstance(permit, Trial):
-            return self._trial_failed(permit, now, floor=floor) if self._settle(permit) else None
-        timed = permit if isinstance(permit, Timed) else None
-        epoch = permit.epoch if isinstance(permit, Timed) else permit
-        if not self._counts(epoch):
+            return self._trial_failed(permit, now, asked=asked) if self._settle(permit) else None
+        timed = permit if isinstance(permit, TimedCall) else None
+        epoch = permit.epoch if isinstance(permit, TimedCall) else permit
+        if epoch is not self.epoch and epoch is not self._counting_epoch:
             return None
-        if timed is not None and epoch.running is not None:
-            epoch.running.end(timed)
-        epoch.floor = max(epoch.floor, now + floor)
+        running = epoch.running
+        if timed is not None and running is not None:
+            running.end(timed)
+        epoch.not_before = max(epoch.not_before, now + asked)
         if isinstance(epoch, Ramp):
             return self._ramp_failed(epoch, now) if timed is None or timed.number is None else None
-        trip = _judged(epoch, timed, now)
+        if timed is None or running is None:
+            trip = epoch.rule.record_failure(now)
+        elif timed.number is None:
+            trip = epoch.rule.record_failure(now, slow=running.is_slow(timed.started, now))
+        else:
+            trip = cast("TripRules", epoch.rule).record_late_failure(timed.number, now)
         return None if trip is None else self._trip(epoch, trip, now)
 
-    def cut_off(self, permit: Permit, now: float, cut_off: CutOff) -> Transition | None:
-        """Take note of a call that its caller cut off: no outcome, but slow if it took too long."""
+    def record_cut_off(self, permit: Permit, now: float, cut_off: CutOff) -> StateChange | None:
+        """Note a call that the deadline of its caller ended: no outcome, but slow if it took too long."""
         if isinstance(permit, Trial):
             return self._trial_cut_off(permit, now, cut_off)
-        epoch = permit.epoch if isinstance(permit, Timed) else permit
+        epoch = permit.epoch if isinstance(permit, TimedCall) else permit
         if not self._counts(epoch):
             return None
-        if isinstance(permit, Timed):
-            running = cast("Running", epoch.running)
+        if isinstance(permit, TimedCall):
+            running = cast("RunningCalls", epoch.running)
             running.end(permit)
             if permit.number is not None:
                 return None
             if running.is_slow(permit.started, now):
-                return self._slowed(epoch, now)
+                return self._record_slow(epoch, now)
         return self._cut_off_closed(epoch, now, cut_off) if isinstance(epoch, Closed) else None
 
-    def abandoned(self, permit: Permit) -> None:
-        """Give back the permit of a call that ended without a verdict."""
+    def abandon(self, permit: Permit) -> None:
+        """Give back the permit of a call that ended without an outcome."""
         if isinstance(permit, Trial):
             if self._settle(permit):
-                permit.epoch.free += 1
-        elif isinstance(permit, Timed) and permit.epoch.running is not None:
+                permit.epoch.available += 1
+        elif isinstance(permit, TimedCall) and permit.epoch.running is not None:
             permit.epoch.running.end(permit)
 
-    def _slowed(self, epoch: Closed | Ramp, now: float) -> Transition | None:
+    def _record_slow(self, epoch: Closed | Ramp, now: float) -> StateChange | None:
         if isinstance(epoch, Ramp):
             return self._ramp_failed(epoch, now)
-        trip = cast("Judge", epoch.rule).slowed(now)
+        trip = cast("TripRules", epoch.rule).record_slow(now)
         return None if trip is None else self._trip(epoch, trip, now)
 
-    # Calls that their callers cut off
+    # Cut-offs
 
     @property
-    def _judging(self) -> Closed | None:
-        """The closed epoch that calls are judged in: the present one, or the one that more patient callers pass by."""
+    def _counting_epoch(self) -> Closed | None:
+        """The closed epoch that counts outcomes: the present one, or the one that patient callers get permits of."""
         epoch = self.epoch
         if isinstance(epoch, Open | HalfOpen):
             return None if epoch.cut_offs is None else epoch.cut_offs.epoch
         return epoch if isinstance(epoch, Closed) else None
 
     def _counts(self, epoch: Closed | Ramp) -> bool:
-        return epoch is self.epoch or epoch is self._judging
+        return epoch is self.epoch or epoch is self._counting_epoch
 
-    def _pass_by(
-        self, known: CutOffs, now: float, patience: float
-    ) -> tuple[Permit | Refusal, Transition | None] | None:
-        """Decide about a caller whom cut-offs do not concern, because it waits longer, or because an answer has come.
+    def _admit_despite(
+        self, cut_offs: CutOffs[Closed], now: float, patience: float
+    ) -> tuple[Permit | Refusal, StateChange | None] | None:
+        """Decide about a caller that the cut-offs do not concern: it is more patient, or a call has succeeded since.
 
-        None for any other caller.
+        Returns None for every other caller.
         """
-        closed = known.epoch
-        if closed is not None and closed.rule.answers() != known.answers:
+        closed = cut_offs.epoch
+        if closed is not None and closed.rule.successes() != cut_offs.successes_before:
             closed.cut_offs = None
             change = self._become(closed, "calls are answered again", self.counts(now))
             return self._begin(closed, now), change
-        if known.concern(patience):
+        if cut_offs.concern(patience):
             return None
         if closed is not None:
-            tripped = self.look(now)  # for everybody
+            tripped = self.count_slow_running(now)  # this opens the circuit for all callers
             return (self._begin(closed, now) if tripped is None else self.admit(now)[0]), tripped
-        if isinstance(self.epoch, HalfOpen):  # its trials are for everybody
+        if isinstance(self.epoch, HalfOpen):  # its trials are for all callers
             return None
         change = self.half_open("a more patient caller", now)
-        return self._try(cast("HalfOpen", self.epoch), now, patience), change
+        return cast("HalfOpen", self.epoch).admit(now, patience, self.plan.lease), change
 
     @staticmethod
     def _begin(epoch: Closed | Ramp, now: float) -> Permit:
         return epoch if epoch.running is None else epoch.running.begin(epoch, now)
 
-    def _cut_off_closed(self, epoch: Closed, now: float, cut_off: CutOff) -> Transition | None:
-        answers = epoch.rule.answers()
-        if answers is None:
+    def _cut_off_closed(self, epoch: Closed, now: float, cut_off: CutOff) -> StateChange | None:
+        successes = epoch.rule.successes()
+        if successes is None:
             return None
         row = epoch.cut_offs
-        if row is None or row.answers != answers:
-            row = epoch.cut_offs = CutOffs(self.plan.cut_offs, now - cut_off.seconds, answers, epoch)
+        if row is None or row.successes_before != successes:
+            row = epoch.cut_offs = CutOffs(self.plan.cut_offs, now - cut_off.seconds, successes, epoch)
         row.add(cut_off.patience)
-        if epoch is not self.epoch or not row.show_something(now, cut_off.allowed):
+        if epoch is not self.epoch or not row.are_evidence(now, cut_off.allowed):
             return None
         change = self._trip(epoch, Trip("calls cut off", epoch.rule.counts(now)), now)
         cast("Open", self.epoch).cut_offs = row
         return change
 
-    def _trial_cut_off(self, trial: Trial, now: float, cut_off: CutOff) -> Transition | None:
-        """Free the permit. Trials that are cut off for a whole lease, without an answer, open the circuit again."""
+    def _trial_cut_off(self, trial: Trial, now: float, cut_off: CutOff) -> StateChange | None:
+        """Free the permit. If trials are cut off for a whole lease, without a success, the circuit opens again."""
         epoch = trial.epoch
         is_slow = epoch.running is not None and epoch.running.is_slow(trial.started, now)
         if not self._settle(trial):
             return None
         if is_slow:
             return self._trial_failed(trial, now, "trial call slow")
-        epoch.free += 1
+        epoch.available += 1
         row = epoch.cut_offs
-        if row is None or (row.epoch is None and row.answers != epoch.successes):
+        if row is None or (row.epoch is None and row.successes_before != epoch.successes):
             row = epoch.cut_offs = CutOffs(1, trial.started, epoch.successes)
         row.add(cut_off.patience)
         if row.epoch is None and now - row.since < self.plan.lease:
@@ -222,41 +273,15 @@ class Machine:
 
     # Half-open
 
-    def _try(self, epoch: HalfOpen, now: float, patience: float) -> Trial | Refusal:
-        if not epoch.free:
-            self._take_over(epoch, patience)
-        if not epoch.free and epoch.out:
-            oldest, lease_end = next(iter(epoch.out.items()))
-            if lease_end > now:
-                return Refusal(lease_end - now)
-            del epoch.out[oldest]  # it never reported: presumed lost, its permit goes to this call (L5)
-            epoch.free += 1
-        if not epoch.free:  # every permit was used up without a verdict: as many more as it can still take
-            epoch.free = max(1, epoch.rule.wanted - epoch.successes)
-        trial, lease_end = Trial(epoch, now, patience), now + self.plan.lease
-        # Operators alone from here on: an interrupt comes before the trial has its place, or when its caller has it.
-        epoch.free -= 1
-        epoch.out[trial] = lease_end
-        return trial
-
-    @staticmethod
-    def _take_over(epoch: HalfOpen, patience: float) -> None:
-        """Free the permit of a trial that may be cut off before it shows anything, for a more patient caller."""
-        for trial in itertools.islice(epoch.out, _MOST_LOOKED_AT):
-            if is_more(patience, trial.patience):
-                del epoch.out[trial]
-                epoch.free += 1
-                return
-
-    def _catch_up_trials(self, epoch: HalfOpen, now: float) -> Transition | None:
-        running = epoch.running
-        while running is not None and epoch.out and running.is_slow((oldest := next(iter(epoch.out))).started, now):
-            del epoch.out[oldest]
+    def _catch_up_trials(self, epoch: HalfOpen, now: float) -> StateChange | None:
+        running, trials = epoch.running, epoch.in_flight
+        while running is not None and trials and running.is_slow((oldest := next(iter(trials))).started, now):
+            del trials[oldest]
             if (change := self._trial_failed(oldest, now, "trial call slow")) is not None:
                 return change
         return self._reopen(epoch, now, "half-open time limit") if now >= epoch.ends else None
 
-    def _trial_succeeded(self, trial: Trial, now: float) -> Transition | None:
+    def _trial_succeeded(self, trial: Trial, now: float) -> StateChange | None:
         epoch = trial.epoch
         is_slow = epoch.running is not None and epoch.running.is_slow(trial.started, now)
         if not self._settle(trial):
@@ -264,121 +289,112 @@ class Machine:
         if is_slow:
             return self._trial_failed(trial, now, "trial call slow")
         epoch.successes += 1
-        epoch.failures = 0  # those that led here are followed by others no more
-        if epoch.successes < epoch.rule.wanted:
+        epoch.failures = 0  # the failures that opened the circuit are not consecutive any more
+        if epoch.successes < epoch.rule.required_successes:
             return None
-        counts = Counts(epoch.losses, epoch.successes + epoch.losses)
+        counts = epoch.trial_counts
         if not self.plan.ramp:
             return self._become(self._new_closed(now), "trial calls succeeded", counts)
         ramp = Ramp(epoch.rule, now, self.plan.ramp, self.plan.ramp_initial, self._new_running(now))
         return self._become(ramp, "trial calls succeeded", counts)
 
     def _trial_failed(
-        self, trial: Trial, now: float, reason: str = "trial call failed", *, floor: float = 0.0
-    ) -> Transition | None:
+        self, trial: Trial, now: float, reason: str = "trial call failed", *, asked: float = 0.0
+    ) -> StateChange | None:
         epoch = trial.epoch
-        epoch.losses += 1
-        epoch.floor = max(epoch.floor, now + floor)
-        return self._reopen(epoch, now, reason) if epoch.losses >= epoch.rule.losses else None
+        epoch.trial_failures += 1
+        epoch.not_before = max(epoch.not_before, now + asked)
+        return self._reopen(epoch, now, reason) if epoch.trial_failures >= epoch.rule.allowed_failures else None
 
-    def _reopen(self, epoch: HalfOpen, now: float, reason: str) -> Transition:
-        counts = Counts(epoch.losses, epoch.successes + epoch.losses)
-        return self._become(self._new_open(epoch, now, epoch.failures + epoch.losses), reason, counts)
+    def _reopen(self, epoch: HalfOpen, now: float, reason: str) -> StateChange:
+        failures = epoch.failures + epoch.trial_failures
+        return self._become(self._new_open(epoch, now, failures), reason, epoch.trial_counts)
 
     def _settle(self, trial: Trial) -> bool:
-        """Take `trial` out; return whether it still counted: of this epoch, and its lease not given to another call.
+        """Remove `trial`; return whether it still counted: of the present epoch, with a lease that it did not lose.
 
-        Operators alone, so that no interrupt comes between the end of a trial and the return of its place.
+        Only operators, so that no interrupt strikes between the end of a trial and the return of its permit.
         """
-        out = trial.epoch.out
-        if trial.epoch is not self.epoch or trial not in out:
+        trials = trial.epoch.in_flight
+        if trial.epoch is not self.epoch or trial not in trials:
             return False
-        del out[trial]
+        del trials[trial]
         return True
 
-    # Ramped re-close
+    # Ramp
 
-    def _catch_up_ramp(self, ramp: Ramp, now: float) -> Transition | None:
+    def _catch_up_ramp(self, ramp: Ramp, now: float) -> StateChange | None:
         for call in () if ramp.running is None else ramp.running.overdue(now):
             call.number = 0
             if (change := self._ramp_failed(ramp, now)) is not None:
                 return change
         if now < ramp.started + ramp.seconds:
             return None
-        return self._become(self._new_closed(now), "ramp completed", Counts(ramp.failures, ramp.calls))
+        return self._become(self._new_closed(now), "ramp completed", CallCounts(ramp.failures, ramp.calls))
 
-    def _ramp_failed(self, ramp: Ramp, now: float) -> Transition | None:
-        if not ramp.failed():
+    def _ramp_failed(self, ramp: Ramp, now: float) -> StateChange | None:
+        if not ramp.add_failure():
             return None
-        counts = Counts(ramp.failures, ramp.calls)
+        counts = CallCounts(ramp.failures, ramp.calls)
         return self._become(self._new_open(ramp, now, ramp.failures), "failed while ramping up", counts)
 
     # Opening and closing
 
-    def _trip(self, epoch: Closed, trip: Trip, now: float) -> Transition:
-        self.openings = self.plan.open_time.remembered(self.openings, now - epoch.since)
-        return self._become(self._new_open(epoch, now, trip.counts.failures), trip.rule, trip.counts)
+    def _trip(self, epoch: Closed, trip: Trip, now: float) -> StateChange:
+        opened = self._new_open(epoch, now, trip.counts.failures, closed_for=now - epoch.since)
+        return self._become(opened, trip.rule, trip.counts)
 
-    def _new_open(self, ended: Closed | HalfOpen | Ramp, now: float, failures: int) -> Open:
-        self.openings += 1
-        return Open(now + self.plan.open_time.seconds(self.openings, ended.floor - now, self._random), failures)
+    def _new_open(self, ended: Closed | HalfOpen | Ramp, now: float, failures: int, *, closed_for: float = 0.0) -> Open:
+        time = self.plan.open_time
+        self.openings = time.remembered(self.openings, closed_for) + 1
+        return Open(now + time.seconds(self.openings, ended.not_before - now, self._random), failures)
 
     def _new_closed(self, now: float) -> Closed:
-        return Closed(self._rule(now), now, self._new_running(now))
+        return Closed(self._rules(now), now, self._new_running(now))
 
-    def _new_running(self, now: float) -> Running | None:
-        return None if self.plan.slow_after is None else Running(self.plan.slow_after, now)
+    def _new_running(self, now: float) -> RunningCalls | None:
+        return None if self.plan.slow_after is None else RunningCalls(self.plan.slow_after, now)
 
-    def open(self, now: float, reason: str, *, seconds: float | None = None) -> Transition:
-        """Refuse calls from now on, for the reset timeout or the `seconds` given."""
+    def open(self, now: float, reason: str, *, seconds: float | None = None, is_by_hand: bool = False) -> StateChange:
+        """Refuse calls from now on, for the reset timeout or for `seconds`."""
         counts = self.counts(now)
         duration = self.plan.open_time.base if seconds is None else seconds
-        return self._become(Open(now + duration, counts.failures), reason, counts)
+        return self._become(Open(now + duration, counts.failures, is_by_hand=is_by_hand), reason, counts)
 
-    def half_open(self, reason: str, now: float) -> Transition:
-        """Admit trial calls."""
+    def half_open(self, reason: str, now: float) -> StateChange:
+        """Admit trials from now on."""
         counts, plan = self.counts(now), self.plan
         trials = HalfOpen(plan.trials, now + plan.half_open_limit, counts.failures, self._new_running(now))
         if isinstance(self.epoch, Open) and self.epoch.cut_offs is not None and self.epoch.cut_offs.epoch is not None:
             trials.cut_offs = self.epoch.cut_offs
         return self._become(trials, reason, counts)
 
-    def close(self, reason: str, now: float) -> Transition:
-        """Admit calls, with nothing remembered of earlier ones."""
+    def close(self, reason: str, now: float) -> StateChange:
+        """Admit calls from now on, and forget everything that was counted."""
         self.openings = 0
         return self._become(self._new_closed(now), reason, self.counts(now))
 
-    def _become(self, epoch: Epoch, reason: str, counts: Counts) -> Transition:
-        change = Transition(self.epoch.state, epoch.state, reason, counts)
+    def _become(self, epoch: Epoch, reason: str, counts: CallCounts) -> StateChange:
+        change = StateChange(self.epoch.state, epoch.state, reason, counts)
         self.epoch = epoch
         return change
 
-    def adopt(self, plan: Plan) -> None:
-        """Follow another plan from now on: an open circuit's time counts from when it opened."""
+    def use_plan(self, plan: Plan) -> None:
+        """Use other settings from now on; the new time of an open circuit counts from its opening."""
         if isinstance(self.epoch, Open):
             self.epoch.until += plan.open_time.base - self.plan.open_time.base
         elif isinstance(self.epoch, HalfOpen | Ramp):
             self.epoch.rule = plan.trials
         self.plan = plan
 
-    def counts(self, now: float) -> Counts:
-        """Return what was counted: in the window while closed, else what led here."""
+    def counts(self, now: float) -> CallCounts:
+        """Return the counts of the window while closed, else those that led to the present state."""
         epoch = self.epoch
         if isinstance(epoch, Closed):
             return epoch.rule.counts(now)
-        return Counts(epoch.failures, epoch.failures)
+        return CallCounts(epoch.failures, epoch.failures)
 
     def retry_after(self, now: float) -> float | None:
-        """Return the seconds until a call may be admitted, or None where one may be now."""
+        """Return the seconds until the circuit may admit a call, None if it is not open."""
         epoch = self.epoch
         return max(0.0, epoch.until - now) if isinstance(epoch, Open) else None
-
-
-def _judged(epoch: Closed, timed: Timed | None, now: float) -> Trip | None:
-    """Return whether the failure of a call of this epoch trips the circuit."""
-    if timed is None:
-        return epoch.rule.failed(now)
-    judge, running = cast("Judge", epoch.rule), cast("Running", epoch.running)
-    if timed.number is not None:
-        return judge.failed_late(timed.number, now)
-    return judge.failed(now, slow=running.is_slow(timed.started, now))

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypedDict
 
 from resilience._support.retry_after import RETRY_AFTER_MAX
-from resilience.breaker._epochs import TrialRule
-from resilience.breaker._open_time import OpenTime
-from resilience.breaker._plan import Plan
-from resilience.breaker._rules import Limits
+from resilience.breaker._plan import MODES, OpenTime, Plan, TrialRule
+from resilience.breaker._rules import TripLimits, TripRules, rules_in_time
+from resilience.breaker._window import CallWindow, NoWindow, TimeWindow
+from resilience.clock import Clock
 from resilience.errors import Problem
 from resilience.options import Choice, Duration, Flag, Number, Options, Refused, Whole, option
 
-__all__ = ("MODES", "BreakerArguments", "BreakerOptions", "WindowLength")
+__all__ = ("BreakerArguments", "BreakerOptions", "WindowLength")
 
-MODES = ("automatic", "forced_open", "disabled", "metrics_only")
 _FAIL_MAX = 5
 _TRIALS_FOR_A_RATE = 10
 
@@ -163,10 +163,20 @@ class BreakerOptions(Options):
             return self.minimum_calls
         return min(20, self.sliding_window) if isinstance(self.sliding_window, int) else 20
 
+    def trip_rules(
+        self, now: float, clock: Clock, advance: Callable[[weakref.ref[TripRules], float], None]
+    ) -> TripRules:
+        """Return the rules of a closed circuit from `now` on. `advance`: see `rules_in_time`."""
+        if not self.looks_back:
+            return TripRules(self.limits, NoWindow())
+        if isinstance(self.sliding_window, int):
+            return TripRules(self.limits, CallWindow(self.sliding_window))
+        return rules_in_time(self.limits, TimeWindow(self.sliding_window, now), clock, advance)
+
     @functools.cached_property
-    def limits(self) -> Limits:
+    def limits(self) -> TripLimits:
         """The rules for the judge of a closed circuit."""
-        return Limits(
+        return TripLimits(
             self.consecutive,
             self.failure_count_threshold,
             self.failure_rate_threshold,

@@ -1,38 +1,65 @@
-"""The breaker's facts as plain data: what its events carry, and what a snapshot shows."""
+"""The circuit seen from outside: the refusal that callers get, the events of its changes, and its figures."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from resilience.breaker._epochs import Closed, HalfOpen, Ramp
-from resilience.breaker._machine import Machine, Transition
+import pybreaker
 
-__all__ = ("EVENTS", "SEVERITY", "event_of", "facts_of", "figures_of")
+from resilience.breaker._machine import CircuitMachine, StateChange
+from resilience.breaker._plan import Mode
+from resilience.breaker._states import Closed, HalfOpen, Open, Ramp
+from resilience.errors import RejectedError
+
+__all__ = ("EVENTS", "SEVERITY", "CircuitOpenError", "circuit_open", "figures_of", "kind_and_facts")
 
 EVENTS = {"closed": "breaker.closed", "open": "breaker.opened", "half-open": "breaker.half_opened"}
 SEVERITY = {"closed": "info", "open": "error", "half-open": "warning"}
 
 
-def event_of(change: Transition) -> str:
-    """Return the kind of event that a transition is."""
-    return "breaker.ramped" if change.before == change.after == "closed" else EVENTS[change.after]
+class CircuitOpenError(RejectedError, pybreaker.CircuitBreakerError):
+    """The circuit is open, and the call was not made.
+
+    It is a `pybreaker.CircuitBreakerError`, too, so that existing `except` clauses keep working. `policy` is the name
+    of the breaker. `retry_after` is the number of seconds until the circuit may admit a call, None if that is not
+    known.
+    """
+
+    code = "CIRCUIT_OPEN"
 
 
-def facts_of(change: Transition, machine: Machine, now: float) -> dict[str, Any]:
-    """Return what happened: the states, the rule, and the counts of the epoch that ended."""
+_new = CircuitOpenError.__new__
+
+
+def circuit_open(message: str, policy: str, retry_after: float | None) -> CircuitOpenError:
+    """Return the refusal. It is made without a call of `__init__`, because refusals have to be cheap."""
+    error = _new(CircuitOpenError, message)
+    error.policy = policy
+    error.retry_after = retry_after
+    return error
+
+
+def kind_and_facts(change: StateChange, machine: CircuitMachine, now: float) -> tuple[str, dict[str, Any]]:
+    """Return the event of a change: its kind, and the states, the rule, and the counts of the epoch that ended."""
     failures, calls, slow = change.counts
     facts: dict[str, Any] = {"before": change.before, "after": change.after, "reason": change.reason}
     facts |= {"failures": failures, "calls": calls, "slow_calls": slow}
-    if change.after == "open":
-        facts |= {"retry_after": machine.retry_after(now), "openings": machine.openings}
-    return facts
+    epoch = machine.epoch
+    if isinstance(epoch, Open):
+        facts |= {"retry_after": max(0.0, epoch.until - now), "openings": machine.openings}
+    return "breaker.ramped" if change.before == change.after == "closed" else EVENTS[change.after], facts
 
 
-def figures_of(machine: Machine, now: float) -> dict[str, Any]:
-    """Return how the circuit is: counts and rates of what its rules see, and what its present state is about."""
+def figures_of(machine: CircuitMachine, mode: Mode, now: float) -> dict[str, Any]:
+    """Return a snapshot: state and mode, the counts and rates that the rules see, and the figures of the state."""
     failures, calls, slow = machine.counts(now)
     epoch = machine.epoch
     figures: dict[str, Any] = {
+        "state": mode.state or epoch.state,
+        "mode": mode.word,
+        "mode_reason": mode.reason,
+        "mode_expires": mode.left(now),
+        "circuit": epoch.state,
         "failures": failures,
         "calls": calls,
         "slow_calls": slow,
@@ -43,9 +70,9 @@ def figures_of(machine: Machine, now: float) -> dict[str, Any]:
     }
     if isinstance(epoch, HalfOpen):
         figures |= {
-            "trials_running": len(epoch.out),
+            "trials_running": len(epoch.in_flight),
             "trials_succeeded": epoch.successes,
-            "trials_failed": epoch.losses,
+            "trials_failed": epoch.trial_failures,
         }
     if isinstance(epoch, Ramp):
         figures["admitted_share"] = epoch.share(now)

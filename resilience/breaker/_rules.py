@@ -1,26 +1,27 @@
-"""What trips a closed circuit: any of the rules that are set, judged on the outcomes of one epoch."""
+"""The rules that open a closed circuit, applied to the outcomes of one epoch."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+import functools
+import weakref
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
-from resilience.breaker._window import Counts, Numbers, Window
+from resilience.breaker._window import CallCounts, Numbers, TimeWindow, Window
+from resilience.clock import Clock
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ("Judge", "Limits", "Trip", "TripRule")
+__all__ = ("OutcomeRules", "Trip", "TripLimits", "TripRules", "rules_in_time")
 
 
 class Trip(NamedTuple):
-    """The circuit has to open: the rule that says so, and what it saw."""
+    """The circuit has to open: the rule that matched, and the counts that it matched on."""
 
     rule: str
-    counts: Counts
+    counts: CallCounts
 
 
-class Limits(NamedTuple):
-    """The rules that are set; None is not. Rates are judged from `minimum` calls on."""
+class TripLimits(NamedTuple):
+    """The limit of each rule; a rule whose limit is None is off. Rates apply from `minimum` calls on."""
 
     consecutive: int | None = None
     failures: int | None = None
@@ -29,124 +30,151 @@ class Limits(NamedTuple):
     minimum: int = 1
 
 
-class TripRule(Protocol):
-    """Judges the outcomes of one closed epoch. All but `succeeded` are called under the policy's lock."""
+class OutcomeRules(Protocol):
+    """The rules of one closed epoch. The caller holds the circuit's lock, except for `record_success`."""
 
-    succeeded: Callable[[], object]
-    """Counts a success; atomic. An attribute, so that the hot path calls it without a frame of ours."""
+    record_success: Callable[[], object]
+    """Counts a success; atomic. An attribute, so that a success costs no Python frame of the rules."""
 
-    def failed(self, now: float, /, *, slow: bool = False) -> Trip | None:
-        """Count a failure; return why the circuit must open, if it must."""
+    def record_failure(self, now: float, /, *, slow: bool = False) -> Trip | None:
+        """Count a failure; return the rule that opens the circuit, if one does."""
         ...
 
-    def counts(self, now: float, /) -> Counts:
-        """Return what the rules see now."""
+    def counts(self, now: float, /) -> CallCounts:
+        """Return the counts that the rules see now."""
         ...
 
-    def answers(self) -> int | None:
-        """Return how many calls have succeeded so far; None if that is not known."""
+    def successes(self) -> int | None:
+        """Return how many calls have succeeded so far, None if that is not known."""
         ...
 
 
-class Judge:
-    """Every rule over one numbering: a run of failures, and shares or a number of them in a window.
+class TripRules:
+    """All rules over one numbering: consecutive failures, and counts and rates in a window.
 
-    Judged when a failure or a slow call arrives: a plain success never opens the circuit.
+    The rules are checked when a failure or a slow call arrives. A plain success never opens the circuit.
+
+    A *run* is a number of consecutive failures. It is unbroken as long as its last outcome has the newest number.
     """
 
-    def __init__(self, limits: Limits, window: Window) -> None:
+    def __init__(self, limits: TripLimits, window: Window) -> None:
         self.limits = limits
         self.window = window
         self._numbers = Numbers()
-        self.succeeded: Callable[[], object] = self._numbers.next
+        self.record_success: Callable[[], object] = self._numbers.next
         self._run = 0
         self._run_end = 0
-        self._unanswered = 0
+        self._not_successful = 0
 
-    def failed(self, now: float, *, slow: bool = False) -> Trip | None:
-        """Count a failure, which was slow as well or not."""
-        number = self._take(now)
-        self._unanswered += 1
-        self.window.failed(number)
+    def record_failure(self, now: float, *, slow: bool = False) -> Trip | None:
+        """Count a failure, which may have been slow as well."""
+        number, window = self._numbers.take(), self.window
+        window.advance(now, number - 1)
+        self._not_successful += 1
+        window.add_failure(number)
         if slow:
-            self.window.slowed(number)
-        self._extend_run(number, is_unbroken=number == self._run_end + 1)
-        return self._tripped(number)
+            window.add_slow(number)
+        self._run = self._run + 1 if number == self._run_end + 1 else 1
+        self._run_end = number
+        return self._check(window.counts(number))
 
-    def slowed(self, now: float) -> Trip | None:
+    def record_slow(self, now: float) -> Trip | None:
         """Count a success that took too long."""
-        number = self._take(now)
-        self.window.slowed(number)
-        return self._tripped(number, may_count_failures=False)
+        number = self._numbers.take()
+        self.window.advance(now, number - 1)
+        self.window.add_slow(number)
+        return self._check(self.window.counts(number), failed=False)
 
-    def hung(self, now: float) -> tuple[int, Trip | None]:
-        """Count a call that has been taking too long; the number lets `failed_late` find it again."""
-        number = self._take(now)
-        self._unanswered += 1
-        self.window.slowed(number)
-        if number == self._run_end + 1:  # how it ends is not known: it is no success that came between failures
+    def record_slow_running(self, now: float) -> tuple[int, Trip | None]:
+        """Count a call that is slow although it is still running; `record_late_failure` takes the number returned."""
+        number = self._numbers.take()
+        self.window.advance(now, number - 1)
+        self._not_successful += 1
+        self.window.add_slow(number)
+        if number == self._run_end + 1:  # its end is not known yet, so it does not break a run of failures
             self._run_end = number
-        return number, self._tripped(number, may_count_failures=False)
+        return number, self._check(self.window.counts(number), failed=False)
 
-    def succeeded_late(self) -> None:
-        """End the run: a call that was counted while it was still running has succeeded."""
+    def record_late_success(self) -> None:
+        """Break the run: a call that was counted while it was running has succeeded."""
         self._run = 0
-        self._unanswered -= 1
+        self._not_successful -= 1
 
-    def failed_late(self, number: int, now: float) -> Trip | None:
-        """Count the failure of a call that was counted as slow, under that number, while it was still running."""
+    def record_late_failure(self, number: int, now: float) -> Trip | None:
+        """Count the failure of a call that was counted as slow, under `number`, while it was running."""
         last = self._numbers.last()
         self.window.advance(now, last)
         if not self.window.holds(number):
-            return self.failed(now, slow=True)  # the window has moved on: what happens now is an outcome of its own
-        self.window.failed(number)
-        self._extend_run(last, is_unbroken=last == self._run_end)
-        return self._tripped(last)
+            return self.record_failure(now, slow=True)  # the window has moved on: this is a new outcome
+        self.window.add_failure(number)
+        self._run = self._run + 1 if last == self._run_end else 1
+        self._run_end = last
+        return self._check(self.window.counts(last))
 
-    def tick(self, now: float) -> None:
-        """Let the window know the time."""
+    def advance(self, now: float) -> None:
+        """Move the window to `now`."""
         self.window.advance(now, self._numbers.last())
 
-    def counts(self, now: float) -> Counts:
-        """Return what is in the window; where only a run counts, the run still unbroken."""
+    def counts(self, now: float) -> CallCounts:
+        """Return the counts of the window; if only consecutive failures count, the unbroken run."""
         last = self._numbers.last()
         self.window.advance(now, last)
-        return self._counts(last)
+        if self._has_window_rules:
+            return self.window.counts(last)
+        run = self._run if last == self._run_end else 0
+        return CallCounts(run, run)
 
-    def answers(self) -> int:
+    def successes(self) -> int:
         """Return how many calls have succeeded so far."""
-        return self._numbers.last() - self._unanswered
+        return self._numbers.last() - self._not_successful
 
-    def _take(self, now: float) -> int:
-        number = self._numbers.take()
-        self.window.advance(now, number - 1)
-        return number
+    @property
+    def _has_window_rules(self) -> bool:
+        return not (self.limits.failures is self.limits.failure_rate is self.limits.slow_rate is None)
 
-    def _extend_run(self, last: int, *, is_unbroken: bool) -> None:
-        """Extend the run up to the outcome numbered `last`, or start a new one where a success came between."""
-        self._run = self._run + 1 if is_unbroken else 1
-        self._run_end = last
-
-    def _counts(self, last: int) -> Counts:
-        if self.limits.failures is self.limits.failure_rate is self.limits.slow_rate is None:
-            run = self._run if last == self._run_end else 0
-            return Counts(run, run)
-        return self.window.counts(last)
-
-    def _tripped(self, last: int, *, may_count_failures: bool = True) -> Trip | None:
-        limits, counts = self.limits, self._counts(last)
-        if may_count_failures:
+    def _check(self, counts: CallCounts, *, failed: bool = True) -> Trip | None:
+        """Return the first rule that matches. A slow success (`failed` is false) can match only the slow call rate."""
+        limits = self.limits
+        if failed:
             if limits.consecutive is not None and self._run >= limits.consecutive:
-                return Trip("consecutive failures", counts)
+                return Trip(
+                    "consecutive failures", counts if self._has_window_rules else CallCounts(self._run, self._run)
+                )
             if limits.failures is not None and counts.failures >= limits.failures:
                 return Trip("failure count", counts)
         if counts.calls < limits.minimum:
             return None
-        if may_count_failures and _reaches(counts.failures, limits.failure_rate, counts.calls):
+        if failed and _reaches(counts.failures, limits.failure_rate, counts.calls):
             return Trip("failure rate", counts)
         return Trip("slow call rate", counts) if _reaches(counts.slow, limits.slow_rate, counts.calls) else None
 
 
+def rules_in_time(
+    limits: TripLimits,
+    window: TimeWindow,
+    clock: Clock,
+    advance: Callable[[weakref.ref[TripRules], float], None],
+) -> TripRules:
+    """Return rules over a window of time: a success that comes after the edge of the window moves it first.
+
+    `advance` moves the window under the circuit's lock. It gets the rules as a weak reference, to make no cycle.
+    """
+    rules = TripRules(limits, window)
+    advance_these = functools.partial(advance, weakref.ref(rules))
+    rules.record_success = functools.partial(_count_in_time, clock, window, advance_these, rules.record_success)
+    return rules
+
+
+def _count_in_time(
+    clock: Clock, window: TimeWindow, advance: Callable[[float], None], count: Callable[[], object]
+) -> None:
+    """Count a success. Atomic, except for the first call of each bucket."""
+    now = clock()
+    if now >= window.edge:
+        advance(now)
+    count()
+
+
 def _reaches(part: int, rate: float | None, whole: int) -> bool:
-    # less a trifle: 0.07 * 100 is a little more than 7
+    # Less a little: 0.07 * 100 is slightly more than 7.
     return rate is not None and part > 0 and part >= rate * whole - 1e-9

@@ -1,8 +1,20 @@
-"""Which outcomes a closed circuit looks back on, counted so that a plain success costs one atomic C call and no lock.
+"""The window: which outcomes the rules of a closed circuit look back on.
 
-Outcomes are numbered by an `itertools.count`. A success only takes the next number; a failure or a slow call (under the
-policy's lock) takes one too and is remembered by it. Runs and windows are exact under any interleaving, because the
-order of outcomes *is* the order of their numbers.
+Every outcome has a number. The numbers come from one `itertools.count`, whose `next` is atomic in CPython.
+
+- A plain success takes the next number and does nothing else: one C call, no lock.
+- A failure or a slow call takes a number, too. Its caller holds the lock of the circuit, and the window remembers the
+  number.
+
+So "the last 100 calls" are the last 100 numbers, and the failures among them are the remembered numbers in that range.
+The order of the outcomes *is* the order of their numbers. So the counts are exact under any interleaving of threads,
+although successes take no lock.
+
+A counter can be read only by advancing it. `Numbers` counts the advances that were reads, and subtracts them.
+
+A window of time works on the same numbers. It has ten buckets. A bucket remembers the number of its first outcome and
+how many of its outcomes failed or were slow. The number of calls in the window is the newest number minus the first
+number of the oldest bucket. Only the change of buckets needs the lock, ten times per window.
 """
 
 from __future__ import annotations
@@ -16,13 +28,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("CallWindow", "Counts", "NoWindow", "Numbers", "TimeWindow", "Window")
+__all__ = ("CallCounts", "CallWindow", "NoWindow", "Numbers", "TimeWindow", "Window")
 
 _BUCKETS = 10
 
 
-class Counts(NamedTuple):
-    """Of `calls` outcomes in the window, `failures` failed and `slow` were slow; one may be both."""
+class CallCounts(NamedTuple):
+    """Of `calls` outcomes in the window, `failures` failed and `slow` were slow; one outcome can be both."""
 
     failures: int
     calls: int
@@ -30,53 +42,54 @@ class Counts(NamedTuple):
 
 
 class Numbers:
-    """Hands out the number of each outcome, from 1 on."""
+    """Numbers the outcomes, from 1 on."""
 
-    __slots__ = ("_peeks", "next")
+    __slots__ = ("_reads", "next")
 
     def __init__(self) -> None:
         self.next: Callable[[], int] = itertools.count(1).__next__
-        """Take a number, atomically. It counts the peeks as well, which only `take` leaves out."""
-        self._peeks = 0  # a counter can only be read by advancing it: these advances are not outcomes
+        """Take a number, atomically. The raw number includes the reads; `take` subtracts them."""
+        self._reads = 0
 
     def take(self) -> int:
         """Return the number of a new outcome."""
-        return self.next() - self._peeks
+        return self.next() - self._reads
 
     def last(self) -> int:
-        """Return the number of the newest outcome, 0 where there is none."""
-        self._peeks += 1
-        return self.next() - self._peeks
+        """Return the number of the newest outcome, 0 if there is none."""
+        self._reads += 1
+        return self.next() - self._reads
 
 
 class Window(Protocol):
-    """Remembers failures and slow calls by number. `edge` is when `advance` has to be told the time next."""
+    """Remembers failures and slow calls by number."""
 
     edge: float
+    """The time at which `advance` has work to do next."""
 
     def advance(self, now: float, last: int, /) -> None:
-        """Let the time be `now`; outcomes up to number `last` came before."""
+        """Move the window to `now`; the outcomes up to number `last` came before."""
         ...
 
     def holds(self, number: int, /) -> bool:
-        """Whether the outcome of that number is still looked back on."""
+        """Return whether the outcome with this number is in the window."""
         ...
 
-    def failed(self, number: int, /) -> None:
+    def add_failure(self, number: int, /) -> None:
         """Remember a failure."""
         ...
 
-    def slowed(self, number: int, /) -> None:
+    def add_slow(self, number: int, /) -> None:
         """Remember a slow call."""
         ...
 
-    def counts(self, last: int, /) -> Counts:
-        """Return what is in the window whose newest outcome is number `last`."""
+    def counts(self, last: int, /) -> CallCounts:
+        """Return the counts of the window whose newest outcome has the number `last`."""
         ...
 
 
 class NoWindow:
-    """Looks back on nothing: for a circuit that only counts failures in a row."""
+    """Remembers nothing: for a circuit that counts only consecutive failures."""
 
     edge = math.inf
 
@@ -84,18 +97,18 @@ class NoWindow:
         """Do nothing."""
 
     def holds(self, _number: int) -> bool:
-        """Nothing is held."""
+        """Return False."""
         return False
 
-    def failed(self, _number: int) -> None:
+    def add_failure(self, _number: int) -> None:
         """Do nothing."""
 
-    def slowed(self, _number: int) -> None:
+    def add_slow(self, _number: int) -> None:
         """Do nothing."""
 
-    def counts(self, _last: int) -> Counts:
-        """Return nothing."""
-        return Counts(0, 0)
+    def counts(self, _last: int) -> CallCounts:
+        """Return zeros."""
+        return CallCounts(0, 0)
 
 
 class CallWindow:
@@ -110,31 +123,31 @@ class CallWindow:
         self._slow: deque[int] = deque()
 
     def advance(self, _now: float, last: int) -> None:
-        """Time alone moves nothing here."""
+        """Remember the newest number. Time does not move this window."""
         self._last = last
 
     def holds(self, number: int) -> bool:
-        """Whether fewer than `size` outcomes came after it."""
+        """Return whether fewer than `size` outcomes came after this one."""
         return number > self._last - self._size
 
-    def failed(self, number: int) -> None:
+    def add_failure(self, number: int) -> None:
         """Remember a failure."""
-        _keep(self._failures, number)
+        _insert(self._failures, number)
 
-    def slowed(self, number: int) -> None:
+    def add_slow(self, number: int) -> None:
         """Remember a slow call."""
-        _keep(self._slow, number)
+        _insert(self._slow, number)
 
-    def counts(self, last: int) -> Counts:
-        """Return what is among the last `size` outcomes."""
+    def counts(self, last: int) -> CallCounts:
+        """Return the counts of the last `size` outcomes."""
         for numbers in (self._failures, self._slow):
             while numbers and numbers[0] <= last - self._size:
                 numbers.popleft()
-        return Counts(len(self._failures), min(last, self._size), len(self._slow))
+        return CallCounts(len(self._failures), min(last, self._size), len(self._slow))
 
 
-def _keep(numbers: deque[int], number: int) -> None:
-    """Put `number` in its place: nearly always the end; a call that fails long after it was counted comes late."""
+def _insert(numbers: deque[int], number: int) -> None:
+    """Insert `number` in order: nearly always at the end. A call that was counted as slow can fail much later."""
     if not numbers or numbers[-1] < number:
         numbers.append(number)
     else:
@@ -142,7 +155,7 @@ def _keep(numbers: deque[int], number: int) -> None:
 
 
 class _Bucket:
-    """What happened within a tenth of the window: outcomes numbered from `first` on."""
+    """The outcomes of one tenth of the window: the numbers from `first` on."""
 
     __slots__ = ("failures", "first", "slow", "tick")
 
@@ -154,7 +167,7 @@ class _Bucket:
 
 
 class TimeWindow:
-    """The outcomes of the last `seconds`, in ten buckets: what leaves the window leaves it a tenth at a time."""
+    """The outcomes of the last `seconds`, in ten buckets; outcomes leave the window one bucket at a time."""
 
     def __init__(self, seconds: float, now: float) -> None:
         self._width = seconds / _BUCKETS
@@ -163,7 +176,7 @@ class TimeWindow:
         self.edge = now + self._width
 
     def advance(self, now: float, last: int) -> None:
-        """Begin a new bucket where the time for one has come, and forget those that are too old."""
+        """Begin a new bucket when its time has come, and drop the buckets that are too old."""
         if now < self.edge:
             return
         tick = max(int((now - self._start) / self._width), self._buckets[-1].tick + 1)
@@ -173,22 +186,22 @@ class TimeWindow:
             self._buckets.popleft()
 
     def holds(self, number: int) -> bool:
-        """Whether its bucket is still there."""
+        """Return whether the bucket of this outcome is in the window."""
         return number >= self._buckets[0].first
 
-    def failed(self, number: int) -> None:
+    def add_failure(self, number: int) -> None:
         """Remember a failure."""
         self._bucket_of(number).failures += 1
 
-    def slowed(self, number: int) -> None:
+    def add_slow(self, number: int) -> None:
         """Remember a slow call."""
         self._bucket_of(number).slow += 1
 
-    def counts(self, last: int) -> Counts:
-        """Return what is in the buckets."""
+    def counts(self, last: int) -> CallCounts:
+        """Return the counts of all buckets."""
         failures = sum(bucket.failures for bucket in self._buckets)
         slow = sum(bucket.slow for bucket in self._buckets)
-        return Counts(failures, last + 1 - self._buckets[0].first, slow)
+        return CallCounts(failures, last + 1 - self._buckets[0].first, slow)
 
     def _bucket_of(self, number: int) -> _Bucket:
         return next(bucket for bucket in reversed(self._buckets) if bucket.first <= number)

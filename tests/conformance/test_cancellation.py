@@ -32,8 +32,8 @@ from resilience import (
     Timeout,
     idempotent,
 )
-from resilience.breaker._epochs import Closed as ClosedEpoch
-from resilience.breaker._epochs import HalfOpen, Ramp
+from resilience.breaker._states import Closed as ClosedEpoch
+from resilience.breaker._states import HalfOpen, Ramp
 from resilience.policy import Pending, PolicyBase, RetryAfter
 from resilience.testing import ManualClock
 
@@ -196,10 +196,10 @@ class Guarded(NamedTuple):
 
 def assert_at_rest(policy: Any) -> None:
     if isinstance(policy, CircuitBreaker):
-        epoch = policy._machine.epoch
+        epoch = policy._circuit.machine.epoch
         if isinstance(epoch, HalfOpen):
-            assert not epoch.out
-            assert epoch.free + epoch.successes + epoch.losses == epoch.rule.permits
+            assert not epoch.in_flight
+            assert epoch.available + epoch.successes + epoch.trial_failures == epoch.rule.permits
         elif isinstance(epoch, ClosedEpoch | Ramp) and epoch.running is not None:
             assert len(epoch.running) == 0
         policy.close()

@@ -59,7 +59,7 @@ class World:
 
 
 class Log(pybreaker.CircuitBreakerListener):
-    """Writes down what it hears."""
+    """Records the hooks that are called."""
 
     def __init__(self, name: str = "", into: list[Any] | None = None) -> None:
         self.name = name

@@ -9,5 +9,5 @@ from resilience import CircuitBreaker
 
 @pytest.fixture(params=[pybreaker.CircuitBreaker, CircuitBreaker], ids=["pybreaker", "ours"])
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> World:
-    """Make breakers of either class: what holds for one has to hold for the other."""
+    """Make breakers of either class; each test must pass with both."""
     return World(request.param, moved_by_hand(monkeypatch))

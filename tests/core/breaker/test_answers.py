@@ -44,7 +44,7 @@ def test_an_answer_is_a_success() -> None:
 
 
 def test_what_is_recorded_is_a_failure_all_the_same() -> None:
-    """`record` names failures, `exclude` what counts neither way: both say more than the error does of itself."""
+    """`record` and `exclude` take precedence over the attribute `is_answer` of the error."""
     recording = CircuitBreaker(1, record=NotFoundError)
     ask(recording, NotFoundError())
     assert recording.current_state == "open"
@@ -72,7 +72,7 @@ def test_an_error_that_cannot_be_asked_is_a_failure(options: dict[str, Any]) -> 
 def test_only_a_plain_yes_makes_an_answer() -> None:
     """An `is_answer` that is anything but True (a method, a mock) means nothing."""
     error = ValueError()
-    error.is_answer = lambda: True  # type: ignore[attr-defined]  # somebody else's attribute of that name
+    error.is_answer = lambda: True  # type: ignore[attr-defined]  # an unrelated attribute of this name
     breaker = CircuitBreaker(1)
     ask(breaker, error)
     assert breaker.current_state == "open"

@@ -31,7 +31,7 @@ def http_error_below_500(error: BaseException) -> bool:
 )
 @pytest.mark.parametrize("error", [UnpaidError, OverdueError])
 def test_excluded_exceptions_are_no_failures(make: World, exclude: Any, error: type[Exception]) -> None:
-    """What is excluded, or descends from it, or is named by a predicate, reaches the caller and never counts."""
+    """An error that a class, a base class or a predicate excludes reaches the caller and never counts."""
     breaker = make(1, exclude=exclude)
     for _ in range(3):
         with pytest.raises(error):
@@ -72,7 +72,7 @@ def test_exclusions_can_be_managed(make: World) -> None:
 
 
 def test_all_hooks_in_their_order(make: World) -> None:
-    """Over a circuit's life the four hooks are called in one order, with the arguments of the call."""
+    """The four hooks are called in pybreaker's order, with the arguments of the call."""
     log = Log()
     breaker = make(1, 10, listeners=[log])
     breaker.call(int, "3", base=10)
@@ -140,7 +140,7 @@ def test_hooks_get_breaker_function_and_error(make: World) -> None:
 
 
 def test_changes_by_hand_are_told(make: World) -> None:
-    """Listeners hear of changes made by hand."""
+    """Manual changes call the listeners."""
     log = Log()
     breaker = make(listeners=[log])
     breaker.open()
@@ -150,7 +150,7 @@ def test_changes_by_hand_are_told(make: World) -> None:
 
 
 def test_several_listeners_in_their_order(make: World) -> None:
-    """Every listener hears everything, first come first."""
+    """Every listener gets every hook, in the order in which the listeners were added."""
     heard: list[Any] = []
     breaker = make(listeners=[Log("a:", heard), Log("b:", heard)])
     breaker.add_listener(Log("c:", heard))
@@ -177,7 +177,7 @@ def nothing() -> Generator[None, None, None]:
 
 @pytest.mark.parametrize("way", ["call", "decorated", "decorated before", "block", "generator"])
 def test_hooks_are_called_for_every_way_to_call(make: World, way: str) -> None:
-    """However the breaker is used, a call is announced and its success told, also to a listener that came later."""
+    """Each way to call announces the call and reports its success, also to a listener that was added later."""
     log, breaker = Log(), make()
     early = breaker(int)
     breaker.add_listener(log)
@@ -218,7 +218,7 @@ def test_listeners_that_hear_nothing(make: World) -> None:
 
 
 def test_storage_says_where_to_begin(make: World) -> None:
-    """A breaker begins in the state its storage has, with what it has counted."""
+    """A breaker begins with the state and the counts of its storage."""
     storage = pybreaker.CircuitMemoryStorage("half-open")
     assert make(state_storage=storage).current_state == "half-open"
     storage = pybreaker.CircuitMemoryStorage("closed")
@@ -291,7 +291,7 @@ def test_storage_holds_all_there_is(make: World) -> None:
 
 
 def test_storage_can_be_written_by_others(make: World) -> None:
-    """A state that somebody else wrote is followed at the next call, and listeners are told."""
+    """The next call follows a state that another program wrote, and calls the listeners."""
     storage, log = pybreaker.CircuitMemoryStorage("closed"), Log()
     breaker = make(state_storage=storage, listeners=[log])
     storage.opened_at = datetime.now(UTC)
@@ -365,7 +365,7 @@ class Shelf(pybreaker.CircuitBreakerStorage):
 
 
 def test_storage_of_the_users_own(make: World) -> None:
-    """A subclass of `CircuitBreakerStorage` is asked and told all there is; another breaker takes over from it."""
+    """A subclass of `CircuitBreakerStorage` keeps the whole state; another breaker continues from it."""
     rows: dict[str, Any] = {}
     breaker = make(1, 10, 2, state_storage=Shelf(rows))
     failing(breaker, 1)
@@ -384,7 +384,7 @@ def test_storage_of_the_users_own(make: World) -> None:
 
 
 def test_own_idea_of_a_system_error(make: World) -> None:
-    """A subclass may decide what a failure is."""
+    """A subclass can decide which errors are failures."""
     base: Any = make.made
 
     class OnlyTimeouts(base):  # type: ignore[misc]  # either class

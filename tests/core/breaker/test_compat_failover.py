@@ -17,7 +17,7 @@ config = pytest.importorskip("redis.multidb.config")
 
 
 def test_adapter_of_redis_py(make: World) -> None:
-    """redis-py's adapter reads and sets state and open time, and is told of each change."""
+    """redis-py's adapter reads and sets the state and the open time, and its listener gets each change."""
     heard: list[Any] = []
     breaker = make(1)
     adapter = circuit.PBCircuitBreakerAdapter(breaker)
@@ -70,7 +70,7 @@ def test_failover_of_redis_py(redis_server: RedisProcess, tmp_path: Path) -> Non
 
 
 def test_default_breaker_of_redis_py() -> None:
-    """What redis-py makes by default can be made with ours: the open time is its grace period."""
+    """redis-py's default circuit works with our breaker: its grace period is the open time."""
 
     class OnOurs(config.DatabaseConfig):  # type: ignore[misc, name-defined]  # a module that may be missing
         def default_circuit_breaker(self) -> Any:

@@ -17,7 +17,7 @@ from resilience import CircuitBreaker
 
 
 def test_defaults(make: World) -> None:
-    """Without parameters: five failures, a minute, one success, nothing excluded, nobody listening, closed."""
+    """The defaults: five failures, a minute, one success, nothing excluded, no listeners, closed."""
     breaker = make()
     assert (breaker.fail_max, breaker.reset_timeout, breaker.success_threshold) == (5, 60, 1)
     assert (breaker.excluded_exceptions, breaker.listeners) == ((), ())
@@ -82,7 +82,7 @@ def test_call_passes_arguments_and_result(make: World) -> None:
 
 
 def test_call_passes_the_error(make: World) -> None:
-    """A failed call raises what the function raised."""
+    """A failed call raises the error of the function."""
     with pytest.raises(KeyError, match="down"):
         make().call(fail, KeyError)
 
@@ -121,7 +121,7 @@ def test_decorated_method(make: World) -> None:
 
 
 def test_calling_is_a_context_manager(make: World) -> None:
-    """`with breaker.calling()` counts what leaves the block, and does not enter it while open."""
+    """`with breaker.calling()` counts an error that leaves the block, and does not enter the block while open."""
     breaker = make(2, throw_new_error_on_trip=False)
     with breaker.calling():
         pass
@@ -227,7 +227,7 @@ def test_life_of_a_circuit(make: World) -> None:
     make.advance(59.9)
     assert is_refused(breaker)
     make.advance(0.1)
-    assert breaker.current_state == "open"  # until somebody calls
+    assert breaker.current_state == "open"  # until the next call
     assert breaker.call(int) == 0
     assert (breaker.current_state, breaker.fail_counter) == ("closed", 0)
 
@@ -290,7 +290,7 @@ def test_success_threshold_starts_again_after_a_failure(make: World) -> None:
 
 
 def test_by_hand(make: World) -> None:
-    """`open`, `half_open` and `close` set the state, which is what callers and `current_state` see."""
+    """`open`, `half_open` and `close` set the state that callers and `current_state` see."""
     breaker = make(3, 60, 2)
     failing(breaker, 1)
     breaker.open()
@@ -320,7 +320,7 @@ def test_opening_again_by_hand_begins_the_timeout_anew(make: World) -> None:
 
 
 def test_fail_max_can_be_changed(make: World) -> None:
-    """A lower limit holds from the next failure on, with what was counted so far."""
+    """A lower limit applies from the next failure on, and the counts stay."""
     breaker = make(10)
     failing(breaker, 3)
     breaker.fail_max = 2
@@ -445,7 +445,7 @@ def test_threads_open_it_once(make: World) -> None:
     assert 3 <= len(ran) == before
 
 
-# asyncio, where pybreaker needs tornado
+# asyncio (pybreaker needs tornado)
 
 
 async def test_call_async() -> None:

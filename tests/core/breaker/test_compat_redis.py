@@ -59,7 +59,7 @@ def test_two_processes_share_one_circuit(make: World, client: redis.Redis) -> No
 
 
 def test_a_newcomer_finds_the_circuit_open(make: World, client: redis.Redis) -> None:
-    """A breaker that starts later begins where the others are; what its storage was told to begin with is ignored."""
+    """A breaker that starts later begins with the shared state, not with the initial state of its storage object."""
     failing(make(1, 10, state_storage=stored(client)), 1)
     newcomer = make(1, 10, state_storage=stored(client, state="closed"))
     assert newcomer.current_state == "open"
@@ -96,7 +96,7 @@ def test_clients_that_decode_are_refused(make: World, redis_server: RedisProcess
 
 
 def test_counters_written_as_text(make: World, client: redis.Redis) -> None:
-    """Counters that somebody else wrote are read as numbers, and one that is missing as none."""
+    """Counters that another program wrote are read as numbers, and a missing counter as 0."""
     breaker = make(3, state_storage=stored(client))
     client.set("pybreaker:fail_counter", "2")
     assert breaker.fail_counter == 2

@@ -1,4 +1,4 @@
-"""Where ours differs from pybreaker on purpose: a test for each row of docs/howto/moving-from-pybreaker.md.
+"""The intended differences from pybreaker: a test for each row of docs/howto/moving-from-pybreaker.md.
 
 Every test shows both: what `Theirs` does, and what `Ours` does.
 """
@@ -30,10 +30,10 @@ class FinalError(BaseException):
 
 
 def outcome(function: Callable[..., Any], *args: Any) -> Any:
-    """Return what `function` returns, or the class of what it raises."""
+    """Return the result of `function`, or the class of its error."""
     try:
         return function(*args)
-    except BaseException as error:  # noqa: BLE001 - interrupts are among what is compared
+    except BaseException as error:  # noqa: BLE001 - interrupts are compared, too
         return type(error)
 
 
@@ -117,7 +117,7 @@ async def test_call_async(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_awaitables() -> None:
-    """A plain function that returns an awaitable is a success to pybreaker; ours judges what is awaited."""
+    """A plain function that returns an awaitable is a success for pybreaker; ours counts the awaited outcome."""
     theirs, ours = Theirs(), Ours()
 
     async def failing_later() -> None:
@@ -130,7 +130,7 @@ async def test_awaitables() -> None:
 
 
 def test_kinds_of_function() -> None:
-    """pybreaker makes a plain function of all it decorates; ours leaves a function what it is."""
+    """pybreaker turns every function into a plain function; with ours a function keeps its kind."""
 
     async def later() -> None: ...
 
@@ -277,7 +277,7 @@ def test_stop_iteration_in_a_block() -> None:
 
 
 def test_number_of_trials() -> None:
-    """pybreaker lets everybody try at once; ours exactly as many as configured."""
+    """pybreaker admits all trials at once; ours admits exactly the configured number."""
 
     def admitted(breaker: Any) -> int:
         breaker.half_open()
@@ -293,7 +293,7 @@ def test_number_of_trials() -> None:
 
 
 def test_lease_of_a_trial() -> None:
-    """A trial that hangs keeps nobody out with pybreaker; with ours others wait for as long as its lease."""
+    """A trial that hangs blocks no other call with pybreaker; with ours other calls wait until its lease ends."""
     clock = ManualClock()
     theirs, ours = Theirs(success_threshold=2), Ours(1, 60, half_open_lease=10, clock=clock)
     for breaker in (theirs, ours):
@@ -309,7 +309,7 @@ def test_lease_of_a_trial() -> None:
 
 
 def test_length_of_half_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    """pybreaker stays half-open for good; ours opens again where no verdict falls in half_open_max_duration."""
+    """pybreaker stays half-open without a limit; ours opens again after half_open_max_duration without a decision."""
     wall, clock = moved_by_hand(monkeypatch), ManualClock()
     theirs = Theirs(success_threshold=2)
     ours = Ours(success_threshold=2, half_open_max_duration=600, clock=clock)
@@ -398,7 +398,7 @@ def test_generators_left_early() -> None:
 
 
 def test_generators_stay_what_they_are() -> None:
-    """pybreaker drops what a generator returns and what is thrown into it; ours hands on both."""
+    """pybreaker drops the return value of a generator and errors thrown into it; ours passes on both."""
 
     def value(breaker: Any) -> Any:
         seen = []
@@ -440,7 +440,7 @@ def test_errors_of_listeners(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_what_listeners_see() -> None:
-    """pybreaker tells listeners in the middle of a change and under its lock; ours when the change is made."""
+    """pybreaker calls listeners in the middle of a change and under its lock; ours calls them after the change."""
 
     def seen(made: Any) -> tuple[list[str], str]:
         states = []
@@ -463,7 +463,7 @@ def test_what_listeners_see() -> None:
 
 
 def test_changes_that_change_nothing() -> None:
-    """pybreaker tells of a change where a state is set that the circuit has; ours of real changes only."""
+    """pybreaker reports a change even if the state stays the same; ours reports only real changes."""
 
     def told(made: Any) -> list[str]:
         log = Log()
@@ -545,7 +545,7 @@ def test_name_is_always_there() -> None:
 
 
 def test_setting_the_state() -> None:
-    """Setting `state` lasts until pybreaker's next call; with ours it does what the methods do."""
+    """With pybreaker a state that is set lasts until the next call; with ours it does the same as the methods."""
     theirs, ours = Theirs(), Ours()
     for breaker in (theirs, ours):
         breaker.state = "open"
@@ -566,7 +566,7 @@ def test_state_objects_are_labels() -> None:
 
 
 def test_looking_at_the_state() -> None:
-    """Reading `state` makes pybreaker follow its storage and tell listeners; ours does so at its next call."""
+    """pybreaker follows its storage and calls listeners when `state` is read; ours does so at the next call."""
 
     def told(made: Any) -> tuple[list[Any], list[Any]]:
         log, storage = Log(), pybreaker.CircuitMemoryStorage("closed")

@@ -54,7 +54,7 @@ def by_rate(**options: Any) -> CircuitBreaker:
 
 
 def test_recorded_errors_fail_ignored_ones_are_neutral_others_succeed() -> None:
-    """With `record`, only what it names fails; what is ignored counts neither way; any other error is a success."""
+    """With `record`, only the named errors are failures; ignored errors do not count; other errors are successes."""
     breaker = by_rate(record=[DownError, lambda error: "5" in str(error)], ignore=NotFoundError)
     for error in (DownError(), ValueError("code 503"), NotFoundError("5"), ValueError("other")):
         told(breaker, error)
@@ -79,7 +79,7 @@ def test_results_can_be_failures() -> None:
 
 
 async def test_results_can_be_failures_when_awaited() -> None:
-    """What a coroutine function returns is judged in the same way."""
+    """The result of a coroutine function is checked in the same way."""
     breaker = CircuitBreaker(1, record_result=lambda response: response is None)
 
     async def act() -> None:
@@ -117,7 +117,7 @@ def test_function_of_the_user_that_raises_leaks_no_trial(option: str) -> None:
 
 @pytest.mark.parametrize("wrong", [{"record": "x"}, {"record": [1]}, {"record_result": int}, {"retry_after": 5}])
 def test_condition_that_cannot_be_asked_is_refused(wrong: dict[str, Any]) -> None:
-    """What is neither an exception class nor a plain function is refused when the breaker is made."""
+    """A condition that is neither an exception class nor a plain function is refused when the breaker is made."""
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         CircuitBreaker(**wrong)
 
@@ -167,7 +167,7 @@ def test_jitter_is_on_by_default() -> None:
 
 
 def test_trip_names_its_rule_and_the_old_counts() -> None:
-    """The event of an opening says which rule tripped and what the epoch that ended had counted."""
+    """The event of an opening contains the rule that matched and the counts of the epoch that ended."""
     heard, clock = RecordingListener(), ManualClock()
     breaker = CircuitBreaker(
         failure_rate_threshold=0.5, slow_call_rate_threshold=0.9, failure_count_threshold=8, sliding_window=10,
@@ -302,7 +302,7 @@ def test_ramp_lets_a_share_through_and_reopens_at_once() -> None:
 
 
 def test_ramp_end_is_evented_once() -> None:
-    """The end of a ramp is told as `breaker.ramped`, not as another closing."""
+    """The end of a ramp is the event `breaker.ramped`, not another closing."""
     clock, heard = ManualClock(), RecordingListener()
     breaker = CircuitBreaker(1, 10, ramp="20s", clock=clock, listeners=[heard])
     breaker.half_open()
@@ -349,7 +349,7 @@ def test_nothing_is_timed_without_a_slow_rule() -> None:
     ],
 )
 def test_bad_options_are_refused(wrong: dict[str, Any], named: str) -> None:
-    """What could never work is refused when the breaker is made, with the option's name."""
+    """Options that can never work are refused when the breaker is made, with the option's name."""
     with pytest.raises(ConfigurationError, match=named):
         CircuitBreaker(**wrong)
 
@@ -364,7 +364,7 @@ def test_window_is_calls_or_time(given: Any, kept: float) -> None:
 
 
 def test_rules_that_are_named_replace_the_default_one() -> None:
-    """Five failures in a row open the circuit only where no rule is named; `fail_max` beside others is one of them."""
+    """Five consecutive failures are the rule only if no other rule is set; `fail_max` can be combined with others."""
     rate_only = CircuitBreaker(failure_rate_threshold=1.0, minimum_calls=50)
     both = CircuitBreaker(5, failure_rate_threshold=1.0, minimum_calls=50)
     for _ in range(10):

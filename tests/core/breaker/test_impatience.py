@@ -1,4 +1,4 @@
-"""What callers who wait less than the service allows bring about: nothing for others, and no blind spot either."""
+"""Callers that wait less than the service allows: they affect no other callers, and leave no blind spot."""
 
 import asyncio
 import math
@@ -42,7 +42,7 @@ class World:
             asyncio.run(self._pipeline.acall(awaited))
 
     def cut_off(self, seconds: float, allowed: float) -> None:
-        """Do what a call does that is cut off after `seconds`."""
+        """Behave like a call that is cut off after `seconds`."""
         self.clock.advance(seconds)
         raise DeadlineExceededError("cut off", seconds=seconds, allowed=allowed)
 
@@ -229,7 +229,7 @@ def test_failures_of_patient_callers_open_the_circuit_for_all(make: Make) -> Non
 
 
 def test_a_trial_that_is_cut_off_shows_nothing_and_frees_its_permit(make: Make) -> None:
-    """Law: half-open, an impatient caller neither opens nor closes the circuit, and holds nobody up."""
+    """Law: half-open, an impatient caller neither opens nor closes the circuit, and blocks no other caller."""
     world = make()
     for _ in range(3):
         world.fails()
@@ -277,7 +277,7 @@ def test_trials_cut_off_for_a_whole_lease_open_the_circuit_again(make: Make) -> 
 
 
 def test_after_an_opening_by_cut_offs_one_more_opens_the_circuit_again(make: Make) -> None:
-    """Law: half-open for impatient callers, the first trial that is cut off confirms what was known of them."""
+    """Law: half-open for impatient callers, the first trial that is cut off opens the circuit for them again."""
     world = make()
     for _ in range(3):
         world.impatient(1)
@@ -347,7 +347,7 @@ def test_a_mode_that_counts_nothing_counts_no_cut_offs(make: Make) -> None:
 
 
 def test_impatient_callers_are_not_refused_in_shadow_mode(make: Make) -> None:
-    """Law: a breaker that only reports says what it would have refused, and refuses nobody."""
+    """Law: a breaker in metrics_only reports the calls that it would have refused, and refuses none."""
     world = make(shadow=True)
     for _ in range(4):
         world.impatient(1)

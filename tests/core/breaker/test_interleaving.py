@@ -1,9 +1,9 @@
 """Two threads, stepped through every order in which their accesses to one breaker can follow each other.
 
-Whatever one thread can see of the other's work is a gate: taking and releasing the lock, reading the standing permit,
-the machine, the mode and the clock without it, storing permit and mode, beginning and ending a timed call, telling a
-listener. A thread runs from gate to gate, alone; which one goes next is decided here, and every decision is tried (a
-search of the tree of schedules, as stateless model checkers do). Nothing sleeps and nothing depends on chance.
+Each access of one thread that the other thread can notice is a gate: taking and releasing the lock, reading the fast
+permit, the machine, the mode and the clock without it, storing permit and mode, beginning and ending a timed call,
+calling a listener. A thread runs from gate to gate, alone. This module decides which thread runs next, and tries every
+decision (a search of the tree of schedules, as in stateless model checkers). Nothing sleeps, and nothing is random.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from typing import Any, ClassVar, NamedTuple
 import pytest
 
 from resilience import CircuitBreaker, CircuitOpenError
-from resilience.breaker import _machine
-from resilience.breaker._epochs import Closed, HalfOpen, Open, Ramp, Running, Timed, Trial
-from resilience.breaker._uncounted import UNCOUNTED
+from resilience.breaker import _machine, _policy
+from resilience.breaker._circuit import Circuit
+from resilience.breaker._states import UNTRACKED, Closed, HalfOpen, Open, Ramp, RunningCalls, TimedCall, Trial
 from resilience.events import Event
 
-BARE = object.__getattribute__
-LOADED = frozenset({"fast_permit", "_machine", "_mode"})
+LOADED = frozenset({"fast_permit", "machine", "mode"})
 
 
 class Worker:
-    """A thread that runs a function from gate to gate, each time somebody says so."""
+    """A thread that runs a function from gate to gate, one step per call of `step`."""
 
     def __init__(self) -> None:
         self._go, self._back = threading.Lock(), threading.Lock()
@@ -45,7 +44,7 @@ class Worker:
                 return
             try:
                 self.result = self._task()
-            except BaseException as error:  # noqa: BLE001 - it is what the schedule brought about, judged below
+            except BaseException as error:  # noqa: BLE001 - the result of the schedule, checked below
                 self.result = error
             self.is_done = True
             self._back.release()
@@ -72,7 +71,7 @@ class Worker:
 
 
 class Stage:
-    """Where the two threads play, and who is on."""
+    """The two threads, and the one that is running."""
 
     def __init__(self, workers: tuple[Worker, Worker], watched: frozenset[str]) -> None:
         self.workers = workers
@@ -85,7 +84,7 @@ class Stage:
             self.acting.gate()
 
     def look(self, name: str) -> None:
-        """Stop before reading what the other thread may write meanwhile: not under the lock, and not for nothing."""
+        """Stop before a read of an attribute that the other thread may write; not under the lock."""
         if self.acting is not None and not self.acting.holds_lock and name in self.watched:
             self.acting.gate()
 
@@ -103,7 +102,7 @@ class Stage:
 
 
 class SteppingLock:
-    """A reentrant lock whose taking and releasing are gates; the latter where anything is left to be done unlocked."""
+    """A reentrant lock. Taking it is a gate; releasing it is one if the thread has more to do without the lock."""
 
     def __init__(self, stage: Stage, has_more: Callable[[], bool]) -> None:
         self._stage = stage
@@ -137,7 +136,7 @@ class SteppingLock:
 
 
 class NoLock(SteppingLock):
-    """One that excludes nobody."""
+    """A lock that excludes no thread."""
 
     @property
     def is_free(self) -> bool:
@@ -151,7 +150,7 @@ class NoLock(SteppingLock):
 
 
 class Clock:
-    """Time that passes only where an operation says so; reading it is a gate."""
+    """Time that passes only by an operation; reading it is a gate."""
 
     def __init__(self, stage: Stage) -> None:
         self.now = 0.0
@@ -162,33 +161,33 @@ class Clock:
         return self.now
 
 
-class Breaker(CircuitBreaker):
-    """The breaker itself, seen at work: each access to what threads share is a gate."""
+class SteppedCircuit(Circuit):
+    """The circuit of a breaker; each access to a shared attribute is a gate."""
 
-    stage: Stage
+    stage: ClassVar[Stage]
 
     def __getattribute__(self, name: str) -> Any:
         if name in LOADED:
-            BARE(self, "stage").look(name)
+            SteppedCircuit.stage.look(name)
         return super().__getattribute__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in BARE(self, "stage").watched:
-            BARE(self, "stage").gate()
+        if name in SteppedCircuit.stage.watched:
+            SteppedCircuit.stage.gate()
         super().__setattr__(name, value)
 
 
-class SteppedRunning(Running):
-    """The timed calls under way, which begin and end without the lock: each step is a gate, whoever makes it."""
+class SteppedRunning(RunningCalls):
+    """The running calls, which begin and end without the lock: each step is a gate for either thread."""
 
     __slots__ = ()
     stage: ClassVar[Stage]
 
-    def begin(self, epoch: Closed | Ramp, now: float) -> Timed:
+    def begin(self, epoch: Closed | Ramp, now: float) -> TimedCall:
         self.stage.gate()
         return super().begin(epoch, now)
 
-    def end(self, call: Timed) -> bool:
+    def end(self, call: TimedCall) -> bool:
         self.stage.gate()
         is_out = super().end(call)
         self.stage.gate()
@@ -202,18 +201,16 @@ class World:
         self.clock = Clock(stage)
         self.events: list[Event] = []
         self._stage = stage
-        SteppedRunning.stage = stage
-        made = Breaker.__new__(Breaker)
-        object.__setattr__(made, "stage", stage)
+        SteppedRunning.stage = SteppedCircuit.stage = stage
         plain: dict[str, Any] = {"reset_timeout": 10, "reset_timeout_jitter": 0, "half_open_lease": 100}
-        made.__init__(clock=self.clock, **(plain | scenario.options))  # type: ignore[misc]  # after its stage is known
-        self.breaker = made
+        self.breaker = made = CircuitBreaker(clock=self.clock, **(plain | scenario.options))
+        self.circuit = made._circuit
         counts_after = scenario.prepare is edge
         self.lock = lock(stage, lambda: counts_after or bool(made.events._pending))
-        made._lock = self.lock
+        self.circuit.lock = self.lock
         self.reported: list[tuple[Any, str]] = []
         self.permits: list[Any] = scenario.prepare(self)
-        self.initial, self.initial_mode = made._machine.epoch, made.mode
+        self.initial, self.initial_mode = self.circuit.machine.epoch, made.mode
         self.seen: list[Any] = [self.initial]
         made.events.subscribe(self._hear)
 
@@ -237,7 +234,7 @@ class World:
 
     def watch(self) -> None:
         """Remember the epochs there were."""
-        epoch = self.breaker._machine.epoch
+        epoch = self.circuit.machine.epoch
         if self.seen[-1] is not epoch:
             self.seen.append(epoch)
 
@@ -262,8 +259,8 @@ def settle(outcome: str) -> Operation:
 
 
 def admit(world: World, _thread: int) -> Any:
-    permit = world.breaker.fast_permit  # as the drivers do
-    return world.breaker.admit() if permit is None else permit
+    permit = world.circuit.fast_permit  # as the drivers do
+    return world.circuit.admit() if permit is None else permit
 
 
 def passes(world: World, _thread: int) -> None:
@@ -346,7 +343,7 @@ def ramping(world: World) -> list[Any]:
     for trial in [world.breaker.admit() for _ in range(2)]:
         world.report(trial, "success")
     permits = [world.breaker.admit() for _ in range(2)]
-    assert type(world.breaker._machine.epoch) is Ramp
+    assert type(world.circuit.machine.epoch) is Ramp
     return permits
 
 
@@ -384,7 +381,7 @@ SCENARIOS = [
 
 
 class Played(NamedTuple):
-    """What a schedule came to, and the choices that led there: who went, and whether the other one could have."""
+    """The outcome of a schedule, and its choices: the thread that ran, and whether the other one could have run."""
 
     world: World
     results: tuple[Any, Any]
@@ -392,10 +389,10 @@ class Played(NamedTuple):
 
 
 def watched_in(scenario: Scenario, names: tuple[str, str]) -> frozenset[str]:
-    """Return what one of the threads may change while the other one looks."""
-    watched = {"fast_permit", "_machine"}
+    """Return the attributes that one thread may change while the other one reads them."""
+    watched = {"fast_permit", "machine"}
     if scenario.prepare is expiring or not MODES.isdisjoint(names):
-        watched.add("_mode")
+        watched.add("mode")
     if "time" in names:
         watched.add("clock")
     return frozenset(watched)
@@ -447,35 +444,35 @@ def every_schedule(
         schedule = [*(chosen for chosen, _ in choices[:-1]), 1] if choices else None
 
 
-# What holds after every schedule
+# The laws after every schedule
 
 
 def epoch_of(permit: Any) -> Any:
-    return permit.epoch if isinstance(permit, Timed | Trial) else permit
+    return permit.epoch if isinstance(permit, TimedCall | Trial) else permit
 
 
 def check_permits(world: World, results: tuple[Any, Any]) -> None:
     """Check that no permit is lost or given twice, and none of them is out too many."""
-    epoch = world.breaker._machine.epoch
+    epoch = world.circuit.machine.epoch
     if not isinstance(epoch, HalfOpen):
         return
-    assert epoch.free + len(epoch.out) + epoch.successes + epoch.losses == epoch.rule.permits
-    assert len(epoch.out) <= epoch.rule.permits
+    assert epoch.available + len(epoch.in_flight) + epoch.successes + epoch.trial_failures == epoch.rule.permits
+    assert len(epoch.in_flight) <= epoch.rule.permits
     settled = [permit for permit, _ in world.reported]
     held = [*world.permits, *results]
     ours = {id(trial) for trial in held if isinstance(trial, Trial) and trial.epoch is epoch}
     ours -= {id(trial) for trial in settled}
-    assert {id(trial) for trial in epoch.out} == ours
+    assert {id(trial) for trial in epoch.in_flight} == ours
 
 
 def check_counts(world: World, results: tuple[Any, Any]) -> None:
     """Check that the epoch there is has counted the results of its own calls, each once, and no others (L3)."""
-    if world.breaker._mode is not None and not world.breaker._mode.counts:
-        return  # a call that was under way counts if it ended before: which one did is told by playing one by one
-    epoch = world.breaker._machine.epoch
+    if world.circuit.mode is not None and not world.circuit.mode.counts:
+        return  # a running call counts if it ended before: the comparison with one after the other checks that
+    epoch = world.circuit.machine.epoch
     own = [outcome for permit, outcome in world.reported if epoch_of(permit) is epoch]
     if isinstance(epoch, HalfOpen):
-        assert (epoch.successes, epoch.losses) == (own.count("success"), own.count("failure"))
+        assert (epoch.successes, epoch.trial_failures) == (own.count("success"), own.count("failure"))
     elif isinstance(epoch, Closed) and epoch.running is None:
         counts = epoch.rule.counts(world.clock.now)
         if world.breaker.options.looks_back:
@@ -493,14 +490,14 @@ def check_counts(world: World, results: tuple[Any, Any]) -> None:
 
 
 def check_events(world: World) -> None:
-    """Check that events came in order and tell one story, from the first state to the last (L6)."""
+    """Check that events came in order and lead from the first state to the last one (L6)."""
     sequence = [event.sequence for event in world.events]
     assert sequence == sorted(sequence)
     assert not world.breaker.events._pending
     changes = [event for event in world.events if "before" in event.facts]
     modes = [event.facts for event in changes if event.kind == "breaker.mode_changed"]
     states = [event.facts for event in changes if event.kind != "breaker.mode_changed"]
-    epoch, mode = world.breaker._machine.epoch, world.breaker._mode
+    epoch, mode = world.circuit.machine.epoch, world.circuit.mode
     for story, first, last in (
         (states, world.initial.state, epoch.state),
         (modes, world.initial_mode, "automatic" if mode is None else mode.word),
@@ -511,7 +508,7 @@ def check_events(world: World) -> None:
 
 def check_door(world: World) -> None:
     """Check that calls pass unseen through the epoch there is, or through none."""
-    epoch, mode, door = world.breaker._machine.epoch, world.breaker._mode, world.breaker.fast_permit
+    epoch, mode, door = world.circuit.machine.epoch, world.circuit.mode, world.circuit.fast_permit
     if mode is None:
         assert door is (epoch if type(epoch) is Closed and epoch.running is None else None)
     else:
@@ -525,21 +522,21 @@ def check_answers(world: World, results: tuple[Any, Any]) -> None:
             assert isinstance(result, CircuitOpenError)
             forced = any(event.facts.get("after") == "forced_open" for event in world.events)
             assert forced or any(isinstance(epoch, Open | HalfOpen | Ramp) for epoch in world.seen)
-        elif isinstance(result, Closed | Timed | Trial | Ramp) and result is not UNCOUNTED:
+        elif isinstance(result, Closed | TimedCall | Trial | Ramp) and result is not UNTRACKED:
             assert any(epoch_of(result) is epoch for epoch in world.seen)
 
 
 def told(world: World, result: Any) -> Any:
-    """Return what a caller can tell about its result."""
+    """Return the part of a result that a caller can see."""
     if isinstance(result, BaseException):
         return type(result).__name__
-    if isinstance(result, Closed | Timed | Trial | Ramp):
-        return type(result).__name__, epoch_of(result) is world.breaker._machine.epoch, result is UNCOUNTED
+    if isinstance(result, Closed | TimedCall | Trial | Ramp):
+        return type(result).__name__, epoch_of(result) is world.circuit.machine.epoch, result is UNTRACKED
     return result
 
 
 def outcome(played: Played) -> Any:
-    """Return everything that can be told after a schedule; where among the transitions a refusal stands is not."""
+    """Return all that can be observed after a schedule, except the place of a refusal among the transitions."""
     world = played.world
     events = [(event.kind, event.facts) for event in world.events]
     refusals = [event for event in events if event[0] == "breaker.rejected"]
@@ -550,7 +547,8 @@ def outcome(played: Played) -> Any:
 
 @pytest.fixture(autouse=True)
 def _step_timed_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_machine, "Running", SteppedRunning)
+    monkeypatch.setattr(_machine, "RunningCalls", SteppedRunning)
+    monkeypatch.setattr(_policy, "Circuit", SteppedCircuit)
 
 
 @pytest.fixture(scope="module")
@@ -575,7 +573,7 @@ UNORDERED = {
     ("slow", "admit", "abandon"): "a call that passes while another one finds out that the circuit has to open",
     ("slow", "admit", "admit"): "a call that passes while another one finds out that the circuit has to open",
 }
-"""What timed calls show to others because they take no lock, and could not if one thread had come after the other."""
+"""The effects of timed calls, which take no lock, that no order of one thread after the other has."""
 
 
 @pytest.mark.parametrize(("scenario", "names"), CASES)

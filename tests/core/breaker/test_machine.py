@@ -5,31 +5,42 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from resilience.breaker._epochs import Closed, Epoch, HalfOpen, Open, Permit, Ramp, Running, Timed, Trial, TrialRule
-from resilience.breaker._machine import Machine, Plan, Refusal, Transition
-from resilience.breaker._open_time import OpenTime
-from resilience.breaker._rules import Judge, Limits
-from resilience.breaker._window import CallWindow, Counts, NoWindow, TimeWindow
+from resilience.breaker._machine import CircuitMachine, StateChange
+from resilience.breaker._plan import OpenTime, Plan, TrialRule
+from resilience.breaker._rules import TripLimits, TripRules
+from resilience.breaker._states import (
+    Closed,
+    Epoch,
+    HalfOpen,
+    Open,
+    Permit,
+    Ramp,
+    Refusal,
+    RunningCalls,
+    TimedCall,
+    Trial,
+)
+from resilience.breaker._window import CallCounts, CallWindow, NoWindow, TimeWindow
 
 
 def plan(
-    *, reset: float = 10.0, permits: int = 3, wanted: int = 3, losses: int = 1, lease: float = 5.0, **more: Any
+    *, reset: float = 10.0, permits: int = 3, required: int = 3, allowed: int = 1, lease: float = 5.0, **more: Any
 ) -> Plan:
-    trials = TrialRule(permits, wanted, losses)
+    trials = TrialRule(permits, required, allowed)
     return Plan(OpenTime(reset), trials, lease, half_open_limit=more.pop("half_open_limit", 1000.0), **more)
 
 
-def machine(limit: int = 1, **options: float) -> Machine:
-    return Machine(lambda _now: Judge(Limits(limit), NoWindow()), plan(**options))  # type: ignore[arg-type]  # see `plan`
+def machine(limit: int = 1, **options: float) -> CircuitMachine:
+    return CircuitMachine(lambda _now: TripRules(TripLimits(limit), NoWindow()), plan(**options))  # type: ignore[arg-type]  # see `plan`
 
 
-def admitted(model: Machine, now: float) -> Trial:
+def admitted(model: CircuitMachine, now: float) -> Trial:
     permit, _ = model.admit(now)
     assert isinstance(permit, Trial)
     return permit
 
 
-def half_open(**options: float) -> Machine:
+def half_open(**options: float) -> CircuitMachine:
     model = machine(1, **options)
     model.open(0.0, "test")
     model.half_open("test", 0.0)
@@ -41,7 +52,7 @@ def test_open_refuses_until_its_time_is_up() -> None:
     model = machine(reset=10.0)
     permit, _ = model.admit(0.0)
     assert isinstance(permit, Closed)
-    change = model.failed(permit, 0.0)
+    change = model.record_failure(permit, 0.0)
     assert change is not None
     assert (change.before, change.after, change.counts.failures) == ("closed", "open", 1)
     assert model.admit(9.0) == (Refusal(1.0, "is open"), None)
@@ -61,55 +72,55 @@ def test_half_open_admits_exactly_its_permits() -> None:
 
 def test_lost_trial_costs_one_permit_for_one_lease() -> None:
     """A trial that never reports is replaced when its lease ends, and its late result changes nothing (L5, L3)."""
-    model = half_open(permits=1, wanted=1)
+    model = half_open(permits=1, required=1)
     lost = admitted(model, 0.0)
     replacement = admitted(model, 5.0)
-    assert model.failed(lost, 5.5) is None
+    assert model.record_failure(lost, 5.5) is None
     assert isinstance(model.epoch, HalfOpen)
-    change = model.succeeded(replacement, 5.5)
+    change = model.record_success(replacement, 5.5)
     assert change is not None
     assert change.after == "closed"
 
 
 def test_cancelled_trial_frees_its_permit() -> None:
     """A cancelled trial gives its permit back at once (L5)."""
-    model = half_open(permits=1, wanted=1)
+    model = half_open(permits=1, required=1)
     first = admitted(model, 0.0)
     assert isinstance(model.admit(0.0)[0], Refusal)
-    model.abandoned(first)
+    model.abandon(first)
     assert isinstance(model.admit(0.0)[0], Trial)
 
 
 def test_abandoning_twice_frees_once() -> None:
     """A permit given back twice counts once (L2)."""
-    model = half_open(permits=2, wanted=2)
+    model = half_open(permits=2, required=2)
     trial = admitted(model, 0.0)
-    model.abandoned(trial)
-    model.abandoned(trial)
+    model.abandon(trial)
+    model.abandon(trial)
     assert isinstance(model.epoch, HalfOpen)
-    assert model.epoch.free == 2
+    assert model.epoch.available == 2
 
 
 def test_successes_that_no_longer_suffice_admit_the_trials_missing() -> None:
-    """When more successes are wanted than trials were admitted, exactly the missing trials are admitted (L5)."""
-    model = half_open(permits=1, wanted=1)
+    """When more successes are required than trials were admitted, exactly the missing trials are admitted (L5)."""
+    model = half_open(permits=1, required=1)
     trial = admitted(model, 0.0)
-    model.adopt(plan(permits=3, wanted=3))
-    assert model.succeeded(trial, 0.0) is None
+    model.use_plan(plan(permits=3, required=3))
+    assert model.record_success(trial, 0.0) is None
     second, third = admitted(model, 0.0), admitted(model, 0.0)
     assert isinstance(model.admit(0.0)[0], Refusal)
-    assert model.succeeded(second, 0.0) is None
-    assert model.succeeded(third, 0.0) is not None
+    assert model.record_success(second, 0.0) is None
+    assert model.record_success(third, 0.0) is not None
 
 
 def test_failed_trial_opens_again() -> None:
     """One failed trial opens the circuit for another reset timeout, and later results of that phase are void (L3)."""
     model = half_open(permits=3)
     first, second = admitted(model, 0.0), admitted(model, 0.0)
-    change = model.failed(first, 1.0)
+    change = model.record_failure(first, 1.0)
     assert change is not None
-    assert (change.after, change.counts) == ("open", Counts(1, 1))
-    assert model.succeeded(second, 0.0) is None
+    assert (change.after, change.counts) == ("open", CallCounts(1, 1))
+    assert model.record_success(second, 0.0) is None
     assert model.retry_after(1.0) == pytest.approx(10.0)
 
 
@@ -120,34 +131,34 @@ def test_late_failure_of_an_old_epoch_is_void() -> None:
     assert isinstance(late, Closed)
     model.open(0.0, "test")
     model.close("test", 0.0)
-    assert model.failed(late, 1.0) is None
+    assert model.record_failure(late, 1.0) is None
     assert isinstance(model.epoch, Closed)
     assert model.retry_after(1.0) is None
 
 
-def failing(model: Machine, now: float, *, floor: float = 0.0) -> Transition | None:
+def failing(model: CircuitMachine, now: float, *, floor: float = 0.0) -> StateChange | None:
     permit, _ = model.admit(now)
     assert not isinstance(permit, Refusal)
-    return model.failed(permit, now, floor)
+    return model.record_failure(permit, now, floor)
 
 
 def test_rate_of_trials_decides_as_soon_as_it_can() -> None:
     """With a rate, half-open opens at the failure that reaches it and closes when the trials left cannot (early)."""
     rule = TrialRule.by_rate(5, 0.4)
     assert rule == TrialRule(5, 4, 2)
-    model = half_open(permits=5, wanted=4, losses=2)
+    model = half_open(permits=5, required=4, allowed=2)
     trials = [admitted(model, 0.0) for _ in range(5)]
-    assert model.failed(trials[0], 0.0) is None
-    assert [model.succeeded(trial, 0.0) for trial in trials[1:4]] == [None, None, None]
-    closed = model.succeeded(trials[4], 0.0)
+    assert model.record_failure(trials[0], 0.0) is None
+    assert [model.record_success(trial, 0.0) for trial in trials[1:4]] == [None, None, None]
+    closed = model.record_success(trials[4], 0.0)
     assert closed is not None
-    assert (closed.after, closed.counts) == ("closed", Counts(1, 5))
-    model = half_open(permits=5, wanted=4, losses=2)
+    assert (closed.after, closed.counts) == ("closed", CallCounts(1, 5))
+    model = half_open(permits=5, required=4, allowed=2)
     trials = [admitted(model, 0.0) for _ in range(5)]
-    assert model.failed(trials[0], 0.0) is None
-    opened = model.failed(trials[1], 0.0)
+    assert model.record_failure(trials[0], 0.0) is None
+    opened = model.record_failure(trials[1], 0.0)
     assert opened is not None
-    assert (opened.after, opened.counts) == ("open", Counts(2, 2))
+    assert (opened.after, opened.counts) == ("open", CallCounts(2, 2))
 
 
 @pytest.mark.parametrize(("permits", "rate"), [(1, 0.1), (1, 1.0), (10, 0.1), (10, 0.3), (7, 0.5), (3, 1.0)])
@@ -155,34 +166,36 @@ def test_rate_of_trials_is_that_of_the_whole_phase(permits: int, rate: float) ->
     """The verdict by rate is the one that all `permits` results together would have given."""
     rule = TrialRule.by_rate(permits, rate)
     for failures in range(permits + 1):
-        opens = failures >= rule.losses
+        opens = failures >= rule.allowed_failures
         assert opens is (failures > 0 and failures / permits >= rate - 1e-9)
-        assert (permits - failures >= rule.wanted) is not opens
+        assert (permits - failures >= rule.required_successes) is not opens
 
 
 def test_half_open_phase_ends_by_time() -> None:
     """A half-open phase that finds no verdict opens again when its time is over, at the next call."""
-    model = half_open(permits=1, wanted=1, lease=100.0, half_open_limit=20.0)
+    model = half_open(permits=1, required=1, lease=100.0, half_open_limit=20.0)
     stuck = admitted(model, 0.0)
     assert isinstance(model.admit(19.9)[0], Refusal)
     answer, change = model.admit(20.0)
     assert answer == Refusal(10.0)
     assert change is not None
     assert (change.after, change.reason) == ("open", "half-open time limit")
-    assert model.succeeded(stuck, 20.5) is None
+    assert model.record_success(stuck, 20.5) is None
 
 
 def test_open_time_grows_with_consecutive_openings_and_is_forgotten() -> None:
     """Each consecutive opening lasts longer, up to the cap; every decay period closed forgets one of them."""
     time = OpenTime(10.0, growth=2.0, cap=35.0, decay=100.0)
-    model = Machine(lambda _now: Judge(Limits(1), NoWindow()), plan(permits=1, wanted=1)._replace(open_time=time))
+    model = CircuitMachine(
+        lambda _now: TripRules(TripLimits(1), NoWindow()), plan(permits=1, required=1)._replace(open_time=time)
+    )
     failing(model, 0.0)
     assert model.retry_after(0.0) == 10.0
     failing(model, 10.0)  # the trial
     assert model.retry_after(10.0) == 20.0
     failing(model, 30.0)
     assert model.retry_after(30.0) == 35.0
-    model.succeeded(admitted(model, 65.0), 65.0)
+    model.record_success(admitted(model, 65.0), 65.0)
     failing(model, 265.0)  # closed for two decay periods: two of three openings are forgotten
     assert (model.retry_after(265.0), model.openings) == (20.0, 2)
     model.close("test", 265.0)
@@ -207,28 +220,30 @@ def test_latest_floor_of_an_epoch_holds() -> None:
     failing(model, 5.0, floor=1.0)
     assert model.retry_after(5.0) == pytest.approx(55.0)
     trial = admitted(model, 60.0)
-    model.failed(trial, 60.0, 30.0)
+    model.record_failure(trial, 60.0, 30.0)
     assert model.retry_after(60.0) == 30.0
 
 
 @pytest.mark.parametrize("phase", ["trials", "trials out of time", "ramp"])
 def test_floor_holds_whichever_failure_brought_it(phase: str) -> None:
-    """What an earlier failure of the trials or of a ramp asked for holds when a later one, or time, opens again."""
-    model = ramping(permits=4, losses=2) if phase == "ramp" else half_open(permits=4, losses=2, half_open_limit=20.0)
+    """The time that an earlier failure of trials or ramp asked for holds when the circuit opens again later."""
+    model = ramping(permits=4, allowed=2) if phase == "ramp" else half_open(permits=4, allowed=2, half_open_limit=20.0)
     first, _ = model.admit(0.0)
     assert not isinstance(first, Refusal)
     second = first if isinstance(first, Ramp) else admitted(model, 0.0)
-    assert model.failed(first, 0.0, 60.0) is None
-    change = model.catch_up(20.0) if phase == "trials out of time" else model.failed(second, 5.0)
+    assert model.record_failure(first, 0.0, 60.0) is None
+    change = model.catch_up(20.0) if phase == "trials out of time" else model.record_failure(second, 5.0)
     assert change is not None
     assert model.retry_after(20.0) == 40.0
 
 
-def ramping(*, seconds: float = 10.0, losses: int = 1, permits: int = 1, now: float = 0.0, **more: float) -> Machine:
-    wanted = permits - losses + 1
-    model = half_open(permits=permits, wanted=wanted, losses=losses, ramp=seconds, ramp_initial=0.1, **more)
-    for trial in [admitted(model, now) for _ in range(wanted)]:
-        model.succeeded(trial, now)
+def ramping(
+    *, seconds: float = 10.0, allowed: int = 1, permits: int = 1, now: float = 0.0, **more: float
+) -> CircuitMachine:
+    required = permits - allowed + 1
+    model = half_open(permits=permits, required=required, allowed=allowed, ramp=seconds, ramp_initial=0.1, **more)
+    for trial in [admitted(model, now) for _ in range(required)]:
+        model.record_success(trial, now)
     assert isinstance(model.epoch, Ramp)
     return model
 
@@ -242,7 +257,9 @@ def test_ramp_admits_a_growing_share() -> None:
         spread = [sum(not isinstance(answer, Refusal) for answer in answers[i : i + 100]) for i in range(0, 1000, 100)]
         assert max(spread) - min(spread) <= 1
     permit, change = model.admit(10.0)
-    assert change == Transition("closed", "closed", "ramp completed", Counts(0, change.counts.calls if change else 0))
+    assert change == StateChange(
+        "closed", "closed", "ramp completed", CallCounts(0, change.counts.calls if change else 0)
+    )
     assert isinstance(permit, Closed)
 
 
@@ -252,32 +269,34 @@ def test_failure_while_ramping_opens_at_once() -> None:
     permit, *_ = [model.admit(0.0)[0] for _ in range(100)]
     assert isinstance(permit, Ramp)
     assert permit is model.epoch
-    change = model.failed(permit, 1.0)
+    change = model.record_failure(permit, 1.0)
     assert change is not None
     assert (change.before, change.after, change.reason) == ("closed", "open", "failed while ramping up")
     assert model.openings == 1
-    assert model.failed(permit, 1.0) is None
+    assert model.record_failure(permit, 1.0) is None
 
 
 def test_ramp_judged_by_rate_bears_the_failures_the_rate_allows() -> None:
     """With a rate, a ramp bears failures below it, however many calls it has admitted."""
-    model = ramping(permits=10, losses=2, seconds=1000.0)
+    model = ramping(permits=10, allowed=2, seconds=1000.0)
     for number in range(2000):
         permit, _ = model.admit(999.0)
         if not isinstance(permit, Refusal) and number % 10 == 0:
-            assert model.failed(permit, 999.0) is None
-    outcomes = [model.failed(model.epoch, 999.0) for _ in range(500) if isinstance(model.epoch, Ramp)]
+            assert model.record_failure(permit, 999.0) is None
+    outcomes = [model.record_failure(model.epoch, 999.0) for _ in range(500) if isinstance(model.epoch, Ramp)]
     assert outcomes[-1] is not None
 
 
-def timed(limit: float = 1.0, *, size: int = 10, rate: float = 0.5, minimum: int = 4, **options: float) -> Machine:
-    limits = Limits(None, None, None, rate, minimum)
-    return Machine(lambda _now: Judge(limits, CallWindow(size)), plan(slow_after=limit, **options))  # type: ignore[arg-type]  # see `plan`
+def timed(
+    limit: float = 1.0, *, size: int = 10, rate: float = 0.5, minimum: int = 4, **options: float
+) -> CircuitMachine:
+    limits = TripLimits(None, None, None, rate, minimum)
+    return CircuitMachine(lambda _now: TripRules(limits, CallWindow(size)), plan(slow_after=limit, **options))  # type: ignore[arg-type]  # see `plan`
 
 
-def begin(model: Machine, now: float) -> Timed:
+def begin(model: CircuitMachine, now: float) -> TimedCall:
     permit, _ = model.admit(now)
-    assert isinstance(permit, Timed)
+    assert isinstance(permit, TimedCall)
     return permit
 
 
@@ -289,62 +308,62 @@ def test_calls_still_running_count_as_slow() -> None:
     answer, change = model.admit(1.001)
     assert isinstance(answer, Refusal)
     assert change is not None
-    assert (change.reason, change.counts) == ("slow call rate", Counts(0, 4, 4))
-    assert [model.succeeded(call, 2.0) for call in hung] == [None] * 4
-    assert [model.failed(call, 2.0) for call in hung] == [None] * 4
+    assert (change.reason, change.counts) == ("slow call rate", CallCounts(0, 4, 4))
+    assert [model.record_success(call, 2.0) for call in hung] == [None] * 4
+    assert [model.record_failure(call, 2.0) for call in hung] == [None] * 4
 
 
 def test_call_counted_while_running_is_counted_once() -> None:
     """A call counted as slow while it ran is no second call when it ends; if it fails, the failure is added to it."""
     model = timed(rate=1.0, minimum=10)
     late, other = begin(model, 0.0), begin(model, 0.0)
-    model.look(5.0)
-    assert model.counts(5.0) == Counts(0, 2, 2)
-    model.succeeded(late, 6.0)
-    assert model.counts(6.0) == Counts(0, 2, 2)
-    model.failed(other, 6.0)
-    assert model.counts(6.0) == Counts(1, 2, 2)
-    model.succeeded(begin(model, 6.0), 6.5)
-    assert model.counts(6.5) == Counts(1, 3, 2)
+    model.count_slow_running(5.0)
+    assert model.counts(5.0) == CallCounts(0, 2, 2)
+    model.record_success(late, 6.0)
+    assert model.counts(6.0) == CallCounts(0, 2, 2)
+    model.record_failure(other, 6.0)
+    assert model.counts(6.0) == CallCounts(1, 2, 2)
+    model.record_success(begin(model, 6.0), 6.5)
+    assert model.counts(6.5) == CallCounts(1, 3, 2)
 
 
 def test_slow_means_longer_than_the_threshold() -> None:
     """A call that takes exactly the threshold is not slow; one that takes longer is, failed or not."""
     model = timed(rate=1.0, minimum=10)
-    model.succeeded(begin(model, 0.0), 1.0)
-    assert model.counts(1.0) == Counts(0, 1, 0)
-    model.succeeded(begin(model, 1.0), 2.5)
-    model.failed(begin(model, 2.5), 4.0)
-    model.failed(begin(model, 4.0), 4.1)
-    assert model.counts(4.1) == Counts(2, 4, 2)
+    model.record_success(begin(model, 0.0), 1.0)
+    assert model.counts(1.0) == CallCounts(0, 1, 0)
+    model.record_success(begin(model, 1.0), 2.5)
+    model.record_failure(begin(model, 2.5), 4.0)
+    model.record_failure(begin(model, 4.0), 4.1)
+    assert model.counts(4.1) == CallCounts(2, 4, 2)
 
 
 def test_abandoned_timed_call_counts_for_nothing() -> None:
     """A cancelled call is not slow, however long it ran."""
     model = timed()
     for _ in range(4):
-        model.abandoned(begin(model, 0.0))
-    assert model.look(100.0) is None
-    assert model.counts(100.0) == Counts(0, 0, 0)
+        model.abandon(begin(model, 0.0))
+    assert model.count_slow_running(100.0) is None
+    assert model.counts(100.0) == CallCounts(0, 0, 0)
 
 
 def test_failure_that_left_the_window_counts_anew() -> None:
     """A call that fails after its slow mark has left the window is an outcome of its own."""
     model = timed(size=2, rate=1.0, minimum=2)
     late = begin(model, 0.0)
-    model.look(2.0)
+    model.count_slow_running(2.0)
     for _ in range(2):
-        model.succeeded(begin(model, 2.0), 2.1)
-    assert model.counts(2.1) == Counts(0, 2, 0)
-    model.failed(late, 3.0)
-    assert model.counts(3.0) == Counts(1, 2, 1)
+        model.record_success(begin(model, 2.0), 2.1)
+    assert model.counts(2.1) == CallCounts(0, 2, 0)
+    model.record_failure(late, 3.0)
+    assert model.counts(3.0) == CallCounts(1, 2, 1)
 
 
 def test_slow_trial_is_a_failed_trial() -> None:
     """A trial that is slow opens the circuit again, when it returns or already while it is running."""
-    model = timed(permits=1, wanted=1)
+    model = timed(permits=1, required=1)
     model.half_open("test", 0.0)
-    change = model.succeeded(admitted(model, 0.0), 1.5)
+    change = model.record_success(admitted(model, 0.0), 1.5)
     assert change is not None
     assert (change.after, change.reason) == ("open", "trial call slow")
     model.half_open("test", 10.0)
@@ -359,12 +378,12 @@ def test_slow_call_while_ramping_opens_at_once() -> None:
     """A call that is slow while the ramp goes up opens the circuit, when it returns or while it is running."""
     model = ramping(slow_after=1.0)
     call = begin(model, 0.0)
-    assert model.succeeded(call, 2.0) is not None
+    assert model.record_success(call, 2.0) is not None
     assert isinstance(model.epoch, Open)
     model = ramping(slow_after=1.0)
     call = begin(model, 0.0)
     assert model.catch_up(2.0) is not None
-    assert model.failed(call, 2.0) is None
+    assert model.record_failure(call, 2.0) is None
 
 
 class BreakerModel(RuleBasedStateMachine):
@@ -372,23 +391,23 @@ class BreakerModel(RuleBasedStateMachine):
 
     @initialize(
         permits=st.integers(1, 4),
-        losses=st.integers(1, 2),
+        allowed=st.integers(1, 2),
         slow_after=st.sampled_from([None, 4.0]),
         slow_rate=st.sampled_from([0.5, 1.0]),
         ramp=st.sampled_from([0.0, 8.0]),
         growth=st.sampled_from([1.0, 2.0]),
     )
     def begin(
-        self, permits: int, losses: int, slow_after: float | None, slow_rate: float, ramp: float, growth: float
+        self, permits: int, allowed: int, slow_after: float | None, slow_rate: float, ramp: float, growth: float
     ) -> None:
-        losses = min(losses, permits)
+        allowed = min(allowed, permits)
         self.permits, self.slow_after = permits, slow_after
-        wanted = permits - losses + 1
+        required = permits - allowed + 1
         time = OpenTime(10.0, growth=growth, cap=40.0, jitter=0.1, decay=20.0)
-        full = plan(permits=permits, wanted=wanted, losses=losses, half_open_limit=30.0, ramp=ramp)
-        limits = Limits(2, None, None, None if slow_after is None else slow_rate, 5)
-        self.machine = Machine(
-            lambda now: Judge(limits, TimeWindow(15.0, now)), full._replace(open_time=time, slow_after=slow_after)
+        full = plan(permits=permits, required=required, allowed=allowed, half_open_limit=30.0, ramp=ramp)
+        limits = TripLimits(2, None, None, None if slow_after is None else slow_rate, 5)
+        self.machine = CircuitMachine(
+            lambda now: TripRules(limits, TimeWindow(15.0, now)), full._replace(open_time=time, slow_after=slow_after)
         )
         self.now = 0.0
         self.out: list[Permit] = []
@@ -401,8 +420,8 @@ class BreakerModel(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
 
-    def _seen(self, change: Transition | None, before: Epoch) -> None:
-        """See that a change is told exactly when the epoch is another one, with the states of both."""
+    def _seen(self, change: StateChange | None, before: Epoch) -> None:
+        """Check that a change is returned exactly if the epoch is another one, with the states of both."""
         assert (change is not None) is (self.machine.epoch is not before)
         if change is not None:
             assert (change.before, change.after) == (before.state, self.machine.epoch.state)
@@ -424,7 +443,7 @@ class BreakerModel(RuleBasedStateMachine):
             assert not isinstance(self.machine.epoch, Closed)
             return
         timed = self.slow_after is not None
-        expected = {Closed: Timed if timed else Closed, Ramp: Timed if timed else Ramp, HalfOpen: Trial}
+        expected = {Closed: TimedCall if timed else Closed, Ramp: TimedCall if timed else Ramp, HalfOpen: Trial}
         assert type(permit) is expected[type(self.machine.epoch)]
         self.out.append(permit)
 
@@ -433,21 +452,21 @@ class BreakerModel(RuleBasedStateMachine):
     def settle(self, data: st.DataObject, how: str, floor: float) -> None:
         permit = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
         before = self.machine.epoch
-        is_current = permit is before or (isinstance(permit, Timed | Trial) and permit.epoch is before)
+        is_current = permit is before or (isinstance(permit, TimedCall | Trial) and permit.epoch is before)
         if how == "abandon":
-            self.machine.abandoned(permit)
+            self.machine.abandon(permit)
             assert self.machine.epoch is before
             return
         if is_current and isinstance(before, Closed):
             self.run = self.run + 1 if how == "failure" else 0
         if how == "failure":
-            if is_current and not (isinstance(permit, Trial) and permit not in permit.epoch.out):
+            if is_current and not (isinstance(permit, Trial) and permit not in permit.epoch.in_flight):
                 self.asked = max(self.asked, self.now + floor)
-            change = self.machine.failed(permit, self.now, floor)
-        elif isinstance(permit, Timed | Trial):
-            change = self.machine.succeeded(permit, self.now)
+            change = self.machine.record_failure(permit, self.now, floor)
+        elif isinstance(permit, TimedCall | Trial):
+            change = self.machine.record_success(permit, self.now)
         else:
-            permit.succeeded()
+            permit.record_success()
             return
         assert is_current or change is None
         self._seen(change, before)
@@ -465,11 +484,12 @@ class BreakerModel(RuleBasedStateMachine):
     def trials_never_exceed_the_permits(self) -> None:
         epoch = self.machine.epoch
         if isinstance(epoch, HalfOpen):
-            assert epoch.free >= 0
-            assert len(epoch.out) <= self.permits
-            assert epoch.free + len(epoch.out) + epoch.successes + epoch.losses <= self.permits + epoch.rule.losses
-            assert epoch.losses < epoch.rule.losses
-            assert epoch.successes < epoch.rule.wanted
+            assert epoch.available >= 0
+            assert len(epoch.in_flight) <= self.permits
+            used = epoch.available + len(epoch.in_flight) + epoch.successes + epoch.trial_failures
+            assert used <= self.permits + epoch.rule.allowed_failures
+            assert epoch.trial_failures < epoch.rule.allowed_failures
+            assert epoch.successes < epoch.rule.required_successes
 
     @invariant()
     def a_run_opens_a_closed_circuit(self) -> None:
@@ -484,8 +504,8 @@ class BreakerModel(RuleBasedStateMachine):
     @invariant()
     def calls_under_way_are_known(self) -> None:
         running = getattr(self.machine.epoch, "running", None)
-        if isinstance(running, Running):
-            mine = sum(isinstance(permit, Timed) and permit.epoch is self.machine.epoch for permit in self.out)
+        if isinstance(running, RunningCalls):
+            mine = sum(isinstance(permit, TimedCall) and permit.epoch is self.machine.epoch for permit in self.out)
             assert len(running) <= mine
 
 

@@ -60,7 +60,7 @@ def test_metrics_only_reports_what_would_have_happened() -> None:
 
 
 def test_pybreaker_listeners_hear_of_no_state_that_is_not_shown() -> None:
-    """In metrics_only pybreaker's listeners are told of no change: for them the circuit stays closed."""
+    """In metrics_only pybreaker's listeners get no change: for them the circuit stays closed."""
     changes: list[str] = []
 
     class Hook(pybreaker.CircuitBreakerListener):
@@ -141,7 +141,7 @@ def test_call_admitted_in_another_mode_counts_for_nothing() -> None:
 @pytest.mark.parametrize("mode", ["disabled", "forced_open"])
 @pytest.mark.parametrize("options", [{}, {"slow_call_rate_threshold": 0.5, "slow_call_duration_threshold": 1}])
 def test_calls_under_way_count_for_nothing(mode: str, options: dict[str, Any]) -> None:
-    """What was admitted before an operator took over, and ends meanwhile, changes nothing; what ends later counts."""
+    """A call that was admitted before a mode and ends in it changes nothing; a call that ends later counts."""
     clock = ManualClock()
     breaker = CircuitBreaker(2, minimum_calls=2, sliding_window=10, clock=clock, **options)
     permits = [breaker.admit() for _ in range(7)]
@@ -248,9 +248,9 @@ def test_open_until_a_moment() -> None:
     assert breaker.retry_after == 30.0
     breaker.open_until(datetime.now(UTC) + timedelta(hours=1))
     assert breaker.retry_after == pytest.approx(3600, abs=5)
-    for moment in (datetime(2030, 1, 1), "soon", True, float("nan")):  # noqa: DTZ001 - what is refused here
+    for moment in (datetime(2030, 1, 1), "soon", True, float("nan")):  # noqa: DTZ001 - refused here
         with pytest.raises(ConfigurationError, match="moment"):
-            breaker.open_until(moment)  # type: ignore[arg-type]  # what is refused here
+            breaker.open_until(moment)  # type: ignore[arg-type]  # refused here
 
 
 def test_snapshot_shows_the_figures() -> None:
@@ -276,7 +276,7 @@ def test_snapshot_shows_the_figures() -> None:
 
 
 def test_repr_reads_well() -> None:
-    """The repr says name, state, how long it stays open, and the mode where it is not the usual one."""
+    """The repr contains the name, the state, the time left, and the mode if it is not `automatic`."""
     breaker, _ = made(ManualClock())
     assert repr(breaker) == "<CircuitBreaker 'b' closed>"
     breaker.open()

@@ -107,7 +107,7 @@ async def test_cancelled_trial_frees_its_permit() -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
 def test_interrupts_count_as_nothing(error: type[BaseException]) -> None:
-    """What is not an Exception is no evidence about the dependency."""
+    """A BaseException that is no Exception says nothing about the dependency."""
     breaker = CircuitBreaker(1)
 
     def interrupted() -> None:
@@ -152,7 +152,7 @@ def test_refusal_says_who_and_until_when() -> None:
 
 
 def test_own_error_reaches_the_caller_on_a_trip() -> None:
-    """The call that trips the circuit gets its own error, or ours with its own as cause where asked for."""
+    """The call that opens the circuit gets its own error; by option it gets ours, with its own as the cause."""
     plain, asked = CircuitBreaker(1), CircuitBreaker(1, throw_new_error_on_trip=True)
     with pytest.raises(ValueError, match="down"):
         plain.call(fail)
@@ -184,7 +184,7 @@ def test_wall_clock_jumps_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_excluded_errors_are_neutral_even_with_a_metaclass() -> None:
-    """`exclude` takes classes (with any metaclass) and predicates; what it names is no failure."""
+    """`exclude` takes classes (with any metaclass) and predicates; an excluded error is no failure."""
 
     class Business(Exception, metaclass=abc.ABCMeta):  # noqa: N818 - a user's name
         pass
@@ -236,7 +236,7 @@ def test_listener_that_raises_or_reenters_changes_nothing(caplog: pytest.LogCapt
 
 
 def test_removed_listener_hears_nothing() -> None:
-    """A listener that was taken away again is not told."""
+    """A listener that was removed gets no events."""
     listener = RecordingListener()
     breaker = CircuitBreaker(1, listeners=[listener])
     breaker.remove_listener(listener)
@@ -298,7 +298,7 @@ def test_parameters_can_change_at_run_time() -> None:
 
 
 def test_rate_breaker_keeps_its_counts_when_reconfigured() -> None:
-    """Changing a timeout does not forget what the window saw."""
+    """A change of a timeout keeps the counts of the window."""
     breaker = CircuitBreaker(failure_rate_threshold=0.9)
     with pytest.raises(ValueError, match="down"):
         breaker.call(fail)
@@ -373,7 +373,7 @@ def test_lock_held_at_a_fork_does_not_block_the_child() -> None:
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with breaker._lock:
+        with breaker._circuit.lock:
             held.set()
             release.wait(5)
 
@@ -443,7 +443,7 @@ def test_interrupt_in_a_listener_gives_the_trial_back() -> None:
 
 
 async def test_time_used_up_before_the_call_says_nothing_about_the_dependency() -> None:
-    """A deadline that had passed before the call was made is no failure of what was never called (L4)."""
+    """A deadline that passed before the call is no failure of the dependency, which was not called (L4)."""
     breaker = CircuitBreaker(1)
     pipeline = Pipeline("p", breaker, Timeout(1))
     with Deadline.after(0):
@@ -469,10 +469,10 @@ def test_settled_trials_leave_no_cycle() -> None:
     breaker = half_opened(2)
     gc.disable()
     try:
-        trial = breaker.admit()
-        before = sys.getrefcount(breaker)
+        trial, circuit = breaker.admit(), breaker._circuit
+        before = sys.getrefcount(circuit)
         breaker.on_success(trial, None)
         del trial
-        assert sys.getrefcount(breaker) < before
+        assert sys.getrefcount(circuit) < before
     finally:
         gc.enable()

@@ -141,7 +141,7 @@ def test_memory_storage_is_followed() -> None:
 def test_memory_storage_may_start_open() -> None:
     """A storage that says open, and since when, keeps the circuit open for the rest of the reset timeout."""
     storage = pybreaker.CircuitMemoryStorage(pybreaker.STATE_OPEN)
-    assert CircuitBreaker(1, state_storage=storage).call(int) == 0  # open since nobody knows when: tried at once
+    assert CircuitBreaker(1, state_storage=storage).call(int) == 0  # without an opening time the next call may try
     storage = pybreaker.CircuitMemoryStorage(pybreaker.STATE_OPEN)
     storage.opened_at = datetime.now(UTC) - timedelta(seconds=30)
     breaker = CircuitBreaker(1, 60, state_storage=storage)
@@ -172,7 +172,7 @@ def test_storage_hears_of_our_transitions() -> None:
 
 
 def test_calling_guards_a_block() -> None:
-    """`with breaker.calling()` counts what happens in the block."""
+    """`with breaker.calling()` counts the outcome of the block."""
     breaker = CircuitBreaker(1)
     with breaker.calling():
         pass
@@ -346,7 +346,7 @@ def test_storage_with_naive_times() -> None:
 
 
 async def test_functions_decorated_before_there_was_a_listener() -> None:
-    """A listener added later is told of the calls of functions of every kind that were decorated before."""
+    """A listener that is added later gets the calls of functions of every kind that were decorated before."""
     breaker = CircuitBreaker()
 
     class Service:
@@ -376,7 +376,7 @@ async def test_functions_decorated_before_there_was_a_listener() -> None:
             return asyncio.sleep(0, 6)
 
     service, hooks = Service(), Hooks()
-    assert await service.deferred() == 6  # from here on it is known for what it is
+    assert await service.deferred() == 6  # from here on the engine knows that it returns an awaitable
     breaker.add_listener(hooks)
     seen = [service.now(), await service.later(), *service.items(), *[item async for item in service.stream()]]
     assert [*seen, service.made(), await service.deferred()] == [1, 2, 3, 4, 5, 6]
@@ -388,7 +388,7 @@ async def test_functions_decorated_before_there_was_a_listener() -> None:
 
 
 async def test_listener_that_comes_before_it_shows_what_a_function_returns() -> None:
-    """`before_call` is told of each call of a plain function that turns out to be awaited after the listener came."""
+    """`before_call` gets each call of a plain function that first returned an awaitable after it was added."""
     breaker, hooks = CircuitBreaker(), Hooks()
     deferred: Callable[[], Any] = breaker(lambda: asyncio.sleep(0, 1))
     breaker.add_listener(hooks)
@@ -441,7 +441,7 @@ def test_trials_count_together_in_a_shared_storage() -> None:
 
 
 def test_one_trial_for_all_that_share_a_storage() -> None:
-    """Where one breaker tried in vain, the others that share its storage stay open with it."""
+    """If one breaker tried in vain, the others that share its storage stay open as well."""
     storage = pybreaker.CircuitMemoryStorage("closed")
     clock = ManualClock()
     left, right = (CircuitBreaker(1, 10, state_storage=storage, clock=clock) for _ in range(2))
@@ -459,7 +459,7 @@ def test_one_trial_for_all_that_share_a_storage() -> None:
 
 
 def test_closing_by_hand_forgets_what_a_storage_counted() -> None:
-    """`close` sets the stored count to 0, also where the circuit was closed already."""
+    """`close` sets the stored count to 0, even if the circuit was closed already."""
     storage = pybreaker.CircuitMemoryStorage("closed")
     breaker = CircuitBreaker(state_storage=storage)
     with pytest.raises(ValueError, match="down"):
@@ -469,7 +469,7 @@ def test_closing_by_hand_forgets_what_a_storage_counted() -> None:
 
 
 def test_hooks_inside_a_pipeline() -> None:
-    """Inside a pipeline the outcome hooks are told; `before_call` is not: a policy never sees the function."""
+    """Inside a pipeline the outcome hooks are called; `before_call` is not: a policy never sees the function."""
     hooks = Hooks()
     pipeline = Pipeline("payments", CircuitBreaker(1, listeners=[hooks]))
     pipeline.call(int)

@@ -5,63 +5,63 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resilience.breaker._rules import Judge, Limits, Trip
-from resilience.breaker._window import CallWindow, Counts, NoWindow, TimeWindow
+from resilience.breaker._rules import Trip, TripLimits, TripRules
+from resilience.breaker._window import CallCounts, CallWindow, NoWindow, TimeWindow
 
 OUTCOMES = st.lists(st.sampled_from(["ok", "failed", "slow", "both"]), max_size=80)
 
 
-def report(judge: Judge, outcome: str, now: float = 0.0) -> Trip | None:
+def report(rules: TripRules, outcome: str, now: float = 0.0) -> Trip | None:
     if outcome == "ok":
-        judge.tick(now)
-        judge.succeeded()
+        rules.advance(now)
+        rules.record_success()
         return None
     if outcome == "slow":
-        return judge.slowed(now)
-    return judge.failed(now, slow=outcome == "both")
+        return rules.record_slow(now)
+    return rules.record_failure(now, slow=outcome == "both")
 
 
-def counted(outcomes: list[str]) -> Counts:
+def counted(outcomes: list[str]) -> CallCounts:
     failures = sum(outcome in ("failed", "both") for outcome in outcomes)
-    return Counts(failures, len(outcomes), sum(outcome in ("slow", "both") for outcome in outcomes))
+    return CallCounts(failures, len(outcomes), sum(outcome in ("slow", "both") for outcome in outcomes))
 
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 6))
 def test_consecutive_rule_trips_at_the_end_of_an_unbroken_run(outcomes: list[bool], limit: int) -> None:
     """The consecutive rule trips exactly when the last `limit` outcomes are all failures."""
-    judge = Judge(Limits(limit), NoWindow())
+    rules = TripRules(TripLimits(limit), NoWindow())
     seen: list[bool] = []
     for failed in outcomes:
         seen.append(failed)
         if failed:
             expected = len(seen) >= limit and all(seen[-limit:])
-            assert (judge.failed(0.0) is not None) is expected
+            assert (rules.record_failure(0.0) is not None) is expected
         else:
-            judge.succeeded()
+            rules.record_success()
         run = len(list(itertools.takewhile(bool, reversed(seen))))
-        assert judge.counts(0.0) == Counts(run, run)
+        assert rules.counts(0.0) == CallCounts(run, run)
 
 
 @settings(max_examples=300)
 @given(st.lists(st.sampled_from(["ok", "failed", "slow", "hangs", "ok late", "failed late"]), max_size=60))
 def test_a_run_is_one_of_calls_in_the_order_they_end(outcomes: list[str]) -> None:
-    """Calls counted as slow while they run come into a run when they end, and as what they end; until then not."""
-    judge, hanging, run = Judge(Limits(2, slow_rate=1.0, minimum=1000), CallWindow(1000)), [], 0
+    """A call that was counted as slow while running joins a run only when it ends, with its outcome."""
+    rules, hanging, run = TripRules(TripLimits(2, slow_rate=1.0, minimum=1000), CallWindow(1000)), [], 0
     for outcome in outcomes:
         if outcome == "hangs":
-            number, trip = judge.hung(0.0)
+            number, trip = rules.record_slow_running(0.0)
             assert trip is None
             hanging.append(number)
         elif outcome in ("ok", "slow"):
             run = 0
-            report(judge, outcome)
+            report(rules, outcome)
         elif outcome == "failed" or (outcome == "failed late" and hanging):
             run += 1
-            trip = judge.failed(0.0) if outcome == "failed" else judge.failed_late(hanging.pop(), 0.0)
+            trip = rules.record_failure(0.0) if outcome == "failed" else rules.record_late_failure(hanging.pop(), 0.0)
             assert (None if trip is None else trip.rule) == (None if run < 2 else "consecutive failures")
         elif outcome == "ok late" and hanging:
             run = 0
-            judge.succeeded_late()
+            rules.record_late_success()
             hanging.pop()
 
 
@@ -69,18 +69,18 @@ def test_a_run_is_one_of_calls_in_the_order_they_end(outcomes: list[str]) -> Non
 def test_rates_judge_the_last_calls(outcomes: list[str], size: int, data: st.DataObject) -> None:
     """The window holds exactly the last `size` outcomes; a rate is judged from `minimum` calls on, at its own kind."""
     minimum = data.draw(st.integers(1, size))
-    judge, seen = Judge(Limits(None, None, 0.5, 0.4, minimum), CallWindow(size)), []
+    rules, seen = TripRules(TripLimits(None, None, 0.5, 0.4, minimum), CallWindow(size)), []
     for outcome in outcomes:
         seen.append(outcome)
         counts = counted(seen[-size:])
-        trip = report(judge, outcome)
+        trip = report(rules, outcome)
         failing = outcome in ("failed", "both") and counts.failures >= 0.5 * counts.calls
         slow = outcome != "ok" and counts.slow > 0 and counts.slow >= 0.4 * counts.calls
         expected = "failure rate" if failing else "slow call rate" if slow else None
         if counts.calls < minimum:
             expected = None
         assert trip == (None if expected is None else Trip(expected, counts))
-        assert judge.counts(0.0) == counts
+        assert rules.counts(0.0) == counts
 
 
 @given(
@@ -89,12 +89,12 @@ def test_rates_judge_the_last_calls(outcomes: list[str], size: int, data: st.Dat
 )
 def test_window_of_time_holds_the_last_seconds(outcomes: list[tuple[str, float]], seconds: float) -> None:
     """A window of time holds every outcome of its last nine tenths, none older than itself, and each one once."""
-    judge, seen, now = Judge(Limits(None, None, 2.0), TimeWindow(seconds, 0.0)), [], 0.0
+    rules, seen, now = TripRules(TripLimits(None, None, 2.0), TimeWindow(seconds, 0.0)), [], 0.0
     for outcome, passed in outcomes:
         now += passed
-        report(judge, outcome, now)
+        report(rules, outcome, now)
         seen.append((outcome, now))
-        counts = judge.counts(now)
+        counts = rules.counts(now)
         newest = counted([each for each, at in seen if at > now - 0.9 * seconds + 1e-6])
         oldest = counted([each for each, at in seen if at > now - seconds - 1e-6])
         assert all(low <= got <= high for low, got, high in zip(newest, counts, oldest, strict=True))
@@ -107,66 +107,66 @@ def test_window_of_time_holds_the_last_seconds(outcomes: list[tuple[str, float]]
 def test_a_rate_is_reached_by_exactly_its_share(percent: int, size: int) -> None:
     """However floats round, so many percent of the window trip: that number of failures, and not one less."""
     needed = -(-percent * size // 100)
-    judge = Judge(Limits(failure_rate=percent / 100, minimum=size), CallWindow(size))
+    rules = TripRules(TripLimits(failure_rate=percent / 100, minimum=size), CallWindow(size))
     for _ in range(size - needed + 1):
-        report(judge, "ok")
-    trips = [report(judge, "failed") for _ in range(needed)]
+        report(rules, "ok")
+    trips = [report(rules, "failed") for _ in range(needed)]
     assert trips[:-1] == [None] * (needed - 1)
-    assert trips[-1] == Trip("failure rate", Counts(needed, size))
+    assert trips[-1] == Trip("failure rate", CallCounts(needed, size))
 
 
 def test_number_of_failures_in_the_window_trips() -> None:
     """An absolute count trips at that many failures in the window, whatever else there was."""
-    judge = Judge(Limits(None, 3), TimeWindow(10.0, 0.0))
-    assert report(judge, "failed", 0.0) is None
-    assert report(judge, "failed", 9.0) is None
+    rules = TripRules(TripLimits(None, 3), TimeWindow(10.0, 0.0))
+    assert report(rules, "failed", 0.0) is None
+    assert report(rules, "failed", 9.0) is None
     for _ in range(100):
-        report(judge, "ok", 9.0)
-    assert report(judge, "failed", 11.0) is None  # the first one has left
-    assert report(judge, "failed", 11.0) == Trip("failure count", Counts(3, 103))
+        report(rules, "ok", 9.0)
+    assert report(rules, "failed", 11.0) is None  # the first one has left
+    assert report(rules, "failed", 11.0) == Trip("failure count", CallCounts(3, 103))
 
 
 def test_any_of_several_rules_trips() -> None:
     """Rules that are named together each trip on their own, and the trip says which one did."""
-    limits = Limits(consecutive=3, failures=5, failure_rate=0.9, slow_rate=0.5, minimum=4)
-    judge = Judge(limits, CallWindow(20))
-    assert [report(judge, "failed") for _ in range(3)][-1] == Trip("consecutive failures", Counts(3, 3))
-    judge = Judge(limits, CallWindow(20))
-    trips = [report(judge, outcome) for outcome in ["failed", "ok"] * 5]
-    assert trips[8] == Trip("failure count", Counts(5, 9))
-    judge = Judge(limits, CallWindow(20))
-    assert [report(judge, "slow") for _ in range(4)][-1] == Trip("slow call rate", Counts(0, 4, 4))
+    limits = TripLimits(consecutive=3, failures=5, failure_rate=0.9, slow_rate=0.5, minimum=4)
+    rules = TripRules(limits, CallWindow(20))
+    assert [report(rules, "failed") for _ in range(3)][-1] == Trip("consecutive failures", CallCounts(3, 3))
+    rules = TripRules(limits, CallWindow(20))
+    trips = [report(rules, outcome) for outcome in ["failed", "ok"] * 5]
+    assert trips[8] == Trip("failure count", CallCounts(5, 9))
+    rules = TripRules(limits, CallWindow(20))
+    assert [report(rules, "slow") for _ in range(4)][-1] == Trip("slow call rate", CallCounts(0, 4, 4))
 
 
 @pytest.mark.parametrize("window", [lambda: CallWindow(5), lambda: TimeWindow(10.0, 0.0)])
 def test_late_failure_is_put_where_its_call_was_counted(window: Callable[[], CallWindow | TimeWindow]) -> None:
     """The failure of a call that was counted while it ran leaves the window when that call does."""
-    judge = Judge(Limits(None, None, 2.0), window())
-    number, _ = judge.hung(0.0)
-    report(judge, "ok", 4.0)
-    report(judge, "failed", 4.0)
-    judge.failed_late(number, 5.0)
-    assert judge.counts(5.0) == Counts(2, 3, 1)
+    rules = TripRules(TripLimits(None, None, 2.0), window())
+    number, _ = rules.record_slow_running(0.0)
+    report(rules, "ok", 4.0)
+    report(rules, "failed", 4.0)
+    rules.record_late_failure(number, 5.0)
+    assert rules.counts(5.0) == CallCounts(2, 3, 1)
     for _ in range(3):
-        report(judge, "ok", 10.5)
-    assert judge.counts(10.5) == Counts(1, 5, 0)
+        report(rules, "ok", 10.5)
+    assert rules.counts(10.5) == CallCounts(1, 5, 0)
 
 
 def test_window_of_time_keeps_little() -> None:
     """However many failures there are, a window of time keeps ten buckets, and one of calls at most its size."""
     in_time, in_calls = TimeWindow(10.0, 0.0), CallWindow(50)
     for window in (in_time, in_calls):
-        judge = Judge(Limits(None, None, 2.0), window)
+        rules = TripRules(TripLimits(None, None, 2.0), window)
         for step in range(5000):
-            judge.failed(step / 10, slow=True)
+            rules.record_failure(step / 10, slow=True)
     assert len(in_time._buckets) == 10
     assert len(in_calls._failures) == len(in_calls._slow) == 50
 
 
 def test_time_that_stands_still_or_leaps_is_borne() -> None:
     """A clock that leaps far ahead empties the window of time at once."""
-    judge = Judge(Limits(None, None, 2.0), TimeWindow(10.0, 0.0))
+    rules = TripRules(TripLimits(None, None, 2.0), TimeWindow(10.0, 0.0))
     for _ in range(5):
-        judge.failed(0.0)
-    judge.tick(1e9)
-    assert judge.counts(1e9) == Counts(0, 0, 0)
+        rules.record_failure(0.0)
+    rules.advance(1e9)
+    assert rules.counts(1e9) == CallCounts(0, 0, 0)

@@ -1,4 +1,4 @@
-"""What a breaker does with a storage that takes its time, while others use the breaker or the storage."""
+"""A breaker with a slow storage, while other callers use the breaker or the storage."""
 
 import threading
 from collections.abc import Callable
@@ -25,13 +25,13 @@ def reported(breaker: CircuitBreaker, act: Callable[[], Any]) -> str:
     """Return how a call ended."""
     try:
         breaker.call(act)
-    except Exception as error:  # noqa: BLE001 - it is what the call came to
+    except Exception as error:  # noqa: BLE001 - the outcome of the call
         return type(error).__name__
     return "done"
 
 
 class Watched(pybreaker.CircuitMemoryStorage):
-    """A storage in memory that does something each time it is asked, or told of a change."""
+    """A storage in memory that calls a function at each read or write."""
 
     def __init__(self) -> None:
         super().__init__(pybreaker.STATE_CLOSED)
@@ -72,7 +72,7 @@ def test_no_lock_is_held_while_a_storage_is_asked(asked: str) -> None:
 
 
 def test_looking_asks_no_storage() -> None:
-    """A snapshot shows what the breaker itself knows: nobody is asked for it."""
+    """A snapshot shows the figures of the breaker itself and does not read the storage."""
     storage = Watched()
     breaker = CircuitBreaker(5, state_storage=storage)
     pipeline = Pipeline("p", breaker)
@@ -83,7 +83,7 @@ def test_looking_asks_no_storage() -> None:
 
 
 def test_a_state_read_before_our_own_change_is_not_followed() -> None:
-    """A call that was told "closed" before another one opened the circuit does not close it again."""
+    """A call that read "closed" before another call opened the circuit does not close it again."""
     storage = Watched()
     breaker = CircuitBreaker(1, state_storage=storage)
 

@@ -5,73 +5,75 @@ from typing import Any
 
 import pytest
 
-from resilience.breaker._epochs import Closed, HalfOpen, Open, Permit, Ramp, Running, Timed, Trial, TrialRule
-from resilience.breaker._machine import Machine, Plan, Refusal, Transition
-from resilience.breaker._open_time import OpenTime
+from resilience.breaker._machine import CircuitMachine, StateChange
+from resilience.breaker._plan import Mode, OpenTime, Plan, TrialRule
 from resilience.breaker._report import figures_of
-from resilience.breaker._rules import Judge, Limits
-from resilience.breaker._window import CallWindow, Counts, NoWindow, TimeWindow
+from resilience.breaker._rules import TripLimits, TripRules
+from resilience.breaker._states import Closed, HalfOpen, Open, Permit, Ramp, Refusal, RunningCalls, TimedCall, Trial
+from resilience.breaker._window import CallCounts, CallWindow, NoWindow, TimeWindow
 
 START = 1000.0
 """Far from zero, so that a time that is forgotten shows."""
 
 
 def machine(
-    limits: Limits | None = None,
+    limits: TripLimits | None = None,
     *,
     reset: float = 10.0,
     trials: TrialRule = TrialRule(3, 2),  # noqa: B008 - a tuple
     window: float | None = None,
     **more: Any,
-) -> Machine:
+) -> CircuitMachine:
     """Return a machine made at `START`; `window` is a number of calls, or seconds as a float."""
     plan = Plan(OpenTime(reset), trials, lease=more.pop("lease", 5.0), half_open_limit=50.0, **more)
 
-    def rule(now: float) -> Judge:
+    def rule(now: float) -> TripRules:
         if window is None:
-            return Judge(limits or Limits(2), NoWindow())
-        return Judge(limits or Limits(2), CallWindow(window) if isinstance(window, int) else TimeWindow(window, now))
+            return TripRules(limits or TripLimits(2), NoWindow())
+        return TripRules(
+            limits or TripLimits(2), CallWindow(window) if isinstance(window, int) else TimeWindow(window, now)
+        )
 
-    return Machine(rule, plan, now=START)
+    return CircuitMachine(rule, plan, now=START)
 
 
-def admitted(model: Machine, now: float) -> Permit:
+def admitted(model: CircuitMachine, now: float) -> Permit:
     permit, _ = model.admit(now)
     assert not isinstance(permit, Refusal)
     return permit
 
 
-def trial(model: Machine, now: float) -> Trial:
+def trial(model: CircuitMachine, now: float) -> Trial:
     permit = admitted(model, now)
     assert isinstance(permit, Trial)
     return permit
 
 
-def timed(model: Machine, now: float) -> Timed:
+def timed(model: CircuitMachine, now: float) -> TimedCall:
     permit = admitted(model, now)
-    assert isinstance(permit, Timed)
+    assert isinstance(permit, TimedCall)
     return permit
 
 
-def half_open(**more: float) -> Machine:
+def half_open(**more: float) -> CircuitMachine:
     model = machine(**more)  # type: ignore[arg-type]  # numbers only
     model.half_open("for a test", START)
     return model
 
 
-SLOW = Limits(slow_rate=0.5, minimum=2)
+SLOW = TripLimits(slow_rate=0.5, minimum=2)
 
 
 def test_a_trip_tells_its_rule_and_counts() -> None:
-    """What opened the circuit, and what it had seen, are those of the epoch that ended."""
-    model = machine(Limits(2))
-    assert model.failed(admitted(model, START), START) is None
-    change = model.failed(admitted(model, START + 1), START + 1)
-    assert change == Transition("closed", "open", "consecutive failures", Counts(2, 2))
+    """The rule and the counts of an opening are those of the epoch that ended."""
+    model = machine(TripLimits(2))
+    assert model.record_failure(admitted(model, START), START) is None
+    change = model.record_failure(admitted(model, START + 1), START + 1)
+    assert change == StateChange("closed", "open", "consecutive failures", CallCounts(2, 2))
     assert model.retry_after(START + 1) == 10.0
     assert model.retry_after(START + 10.5) == 0.5
     assert model.retry_after(START + 50) == 0.0
-    assert model.counts(START + 2) == Counts(2, 2)
+    assert model.counts(START + 2) == CallCounts(2, 2)
 
 
 def test_time_makes_an_open_circuit_half_open() -> None:
@@ -80,29 +82,29 @@ def test_time_makes_an_open_circuit_half_open() -> None:
     model.open(START, "by hand")
     permit, change = model.admit(START + 10)
     assert isinstance(permit, Trial)
-    assert change == Transition("open", "half-open", "reset timeout elapsed", Counts(0, 0))
+    assert change == StateChange("open", "half-open", "reset timeout elapsed", CallCounts(0, 0))
 
 
 def test_enough_successful_trials_close() -> None:
     """The counts of a phase that closed the circuit are those of its trials."""
-    model = half_open(trials=TrialRule(4, 2, losses=2))  # type: ignore[arg-type]  # no number, for once
-    assert model.failed(trial(model, START), START) is None
-    assert model.succeeded(trial(model, START), START) is None
-    change = model.succeeded(trial(model, START), START)
-    assert change == Transition("half-open", "closed", "trial calls succeeded", Counts(1, 3))
+    model = half_open(trials=TrialRule(4, 2, allowed_failures=2))  # type: ignore[arg-type]  # no number, for once
+    assert model.record_failure(trial(model, START), START) is None
+    assert model.record_success(trial(model, START), START) is None
+    change = model.record_success(trial(model, START), START)
+    assert change == StateChange("half-open", "closed", "trial calls succeeded", CallCounts(1, 3))
     assert isinstance(model.epoch, Closed)
     assert model.epoch.since == START
 
 
 def test_a_failed_trial_reopens() -> None:
-    """Failures of the phase and of what led to it are all remembered while the circuit is open again."""
-    model = machine(Limits(2))
+    """An open circuit remembers the failures of its trials and those that opened it before."""
+    model = machine(TripLimits(2))
     for _ in range(2):
-        model.failed(admitted(model, START), START)
+        model.record_failure(admitted(model, START), START)
     admitted(model, START + 10)
-    change = model.failed(trial(model, START + 11), START + 12)
-    assert change == Transition("half-open", "open", "trial call failed", Counts(1, 1))
-    assert model.counts(START + 12) == Counts(3, 3)
+    change = model.record_failure(trial(model, START + 11), START + 12)
+    assert change == StateChange("half-open", "open", "trial call failed", CallCounts(1, 1))
+    assert model.counts(START + 12) == CallCounts(3, 3)
     assert model.retry_after(START + 12) == 10.0
 
 
@@ -111,29 +113,29 @@ def test_a_phase_without_a_verdict_reopens() -> None:
     model = half_open(reset=0.25)
     trial(model, START)
     assert model.catch_up(START + 49.9) is None
-    assert model.catch_up(START + 50) == Transition("half-open", "open", "half-open time limit", Counts(0, 0))
+    assert model.catch_up(START + 50) == StateChange("half-open", "open", "half-open time limit", CallCounts(0, 0))
     assert model.retry_after(START + 50) == 0.25
 
 
 def test_by_hand_tells_the_reason_given() -> None:
-    """What an operator does is told in the operator's words, with the counts of what it ended."""
-    model = machine(Limits(5), window=4)
-    model.failed(admitted(model, START), START)
-    assert model.open(START, "no", seconds=3.0) == Transition("closed", "open", "no", Counts(1, 1))
+    """A manual change has the operator's reason and the counts of the epoch that it ended."""
+    model = machine(TripLimits(5), window=4)
+    model.record_failure(admitted(model, START), START)
+    assert model.open(START, "no", seconds=3.0) == StateChange("closed", "open", "no", CallCounts(1, 1))
     assert model.retry_after(START + 1) == 2.0
-    assert model.half_open("maybe", START) == Transition("open", "half-open", "maybe", Counts(1, 1))
-    assert model.close("yes", START) == Transition("half-open", "closed", "yes", Counts(1, 1))
+    assert model.half_open("maybe", START) == StateChange("open", "half-open", "maybe", CallCounts(1, 1))
+    assert model.close("yes", START) == StateChange("half-open", "closed", "yes", CallCounts(1, 1))
     assert model.openings == 0
 
 
 @pytest.mark.parametrize("act", ["open", "half_open", "close"])
 def test_by_hand_lets_the_window_know_the_time(act: str) -> None:
-    """Counts told by hand are those of the window at that moment, not of the last call."""
-    model = machine(Limits(failures=5), window=10.0)
-    model.failed(admitted(model, START), START)
+    """The counts of a manual change are those of the window at that time, not of the last call."""
+    model = machine(TripLimits(failures=5), window=10.0)
+    model.record_failure(admitted(model, START), START)
     later = START + 60
     change = model.open(later, act) if act == "open" else getattr(model, act)(act, later)
-    assert change.counts == Counts(0, 0)
+    assert change.counts == CallCounts(0, 0)
     assert change.reason == act
 
 
@@ -141,12 +143,12 @@ def test_by_hand_lets_the_window_know_the_time(act: str) -> None:
 
 
 def test_a_slow_success_trips_when_it_ends() -> None:
-    """A call that ends late, before anybody looked, counts as slow at that moment."""
+    """A slow call that ends before any other call arrives counts as slow at that time."""
     model = machine(SLOW, window=10, slow_after=2.0)
     calls = [timed(model, START) for _ in range(2)]
-    assert model.succeeded(calls[0], START + 3) is None
-    change = model.succeeded(calls[1], START + 3)
-    assert change == Transition("closed", "open", "slow call rate", Counts(0, 2, 2))
+    assert model.record_success(calls[0], START + 3) is None
+    change = model.record_success(calls[1], START + 3)
+    assert change == StateChange("closed", "open", "slow call rate", CallCounts(0, 2, 2))
     assert model.retry_after(START + 3) == 10.0
 
 
@@ -154,98 +156,98 @@ def test_a_call_is_slow_only_beyond_its_time() -> None:
     """A call that takes exactly as long as allowed is not slow, by whichever path it is judged."""
     model = machine(SLOW, window=10, slow_after=2.0)
     calls = [timed(model, START) for _ in range(4)]
-    assert model.succeeded(calls[0], START + 2) is None
-    assert model.failed(calls[1], START + 2) is None
-    assert model.look(START + 2) is None
-    assert model.counts(START + 2) == Counts(1, 2, 0)
-    assert model.look(START + 2.1) is not None
+    assert model.record_success(calls[0], START + 2) is None
+    assert model.record_failure(calls[1], START + 2) is None
+    assert model.count_slow_running(START + 2) is None
+    assert model.counts(START + 2) == CallCounts(1, 2, 0)
+    assert model.count_slow_running(START + 2.1) is not None
 
 
 @pytest.mark.parametrize("ends", ["running", "success", "failure", "late failure"])
 def test_timed_calls_let_a_window_of_time_know_the_time(ends: str) -> None:
-    """Whatever a timed call does, what is older than the window no longer counts."""
-    model = machine(Limits(slow_rate=1.0, minimum=9), window=10.0, slow_after=2.0)
+    """Each outcome of a timed call moves the window: older outcomes do not count any more."""
+    model = machine(TripLimits(slow_rate=1.0, minimum=9), window=10.0, slow_after=2.0)
     for call in [timed(model, START) for _ in range(3)]:
-        model.failed(call, START)
+        model.record_failure(call, START)
     call = timed(model, START + 60)
     if ends == "running":
-        assert model.look(START + 63) is None
-        expected = Counts(0, 1, 1)
+        assert model.count_slow_running(START + 63) is None
+        expected = CallCounts(0, 1, 1)
     elif ends == "success":
-        model.succeeded(call, START + 61)
-        expected = Counts(0, 1, 0)
+        model.record_success(call, START + 61)
+        expected = CallCounts(0, 1, 0)
     elif ends == "failure":
-        model.failed(call, START + 61)
-        expected = Counts(1, 1, 0)
+        model.record_failure(call, START + 61)
+        expected = CallCounts(1, 1, 0)
     else:
-        model.look(START + 63)
-        model.failed(call, START + 64)
-        expected = Counts(1, 1, 1)
+        model.count_slow_running(START + 63)
+        model.record_failure(call, START + 64)
+        expected = CallCounts(1, 1, 1)
     assert model.counts(START + 64) == expected
 
 
 def test_a_quick_success_lets_the_window_advance() -> None:
-    """A timed success that the machine is told of moves a window of time on by itself."""
-    model = machine(Limits(failures=1, slow_rate=1.0), window=10.0, slow_after=2.0)
+    """A timed success that the machine counts moves a window of time."""
+    model = machine(TripLimits(failures=1, slow_rate=1.0), window=10.0, slow_after=2.0)
     early = timed(model, START)
     epoch = model.epoch
     assert isinstance(epoch, Closed)
-    assert isinstance(epoch.rule, Judge)
+    assert isinstance(epoch.rule, TripRules)
     edge = epoch.rule.window.edge
-    model.succeeded(early, START + 1.5)
+    model.record_success(early, START + 1.5)
     assert epoch.rule.window.edge > edge
 
 
 def test_results_of_timed_calls_of_another_epoch_are_void() -> None:
-    """Timed calls count only in the epoch they were admitted to, however many there are and end (L3)."""
+    """TimedCall calls count only in the epoch they were admitted to, however many there are and end (L3)."""
     model = machine(SLOW, window=10, slow_after=2.0)
     calls = [timed(model, START) for _ in range(6)]
     model.open(START, "by hand")
     model.close("by hand", START)
-    assert [model.succeeded(call, START + 9) for call in calls[:3]] == [None] * 3
-    assert [model.failed(call, START + 9) for call in calls[3:]] == [None] * 3
-    assert model.counts(START + 9) == Counts(0, 0, 0)
+    assert [model.record_success(call, START + 9) for call in calls[:3]] == [None] * 3
+    assert [model.record_failure(call, START + 9) for call in calls[3:]] == [None] * 3
+    assert model.counts(START + 9) == CallCounts(0, 0, 0)
 
 
 def test_a_success_that_counts_itself_is_not_counted_here() -> None:
-    """The permit of a closed circuit tells its own epoch; the machine has nothing to add."""
+    """The permit of a closed circuit counts a success itself; the machine adds nothing."""
     model = machine(window=10)
-    assert model.succeeded(admitted(model, START), START) is None
-    assert model.counts(START) == Counts(0, 0)
+    assert model.record_success(admitted(model, START), START) is None
+    assert model.counts(START) == CallCounts(0, 0)
 
 
 def test_a_slow_success_lets_a_window_of_time_know_the_time() -> None:
-    """A call that is found slow at its end counts at that moment, and what is older than the window does not."""
-    model = machine(Limits(slow_rate=1.0, minimum=9), window=10.0, slow_after=2.0)
+    """A call that is found slow at its end counts at that time, and outcomes older than the window do not."""
+    model = machine(TripLimits(slow_rate=1.0, minimum=9), window=10.0, slow_after=2.0)
     calls = [timed(model, START) for _ in range(2)]
-    assert model.failed(calls[0], START) is None
-    assert model.succeeded(calls[1], START + 60) is None
-    assert model.counts(START + 60) == Counts(0, 1, 1)
+    assert model.record_failure(calls[0], START) is None
+    assert model.record_success(calls[1], START + 60) is None
+    assert model.counts(START + 60) == CallCounts(0, 1, 1)
 
 
 def test_a_successful_trial_ends_the_run_that_led_here() -> None:
     """After a trial that succeeded only the failures of this phase are remembered."""
-    model = machine(Limits(2), trials=TrialRule(3, 3))
+    model = machine(TripLimits(2), trials=TrialRule(3, 3))
     for _ in range(2):
-        model.failed(admitted(model, START), START)
+        model.record_failure(admitted(model, START), START)
     first, second = trial(model, START + 10), trial(model, START + 10)
-    assert model.counts(START + 10) == Counts(2, 2)
-    model.succeeded(first, START + 10)
-    assert model.counts(START + 10) == Counts(0, 0)
-    model.failed(second, START + 10)
-    assert model.counts(START + 10) == Counts(1, 1)
+    assert model.counts(START + 10) == CallCounts(2, 2)
+    model.record_success(first, START + 10)
+    assert model.counts(START + 10) == CallCounts(0, 0)
+    model.record_failure(second, START + 10)
+    assert model.counts(START + 10) == CallCounts(1, 1)
 
 
 def test_a_slow_trial_reopens() -> None:
     """A trial that is slow has failed, whether it ends or is still running, with the open time as it is."""
     ended = half_open(reset=0.25, slow_after=2.0)
     call = trial(ended, START)
-    change = ended.succeeded(call, START + 3)
-    assert change == Transition("half-open", "open", "trial call slow", Counts(1, 1))
+    change = ended.record_success(call, START + 3)
+    assert change == StateChange("half-open", "open", "trial call slow", CallCounts(1, 1))
     assert ended.retry_after(START + 3) == 0.25
     running = half_open(reset=0.25, slow_after=2.0)
     trial(running, START)
-    assert running.catch_up(START + 3) == Transition("half-open", "open", "trial call slow", Counts(1, 1))
+    assert running.catch_up(START + 3) == StateChange("half-open", "open", "trial call slow", CallCounts(1, 1))
     assert running.retry_after(START + 3) == 0.25
 
 
@@ -260,35 +262,35 @@ def test_a_lease_that_ends_frees_one_permit() -> None:
     trial(model, START + 5)
     epoch = model.epoch
     assert isinstance(epoch, HalfOpen)
-    assert (epoch.free, len(epoch.out)) == (0, 3)
+    assert (epoch.available, len(epoch.in_flight)) == (0, 3)
     assert model.admit(START + 5) == (Refusal(1.0), None)
 
 
 def test_permits_used_up_without_a_verdict_come_back_one_at_least() -> None:
-    """Where every permit was used and nothing is decided, the successes still missing are admitted, or one call."""
-    model = half_open(trials=TrialRule(2, 2, losses=3))  # type: ignore[arg-type]  # no number, for once
+    """If all permits were used without a decision, the missing successes are admitted, at least one call."""
+    model = half_open(trials=TrialRule(2, 2, allowed_failures=3))  # type: ignore[arg-type]  # no number, for once
     for _ in range(2):
-        model.failed(trial(model, START), START)
+        model.record_failure(trial(model, START), START)
     trial(model, START)
     epoch = model.epoch
     assert isinstance(epoch, HalfOpen)
-    assert epoch.free == 1
-    epoch.successes, epoch.free, epoch.out = 2, 0, {}
+    assert epoch.available == 1
+    epoch.successes, epoch.available, epoch.in_flight = 2, 0, {}
     trial(model, START)
-    assert epoch.free == 0
+    assert epoch.available == 0
 
 
 # The ramp
 
 
-def ramping(initial: float = 0.5, *, losses: int = 2, **more: float) -> Machine:
-    model = half_open(trials=TrialRule(4, 1, losses), ramp=10.0, ramp_initial=initial, **more)  # type: ignore[arg-type]  # no number
-    change = model.succeeded(trial(model, START), START)
-    assert change == Transition("half-open", "closed", "trial calls succeeded", Counts(0, 1))
+def ramping(initial: float = 0.5, *, allowed: int = 2, **more: float) -> CircuitMachine:
+    model = half_open(trials=TrialRule(4, 1, allowed), ramp=10.0, ramp_initial=initial, **more)  # type: ignore[arg-type]  # no number
+    change = model.record_success(trial(model, START), START)
+    assert change == StateChange("half-open", "closed", "trial calls succeeded", CallCounts(0, 1))
     return model
 
 
-def taken(model: Machine, now: float, calls: int) -> str:
+def taken(model: CircuitMachine, now: float, calls: int) -> str:
     answers = [model.admit(now)[0] for _ in range(calls)]
     return "".join("." if isinstance(answer, Refusal) else "x" for answer in answers)
 
@@ -302,13 +304,13 @@ def test_a_ramp_admits_its_share_evenly() -> None:
 
 
 def test_a_ramp_ends_when_its_time_is_up() -> None:
-    """A ramp that was not broken off closes the circuit, and tells what it had admitted."""
-    model = ramping(losses=3)
+    """A ramp without enough failures closes the circuit, and its event has the number of admitted calls."""
+    model = ramping(allowed=3)
     calls = [admitted(model, START) for _ in range(2)]
-    assert model.failed(calls[0], START) is None
+    assert model.record_failure(calls[0], START) is None
     assert model.catch_up(START + 9.9) is None
     change = model.catch_up(START + 10)
-    assert change == Transition("closed", "closed", "ramp completed", Counts(1, 2))
+    assert change == StateChange("closed", "closed", "ramp completed", CallCounts(1, 2))
     assert isinstance(model.epoch, Closed)
     assert model.epoch.since == START + 10
 
@@ -317,57 +319,59 @@ def test_a_ramp_breaks_off_at_the_trials_share_of_failures() -> None:
     """With two of four trials allowed to fail it is half of the calls admitted, judged on four of them at least."""
     model = ramping(1.0)
     calls = [admitted(model, START) for _ in range(8)]
-    assert [model.failed(call, START) for call in calls[:3]] == [None] * 3
-    change = model.failed(calls[3], START)
-    assert change == Transition("closed", "open", "failed while ramping up", Counts(4, 8))
-    assert model.counts(START) == Counts(4, 4)
+    assert [model.record_failure(call, START) for call in calls[:3]] == [None] * 3
+    change = model.record_failure(calls[3], START)
+    assert change == StateChange("closed", "open", "failed while ramping up", CallCounts(4, 8))
+    assert model.counts(START) == CallCounts(4, 4)
     assert model.retry_after(START) == 10.0
 
 
-@pytest.mark.parametrize("losses", [7, 14, 28, 55, 56])
-def test_a_ramp_breaks_off_at_exactly_that_share(losses: int) -> None:
+@pytest.mark.parametrize("allowed", [7, 14, 28, 55, 56])
+def test_a_ramp_breaks_off_at_exactly_that_share(allowed: int) -> None:
     """However floats round, the share of failures that ends a ramp is that of the trials."""
-    ramp = Ramp(TrialRule(100, 1, losses), START, 10.0, 1.0)
+    ramp = Ramp(TrialRule(100, 1, allowed), START, 10.0, 1.0)
     ramp.calls = 200
-    assert [ramp.failed() for _ in range(2 * losses)] == [False] * (2 * losses - 1) + [True]
+    assert [ramp.add_failure() for _ in range(2 * allowed)] == [False] * (2 * allowed - 1) + [True]
 
 
 def test_what_a_ramp_was_asked_for_is_a_floor() -> None:
     """A failure that asks to be left alone keeps the circuit open that long; others leave the open time as it is."""
-    asked, plain = ramping(1.0, losses=1, reset=0.25), ramping(1.0, losses=1, reset=0.25)
-    asked.failed(admitted(asked, START), START, 40.0)
+    asked, plain = ramping(1.0, allowed=1, reset=0.25), ramping(1.0, allowed=1, reset=0.25)
+    asked.record_failure(admitted(asked, START), START, 40.0)
     assert asked.retry_after(START) == 40.0
-    plain.failed(admitted(plain, START), START)
+    plain.record_failure(admitted(plain, START), START)
     assert plain.retry_after(START) == 0.25
 
 
 def test_slow_calls_of_a_ramp_fail_it_once_each() -> None:
     """A call that is slow while the circuit ramps up is one failure, found running or at its end."""
     for ends in ("running", "success", "failure"):
-        model = ramping(1.0, losses=1, reset=0.25, slow_after=2.0)
+        model = ramping(1.0, allowed=1, reset=0.25, slow_after=2.0)
         call = timed(model, START)
         if ends == "running":
             change = model.catch_up(START + 3)
         else:
-            change = model.succeeded(call, START + 3) if ends == "success" else model.failed(call, START + 1)
-        assert change == Transition("closed", "open", "failed while ramping up", Counts(1, 1))
+            change = (
+                model.record_success(call, START + 3) if ends == "success" else model.record_failure(call, START + 1)
+            )
+        assert change == StateChange("closed", "open", "failed while ramping up", CallCounts(1, 1))
         assert model.retry_after(START + (1 if ends == "failure" else 3)) == 0.25
-    model = ramping(1.0, losses=3, slow_after=2.0)
+    model = ramping(1.0, allowed=3, slow_after=2.0)
     call = timed(model, START)
     assert model.catch_up(START + 3) is None
-    assert model.succeeded(call, START + 3) is None
-    assert model.failed(timed(model, START + 3), START + 3) is None
+    assert model.record_success(call, START + 3) is None
+    assert model.record_failure(timed(model, START + 3), START + 3) is None
     epoch = model.epoch
     assert isinstance(epoch, Ramp)
     assert epoch.failures == 2
 
 
-@pytest.mark.parametrize("ends", ["succeeded", "failed"])
+@pytest.mark.parametrize("ends", ["record_success", "record_failure"])
 def test_a_slow_call_of_a_ramp_that_was_counted_running_is_not_counted_again(ends: str) -> None:
     """How a call ends that was slow while it ran changes nothing any more, and a quick success never did."""
-    model = ramping(1.0, losses=2, slow_after=2.0)
+    model = ramping(1.0, allowed=2, slow_after=2.0)
     call, quick = timed(model, START), timed(model, START)
-    assert model.succeeded(quick, START + 1) is None
+    assert model.record_success(quick, START + 1) is None
     assert model.catch_up(START + 3) is None
     getattr(model, ends)(call, START + 3)
     epoch = model.epoch
@@ -380,34 +384,34 @@ def test_a_slow_call_of_a_ramp_that_was_counted_running_is_not_counted_again(end
 
 def test_a_failure_asks_for_nothing_by_itself() -> None:
     """Without a floor the open time is the plan's, however short."""
-    model = machine(Limits(1), reset=0.25)
-    model.failed(admitted(model, START), START)
+    model = machine(TripLimits(1), reset=0.25)
+    model.record_failure(admitted(model, START), START)
     assert model.retry_after(START) == 0.25
 
 
 def test_a_machine_needs_no_chance() -> None:
-    """Told of no randomness, it leaves nothing out of the open time; told of no time, it begins at zero."""
+    """Without a source of randomness nothing is subtracted from the open time; without a time it begins at zero."""
     plan = Plan(OpenTime(10.0, jitter=0.5), TrialRule(1, 1), 5.0, 50.0)
     since: list[float] = []
 
-    def rule(now: float) -> Judge:
+    def rule(now: float) -> TripRules:
         since.append(now)
-        return Judge(Limits(1), NoWindow())
+        return TripRules(TripLimits(1), NoWindow())
 
-    model = Machine(rule, plan)
+    model = CircuitMachine(rule, plan)
     assert since == [0.0]
-    model.failed(admitted(model, 0.0), 0.0)
+    model.record_failure(admitted(model, 0.0), 0.0)
     assert model.retry_after(0.0) == 10.0
-    assert Closed(Judge(Limits(1), NoWindow())).since == 0.0
+    assert Closed(TripRules(TripLimits(1), NoWindow())).since == 0.0
 
 
 def test_permits_report_to_nobody_until_they_are_handed_out() -> None:
-    """A permit of the machine alone can be told of a success; nothing happens."""
+    """A success of a permit that only the machine handed out changes nothing."""
     closed, tried = machine(SLOW, slow_after=2.0), half_open()
     for model, permit in ((closed, timed(closed, START)), (tried, trial(tried, START))):
-        before = model.epoch, figures_of(model, START)
-        permit.succeeded()
-        assert (model.epoch, figures_of(model, START)) == before
+        before = model.epoch, figures_of(model, Mode("automatic"), START)
+        permit.record_success()
+        assert (model.epoch, figures_of(model, Mode("automatic"), START)) == before
 
 
 # Windows and rules
@@ -417,11 +421,11 @@ def test_a_window_that_looks_back_on_nothing_is_empty() -> None:
     """It holds no outcome and counts none."""
     window = NoWindow()
     assert not window.holds(1)
-    assert window.counts(5) == Counts(0, 0)
+    assert window.counts(5) == CallCounts(0, 0)
 
 
 def test_a_window_knows_what_it_holds_before_it_was_told_anything() -> None:
-    """A window of calls that was never told of an outcome holds those that come next."""
+    """A window of calls without outcomes holds the next ones."""
     window = CallWindow(2)
     assert [window.holds(number) for number in (-2, -1, 0, 1)] == [False, True, True, True]
 
@@ -429,7 +433,7 @@ def test_a_window_knows_what_it_holds_before_it_was_told_anything() -> None:
 def test_buckets_begin_at_their_edge() -> None:
     """A bucket covers its beginning and not its end, and those before a leap of time are forgotten."""
     window = TimeWindow(10.0, START)
-    window.failed(1)
+    window.add_failure(1)
     window.advance(START + 1, 1)
     assert window.edge == START + 2
     window.advance(START + 1.5, 1)
@@ -451,47 +455,47 @@ def test_every_edge_begins_another_bucket() -> None:
 
 
 def test_a_late_failure_of_a_forgotten_call_is_one_of_this_moment() -> None:
-    """Where the window has moved on from the call that was slow, its failure counts as an outcome of now."""
-    model = machine(Limits(slow_rate=1.0, minimum=9), window=10.0, slow_after=2.0)
+    """If the slow call has left the window, its failure counts as a new outcome."""
+    model = machine(TripLimits(slow_rate=1.0, minimum=9), window=10.0, slow_after=2.0)
     call = timed(model, START)
-    assert model.look(START + 3) is None
-    assert model.failed(call, START + 60) is None
-    assert model.counts(START + 60) == Counts(1, 1, 1)
-    assert model.counts(START + 69) == Counts(1, 1, 1)
+    assert model.count_slow_running(START + 3) is None
+    assert model.record_failure(call, START + 60) is None
+    assert model.counts(START + 60) == CallCounts(1, 1, 1)
+    assert model.counts(START + 69) == CallCounts(1, 1, 1)
 
 
 def test_no_failure_reaches_a_rate() -> None:
-    """A rate is reached by failures; where there are none, even a share of nothing is not."""
-    model = machine(Limits(slow_rate=0.5, failure_rate=1e-9, minimum=1), window=10, slow_after=2.0)
+    """Only failures reach a rate: without one, even a rate of 0 is not reached."""
+    model = machine(TripLimits(slow_rate=0.5, failure_rate=1e-9, minimum=1), window=10, slow_after=2.0)
     call = timed(model, START)
-    model.succeeded(timed(model, START), START)
-    assert model.succeeded(call, START + 1) is None
-    assert model.failed(timed(model, START + 1), START + 1) is not None
-    model = machine(Limits(slow_rate=1e-12, minimum=1), window=10, slow_after=2.0)
-    assert model.failed(timed(model, START), START) is None
+    model.record_success(timed(model, START), START)
+    assert model.record_success(call, START + 1) is None
+    assert model.record_failure(timed(model, START + 1), START + 1) is not None
+    model = machine(TripLimits(slow_rate=1e-12, minimum=1), window=10, slow_after=2.0)
+    assert model.record_failure(timed(model, START), START) is None
 
 
 def test_a_first_failure_begins_a_run_of_one() -> None:
     """A run counts from the first failure; that it is the first outcome of all adds nothing."""
     for successes in (0, 1, 2):
-        judge = Judge(Limits(2), NoWindow())
+        rules = TripRules(TripLimits(2), NoWindow())
         for _ in range(successes):
-            judge.succeeded()
-        assert judge.failed(START) is None
-        assert judge.counts(START) == Counts(1, 1)
-        assert judge.failed(START) is not None
+            rules.record_success()
+        assert rules.record_failure(START) is None
+        assert rules.counts(START) == CallCounts(1, 1)
+        assert rules.record_failure(START) is not None
 
 
 def test_a_failure_is_not_slow_unless_it_was() -> None:
-    """What is only a failure leaves the count of slow calls alone."""
-    judge = Judge(Limits(slow_rate=1.0, minimum=5), CallWindow(5))
-    judge.failed(START)
-    judge.failed(START, slow=True)
-    assert judge.counts(START) == Counts(2, 2, 1)
+    """A failure that was quick does not change the count of slow calls."""
+    rules = TripRules(TripLimits(slow_rate=1.0, minimum=5), CallWindow(5))
+    rules.record_failure(START)
+    rules.record_failure(START, slow=True)
+    assert rules.counts(START) == CallCounts(2, 2, 1)
 
 
 def test_a_floor_as_long_as_the_open_time_changes_nothing() -> None:
-    """Jitter is added to what was asked for only where that is longer than the open time."""
+    """Jitter is added to the time that a dependency asks for only if it is longer than the open time."""
     chance = iter((0.0, 1.0))
     assert OpenTime(10.0, jitter=0.5).seconds(1, 10.0, lambda: next(chance)) == 10.0
     assert OpenTime(10.0, jitter=0.5).seconds(1, 10.1, lambda: 1.0) == pytest.approx(15.15)
@@ -500,8 +504,8 @@ def test_a_floor_as_long_as_the_open_time_changes_nothing() -> None:
 
 def test_running_calls_are_found_once() -> None:
     """A call that is overdue is handed over once; one that ended before is not, and the next look comes in time."""
-    running = Running(2.0, START)
-    epoch = Closed(Judge(Limits(1), NoWindow()), START, running)
+    running = RunningCalls(2.0, START)
+    epoch = Closed(TripRules(TripLimits(1), NoWindow()), START, running)
     first, second, third = (running.begin(epoch, START + moment) for moment in (0, 0, 1))
     assert running.end(first)
     assert not running.end(first)
@@ -515,8 +519,8 @@ def test_running_calls_are_found_once() -> None:
 
 
 def test_nothing_is_looked_for_before_it_can_be_slow() -> None:
-    """Until the first call of an epoch may have become slow nobody goes through those under way."""
-    assert Running(2.0, START).due == START + 2
+    """The running calls are not searched before the first one of them can be slow."""
+    assert RunningCalls(2.0, START).due == START + 2
 
 
 def test_an_open_epoch_knows_when_it_ends() -> None:

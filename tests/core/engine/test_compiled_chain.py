@@ -25,7 +25,8 @@ from resilience import (
     Timeout,
     idempotent,
 )
-from resilience.breaker._epochs import Closed
+from resilience.breaker._circuit import Circuit
+from resilience.breaker._states import Closed
 from resilience.policy import PolicyBase
 
 OURS = str(Path(resilience.__file__).parent)
@@ -148,12 +149,12 @@ def test_a_breaker_with_features_off_has_its_plain_steps() -> None:
     """What judges results, times calls or asks a storage runs only if it was asked for."""
     breaker = CircuitBreaker(failure_rate_threshold=0.5)
     compiled = Pipeline("p", breaker)(plain)
-    assert cell(compiled, "admit").__func__ is CircuitBreaker.admit
+    assert cell(compiled, "admit").__func__ is Circuit.admit
     assert cell(compiled, "on_success").__func__ is CircuitBreaker.on_success
-    assert type(breaker.fast_permit) is Closed  # so that not even `admit` is called
-    assert not breaker._looks_at_success
-    assert CircuitBreaker(record_result=lambda _result: False)._looks_at_success
-    assert CircuitBreaker(slow_call_rate_threshold=0.5).fast_permit is None
+    assert type(breaker._circuit.fast_permit) is Closed  # so that not even `admit` is called
+    assert not breaker._checks_successes
+    assert CircuitBreaker(record_result=lambda _result: False)._checks_successes
+    assert CircuitBreaker(slow_call_rate_threshold=0.5)._circuit.fast_permit is None
 
 
 @pytest.mark.parametrize("function", [plain, awaited], ids=["blocking", "awaiting"])

@@ -801,7 +801,7 @@ def breaker_leaves_its_storage() -> Subject:
     def check() -> None:
         storage._kept = kept
         guarded()  # whatever has been interrupted: a call has the storage watched
-        eventually(lambda: not breaker._storage.is_away, "the storage is left alone for good")  # type: ignore[union-attr]
+        eventually(lambda: not breaker._circuit._storage.is_away, "the storage is left alone for good")  # type: ignore[union-attr]
 
     return guarded, check
 

@@ -1,0 +1,400 @@
+"""One circuit: its state machine under a lock, with its mode, its events and its storage."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import pybreaker
+
+from resilience._support.fork import renew_after_fork
+from resilience.breaker import _storage
+from resilience.breaker._cut_offs import CutOff
+from resilience.breaker._machine import CircuitMachine, StateChange
+from resilience.breaker._options import BreakerOptions
+from resilience.breaker._plan import AUTOMATIC, DISABLED, FORCED_OPEN, METRICS_ONLY, Mode
+from resilience.breaker._report import SEVERITY, circuit_open, figures_of, kind_and_facts
+from resilience.breaker._rules import OutcomeRules, TripRules
+from resilience.breaker._states import UNTRACKED, Closed, Open, Permit, Refusal, TimedCall, Trial
+from resilience.breaker._storage import GuardedStorage, OnChange
+from resilience.clock import Clock
+from resilience.events import Emitter
+from resilience.timeout import neutral_remaining
+
+__all__ = ("Circuit",)
+
+T = TypeVar("T")
+
+
+class Circuit:
+    """Admits and counts the calls of one breaker; the only place that takes its lock.
+
+    The lock guards the machine, the mode and the storage. It is never held while code of a user runs (L1), except for
+    accesses to a storage, which have a time limit. Events are recorded under the lock and delivered after its release
+    (L6).
+
+    `admit` reads `fast_permit`, `machine.epoch` and `mode` without the lock, each once, so it decides by a state
+    that the circuit was in. Each change of state or mode updates `fast_permit`, even after an interrupt.
+    """
+
+    fast_permit: Closed | None
+    """The closed epoch, if calls may use it as their permit without `admit`; None if each call has to ask."""
+
+    def __init__(
+        self,
+        name: str,
+        options: BreakerOptions,
+        *,
+        clock: Clock,
+        random: Callable[[], float],
+        storage: pybreaker.CircuitBreakerStorage | None,
+    ) -> None:
+        self.options = options
+        self.events = Emitter()
+        self.now: Clock = clock
+        self.after_fork()
+        renew_after_fork(self)
+        self._changes = 0  # of the state so far, each one from when the storage knows it
+        # Storage and machine refer to the circuit weakly: with a reference cycle, circuits that were made for one key
+        # each would stay in memory until the garbage collector runs.
+        self._storage = None if storage is None else self._guard(storage)
+        self.machine = CircuitMachine(_rules_of(weakref.ref(self)), options.plan, now=clock(), random=random)
+        word = options.first_mode
+        self.mode = None if word == AUTOMATIC else Mode(word, reason="configured")
+        self.rename(name)
+        self._update_fast_permit()
+
+    def after_fork(self) -> None:
+        """Keep the state, with a new lock: a thread of the parent may have held the old one."""
+        self.lock: Any = threading.RLock()
+
+    def rename(self, name: str) -> None:
+        """Use another name in events and refusals."""
+        self.name = name
+        self._open_message = f"circuit {name!r} is open"  # made here, not at each refusal
+
+    # Admission
+
+    def admit(self) -> Permit:
+        """Return a permit, or raise `CircuitOpenError`.
+
+        Takes no lock while closed or open, and reads no clock while closed. With a storage each call takes the lock.
+        """
+        closed = self.fast_permit
+        if closed is not None:
+            return closed
+        epoch = self.machine.epoch
+        if self._storage is not None:
+            self.follow_storage()
+        elif self.mode is None:
+            if type(epoch) is Open:
+                now = self.now()
+                if now < epoch.until and epoch.cut_offs is None:
+                    if self.events.listeners:
+                        self._report_refusal(now, epoch.until - now)
+                    raise circuit_open(self._open_message, self.name, epoch.until - now)
+            elif type(epoch) is Closed and epoch.running is not None:
+                now = self.now()
+                if now <= epoch.running.due:
+                    timed = epoch.running.begin(epoch, now)
+                    timed.report = self._record_timed_success
+                    return timed
+        return self._admit_locked()
+
+    def _admit_locked(self) -> Permit:
+        answer: Permit | Refusal = UNTRACKED
+        try:
+            with self.lock:
+                now = self.now()
+                self._end_mode(now)
+                mode = self.mode
+                if mode is not None and mode.word == DISABLED:
+                    change = None
+                elif mode is not None and mode.word == FORCED_OPEN:
+                    answer, change = Refusal(mode.left(now), f"is held open ({mode.reason})"), None
+                else:  # the patience of the caller does not matter to a closed circuit
+                    patience = math.inf if type(self.machine.epoch) is Closed else neutral_remaining()
+                    answer, change = self.machine.admit(now, patience)
+                self._note(change, now)
+                if type(answer) is Closed and self._storage is None:
+                    self._update_fast_permit()  # an interrupt may have struck between the change and its update
+            self.events.deliver()
+            if isinstance(answer, Refusal):
+                return self._refuse(answer, mode, now)
+            if isinstance(answer, Trial):
+                answer.report = self._record_success
+            elif isinstance(answer, TimedCall):
+                answer.report = self._record_timed_success
+        except BaseException:  # an interrupt: the caller has no permit to give back
+            if not isinstance(answer, Refusal):
+                self.abandon(answer)
+            raise
+        return answer
+
+    def _refuse(self, refusal: Refusal, mode: Mode | None, now: float) -> Permit:
+        if mode is None or mode.word == FORCED_OPEN:
+            self._report_refusal(now, refusal.retry_after)
+            raise circuit_open(f"circuit {self.name!r} {refusal.why}", self.name, refusal.retry_after)
+        self._report_refusal(now, refusal.retry_after, shadow=True)
+        return UNTRACKED
+
+    def _report_refusal(self, now: float, retry_after: float | None, **more: Any) -> None:
+        self.events.emit("breaker.rejected", self.name, now, "warning", retry_after=retry_after, **more)
+
+    # Outcomes
+
+    def _record_timed_success(self, permit: TimedCall) -> None:
+        """Count a timed success; without the lock if it was quick and was not counted as slow meanwhile."""
+        epoch, now = permit.epoch, self.now()
+        running = epoch.running if type(epoch) is Closed else None
+        # `is_slow`, inlined: this is the path of every success if slow calls count
+        if running is not None and now - permit.started <= running.slow_after and running.end(permit):
+            epoch.record_success()
+        else:
+            self._record_success(permit)
+
+    def _record_success(self, permit: TimedCall | Trial) -> None:
+        with self.lock:
+            now = self.now()
+            if self._counts_at(now):
+                if self._storage is not None and isinstance(permit, Trial):
+                    _storage.record_trial(permit, self.machine, self._storage, is_success=True)
+                self._note(self.machine.record_success(permit, now), now)
+            else:
+                self.machine.abandon(permit)
+        self.events.deliver()
+
+    def record_failure(self, permit: Permit, asked: float) -> StateChange | None:
+        """Count a failure and return the change that it caused. The caller delivers the events."""
+        if self._storage is not None and self._counts_at(self.now()):
+            _storage.record_failure(permit, self.machine)
+        with self.lock:
+            now = self.now()
+            if not self._counts_at(now):
+                self.machine.abandon(permit)
+                return None
+            if self._storage is not None and isinstance(permit, Trial):
+                _storage.record_trial(permit, self.machine, self._storage, is_success=False)
+            return self._apply(now, self.machine.record_failure, permit, now, asked)
+
+    def record_cut_off(self, permit: Permit, cut_off: CutOff) -> None:
+        """Note a call that the deadline of its caller ended."""
+        with self.lock:
+            now = self.now()
+            if self._storage is None and self._counts_at(now):
+                self._apply(now, self.machine.record_cut_off, permit, now, cut_off)
+            else:
+                self.machine.abandon(permit)
+        self.events.deliver()
+
+    def abandon(self, permit: Permit) -> None:
+        """Give a permit back without an outcome. Counts only running calls that are slow by now."""
+        if type(permit) is Closed:
+            return
+        with self.lock:
+            now = self.now()
+            if type(permit) is TimedCall and self._counts_at(now):
+                self._note(self.machine.count_slow_running(now), now)
+            self.machine.abandon(permit)
+        self.events.deliver()
+
+    # Changes
+
+    def open(self, reason: str, seconds: float | None = None) -> None:
+        """Open the circuit by hand, for the reset timeout or for `seconds`."""
+        self._change(lambda now: self.machine.open(now, reason, seconds=seconds, is_by_hand=True))
+
+    def half_open(self) -> None:
+        """Admit trials from now on."""
+        self._change(lambda now: self.machine.half_open("half-opened by hand", now))
+
+    def close(self) -> None:
+        """Close the circuit and forget its counts."""
+        self._change(lambda now: self.machine.close("closed by hand", now))
+
+    def _change(self, change: Callable[[float], StateChange]) -> None:
+        with self.lock:
+            now = self.now()
+            self._apply(now, change, now)
+        self.events.deliver()
+
+    def _apply(self, now: float, change: Callable[..., StateChange | None], *args: Any) -> StateChange | None:
+        """Make a change under the lock and note it. Also after an interrupt no call uses a permit of an old state."""
+        try:
+            made = change(*args)
+            if made is not None:
+                self._note(made, now)
+        except BaseException:  # the state may have changed
+            self._update_fast_permit()
+            raise
+        return made
+
+    def _note(self, change: StateChange | None, now: float, *, publish: bool = True) -> None:
+        """Record the event of a change, and write the change to the storage. Called under the lock."""
+        if change is None:
+            return
+        self._update_fast_permit()
+        if publish and self._storage is not None:
+            _storage.publish(change, self.machine, self._storage)
+        self._changes += 1
+        if not self.events.listeners:
+            return
+        kind, facts = kind_and_facts(change, self.machine, now)
+        if self.mode is not None and self.mode.word == METRICS_ONLY:
+            facts["shadow"] = True
+        self.events.record(kind, self.name, now, SEVERITY[change.after], **facts)
+
+    def _update_fast_permit(self) -> None:
+        """Set the permit that calls use without asking, if there is one."""
+        self.fast_permit = None
+        mode, epoch = self.mode, self.machine.epoch
+        if self._storage is not None:
+            return
+        if mode is None or (mode.word == METRICS_ONLY and mode.is_permanent):
+            self.fast_permit = epoch if type(epoch) is Closed and epoch.running is None else None
+        elif mode.word == DISABLED and mode.is_permanent:
+            self.fast_permit = UNTRACKED
+
+    def set_mode(self, word: str, duration: float | None, reason: str) -> None:
+        """Enter a mode for `duration` seconds, or for good."""
+        with self.lock:
+            now = self.now()
+            until = math.inf if duration is None else now + duration
+            self._set_mode(None if word == AUTOMATIC else Mode(word, until, reason), now)
+        self.events.deliver()
+
+    def _set_mode(self, mode: Mode | None, now: float) -> None:
+        before, after = self.mode or Mode(AUTOMATIC), mode or Mode(AUTOMATIC)
+        counts, epoch = after.counts, self.machine.epoch
+        # Only operators: no interrupt leaves a mode with the fast permit, or with the counting, of another mode.
+        self.fast_permit = None
+        self.mode = mode
+        if type(epoch) is Closed:  # for the running calls: their permit is the epoch itself
+            epoch.record_success = epoch.rule.record_success if counts else UNTRACKED.record_success
+        self._update_fast_permit()
+        facts = {"before": before.word, "after": after.word, "reason": after.reason, "expires": after.left(now)}
+        self.events.record("breaker.mode_changed", self.name, now, "warning", **facts)
+
+    def _end_mode(self, now: float) -> None:
+        if self.mode is not None and now >= self.mode.until:
+            self._set_mode(None, now)
+
+    def mode_at(self, now: float) -> Mode | None:
+        """Return the mode in force. A mode that has run out is ended by the next call, and hidden until then."""
+        mode = self.mode  # one load
+        return None if mode is None or now >= mode.until else mode
+
+    def _counts_at(self, now: float) -> bool:
+        """Return whether calls that end now count."""
+        mode = self.mode_at(now)
+        return mode is None or mode.counts
+
+    # Settings
+
+    def reconfigure(self, **changes: Any) -> None:
+        """Apply other options from the next decision on; the counts stay."""
+        with self.lock:
+            options = self.options = dataclasses.replace(self.options, **changes)
+            self.machine.use_plan(options.plan)
+            rule = self.machine.epoch.rule if isinstance(self.machine.epoch, Closed) else None
+            if isinstance(rule, TripRules):
+                rule.limits = options.limits
+            elif isinstance(rule, _storage.StoredFailures):
+                rule.limit = options.consecutive or rule.limit
+
+    def _new_rules(self, now: float) -> OutcomeRules:
+        """Return the rules of a closed epoch that begins now."""
+        options = self.options
+        if self._storage is not None and options.consecutive is not None and not options.looks_back:
+            return _storage.StoredFailures(self._storage, options.consecutive)
+        return options.trip_rules(now, self.now, functools.partial(_advance, weakref.ref(self)))
+
+    # Storage
+
+    def _guard(self, storage: pybreaker.CircuitBreakerStorage) -> GuardedStorage:
+        on_change: weakref.WeakMethod[OnChange] = weakref.WeakMethod(self.report_storage)
+        return GuardedStorage(storage, self.options.storage_timeout, on_change)
+
+    def report_storage(self, error: Exception | None) -> None:
+        """Report an outage, found perhaps under the lock, or (None) its end, found by a thread without the lock."""
+        now = self.now()
+        if error is None:
+            self.events.emit("breaker.storage_recovered", self.name, now)
+        else:
+            self.events.record("breaker.storage_outage", self.name, now, "error", error=type(error).__name__)
+
+    def follow_storage(self) -> None:
+        """Adopt the state of the storage if another breaker changed it. Does nothing without a storage."""
+        if self._storage is None:
+            return
+        stored = _storage.read(self.machine, self._storage, self.now(), self._changes)
+        if stored is None:
+            return
+        with self.lock:
+            if stored.changes == self._changes:  # else it may be older than our own last write
+                now = self.now()
+                self._note(_storage.follow(self.machine, stored, now), now, publish=False)
+        self.events.deliver()
+
+    def stored(self, ask: Callable[[pybreaker.CircuitBreakerStorage], T], own: T) -> T:
+        """Return the value in the storage; `own` if there is no storage or it does not answer. Not under the lock."""
+        guarded = self._storage
+        if guarded is None:
+            return own
+        answer = guarded.run(lambda: ask(guarded.storage), without=own)
+        self.events.deliver()  # this access may have found the storage away
+        return answer
+
+    # Figures
+
+    @property
+    def state(self) -> str:
+        """The state that callers see: that of the mode, of the storage, or of the machine."""
+        mode = self.mode_at(self.now())
+        if mode is not None and (shown := mode.state) is not None:
+            return shown
+        return self.stored(lambda storage: storage.state, self.machine.epoch.state)
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds until an open circuit may admit a call; None if it is not open, or held open for good."""
+        with self.lock:
+            now = self.now()
+            mode, own = self.mode_at(now), self.machine.retry_after(now)
+        if mode is None:
+            return own
+        return mode.left(now) if mode.word == FORCED_OPEN else None
+
+    @property
+    def mode_word(self) -> str:
+        """The name of the mode in force."""
+        with self.lock:
+            self._end_mode(self.now())
+            mode = self.mode
+        self.events.deliver()
+        return AUTOMATIC if mode is None else mode.word
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return state, mode and figures, all of one moment. Does not ask the storage."""
+        with self.lock:
+            now = self.now()
+            self._end_mode(now)
+            figures = figures_of(self.machine, self.mode or Mode(AUTOMATIC), now)
+        self.events.deliver()
+        return figures
+
+
+def _rules_of(circuit: weakref.ref[Circuit]) -> Callable[[float], OutcomeRules]:
+    return lambda now: cast("Circuit", circuit())._new_rules(now)  # noqa: SLF001 - a part of the circuit
+
+
+def _advance(circuit: weakref.ref[Circuit], rules: weakref.ref[TripRules], now: float) -> None:
+    owner, counting = circuit(), rules()
+    if owner is not None and counting is not None:
+        with owner.lock:
+            counting.advance(now)
