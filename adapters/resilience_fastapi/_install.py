@@ -1,4 +1,4 @@
-"""One line for an application that exists."""
+"""Everything for an existing application, in one call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 from resilience import Resilience
 from resilience.errors import ConfigurationError
 from resilience.server import ServerGate
-from resilience_fastapi._handlers import add_handlers
+from resilience_fastapi._errors import add_handlers
 from resilience_fastapi._lifespan import Lifespan
 from resilience_fastapi._middleware import ResilienceMiddleware
 
@@ -21,15 +21,23 @@ __all__ = ("install",)
 def install(
     app: FastAPI, resilience: Resilience | None = None, *, key: Callable[[HTTPConnection], str] | None = None
 ) -> Resilience:
-    """Guard `app` and return the toolkit it is guarded with (by default `Resilience.from_env()`).
+    """Guard `app`, and return the toolkit that guards it. A second call does nothing.
 
-    Adds request ids, deadlines, the server's limits, probes, and one shape for errors; routes, middleware, lifespan and
-    exception handlers of the application stay as they are and win where both have something to say. `key` computes
-    whose quota a request is charged to, where the `rate_limit_key` setting says too little. The toolkit lives as long
-    as the application: its start hooks run before the application's own start, and after the application's own stop
-    come its stop hooks and its end, also of one that was given.
-    A second call does nothing. Raises `ConfigurationError` when the application is already running, was given another
-    toolkit before, or is configured badly.
+    Adds request ids, deadlines, the limits of the server, probes, and one shape for errors. Routes, middleware,
+    lifespan and exception handlers of the application stay as they are. If a handler or route of the application and
+    one of ours apply, the application's wins.
+
+    The toolkit lives as long as the application, also one that you give: its start hooks run before the application's
+    own start. After the application's own stop its stop hooks run, and it is closed.
+
+    Args:
+        app: The application, before it has served a request.
+        resilience: The toolkit; None for `Resilience.from_env()`.
+        key: A function of the connection that returns the key a request is charged under, in place of the setting
+            `rate_limit_key`.
+
+    Raises:
+        ConfigurationError: The application has started, has another toolkit already, or is configured badly.
     """
     installed = _installed(app)
     if installed is not None:
@@ -39,9 +47,7 @@ def install(
     if app.middleware_stack is not None:
         raise ConfigurationError("install(app): the application has started; call it where the application is built")
     toolkit = Resilience.of(resilience)
-    ServerGate.of(
-        toolkit
-    )  # what is wrong with the settings is said here; the layer itself is built at the first request
+    ServerGate.of(toolkit)  # raises for a bad setting now: Starlette builds the layer at the first request
     app.add_middleware(ResilienceMiddleware, resilience=toolkit, key=key, answers_probes=True)
     add_handlers(app)
     app.router.lifespan_context = Lifespan(app.router.lifespan_context, toolkit)

@@ -1,4 +1,4 @@
-"""Our part of the application's life: around its own, so that it starts after us and stops before us."""
+"""Our part of the application's lifespan: it starts before the application, and stops after it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.types import Message, Send
 from resilience import Resilience
 from resilience.lifecycle import STARTING, Lifecycle
 
-__all__ = ("Lifespan", "begin", "begins")
+__all__ = ("Lifespan", "set_ready", "when_started")
 
 _log = logging.getLogger("resilience")
 
@@ -20,9 +20,10 @@ Inner = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
 class Lifespan:
-    """The application's lifespan with ours around it; what it yields is passed on as it is.
+    """The application's own lifespan with ours around it. The state that the inner one yields is passed on.
 
-    Start hooks run before the application's own start, stop hooks after its end; the last of them closes the toolkit.
+    Start hooks run before the application's own start, stop hooks after its own stop. The last stop hook closes the
+    toolkit.
     """
 
     def __init__(self, inner: Inner, resilience: Resilience) -> None:
@@ -30,13 +31,13 @@ class Lifespan:
         self.resilience = resilience
 
     def __call__(self, app: Any) -> AbstractAsyncContextManager[Any]:
-        """Return the context the application lives in."""
+        """Return the context manager around the life of the application."""
         return self._span(app)
 
     @asynccontextmanager
     async def _span(self, app: Any) -> AsyncIterator[Any]:
         lifecycle = self.resilience.lifecycle
-        lifecycle.install_signals()  # the server has installed its own by now, and is called after us
+        lifecycle.install_signals()  # the server has installed its own by now: they are called after ours
         try:
             await lifecycle.aprepare()
             async with self.inner(app) as state:
@@ -50,18 +51,18 @@ class Lifespan:
             await lifecycle.astop()
 
 
-def begin(lifecycle: Lifecycle) -> None:
-    """Be ready, where there is no `Lifespan` to say so and no start that takes one; in the log, why not."""
+def set_ready(lifecycle: Lifecycle) -> None:
+    """Make the service ready if there are no start hooks; else log why it is not ready."""
     if not lifecycle.started_if_no_hooks() and lifecycle.state == STARTING:
         _log.warning("not ready: start hooks and dependencies are run by install(app) in the lifespan, or by astart()")
 
 
-def begins(send: Send, lifecycle: Lifecycle) -> Send:
-    """Return `send` for an application's lifespan: once its start is complete, `begin`. A `Lifespan` comes before."""
+def when_started(send: Send, lifecycle: Lifecycle) -> Send:
+    """Return a `send` that calls `set_ready` when the application's own start is complete."""
 
     async def watched(message: Message) -> None:
         if message["type"] == "lifespan.startup.complete":
-            begin(lifecycle)
+            set_ready(lifecycle)
         await send(message)
 
     return watched

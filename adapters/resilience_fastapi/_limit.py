@@ -15,7 +15,8 @@ from resilience import Resilience
 from resilience.envelope import envelope_of
 from resilience.errors import RateLimitedError
 from resilience.server import RequestContext, RouteLimit, ServerGate, is_preflight
-from resilience_fastapi._answers import context_of, ids_of
+from resilience_fastapi._errors import ids_of
+from resilience_fastapi._exchange import SCOPE_KEY
 from resilience_fastapi._middleware import ResilienceMiddleware
 from resilience_fastapi._scope import template_of, user_of
 
@@ -27,15 +28,15 @@ _EXEMPT = "_resilience_exempt_from"
 Key: TypeAlias = str | Callable[[HTTPConnection], str | Awaitable[str]]
 
 
-# Annotations in here are objects, not text: FastAPI cannot resolve the text of a callable object's signature.
+# Annotations in this file are objects, not text: FastAPI cannot resolve the text of a callable object's signature.
 class RouteDependency(params.Depends):
-    """The dependency, as FastAPI keeps it and as it is called. One object may stand on any number of routes."""
+    """A dependency and its own callable. One object may be used for any number of routes."""
 
     def __init__(self, limit: RouteLimit) -> None:
         super().__init__(self)
         self._limit = limit
 
-    # By identity: it is its own dependency, and two limits are two, however alike they are.
+    # By identity: two limits count apart, also if they are written alike.
     def __eq__(self, other: object) -> bool:
         return self is other
 
@@ -46,15 +47,15 @@ class RouteDependency(params.Depends):
         return f"<rate_limit {self._limit.rate}>"
 
     def exempt(self, endpoint: T) -> T:
-        """Spare one endpoint this limit, which it would get from its router or application.
+        """Exempt one endpoint from this limit of its router or application. Other limits of the endpoint hold.
 
-        Stands below the route: `@app.get("/")`, then `@limit.exempt`. Other limits of the endpoint hold.
+        Write it below the route: `@app.get("/")`, then `@limit.exempt`.
         """
         setattr(endpoint, _EXEMPT, (*getattr(endpoint, _EXEMPT, ()), self))
         return endpoint
 
     async def __call__(self, connection: HTTPConnection) -> None:
-        """Charge the caller, or raise `RateLimitedError`; where nobody would answer that, what FastAPI answers."""
+        """Charge the client, or raise `RateLimitedError`; `HTTPException` if the application does not answer that."""
         if self in getattr(connection.scope.get("endpoint"), _EXEMPT, ()):
             return
         if is_preflight(connection.scope.get("method", ""), connection.headers):
@@ -68,13 +69,11 @@ class RouteDependency(params.Depends):
         except RateLimitedError as refusal:
             if _is_answered(refusal, connection.scope):
                 raise
-            raise _as_fastapi_has_it(refusal, connection.scope) from refusal
+            raise _as_http_exception(refusal, connection.scope) from refusal
 
 
 async def _charge(limit: RouteLimit, rate: str, connection: HTTPConnection) -> None:
-    context = context_of(connection.scope)
-    if context is None:
-        context = _unaccompanied(connection)
+    context: RequestContext = connection.scope.get(SCOPE_KEY) or _standalone_context(connection)
     gate = context.gate or _standalone()
     if context.user is None:
         context.user = user_of(connection.scope)
@@ -82,18 +81,18 @@ async def _charge(limit: RouteLimit, rate: str, connection: HTTPConnection) -> N
         context.headers = {**context.headers, limit.header: connection.headers[limit.header]}
     cost: int = await _value(limit.cost, connection)
     key = None if limit.key is None else str(await _value(limit.key, connection))
-    due = limit.charge_for(gate, context, _place(connection.scope), rate=rate, key=key, cost=cost)
-    if due is not None:
-        await gate.acharge(context, *due)
+    arguments = limit.charge_for(gate, context, _route(connection.scope), rate=rate, key=key, cost=cost)
+    if arguments is not None:
+        await gate.acharge(context, *arguments)
 
 
-def _place(scope: Scope) -> str:
+def _route(scope: Scope) -> str:
     method = scope.get("method", "WEBSOCKET")
     return f"{'GET' if method == 'HEAD' else method} {template_of(scope)}"
 
 
 async def _value(given: Any, connection: HTTPConnection) -> Any:
-    """Return what was given, or what the function given says about this connection."""
+    """Return `given`, or the result of the function `given` for this connection."""
     found = given(connection) if callable(given) else given
     return await found if inspect.isawaitable(found) else found
 
@@ -108,20 +107,30 @@ def rate_limit(
 ) -> RouteDependency:
     """Return a dependency for a route, a router or an application: `dependencies=[rate_limit("5/minute")]`.
 
-    The endpoint needs no `request` parameter. Each route, under each prefix it is included with or mounted at, has
-    buckets of its own, unless a `name` makes several share them; what a client writes for a parameter, of the path or
-    of a mount, gives it no others. `key` is `"ip"`, `"user"`, `"header:<name>"` or a function; by default what the
-    server's `rate_limit_key` says. `rate`, `key` and `cost` may be functions of the connection, of either colour,
-    called in the event loop; with a `rate` of None the request is not limited. A request over the limit is answered
-    with 429 and `Retry-After`, a websocket handshake is denied: with the envelope where the application has `install`
-    or the middleware, and a handler of its own wins; as FastAPI answers an `HTTPException` where it has none of these.
-    Raises `ConfigurationError` for a bad argument.
+    The endpoint needs no `request` parameter. Each route has buckets of its own, under each prefix or mount. Parameters
+    of a path or of a mount do not matter: a client that varies them gets no new bucket.
+
+    A request over the limit is answered with 429 and `Retry-After`; a websocket handshake is denied. The body is the
+    envelope if the application has `install` or the middleware, and a handler of the application wins. Without either,
+    the answer is that of FastAPI to an `HTTPException`.
+
+    `rate`, `key` and `cost` may be functions of the connection, coroutine functions too. They run in the event loop.
+
+    Args:
+        rate: A rate such as "5/minute", or a function that returns one, or None for no limit.
+        burst: Requests that may come at once, at least 1; None for the amount of the rate.
+        key: "ip", "user", "header:<name>", or a function. None for the setting `rate_limit_key`.
+        cost: Tokens that a request takes, at least 1; or a function.
+        name: A name for the buckets, which all routes with this name share.
+
+    Raises:
+        ConfigurationError: An argument is wrong.
     """
     return RouteDependency(RouteLimit(rate, burst, key, cost, name))
 
 
 def _is_answered(refusal: RateLimitedError, scope: Scope) -> bool:
-    """Whether the application has a handler for this, its own or ours, or the layer that answers in its place."""
+    """Return whether the application has a handler for `refusal`, its own or ours, or our layer, which answers it."""
     app = scope.get("app")
     handlers = getattr(app, "exception_handlers", ())
     if any(kind in handlers for kind in type(refusal).__mro__[: -len(Exception.__mro__)]):
@@ -130,8 +139,8 @@ def _is_answered(refusal: RateLimitedError, scope: Scope) -> bool:
     return scope["type"] == "http" and any(layer.cls is ResilienceMiddleware for layer in layers)
 
 
-def _as_fastapi_has_it(refusal: RateLimitedError, scope: Scope) -> HTTPException | WebSocketException:
-    """Return what any application answers without being told how, in the shape its other errors have."""
+def _as_http_exception(refusal: RateLimitedError, scope: Scope) -> HTTPException | WebSocketException:
+    """Return an exception that FastAPI itself answers, in the shape of the application's other errors."""
     if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
         return WebSocketException(WS_1013_TRY_AGAIN_LATER, refusal.code)
     envelope = envelope_of(refusal, **ids_of(scope))
@@ -140,11 +149,11 @@ def _as_fastapi_has_it(refusal: RateLimitedError, scope: Scope) -> HTTPException
 
 @functools.cache
 def _standalone() -> ServerGate:
-    """Return the gate of an application without the middleware: limits work, in the memory of this process."""
+    """Return the gate for applications without the middleware: their limits are in the memory of this process."""
     return ServerGate.of(Resilience())
 
 
-def _unaccompanied(connection: HTTPConnection) -> RequestContext:
+def _standalone_context(connection: HTTPConnection) -> RequestContext:
     gate = _standalone()
     peer = connection.client
     return gate.receive({}, None if peer is None else peer.host)

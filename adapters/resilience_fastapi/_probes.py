@@ -1,72 +1,75 @@
-"""Probes, answered before any other layer: no authentication, no catch-all route and no busy thread is in their way."""
+"""Health probes: the answer, their routes in an application, and a router for your own paths."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+from fastapi import APIRouter
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from resilience import Resilience
 from resilience.health import PROBE_PATHS, Health
-from resilience_fastapi._routes import flat
+from resilience.server import health_of, is_probe, mark_probe
+from resilience_fastapi._framework_internals import flat_routes
 
-__all__ = ("IS_PROBE", "Probes", "reply")
+__all__ = ("health_router", "probe_response", "routes_of")
 
-IS_PROBE = "_resilience_is_probe"
-"""Marks the endpoints of `health_router`."""
-_DEEPEST = 8
-
-
-class Probes:
-    """Answers the probe paths, save those the application has a route of its own for, and knows where else they are."""
-
-    __slots__ = ("_answered", "_health", "_routed", "paths")
-
-    def __init__(self, health: Health, *, answers: bool) -> None:
-        self._health = health
-        self._answered = frozenset(PROBE_PATHS if answers else ())
-        self._routed: frozenset[str] = frozenset()
-        self.paths = tuple(self._answered)
-        """What every probe's path begins with: on all others no more time is spent."""
-
-    def find_routes(self, app: Any) -> None:
-        """Look for routes of the probes' paths, and for probes under other paths (`health_router`)."""
-        routes = getattr(app, "routes", ())
-        self._answered = self._answered.difference(path for path, _ in flat(routes))
-        self._routed = frozenset(_probes_below("", routes, _DEEPEST))
-        self.paths = (*self._answered, *self._routed)
-
-    def are_asked(self, scope: Scope, path: str) -> bool:
-        """Whether this request is a probe for us to answer."""
-        return _is_read(scope) and f"/{path.split('/', 2)[1]}" in self._answered
-
-    def are_routed(self, scope: Scope, path: str) -> bool:
-        """Whether this request is a probe that the application routes: itself, or one check of it."""
-        return _is_read(scope) and (path in self._routed or path.rpartition("/")[0] in self._routed)
-
-    async def response(self, scope: Scope, path: str) -> Response:
-        """Return the answer."""
-        return await reply(self._health, scope, path)
+_MAX_DEPTH = 8
 
 
-async def reply(health: Health, scope: Scope, path: str) -> Response:
-    """Ask `health`; nothing in here blocks, whatever the checks do."""
-    answer = await health.ahandle(path, scope.get("query_string", b""), Headers(scope=scope).get("accept"))
-    return Response(answer.body, answer.status, answer.headers)
+async def probe_response(health: Health, scope: Scope, path: str) -> Response:
+    """Return the answer to the probe at `path`. It never blocks, however long the checks take."""
+    reply = await health.ahandle(path, scope.get("query_string", b""), Headers(scope=scope).get("accept"))
+    return Response(reply.body, reply.status, reply.headers)
 
 
-def _is_read(scope: Scope) -> bool:
-    return scope.get("method") in {"GET", "HEAD"}  # a websocket has none
+def routes_of(app: Any) -> tuple[list[str], list[str]]:
+    """Return the paths of an application's routes, and the paths of the probes among them."""
+    routes = getattr(app, "routes", ())
+    return [path for path, _ in flat_routes(routes)], list(_probes_below("", routes, _MAX_DEPTH))
 
 
-def _probes_below(prefix: str, routes: Any, levels: int) -> Iterator[str]:
-    """Yield the paths of probes, in mounted applications too; none that a client could vary."""
-    if levels == 0:  # an application may be mounted below itself
+def _probes_below(prefix: str, routes: Any, depth: int) -> Iterator[str]:
+    """Yield the paths of probes, in mounted applications too. No path with a parameter: clients can vary it."""
+    if depth == 0:  # an application may be mounted below itself
         return
-    for path, route in flat(routes):
+    for path, route in flat_routes(routes):
         if "{" not in path:
-            if hasattr(getattr(route, "endpoint", None), IS_PROBE):
+            if is_probe(getattr(route, "endpoint", None)):
                 yield prefix + path
-            yield from _probes_below(prefix + path, getattr(route, "routes", ()), levels - 1)
+            yield from _probes_below(prefix + path, getattr(route, "routes", ()), depth - 1)
+
+
+def health_router(source: Resilience | Health | None = None, prefix: str = "") -> APIRouter:
+    """Return a router with `/livez`, `/healthz`, `/readyz`, `/startupz` and `/readyz/<check>` under `prefix`.
+
+    `install(app)` answers the same paths without it. All endpoints are coroutine functions, so they answer while every
+    worker thread is busy. None of them is in the OpenAPI schema.
+
+    Wherever you include the router, in a mounted application too, probes are never limited, refused, timed or counted
+    as in flight. This does not hold under a prefix or mount with a parameter, or on a host of its own.
+
+    Args:
+        source: A toolkit or a `Health` with the checks; None for `Resilience.from_env()`.
+        prefix: The beginning of all paths, such as "/internal".
+    """
+    health = health_of(Resilience.from_env() if source is None else source)
+    router = APIRouter(prefix=prefix, include_in_schema=False)
+    for path in PROBE_PATHS:
+        _add(router, health, path)
+    return router
+
+
+def _add(router: APIRouter, health: Health, path: str) -> None:
+    async def probe(request: Request) -> Response:
+        return await probe_response(health, request.scope, path)
+
+    async def check(request: Request) -> Response:
+        return await probe_response(health, request.scope, f"{path}/{request.path_params['check']}")
+
+    router.add_api_route(path, mark_probe(probe), methods=["GET", "HEAD"])
+    router.add_api_route(f"{path}/{{check}}", check, methods=["GET", "HEAD"])

@@ -1,4 +1,4 @@
-"""Resilience for a Flask application that exists: `FlaskResilience(app)`, and nothing else in it changes.
+"""Resilience for an existing Flask application: `FlaskResilience(app)`, and nothing else in it changes.
 
 Needs the `flask` extra: `pip install "resilience-plugins[flask]"`.
 """
@@ -11,7 +11,7 @@ except ModuleNotFoundError as _missing:
     ) from _missing
 
 from resilience_flask._extension import FlaskResilience
-from resilience_flask._health import health_blueprint
 from resilience_flask._limit import exempt, rate_limit
+from resilience_flask._probes import health_blueprint
 
 __all__ = ("FlaskResilience", "exempt", "health_blueprint", "rate_limit")

@@ -1,4 +1,4 @@
-"""One line for an application that exists."""
+"""Everything for an existing application, in one line."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from resilience import Resilience
 from resilience.errors import ConfigurationError
 from resilience.health import HealthServer
 from resilience.options import Secret
-from resilience_flask._handlers import add_handlers
-from resilience_flask._layer import Layer
-from resilience_flask._log import OneLine
+from resilience_flask._errors import add_handlers
+from resilience_flask._flask_internals import OneLine
+from resilience_flask._middleware import FlaskMiddleware
 
 __all__ = ("FlaskResilience",)
 
@@ -28,11 +28,18 @@ _NAME, _PREFIX = "resilience", "RESILIENCE_"
 class FlaskResilience:
     """Guards Flask applications: request ids, the server's limits, deadlines, probes, and one shape for errors.
 
-    `FlaskResilience(app)`, or `FlaskResilience()` and `init_app(app)` where applications are made by a factory; one
-    object may serve several. Without a `resilience` each application gets `Resilience.from_env()`, with `RESILIENCE_*`
-    of its `config` below the environment. `key` is a function without parameters, called in the request, that computes
-    whose quota is charged, where the `rate_limit_key` setting says too little. `app.extensions["resilience"]` is the
-    toolkit. Raises `ConfigurationError` as `init_app` does.
+    Use `FlaskResilience(app)`; or `FlaskResilience()` and `init_app(app)` if a factory makes the application. One
+    object may guard several applications. The toolkit of an application is `app.extensions["resilience"]`.
+
+    Args:
+        app: The application to guard; None to call `init_app` later.
+        resilience: The toolkit. None for `Resilience.from_env()`, one for each application, with the `RESILIENCE_*`
+            values of its `config` below the environment.
+        key: A function without parameters, called in the request, that returns the key a request is charged under, in
+            place of the setting `rate_limit_key`.
+
+    Raises:
+        ConfigurationError: See `init_app`.
     """
 
     def __init__(
@@ -40,67 +47,78 @@ class FlaskResilience:
     ) -> None:
         self._given = None if resilience is None else Resilience.of(resilience)
         self._key = key
-        self._layers: WeakSet[Layer] = WeakSet()
+        self._guards: WeakSet[FlaskMiddleware] = WeakSet()
         if app is not None:
             self.init_app(app)
 
     @property
     def resilience(self) -> Resilience:
-        """The toolkit it was given, else that of the application being served."""
+        """The toolkit that was given, else that of the application that serves the current request."""
         if self._given is not None:
             return self._given
         toolkit: Resilience = current_app.extensions[_NAME]
         return toolkit
 
     def init_app(self, app: Flask) -> None:
-        """Guard `app`: views, hooks, middleware and error handlers of its own stay as they are, and win.
+        """Guard `app`. A second call does nothing.
 
-        A second call does nothing. Raises `ConfigurationError` when the application has served a request already, was
-        given another toolkit before, or is configured badly; it is unchanged then.
+        Views, hooks, middleware and error handlers of the application stay as they are. If a handler of the application
+        and one of ours apply, the application's wins.
+
+        Raises:
+            ConfigurationError: The application has served a request, has another toolkit already, or is configured
+                badly. It is unchanged then.
         """
         known = app.extensions.get(_NAME)
         if known is not None:
             if self._given not in {None, known}:
                 raise ConfigurationError("init_app(app): this application already has another Resilience")
             return
-        layer = Layer(app, self._given or Resilience.from_env(_environment(app.config)), self._key)
+        middleware = FlaskMiddleware(app, self._given or Resilience.from_env(_environment(app.config)), self._key)
         try:
-            app.before_request(layer.admit)
+            app.before_request(middleware.admit)
         except AssertionError:
             reason = "the application has served a request; call it where the application is built"
             raise ConfigurationError(f"init_app(app): {reason}") from None
         add_handlers(app)
-        # By its name: `app.logger` would set up logging before the application may have done so.
+        # By its name: `app.logger` would configure logging, perhaps before the application does.
         logging.getLogger(app.name).addFilter(OneLine())
-        app.wsgi_app = layer  # type: ignore[method-assign]  # as Flask's documentation puts middleware in
-        app.extensions[_NAME] = layer.resilience
-        self._layers.add(layer)
-        layer.attend()
+        app.wsgi_app = middleware  # type: ignore[method-assign]  # as Flask's documentation puts middleware in
+        app.extensions[_NAME] = middleware.resilience
+        self._guards.add(middleware)
+        middleware.watch_process()
 
     def serve_health(self, port: int, host: str = "127.0.0.1", *, app: Flask | None = None) -> HealthServer:
-        """Answer the probes on a port of their own as well, which no busy worker thread keeps from answering.
+        """Answer the probes on a port of their own as well: they answer while every worker thread is busy.
 
-        Call it once, after `init_app`, in the process that serves or in one that will fork it. Of several workers one
-        has the port, and another takes it over when that one ends. Port 0 takes any free port. `app` says whose probes,
-        where this object guards several. Raises `ConfigurationError` for an address nobody can listen on.
+        Call it once, after `init_app`, in the process that serves or in a process that will fork it. One of several
+        workers has the port. When that worker ends, another takes the port over.
+
+        Args:
+            port: The port, 0 for any free port.
+            host: The address to listen on.
+            app: The application whose probes are answered; needed if this object guards several.
+
+        Raises:
+            ConfigurationError: The address cannot be used.
         """
-        layer = self._layer_of(app)
-        health, lifecycle = layer.resilience.health, layer.resilience.lifecycle
+        middleware = self._middleware_of(app)
+        health, lifecycle = middleware.resilience.health, middleware.resilience.lifecycle
         return HealthServer(
-            health, port, host, before=lifecycle.started_if_no_hooks, serves=lambda: layer.is_acquainted
+            health, port, host, before=lifecycle.started_if_no_hooks, serves=lambda: middleware.has_served
         )
 
-    def _layer_of(self, app: Flask | None) -> Layer:
-        wrapped = [layer for layer in self._layers if app is None or layer.app is app]
+    def _middleware_of(self, app: Flask | None) -> FlaskMiddleware:
+        wrapped = [middleware for middleware in self._guards if app is None or middleware.app is app]
         if len(wrapped) != 1:
             raise ConfigurationError("serve_health(app=...): name an application this FlaskResilience guards")
         return wrapped[0]
 
 
 def _environment(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the variables of the process, and below them what the application's own configuration sets.
+    """Return the variables of the process, and below them the values of the application's own configuration.
 
-    Only those with our prefix, and as secrets: an error tracker that reports a mistake in them shows the others too.
+    Only names with our prefix, and all values as secrets: the report of one mistake may show the other values too.
     """
     own = {name: _text(value) for name, value in config.items() if name.startswith(_PREFIX) and value is not None}
     set_outside = {name: text for name, text in os.environ.items() if name.upper().startswith(_PREFIX)}
@@ -109,7 +127,7 @@ def _environment(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    """Return a value of Python code as a variable has it."""
+    """Return a Python value as the text of a variable."""
     if isinstance(value, timedelta):
         return str(value.total_seconds())
     return json.dumps(value) if isinstance(value, list | tuple) else str(value)

@@ -1,4 +1,4 @@
-"""Limits for views, blueprints and whole applications."""
+"""Rate limits for views, blueprints and applications, as decorators."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from werkzeug.exceptions import TooManyRequests
 from resilience import Resilience
 from resilience.errors import RateLimitedError
 from resilience.server import RequestContext, RouteLimit, ServerGate, is_preflight
-from resilience_flask._answers import context_of
+from resilience_flask._errors import CONTEXT
 
 __all__ = ("exempt", "is_exempt", "rate_limit")
 
@@ -32,34 +32,43 @@ def rate_limit(
 ) -> Callable[[T], T]:
     """Return a decorator for a view, which also takes a blueprint or an application: `rate_limit("5/minute")(admin)`.
 
-    It stands below the route: `@app.get("/")`, then `@rate_limit("5/minute")`; in a class-based view, in `decorators`.
-    Each route has buckets of its own, unless a `name` makes several share them. `key` is `"ip"`, `"user"`,
-    `"header:<name>"` or a function; by default what the server's `rate_limit_key` says. `rate`, `key` and `cost` may be
-    functions without parameters, called in the request; with a `rate` of None the request is not limited. A request
-    over the limit is answered with 429 and `Retry-After`. Raises `ConfigurationError` for a bad argument.
+    Write it below the route: `@app.get("/")`, then `@rate_limit("5/minute")`; for a class-based view, in `decorators`.
+    Each route has buckets of its own. A request over the limit is answered with 429 and `Retry-After`.
+
+    `rate`, `key` and `cost` may be functions without parameters, called in the request.
+
+    Args:
+        rate: A rate such as "5/minute", or a function that returns one, or None for no limit.
+        burst: Requests that may come at once, at least 1; None for the amount of the rate.
+        key: "ip", "user", "header:<name>", or a function. None for the setting `rate_limit_key`.
+        cost: Tokens that a request takes, at least 1; or a function.
+        name: A name for the buckets, which all routes with this name share.
+
+    Raises:
+        ConfigurationError: An argument is wrong.
     """
     limit = RouteLimit(rate, burst, key, cost, name)
 
     def decorate(target: T) -> T:
         if isinstance(target, Blueprint | Flask):
             target.before_request(functools.partial(_charge_unless_exempt, limit))
-            return target  # pyright: ignore[reportReturnType] - it is what came in
+            return target  # pyright: ignore[reportReturnType] - the argument itself
         return cast(T, _limited(limit, target))
 
     return decorate
 
 
 def exempt(target: T) -> T:
-    """Spare a view or a blueprint the server's rate limit and that of its blueprint or application.
+    """Exempt a view or a blueprint from the server's rate limit, and from that of its blueprint or application.
 
-    Limits written on the view itself hold, and so do `max_concurrent_requests` and the deadline.
+    Limits on the view itself hold, and so do `max_concurrent_requests` and the deadline.
     """
     setattr(target, _EXEMPT, True)
     return target
 
 
 def is_exempt(app: Flask, endpoint: str | None) -> bool:
-    """Whether the view of `endpoint`, or a blueprint it is in, is exempt."""
+    """Return whether the view of `endpoint` is exempt, or a blueprint that contains it."""
     if endpoint is None:
         return False
     parts = endpoint.split(".")[:-1]
@@ -71,7 +80,8 @@ def is_exempt(app: Flask, endpoint: str | None) -> bool:
 def _limited(limit: RouteLimit, view: Callable[..., Any]) -> Callable[..., Any]:
     """Return a plain function for a view of either colour, as Flask's documentation asks of decorators.
 
-    Charging blocks; the loop an async view gets is its own, so it would hold nobody up there either.
+    The charge blocks. It would in an async view too: Flask runs each of them in a loop of its own, so no other request
+    would wait.
     """
     is_async = inspect.iscoroutinefunction(view)
 
@@ -86,7 +96,7 @@ def _limited(limit: RouteLimit, view: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_in_loop() -> bool:
-    """Whether an async decorator called us, and awaits what we return."""
+    """Return whether an async decorator calls the view, and awaits the result."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -105,36 +115,36 @@ def _charge(limit: RouteLimit) -> None:
     rate = limit.rate() if callable(limit.rate) else limit.rate
     if rate is None:
         return
-    context = context_of(request.environ)
+    context: RequestContext | None = request.environ.get(CONTEXT)
     if context is None:
-        _charge_alone(limit, rate)
+        _charge_standalone(limit, rate)
     else:
-        _charge_in(context, context.gate or _standalone(), limit, rate)
+        _charge_context(context, context.gate or _standalone(), limit, rate)
 
 
-def _charge_in(context: RequestContext, gate: ServerGate, limit: RouteLimit, rate: str) -> None:
+def _charge_context(context: RequestContext, gate: ServerGate, limit: RouteLimit, rate: str) -> None:
     if context.user is None:
         context.user = request.remote_user
     if limit.header is not None and limit.header in request.headers:
         context.headers = {**context.headers, limit.header: request.headers[limit.header]}
     key = None if limit.key is None else str(limit.key())
     cost: Any = limit.cost() if callable(limit.cost) else limit.cost
-    due = limit.charge_for(gate, context, _place(), rate=rate, key=key, cost=cost)
-    if due is not None:
-        gate.charge(context, *due)
+    arguments = limit.charge_for(gate, context, _route(), rate=rate, key=key, cost=cost)
+    if arguments is not None:
+        gate.charge(context, *arguments)
 
 
-def _place() -> str:
-    """Return the route, as its rule is written: never the path, which is the client's to vary."""
+def _route() -> str:
+    """Return the route as its rule is written. Never the path: clients can vary it."""
     method = "GET" if request.method == "HEAD" else request.method
     return f"{method} {request.url_rule}"
 
 
-def _charge_alone(limit: RouteLimit, rate: str) -> None:
-    """Charge without a layer to account to, and answer as Werkzeug does."""
+def _charge_standalone(limit: RouteLimit, rate: str) -> None:
+    """Charge in an application without our middleware, and answer a refusal as Werkzeug does."""
     gate = _standalone()
     try:
-        _charge_in(gate.receive({}, request.remote_addr), gate, limit, rate)
+        _charge_context(gate.receive({}, request.remote_addr), gate, limit, rate)
     except RateLimitedError as refusal:
         seconds = refusal.retry_after
         raise TooManyRequests(retry_after=None if seconds is None else -int(-seconds // 1)) from refusal
@@ -142,5 +152,5 @@ def _charge_alone(limit: RouteLimit, rate: str) -> None:
 
 @functools.cache
 def _standalone() -> ServerGate:
-    """Return the gate of an application without `FlaskResilience`: limits work, in the memory of this process."""
+    """Return the gate for applications without `FlaskResilience`: their limits are in the memory of this process."""
     return ServerGate.of(Resilience())
