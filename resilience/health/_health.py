@@ -1,44 +1,58 @@
-"""The registry of checks, and the questions a probe may ask it."""
+"""The checks of one process, and the answers to its probes."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter
-from resilience.health import _sync
-from resilience.health._asking import Asking, unknown_excludes
-from resilience.health._check import Check, Launch, Probe
-from resilience.health._naming import BOUND, GROUPS, LIFECYCLE, PING, problems_of
-from resilience.health._options import HealthOptions
-from resilience.health._reply import Question, Reply, question_of, reply_to
-from resilience.health._report import Report, ReportEntry
+from resilience.health import _schedule
+from resilience.health._check import Check, CheckFunction, Launch
+from resilience.health._options import GROUPS, LIFECYCLE, LIFECYCLE_GROUPS, PING, HealthOptions, problems_of
+from resilience.health._reply import Reply, parse_probe, reply_to
+from resilience.health._report import Report, ReportBuilder, ReportEntry, unknown_excludes
 from resilience.health._schedule import Schedule
-from resilience.options import CLOCK, Instance, Opaque, checked, seconds
-
-if TYPE_CHECKING:
-    from resilience.lifecycle import Lifecycle
+from resilience.lifecycle import READY, STARTING, Lifecycle
+from resilience.options import CLOCK, Instance, checked, seconds
 
 __all__ = ("Health",)
 
-P = TypeVar("P", bound=Callable[[], Any])
-Query = str | bytes | Mapping[str, Sequence[str]]
+F = TypeVar("F", bound=Callable[[], Any])
+Period: TypeAlias = float | str | timedelta | None
+Query: TypeAlias = str | bytes | Mapping[str, Sequence[str]]
 _OPTIONS = Instance(HealthOptions, expected="HealthOptions")
-_LIFE = Opaque("a Lifecycle", lambda value: isinstance(getattr(value, "state", None), str))
+_LIFECYCLE = Instance(Lifecycle, expected="a Lifecycle")
 
 
 class Health:
-    """The checks of one process and the answers of its probes.
+    """The checks of one process and the answers to its probes.
 
-    Liveness runs no check unless one is added to the group `live` by name: it says that this process answers, and a
-    dependency that is down must not get it killed. Readiness is 503 before the start is finished and while draining,
-    once a lifecycle is attached. Probes share one run of a check and its cached outcome; a check that hangs is reported
-    and not started again, and holds up neither other checks nor the probe beyond its timeout (L18).
+    Liveness runs no check unless you add one to the group `live`: it says that this process answers, and a dependency
+    that is down must not get the process killed. With a lifecycle, readiness is 503 before the start has finished and
+    while the process drains.
+
+    All probes share one run of a check, and its outcome for the time `cache`. A check that hangs is reported and not
+    started again. It delays neither other checks, nor the probe beyond the check's timeout (L18).
+
+    Args:
+        options: Defaults for all checks.
+        lifecycle: Decides about start and drain; `attach` can set it later.
+        clock: Monotonic time.
+
+    Raises:
+        ConfigurationError: An argument, here or of a method, is wrong.
+
+    Example:
+        >>> health = Health()
+        >>> health.add("cache", lambda: False, failure="warn")
+        >>> print(health.report("ready").text(verbose=True), end="")
+        [+]ping ok
+        [!]cache warning: reason withheld
+        readyz check passed
     """
 
     def __init__(
@@ -47,34 +61,46 @@ class Health:
         self.options: HealthOptions = HealthOptions() if options is None else checked(options, "options", _OPTIONS)
         self.events = Emitter()
         self._clock = checked(clock, "clock", CLOCK)
-        self._lifecycle = None if lifecycle is None else checked(lifecycle, "lifecycle", _LIFE)
+        self._lifecycle: Lifecycle | None = None
+        if lifecycle is not None:
+            self.attach(lifecycle)
         self._checks: dict[str, Check] = {}
-        self._schedule = Schedule(self._launch_in_background)
+        self._schedule = Schedule(self._background_launch)
 
     def attach(self, lifecycle: Lifecycle) -> None:
         """Let `lifecycle` decide about start and drain from now on."""
-        self._lifecycle = checked(lifecycle, "lifecycle", _LIFE)
+        self._lifecycle = checked(lifecycle, "lifecycle", _LIFECYCLE)
 
     def add(
         self,
         name: str,
-        check: Probe,
+        check: CheckFunction,
         *,
         groups: Collection[str] = ("ready",),
-        timeout: float | str | timedelta | None = None,
-        cache: float | str | timedelta | None = None,
+        timeout: Period = None,
+        cache: Period = None,
         failure: str | None = None,
-        every: float | str | timedelta | None = None,
+        every: Period = None,
         failure_threshold: int | None = None,
         success_threshold: int | None = None,
     ) -> None:
-        """Add a check: a function, plain or async, that raises or returns False when something is wrong.
+        """Add a check.
 
-        `groups` are `live`, `ready`, `startup`, or words of your own, for `report` and `/healthz?group=`.
-        `timeout`, `cache` and the thresholds default to the options. With `every` it runs by itself in the background,
-        that often; probes get its last answer, which fails as stale once three rounds and its timeout have passed.
-        With `failure="warn"` it is shown and takes nothing out of service; the default is `"fail"`, and `"warn"` for
-        the ready-made checks. Raises `ConfigurationError` for a name in use and all else that is wrong.
+        Args:
+            name: Letters, digits and `. _ -`, at most 63 characters. Unique.
+            check: A function without parameters, plain or async. It fails if it raises or returns False.
+            groups: `live`, `ready`, `startup`, or words of your own, for `report` and `/healthz?group=`.
+            timeout: Longest time for a run. Default: the option.
+            cache: How long an outcome is used again. Default: the option.
+            failure: `fail`, or `warn` for a failure that is shown and takes nothing out of service. Default: the
+                attribute `failure` of `check` if it has one (the built-in checks have `warn`), else `fail`.
+            every: Run the check in the background, that often. Probes get the last outcome, which fails as stale after
+                three rounds and the timeout. Default: run when a probe asks.
+            failure_threshold: Failures in a row after which a check that passed has failed. Default: the option.
+            success_threshold: Passes in a row after which a check that failed passes. Default: the option.
+
+        Raises:
+            ConfigurationError: The name is in use, or an argument is wrong.
         """
         failure = failure if failure is not None else getattr(check, "failure", "fail")
         problems = list(problems_of(name, check, groups, failure))
@@ -85,7 +111,7 @@ class Health:
         )
         period = None if every is None else seconds(every, "every", above=True)
         added = Check(name, check, tuple(groups), cast("str", failure), options, self._clock, self.events, period)
-        # One atomic step, so that of two threads adding the same name one is told.
+        # One atomic step: if two threads add the same name, one of them fails.
         if self._checks.setdefault(name, added) is not added:
             raise ConfigurationError([Problem("name", name, "a name no other check has")])
 
@@ -94,16 +120,16 @@ class Health:
         name: str,
         *,
         groups: Collection[str] = ("ready",),
-        timeout: float | str | timedelta | None = None,
-        cache: float | str | timedelta | None = None,
+        timeout: Period = None,
+        cache: Period = None,
         failure: str | None = None,
-        every: float | str | timedelta | None = None,
+        every: Period = None,
         failure_threshold: int | None = None,
         success_threshold: int | None = None,
-    ) -> Callable[[P], P]:
-        """Add the decorated function as a check; see `add`. The function itself stays as it is."""
+    ) -> Callable[[F], F]:
+        """Add the decorated function as a check, and return it unchanged. For the arguments see `add`."""
 
-        def register(check: P) -> P:
+        def register(check: F) -> F:
             self.add(
                 name,
                 check,
@@ -123,109 +149,117 @@ class Health:
         return dataclasses.replace(self.options, **{name: value for name, value in given.items() if value is not None})
 
     def names(self, group: str) -> tuple[str, ...]:
-        """Return what a report of `group` lists, in order. Raises `ConfigurationError` for a group there is not."""
-        own = (PING, LIFECYCLE) if self._lifecycle is not None and group in BOUND else (PING,)
-        return (*own, *(check.name for check in self._members(group)))
+        """Return the names of the entries in a report of `group`, in order.
 
-    def _members(self, group: str) -> list[Check]:
+        Raises:
+            ConfigurationError: There is no such group.
+        """
+        own = (PING, LIFECYCLE) if self._lifecycle is not None and group in LIFECYCLE_GROUPS else (PING,)
+        return (*own, *(check.name for check in self._checks_of(group)))
+
+    def _checks_of(self, group: str) -> list[Check]:
         members = [check for check in tuple(self._checks.values()) if group in check.groups]
         if not members and group not in GROUPS:
             raise ConfigurationError([Problem("group", group, "one of " + ", ".join(self.groups()))])
         return members
 
     def groups(self) -> tuple[str, ...]:
-        """Return the groups there are: `live`, `ready`, `startup`, and those that checks were added to."""
+        """Return the groups: `live`, `ready`, `startup`, and the groups of your own that have checks."""
         named = (group for check in tuple(self._checks.values()) for group in check.groups)
         return tuple(dict.fromkeys((*GROUPS, *named)))
 
-    def close(self) -> None:
-        """End the background checks; the next question begins them again. Runs under way are left to end."""
-        self._schedule.close()
-
-    def aclose(self) -> Coroutine[Any, Any, None]:
-        """Do the same; nothing in it waits."""
-        from resilience.health._health_aio import closed  # noqa: PLC0415 - asyncio costs 40 ms; WSGI needs none of it
-
-        return closed(self)
-
-    def _in_background(self) -> list[Check]:
-        return [check for check in tuple(self._checks.values()) if check.every is not None]
-
-    def _launch_in_background(self) -> Launch:
-        """Return what starts a round: in the loop this process serves in where there is one, so its clients fit."""
-        loop = getattr(self._lifecycle, "loop", None)
-        if loop is None or not loop.is_running():
-            return _sync.launch
-        from resilience.health._aio import launch_in  # noqa: PLC0415 - as above
-
-        return launch_in(loop)
-
     def report(self, group: str, *, exclude: Iterable[str] = (), only: str | None = None) -> Report:
-        """Return the state of `group`, running what is not fresh; blocks for the longest timeout at most.
+        """Return the state of `group`. Runs the checks without a fresh outcome, and blocks for the longest timeout.
 
-        `exclude` leaves checks out (a name that is none becomes a warning); `only` asks for a single one. Checks that
-        are coroutine functions run in a loop of their own: in async code use `areport`. Raises `ConfigurationError` for
-        a group there is not, and where `only` is not one of its `names`.
+        Coroutine functions run in a loop of their own; async code should call `areport`.
+
+        Args:
+            group: One of `groups()`.
+            exclude: Names of checks to leave out. An unknown name becomes a warning.
+            only: Ask for this check alone, one of `names(group)`.
+
+        Raises:
+            ConfigurationError: There is no such group, or `only` is not in it.
         """
-        asking = self._ask(group, tuple(exclude), only, _sync.launch)
-        return asking.answered(_sync.collect(asking.asked))
+        builder = self._builder(group, tuple(exclude), only, _schedule.launch)
+        return builder.build(_schedule.collect(builder.asked))
 
-    def areport(
-        self, group: str, *, exclude: Iterable[str] = (), only: str | None = None
-    ) -> Coroutine[Any, Any, Report]:
-        """Return the same, suspended for the longest timeout at most. Coroutine functions run in the calling loop.
+    async def areport(self, group: str, *, exclude: Iterable[str] = (), only: str | None = None) -> Report:
+        """Return what `report` returns, without blocking. Coroutine functions run in the calling loop."""
+        from resilience.health import _aio  # noqa: PLC0415 - asyncio costs 40 ms, and blocking code needs none
 
-        Raises `ConfigurationError` as `report` does.
-        """
-        from resilience.health._health_aio import areport  # noqa: PLC0415 - asyncio costs 40 ms; WSGI needs none of it
-
-        return areport(functools.partial(self._ask, group, tuple(exclude), only))
+        builder = self._builder(group, tuple(exclude), only, _aio.launch_here())
+        return builder.build(await _aio.collect(builder.asked))
 
     def handle(self, path: str, query: Query = "", accept: str | None = None) -> Reply:
-        """Answer a probe, blocking. `path` is what follows the prefix the probes are mounted at: `/readyz/redis`.
+        """Answer a probe. Blocks as `report` does.
 
-        `query` is the raw query string, or every value of each parameter.
+        Args:
+            path: The part after the prefix that the probes are mounted under, such as `/readyz/redis`.
+            query: The raw query string, or all values of each parameter.
+            accept: The header `Accept`. JSON is returned only if it asks for JSON.
         """
-        found = question_of(path, query, accept, self.names, self.groups)
-        if isinstance(found, Reply):
-            return found
-        return reply_to(found, self.report(found.group, exclude=found.exclude, only=found.only))
+        request = parse_probe(path, query, accept, self.names, self.groups)
+        if isinstance(request, Reply):
+            return request
+        return reply_to(request, self.report(request.group, exclude=request.exclude, only=request.only))
 
-    def ahandle(self, path: str, query: Query = "", accept: str | None = None) -> Coroutine[Any, Any, Reply]:
-        """Answer a probe, suspended."""
-        from resilience.health._health_aio import areply  # noqa: PLC0415 - as above
+    async def ahandle(self, path: str, query: Query = "", accept: str | None = None) -> Reply:
+        """Answer a probe as `handle` does, without blocking."""
+        request = parse_probe(path, query, accept, self.names, self.groups)
+        if isinstance(request, Reply):
+            return request
+        return reply_to(request, await self.areport(request.group, exclude=request.exclude, only=request.only))
 
-        return areply(question_of(path, query, accept, self.names, self.groups), self._areport_for)
+    def close(self) -> None:
+        """End the background checks. Runs go on to their end, and the next probe begins the background again."""
+        self._schedule.close()
 
-    def _areport_for(self, question: Question) -> Coroutine[Any, Any, Report]:
-        return self.areport(question.group, exclude=question.exclude, only=question.only)
+    async def aclose(self) -> None:
+        """Close as `close` does. Waits for nothing."""
+        self.close()
 
-    def _ask(self, group: str, exclude: tuple[str, ...], only: str | None, launch: Launch) -> Asking:
+    def _builder(self, group: str, exclude: tuple[str, ...], only: str | None, launch: Launch) -> ReportBuilder:
         if only is not None and only not in self.names(group):
             raise ConfigurationError([Problem("only", only, "one of " + ", ".join(self.names(group)))])
-        members = self._members(group)
-        wanted = [check for check in members if check.name not in exclude and only in {None, check.name}]
-        past: list[ReportEntry] = []
-        if self._in_background():
-            self._schedule.ensure(self._in_background)
-        if group == "startup":  # what has been there once has come up
-            past = [ReportEntry(name=check.name) for check in wanted if check.has_passed]
-            wanted = [check for check in wanted if not check.has_passed]
-        return Asking(
+        members = self._checks_of(group)
+        chosen = [check for check in members if check.name not in exclude and only in {None, check.name}]
+        passed: list[ReportEntry] = []
+        if self._background_checks():
+            self._schedule.ensure(self._background_checks)
+        if group == "startup":  # a check that has passed once is not asked again
+            passed = [ReportEntry(name=check.name) for check in chosen if check.has_passed]
+            chosen = [check for check in chosen if not check.has_passed]
+        return ReportBuilder(
             group=group,
-            own=tuple(entry for entry in (*self._own(group), *past) if only in {None, entry.name}),
-            asked=[(check, check.ask(launch)) for check in wanted],
+            own=tuple(entry for entry in (*self._own_entries(group), *passed) if only in {None, entry.name}),
+            asked=[(check, check.ask(launch)) for check in chosen],
             warnings=unknown_excludes(exclude, {check.name for check in members}),
             details=self.options.details,
         )
 
-    def _own(self, group: str) -> Iterable[ReportEntry]:
-        """Return what cannot be excluded: no probe may send requests to a process that leaves."""
+    def _own_entries(self, group: str) -> Iterable[ReportEntry]:
+        """Yield the entries that `exclude` cannot leave out: no probe may send requests to a process that drains."""
         yield ReportEntry(name=PING)
-        if self._lifecycle is None or group not in BOUND:
+        if self._lifecycle is None or group not in LIFECYCLE_GROUPS:
             return
         state = self._lifecycle.state
-        stands = state == "ready" or (group == "startup" and state != "starting")
-        if stands and group != "startup" and getattr(self._lifecycle, "drain_file_exists", False):
-            stands, state = False, "the drain file exists"
-        yield ReportEntry(name=LIFECYCLE, status="ok" if stands else "failed", reason=state, is_public=True)
+        if group == "startup":
+            ok, reason = state != STARTING, state
+        elif state == READY and self._lifecycle.drain_file_exists:
+            ok, reason = False, "the drain file exists"
+        else:
+            ok, reason = state == READY, state
+        yield ReportEntry(name=LIFECYCLE, status="ok" if ok else "failed", reason=reason, is_public=True)
+
+    def _background_checks(self) -> list[Check]:
+        return [check for check in tuple(self._checks.values()) if check.every is not None]
+
+    def _background_launch(self) -> Launch:
+        """Return the launch for background runs: in the loop that serves, because clients may be bound to it."""
+        loop = None if self._lifecycle is None else self._lifecycle.loop
+        if loop is None or not loop.is_running():
+            return _schedule.launch
+        from resilience.health import _aio  # noqa: PLC0415 - asyncio costs 40 ms, and blocking code needs none
+
+        return _aio.launch_in(loop)

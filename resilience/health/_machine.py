@@ -1,26 +1,42 @@
-"""The state of one check: idle, running since, or stuck; and its last outcome. Pure: told the time, not thread-safe.
+"""The state of one check: its run, its last outcome and its verdict. Pure: the caller passes the time in.
 
-At most one run exists at a time. A run past its timeout is answered for as failed but stays the run, so that a check
-that hangs is never started again on top of itself (L18); its late answer counts as a failure too.
+Runs
+    A check is idle, or has one run. `ask` returns the last outcome while that is fresh, otherwise the run, otherwise
+    None: then the caller begins a run. There is never a second run: all probes share the first one (L18).
 
-The verdict turns after so many failures, or passes, in a row; the first outcome of all decides alone. A hanging run
-counts once per timeout that passes.
+    A run has until its timeout. After that `overdue` answers for it, with a failure, but the run stays: a check that
+    hangs is not started again on top of itself. Its late answer is a failure too, since it came too late. A run whose
+    event loop has died will never answer. `give_up` removes it, so that the next caller can begin another run. Runs
+    are compared by identity, so the answer of a run that was given up changes nothing.
+
+Verdict
+    `was_ok` is what reports say of the check. It turns after `failure_threshold` failures, or `success_threshold`
+    passes, in a row. The first outcome of all decides alone. A run that hangs counts as one failure for each timeout
+    that has passed. Until the verdict turns, an outcome carries the old verdict, and a note such as "1 of 3 failures".
+
+Background
+    A check with `every` runs by itself, and callers get its last outcome without waiting. If three rounds and a timeout
+    pass without a new outcome, the last one is stale, and the check has failed.
+
+Locks
+    Not thread-safe: `Check` holds its lock around each method. Reading `has_passed`, and the fields of a run that is
+    over, needs no lock.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ("Change", "Machine", "Outcome", "Run")
+__all__ = ("CheckMachine", "CheckOutcome", "CheckRun", "VerdictChange")
 
-_MOST_MISSED = 3
-"""Rounds of a background check without an answer, after which the last one is stale."""
+_MAX_MISSED_ROUNDS = 3
+"""Rounds of a background check without an outcome, after which the last outcome is stale."""
 
 
-class Outcome(NamedTuple):
-    """What a check found at `at` after `seconds`. `reason` is for our own eyes; empty where all is well.
+class CheckOutcome(NamedTuple):
+    """The outcome of a run that ended at `at` after `seconds`. `reason` says why it failed; it is empty for a pass.
 
-    `ok` is the verdict. It may differ from what was found last; `note` then says how near it is to turning.
+    `ok` is the verdict, which may differ from this one outcome. `note` then says how near the verdict is to turning.
     """
 
     ok: bool
@@ -31,15 +47,15 @@ class Outcome(NamedTuple):
     is_stale: bool = False
 
 
-class Change(NamedTuple):
-    """The verdict went from `before` (None: never known) to `outcome`."""
+class VerdictChange(NamedTuple):
+    """The verdict turned from `before` (None for the first one) to `outcome.ok`."""
 
     before: bool | None
-    outcome: Outcome
+    outcome: CheckOutcome
 
 
-class Run:
-    """One execution of a check, compared by identity: the answer of a run given up means nothing."""
+class CheckRun:
+    """One execution of a check. Compared by identity."""
 
     __slots__ = ("counted", "is_over", "outcome", "started", "until")
 
@@ -48,13 +64,13 @@ class Run:
         self.until = until
         self.is_over = False
         self.counted = 0
-        """How many failures it stands for already, while it hangs."""
-        self.outcome: Outcome | None = None
-        """None while running, and for good where the run was given up."""
+        """The number of failures that this run has counted as so far, because it hangs."""
+        self.outcome: CheckOutcome | None = None
+        """None while running, and for ever if the run was given up."""
 
 
-class Machine:
-    """`timeout`, `cache` and `every` are seconds. With `every` the check runs by itself, and nobody waits for it."""
+class CheckMachine:
+    """`timeout`, `cache` and `every` are seconds. With `every` the check runs in the background."""
 
     __slots__ = (
         "cache",
@@ -83,81 +99,85 @@ class Machine:
         self.every = every
         self.failure_threshold = failure_threshold
         self.success_threshold = success_threshold
-        self.run: Run | None = None
-        self.last: Outcome | None = None
+        self.run: CheckRun | None = None
+        self.last: CheckOutcome | None = None
         self.was_ok: bool | None = None
+        """The verdict; None before the first outcome."""
         self.streak = 0
+        """Outcomes in a row that contradict the verdict."""
         self.has_passed = False
-        """Whether it has ever passed: then whatever was to be there at the start has been."""
+        """Whether the check has ever passed. A check of the group `startup` is then not asked again."""
 
-    def ask(self, now: float) -> tuple[Outcome | Run | None, Change | None]:
-        """Return what is known, else the run under way, else None: then the one who asks has to `begin` one."""
+    def ask(self, now: float) -> tuple[CheckOutcome | CheckRun | None, VerdictChange | None]:
+        """Return the outcome if it is known, else the run, else None: then the caller has to `begin` a run."""
         run, last = self.run, self.last
         if run is not None and now >= run.until:
             return self.overdue(run, now)
         if last is not None and self.every is not None:
-            return self._fresh(last, self.every, now)
+            return self._last_of_background(last, self.every, now)
         if run is None and last is not None and now < last.at + self.cache:
             return last, None
         return run, None
 
-    def _fresh(self, last: Outcome, every: float, now: float) -> tuple[Outcome, Change | None]:
+    def _last_of_background(
+        self, last: CheckOutcome, every: float, now: float
+    ) -> tuple[CheckOutcome, VerdictChange | None]:
         age = now - last.at
-        if age <= _MOST_MISSED * every + self.timeout:
+        if age <= _MAX_MISSED_ROUNDS * every + self.timeout:
             return last, None
-        outcome = Outcome(
+        outcome = CheckOutcome(
             ok=False, reason=f"no answer for {age:.3g} s", at=last.at, seconds=last.seconds, is_stale=True
         )
         before, self.was_ok, self.streak = self.was_ok, False, 0
-        return outcome, Change(before, outcome) if before is not False else None
+        return outcome, VerdictChange(before, outcome) if before is not False else None
 
     def due_in(self, now: float) -> float:
-        """Return how long until a check that runs by itself is to `begin`; 0 or less: now."""
+        """Return the seconds until a background check has to `begin` its next run. 0 or less means now."""
         if self.every is None or self.run is not None:
             return self.every or self.timeout
         return 0.0 if self.last is None else self.last.at + self.every - now
 
-    def begin(self, now: float) -> Run:
-        """Start a run. Only where none is under way."""
-        self.run = Run(now, now + self.timeout)
+    def begin(self, now: float) -> CheckRun:
+        """Begin a run. The check must be idle."""
+        self.run = CheckRun(now, now + self.timeout)
         return self.run
 
-    def overdue(self, run: Run, now: float) -> tuple[Outcome, Change | None]:
-        """Answer for a run nobody waits for any longer; the run itself goes on."""
+    def overdue(self, run: CheckRun, now: float) -> tuple[CheckOutcome, VerdictChange | None]:
+        """Return the outcome of a run for a caller that waits no longer. The run itself goes on."""
         if run.outcome is not None:
             return run.outcome, None
         took = now - run.started
         if run is not self.run:
             is_trusted = self.failure_threshold > 1 and self.was_ok is True
-            return Outcome(ok=is_trusted, reason="given up before it answered", at=now, seconds=took), None
-        outcome = Outcome(ok=False, reason=f"no answer after {took:.3g} s", at=now, seconds=took)
+            return CheckOutcome(ok=is_trusted, reason="given up before it answered", at=now, seconds=took), None
+        outcome = CheckOutcome(ok=False, reason=f"no answer after {took:.3g} s", at=now, seconds=took)
         times = max(1, int(took / self.timeout))
-        change = self._judge(outcome, times - run.counted)
+        change = self._count(outcome, times - run.counted)
         run.counted = times
         return change
 
-    def finish(self, run: Run, reason: str, now: float) -> Change | None:
-        """Take the answer of a run: all is well where `reason` is empty."""
+    def finish(self, run: CheckRun, reason: str, now: float) -> VerdictChange | None:
+        """Take the answer of a run: a pass if `reason` is empty."""
         if run is not self.run:
             return None
         took = now - run.started
         if now > run.until and not reason:
             reason = f"answered after {took:.3g} s, allowed {self.timeout:g} s"
-        outcome = Outcome(ok=not reason, reason=reason, at=now, seconds=took)
-        run.outcome, change = self._judge(outcome, 1 if outcome.ok or not run.counted else 0)
+        outcome = CheckOutcome(ok=not reason, reason=reason, at=now, seconds=took)
+        run.outcome, change = self._count(outcome, 1 if outcome.ok or not run.counted else 0)
         self.last = run.outcome
         run.is_over, self.run = True, None
         return change
 
-    def give_up(self, run: Run) -> bool:
-        """Forget a run that will never answer, so that the next one who asks begins another."""
+    def give_up(self, run: CheckRun) -> bool:
+        """Remove a run that will never answer. Return False if it is not the present run."""
         if run is not self.run:
             return False
         run.is_over, self.run = True, None
         return True
 
-    def _judge(self, found: Outcome, times: int) -> tuple[Outcome, Change | None]:
-        """Return what is to be said of something found `times` times, and whether that is a turn."""
+    def _count(self, found: CheckOutcome, times: int) -> tuple[CheckOutcome, VerdictChange | None]:
+        """Count an outcome `times` times. Return it with the verdict, and the change if the verdict turned."""
         self.has_passed = self.has_passed or found.ok
         before = self.was_ok
         if found.ok is before:
@@ -167,6 +187,6 @@ class Machine:
         needed = self.success_threshold if found.ok else self.failure_threshold
         if before is None or self.streak >= needed:
             self.was_ok, self.streak = found.ok, 0
-            return found, Change(before, found)
+            return found, VerdictChange(before, found)
         note = f"{self.streak} of {needed} {'passes' if found.ok else 'failures'}"
         return found._replace(ok=before, reason=found.reason or f"it has to pass {needed} times", note=note), None

@@ -1,4 +1,4 @@
-"""From a probe's request to its response, for every adapter: no framework, no I/O."""
+"""The response to a probe, for all adapters. No framework, no I/O."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from urllib.parse import parse_qs
 from resilience.envelope import JSON_TYPE, explicit_quality
 from resilience.health._report import Report
 
-__all__ = ("ENDPOINTS", "PROBE_PATHS", "Question", "Reply", "question_of", "refusal", "reply_to")
+__all__ = ("PROBE_PATHS", "ProbeRequest", "Reply", "error_reply", "parse_probe", "reply_to")
 
-ENDPOINTS = {"livez": "live", "healthz": "live", "readyz": "ready", "startupz": "startup"}
-PROBE_PATHS = tuple(f"/{endpoint}" for endpoint in ENDPOINTS)
-"""Where the probes are, unless they are mounted elsewhere."""
+_ENDPOINTS = {"livez": "live", "healthz": "live", "readyz": "ready", "startupz": "startup"}
+PROBE_PATHS = tuple(f"/{endpoint}" for endpoint in _ENDPOINTS)
+"""The paths of the probes, unless an adapter mounts them under a prefix."""
 
 _ANY_GROUP = "healthz"
-_MOST_EXCLUDED = 50
-_LONGEST_QUERY = 4096
-_NO = frozenset({"0", "false", "no", "off"})
+_MAX_EXCLUDED = 50
+_MAX_QUERY = 4096
+_FALSE = frozenset({"0", "false", "no", "off"})
 _TEXT_TYPE = "text/plain; charset=utf-8"
 
 
 class Reply(NamedTuple):
-    """A response. Send it as it is; for HEAD leave out the body."""
+    """A response. Send it unchanged; for HEAD without the body."""
 
     status: int
     headers: dict[str, str]
     body: bytes
 
 
-class Question(NamedTuple):
-    """What a probe asks."""
+class ProbeRequest(NamedTuple):
+    """A probe, parsed."""
 
     endpoint: str
     group: str
@@ -43,36 +43,41 @@ class Question(NamedTuple):
     as_json: bool
 
 
-def question_of(
+def parse_probe(
     path: str,
     query: str | bytes | Mapping[str, Sequence[str]],
     accept: str | None,
     names: Callable[[str], Collection[str]],
     groups: Callable[[], Collection[str]] = tuple,
-) -> Question | Reply:
-    """Return the question, or the 404 for a path that is no probe and no check of its group (`names`).
+) -> ProbeRequest | Reply:
+    """Return the request, or a 404 if the path names no probe, no check or no group.
 
-    `/healthz` answers for the group named by `?group=`, one of `groups`.
+    Args:
+        path: The part after the prefix that the probes are mounted under, such as `/readyz/redis`.
+        query: The raw query string, or all values of each parameter. `/healthz` answers for the group in `group`.
+        accept: The header `Accept`.
+        names: Returns the names of the checks of a group.
+        groups: Returns the names of the groups.
     """
     endpoint, slash, check = path.strip("/").partition("/")
-    group = ENDPOINTS.get(endpoint)
+    group = _ENDPOINTS.get(endpoint)
     if group is None:
         return _not_found("probe")
-    asked = _parameters(query)
-    if endpoint == _ANY_GROUP and asked.get("group"):
-        group = asked["group"][0]
+    parameters = _parameters(query)
+    if endpoint == _ANY_GROUP and parameters.get("group"):
+        group = parameters["group"][0]
         if group not in groups():
             return _not_found("group")
     if slash and check not in names(group):
         return _not_found("check")
-    plain, text = explicit_quality(accept, JSON_TYPE), explicit_quality(accept, "text/plain")
-    return Question(
+    json_quality, text_quality = explicit_quality(accept, JSON_TYPE), explicit_quality(accept, "text/plain")
+    return ProbeRequest(
         endpoint=endpoint,
         group=group,
         only=check if slash else None,
-        exclude=tuple(asked.get("exclude", ()))[:_MOST_EXCLUDED],
-        verbose=any(value.lower() not in _NO for value in asked.get("verbose", ())),
-        as_json=(plain or 0) > (text or 0),
+        exclude=tuple(parameters.get("exclude", ()))[:_MAX_EXCLUDED],
+        verbose=any(value.lower() not in _FALSE for value in parameters.get("verbose", ())),
+        as_json=(json_quality or 0) > (text_quality or 0),
     )
 
 
@@ -80,24 +85,24 @@ def _parameters(query: str | bytes | Mapping[str, Sequence[str]]) -> Mapping[str
     if isinstance(query, Mapping):
         return query
     text = query.decode("latin-1") if isinstance(query, bytes) else query
-    return parse_qs(text[:_LONGEST_QUERY], keep_blank_values=True)
+    return parse_qs(text[:_MAX_QUERY], keep_blank_values=True)
 
 
-def reply_to(question: Question, report: Report) -> Reply:
+def reply_to(request: ProbeRequest, report: Report) -> Reply:
     """Return the response that carries `report`."""
-    if question.as_json:
+    if request.as_json:
         return _reply(report.status, json.dumps(report.json()).encode(), JSON_TYPE)
-    text = report.text(question.verbose, title=question.only or question.endpoint)
+    text = report.text(request.verbose, title=request.only or request.endpoint)
     return _reply(report.status, text.encode(errors="replace"), _TEXT_TYPE)
 
 
 def _not_found(what: str) -> Reply:
-    """Return a 404; `what` is ours, never the client's text."""
+    """Return a 404. `what` is a word of this module, never text of the client."""
     return _reply(404, f"no such {what}\n".encode(), _TEXT_TYPE)
 
 
-def refusal(status: int) -> Reply:
-    """Return the response to what is no probe's request, in the words of HTTP."""
+def error_reply(status: int) -> Reply:
+    """Return the response to a request that is no probe, with the standard phrase of its status."""
     return _reply(status, f"{HTTPStatus(status).phrase}\n".encode(), _TEXT_TYPE)
 
 

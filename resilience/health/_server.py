@@ -1,4 +1,4 @@
-"""Probes on a port of their own: answered while every thread of the web server is busy (L18)."""
+"""Probes on a port of their own: answered while all threads of the web server are busy (L18)."""
 
 from __future__ import annotations
 
@@ -25,25 +25,35 @@ __all__ = ("HealthServer",)
 
 _log = logging.getLogger("resilience")
 _PORT, _HOST = Whole(0, 65_535), Text("an address of this machine", longest=255)
-_TRY_AGAIN = 1.0
-_MOST_AT_ONCE = 16
-_GIVING_UP = 0.25
-"""Seconds in which a thread notices that its connection was taken away."""
+_RETRY_INTERVAL = 1.0
+_MAX_CONNECTIONS = 16
+_SHUTDOWN_TIMEOUT = 0.25
+"""Seconds in which a thread notices that its connection was shut down, and frees its place."""
 
 
-def _nothing() -> bool:
+def _false() -> bool:
     return False
 
 
 class HealthServer:
-    """A small HTTP server for the probes of `health`, in a thread of its own. Nothing else is answered there.
+    """A small HTTP server in a thread of its own that answers the probes of `health`, and nothing else.
 
-    Port 0 takes a free one; `port` says which. Where the port is taken, as a rule by another worker of the same
-    service, the process goes on without, and takes it over within a second or so of its becoming free: `is_listening`.
-    Anything else that is wrong with the address raises `ConfigurationError`.
+    If the port is taken, usually by another worker of the same service, the process goes on without it. It takes the
+    port over within about a second after that becomes free: see `is_listening`.
 
-    A process that forks before it `serves` a request is a server's master: it hands the port over to its children. One
-    that forks later keeps it. `before` is called before each answer.
+    A process that forks before it has served a request is a server's master: it hands the port over to its children. A
+    process that forks later keeps the port.
+
+    Args:
+        health: Answers the probes.
+        port: 0 takes a free port. The attribute `port` has its number.
+        host: The address to listen on.
+        before: Called before each answer.
+        serves: Returns whether this process has served a request.
+
+    Raises:
+        ConfigurationError: The address cannot be used, for another reason than that the port is taken.
+        RuntimeError: The system starts no more threads.
     """
 
     def __init__(
@@ -52,8 +62,8 @@ class HealthServer:
         port: int,
         host: str = "127.0.0.1",
         *,
-        before: Callable[[], object] = _nothing,
-        serves: Callable[[], bool] = _nothing,
+        before: Callable[[], object] = _false,
+        serves: Callable[[], bool] = _false,
     ) -> None:
         self.port: int = checked(port, "port", _PORT)
         self.host: str = checked(host, "host", _HOST)
@@ -62,15 +72,16 @@ class HealthServer:
         self._listener = self._bind()
         try:
             self._start()
-        except RuntimeError:  # no more threads: a port that is open and silent would be worse than none
+        except RuntimeError:  # no more threads: an open port that never answers would be worse than a closed one
             self._stop()
             raise
         _servers.add(self)
 
     def _renew(self) -> None:
         self._closing = threading.Event()
-        self._free = threading.Semaphore(_MOST_AT_ONCE)
-        self._silent: deque[socket.socket] = deque()
+        self._places = threading.Semaphore(_MAX_CONNECTIONS)
+        self._unread: deque[socket.socket] = deque()
+        """Connections whose request has not arrived, the oldest first."""
 
     @property
     def is_listening(self) -> bool:
@@ -78,7 +89,7 @@ class HealthServer:
         return self._listener is not None
 
     def close(self) -> None:
-        """Give the port up. May be called twice."""
+        """Close the port. May be called twice."""
         _servers.discard(self)
         self._stop()
 
@@ -91,13 +102,13 @@ class HealthServer:
         self.close()
 
     def after_fork(self) -> None:
-        """Begin again in a worker; in any other child the port is none of ours."""
+        """Take the port over in a worker. In any other child, close it."""
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
         self._renew()
         if not self._serves():
-            with contextlib.suppress(ConfigurationError):  # said once, where the server was made
+            with contextlib.suppress(ConfigurationError):  # raised once already, when the server was made
                 self._listener = self._bind()
             try:
                 self._start()
@@ -115,11 +126,11 @@ class HealthServer:
         listener, self._listener = self._listener, None
         if listener is not None:
             with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)  # closing alone wakes nobody who waits in accept()
+                listener.shutdown(socket.SHUT_RDWR)  # `close` alone does not wake a thread that waits in `accept`
             listener.close()
 
     def _bind(self) -> socket.socket | None:
-        """Return a socket that listens; None where the port is taken."""
+        """Return a socket that listens, None if the port is taken."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         try:
             listener = socket.create_server((self.host, self.port), family=family)
@@ -140,8 +151,8 @@ class HealthServer:
         while not closing.is_set():
             listener = self._listener
             if listener is not None:
-                self._serve(listener)
-            elif not closing.wait(_TRY_AGAIN):
+                self._accept_from(listener)
+            elif not closing.wait(_RETRY_INTERVAL):
                 self._take_over(closing)
 
     def _take_over(self, closing: threading.Event) -> None:
@@ -150,70 +161,72 @@ class HealthServer:
         if closing.is_set():
             self._stop()
 
-    def _serve(self, listener: socket.socket) -> None:
+    def _accept_from(self, listener: socket.socket) -> None:
         while True:
             try:
                 connection, _ = listener.accept()
             except OSError:
-                if self._listener is listener:  # not closed: out of file descriptors, for one
-                    self._closing.wait(_TRY_AGAIN)
+                if self._listener is listener:  # not closed: the process may have no more file descriptors
+                    self._closing.wait(_RETRY_INTERVAL)
                 return
-            if self._has_room():
-                self._hear(connection)
+            if self._take_place():
+                self._start_answer(connection)
             else:
                 connection.close()
 
-    def _hear(self, connection: socket.socket) -> None:
-        self._silent.append(connection)
-        try:
-            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
-        except RuntimeError:  # no more threads: one caller has to ask again, and the port is there when there are some
-            with connection:
-                self._let_go(connection)
+    def _take_place(self) -> bool:
+        """Take one of the places. If all are taken, shut down the oldest connection without a request.
 
-    def _let_go(self, connection: socket.socket) -> None:
-        """Give the place back."""
-        self._no_longer_silent(connection)
-        self._free.release()
-
-    def _no_longer_silent(self, connection: socket.socket) -> None:
-        with contextlib.suppress(ValueError):  # his place has just been given away
-            self._silent.remove(connection)
-
-    def _has_room(self) -> bool:
-        """Take a place; whoever has said nothing for longest gives his up, so that silence keeps no probe out."""
-        if self._free.acquire(blocking=False):
+        So clients that connect and send nothing keep no probe out.
+        """
+        if self._places.acquire(blocking=False):
             return True
         with contextlib.suppress(IndexError, OSError):
-            self._silent.popleft().shutdown(socket.SHUT_RDWR)
-        return self._free.acquire(timeout=_GIVING_UP)
+            self._unread.popleft().shutdown(socket.SHUT_RDWR)
+        return self._places.acquire(timeout=_SHUTDOWN_TIMEOUT)
+
+    def _start_answer(self, connection: socket.socket) -> None:
+        self._unread.append(connection)
+        try:
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+        except RuntimeError:  # no more threads: this client has to try again, and the port stays open
+            with connection:
+                self._free_place(connection)
+
+    def _free_place(self, connection: socket.socket) -> None:
+        self._request_arrived(connection)
+        self._places.release()
+
+    def _request_arrived(self, connection: socket.socket) -> None:
+        with contextlib.suppress(ValueError):  # `_take_place` has just shut it down
+            self._unread.remove(connection)
 
     def _answer(self, connection: socket.socket) -> None:
-        from resilience.health._http import answer  # noqa: PLC0415 - http.server costs 20 ms, and few have such a port
+        from resilience.health._http_request import answer  # noqa: PLC0415 - http.server costs 20 ms, and few have such a port
 
         try:
-            with connection, contextlib.suppress(OSError):  # whoever asked may be gone
+            with connection, contextlib.suppress(OSError):  # the client may have gone
                 self._before()
-                answer(connection, self._health, functools.partial(self._no_longer_silent, connection))
+                answer(connection, self._health.handle, functools.partial(self._request_arrived, connection))
         finally:
-            self._let_go(connection)
+            self._free_place(connection)
 
 
 _servers: set[HealthServer] = set()
-"""Those not closed. Held here, for a master that has handed its port over holds nothing else of the server."""
+"""The servers that are not closed. A master that has handed its port over holds no other reference to its server."""
 
 
-def _hand_over() -> None:
+def _after_fork_in_parent() -> None:
     for server in list(_servers):
         server.after_fork_in_parent()
 
 
-def _take_up() -> None:
+def _after_fork_in_child() -> None:
     for server in list(_servers):
         server.after_fork()
 
 
-# Not by renew_after_fork: this starts a thread, so what `threading` itself does after a fork has to come first, and
-# these run in the order in which the modules were imported.
+# Not by `renew_after_fork`: this starts a thread, so the work of `threading` itself after a fork has to come first, and
+# these functions run in the order in which the modules were imported.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_parent=_hand_over, after_in_child=_take_up)
+    os.register_at_fork(after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

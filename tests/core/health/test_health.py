@@ -129,11 +129,11 @@ def test_fifty_probes_run_a_slow_check_once() -> None:
     with ThreadPoolExecutor(50) as pool:
         probes = [pool.submit(health.report, "ready") for _ in range(50)]
         assert gate.inside.wait(5)
-        eventually(lambda: len(health._checks["slow"]._waiting) == 50)
+        eventually(lambda: len(health._checks["slow"]._waiters) == 50)
         gate.go.set()
         assert all(probe.result(10).ok for probe in probes)
     assert gate.runs == 1
-    assert not health._checks["slow"]._waiting
+    assert not health._checks["slow"]._waiters
 
 
 def test_outcomes_are_cached_by_the_clock() -> None:
@@ -395,7 +395,7 @@ def test_a_broken_log_wedges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_idle_thread_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A check's thread is kept between runs, ends when nobody asks, and comes back."""
-    monkeypatch.setattr("resilience.health._worker._IDLE", 0.2)
+    monkeypatch.setattr("resilience.health._check._IDLE_TIMEOUT", 0.2)
     health, threads = Health(HealthOptions(timeout=10.0, cache=0)), []
     health.add("c", lambda: threads.append(threading.current_thread()))
     health.report("ready")

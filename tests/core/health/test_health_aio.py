@@ -94,7 +94,7 @@ async def test_fifty_probes_run_a_slow_check_once() -> None:
     go.set()
     assert all(report.ok for report in await asyncio.gather(*probes))
     assert len(runs) == 1
-    assert not health._checks["slow"]._waiting
+    assert not health._checks["slow"]._waiters
 
 
 @pytest.mark.realtime
@@ -151,7 +151,7 @@ async def test_a_cancelled_probe_leaves_the_check_running() -> None:
         probe.cancel()
         with pytest.raises(asyncio.CancelledError):
             await probe
-    assert not health._checks["slow"]._waiting
+    assert not health._checks["slow"]._waiters
     joined = asyncio.create_task(health.areport("ready"))
     await asyncio.sleep(0.01)
     gc.collect()
@@ -198,7 +198,7 @@ async def test_two_loops_and_a_thread_share_a_run() -> None:
         other_loop = pool.submit(asyncio.run, health.areport("ready"))
         no_loop = pool.submit(health.report, "ready")
         async with asyncio.timeout(5):
-            while len(health._checks["slow"]._waiting) < 3:
+            while len(health._checks["slow"]._waiters) < 3:
                 await asyncio.sleep(0.002)
         go.set()
         assert (await first).ok

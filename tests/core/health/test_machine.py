@@ -2,52 +2,52 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from resilience.health._machine import Machine, Outcome, Run
+from resilience.health._machine import CheckMachine, CheckOutcome, CheckRun
 
 
-def begun(machine: Machine, now: float) -> Run:
+def begun(machine: CheckMachine, now: float) -> CheckRun:
     assert machine.ask(now) == (None, None)
     return machine.begin(now)
 
 
 def test_one_run_at_a_time() -> None:
     """Whoever asks while a run is under way gets that run, not another."""
-    machine = Machine(timeout=1.0, cache=5.0)
+    machine = CheckMachine(timeout=1.0, cache=5.0)
     run = begun(machine, 0.0)
     assert machine.ask(0.999) == (run, None)
 
 
 def test_outcome_is_used_again_until_the_cache_ends() -> None:
     """An outcome is good for `cache` seconds from its end, and not an instant longer."""
-    machine = Machine(timeout=1.0, cache=5.0)
+    machine = CheckMachine(timeout=1.0, cache=5.0)
     run = begun(machine, 0.0)
     change = machine.finish(run, "", 0.5)
     assert change is not None
-    assert (change.before, change.outcome) == (None, Outcome(ok=True, reason="", at=0.5, seconds=0.5))
+    assert (change.before, change.outcome) == (None, CheckOutcome(ok=True, reason="", at=0.5, seconds=0.5))
     assert machine.ask(5.499) == (change.outcome, None)
     assert machine.ask(5.5) == (None, None)
 
 
 def test_a_stuck_run_is_reported_and_kept() -> None:
     """Past its timeout a run is answered for as failed, changed once, and never started again (L18)."""
-    machine = Machine(timeout=1.0, cache=0.0)
+    machine = CheckMachine(timeout=1.0, cache=0.0)
     run = begun(machine, 0.0)
     outcome, change = machine.ask(1.0)
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, CheckOutcome)
     assert (outcome.ok, change is not None) == (False, True)
     later, again = machine.ask(1000.0)
-    assert isinstance(later, Outcome)
+    assert isinstance(later, CheckOutcome)
     assert (later.ok, again, machine.run) == (False, None, run)
     assert "1e+03 s" in later.reason
 
 
 def test_a_late_answer_is_a_failure() -> None:
     """A check that passes after its timeout has failed, or it would flap for ever."""
-    machine = Machine(timeout=1.0, cache=5.0)
+    machine = CheckMachine(timeout=1.0, cache=5.0)
     run = begun(machine, 0.0)
     machine.finish(run, "", 3.0)
     outcome, _ = machine.ask(4.0)
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, CheckOutcome)
     assert (outcome.ok, outcome.seconds) == (False, 3.0)
     assert "allowed 1 s" in outcome.reason
     assert machine.ask(8.0) == (None, None)
@@ -55,7 +55,7 @@ def test_a_late_answer_is_a_failure() -> None:
 
 def test_a_run_given_up_counts_for_nothing() -> None:
     """What a run that was given up still reports changes nothing about its successor."""
-    machine = Machine(timeout=1.0, cache=5.0)
+    machine = CheckMachine(timeout=1.0, cache=5.0)
     lost = begun(machine, 0.0)
     assert machine.give_up(lost)
     assert not machine.give_up(lost)
@@ -68,7 +68,7 @@ def test_a_run_given_up_counts_for_nothing() -> None:
 
 def test_changes_are_told_once() -> None:
     """A change is a change of verdict: passing again is told, failing again is not."""
-    machine = Machine(timeout=1.0, cache=0.0)
+    machine = CheckMachine(timeout=1.0, cache=0.0)
     told = [machine.finish(begun(machine, at), reason, at) for at, reason in enumerate(["", "", "x", "y", ""])]
     assert [change and (change.before, change.outcome.ok) for change in told] == [
         (None, True),
@@ -85,9 +85,9 @@ class OneCheck(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.machine = Machine(timeout=1.0, cache=2.0)
-        self.under_way: Run | None = None
-        self.given_up: list[Run] = []
+        self.machine = CheckMachine(timeout=1.0, cache=2.0)
+        self.under_way: CheckRun | None = None
+        self.given_up: list[CheckRun] = []
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0]))
     def wait(self, seconds: float) -> None:
@@ -99,7 +99,7 @@ class OneCheck(RuleBasedStateMachine):
         if answer is None:
             assert self.under_way is None
             self.under_way = self.machine.begin(self.now)
-        elif isinstance(answer, Run):
+        elif isinstance(answer, CheckRun):
             assert answer is self.under_way
             assert self.now < answer.until
         elif self.under_way is not None:

@@ -1,6 +1,6 @@
 """What a check's outcome says of it, in full."""
 
-from resilience.health._machine import Machine, Outcome
+from resilience.health._machine import CheckMachine, CheckOutcome
 
 START = 1000.0
 """Far from zero, so that a duration is not taken for a time."""
@@ -8,10 +8,10 @@ START = 1000.0
 
 def test_a_run_that_is_late_says_since_when() -> None:
     """The outcome of a run that has not answered tells how long it has been, and when that was asked."""
-    machine = Machine(timeout=1.0, cache=5.0)
+    machine = CheckMachine(timeout=1.0, cache=5.0)
     run = machine.begin(START)
     outcome, change = machine.ask(START + 2)
-    assert outcome == Outcome(ok=False, reason="no answer after 2 s", at=START + 2, seconds=2.0)
+    assert outcome == CheckOutcome(ok=False, reason="no answer after 2 s", at=START + 2, seconds=2.0)
     assert change is not None
     assert (change.before, change.outcome) == (None, outcome)
     assert machine.overdue(run, START + 3)[1] is None
@@ -19,38 +19,38 @@ def test_a_run_that_is_late_says_since_when() -> None:
 
 def test_a_run_that_was_given_up_says_so() -> None:
     """Whoever still waits for a run that was given up is told that, and nobody's verdict changes."""
-    machine = Machine(timeout=1.0, cache=5.0)
+    machine = CheckMachine(timeout=1.0, cache=5.0)
     run = machine.begin(START)
     seen = [run.is_over]
     machine.give_up(run)
     assert [*seen, run.is_over] == [False, True]
-    expected = Outcome(ok=False, reason="given up before it answered", at=START + 2, seconds=2.0)
+    expected = CheckOutcome(ok=False, reason="given up before it answered", at=START + 2, seconds=2.0)
     assert machine.overdue(run, START + 2) == (expected, None)
     assert machine.was_ok is None
 
 
 def test_a_run_that_is_not_the_present_one_changes_no_verdict() -> None:
     """A run of another machine's, asked about here, is late without a change being told."""
-    machine, other = (Machine(timeout=1.0, cache=5.0) for _ in range(2))
+    machine, other = (CheckMachine(timeout=1.0, cache=5.0) for _ in range(2))
     outcome, change = machine.overdue(other.begin(START), START + 2)
     assert (outcome.ok, change, machine.was_ok) == (False, None, None)
 
 
 def test_an_answer_in_the_last_moment_is_in_time() -> None:
     """A run may take its whole timeout; what it took is told."""
-    machine = Machine(timeout=1.0, cache=5.0)
+    machine = CheckMachine(timeout=1.0, cache=5.0)
     change = machine.finish(machine.begin(START), "", START + 1)
     assert change is not None
-    assert change.outcome == Outcome(ok=True, reason="", at=START + 1, seconds=1.0)
+    assert change.outcome == CheckOutcome(ok=True, reason="", at=START + 1, seconds=1.0)
     late = machine.finish(machine.begin(START), "", START + 3)
     assert late is not None
-    assert late.outcome == Outcome(ok=False, reason="answered after 3 s, allowed 1 s", at=START + 3, seconds=3.0)
+    assert late.outcome == CheckOutcome(ok=False, reason="answered after 3 s, allowed 1 s", at=START + 3, seconds=3.0)
 
 
 # Checks that run by themselves, and verdicts that take several outcomes to turn
 
 
-def judged(machine: Machine, reason: str, now: float) -> Outcome:
+def judged(machine: CheckMachine, reason: str, now: float) -> CheckOutcome:
     """Let a run begin and end at once; return what is said of it."""
     machine.finish(machine.begin(now), reason, now)
     assert machine.last is not None
@@ -59,13 +59,13 @@ def judged(machine: Machine, reason: str, now: float) -> Outcome:
 
 def test_an_outcome_that_is_too_old_says_so_once() -> None:
     """A check that was to run by itself and did not has failed, and says for how long; the turn is told once."""
-    machine = Machine(timeout=2.0, cache=0.0, every=10.0, success_threshold=2)
+    machine = CheckMachine(timeout=2.0, cache=0.0, every=10.0, success_threshold=2)
     judged(machine, "", START)
     latest = START + 3 * 10 + 2
     assert machine.ask(latest)[0] == machine.last
     asked = latest + 8
     outcome, change = machine.ask(asked)
-    expected = Outcome(ok=False, reason="no answer for 40 s", at=START, seconds=0.0, is_stale=True)
+    expected = CheckOutcome(ok=False, reason="no answer for 40 s", at=START, seconds=0.0, is_stale=True)
     assert outcome == expected
     assert change is not None
     assert (change.before, change.outcome) == (True, expected)
@@ -75,7 +75,7 @@ def test_an_outcome_that_is_too_old_says_so_once() -> None:
 
 def test_a_check_that_runs_is_looked_after_one_period_later() -> None:
     """While a run is under way the next look is a period away; without a period, a timeout."""
-    by_itself, asked_for = Machine(timeout=2.0, cache=0.0, every=10.0), Machine(timeout=2.0, cache=0.0)
+    by_itself, asked_for = CheckMachine(timeout=2.0, cache=0.0, every=10.0), CheckMachine(timeout=2.0, cache=0.0)
     for machine in (by_itself, asked_for):
         machine.begin(START)
     assert (by_itself.due_in(START), asked_for.due_in(START)) == (10.0, 2.0)
@@ -90,7 +90,7 @@ def test_a_run_given_up_fails_unless_one_failure_more_would_change_nothing() -> 
         (2, [], False),
         (2, ["boom"], False),
     ):
-        machine = Machine(timeout=2.0, cache=0.0, failure_threshold=threshold)
+        machine = CheckMachine(timeout=2.0, cache=0.0, failure_threshold=threshold)
         for reason in reasons:
             judged(machine, reason, START)
         run = machine.begin(START)
@@ -100,15 +100,15 @@ def test_a_run_given_up_fails_unless_one_failure_more_would_change_nothing() -> 
 
 def test_a_run_that_hangs_counts_once_for_each_timeout() -> None:
     """A run that hangs is one failure, and one more for each whole timeout after the first; its end is none."""
-    machine = Machine(timeout=4.0, cache=0.0, failure_threshold=3)
+    machine = CheckMachine(timeout=4.0, cache=0.0, failure_threshold=3)
     judged(machine, "", START)
     run = machine.begin(START)
     assert [machine.overdue(run, START + seconds)[0].ok for seconds in (4, 7.9, 8, 11.9, 12)] == [True] * 4 + [False]
-    machine = Machine(timeout=4.0, cache=0.0, failure_threshold=2)
+    machine = CheckMachine(timeout=4.0, cache=0.0, failure_threshold=2)
     judged(machine, "", START)
     run = machine.begin(START)
     assert [machine.overdue(run, START + seconds)[0].ok for seconds in (4, 7.9, 8)] == [True, True, False]
-    machine = Machine(timeout=4.0, cache=0.0, failure_threshold=3)
+    machine = CheckMachine(timeout=4.0, cache=0.0, failure_threshold=3)
     judged(machine, "", START)
     run = machine.begin(START)
     machine.overdue(run, START + 9)
@@ -120,5 +120,5 @@ def test_a_run_that_hangs_counts_once_for_each_timeout() -> None:
 
 def test_each_run_that_fails_counts() -> None:
     """Runs that end in time count one each."""
-    machine = Machine(timeout=4.0, cache=0.0, failure_threshold=2)
+    machine = CheckMachine(timeout=4.0, cache=0.0, failure_threshold=2)
     assert [judged(machine, reason, START).ok for reason in ("", "boom", "boom")] == [True, True, False]

@@ -18,7 +18,7 @@ import pytest
 
 from resilience.errors import ConfigurationError
 from resilience.health import Health, HealthServer
-from resilience.health._server import _MOST_AT_ONCE
+from resilience.health._server import _MAX_CONNECTIONS
 
 pytestmark = pytest.mark.servers
 
@@ -100,7 +100,7 @@ def test_silent_callers_keep_nobody_out(server: HealthServer) -> None:
 
 def test_a_request_in_drops_ends(server: HealthServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller that sends a byte now and then has as long for its request as one that sends nothing."""
-    monkeypatch.setattr("resilience.health._http._PATIENCE", 0.5)
+    monkeypatch.setattr("resilience.health._http_request._REQUEST_TIMEOUT", 0.5)
     since = time.monotonic()
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as slow:
         slow.sendall(b"GET /livez HTTP/1.0\r\nX-Drops: ")
@@ -124,7 +124,7 @@ def test_more_callers_than_it_takes(health: Health, server: HealthServer) -> Non
     asking = [threading.Thread(target=ask, args=(server.port, "/readyz")) for _ in range(16)]
     for thread in asking:
         thread.start()
-    wait(lambda: not server._free._value and not server._silent)
+    wait(lambda: not server._places._value and not server._unread)
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as late:
         assert late.recv(1) == b""
     go_on.set()
@@ -141,11 +141,11 @@ def test_no_thread_is_one_answer_less(server: HealthServer, monkeypatch: pytest.
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        for _ in range(2 * _MOST_AT_ONCE):
+        for _ in range(2 * _MAX_CONNECTIONS):
             with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
                 assert connection.recv(1) == b""
     assert ask(server.port) == (200, "ok")
-    wait(lambda: server._free._value == _MOST_AT_ONCE and not server._silent)
+    wait(lambda: server._places._value == _MAX_CONNECTIONS and not server._unread)
 
 
 def answers(port: int) -> bool:

@@ -28,7 +28,7 @@ from resilience.health import (
     pool_check,
     threads_check,
 )
-from resilience.health._machine import Machine, Outcome
+from resilience.health._machine import CheckMachine, CheckOutcome
 from resilience.lifecycle import Lifecycle, LifecycleOptions
 from resilience.testing import ManualClock
 
@@ -42,7 +42,7 @@ def eventually(holds: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
-def verdict(machine: Machine, reason: str, now: float) -> bool:
+def verdict(machine: CheckMachine, reason: str, now: float) -> bool:
     machine.finish(machine.begin(now), reason, now)
     assert machine.last is not None
     return machine.last.ok
@@ -51,7 +51,7 @@ def verdict(machine: Machine, reason: str, now: float) -> bool:
 @given(st.lists(st.booleans(), max_size=40), st.integers(1, 4), st.integers(1, 4))
 def test_the_verdict_turns_after_so_many_in_a_row(found: list[bool], failures: int, passes: int) -> None:
     """The first outcome decides; then only `failure_threshold` failures, or `success_threshold` passes, in a row do."""
-    machine = Machine(timeout=1.0, cache=0.0, failure_threshold=failures, success_threshold=passes)
+    machine = CheckMachine(timeout=1.0, cache=0.0, failure_threshold=failures, success_threshold=passes)
     expected: bool | None = None
     streak = 0
     for at, ok in enumerate(found):
@@ -63,12 +63,12 @@ def test_the_verdict_turns_after_so_many_in_a_row(found: list[bool], failures: i
 
 def test_a_hanging_check_counts_once_per_timeout() -> None:
     """A check that hangs turns the verdict after as many timeouts as failures would take, however often it is asked."""
-    machine = Machine(timeout=1.0, cache=0.0, failure_threshold=3)
+    machine = CheckMachine(timeout=1.0, cache=0.0, failure_threshold=3)
     assert verdict(machine, "", 0.0)
     run = machine.begin(10.0)
     for now, ok in [(11.0, True), (11.5, True), (11.9, True), (12.0, True), (13.0, False), (14.0, False)]:
         outcome, _ = machine.ask(now)
-        assert isinstance(outcome, Outcome)
+        assert isinstance(outcome, CheckOutcome)
         assert outcome.ok is ok
     machine.finish(run, "", 15.0)
     assert not verdict(machine, "x", 16.0)
@@ -76,11 +76,11 @@ def test_a_hanging_check_counts_once_per_timeout() -> None:
 
 def test_an_answer_at_the_last_moment_is_a_pass() -> None:
     """A check that is told overdue and answers in the same instant has passed."""
-    machine = Machine(timeout=1.0, cache=0.0)
+    machine = CheckMachine(timeout=1.0, cache=0.0)
     run = machine.begin(0.0)
     outcome, _ = machine.ask(1.0)
     machine.finish(run, "", 1.0)
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, CheckOutcome)
     assert (outcome.ok, run.outcome and run.outcome.ok) == (False, True)
 
 
@@ -119,7 +119,7 @@ def test_thresholds_have_a_default_for_all() -> None:
 class TestBackground:
     def test_goes_stale(self) -> None:
         """A probe gets the last answer without waiting; three missing rounds make it a failure marked as stale."""
-        machine = Machine(timeout=1.0, cache=0.0, every=10.0)
+        machine = CheckMachine(timeout=1.0, cache=0.0, every=10.0)
         assert machine.ask(0.0) == (None, None)
         assert verdict(machine, "", 0.0)
         machine.begin(10.0)
@@ -128,14 +128,14 @@ class TestBackground:
         machine.give_up(machine.run or machine.begin(0.0))
         assert machine.ask(31.0) == (last, None)
         outcome, change = machine.ask(31.1)
-        assert isinstance(outcome, Outcome)
+        assert isinstance(outcome, CheckOutcome)
         assert (outcome.ok, outcome.is_stale, change is not None) == (False, True, True)
         assert machine.ask(40.0)[1] is None
         assert verdict(machine, "", 41.0)
 
     def test_is_due(self) -> None:
         """A round begins `every` seconds after the last answer, and never on top of one that still runs."""
-        machine = Machine(timeout=1.0, cache=0.0, every=10.0)
+        machine = CheckMachine(timeout=1.0, cache=0.0, every=10.0)
         assert machine.due_in(5.0) <= 0
         run = machine.begin(5.0)
         assert machine.due_in(50.0) > 0

@@ -1,0 +1,205 @@
+"""Checks of the parts of a process: circuits, pools, threads, the event loop and Redis.
+
+Each is a warning by default. Add it with `failure="fail"` to take an instance out of service.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from resilience.errors import ConfigurationError, Problem
+from resilience.health._check import CheckFailedError
+from resilience.options import Duration, checked
+from resilience.running import running_loop
+
+__all__ = ("breaker_check", "loop_lag_check", "pool_check", "redis_check", "threads_check")
+
+_NOT_CLOSED = frozenset({"open", "half-open", "half_open"})
+_CLOSED_POOL = frozenset({"closed", "stopped"})
+_SAMPLE = 0.01
+_SAMPLES = 3
+
+
+class WarningCheck:
+    """A check whose failure is a warning, unless `Health.add(..., failure="fail")` says otherwise."""
+
+    failure = "warn"
+
+    def __init__(self, find_reason: Callable[[], str]) -> None:
+        self._find_reason = find_reason
+
+    def __call__(self) -> None:
+        """Raise `CheckFailedError` if there is a reason."""
+        reason = self._find_reason()
+        if reason:
+            raise CheckFailedError(reason)
+
+
+def breaker_check(breaker: Any) -> WarningCheck:
+    """Return a check that warns while the circuit of `breaker` is not closed.
+
+    It does not fail readiness by default: all instances see the same dependency fail, and taking all of them out of
+    service would not help.
+
+    Args:
+        breaker: A `CircuitBreaker`, of this library or of pybreaker.
+
+    Raises:
+        ConfigurationError: `breaker` has no `current_state`.
+    """
+    if not hasattr(breaker, "current_state"):
+        raise ConfigurationError([Problem("breaker", breaker, "a CircuitBreaker")])
+    return WarningCheck(lambda: _reason_of_breaker(breaker))
+
+
+def _reason_of_breaker(breaker: Any) -> str:
+    state = str(breaker.current_state)
+    if state not in _NOT_CLOSED:
+        return ""
+    left = getattr(breaker, "retry_after", None)
+    return f"the circuit is {state}" + (f" for {left:.3g} s" if isinstance(left, float | int) else "")
+
+
+class _Usage(NamedTuple):
+    in_use: float
+    limit: float
+    waiting: float
+    is_closed: bool = False
+
+    def reason(self, unit: str) -> str:
+        """Return why this is a failure, empty if it is none."""
+        if self.is_closed:
+            return "it is closed"
+        if self.in_use >= self.limit and self.waiting > 0:
+            return f"all {self.limit:g} {unit} are in use, {self.waiting:g} wait"
+        return ""
+
+
+def pool_check(pool: Any) -> WarningCheck:
+    """Return a check that warns while `pool` is closed, or while it is full and callers wait.
+
+    Args:
+        pool: An object with `snapshot()`: a pool, a `Bulkhead`, a `ThreadPoolBulkhead`.
+
+    Raises:
+        ConfigurationError: `pool` has no `snapshot()`.
+    """
+    if not callable(getattr(pool, "snapshot", None)):
+        raise ConfigurationError([Problem("pool", pool, "something with a snapshot()")])
+    return WarningCheck(lambda: _usage_of_snapshot(pool.snapshot()).reason("connections"))
+
+
+def threads_check(source: Any) -> WarningCheck:
+    """Return a check that warns while all threads are busy and work waits for a thread.
+
+    Args:
+        source: An AnyIO `CapacityLimiter`, a `ThreadPoolExecutor`, or an object with `snapshot()`.
+
+    Raises:
+        ConfigurationError: `source` is none of these.
+    """
+    usage_of = next((usage_of for attribute, usage_of in _SOURCES.items() if hasattr(source, attribute)), None)
+    if usage_of is not None:
+        return WarningCheck(lambda: usage_of(source).reason("threads"))
+    raise ConfigurationError([Problem("source", source, "a CapacityLimiter, a ThreadPoolExecutor, or a snapshot()")])
+
+
+def _usage_of_snapshot(snapshot: Mapping[str, Any]) -> _Usage:
+    return _Usage(
+        _number(snapshot, 0.0, "in_use", "concurrent", "busy"),
+        _number(snapshot, math.inf, "limit", "maximum_pool_size", "maximum"),
+        _number(snapshot, 0.0, "waiting"),
+        bool(snapshot.get("is_closed", snapshot.get("closed", False))) or snapshot.get("state") in _CLOSED_POOL,
+    )
+
+
+def _number(snapshot: Mapping[str, Any], default: float, *names: str) -> float:
+    found = next((snapshot[name] for name in names if name in snapshot), default)
+    return float(found) if isinstance(found, int | float) else default
+
+
+def _usage_of_limiter(limiter: Any) -> _Usage:
+    return _Usage(limiter.borrowed_tokens, limiter.total_tokens, limiter.statistics().tasks_waiting)
+
+
+def _usage_of_executor(executor: Any) -> _Usage:
+    """Read private attributes: no public one says how many calls wait."""
+    find = operator.attrgetter("_threads", "_max_workers", "_work_queue", "_shutdown")
+    threads, limit, queue, is_closed = find(executor)
+    return _Usage(len(threads), limit, queue.qsize(), is_closed)
+
+
+_SOURCES: dict[str, Callable[[Any], _Usage]] = {
+    "borrowed_tokens": _usage_of_limiter,
+    "_work_queue": _usage_of_executor,
+    "snapshot": lambda source: _usage_of_snapshot(source.snapshot()),
+}
+"""By the attribute that identifies the kind of source."""
+
+
+def loop_lag_check(limit: Any = "500ms") -> Callable[[], Any]:
+    """Return an async check that warns while the event loop is late by more than `limit`.
+
+    The check measures the loop that runs it. Add it to a service that calls `areport`, or that uses an async adapter.
+
+    Args:
+        limit: A duration above 0.
+
+    Raises:
+        ConfigurationError: `limit` is not a duration.
+    """
+    return _LoopLag(checked(limit, "limit", Duration(above=True)))
+
+
+class _LoopLag:
+    """Sleeps for a moment, several times, and measures how much longer that took."""
+
+    failure = "warn"
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+
+    async def __call__(self) -> None:
+        import asyncio  # noqa: PLC0415 - it costs 40 ms; the code that awaits this has imported it already
+
+        loop = running_loop("LoopLag")
+        worst = 0.0
+        for _ in range(_SAMPLES):
+            began = loop.time()
+            await asyncio.sleep(_SAMPLE)
+            worst = max(worst, loop.time() - began - _SAMPLE)
+        if worst > self._limit:
+            raise CheckFailedError(f"the event loop is {worst:.3g} s late, allowed {self._limit:g} s")
+
+
+def redis_check(connection: Any) -> Callable[[], Any]:
+    """Return a check that warns while Redis cannot serve limiters, for `health.add("redis", ...)`.
+
+    The check runs a script with the commands of a limiter on a key of its own, `{<prefix>:ratelimit:.probe:}`. So it
+    finds a read-only replica, a full server, missing rights and a node of a cluster, all of which answer PING.
+    An outage of Redis fails no call (L11), so by default it takes no instance out of service either.
+
+    Args:
+        connection: The toolkit's `RedisConnection`. Any other client with a blocking `ping()` is pinged.
+    """
+    return _RedisCheck(connection)
+
+
+class _RedisCheck:
+    failure = "warn"
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def __call__(self) -> bool:
+        from resilience.redis import RedisConnection  # noqa: PLC0415 - only services with a Redis pay
+
+        if not isinstance(self._connection, RedisConnection):
+            return bool(self._connection.ping())
+        reason = self._connection.diagnose()
+        if reason is not None:
+            raise CheckFailedError(reason)
+        return True
