@@ -6,8 +6,8 @@ and its docstring says what the answer relies on and what happens without it. Al
 
 One more reliance has no function. When a channel closes, grpc.aio 1.66 looks for a `self` in the frame of each task. If
 that `self` is a call object of a class that it does not know, it raises an error. So the tasks of our own call objects
-run functions (`_first_response`, `_closed` in `client/_aio_calls.py`) and not methods. Since grpcio 1.80 or before, a
-channel keeps a set of its calls instead.
+run functions (`_first_response`, `_closed` in `client/_aio_calls.py`) and not methods. grpcio 1.85.3 keeps a set of the
+calls of a channel instead.
 """
 
 from __future__ import annotations
@@ -20,20 +20,24 @@ from types import FunctionType
 from typing import Any, Protocol, cast
 
 import grpc
-import grpc.aio
+from grpc.aio import AbortError
 
+from resilience.errors import leaves
 from resilience_grpc._types import Behaviour
 
 __all__ = (
+    "abort_behind",
     "cancellable_attempt",
     "has_done_writing",
-    "is_abort",
+    "is_bare",
     "is_pushed",
     "makes_future",
     "serve_in",
-    "was_aborted",
     "weak_channel_callback",
 )
+
+_MAX_LINKS = 16
+"""How many errors `abort_behind` follows from each error to the error that it was raised in."""
 
 
 class _AttemptDetails(Protocol):
@@ -87,29 +91,33 @@ def _begin(thunk: Callable[[str], Any], details: _AttemptDetails, request: objec
     )
 
 
-def was_aborted(context: object) -> bool:
-    """Return whether the handler has called `abort` on this context of `grpc`; False for a context of grpc.aio.
+def abort_behind(error: BaseException, context: object) -> BaseException | None:
+    """Return the abort by which the handler ended the RPC, if `error` is that abort or comes from it, else None.
 
-    Relies on: `_state.aborted` of the context.
-    Without it: if a cleanup raises an error that has lost its link to the abort, the client sees INTERNAL.
+    `abort` of grpc.aio raises an `AbortError`. `abort` of `grpc` raises a bare `Exception()`, which means an abort only
+    if a status is set. An error that has lost its link to such an abort is recognised by the state of the context.
+
+    Relies on: `abort` of `grpc` raises exactly `Exception()`, and sets `_state.aborted` of the context.
+    Without it: if a cleanup raises an error after an abort of `grpc`, the client sees INTERNAL, and not the abort.
     """
-    return isinstance(context, grpc.ServicerContext) and bool(
-        getattr(getattr(context, "_state", None), "aborted", False)
-    )
+    is_of_threads = isinstance(context, grpc.ServicerContext)
+    link: BaseException | None = error
+    for _ in range(_MAX_LINKS):
+        if link is None:
+            break
+        for each in leaves(link) if isinstance(link, BaseExceptionGroup) else (link,):
+            if isinstance(each, AbortError) or (is_of_threads and is_bare(each) and _has_failed(context)):
+                return each
+        link = link.__context__
+    return Exception() if is_of_threads and getattr(getattr(context, "_state", None), "aborted", False) else None
 
 
-def is_abort(error: BaseException, context: object) -> bool:
-    """Return whether `error` is the exception by which `abort` leaves a handler.
+def is_bare(error: BaseException) -> bool:
+    """Return whether `error` is an `Exception()` without a word, as `abort` of `grpc` raises it."""
+    return type(error) is Exception and not error.args
 
-    grpc.aio has a class for it. `grpc` raises a bare `Exception()`, which means an abort only if a status is set.
 
-    Relies on: `abort` of `grpc` raises exactly `Exception()`.
-    Without it: `was_aborted` decides alone.
-    """
-    if isinstance(error, grpc.aio.AbortError):
-        return True
-    if type(error) is not Exception or error.args or not isinstance(context, grpc.ServicerContext):
-        return False
+def _has_failed(context: object) -> bool:
     code: Callable[[], object] | None = getattr(context, "code", None)
     return code is not None and code() not in {None, grpc.StatusCode.OK}
 

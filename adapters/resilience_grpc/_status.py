@@ -37,6 +37,7 @@ _MAX_EXACT_INTEGER = 2**53
 """The largest number up to which a double holds every whole number."""
 _FIELDS, _OMITTED, _HTTP_STATUS, _TRACE_ID = "fields", "omitted", "http_status", "trace_id"
 _NAMES = {code.value[0]: code.name for code in StatusCode}
+_DEFAULT_HTTP_STATUSES = {name: http_status_for(name) for name in StatusCode.__members__}
 _HAS_REASON = "reason" in BadRequest.FieldViolation.DESCRIPTOR.fields_by_name  # since googleapis-common-protos 1.66
 
 
@@ -51,9 +52,7 @@ def number_of(name: str) -> int:
 
 def short_message(message: str) -> str:
     """Return the part of `message` that is sent. It travels twice: in the details and in metadata of its own."""
-    if len(message) * 4 <= _MAX_MESSAGE:
-        return message
-    return message.encode("utf-8", "replace")[:_MAX_MESSAGE].decode("utf-8", "ignore")
+    return str(message).encode("utf-8", "replace")[:_MAX_MESSAGE].decode("utf-8", "ignore")
 
 
 def status_of(envelope: Envelope, domain: str) -> Status:
@@ -63,9 +62,9 @@ def status_of(envelope: Envelope, domain: str) -> Status:
         envelope: The envelope.
         domain: The service that the code belongs to.
     """
-    status = Status(code=number_of(envelope.grpc_status), message=short_message(_text(envelope.message)))
+    status = Status(code=number_of(envelope.grpc_status), message=short_message(envelope.message))
     info = ErrorInfo(reason=envelope.code, domain=domain)
-    if envelope.http_status != http_status_for(envelope.grpc_status):
+    if envelope.http_status != _DEFAULT_HTTP_STATUSES.get(envelope.grpc_status, 500):
         info.metadata[_HTTP_STATUS] = str(envelope.http_status)
     if envelope.trace_id:
         info.metadata[_TRACE_ID] = envelope.trace_id

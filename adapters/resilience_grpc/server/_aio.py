@@ -16,6 +16,7 @@ import grpc.aio
 from resilience import Deadline, Resilience
 from resilience.errors import leaves
 from resilience.server import RequestContext
+from resilience_grpc._grpcio_internals import abort_behind
 from resilience_grpc._method_names import is_infrastructure
 from resilience_grpc._types import Codec
 from resilience_grpc.server._aio_context import (
@@ -28,7 +29,7 @@ from resilience_grpc.server._aio_context import (
 from resilience_grpc.server._aio_deadline import WRITE_PATIENCE, TaskDeadlines
 from resilience_grpc.server._aio_threads import in_threads
 from resilience_grpc.server._handlers import Handler, HandlerCache, RpcMethod, handler_for, rpc_method
-from resilience_grpc.server._rpc import RpcGuard, abort_behind, deadline_exceeded
+from resilience_grpc.server._rpc import RpcGuard, deadline_exceeded
 
 __all__ = ("aio_server_interceptors",)
 

@@ -29,11 +29,11 @@ from resilience.envelope import (
 )
 from resilience.errors import AppError, DeadlineExceededError, ResilienceError, leaves, one_line, said_by
 from resilience.server import RequestContext, ServerGate
-from resilience_grpc._grpcio_internals import is_abort, was_aborted
+from resilience_grpc._grpcio_internals import is_bare
 from resilience_grpc._status import DETAILS, status_of
 from resilience_grpc._types import Metadata, Metadatum, Trailers
 
-__all__ = ("AbortArguments", "RpcGuard", "abort_behind", "deadline_exceeded")
+__all__ = ("AbortArguments", "RpcGuard", "deadline_exceeded")
 
 _log = logging.getLogger("resilience")
 
@@ -41,7 +41,6 @@ _REQUEST_ID = "x-request-id"
 _LANGUAGE = "accept-language"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _MAX_WAIT = 31_536_000.0
-_MAX_LINKS = 16
 _SLACK = 0.005
 """Seconds by which our deadline has to come before the caller's, so that the server ends the RPC itself."""
 _UNREADABLE = "answered as INTERNAL: the error raised in %s cannot be read, request %s"
@@ -190,7 +189,9 @@ class RpcGuard:
 
     def trailers(self, request: RequestContext, given: Metadata | None, *details: Metadatum) -> Trailers:
         """Return trailing metadata: those that the handler has `given`, and ours, each name once."""
-        quotas = [(name.lower(), value) for name, value in self.gate.quota_headers(request)]
+        quotas: list[Metadatum] = []
+        if self.has_quota_trailers and request.charges:
+            quotas = [(name.lower(), value) for name, value in self.gate.quota_headers(request)]
         ours: Trailers = ((_REQUEST_ID, request.request_id), *quotas, *details)
         names = [name for name, _ in ours]
         return (*[(name, value) for name, value in given or () if name.lower() not in names], *ours)
@@ -227,25 +228,9 @@ def deadline_exceeded() -> DeadlineExceededError:
     return DeadlineExceededError("the deadline passed before the answer was complete", policy="server")
 
 
-def abort_behind(error: BaseException, context: object) -> BaseException | None:
-    """Return the abort by which the handler ended the RPC, if `error` is that abort or comes from it.
-
-    `grpc` also keeps in mind that it has aborted: an error that has lost its link to the abort comes from it, too.
-    """
-    link: BaseException | None = error
-    for _ in range(_MAX_LINKS):
-        if link is None:
-            break
-        for each in leaves(link):
-            if is_abort(each, context):
-                return each
-        link = link.__context__
-    return Exception() if was_aborted(context) else None
-
-
 def _is_end(error: BaseException) -> bool:
     """Return whether `error` says only that the RPC has ended."""
-    return isinstance(error, AbortError | CancelledError) or (type(error) is Exception and not error.args)
+    return isinstance(error, AbortError | CancelledError) or is_bare(error)
 
 
 def _finite(remaining: float | None) -> float | None:

@@ -17,11 +17,11 @@ import grpc
 from resilience import Resilience
 from resilience.errors import ConfigurationError
 from resilience.server import RequestContext
-from resilience_grpc._grpcio_internals import is_pushed
+from resilience_grpc._grpcio_internals import abort_behind, is_pushed
 from resilience_grpc._method_names import is_infrastructure
 from resilience_grpc._types import Behaviour
 from resilience_grpc.server._handlers import Handler, HandlerCache, RpcMethod, handler_for, rpc_method
-from resilience_grpc.server._rpc import RpcGuard, abort_behind, deadline_exceeded
+from resilience_grpc.server._rpc import RpcGuard, deadline_exceeded
 
 __all__ = ("server_interceptors",)
 
