@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resilience._engine._chain import Chain, GuardedBlock
-from resilience._engine._steps import Member, Steps
+from resilience._engine._steps import KeyedPolicy, Member, Steps
 from resilience.clock import SYSTEM_SLEEPER, Sleeper
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import LISTENER
 from resilience.options import Listing, Opaque, Text, checked
-from resilience.policy import AroundPolicy, KeyedPolicy, Policy
+from resilience.policy import AroundPolicy, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,12 +10,13 @@ import inspect
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from resilience._engine._steps import KeyedPolicy, Slot, Steps
 from resilience.errors import PluginError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ("GROUPS", "Plugin", "available", "load")
+__all__ = ("GROUPS", "KeyedPolicy", "Plugin", "Slot", "Steps", "available", "load")
 
 GROUPS = ("resilience.policies", "resilience.adapters", "resilience.listeners")
 

@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
-from resilience._engine._parts import by_key, discard, scored
-from resilience._engine._steps import Steps
-from resilience._engine._sync import TRANSPARENT
+from resilience._engine._keyed_call import by_key
+from resilience._engine._steps import TRANSPARENT, Steps
 from resilience.clock import SYSTEM_SLEEPER
 from resilience.policy import Decision, Pending, Replace, Substitute, Wait
 from resilience.running import running_loop
@@ -157,9 +156,9 @@ def _guard(steps: Steps, inner: Callable[P, Awaitable[R]], sleep: AwaitingSleep)
                     verdict = await decided(steps, permit, verdict)
                 if verdict is None:
                     raise
-                discard(steps, error, verdict)
+                steps.discard(error, verdict)
             except Substitute as given:
-                verdict = scored(steps, permit, given)
+                verdict = steps.settle(permit, given)
                 if type(verdict) is Pending:
                     verdict = await decided(steps, permit, verdict)
                 if verdict is None:

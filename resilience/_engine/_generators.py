@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, ParamSpec
 
-from resilience._engine._parts import blocks, by_key, discard
-from resilience._engine._steps import Steps
-from resilience._engine._sync import TRANSPARENT, Sleep, admission, held
+from resilience._engine._keyed_call import by_key
+from resilience._engine._steps import TRANSPARENT, Steps
+from resilience._engine._sync import Sleep, admission, held
 from resilience.policy import NO_RESULT, STARTED, Replace
 
 __all__ = ("compile_sync_generator",)
@@ -57,7 +57,7 @@ def _compose(
 ) -> Callable[P, Generator[Any, Any, Any]]:
     if steps.slot is not None:
         return by_key(steps, lambda known: _compose(known, inner, sleep))
-    return _guard_generator(blocks(steps), inner, sleep)
+    return _guard_generator(steps.blocking(), inner, sleep)
 
 
 def _guard_generator(
@@ -86,7 +86,7 @@ def _guard_generator(
                         is_settled = True
                         on_abandon(verdict.permit)  # items are out: another attempt would send them twice
                         raise
-                    discard(steps, error, verdict)
+                    steps.discard(error, verdict)
                 except BaseException:
                     is_settled = True
                     on_abandon(permit)

@@ -8,13 +8,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ParamSpec
 
 from resilience._engine._aio import AwaitingSleep, admitted, decided, held
-from resilience._engine._parts import by_key, discard
-from resilience._engine._steps import Steps
-from resilience._engine._sync import TRANSPARENT
+from resilience._engine._keyed_call import by_key
+from resilience._engine._steps import TRANSPARENT, Steps
 from resilience.errors import ConfigurationError
 from resilience.policy import NO_RESULT, STARTED, Pending, Replace
 
-__all__ = ("compile_async_block", "compile_async_generator", "enter")
+__all__ = ("compile_async_block", "compile_async_generator")
 
 P = ParamSpec("P")
 
@@ -124,7 +123,7 @@ def _guard_generator(
                 if not isinstance(verdict, Replace) and stream.started:
                     on_abandon(verdict.permit)  # items are out: another attempt would send them twice
                     raise
-                discard(steps, error, verdict)
+                steps.discard(error, verdict)
             except BaseException:
                 stream.abandon()
                 raise
@@ -152,15 +151,6 @@ def compile_async_block(
             why = "it has to own the call" if steps.slot is None else "a block has no arguments"
             raise ConfigurationError(f"pipeline {name!r} cannot guard an `async with` block with {steps.name!r}: {why}")
     return call
-
-
-async def enter(block: AbstractAsyncContextManager[None], refused: Callable[[], object]) -> None:
-    """Enter `block`; tell `refused` where that fails."""
-    try:
-        await block.__aenter__()
-    except BaseException:
-        refused()
-        raise
 
 
 async def _block() -> AsyncGenerator[None, None]:

@@ -12,19 +12,53 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
+from resilience.errors import ConfigurationError
 from resilience.events import Emitter
-from resilience.policy import AroundPolicy, FastPermitPolicy, KeyedPolicy, Policy, PolicyBase, Slot, Verdict
+from resilience.policy import AroundPolicy, Policy, PolicyBase, RetryAfter, Substitute, Verdict
 
-__all__ = ("Member", "Steps", "nothing")
+__all__ = ("TRANSPARENT", "AwaitedCall", "Call", "KeyedPolicy", "Member", "Slot", "Steps")
 
 Call: TypeAlias = Callable[..., Any]
-"""A function with the arguments and the result of the guarded one, which the engine passes on without a look."""
+"""A guarded function, or a compiled call around it: arguments and results pass through the engine unread."""
 AwaitedCall: TypeAlias = Callable[..., Coroutine[Any, Any, Any]]
 Facts: TypeAlias = Mapping[str, object]
 Member: TypeAlias = "Policy | AroundPolicy | KeyedPolicy | Steps"
-"""What a chain is made of."""
+"""An element of a pipeline."""
+
+
+class Slot(Protocol):
+    """The policy of one key, and the calls that the engine has compiled with it."""
+
+    @property
+    def policy(self) -> Policy | AroundPolicy:
+        """The policy of this key."""
+
+    @property
+    def compiled(self) -> dict[Any, Call]:
+        """A dictionary that belongs to the engine: it adds and removes its entries."""
+
+
+@runtime_checkable
+class KeyedPolicy(Protocol):
+    """Many policies of one kind: the arguments of a call choose the policy that guards it."""
+
+    @property
+    def name(self) -> str:
+        """A metric label: stable, and one of few."""
+
+    @property
+    def template(self) -> Policy | AroundPolicy:
+        """A policy of that kind. It guards no call: the engine reads its steps."""
+
+    def slot(self, /, *args: Any, **kwargs: Any) -> Slot:
+        """Return the slot for a call with these arguments."""
+
+
+class _HasFastPermit(Protocol):
+    @property
+    def fast_permit(self) -> object: ...
 
 
 class _Around(Protocol):
@@ -35,12 +69,7 @@ class _AroundAsync(Protocol):
     def __call__(self, call: Callable[..., Awaitable[Any]], /) -> AwaitedCall: ...
 
 
-class _FastPermit(Protocol):
-    @property
-    def fast_permit(self) -> object: ...
-
-
-def nothing(_permit: object, /) -> None:
+def _nothing(_permit: object, /) -> None:
     """Give nothing back."""
 
 
@@ -70,12 +99,12 @@ class Steps:
     """Used instead of `admit` for a blocking call; it may block the thread."""
     admit_awaiting: Callable[[], Awaitable[object]] | None = None
     """Used instead of `admit` for an awaited call."""
-    fast_permit: _FastPermit | None = None
+    fast_permit: _HasFastPermit | None = None
     """The object whose attribute `fast_permit` is read before each call; `admit` is asked only while that is None."""
     on_success: Callable[[Any, Any], Verdict] | None = None
     """Settles a normal return. None: the permit needs no settling then, and the result stands."""
     on_failure: Callable[[Any, Exception], Verdict] = _stands
-    on_abandon: Callable[[Any], object] = nothing
+    on_abandon: Callable[[Any], object] = _nothing
     settles_once: bool = False
     """Whether `on_abandon` ignores a permit that is settled already."""
     no_more_attempts: Callable[[Any], object] | None = None
@@ -142,7 +171,7 @@ class Steps:
     @property
     def on_interrupt(self) -> Callable[[Any], object]:
         """Gives a permit back after a step raised; does nothing if that step may have settled the permit."""
-        return self.on_abandon if self.settles_once else nothing
+        return self.on_abandon if self.settles_once else _nothing
 
     @property
     def is_idle(self) -> bool:
@@ -158,6 +187,37 @@ class Steps:
     def may_substitute(self) -> bool:
         """Whether the policy raises a `Substitute` if others stand outside."""
         return self.around_nested is not None if self.template is None else self.template.may_substitute
+
+    def blocking(self) -> Steps:
+        """Return this record; raise `ConfigurationError` if the policy awaits its verdicts: a blocking call cannot."""
+        if self.awaits:
+            reason = "it awaits its decisions; guard a coroutine function, or use wrap_async"
+            raise ConfigurationError(f"{self.name!r} cannot guard a blocking call: {reason}")
+        return self
+
+    def settle(self, permit: object, ended: Exception | Substitute) -> Any:
+        """Settle `permit` by an error, or by the outcome that a substitute stands for; return the verdict."""
+        error = ended if isinstance(ended, Exception) else ended.error
+        if error is None:
+            return None if self.on_success is None else self.on_success(permit, cast("Substitute", ended).result)
+        verdict = self.on_failure(permit, error)
+        if verdict is not None:
+            self.discard(error, verdict)
+        return verdict
+
+    def discard(self, error: Exception, verdict: Verdict) -> None:
+        """Release the resources of a failed attempt if `verdict` makes another one: the caller will not see its error.
+
+        An error that holds a resource, such as the connection of a failed answer, has a method `discard()`. It is
+        called before the wait, so that the resource is not held during the wait.
+        """
+        release: Callable[[], object] | None = getattr(error, "discard", None)
+        if release is not None and isinstance(verdict, RetryAfter):
+            try:
+                release()
+            except BaseException:
+                self.on_abandon(verdict.permit)
+                raise
 
     def of_slot(self, slot: Slot) -> Steps:
         """Return the steps of the policy of one key."""
@@ -249,7 +309,7 @@ def _settling(policy: Policy, common: Steps) -> Steps:
         may_wait=bool(getattr(policy, "may_wait", False)),
         admit_blocking=getattr(policy, "admit_blocking", None) if waits else None,
         admit_awaiting=getattr(policy, "admit_awaiting", None) if waits else None,
-        fast_permit=cast("FastPermitPolicy", policy) if hasattr(policy, "fast_permit") else None,
+        fast_permit=cast("_HasFastPermit", policy) if hasattr(policy, "fast_permit") else None,
         on_success=_overridden(policy, "on_success"),
         on_failure=policy.on_failure,
         on_abandon=policy.on_abandon,
@@ -263,3 +323,7 @@ def _overridden(policy: Policy, step: str) -> Callable[..., Any] | None:
     """Return a step, or None if the policy has inherited it from `PolicyBase`, where it does nothing."""
     method: Callable[..., Any] = getattr(policy, step)
     return None if getattr(method, "__func__", None) is getattr(PolicyBase, step) else method
+
+
+TRANSPARENT = Steps.of(PolicyBase())
+"""The steps of a policy that does nothing."""

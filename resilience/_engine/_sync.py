@@ -8,17 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from resilience._engine._parts import Defer, ReturnedAwaitable, blocks, by_key, scored
-from resilience._engine._steps import Steps
-from resilience.policy import PolicyBase, Replace, Substitute, Wait
+from resilience._engine._colour import Defer, ReturnedAwaitable
+from resilience._engine._keyed_call import by_key
+from resilience._engine._steps import TRANSPARENT, Steps
+from resilience.policy import Replace, Substitute, Wait
 
-__all__ = ("TRANSPARENT", "Defer", "Sleep", "admission", "compile_sync", "held")
+__all__ = ("Sleep", "admission", "compile_sync", "held")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Sleep = Callable[[float], object]
-TRANSPARENT = Steps.of(PolicyBase())
-"""The steps of a policy that does nothing."""
 
 
 def _plain(result: object) -> type:
@@ -51,7 +50,7 @@ def _compose(
         deferred = None if steps.owns_call else defer
         return by_key(steps, lambda known: _compose(known, inner, sleep, None, is_nested=is_nested), deferred)
     if steps.around is None:
-        return _guard(blocks(steps), inner, sleep, defer)
+        return _guard(steps.blocking(), inner, sleep, defer)
     around = steps.around_nested if is_nested and steps.around_nested is not None else steps.around
     return around(inner)
 
@@ -106,7 +105,7 @@ def _guard(steps: Steps, inner: Callable[P, R], sleep: Sleep, defer: Defer | Non
     An empty `**kwargs` is not passed on: it would cost a dictionary for each policy of each call. Most functions return
     one type: remembering it makes the search for awaitables cheap.
     """
-    admit, fast = admission(steps, sleep), steps.fast_permit
+    admit, fast, settle = admission(steps, sleep), steps.fast_permit, steps.settle
     on_success, on_abandon, interrupted = steps.on_success, steps.on_abandon, steps.on_interrupt
     plain: type = type(None)
     later: Callable[P, R] | None = None
@@ -126,7 +125,7 @@ def _guard(steps: Steps, inner: Callable[P, R], sleep: Sleep, defer: Defer | Non
                     if type(result) is not plain:
                         plain = _plain(result)
                 except (Exception, Substitute) as error:
-                    verdict = scored(steps, permit, error)
+                    verdict = settle(permit, error)
                     is_settled = verdict is None
                     if is_settled:
                         raise

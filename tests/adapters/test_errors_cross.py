@@ -34,7 +34,7 @@ from resilience_http import _httpx_errors, _httpx_parts, _requests
 PACKAGES = (resilience, resilience_fastapi, resilience_flask, resilience_grpc, resilience_http)
 TRAILING = (("x-request-id", "r-9"), ("grpc-retry-pushback-ms", "1500"), ("blob-bin", b"\x00\xff"))
 NEVER_RAISED_TO_CALLERS = {
-    "resilience._engine._parts.ReturnedAwaitable",
+    "resilience._engine._colour.ReturnedAwaitable",
     "resilience_grpc.client._call.AttemptSuperseded",
 }
 """Signals between two frames of ours: they hold a coroutine or a call of this process."""

@@ -19,7 +19,8 @@ from resilience.client import (
     runs_in_threads,
 )
 from resilience.errors import ConfigurationError, Problem
-from resilience.policy import AroundPolicy, KeyedPolicy
+from resilience.plugins import KeyedPolicy
+from resilience.policy import AroundPolicy
 from resilience_grpc._method_names import is_infrastructure, is_listed, service_of
 from resilience_grpc.client._call import CallDetails, OutgoingCall, SentDetails, SentT, aio_details, method_of
 from resilience_grpc.client._errors import CallError, ErrorDecoder, as_call_error
