@@ -1,8 +1,4 @@
-"""The contract between a policy and the engine. Read this first if you write a policy.
-
-The engine asks, the policy answers. A policy never makes the call, sleeps, awaits or does I/O, so one policy guards
-blocking and awaited calls. `docs/plugin-authors.md` has an example, and the optional members.
-"""
+"""The contract of a policy. It never makes the call, sleeps, awaits or does I/O, so it guards calls of both colours."""
 
 from __future__ import annotations
 

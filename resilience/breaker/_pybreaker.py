@@ -9,7 +9,7 @@ import logging
 import weakref
 from collections.abc import Awaitable, Callable, Generator
 from datetime import timedelta
-from types import CodeType, FunctionType
+from types import CodeType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 import pybreaker
@@ -32,7 +32,6 @@ R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 _log = logging.getLogger("resilience")
 _SUSPENDS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-_ENGINE = "resilience._engine."
 _HOOKS = ("before_call", "success", "failure", "state_change")
 _TRANSITIONS = ("breaker.opened", "breaker.half_opened", "breaker.closed")
 _STATES: dict[str, type[pybreaker.CircuitBreakerState]] = {
@@ -61,26 +60,12 @@ class _ListenerHooks:
     The breaker is held weakly: without a reference cycle its memory is free as soon as it is dropped.
     """
 
-    __slots__ = ("_breaker", "_silent", "listeners")
+    __slots__ = ("_breaker", "listeners")
 
     def __init__(self, breaker: pybreaker.CircuitBreaker) -> None:
         self._breaker = weakref.ref(breaker)
         self.listeners: tuple[pybreaker.CircuitBreakerListener, ...] = ()
         """Usually empty: callers check it before they call a hook."""
-        self._silent: weakref.WeakSet[Callable[..., Any]] | None = None  # most breakers decorate nothing
-
-    def keep_silent(self, guarded: Any) -> None:
-        """Remember a decorated function whose calls are not announced yet."""
-        if self._silent is None:
-            self._silent = weakref.WeakSet()
-        self._silent.add(guarded.__func__ if isinstance(guarded, staticmethod | classmethod) else guarded)
-
-    def announce(self, through: Callable[..., Any]) -> None:
-        """Make the functions that were decorated so far call their function by `through`."""
-        for guarded in list(self._silent or ()):
-            known = guarded.__wrapped__  # type: ignore[attr-defined]  # the engine's wrappers have it
-            _redirect(guarded, known, functools.partial(through, known), set())
-        self._silent = None
 
     def before_call(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         """Announce an admitted call."""
@@ -110,16 +95,6 @@ class _ListenerHooks:
                 getattr(listener, hook)(breaker, *args, **kwargs)
             except Exception:  # noqa: BLE001 - an error of a listener must not reach the caller
                 _log.exception("pybreaker listener %s failed in %s", named(listener), hook)
-
-
-def _redirect(guarded: Any, known: Any, through: Any, seen: set[int]) -> None:
-    """Put `through` in place of the function `known` in the closures of the engine."""
-    for cell in guarded.__closure__ or ():
-        held = cell.cell_contents
-        if held is known:
-            cell.cell_contents = through
-        elif isinstance(held, FunctionType) and str(held.__module__).startswith(_ENGINE) and id(held) not in seen:
-            _redirect(held, known, through, seen | {id(held)})
 
 
 class PybreakerFace(pybreaker.CircuitBreaker):
@@ -208,9 +183,7 @@ class PybreakerFace(pybreaker.CircuitBreaker):
             with self._circuit.lock:
                 if self._hooks.listeners:
                     return self._chain.wrap_through(func)
-                guarded: Callable[..., Any] = self._chain(func)  # a step shorter, until there is a listener
-                self._hooks.keep_silent(guarded)
-            return guarded
+                return self._chain.wrap_direct(func)  # a step shorter, until there is a listener
 
         return decorate(*call_args) if call_args else decorate
 
@@ -357,7 +330,8 @@ class PybreakerFace(pybreaker.CircuitBreaker):
                     self.events.subscribe(self._hooks.on_event)
                 self._checks_successes = True
                 self._hooks.listeners = (*self._hooks.listeners, listener)
-                self._hooks.announce(self._invoke)
+                if "_chain" in vars(self):
+                    self._chain.reroute()  # functions that are decorated already
         elif is_plain_callable(listener):
             self.events.subscribe(listener)
         else:
