@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from resilience._support.matching import known
 from resilience._support.retry_after import RETRY_AFTER_MAX, asked_by
@@ -20,6 +21,9 @@ from resilience.ratelimit._options import RateLimitOptions
 from resilience.ratelimit._rate import Rate, as_rate
 from resilience.ratelimit._store import Buckets, LocalBuckets, SpendingBuckets, Store, stored_key
 
+if TYPE_CHECKING:
+    from resilience._engine._steps import Steps
+
 __all__ = ("RateLimit",)
 
 DrainOn = type[BaseException] | Callable[[Any], bool]
@@ -27,7 +31,7 @@ _DRAIN_ON = Opaque("an exception class, or a function of the outcome that says y
 
 
 class _DelayedStart:
-    """The permit of a call that waits for its turn: when it may start, and the payment it has made."""
+    """The permit of a call that waits for its turn: its payment, and the time at which it may start."""
 
     __slots__ = ("decision", "starts_at")
 
@@ -37,16 +41,41 @@ class _DelayedStart:
 
 
 class RateLimit(PolicyBase):
-    """Lets `burst` calls through at once and `rate` of them over time; refuses the others with `RateLimitedError`.
+    """Lets `burst` calls through at once and `rate` of them over time; refuses other calls with `RateLimitedError`.
 
-    `rate` is text such as `"50/second"`. With `max_wait` above 0 a call waits for its turn, in the order of arrival,
-    and is refused at once when that would take longer. `key` names the bucket among those of the policy's name. With a
-    `RedisStore` the limit holds across all processes that use the same Redis; a call then waits for Redis as well, up
-    to the connection's timeout. `drain_on` (an exception class, or a predicate of the result or exception) says that
-    the other side counts differently and had too many: all tokens are taken, and its `retry_after` is kept, up to
-    `retry_after_max`. With
-    `shadow` nothing is refused and nothing waits; `ratelimit.rejected` tells what would have been. Raises
-    `ConfigurationError` naming every option that is wrong.
+    A refused call costs nothing. With `max_wait` above 0 a call waits for its turn, in the order of arrival, and is
+    refused at once if the wait would be longer. With a `RedisStore` the limit holds across all processes that use the
+    same Redis. A call then waits for Redis as well, up to the connection's timeout.
+
+    Args:
+        rate: The sustained rate, such as `"50/second"`.
+        burst: The size of the bucket. The default is the amount named in the rate.
+        max_wait: The longest time that a call waits for its turn: seconds, a `timedelta` or text such as `"250ms"`. 0
+            refuses at once.
+        shadow: Refuse no call and let no call wait. The event `ratelimit.rejected` reports the calls that would have
+            been refused.
+        drain_on: An exception class, or a predicate of the result or exception. It says which outcomes mean that the
+            other side counts differently and had too many calls. Such an outcome takes all tokens, and its
+            `retry_after` is kept. Only for buckets in this process.
+        retry_after_max: The longest time for which `drain_on` keeps the bucket empty. Default five minutes.
+        key: Which bucket, among those of the policy's name.
+        store: Where the bucket is kept. The default keeps it in this process.
+        name: The default is `<pipeline>.ratelimit`. Policies of the same name and key share a bucket in a store.
+        clock: Returns seconds that never go back. A `RedisStore` uses the server's clock instead.
+
+    Raises:
+        ConfigurationError: One or more options are wrong; it names each of them.
+
+    Example:
+        >>> from resilience import Pipeline, RateLimit, RateLimitedError
+        >>> search = Pipeline("search", RateLimit("50/second", burst=1))
+        >>> search.call(str.upper, "one")
+        'ONE'
+        >>> try:
+        ...     search.call(str.upper, "two")
+        ... except RateLimitedError as error:
+        ...     print(error.policy)
+        search.ratelimit
     """
 
     kind = "ratelimit"
@@ -80,23 +109,13 @@ class RateLimit(PolicyBase):
         self.waits = self._store.waits
         self.may_wait = self.options.max_wait > 0 and not (self.waits or self.options.shadow)
         self.rejected = 0
-        """Calls refused so far; those that would have been, in shadow."""
-        # Each in place only where it is needed, so that all others pay nothing for it.
-        if self.waits:
-            self.admit = self.admit_blocking  # type: ignore[method-assign]  # for who asks without a driver
-        elif self.options.shadow:
-            self.admit = self._admit_anyway  # type: ignore[method-assign]  # see above
-        elif self.may_wait:
-            self.admit = self._admit_in_turn  # type: ignore[method-assign]  # see above
-        _forward(self._store, self)
+        """Calls refused so far. In shadow: calls that would have been refused."""
+        _forward_events(self._store, self)
         self._open()
-        if drain_on is not None:
-            self._drains = _draining(drain_on, self._buckets)
-            self.on_success = self._settle  # type: ignore[method-assign]  # see above
-            self.on_failure = self._settle  # type: ignore[method-assign]  # see above
+        self._drains = None if drain_on is None else _drain_predicate(drain_on, self._buckets)
 
     def renamed(self) -> None:
-        """Take the buckets kept under the new name."""
+        """Use the buckets that are kept under the new name."""
         self._open()
 
     def _open(self) -> None:
@@ -109,14 +128,34 @@ class RateLimit(PolicyBase):
         decision = self._take(key)
         return None if decision.allowed else decision
 
-    def admit(self) -> Wait | None:
-        """Take a token, or raise `RateLimitedError`."""
-        refusal = self._spend(self.key)
-        if refusal is None:
-            return None
-        raise self._refused(refusal)
+    def choose_steps(self, steps: Steps) -> Steps:
+        """Return the steps that these options need: one way to admit, and no settling without `drain_on`.
 
-    def _admit_anyway(self) -> None:
+        A subclass that overrides one of them keeps its own.
+        """
+        if type(self).admit is RateLimit.admit:
+            steps = replace(steps, admit=self._admission())
+        if self._drains is None and type(self).on_success is RateLimit.on_success:
+            steps = replace(steps, on_success=None)
+        return steps
+
+    def _admission(self) -> Callable[[], Wait | None]:
+        if self.waits:
+            return self.admit_blocking
+        if self.options.shadow:
+            return self._admit_in_shadow
+        return self._admit_in_turn if self.may_wait else self._admit_at_once
+
+    def admit(self) -> Wait | None:
+        """Take a token, or raise `RateLimitedError`. A call that may wait gets a `Wait`; on Redis this blocks."""
+        return self._admission()()
+
+    def _admit_at_once(self) -> None:
+        refusal = self._spend(self.key)
+        if refusal is not None:
+            raise self._refused(refusal)
+
+    def _admit_in_shadow(self) -> None:
         self._checked(self._take(self.key, 1, self.options.max_wait))
 
     def _admit_in_turn(self) -> Wait | None:
@@ -146,46 +185,50 @@ class RateLimit(PolicyBase):
                 raise
 
     def _checked(self, decision: Decision) -> Decision:
-        """Return a decision that lets the call through; raise `RateLimitedError` for another, unless in shadow."""
+        """Return a decision that admits the call; raise `RateLimitedError` for a refusal, unless in shadow."""
         if not decision.allowed:
             refusal = self._refused(decision)
             if not self.options.shadow:
                 raise refusal
         return decision
 
-    def on_abandon(self, permit: Any, /) -> None:
-        """Give the token back where the call was still waiting for its turn; one that had started has used it."""
-        if type(permit) is _DelayedStart and self._clock() < permit.starts_at:
-            self._buckets.give_back(self.key, permit.decision)
-
     def _refused(self, decision: Decision) -> RateLimitedError:
         wait = decision.retry_after
         self.rejected += 1
         if self.events:
-            facts: dict[str, Any] = {"retry_after": wait}
+            facts: dict[str, object] = {"retry_after": wait}
             if self.options.shadow:
                 facts["shadow"] = True
             self.events.emit("ratelimit.rejected", self.name, self._clock(), "warning", **facts)
         return RateLimitedError(f"{self.name}: {self.options.rate} exceeded", policy=self.name, retry_after=wait)
 
-    def _settle(self, _permit: Any, outcome: object, /) -> None:
-        if outcome is NO_RESULT or not self._is_drained_by(outcome):
+    def on_success(self, _permit: object, result: object, /) -> None:
+        """Empty the bucket if `drain_on` matches the result."""
+        if result is not NO_RESULT:
+            self._drain_if_matched(result)
+
+    def on_failure(self, _permit: object, error: Exception, /) -> None:
+        """Empty the bucket if `drain_on` matches the error, or an error in a group."""
+        self._drain_if_matched(error)
+
+    def on_abandon(self, permit: object, /) -> None:
+        """Give the token back if the call still waited for its turn. A call that had started has used its token."""
+        if type(permit) is _DelayedStart and self._clock() < permit.starts_at:
+            self._buckets.give_back(self.key, permit.decision)
+
+    def _drain_if_matched(self, outcome: object) -> None:
+        if self._drains is None or not _matches(self._drains, outcome):
             return
         asked = asked_by(outcome)
         wait = 0.0 if asked is None else min(max(0.0, asked), self.options.retry_after_max)
         cast("LocalBuckets", self._buckets).drain(self.key, wait)
         self.events.emit("ratelimit.drained", self.name, self._clock(), "warning", retry_after=wait or None)
 
-    def _is_drained_by(self, outcome: object) -> bool:
-        """Whether `drain_on` matches; for an exception group, whether it matches an error in the group."""
-        outcomes = leaves(outcome) if isinstance(outcome, BaseExceptionGroup) else (outcome,)
-        for each in outcomes:
-            if not isinstance(each, REFUSALS) and (drains := self._drains(each)):
-                return bool(known(self._drains, drains))
-        return False
-
     def snapshot(self) -> dict[str, Any]:
-        """Return rate, burst, what was refused so far, and what remains; None for a bucket that is elsewhere."""
+        """Return the rate, the burst, the remaining tokens and the number of refusals so far, taking nothing.
+
+        `remaining` is None if the bucket is not in this process.
+        """
         remaining = self._buckets.look(self.key).remaining if isinstance(self._buckets, LocalBuckets) else None
         return {
             "rate": self.options.rate,
@@ -198,8 +241,8 @@ class RateLimit(PolicyBase):
         return f"<RateLimit {self.name!r} {self.options.rate}{' shadow' if self.options.shadow else ''}>"
 
 
-def _draining(drain_on: DrainOn, buckets: Buckets) -> Callable[[Any], bool]:
-    """Return the predicate; raise `ConfigurationError` where buckets are out of reach of a call that ends."""
+def _drain_predicate(drain_on: DrainOn, buckets: Buckets) -> Callable[[Any], bool]:
+    """Return the predicate of outcomes. Raises `ConfigurationError` if the buckets are not in this process."""
     checked(drain_on, "drain_on", _DRAIN_ON)
     if not isinstance(buckets, LocalBuckets):
         reason = "buckets in this process: draining others would keep a finished call waiting"
@@ -210,15 +253,24 @@ def _draining(drain_on: DrainOn, buckets: Buckets) -> Callable[[Any], bool]:
     return cast("Callable[[Any], bool]", drain_on)
 
 
-def _forward(store: Store, policy: RateLimit) -> None:
-    """Let those who listen to the policy hear what happens to its store, for as long as the policy lives."""
-    source = getattr(store, "events", None)
+def _matches(drains: Callable[[Any], bool], outcome: object) -> bool:
+    """Whether `drains` is true for the outcome; for an exception group, whether it is true for an error in it."""
+    outcomes = leaves(outcome) if isinstance(outcome, BaseExceptionGroup) else (outcome,)
+    for each in outcomes:
+        if not isinstance(each, REFUSALS) and (answer := drains(each)):
+            return bool(known(drains, answer))
+    return False
+
+
+def _forward_events(store: Store, policy: RateLimit) -> None:
+    """Pass the events of the store on to the listeners of the policy, for as long as the policy lives."""
+    source: Emitter | None = getattr(store, "events", None)  # a third party's store may have none
     if source is None:
         return
-    known = weakref.ref(policy)
+    living = weakref.ref(policy)
 
-    def tell(event: Event) -> None:
-        if (alive := known()) is not None:
+    def forward(event: Event) -> None:
+        if (alive := living()) is not None:
             alive.events.emit(event.kind, alive.name, event.at, event.severity, **event.facts)
 
-    source.subscribe(tell)
+    source.subscribe(forward)

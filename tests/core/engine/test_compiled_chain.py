@@ -200,7 +200,7 @@ async def test_only_a_keyed_policy_looks_at_arguments() -> None:
 
 async def test_a_limit_that_may_wait_asks_only_then() -> None:
     """Admission that may wait has its own step; where nothing may, the driver never looks for a wait."""
-    assert cell(Pipeline("p", RateLimit("1/second"))(plain), "admit").__name__ == "admit"
+    assert cell(Pipeline("p", RateLimit("1/second"))(plain), "admit").__name__ == "_admit_at_once"
     assert "admission" not in cell(Pipeline("p", RateLimit("1/second"))(plain), "admit").__qualname__
     assert "admission" in cell(Pipeline("p", RateLimit("1/second", max_wait=1))(plain), "admit").__qualname__
     blocking, _ = await success(Bulkhead(3))

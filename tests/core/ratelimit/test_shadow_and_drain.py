@@ -202,7 +202,7 @@ def test_an_empty_bucket_with_callers_in_line_stays_as_it_is() -> None:
     for _ in range(3):
         buckets.take("", 1, 5.0)
     before = buckets.take().retry_after
-    RateLimit("10/second", burst=1, drain_on=TooManyError, store=store, name="line", clock=clock)._settle(
+    RateLimit("10/second", burst=1, drain_on=TooManyError, store=store, name="line", clock=clock).on_failure(
         None, TooManyError()
     )
     assert buckets.take().retry_after == before
