@@ -1,4 +1,10 @@
-"""Which policies a pipeline gets when some are configured and some are given in code, and in what order. Pure."""
+"""Decide which policies a pipeline has, and in which order. Pure.
+
+Policies come from settings and from code. The recommended order, outermost first, is fallback, cache, single flight,
+retry, hedge, breaker, rate limit, bulkhead, thread pool, timeout: an attempt of a retry passes the breaker and the
+limits again, a refused call starts no timeout, and the fallback sees the outcome of all other policies. The order of
+policies from code is the user's own and is never changed.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +30,8 @@ _RECOMMENDED = (
 def compose(given: Iterable[Any], configured: Iterable[Any]) -> tuple[Any, ...]:
     """Return all policies, outermost first.
 
-    One given in code replaces the configured one of its kind. Code keeps the order it chose; every configured policy
-    takes the place right inside the last one that the recommended order puts outside of it.
+    A policy from code replaces the configured policy of its kind. Policies from code keep their order. Each configured
+    policy goes directly inside the last policy that the recommended order puts outside of it.
     """
     policies = list(given)
     kinds = {_kind(policy) for policy in policies}
@@ -41,7 +47,7 @@ def _place(policies: list[Any], rank: int) -> int:
 
 
 def _rank(policy: Any) -> int:
-    """Return the place in the recommended order, -1 for a kind of somebody else's making."""
+    """Return the place in the recommended order, -1 for a kind of a third party."""
     kind = _kind(policy)
     return _RECOMMENDED.index(kind) if kind in _RECOMMENDED else -1
 

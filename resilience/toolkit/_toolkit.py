@@ -1,10 +1,10 @@
-"""The toolkit: each part built, and imported, the first time it is asked for."""
+"""The object that an application holds: pipelines, limiters, health, lifecycle and error codes."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 from resilience._support.fork import renew_after_fork
 from resilience._support.redaction import hidden
@@ -19,7 +19,7 @@ from resilience.pipeline import NAME, Pipeline
 from resilience.toolkit._machine import compose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
     from resilience.budget import BudgetOptions, RetryBudget
@@ -30,21 +30,44 @@ if TYPE_CHECKING:
     from resilience.policy import AroundPolicy, Policy
     from resilience.ratelimit import Store, TokenBucket
     from resilience.redis import RedisConnection
-    from resilience.toolkit._aio import Closable
 
 __all__ = ("Resilience",)
 
 T = TypeVar("T")
 
 _OPEN = frozenset({"redis", "health"})
-"""What holds something open: connections, background checks."""
+"""The parts that hold connections or background work."""
+
+
+class _Open(Protocol):
+    """A part that holds connections or background work."""
+
+    def close(self) -> None:
+        """Release them. A second call does nothing."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release them without blocking the event loop."""
+        ...
 
 
 class Resilience:
-    """Everything one service needs, each part built (and imported) the first time it is asked for.
+    """The pipelines, limiters, health checks, lifecycle and error codes of one service.
 
-    `Resilience.from_env()` reads variables and file; `Resilience()` is all defaults. Safe to share between threads and
-    tasks: the same name always gives the same object. Close it when the service ends, or use it in a `with` block.
+    Each part is built, and imported, when it is first used. `Resilience.from_env()` reads variables and a file;
+    `Resilience()` uses the defaults. Threads and tasks can share the object: the same name always returns the same
+    part. Close it when the service ends, or use it in a `with` or `async with` block.
+
+    Args:
+        config: The settings, as `resilience.config.load()` returns them. Default: all defaults.
+
+    Raises:
+        ConfigurationError: `config` is not a `Config`, or a retry budget cannot be configured as it says.
+
+    Example:
+        >>> toolkit = Resilience.from_env({"RESILIENCE_PIPELINE__PAYMENTS__RETRY__ATTEMPTS": "4"})
+        >>> [policy.name for policy in toolkit.pipeline("payments").policies]
+        ['payments.retry']
     """
 
     def __init__(self, config: Config | None = None) -> None:
@@ -52,41 +75,47 @@ class Resilience:
         self._built: dict[tuple[str, str], tuple[Any, tuple[Any, ...]]] = {}
         self.after_fork()
         renew_after_fork(self)
-        # Held here, or what is configured would be forgotten before anybody uses it.
+        # The process keeps a budget for as long as an object refers to it.
         self._budgets = [self._as_configured(name) for name in self._config.budgets]
 
     @classmethod
     def from_env(
         cls, environ: Mapping[str, str] | None = None, *, strict: bool | None = None, **arguments: Any
     ) -> Resilience:
-        """Build from `environ`, by default the environment of the process as it is now.
+        """Return a toolkit with the settings of the environment.
 
-        `arguments` beat it, section by section: `from_env(service={"name": "orders"})`.
-        Raises one `ConfigurationError` that lists every problem.
+        Args:
+            environ: A mapping of variables. Default: the environment of the process at the time of the call.
+            strict: Whether an unknown variable or key is an error. Default: `RESILIENCE_STRICT`, else it is a warning.
+            arguments: Settings by section, such as `service={"name": "orders"}`. They come before the environment.
+
+        Raises:
+            ConfigurationError: At least one setting is wrong. The error lists every problem.
         """
         environ, arguments = hidden(environ), hidden(arguments)  # error trackers show the local variables
         toolkit = cls(load(environ, strict=strict, arguments=arguments))
-        _ = toolkit.redis  # a URL nobody can read, or an extra that is missing, should stop the start and not a call
+        _ = toolkit.redis  # a wrong URL, or a missing extra, stops the start and not a call
         return toolkit
 
     @classmethod
     def of(cls, given: Resilience | None) -> Resilience:
-        """Return the toolkit given, `from_env()` where none is: what an adapter makes of its argument.
+        """Return `given`, or `from_env()` if it is None. An adapter calls this with its argument.
 
-        Raises `ConfigurationError` for anything else.
+        Raises:
+            ConfigurationError: `given` is neither a `Resilience` nor None.
         """
         wanted: Any = given
-        if not (wanted is None or isinstance(wanted, Resilience)):  # told by its type alone: it may hold a password
+        if not (wanted is None or isinstance(wanted, Resilience)):  # only its type is shown: it may hold a password
             raise ConfigurationError([Problem("resilience", type(wanted).__name__, "a Resilience, or None")])
         return cls.from_env() if wanted is None else wanted
 
     def after_fork(self) -> None:
-        """Replace the lock, which another thread may have held at the moment of the fork."""
-        self._lock = threading.RLock()  # guards what is built; only our own constructors run under it
+        """Replace the lock: another thread may have held it at the moment of the fork."""
+        self._lock = threading.RLock()  # guards `_built`; only constructors of this library run under it
 
     @property
     def config(self) -> Config:
-        """What is configured, with the source of every value."""
+        """The settings, with the source of every value."""
         return self._config
 
     @property
@@ -96,7 +125,7 @@ class Resilience:
 
     @property
     def lifecycle(self) -> Lifecycle:
-        """Where this process is between start and end."""
+        """The phase of this process, and the hooks that run when it starts and stops."""
         return self._once("lifecycle", self._new_lifecycle)
 
     def _new_lifecycle(self) -> Lifecycle:
@@ -106,17 +135,17 @@ class Resilience:
 
     @property
     def redis(self) -> RedisConnection | None:
-        """The connection that state is shared through; None when no URL is set. Nothing is sent before it is used."""
+        """The connection to the Redis that instances share; None if no URL is set. It connects when first used."""
         if self._config.redis.url is None:
             return None
         return self._once("redis", self._new_redis)
 
     @property
     def catalog(self) -> ErrorCatalog:
-        """The errors this service may send to its clients."""
+        """The error codes that this service can send to its clients."""
 
         def build() -> ErrorCatalog:
-            from resilience.envelope import ErrorCatalog as Catalog  # noqa: PLC0415 - only services that name errors pay
+            from resilience.envelope import ErrorCatalog as Catalog  # noqa: PLC0415 - imported by services that name errors
 
             return Catalog(domain=self._config.service.name)
 
@@ -125,14 +154,20 @@ class Resilience:
     def pipeline(self, name: str, *policies: Policy | AroundPolicy) -> Pipeline:
         """Return the pipeline of this name; use it as a decorator, or in any other way a `Pipeline` is used.
 
-        It holds what is configured for it, in the recommended order. A policy given here replaces the configured one
-        of its kind. With nothing configured and nothing given, calls pass through unchanged: where other pipelines are
-        configured that is a `ConfigurationWarning`, as the name may be misspelt.
-        Raises `ConfigurationError` when the name is already in use with other policies, and in place of the warning
-        when `strict`.
+        The pipeline holds the configured policies in the recommended order, and `policies`. If neither exist, calls
+        pass through unchanged; if other pipelines are configured, that is a `ConfigurationWarning`, because the name
+        may be misspelt.
+
+        Args:
+            name: The name of the pipeline, 1 to 100 characters.
+            policies: Policies from code, the first one outermost. Each replaces the configured policy of its kind.
+
+        Raises:
+            ConfigurationError: The name is already in use with other policies; or the toolkit is strict and the name
+                is the cause for the warning.
         """
         _check_name("pipeline", name)
-        if not policies and self._config.pipelines and (problem := self._lacking(name)) is not None:
+        if not policies and self._config.pipelines and (problem := self._missing_pipeline(name)) is not None:
             if self._config.is_strict:
                 raise ConfigurationError([problem])
             warn(f"{problem}, so its calls pass through unchanged. RESILIENCE_STRICT=true refuses it")
@@ -140,49 +175,61 @@ class Resilience:
         return self._named(("pipeline", name), build, policies)
 
     def existing_pipeline(self, name: str) -> Pipeline:
-        """Return the pipeline of this name that is configured, or inherits something, or has its policies from code.
+        """Return the pipeline of this name, if it is configured, inherits a policy, or has policies from code.
 
-        For who is told a name and nothing else: a misspelt one would guard nothing.
-        Raises `ConfigurationError` where there is none, with those that there are.
+        Use this for a name that a user of your code writes: a misspelt name would guard nothing.
+
+        Raises:
+            ConfigurationError: No such pipeline exists. The error lists the names that exist.
         """
         _check_name("pipeline", name)
-        if (problem := self._lacking(name)) is not None:
+        if (problem := self._missing_pipeline(name)) is not None:
             raise ConfigurationError([problem])
         return self.pipeline(name)
 
     def policies(self, name: str, *, key: str = "") -> tuple[Any, ...]:
-        """Return new policies, as configured for the pipeline of this name: for who needs one set per host or method.
+        """Return new policies, as configured for the pipeline of this name.
 
-        `key` is whose tokens their rate limits spend. They share nothing with `pipeline(name)`, nor with one another.
+        Use this for one set of policies per host or method. The policies share no state with `pipeline(name)` or with
+        the policies of another call.
+
+        Args:
+            name: The name of the pipeline.
+            key: The key of the bucket that the rate limits spend from. Default: the name of the pipeline.
         """
         return tuple(self._configured(name, key))
 
     def limiter(self, name: str, rate: str | None = None, burst: int | None = None) -> TokenBucket:
-        """Return the limiter of this name: on Redis when `REDIS__URL` is set, else in this process.
+        """Return the limiter of this name: on Redis if `RESILIENCE_REDIS__URL` is set, else in this process.
 
-        `rate` (such as `"100/minute"`) and `burst` may be left out where they are configured, and win where both exist.
-        Raises `ConfigurationError` when neither says a rate, or the name is already in use with another one.
+        Args:
+            name: The name of the limiter, 1 to 100 characters.
+            rate: Such as `"100/minute"`. Default: the configured rate. An argument comes before a setting.
+            burst: The most tokens that the bucket holds. Default: the configured burst, else the number in the rate.
+
+        Raises:
+            ConfigurationError: No rate is given or configured, or the name is already in use with another rate.
         """
         _check_name("limiter", name)
         return self._named(("limiter", name), lambda: self._bucket(name, rate, burst), (rate, burst))
 
     def budget(self, name: str) -> RetryBudget:
-        """Return the retry budget of this name: the one every retry and hedge of this process means by it."""
-        from resilience.budget import RetryBudget  # noqa: PLC0415 - only services that share one pay
+        """Return the retry budget that all retries and hedges of this process share under this name."""
+        from resilience.budget import RetryBudget  # noqa: PLC0415 - imported by services that share a budget
 
         return RetryBudget(name)
 
     def close(self) -> None:
-        """Close what was opened: connections and background work. May be called twice."""
-        with contextlib.ExitStack() as stack:
-            for part in self._closable():
+        """Close connections and background work. A second call does nothing."""
+        with contextlib.ExitStack() as stack:  # the last part that was built closes first; each one closes
+            for part in self._open_parts():
                 stack.callback(part.close)
 
-    def aclose(self) -> Coroutine[Any, Any, None]:
-        """Do the same without blocking the event loop."""
-        from resilience.toolkit._aio import close_all  # noqa: PLC0415 - blocking programs never need it
-
-        return close_all(self._closable())
+    async def aclose(self) -> None:
+        """Close connections and background work without blocking the event loop. A second call does nothing."""
+        async with contextlib.AsyncExitStack() as stack:
+            for part in self._open_parts():
+                stack.push_async_callback(part.aclose)
 
     def __enter__(self) -> Self:
         return self
@@ -192,15 +239,13 @@ class Resilience:
     ) -> None:
         self.close()
 
-    def __aenter__(self) -> Coroutine[Any, Any, Self]:
-        from resilience.toolkit._aio import entered  # noqa: PLC0415 - see aclose
+    async def __aenter__(self) -> Self:
+        return self
 
-        return entered(self)
-
-    def __aexit__(
+    async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> Coroutine[Any, Any, None]:
-        return self.aclose()
+    ) -> None:
+        await self.aclose()
 
     def __repr__(self) -> str:
         return f"Resilience({self._config!r})"
@@ -209,7 +254,7 @@ class Resilience:
         return self._named((what, what), build, ())
 
     def _named(self, key: tuple[str, str], build: Callable[[], T], given: tuple[Any, ...]) -> T:
-        """Return what is known under the folded name, or build it. Naming it again with other values is a mistake."""
+        """Return the object of the folded name, or build it. Another call with other values is an error."""
         kind, name = key
         with self._lock:
             known = self._built.get((kind, fold(name)))
@@ -222,13 +267,13 @@ class Resilience:
         return cast("T", thing)
 
     def _as_configured(self, name: str) -> RetryBudget:
-        """Return the budget of this name, which everybody in this process shares, told what is configured for it."""
+        """Return the budget of this name, with its settings."""
         budget = self.budget(name)
         budget.configure(cast("BudgetOptions", self._config.budget(name)))
         return budget
 
-    def _lacking(self, name: str) -> NoPipeline | None:
-        """Return what is wrong with the name of a pipeline that is not configured, inherits nothing, and is empty."""
+    def _missing_pipeline(self, name: str) -> NoPipeline | None:
+        """Return the problem with the name of a pipeline that is not configured, inherits nothing, and is empty."""
         configured = self._config.pipelines
         with self._lock:
             built = [thing for (kind, _), (thing, _) in self._built.items() if kind == "pipeline"]
@@ -244,11 +289,11 @@ class Resilience:
             yield policy
 
     def _shared(self, kind: str, name: str, key: str) -> dict[str, Any]:
-        """Return what a policy needs besides its own options."""
+        """Return the arguments of a policy that are not options: the shared store and the key."""
         if kind != "rate_limit":
             return {}
         shared = {} if self._store is None else {"store": self._store}
-        # One that has a key may never join a pipeline, which is where buckets take their name from.
+        # A policy with a key may be in no pipeline, and a bucket takes its name from the pipeline.
         return shared | {"key": key, "name": f"{name}.ratelimit"} if key else shared
 
     def _bucket(self, name: str, rate: str | None, burst: int | None) -> TokenBucket:
@@ -264,7 +309,7 @@ class Resilience:
         return cast("TokenBucket", bucket)
 
     def _new_redis(self) -> RedisConnection:
-        from resilience.redis import RedisConnection  # noqa: PLC0415 - only services with a URL pay
+        from resilience.redis import RedisConnection  # noqa: PLC0415 - imported by services with a URL
 
         try:
             return RedisConnection(self._config.redis)
@@ -272,7 +317,7 @@ class Resilience:
             raise _under_variables("redis", error) from None
 
     def _new_health(self) -> Health:
-        from resilience.health import Health, redis_check  # noqa: PLC0415 - only services that answer probes pay
+        from resilience.health import Health, redis_check  # noqa: PLC0415 - imported by services that answer probes
 
         health = Health(self._config.health, lifecycle=self.lifecycle)
         if self.redis is not None:
@@ -281,20 +326,20 @@ class Resilience:
 
     @property
     def _store(self) -> Store | None:
-        """Where limiters keep their tokens; None is this process."""
+        """The store of the limiters; None for the memory of this process."""
         connection = self.redis
         if connection is None:
             return None
 
         def build() -> Store:
-            from resilience.ratelimit import RedisStore  # noqa: PLC0415 - only services with a URL pay
+            from resilience.ratelimit import RedisStore  # noqa: PLC0415 - imported by services with a URL
 
             return RedisStore(connection)
 
         return self._once("store", build)
 
-    def _closable(self) -> list[Closable]:
-        """Return what holds something open, if it was ever built."""
+    def _open_parts(self) -> list[_Open]:
+        """Return the parts that hold connections or background work and that have been built."""
         with self._lock:
             return [thing for (kind, _), (thing, _) in self._built.items() if kind in _OPEN]
 
@@ -314,7 +359,7 @@ def _check_name(kind: str, name: str) -> None:
 
 
 def _under_variables(pattern: str, error: ConfigurationError) -> ConfigurationError:
-    """Return the same error with variables in the place of option names."""
+    """Return the same error with the names of variables in place of the names of options."""
     known = section(pattern)
     problems = [
         Problem(variable(known.key(problem.option)), problem.value, problem.expected, problem.hint)
@@ -324,7 +369,7 @@ def _under_variables(pattern: str, error: ConfigurationError) -> ConfigurationEr
 
 
 def _agree(given: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
-    """Tell whether asking again says nothing new: nothing at all, or the same as the first time."""
+    """Whether a further call gives no values, or the values of the first call."""
     if not given:
         return True
     return len(given) == len(before) and all(
@@ -333,5 +378,5 @@ def _agree(given: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
 
 
 def _values(options: Options) -> dict[str, Any]:
-    """Return every option by the name its constructor knows it under."""
+    """Return every option by the name of the constructor's argument."""
     return {field: getattr(options, field) for field in options.fields()}
