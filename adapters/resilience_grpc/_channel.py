@@ -154,8 +154,10 @@ def channel_options(resilience: Resilience | None = None, **options: Unpack[Chan
         ConfigurationError: Lists every option that is wrong.
 
     Example:
+        >>> import grpc
         >>> options = channel_options(keepalive="1m", max_receive_bytes=16 * 2**20)
-        >>> channel = grpc.insecure_channel("dns:///orders:50051", options=options)
+        >>> with grpc.insecure_channel("dns:///orders:50051", options=options) as channel:
+        ...     pass
     """
     checked = ChannelOptions(**cast("Any", options))
     settings: dict[str, _Setting] = {

@@ -1,4 +1,4 @@
-"""Configuration: settings as variables, as keys in a file, and in code; every mistake reported at once."""
+"""Settings from environment variables, a file and code. Every mistake is reported at once."""
 
 from resilience.config._config import Config, Setting
 from resilience.config._load import load

@@ -1,4 +1,4 @@
-"""What holds, typed, with the source of every value."""
+"""The settings in force, typed, with the source of every value."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ _STRICT: Key = ("strict",)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One effective value. Secrets are hidden already; `text` and `default_text` are as one would write them.
+    """One setting in force. Secrets are hidden.
 
-    `source` is `argument`, the name of a variable, `file: <path>:<key>`, or `default`.
+    `text` and `default_text` are the values as a variable would have them. `source` is `argument`, the name of a
+    variable, `file: <path>:<key>`, or `default`.
     """
 
     section: str
@@ -52,9 +53,9 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Config:
-    """Everything that is configured; frozen. `Config()` is all defaults, `load()` reads the environment.
+    """All settings, frozen. `Config()` has all defaults; `load()` reads the environment.
 
-    `unknown` lists the names that were warned about.
+    `unknown` lists the unknown names for which `load()` warned.
     """
 
     _settled: Settled = dataclasses.field(default_factory=dict)
@@ -62,22 +63,22 @@ class Config:
 
     @functools.cached_property
     def service(self) -> ServiceOptions:
-        """Who this service is."""
+        """The settings of the service itself."""
         return cast("ServiceOptions", self._options("service"))
 
     @functools.cached_property
     def redis(self) -> RedisOptions:
-        """Where shared state lives."""
+        """The settings of Redis."""
         return cast("RedisOptions", self._options("redis"))
 
     @functools.cached_property
     def server(self) -> ServerOptions:
-        """Guards around the requests this service serves."""
+        """The settings for requests that this service answers."""
         return cast("ServerOptions", self._options("server"))
 
     @functools.cached_property
     def client(self) -> ClientOptions:
-        """What the calls this service makes carry."""
+        """The settings for calls that this service makes."""
         return cast("ClientOptions", self._options("client"))
 
     @functools.cached_property
@@ -87,21 +88,21 @@ class Config:
 
     @functools.cached_property
     def lifecycle(self) -> LifecycleOptions:
-        """How the process says goodbye."""
+        """The settings for start, drain and stop."""
         return cast("LifecycleOptions", self._options("lifecycle"))
 
     def pipeline(self, name: str) -> Mapping[str, Options]:
         """Return the options of every policy that is on for the pipeline, outermost first, inherited ones included.
 
-        Keys are the names of the policies: `retry`, `breaker`, `rate_limit`. In `name` the characters `-`, `.`, `/` and
-        `_` are the same one, and case does not matter.
+        The keys are the names of the policies: `retry`, `breaker`, `rate_limit`. In `name` the characters `-`, `.`, `/`
+        and `_` are equal, and case does not matter.
         """
         found = ((policy.name, self._options(policy.pattern, name)) for policy in POLICIES)
         return {kind: options for kind, options in found if options is not None}
 
     @property
     def is_strict(self) -> bool:
-        """Whether a name that means nothing is refused, where it would otherwise be warned about."""
+        """Whether an unknown name is an error and not a warning."""
         return _STRICT in self._settled and bool(self._settled[_STRICT].value)
 
     @property
@@ -110,7 +111,7 @@ class Config:
         return instances(self._settled, "pipeline")
 
     def has_pipeline(self, name: str) -> bool:
-        """Tell whether anything is configured for the pipeline itself, not only inherited."""
+        """Whether the pipeline has settings of its own, not only inherited ones."""
         return fold(name) in self.pipelines
 
     def sources(self, name: str, kind: str) -> Mapping[str, str]:
@@ -124,7 +125,7 @@ class Config:
         }
 
     def limiter(self, name: str) -> RateLimitOptions | None:
-        """Return rate and burst of a limiter, or None when it is not configured."""
+        """Return rate and burst of a limiter, or None if it is not configured."""
         known = _schema.section("limiter.*")
         if not effective(self._settled, known, fold(name)):
             return None
@@ -136,11 +137,11 @@ class Config:
         return instances(self._settled, "budget")
 
     def budget(self, name: str) -> BudgetOptions | None:
-        """Return what a retry budget may spend, or None when it is not configured."""
+        """Return the options of a retry budget, or None if it is not configured."""
         return cast("BudgetOptions", self._options("budget.*", name)) if fold(name) in self.budgets else None
 
     def values(self, *, pipeline: str | None = None) -> tuple[Setting, ...]:
-        """Return every effective value and where it comes from; with `pipeline`, only those of that one."""
+        """Return every setting in force and its source; with `pipeline`, the settings of that pipeline alone."""
         if pipeline is not None:
             return tuple(self._of_pipeline(fold(pipeline)))
         return tuple(self._all())
@@ -178,7 +179,7 @@ class Config:
 
     def _text(self, key: Key) -> str:
         known = _schema.find(key)
-        assert known is not None  # noqa: S101 - only keys that exist are ever settled
+        assert known is not None  # noqa: S101 - all keys in `_settled` exist
         return _setting(known, known.instance_in(key), key[-1], self._settled[key]).text
 
 

@@ -1,4 +1,4 @@
-"""Read what is configured. The environment of the process is looked at here, on call, and nowhere else."""
+"""Load the settings. No other module reads the environment of the process."""
 
 from __future__ import annotations
 
@@ -25,15 +25,21 @@ def load(
     strict: bool | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Return the configuration that arguments, environment, file and defaults add up to, in this order of strength.
+    """Return the settings of arguments, environment and file, in this order of precedence, and the defaults.
 
-    `environ` is any mapping of strings; None reads the environment of the process. `arguments` has the structure of
-    the file: `{"pipeline": {"payments": {"retry": {"attempts": 4}}}}`. Unknown names are warned about once, or refused
-    when `strict` (or `RESILIENCE_STRICT`) says so.
+    Args:
+        environ: A mapping of variables. Default: the environment of the process at the time of the call.
+        strict: Whether an unknown variable or key is an error. Default: `RESILIENCE_STRICT`, else it is a warning.
+        arguments: Settings in the structure of the file: `{"pipeline": {"payments": {"retry": {"attempts": 4}}}}`.
 
-    Raises one `ConfigurationError` that lists every problem.
+    Raises:
+        ConfigurationError: At least one setting is wrong. The error lists every problem.
+
+    Example:
+        >>> load({"RESILIENCE_SERVER__DEADLINE": "800ms"}).server.deadline
+        0.8
     """
-    # An error raised from here on is reported with the local variables by error trackers.
+    # An error tracker reports the local variables of this function.
     environ, arguments = hidden(environ), hidden(arguments)
     environment = read_environment(_mapping(os.environ if environ is None else environ))
     passed = read_arguments({**(arguments or {}), **({} if strict is None else {"strict": strict})})
@@ -42,7 +48,7 @@ def load(
     unknown = [*environment.unknown, *file.unknown]
     config = Config(settled, tuple(unknown))
     if problems or (unknown and config.is_strict):
-        # A misspelt name often explains the rest, so it is listed even where it alone would only be a warning.
+        # A misspelt name often explains the other problems, so the error lists it, although alone it is a warning.
         raise ConfigurationError([*problems, *unknown])
     if unknown:
         lines = "; ".join(str(problem) for problem in unknown)

@@ -1,4 +1,18 @@
-"""From what was read to what holds: precedence, rules, inheritance, and every problem at once. Pure."""
+"""Decide which value of each setting is in force. Pure.
+
+A reading has the entries of one source: the arguments of the caller, the environment, or a file. The sources come in
+this order, and the first entry of a setting is in force; a setting without an entry has its default. Each entry is
+checked by the rule of its option, also if a stronger source hides it: a mistake in a file is reported even if a
+variable corrects it.
+
+A section describes the settings of one options class. A section with instances (`pipeline.*.retry`) has its own
+settings for each name. Pipelines inherit: a value of the instance `default` is in force in each pipeline that does
+not set it. A policy is on if at least one of its settings is set, unless `enabled` is false.
+
+When all values are known, the options of each section are built once, which checks the rules between fields. If a
+value of a section is wrong, the rules between its fields are not checked: their problems would only repeat the first
+one.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +36,18 @@ Field = dataclasses.Field[Any]
 
 
 class Value(NamedTuple):
-    """A setting that somebody set: its working form, and who set it."""
+    """The value of a setting in its working form, and the entry that it comes from."""
 
     value: Any
     entry: Entry
 
 
 Settled = Mapping[Key, Value]
-"""Every setting that somebody set; what is absent has its default."""
+"""Every setting that was set. All others have their defaults."""
 
 
 def settle(readings: Iterable[Reading]) -> tuple[Settled, list[Problem]]:
-    """Return what holds, and every problem. Earlier readings win over later ones."""
+    """Return the values in force, and every problem. Earlier readings come before later ones."""
     problems: list[Problem] = []
     settled: dict[Key, Value] = {}
     spoiled: set[Key] = set()
@@ -42,7 +56,7 @@ def settle(readings: Iterable[Reading]) -> tuple[Settled, list[Problem]]:
         for key, entry in reading.entries.items():
             try:
                 value = Value(_checked(_field(key), entry), entry)
-            except Refused:  # a mistake is reported even where a stronger source would hide it
+            except Refused:  # a mistake is reported even if a stronger source hides it
                 problems.append(_refused(_field(key), entry))
                 spoiled.add(key)
             else:
@@ -87,7 +101,7 @@ def _default(field: Field) -> str:
 
 
 def instances(settled: Settled, prefix: str) -> tuple[str, ...]:
-    """Return the names under `prefix` (`pipeline`, `limiter`) of which anything was set, sorted, `default` first."""
+    """Return the names below `prefix` (`pipeline`, `limiter`) that have settings, sorted, `default` first."""
     names = {key[1] for key in settled if key[0] == prefix and len(key) > 2}  # noqa: PLR2004 - section, name, field
     return tuple(sorted(names, key=lambda name: (name != DEFAULT, name)))
 
@@ -106,7 +120,7 @@ def effective(settled: Settled, section: Section, instance: str = "") -> dict[st
 
 
 def build(settled: Settled, section: Section, instance: str = "") -> Options | None:
-    """Return the options of one section, or None for a policy that nobody asked for or that was switched off."""
+    """Return the options of one section, or None for a policy without settings or with `enabled` false."""
     values = {field: value.value for field, value in effective(settled, section, instance).items()}
     if section.is_switched and (not values or not values.pop("enabled", True)):
         return None
@@ -114,7 +128,7 @@ def build(settled: Settled, section: Section, instance: str = "") -> Options | N
 
 
 def _problems_together(settled: Settled, spoiled: set[Key]) -> Iterator[Problem]:
-    """Yield what is wrong only in combination, once each, under the name of the variable that was set."""
+    """Yield each problem of values that are wrong only in combination, under the name of a variable that was set."""
     seen = set()
     for section, instance in _mentioned(settled):
         if any(key[:-1] in (section.path(instance), section.path(DEFAULT)) for key in spoiled):
@@ -153,7 +167,7 @@ def _renamed(problem: Problem, section: Section, instance: str, value: Value | N
 
 
 def _lacking(settled: Settled, section: Section, instance: str) -> Problem:
-    """Return the problem of a limit that was asked for without saying how much: that must not mean unlimited."""
+    """Return the problem of a limit without a rate, which must not mean unlimited."""
     found, needs = effective(settled, section, instance), section.needs
     others = ", ".join(value.entry.spelled for field, value in found.items() if field != needs)
     spelled = found[needs].entry.spelled if needs in found else variable(section.key(needs, instance))

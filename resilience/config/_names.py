@@ -1,4 +1,4 @@
-"""How settings are called: one `_` stays inside a word, two of them separate words."""
+"""Names of settings: a single `_` is part of a word, `__` separates two words."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Key = tuple[str, ...]
 
 Origin = Literal["argument", "environment", "file"]
 
-# Kubernetes gives every pod variables about each service of the namespace, so a service called "resilience" or
-# "resilience-demo" would otherwise look like a page of typing mistakes.
+# Kubernetes sets variables for each service of the namespace in every pod. A service called "resilience" or
+# "resilience-demo" would look like a page of typing mistakes.
 _KUBERNETES = re.compile(
     r"RESILIENCE_([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9]+)*|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
 
 
 def split(name: str) -> Key | None:
-    """Return the key a variable stands for, or None when it does not carry our prefix."""
+    """Return the key of a variable, or None if its name does not begin with our prefix."""
     if name[: len(PREFIX)].upper() != PREFIX:
         return None
     return tuple(fold(word) for word in name[len(PREFIX) :].split("__"))
@@ -36,10 +36,10 @@ def variable(key: Key) -> str:
 
 
 def dotted(key: Key) -> str:
-    """Return `key` the way files and code spell it."""
+    """Return `key` as files and code write it."""
     return ".".join(key)
 
 
 def is_foreign(name: str) -> bool:
-    """Tell whether somebody else owns this variable although it carries our prefix."""
+    """Whether Kubernetes set this variable, although its name begins with our prefix."""
     return _KUBERNETES.fullmatch(name) is not None

@@ -1,4 +1,4 @@
-"""What the service says about itself, and what the loader itself can be told."""
+"""The settings of the service itself, of the loader, and of the switch of each policy."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ __all__ = ("Clash", "Missing", "NoPipeline", "Unknown", "alike", "follows", "hin
 
 
 class Unknown(Problem):
-    """There is no such setting. Its value is not shown: it may be a secret under a misspelt name."""
+    """A setting that does not exist. Its value is not shown: it may be a secret under a misspelt name."""
 
     __slots__ = ()
 
@@ -25,7 +25,7 @@ class Unknown(Problem):
 
 
 class Missing(Problem):
-    """Something needed was not set."""
+    """A setting that is required and not set."""
 
     __slots__ = ()
 
@@ -37,7 +37,7 @@ class Missing(Problem):
 
 
 class Clash(Problem):
-    """Two names mean the same setting, and nothing says which one counts."""
+    """Two names of one setting, with no rule which of them counts."""
 
     __slots__ = ()
 
@@ -49,7 +49,7 @@ class Clash(Problem):
 
 
 class NoPipeline(Problem):
-    """A pipeline was asked for by name that nobody has configured; `known` are those that exist, by folded name."""
+    """The name of a pipeline that is not configured. `known` has the pipelines that exist, by folded name."""
 
     __slots__ = ()
 
@@ -67,13 +67,13 @@ class NoPipeline(Problem):
 
 _NAME = "<name>"
 _SAME_FIELD = 0.7
-"""Fields share words (`threshold`, `timeout`), so that more of one has to be right than of a section or a policy."""
+"""Fields share words (`threshold`, `timeout`), so a field must be more alike than a section or a policy."""
 
 
 def hint(key: Key, origin: Origin) -> str:
-    """Return the setting that was meant by `key`, else what could stand where it goes wrong.
+    """Return the setting that is probably meant by `key`, else the words that are possible at its first wrong word.
 
-    This imports every slice, to know all settings.
+    This imports the package of every section, because it needs all settings.
     """
     is_variable = origin == "environment"
     meant = _misspelt(key) or _misparted("_".join(key))
@@ -87,11 +87,11 @@ def hint(key: Key, origin: Origin) -> str:
 
 
 def follows(key: Key, origin: Origin) -> tuple[Key, list[str]]:
-    """Return the words at the start of `key` that mean something, and those that can come after them."""
+    """Return the longest valid start of `key`, and the words that can follow it."""
     for length in range(len(key), 0, -1):
         if names := list(dict.fromkeys(_after(key[:length]))):
             return key[:length], names
-    loader = section("").fields if origin == "file" else {}  # a file that is being read cannot say which file to read
+    loader = section("").fields if origin == "file" else {}  # a file cannot name the file to read
     return (), [name for name in dict.fromkeys(_after(())) if name not in loader]
 
 
@@ -103,7 +103,7 @@ def _after(start: Key) -> Iterator[str]:
 
 
 def _misspelt(key: Key) -> Key | None:
-    """Return the setting that is most alike, word by word: each of them has to be."""
+    """Return the setting that is most alike. Each of its words must be alike."""
     instance = key[1] if len(key) > 2 else ""  # noqa: PLR2004 - section, instance, field
     ratio, meant = max(((_likeness(key, each), each) for each in _settings(instance)), key=lambda found: found[0])
     return meant if ratio and meant != key else None
@@ -121,14 +121,14 @@ def _likeness(key: Key, other: Key) -> float:
 
 
 def _misparted(text: str) -> Key | None:
-    """Return the setting whose words stand in `text`, with a `_` too many or too few between them, or no instance."""
+    """Return the setting whose words are in `text`, with wrong separators between them or without an instance."""
     found = ((known, field, _instance(text, known, field)) for known in SECTIONS for field in known.fields)
     keys = [known.key(field, instance) for known, field, instance in found if instance is not None]
     return max(keys, key=lambda key: sum(map(len, key[2:])), default=None)  # the most words of a policy and its field
 
 
 def _instance(text: str, known: Section, field: str) -> str | None:
-    """Return whose setting of this field `text` names, None where it names another one."""
+    """Return the instance that `text` names for this field, None if `text` names another field."""
     if not known.has_instances:
         return "" if text == "_".join(known.key(field)) else None
     missing = DEFAULT if known.is_switched else _NAME
@@ -142,16 +142,16 @@ def _instance(text: str, known: Section, field: str) -> str | None:
 
 
 _FLOOR = 0.6
-"""Words less alike than this have nothing to do with one another."""
+"""Words that are less alike are unrelated."""
 
 
 def alike(word: str, other: str) -> float:
-    """Return how alike two words are, up to 1 for the same one; 0 where one cannot have been meant by the other."""
+    """Return how alike two words are: 1 for the same word, 0 for unrelated words."""
     ratio = difflib.SequenceMatcher(None, word, other).ratio()
     return ratio if ratio >= _FLOOR else 0.0
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the one of `known` that is most alike, "" where none is."""
+    """Return the word of `known` that is most alike, or "" if all are unrelated."""
     ratio, best = max(((alike(word, each), each) for each in known), default=(0.0, ""))
     return best if ratio else ""

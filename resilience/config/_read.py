@@ -1,4 +1,4 @@
-"""Read variables, a file and arguments into entries: who said what about which setting."""
+"""Read variables, a file and arguments into entries. An entry is one value of one setting, and its source."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ("STRAY", "Entry", "Reading", "read_arguments", "read_environment", "r
 
 
 class Entry(NamedTuple):
-    """One setting that was given. `spelled` is its name in error messages; `source` is how the table says it.
+    """One value of one setting. `spelled` is its name in error messages, `source` its source in the table.
 
-    `fault` says what was expected in place of text that no rule needs to look at.
+    `fault` completes "expected ..." if the text is wrong before any rule is applied.
     """
 
     raw: Any
@@ -32,14 +32,14 @@ class Entry(NamedTuple):
 
 @dataclasses.dataclass
 class Reading:
-    """Everything one source says, and what is wrong with it before any value is looked at."""
+    """The entries of one source, and the problems with their names."""
 
     entries: dict[Key, Entry] = dataclasses.field(default_factory=dict)
     problems: list[Problem] = dataclasses.field(default_factory=list)
     unknown: list[Problem] = dataclasses.field(default_factory=list)
 
     def take(self, key: Key, entry: Entry) -> None:
-        """Note `entry`, unless there is no such setting or this source has already set it."""
+        """Add `entry`, unless the setting does not exist or this source has already set it."""
         known = _schema.find(key)
         if known is None:
             self.unknown.append(_unknown(key, entry))
@@ -53,7 +53,7 @@ class Reading:
 
 
 def read_environment(environ: Mapping[Any, Any]) -> Reading:
-    """Read every variable under the prefix. An empty one is unset; order and what is not ours do not matter."""
+    """Read every variable with the prefix, in any order. An empty variable is unset."""
     reading = Reading()
     for name in sorted(name for name in environ if isinstance(name, str)):
         key, text = split(name), environ[name]
@@ -68,20 +68,20 @@ def read_environment(environ: Mapping[Any, Any]) -> Reading:
 
 
 def read_file(tree: Mapping[str, Any], path: str) -> Reading:
-    """Read the tables of a TOML file; sources say `file: path:key`."""
+    """Read the tables of a TOML file. The source of an entry is `file: path:key`."""
     reading = Reading()
     for words, value in _leaves(tree):
         spelled = f"{path}:{dotted(words)}"
-        if (known := _schema.find(_folded(words))) is not None and not known.pattern:  # it is already being read
-            told = f"{variable(_folded(words))} sets it, or an argument"
-            reading.unknown.append(Unknown(spelled, "key", told))
+        if (known := _schema.find(_folded(words))) is not None and not known.pattern:  # a setting of the loader
+            hint_text = f"{variable(_folded(words))} sets it, or an argument"
+            reading.unknown.append(Unknown(spelled, "key", hint_text))
         elif value != "":
             reading.take(_folded(words), Entry(value, "file", spelled, f"file: {spelled}"))
     return reading
 
 
 def read_arguments(tree: Mapping[str, Any]) -> Reading:
-    """Read what code passed. A name that does not exist is an error here, never a warning."""
+    """Read the arguments of the caller. A name that does not exist is an error here, never a warning."""
     reading = Reading()
     for words, value in _leaves(tree):
         reading.take(_folded(words), Entry(value, "argument", dotted(words), "argument"))
@@ -107,9 +107,9 @@ _NOUNS: dict[Origin, str] = {"argument": "setting", "environment": "variable", "
 
 
 def _unknown(key: Key, entry: Entry) -> Problem:
-    """Say that there is no such setting, and what there is."""
+    """Return the problem that no such setting exists, with a hint to the settings that exist."""
     start, names = follows(key, entry.origin)
-    if entry.origin == "argument" and start == key:  # told by its type alone: it may be a URL with a password
+    if entry.origin == "argument" and start == key:  # only its type is shown: it may be a URL with a password
         return Problem(entry.spelled, type_of(entry.raw), f"a mapping of {', '.join(names)}")
     return Unknown(entry.spelled, _NOUNS[entry.origin], hint(key, entry.origin))
 
@@ -136,12 +136,12 @@ def unquoted(text: str) -> str | None:
 
 
 LARGEST = 1_000_000
-"""Bytes. A configuration beyond it is some other file, named by mistake."""
+"""Bytes. A larger file is no configuration, and was named by mistake."""
 
 
 def read_toml(path: str, spelled: str) -> tuple[dict[str, Any], list[Problem]]:
     """Return the tables of the file at `path`, or the problem with it under the name that gave the path."""
-    import tomllib  # noqa: PLC0415 - 5 ms that only users of a file pay
+    import tomllib  # noqa: PLC0415 - it takes 5 ms, and most services have no file
 
     try:
         return tomllib.loads(_content(path)), []

@@ -51,7 +51,7 @@ _NAME = "<NAME>"
 
 
 def reference() -> str:
-    """Return one Markdown table a section: variable, default, what is accepted, what it does."""
+    """Return one Markdown table per section: variable, default, accepted values, effect."""
     return "\n".join(line for section in SECTIONS for line in _section(section))
 
 

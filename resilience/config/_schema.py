@@ -1,8 +1,7 @@
-"""Every section there is. A new one is one line here.
+"""The table of all sections. A new section is one entry here.
 
-Sections name their classes by dotted path and resolve them on first use: the options of the breaker live in a package
-that imports pybreaker, and a service that never mentions a breaker should not pay for it. Importing this module
-imports no slice at all.
+A section names its classes by dotted path and imports them when it first uses them. The options of the breaker are in a
+package that imports pybreaker, and a service without a breaker does not need it.
 """
 
 from __future__ import annotations
@@ -27,16 +26,17 @@ __all__ = ("ANY", "DEFAULT", "POLICIES", "SECTIONS", "Section", "find", "section
 ANY = "*"
 """Stands for the name of an instance."""
 DEFAULT = "default"
-"""The pipeline every other one inherits from."""
+"""The pipeline from which all others inherit."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """One group of settings: where it stands, the options it fills, and what it builds in code.
+    """The settings of one options class.
 
-    `pattern` is the path up to the field; `*` stands for an instance name. `without` names fields that make no sense
-    here; `needs` names the field without which the rest means nothing. A switched section has the extra field
-    `enabled` and inherits from the instance `default`.
+    `pattern` is the path in front of the field, in which `*` stands for the name of an instance. `builds` is the class
+    that takes the options in code. `without` names fields of the options that are no settings. `needs` names the field
+    that must be set if any other field is. A switched section has the extra field `enabled` and inherits from the
+    instance `default`.
     """
 
     pattern: str
@@ -52,12 +52,12 @@ class Section:
 
     @functools.cached_property
     def name(self) -> str:
-        """The last word: what the section is about."""
+        """The last word of the pattern, such as `retry`."""
         return next((word for word in reversed(self.words) if word != ANY), "")
 
     @functools.cached_property
     def is_switched(self) -> bool:
-        """Whether it can be turned on and off, and inherits from `default`."""
+        """Whether the section can be switched off, and inherits from `default`."""
         return self.pattern.startswith("pipeline.")
 
     @functools.cached_property
@@ -72,12 +72,12 @@ class Section:
 
     @functools.cached_property
     def constructor(self) -> Any:
-        """What is built from the options, imported on first use."""
+        """The class that takes the options, imported on first use."""
         return _resolve(self.builds)
 
     @functools.cached_property
     def fields(self) -> Fields:
-        """Every field that text can set, by name."""
+        """Every field that a variable can set, by name."""
         own = {
             name: field
             for name, field in self.options.fields().items()
@@ -101,7 +101,7 @@ class Section:
         return key[1] if self.has_instances else ""
 
     def begins_with(self, start: Key) -> bool:
-        """Tell whether the path to a field of this section can begin with these words, or is made of them."""
+        """Whether the path to a field of this section can begin with these words."""
         words = self.words
         return len(start) <= len(words) and all(
             word == actual or (word == ANY and actual) for word, actual in zip(words, start, strict=False)

@@ -1,4 +1,4 @@
-"""Warnings that point at the line of the user's code to which they are due."""
+"""Warnings that point at the line of the user's code that causes them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ __all__ = ("ConfigurationWarning", "warn")
 
 
 class ConfigurationWarning(UserWarning):
-    """A variable, a key or the name of a pipeline that means nothing: most likely a typing mistake."""
+    """A variable, a key or the name of a pipeline that does not exist: most likely a typing mistake."""
 
 
 def warn(text: str) -> None:
-    """Warn at the place that called into this toolkit, adapters included, however deep inside of it this is."""
+    """Warn at the line that called this toolkit or one of its adapters."""
     warnings.warn(text, ConfigurationWarning, stacklevel=_depth())
 
 
 def _depth() -> int:
-    """Return how many frames of ours stand above the caller's, counted from `warn`."""
+    """Return the number of our frames between `warn` and the caller."""
     depth, frame = 0, inspect.currentframe()
     while frame is not None and _is_ours(frame):
         depth, frame = depth + 1, frame.f_back
@@ -27,6 +27,6 @@ def _depth() -> int:
 
 
 def _is_ours(frame: FrameType) -> bool:
-    # `skip_file_prefixes` does this from Python 3.12 on, but would have to know where each adapter is installed.
+    # `skip_file_prefixes` of Python 3.12 and later would need the place at which each adapter is installed.
     package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
     return package == "resilience" or package.startswith("resilience_")
