@@ -8,6 +8,7 @@ import math
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar, cast
 
 import pybreaker
@@ -60,18 +61,16 @@ class Circuit:
         self.after_fork()
         renew_after_fork(self)
         self._changes = 0  # of the state so far, each one from when the storage knows it
-        # Storage and machine refer to the circuit weakly: with a reference cycle, circuits that were made for one key
-        # each would stay in memory until the garbage collector runs.
+        # Both refer to the circuit weakly: with a cycle, a circuit would stay in memory until the collector runs.
         self._storage = None if storage is None else self._guard(storage)
         self.machine = CircuitMachine(_rules_of(weakref.ref(self)), options.plan, now=clock(), random=random)
-        word = options.first_mode
-        self.mode = None if word == AUTOMATIC else Mode(word, reason="configured")
+        self.mode = None if options.first_mode == AUTOMATIC else Mode(options.first_mode, reason="configured")
         self.rename(name)
         self._update_fast_permit()
 
     def after_fork(self) -> None:
         """Keep the state, with a new lock: a thread of the parent may have held the old one."""
-        self.lock: Any = threading.RLock()
+        self.lock: AbstractContextManager[object] = threading.RLock()
 
     def rename(self, name: str) -> None:
         """Use another name in events and refusals."""
@@ -94,10 +93,11 @@ class Circuit:
         elif self.mode is None:
             if type(epoch) is Open:
                 now = self.now()
-                if now < epoch.until and epoch.cut_offs is None:
+                left = epoch.until - now
+                if left > 0 and epoch.cut_offs is None:
                     if self.events.listeners:
-                        self._report_refusal(now, epoch.until - now)
-                    raise circuit_open(self._open_message, self.name, epoch.until - now)
+                        self._report_refusal(now, left)
+                    raise circuit_open(self._open_message, self.name, left)
             elif type(epoch) is Closed and epoch.running is not None:
                 now = self.now()
                 if now <= epoch.running.due:
@@ -143,7 +143,7 @@ class Circuit:
         self._report_refusal(now, refusal.retry_after, shadow=True)
         return UNTRACKED
 
-    def _report_refusal(self, now: float, retry_after: float | None, **more: Any) -> None:
+    def _report_refusal(self, now: float, retry_after: float | None, **more: object) -> None:
         self.events.emit("breaker.rejected", self.name, now, "warning", retry_after=retry_after, **more)
 
     # Outcomes

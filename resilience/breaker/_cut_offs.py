@@ -1,4 +1,4 @@
-"""Cut-offs: calls that the deadline of their caller ended. What many of them in a row say about the dependency.
+"""Cut-offs: calls that the deadline of their caller ended, as evidence about the dependency.
 
 A single cut-off says nothing. The caller waited for less time than the service allows, and a healthy dependency cannot
 prevent that. Many cut-offs in a row without a success between them are evidence, once they have lasted for as long as

@@ -1,4 +1,4 @@
-"""What the outcome of a call says about the dependency: a failure, a success, a cut-off, or nothing."""
+"""Classification of outcomes: a failure of the dependency, a success, a cut-off, or no evidence."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import enum
 import math
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from resilience._support.retry_after import in_seconds, longest
 from resilience.breaker._cut_offs import CutOff
@@ -27,6 +27,9 @@ __all__ = ("Condition", "ErrorClass", "ErrorMatcher", "FailedCall", "FailureRule
 
 Condition: TypeAlias = type[BaseException] | Callable[[Any], bool]
 """An exception class, or a predicate over the error."""
+Conditions: TypeAlias = Iterable[Condition] | Condition | None
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., object] | None)
 AskedDelay: TypeAlias = Callable[[Any], float | timedelta | str | None]
 
 
@@ -60,9 +63,9 @@ class FailureRules:
     def __init__(
         self,
         *,
-        exclude: Any,
-        ignore: Any,
-        record: Any,
+        exclude: Iterable[Condition] | None,
+        ignore: Conditions,
+        record: Conditions,
         record_result: Callable[[Any], bool] | None,
         retry_after: AskedDelay | None,
         slow_after: float,
@@ -75,7 +78,7 @@ class FailureRules:
         self._slow_after = slow_after
 
     def classify(self, error: Exception, is_failure: Callable[[BaseException], bool]) -> ErrorClass:
-        """Return what `error` says about the dependency; `is_failure` is the breaker's `is_system_error`.
+        """Classify `error`; `is_failure` is the breaker's `is_system_error`.
 
         An exception group is classified by the worst error in it: one failure makes it a failure.
         """
@@ -93,7 +96,7 @@ class FailureRules:
         return FailedCall(self.asked_delay(error))
 
     def _classify_group(
-        self, group: BaseExceptionGroup[Any], is_failure: Callable[[BaseException], bool]
+        self, group: BaseExceptionGroup[BaseException], is_failure: Callable[[BaseException], bool]
     ) -> ErrorClass:
         errors = [(error, self._cut_off(error)) for error in leaves(group) if not _is_refusal(error)]
         cut_offs = [cut_off for _, cut_off in errors if cut_off is not None]
@@ -109,7 +112,7 @@ class FailureRules:
         return Harmless.SUCCESS if has_success else Harmless.IGNORED
 
     def _harmless(self, error: BaseException) -> Harmless:
-        """Return what an error says that is no failure."""
+        """Classify an error that is no failure."""
         is_success = self.recorded.conditions or said_by(error, "is_answer") is True
         return Harmless.SUCCESS if is_success and not self.excluded(error) else Harmless.IGNORED
 
@@ -136,7 +139,7 @@ class FailureRules:
                 return None
         return CutOff(seconds, seconds + (left if left < math.inf else 0.0), min(allowed, self._slow_after))
 
-    def asked_delay(self, outcome: Any) -> float:
+    def asked_delay(self, outcome: object) -> float:
         """Return for how many seconds the dependency asked to be left alone, 0.0 if it did not.
 
         The function `retry_after` takes the error or the result. Without that function, or if it returns no time, the
@@ -145,7 +148,7 @@ class FailureRules:
         asked = self._asked_by(outcome)
         return 0.0 if asked is None else min(LONGEST, max(0.0, asked))
 
-    def _asked_by(self, outcome: Any) -> float | None:
+    def _asked_by(self, outcome: object) -> float | None:
         if isinstance(outcome, BaseExceptionGroup):
             return longest(max(0.0, self._asked_by(each) or 0.0) for each in leaves(outcome))
         asked = None if self._retry_after is None else in_seconds(self._retry_after(outcome))
@@ -173,17 +176,16 @@ class ErrorMatcher:
 
     __slots__ = ("_option", "conditions")
 
-    def __init__(self, option: str, conditions: Iterable[Condition] | Condition | None) -> None:
+    def __init__(self, option: str, conditions: Conditions) -> None:
         self._option = option
-        self.conditions: list[Any] = []
+        self.conditions: list[Condition] = []
         if conditions is not None:  # most breakers have none, and each key of a `Keyed` has three matchers
             for condition in _one_or_more(option, conditions):
                 self.add(condition)
 
-    def add(self, condition: Any) -> None:
+    def add(self, condition: Condition) -> None:
         """Add a condition."""
-        is_class = isinstance(condition, type)
-        if not (issubclass(condition, BaseException) if is_class else is_plain_callable(condition)):
+        if not (issubclass(condition, BaseException) if isinstance(condition, type) else is_plain_callable(condition)):
             expected = "an exception class or a predicate over the error (not a coroutine function)"
             raise ConfigurationError([Problem(self._option, condition, expected)])
         self.conditions.append(condition)
@@ -200,7 +202,7 @@ class ErrorMatcher:
         return False
 
 
-def listed(option: str, values: Any) -> Iterable[Any]:
+def listed(option: str, values: Iterable[T] | None) -> Iterable[T]:
     """Return the values of an option that takes a list or None."""
     if values is None:
         return ()
@@ -211,15 +213,16 @@ def listed(option: str, values: Any) -> Iterable[Any]:
     return values
 
 
-def _one_or_more(option: str, values: Any) -> Iterable[Any]:
+def _one_or_more(option: str, values: Iterable[Condition] | Condition) -> Iterable[Condition]:
     """Return the values of an option that takes a list, one exception class, one function, or None."""
     if type(values) is tuple:
         return values
-    is_one = isinstance(values, type) or (callable(values) and not isinstance(values, Iterable))
-    return (values,) if is_one else listed(option, values)
+    if isinstance(values, type) or (callable(values) and not isinstance(values, Iterable)):
+        return (values,)
+    return listed(option, values)
 
 
-def _checked_function(option: str, function: Any) -> Any:
+def _checked_function(option: str, function: F) -> F:
     """Return `function`, which is None or can be called."""
     if function is not None and (isinstance(function, type) or not is_plain_callable(function)):
         raise ConfigurationError([Problem(option, function, "a function (not a coroutine function), or None")])

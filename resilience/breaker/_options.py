@@ -1,4 +1,4 @@
-"""What a circuit breaker can be told."""
+"""The options of a circuit breaker, and the settings that follow from them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Length = float | str | timedelta
 
 
 class BreakerArguments(TypedDict, total=False):
-    """What `CircuitBreaker` takes besides pybreaker's own parameters; `BreakerOptions` says what each one means."""
+    """The parameters of `CircuitBreaker` that pybreaker does not have; `BreakerOptions` explains them."""
 
     failure_rate_threshold: float | None
     slow_call_rate_threshold: float | None
@@ -75,10 +75,10 @@ class WindowLength(Duration):
 
 @dataclass(frozen=True, kw_only=True)
 class BreakerOptions(Options):
-    """pybreaker's parameters under their own names, resilience4j's words for the rest."""
+    """The options of a circuit breaker: pybreaker's parameters, and resilience4j's names for the others."""
 
     fail_max: int | None = option(
-        None, Whole(1), "consecutive failures that open the circuit", none="5 where no other rule is set"
+        None, Whole(1), "consecutive failures that open the circuit", none="5 if no other rule is set"
     )
     failure_rate_threshold: float | None = option(
         None, Number(0, 1, above=True), "share of failed calls in the window that opens the circuit", none="not a rule"
@@ -90,18 +90,21 @@ class BreakerOptions(Options):
         None, Whole(1), "failed calls in the window that open the circuit", none="not a rule"
     )
     slow_call_duration_threshold: float = option(60.0, Duration(above=True), "a call that takes longer is slow")
-    sliding_window: float = option(100, WindowLength(), "what the rules look back on: the last calls, or a time")
+    sliding_window: float = option(100, WindowLength(), "window of the rules: a number of calls, or a time")
     minimum_calls: int | None = option(
-        None, Whole(1), "calls in the window before a rate is judged", none="20, or sliding_window if smaller"
+        None, Whole(1), "calls in the window from which on a rate counts", none="20, or sliding_window if smaller"
     )
     reset_timeout: float = option(60.0, Duration(above=True), "how long the circuit stays open before trial calls")
-    reset_timeout_jitter: float = option(0.1, Number(0, 1), "up to this share of the open time is left out, at random")
+    reset_timeout_jitter: float = option(0.1, Number(0, 1), "up to this share of the open time is subtracted at random")
     reset_timeout_growth: float = option(1.0, Number(1, 100), "growth of the open time with each consecutive opening")
     reset_timeout_max: float | None = option(
         None, Duration(above=True), "longest open time that growth leads to", none="ten times reset_timeout"
     )
     reset_timeout_decay: float | None = option(
-        None, Duration(above=True), "time closed that makes one opening forgotten", none="reset_timeout_max"
+        None,
+        Duration(above=True),
+        "time in the closed state that removes one opening from the count",
+        none="reset_timeout_max",
     )
     retry_after_max: float | None = option(
         None,
@@ -117,33 +120,41 @@ class BreakerOptions(Options):
         None,
         Number(0, 1, above=True),
         "share of failed trial calls that reopens the circuit",
-        none="the first one does",
+        none="the first failure does",
     )
     half_open_lease: float | None = option(
-        None, Duration(above=True), "when a trial call that never reported is replaced", none="reset_timeout"
+        None,
+        Duration(above=True),
+        "time after which a trial call that never reported is replaced",
+        none="reset_timeout",
     )
     half_open_max_duration: float | None = option(
-        None, Duration(above=True), "when a half-open phase without a verdict reopens", none="ten times half_open_lease"
+        None,
+        Duration(above=True),
+        "time after which the circuit opens again without a decision of the trials",
+        none="ten times half_open_lease",
     )
     ramp: float = option(0.0, Duration(), "time after closing in which the share of admitted calls grows to all")
     ramp_initial: float = option(0.1, Number(0, 1, above=True), "share of the calls admitted when the ramp begins")
     storage_timeout: float = option(
-        0.05, Duration(above=True, maximum=60), "longest a call ever waits for an access to a state_storage"
+        0.05, Duration(above=True, maximum=60), "longest wait of a call for an access to state_storage"
     )
-    mode: str = option("automatic", Choice(*MODES), "what the breaker does with its verdicts")
-    shadow: bool = option(False, Flag(), "report what would have been refused and refuse nothing (mode metrics_only)")
+    mode: str = option(
+        "automatic", Choice(*MODES), "whether calls are refused by the rules, always, never, or only in the reports"
+    )
+    shadow: bool = option(False, Flag(), "report the calls that would be refused, and refuse none (mode metrics_only)")
     throw_new_error_on_trip: bool = option(
-        False, Flag(), "the call that opens the circuit gets CircuitOpenError, its own error as cause"
+        False, Flag(), "the call that opens the circuit gets CircuitOpenError, with its own error as the cause"
     )
 
     @property
     def first_mode(self) -> str:
-        """The mode a breaker begins in."""
+        """The mode of a new breaker."""
         return "metrics_only" if self.shadow else self.mode
 
     @property
     def consecutive(self) -> int | None:
-        """Failures in a row that open the circuit, or None where that is not a rule."""
+        """Consecutive failures that open the circuit, None if that is not a rule."""
         others = (self.failure_rate_threshold, self.slow_call_rate_threshold, self.failure_count_threshold)
         return _FAIL_MAX if self.fail_max is None and others == (None, None, None) else self.fail_max
 
@@ -158,7 +169,7 @@ class BreakerOptions(Options):
 
     @property
     def evidence(self) -> int:
-        """Calls needed before a rate means anything."""
+        """Calls in the window from which on a rate counts."""
         if self.minimum_calls is not None:
             return self.minimum_calls
         return min(20, self.sliding_window) if isinstance(self.sliding_window, int) else 20
@@ -175,7 +186,7 @@ class BreakerOptions(Options):
 
     @functools.cached_property
     def limits(self) -> TripLimits:
-        """The rules for the judge of a closed circuit."""
+        """The limits of the rules of a closed circuit."""
         return TripLimits(
             self.consecutive,
             self.failure_count_threshold,
@@ -186,7 +197,7 @@ class BreakerOptions(Options):
 
     @functools.cached_property
     def plan(self) -> Plan:
-        """Everything besides the rules, for the machine."""
+        """The settings of the machine apart from the rules."""
         longest = self.reset_timeout_max or 10 * self.reset_timeout
         lease = self.half_open_lease or self.reset_timeout
         rate = self.half_open_failure_rate_threshold
@@ -236,5 +247,5 @@ class BreakerOptions(Options):
 
 
 def _exceeds(number: object, limit: object) -> bool:
-    """Compare what may still be None or, in an object full of problems, not a number at all."""
+    """Return whether `number` is above `limit`; False if a wrong option made one of them no number."""
     return isinstance(number, int | float) and isinstance(limit, int | float) and number > limit

@@ -65,13 +65,15 @@ class CircuitBreaker(PolicyBase, PybreakerFace):  # type: ignore[misc]  # pybrea
         ConfigurationError: An option is wrong; the error lists every problem.
 
     Example:
-        >>> breaker = CircuitBreaker(fail_max=1, name="payments")
-        >>> breaker.call(int, "not a number")
-        Traceback (most recent call last):
-        ValueError: invalid literal for int() with base 10: 'not a number'
-        >>> breaker.call(int, "7")
-        Traceback (most recent call last):
-        resilience.breaker._report.CircuitOpenError: circuit 'payments' is open
+        >>> from resilience import CircuitBreaker
+        >>> payments = CircuitBreaker(failure_rate_threshold=0.5, sliding_window="60s", reset_timeout="30s")
+        >>> @payments
+        ... def charge(order: str) -> str:
+        ...     return f"charged {order}"
+        >>> charge("o-1")
+        'charged o-1'
+        >>> payments.current_state
+        'closed'
     """
 
     kind = "breaker"
@@ -262,7 +264,7 @@ class CircuitBreaker(PolicyBase, PybreakerFace):  # type: ignore[misc]  # pybrea
         return f"<CircuitBreaker {self.name!r} {state}{'' if mode is None else f' ({mode.word})'}>"
 
 
-def _checked_storage(storage: Any) -> pybreaker.CircuitBreakerStorage | None:
+def _checked_storage(storage: object) -> pybreaker.CircuitBreakerStorage | None:
     if storage is None or isinstance(storage, pybreaker.CircuitBreakerStorage):
         return storage
     raise ConfigurationError([Problem("state_storage", storage, "a pybreaker.CircuitBreakerStorage, or None")])

@@ -10,12 +10,12 @@ import weakref
 from collections.abc import Awaitable, Callable, Generator
 from datetime import timedelta
 from types import CodeType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeGuard, TypeVar, cast, overload
 
 import pybreaker
 
 from resilience.breaker._circuit import Circuit
-from resilience.breaker._failures import FailureRules
+from resilience.breaker._failures import Condition, FailureRules
 from resilience.breaker._options import BreakerOptions
 from resilience.breaker._states import HalfOpen
 from resilience.errors import ConfigurationError, Problem, leaves, named, said_by
@@ -24,12 +24,16 @@ from resilience.options import is_plain_callable
 if TYPE_CHECKING:
     from resilience._engine._chain import Chain
     from resilience.events import Emitter, Event
+    from resilience.policy import Policy
 
 __all__ = ("PybreakerFace",)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+Call: TypeAlias = Callable[..., Any]
+"""A function with the arguments and the result of the guarded one."""
 _log = logging.getLogger("resilience")
 _SUSPENDS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _HOOKS = ("before_call", "success", "failure", "state_change")
@@ -41,14 +45,14 @@ _STATES: dict[str, type[pybreaker.CircuitBreakerState]] = {
 }
 
 
-def _state_object(breaker: pybreaker.CircuitBreaker, state: str) -> Any:
+def _state_object(breaker: pybreaker.CircuitBreaker, state: str) -> pybreaker.CircuitBreakerState:
     """Return pybreaker's object for `state`. It is only a label: it decides nothing."""
     made = object.__new__(_STATES[state])
     pybreaker.CircuitBreakerState.__init__(made, breaker, state)
     return made
 
 
-def _has_hooks(listener: object) -> bool:
+def _has_hooks(listener: object) -> TypeGuard[pybreaker.CircuitBreakerListener]:
     """Return whether `listener` is a pybreaker listener: an instance of its class, or an object with all four hooks."""
     is_one = isinstance(listener, pybreaker.CircuitBreakerListener)
     return is_one or all(callable(getattr(listener, hook, None)) for hook in _HOOKS)
@@ -67,7 +71,7 @@ class _ListenerHooks:
         self.listeners: tuple[pybreaker.CircuitBreakerListener, ...] = ()
         """Usually empty: callers check it before they call a hook."""
 
-    def before_call(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
+    def before_call(self, func: Callable[..., object], /, *args: object, **kwargs: object) -> None:
         """Announce an admitted call."""
         self._call_each("before_call", func, *args, **kwargs)
 
@@ -88,7 +92,7 @@ class _ListenerHooks:
                 before, after = (_state_object(breaker, facts[end]) for end in ("before", "after"))
                 self._call_each("state_change", before, after)
 
-    def _call_each(self, hook: str, /, *args: Any, **kwargs: Any) -> None:
+    def _call_each(self, hook: str, /, *args: object, **kwargs: object) -> None:
         breaker = self._breaker()
         for listener in self.listeners:
             try:
@@ -98,7 +102,7 @@ class _ListenerHooks:
 
 
 class PybreakerFace(pybreaker.CircuitBreaker):
-    """What pybreaker's users call, over a circuit.
+    """pybreaker's interface, over a circuit.
 
     pybreaker's own constructor is not called: there is no second state, counter or lock beside those of the circuit.
     """
@@ -133,7 +137,7 @@ class PybreakerFace(pybreaker.CircuitBreaker):
         """
         code = getattr(func, "__code__", None)  # `Chain.call`, inlined: users of pybreaker call this
         if type(code) is CodeType and not code.co_flags & _SUSPENDS:
-            return self._plain_caller(func, *args, **kwargs)  # type: ignore[no-any-return]  # R is what `func` returns
+            return self._plain_caller(func, *args, **kwargs)  # type: ignore[no-any-return]  # R is the type of the result
         return self._chain.call(func, *args, **kwargs)
 
     async def call_async(  # type: ignore[override]  # pybreaker's takes no keyword `func` for the function
@@ -177,7 +181,7 @@ class PybreakerFace(pybreaker.CircuitBreaker):
         """
         awaits = call_kwargs.pop("__pybreaker_call_async", False)
 
-        def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
+        def decorate(func: Call) -> Call:
             if awaits:
                 return self._chain.wrap_async(functools.wraps(func)(functools.partial(self._invoke, func)))
             with self._circuit.lock:
@@ -191,13 +195,13 @@ class PybreakerFace(pybreaker.CircuitBreaker):
     def _chain(self) -> Chain:
         from resilience._engine._chain import Chain  # noqa: PLC0415 - the one import upwards: a breaker on its own
 
-        return Chain(self.name, (cast("Any", self),), through=self._invoke)
+        return Chain(self.name, (cast("Policy", self),), through=self._invoke)
 
     @functools.cached_property
-    def _plain_caller(self) -> Callable[..., Any]:
+    def _plain_caller(self) -> Call:
         return self._chain.plain_caller
 
-    def _invoke(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def _invoke(self, func: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         if self._hooks.listeners:
             self._hooks.before_call(func, *args, **kwargs)
         return func(*args, **kwargs)
@@ -306,11 +310,11 @@ class PybreakerFace(pybreaker.CircuitBreaker):
         """The exception classes and predicates that never count as failures."""
         return tuple(self._failures.excluded.conditions)
 
-    def add_excluded_exception(self, exception: Any) -> None:
+    def add_excluded_exception(self, exception: Condition) -> None:
         """Never count `exception` (a class, or a predicate over the error) as a failure."""
         self._failures.excluded.add(exception)
 
-    def remove_excluded_exception(self, exception: Any) -> None:
+    def remove_excluded_exception(self, exception: Condition) -> None:
         """Count `exception` again. Raises `ValueError` if it is not excluded."""
         self._failures.excluded.conditions.remove(exception)
 
@@ -331,7 +335,7 @@ class PybreakerFace(pybreaker.CircuitBreaker):
                 self._checks_successes = True
                 self._hooks.listeners = (*self._hooks.listeners, listener)
                 if "_chain" in vars(self):
-                    self._chain.reroute()  # functions that are decorated already
+                    self._chain.reroute()  # functions that are decorated already announce their calls, too
         elif is_plain_callable(listener):
             self.events.subscribe(listener)
         else:

@@ -43,7 +43,7 @@ def test_an_answer_is_a_success() -> None:
     assert not breaker.is_system_error(NotFoundError())
 
 
-def test_what_is_recorded_is_a_failure_all_the_same() -> None:
+def test_a_recorded_answer_is_a_failure() -> None:
     """`record` and `exclude` take precedence over the attribute `is_answer` of the error."""
     recording = CircuitBreaker(1, record=NotFoundError)
     ask(recording, NotFoundError())

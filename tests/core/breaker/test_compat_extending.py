@@ -93,7 +93,7 @@ def test_all_hooks_in_their_order(make: World) -> None:
     ]
 
 
-def test_a_failed_trial_is_told(make: World) -> None:
+def test_a_failed_trial_calls_the_hooks(make: World) -> None:
     """A trial that fails is a failure, then a change back to open."""
     log = Log()
     breaker = make(1, listeners=[log])
@@ -139,7 +139,7 @@ def test_hooks_get_breaker_function_and_error(make: World) -> None:
     ]
 
 
-def test_changes_by_hand_are_told(make: World) -> None:
+def test_manual_changes_call_the_hooks(make: World) -> None:
     """Manual changes call the listeners."""
     log = Log()
     breaker = make(listeners=[log])
@@ -191,7 +191,7 @@ def test_hooks_are_called_for_every_way_to_call(make: World, way: str) -> None:
     assert log.heard == [("before", (), {}), "success"]
 
 
-def test_a_listener_may_leave_while_it_is_told(make: World) -> None:
+def test_a_listener_may_remove_itself_in_a_hook(make: World) -> None:
     """A listener may take itself away in a hook."""
 
     class Once(Log):
@@ -229,7 +229,7 @@ def test_storage_says_where_to_begin(make: World) -> None:
     assert breaker.current_state == "open"
 
 
-def test_storage_open_since_nobody_knows_when(make: World) -> None:
+def test_storage_open_without_an_opening_time(make: World) -> None:
     """A storage that says open, but not since when, lets the next call try."""
     breaker = make(state_storage=pybreaker.CircuitMemoryStorage("open"))
     assert not is_refused(breaker)

@@ -52,7 +52,7 @@ def test_all_parameters_by_name(make: World) -> None:
 
 
 @pytest.mark.parametrize("none", [None, [], ()])
-def test_nothing_to_exclude_and_nobody_to_tell(make: World, none: Any) -> None:
+def test_no_exclusions_and_no_listeners(make: World, none: Any) -> None:
     """No exclusions and no listeners may be written as None or as an empty collection."""
     breaker = make(exclude=none, listeners=none)
     assert (breaker.excluded_exceptions, breaker.listeners) == ((), ())

@@ -176,7 +176,7 @@ def test_error_of_the_tripping_call() -> None:
     assert isinstance(ours.value.__cause__, DownError)
 
 
-def test_what_a_refusal_tells() -> None:
+def test_attributes_of_a_refusal() -> None:
     """pybreaker's refusal is a fixed text; ours knows which circuit is open and for how long."""
     theirs, ours = Theirs(name="ledger"), Ours(name="ledger", clock=ManualClock())
     theirs.open()
@@ -397,7 +397,7 @@ def test_generators_left_early() -> None:
     assert (counts(Theirs()), counts(Ours())) == (1, 0)
 
 
-def test_generators_stay_what_they_are() -> None:
+def test_generators_keep_values_and_throws() -> None:
     """pybreaker drops the return value of a generator and errors thrown into it; ours passes on both."""
 
     def value(breaker: Any) -> Any:
@@ -439,7 +439,7 @@ def test_errors_of_listeners(caplog: pytest.LogCaptureFixture) -> None:
     assert "a bug" in caplog.text
 
 
-def test_what_listeners_see() -> None:
+def test_state_in_listeners() -> None:
     """pybreaker calls listeners in the middle of a change and under its lock; ours calls them after the change."""
 
     def seen(made: Any) -> tuple[list[str], str]:

@@ -127,7 +127,7 @@ def test_cut_offs_between_answers_never_open_the_circuit(make: Make, options: di
 
 
 @pytest.mark.parametrize(("options", "calls"), [({}, 3), (RATE, 10), ({**RATE, "sliding_window": "60s"}, 10)])
-def test_a_dependency_that_answers_nobody_is_found_out_by_impatient_callers(
+def test_a_dependency_that_never_answers_opens_the_circuit_for_impatient_callers(
     make: Make, options: dict[str, object], calls: int
 ) -> None:
     """Law: cut-offs alone open the circuit, after as many calls as a rule needs and as long as one call may take."""
@@ -168,7 +168,7 @@ def test_ten_seconds_without_an_answer_are_enough(make: Make) -> None:
         assert world.state == "open"
 
 
-def test_impatient_callers_have_nobody_refused_who_is_more_patient(make: Make) -> None:
+def test_impatient_callers_never_cause_refusals_of_more_patient_callers(make: Make) -> None:
     """Law: a circuit that cut-offs have opened lets all callers with more time pass, at once and together."""
     world = make()
     world.opened(0.02)
@@ -291,7 +291,7 @@ def test_after_an_opening_by_cut_offs_one_more_opens_the_circuit_again(make: Mak
     assert world.state == "closed"
 
 
-def test_a_call_that_outlives_the_slow_call_threshold_is_slow_whoever_cuts_it_off(make: Make) -> None:
+def test_a_cut_off_above_the_slow_call_threshold_is_slow(make: Make) -> None:
     """Law: a rule about slow calls sees those that impatient callers have waited for longer than it allows."""
     rules = {"fail_max": None, "slow_call_rate_threshold": 0.5, "slow_call_duration_threshold": 0.5}
     world = make(**rules, minimum_calls=4)
@@ -320,7 +320,7 @@ def test_a_cancelled_call_that_outlived_the_threshold_is_slow(make: Make) -> Non
     "error",
     [TimeoutError("of a driver"), AppError("DEADLINE_EXCEEDED", http_status=504, grpc_status="DEADLINE_EXCEEDED")],
 )
-def test_what_else_runs_out_with_the_callers_deadline_is_a_cut_off(make: Make, error: Exception) -> None:
+def test_another_timeout_at_the_callers_deadline_is_a_cut_off(make: Make, error: Exception) -> None:
     """Law: a timeout that does not know whose it was is the caller's doing once the caller's deadline has passed."""
     world = make()
     with Deadline(world.clock() + 0.02, limit=math.inf, clock=world.clock):

@@ -604,9 +604,7 @@ def check_every_order(
 
 
 @pytest.mark.parametrize("names", [("open", "half_open"), ("force", "automatic"), ("failure", "close")])
-def test_a_breaker_whose_lock_excludes_nobody_is_found_out(
-    workers: tuple[Worker, Worker], names: tuple[str, str]
-) -> None:
+def test_a_breaker_whose_lock_excludes_no_thread_fails(workers: tuple[Worker, Worker], names: tuple[str, str]) -> None:
     """The search finds the orders in which a breaker without its lock breaks the laws."""
     with pytest.raises(AssertionError):
         check_every_order(workers, SCENARIOS[0], names, NoLock)

@@ -45,7 +45,7 @@ def test_disabled_passes_everything_and_counts_nothing() -> None:
     assert heard.kinds == []
 
 
-def test_metrics_only_reports_what_would_have_happened() -> None:
+def test_metrics_only_reports_and_refuses_nothing() -> None:
     """A breaker in metrics_only opens, half-opens and closes in its events and figures alone, and refuses nothing."""
     clock = ManualClock()
     breaker, heard = made(clock, shadow=True)

@@ -239,7 +239,7 @@ async def test_decorator_forms() -> None:
     assert await breaker(__pybreaker_call_async=True)(deferred)() == 2
 
 
-async def test_listeners_leave_a_function_what_it_is() -> None:
+async def test_listeners_keep_the_kind_of_a_function() -> None:
     """With a listener, decorated functions of every kind keep their kind and are judged to their end."""
     hooks = Hooks()
     breaker = CircuitBreaker(listeners=[hooks])
@@ -387,7 +387,7 @@ async def test_functions_decorated_before_there_was_a_listener() -> None:
     ]
 
 
-async def test_listener_that_comes_before_it_shows_what_a_function_returns() -> None:
+async def test_listener_added_before_a_function_returns_an_awaitable() -> None:
     """`before_call` gets each call of a plain function that first returned an awaitable after it was added."""
     breaker, hooks = CircuitBreaker(), Hooks()
     deferred: Callable[[], Any] = breaker(lambda: asyncio.sleep(0, 1))
@@ -396,7 +396,7 @@ async def test_listener_that_comes_before_it_shows_what_a_function_returns() -> 
     assert hooks.log == [("before_call", (), {}), "success"] * 3
 
 
-def test_what_has_the_hooks_is_told() -> None:
+def test_an_object_with_all_hooks_is_a_listener() -> None:
     """A listener may have pybreaker's four hooks without being descended from its class."""
 
     class Alike:
@@ -458,7 +458,7 @@ def test_one_trial_for_all_that_share_a_storage() -> None:
     assert right.call(int) == 0
 
 
-def test_closing_by_hand_forgets_what_a_storage_counted() -> None:
+def test_closing_by_hand_resets_the_stored_count() -> None:
     """`close` sets the stored count to 0, even if the circuit was closed already."""
     storage = pybreaker.CircuitMemoryStorage("closed")
     breaker = CircuitBreaker(state_storage=storage)

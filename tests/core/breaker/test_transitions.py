@@ -64,7 +64,7 @@ def half_open(**more: float) -> CircuitMachine:
 SLOW = TripLimits(slow_rate=0.5, minimum=2)
 
 
-def test_a_trip_tells_its_rule_and_counts() -> None:
+def test_a_trip_has_its_rule_and_counts() -> None:
     """The rule and the counts of an opening are those of the epoch that ended."""
     model = machine(TripLimits(2))
     assert model.record_failure(admitted(model, START), START) is None
@@ -117,7 +117,7 @@ def test_a_phase_without_a_verdict_reopens() -> None:
     assert model.retry_after(START + 50) == 0.25
 
 
-def test_by_hand_tells_the_reason_given() -> None:
+def test_a_manual_change_has_its_reason() -> None:
     """A manual change has the operator's reason and the counts of the epoch that it ended."""
     model = machine(TripLimits(5), window=4)
     model.record_failure(admitted(model, START), START)
@@ -334,7 +334,7 @@ def test_a_ramp_breaks_off_at_exactly_that_share(allowed: int) -> None:
     assert [ramp.add_failure() for _ in range(2 * allowed)] == [False] * (2 * allowed - 1) + [True]
 
 
-def test_what_a_ramp_was_asked_for_is_a_floor() -> None:
+def test_a_delay_asked_for_during_a_ramp_is_a_minimum() -> None:
     """A failure that asks to be left alone keeps the circuit open that long; others leave the open time as it is."""
     asked, plain = ramping(1.0, allowed=1, reset=0.25), ramping(1.0, allowed=1, reset=0.25)
     asked.record_failure(admitted(asked, START), START, 40.0)
@@ -405,7 +405,7 @@ def test_a_machine_needs_no_chance() -> None:
     assert Closed(TripRules(TripLimits(1), NoWindow())).since == 0.0
 
 
-def test_permits_report_to_nobody_until_they_are_handed_out() -> None:
+def test_permits_report_nothing_until_they_are_handed_out() -> None:
     """A success of a permit that only the machine handed out changes nothing."""
     closed, tried = machine(SLOW, slow_after=2.0), half_open()
     for model, permit in ((closed, timed(closed, START)), (tried, trial(tried, START))):
@@ -424,7 +424,7 @@ def test_a_window_that_looks_back_on_nothing_is_empty() -> None:
     assert window.counts(5) == CallCounts(0, 0)
 
 
-def test_a_window_knows_what_it_holds_before_it_was_told_anything() -> None:
+def test_an_empty_window_holds_the_next_outcomes() -> None:
     """A window of calls without outcomes holds the next ones."""
     window = CallWindow(2)
     assert [window.holds(number) for number in (-2, -1, 0, 1)] == [False, True, True, True]
