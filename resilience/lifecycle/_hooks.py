@@ -189,7 +189,7 @@ class DependencyWait:
                 _log.info("%r is there after %.3g s", name, self._elapsed())
             return True
         if self.is_cancelled():
-            raise StartupError(f"told to stop while waiting for {name!r} ({reason})", step=name) from outcome.error
+            raise StartupError(f"a drain began while waiting for {name!r} ({reason})", step=name) from outcome.error
         if self._elapsed() >= self.dependency.timeout:
             late = f"{name!r} is not there after {self._elapsed():.3g} s ({reason})"
             raise StartupError(late, step=name) from outcome.error

@@ -19,7 +19,7 @@ COLUMNS = (
     "lost",
     "readiness 503 after, s",
     "gone after, s",
-    "told twice: lost",
+    "second signal: lost",
     "gone after, s",
     "at the limit: lost",
     "gone after, s",
@@ -29,9 +29,9 @@ COLUMNS = (
 _TEXT = """\
 # What a drain loses
 
-Nothing, under each of these servers. This page is generated: `python tests/drain/matrix.py --write` measures and
-writes it again; the test `tests/drain/test_matrix.py` runs the same processes on every Python, and fails for a
-request that is lost.
+A drain loses no request under any of these servers. `python tests/drain/matrix.py --write` measures, and generates
+this page. The test `tests/drain/test_matrix.py` runs the same processes on every Python, and fails if a request is
+lost.
 
 Measured on {today}: Python {python}, {machine}. With {versions}.
 
@@ -39,33 +39,34 @@ Measured on {today}: Python {python}, {machine}. With {versions}.
 
 ## How it is measured
 
-Each server is a process of its own on loopback, with the toolkit installed by its one line (`tests/drain/apps`),
-and is told to leave three times:
+Each server is a process of its own on loopback, with the toolkit installed by its one line (`tests/drain/apps`). It
+gets SIGTERM in three experiments:
 
-- **Under load.** Four clients make a new connection for each request and one keeps its connection, as long as a
-  router sends them: it looks at `/readyz` (or gRPC's health service) every 20 ms. A request of {long:g} s is under
-  way when SIGTERM comes; `drain_delay` is {delay:g} s. A client that has not heard goes on making connections until
-  two thirds of the delay are over. *Lost* is every request that got no whole answer.
-- **Told twice**, the second time all processes of the server, 0.7 s later, with a `drain_delay` of {patient:g} s:
-  the rest of the delay is left out, and the {long:g} s request is answered all the same.
+- **Under load.** Four clients make a new connection for each request, and one client keeps its connection. They send
+  while a router allows it, which looks at `/readyz` (or gRPC's health service) every 20 ms. A request of {long:g} s is
+  in flight when SIGTERM comes, and `drain_delay` is {delay:g} s. One client ignores the router, and makes connections
+  until two thirds of the delay are over. *Lost* counts the requests without a complete answer.
+- **Second signal.** All processes of the server get SIGTERM again 0.7 s later, with a `drain_delay` of {patient:g} s.
+  That ends the delay, and the {long:g} s request is still answered.
 - **At the limit.** The server's own limit is {limit:g} s (`--timeout-graceful-shutdown`, `--graceful-timeout`,
-  `DRAIN_TIMEOUT` for gRPC), and one request would take 12 s. It is broken off; *lost* counts the other one, which
-  would have ended in time.
+  `DRAIN_TIMEOUT` for gRPC), and one request takes 12 s. The server cuts that request off. *Lost* counts a second
+  request, which would have ended in time.
 
-## What to know of each
+## Notes on the servers
 
 - **uvicorn** starts its limit when the delay is over. The parent of `--workers` passes the signal on up to half a
-  second late, and readiness follows as late.
-- **gunicorn** starts its limit at SIGTERM, so that it has to be longer than the delay and the longest request
-  together. At the limit it kills its workers: stop hooks run only in those that had nothing left. With `--preload`
-  a Flask application calls `lifecycle.install_signals()` in `post_worker_init` (`tests/drain/apps/preloaded.py`).
-- A second SIGTERM is for all processes of a server (`kill -- -PID`): parents do not pass it on to their workers.
-- **hypercorn** takes SIGTERM in its event loop, and closes its socket at once. It is told by the drain file, as
+  second late, and readiness changes as late.
+- **gunicorn** starts its limit at SIGTERM. So the limit must be longer than the delay and the longest request
+  together. At the limit gunicorn kills its workers; stop hooks run only in workers without a request in flight. With
+  `--preload` a Flask application calls `lifecycle.install_signals()` in `post_worker_init`
+  (`tests/drain/apps/preloaded.py`).
+- Send a second SIGTERM to all processes of a server (`kill -- -PID`): parents do not pass it on to their workers.
+- **hypercorn** takes SIGTERM in its event loop, and closes its socket at once. The drain begins by the drain file, as
   `preStop: touch $RESILIENCE_LIFECYCLE__DRAIN_FILE && sleep {delay:g}` does; *gone after* counts from SIGTERM, that
   is from the end of the `sleep`.
-  On Python 3.12 and later `-w 0` waits for its last request, whatever its limit.
+  On Python 3.12 and later `-w 0` waits for its last request, beyond its limit.
 - **grpc** servers leave a `with lifecycle:` (or `async with`) block after `drain` (`adrain`). Python waits for a
-  thread that never returns; `os._exit(1)` where `drain` returns False ends the process all the same.
+  thread that never returns. Call `os._exit(1)` if `drain` returns False, to end the process in that case too.
 """
 
 
