@@ -26,7 +26,7 @@ def fails() -> None:
 
 
 class Gate:
-    """A check that stays inside until it is let go."""
+    """A check that waits until the test releases it."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -50,7 +50,7 @@ def eventually(holds: Callable[[], bool]) -> None:
     ("result", "passes"), [(None, True), (True, True), (0, True), ("", True), ([], True), (False, False)]
 )
 def test_only_false_fails(result: object, passes: bool) -> None:  # noqa: FBT001 - a table's column
-    """A check passes whatever it returns, unless it is False itself."""
+    """A check passes with any result except False."""
     health = Health(PATIENT)
     health.add("c", lambda: result)
     assert health.report("ready").ok is passes
@@ -58,7 +58,7 @@ def test_only_false_fails(result: object, passes: bool) -> None:  # noqa: FBT001
 
 @pytest.mark.parametrize("error", [ValueError("x"), SystemExit(1), KeyboardInterrupt(), GeneratorExit()])
 def test_whatever_a_check_raises_is_its_failure(error: BaseException) -> None:
-    """A check that raises anything at all has failed, others have not, and it is run again next time."""
+    """A check that raises any exception has failed, others have not, and the next report runs it again."""
     health = Health(HealthOptions(timeout=10.0, cache=0))
     runs = []
 
@@ -74,7 +74,7 @@ def test_whatever_a_check_raises_is_its_failure(error: BaseException) -> None:
 
 
 def test_an_error_that_cannot_be_shown_is_a_failure_too() -> None:
-    """An error whose text raises does not wedge the check."""
+    """An error whose text raises does not block the check."""
 
     class Unspeakable(Exception):  # noqa: N818 - it is what the test throws
         def __str__(self) -> str:
@@ -89,22 +89,22 @@ def test_an_error_that_cannot_be_shown_is_a_failure_too() -> None:
 
 
 async def passes_async() -> None:
-    """Stand in for a check that awaits."""
+    """Pass."""
 
 
 async def fails_async() -> bool:
-    """Stand in for a check that awaits and finds trouble."""
+    """Return False."""
     return False
 
 
 def hides_fails_async() -> object:
-    """Stand in for a plain function that returns something to await."""
+    """Return an awaitable from a plain function."""
     return fails_async()
 
 
 @pytest.mark.parametrize("probe", [fails_async, hides_fails_async])
 def test_async_checks_work_without_a_loop(probe: Any) -> None:
-    """A blocking report runs async checks too, also those a plain function hides."""
+    """A blocking report runs async checks too, also an awaitable that a plain function returns."""
     health = Health(PATIENT)
     health.add("good", passes_async)
     health.add("bad", probe)
@@ -112,7 +112,7 @@ def test_async_checks_work_without_a_loop(probe: Any) -> None:
 
 
 def test_async_checks_may_raise_anything_without_a_loop() -> None:
-    """What leaves an async check in a blocking report is its failure."""
+    """Any exception of an async check in a blocking report is a failure."""
 
     async def check() -> None:
         raise SystemExit(3)
@@ -149,7 +149,7 @@ def test_outcomes_are_cached_by_the_clock() -> None:
 
 
 def test_failures_are_cached_too() -> None:
-    """A failing dependency is not hammered by probes."""
+    """A failure is cached too, so probes do not overload a failing dependency."""
     clock, runs = ManualClock(), []
 
     def check() -> None:
@@ -183,7 +183,7 @@ def test_a_stuck_check_holds_up_nothing() -> None:
 
 
 def test_liveness_runs_nothing_by_default() -> None:
-    """Liveness knows no dependency: only a check added to it by name counts (L18)."""
+    """Liveness runs no check unless one is added to the group `live` (L18)."""
     health = Health(PATIENT, lifecycle=Lifecycle())
     health.add("db", fails)
     health.add("start", fails, groups=["startup"])
@@ -194,7 +194,7 @@ def test_liveness_runs_nothing_by_default() -> None:
 
 
 def test_a_tolerated_failure_is_shown_and_passes() -> None:
-    """A check of kind "warn" never takes the instance out of service."""
+    """A check with `failure="warn"` never takes the instance out of service."""
     health = Health(PATIENT)
     health.add("cache", fails, failure="warn")
     report = health.report("ready")
@@ -203,7 +203,7 @@ def test_a_tolerated_failure_is_shown_and_passes() -> None:
 
 
 def test_the_reason_goes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """A probe is told which check failed and not why; the log has the reason of every failed run."""
+    """The report names the failed check without the reason; the log has the reason of every failed run."""
     health = Health(HealthOptions(timeout=10.0, cache=0))
     broken = True
 
@@ -261,7 +261,7 @@ def test_changes_are_events() -> None:
 
 
 def test_exclude_and_only() -> None:
-    """A probe may leave checks out or ask for one; a name that is no check is a warning, not an error."""
+    """A probe can exclude checks or ask for one; an unknown name is a warning, not an error."""
     health = Health(PATIENT)
     health.add("a", fails)
     health.add("b", lambda: None)
@@ -277,7 +277,7 @@ def test_exclude_and_only() -> None:
 
 
 def test_excluded_checks_do_not_run() -> None:
-    """A check that is left out is not run."""
+    """An excluded check does not run."""
     health, runs = Health(PATIENT), []
     health.add("a", lambda: runs.append(1))
     health.report("ready", exclude=["a"])
@@ -287,7 +287,7 @@ def test_excluded_checks_do_not_run() -> None:
 
 
 def test_the_lifecycle_decides_first() -> None:
-    """Readiness is 503 before the start is over and from the drain on, whatever is excluded; startup only before."""
+    """Readiness is 503 before the end of the start and from the drain on, with any `exclude`; startup only before."""
     lifecycle, health = Lifecycle(), Health(PATIENT)
     health.attach(lifecycle)
 
@@ -306,7 +306,7 @@ def test_the_lifecycle_decides_first() -> None:
 
 
 def test_decorator_leaves_the_function_alone() -> None:
-    """The decorated function stays what it was."""
+    """The decorator returns the function unchanged."""
     health = Health(PATIENT)
 
     @health.check("db", groups=("startup",), timeout=2, cache=0, failure="warn")
@@ -347,7 +347,7 @@ def test_decorator_leaves_the_function_alone() -> None:
     ],
 )
 def test_refuses_a_bad_check(arguments: dict[str, Any], named: str) -> None:
-    """A mistake is named where the check is added, with its value, and nothing is added."""
+    """`add` refuses an invalid argument by name and value, and adds nothing."""
     health = Health()
     health.add("taken", passes_async)
     add: Any = health.add
@@ -358,7 +358,7 @@ def test_refuses_a_bad_check(arguments: dict[str, Any], named: str) -> None:
 
 
 def test_no_thread_is_a_failure_and_no_wedge(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the system refuses a thread the check has failed, and the next probe tries again."""
+    """If the system starts no thread, the check has failed, and the next probe tries again."""
     health = Health(HealthOptions(timeout=10.0, cache=0))
     health.add("c", lambda: None)
     with monkeypatch.context() as patch:
@@ -372,7 +372,7 @@ def test_no_thread_is_a_failure_and_no_wedge(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_broken_log_wedges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log handler that raises costs a check neither its answer nor its next run, and is not hidden."""
+    """An error of a log handler changes neither the outcome nor the next run of a check, and is not hidden."""
     seen: list[object] = []
     monkeypatch.setattr(threading, "excepthook", lambda facts: seen.append(facts.exc_value))
 
@@ -394,7 +394,7 @@ def test_a_broken_log_wedges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_idle_thread_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A check's thread is kept between runs, ends when nobody asks, and comes back."""
+    """The thread of a check is kept between runs, ends when it is idle, and starts again."""
     monkeypatch.setattr("resilience.health._check._IDLE_TIMEOUT", 0.2)
     health, threads = Health(HealthOptions(timeout=10.0, cache=0)), []
     health.add("c", lambda: threads.append(threading.current_thread()))
@@ -409,7 +409,7 @@ def test_an_idle_thread_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Pinging:
-    """A blocking client as far as the check uses one."""
+    """A blocking client with `ping` alone."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
@@ -421,7 +421,7 @@ class Pinging:
 
 
 def test_redis_away_is_a_warning() -> None:
-    """Redis being away takes no instance out of service, unless the service says so."""
+    """An outage of Redis takes no instance out of service, unless the check was added with `fail`."""
     health = Health(PATIENT)
     health.add("client", redis_check(Pinging()))
     health.add("away", redis_check(Pinging(ConnectionError("x"))))
@@ -434,7 +434,7 @@ def test_redis_away_is_a_warning() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_checks_for_itself() -> None:
-    """A child forked while a check runs and its lock is held starts that check afresh and is not wedged."""
+    """A child forked while a check runs and its lock is held starts that check again and does not hang."""
     health, gate = Health(PATIENT), Gate()
     parent = os.getpid()
     health.add("c", lambda: gate() if os.getpid() == parent else None)

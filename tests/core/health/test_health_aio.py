@@ -50,7 +50,7 @@ async def test_every_colour_of_check() -> None:
 
 @pytest.mark.parametrize("error", [ValueError("x"), SystemExit(1), asyncio.CancelledError("mine"), TimeoutError()])
 async def test_whatever_an_async_check_raises_is_its_failure(error: BaseException) -> None:
-    """A check that raises anything, even a cancellation nobody asked for, has failed and leaves the loop running."""
+    """A check that raises any exception, even a cancellation of its own, has failed, and the loop goes on."""
 
     async def check() -> None:
         raise error
@@ -67,7 +67,7 @@ async def test_whatever_an_async_check_raises_is_its_failure(error: BaseExceptio
 
 
 def test_an_interrupt_still_interrupts() -> None:
-    """Ctrl-C that lands in a check stops the program, and does not wedge the check."""
+    """Ctrl-C in a check stops the program, and does not block the check."""
 
     async def check() -> None:
         raise KeyboardInterrupt
@@ -161,7 +161,7 @@ async def test_a_cancelled_probe_leaves_the_check_running() -> None:
 
 
 async def test_no_request_leaks_into_a_check() -> None:
-    """A check runs in no request's context: neither its deadline nor its variables are there (L19)."""
+    """A check runs in an empty context: it has neither the deadline nor the variables of a request (L19)."""
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
     seen = []
 
@@ -230,7 +230,7 @@ def test_a_loop_that_ends_gives_its_runs_up() -> None:
 
 
 def test_a_run_cancelled_before_its_first_step_is_given_up() -> None:
-    """A task that never got to run wedges nothing."""
+    """A task that never ran does not block the check."""
     health = Health(PATIENT)
     runs = []
 
@@ -272,7 +272,7 @@ def test_a_loop_closed_in_the_middle_wedges_nothing() -> None:
 
 @pytest.mark.realtime
 def test_a_loop_that_pauses_past_the_timeout_is_given_up() -> None:
-    """A loop nobody runs any more, though never closed, does not wedge the check beyond its timeout."""
+    """A loop that no longer runs, but was not closed, blocks the check no longer than its timeout."""
     runs = []
 
     async def slow() -> None:
@@ -294,7 +294,7 @@ def test_a_loop_that_pauses_past_the_timeout_is_given_up() -> None:
 
 
 def test_a_loop_gone_before_the_hand_over_wedges_nothing() -> None:
-    """A plain function that returns something to await after its loop was closed is closed with it."""
+    """If a plain function returns a coroutine after its loop was closed, the coroutine is closed."""
     inside, go = threading.Event(), threading.Event()
     runs = []
 
@@ -327,7 +327,7 @@ def test_a_loop_gone_before_the_hand_over_wedges_nothing() -> None:
 
 
 async def test_ahandle_answers_probes() -> None:
-    """The awaiting half answers as the blocking one does."""
+    """`ahandle` answers as `handle` does."""
     health = Health(PATIENT)
     health.add("db", lambda: False)
     reply = await health.ahandle("/readyz/db")

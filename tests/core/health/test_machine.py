@@ -11,7 +11,7 @@ def begun(machine: CheckMachine, now: float) -> CheckRun:
 
 
 def test_one_run_at_a_time() -> None:
-    """Whoever asks while a run is under way gets that run, not another."""
+    """Each caller during a run gets that run, not another."""
     machine = CheckMachine(timeout=1.0, cache=5.0)
     run = begun(machine, 0.0)
     assert machine.ask(0.999) == (run, None)
@@ -29,7 +29,7 @@ def test_outcome_is_used_again_until_the_cache_ends() -> None:
 
 
 def test_a_stuck_run_is_reported_and_kept() -> None:
-    """Past its timeout a run is answered for as failed, changed once, and never started again (L18)."""
+    """After its timeout a run counts as failed, with one change, and is not started again (L18)."""
     machine = CheckMachine(timeout=1.0, cache=0.0)
     run = begun(machine, 0.0)
     outcome, change = machine.ask(1.0)
@@ -42,7 +42,7 @@ def test_a_stuck_run_is_reported_and_kept() -> None:
 
 
 def test_a_late_answer_is_a_failure() -> None:
-    """A check that passes after its timeout has failed, or it would flap for ever."""
+    """A check that passes after its timeout has failed; otherwise it would flap for ever."""
     machine = CheckMachine(timeout=1.0, cache=5.0)
     run = begun(machine, 0.0)
     machine.finish(run, "", 3.0)
@@ -54,7 +54,7 @@ def test_a_late_answer_is_a_failure() -> None:
 
 
 def test_a_run_given_up_counts_for_nothing() -> None:
-    """What a run that was given up still reports changes nothing about its successor."""
+    """The late answer of a run that was given up changes nothing for the next run."""
     machine = CheckMachine(timeout=1.0, cache=5.0)
     lost = begun(machine, 0.0)
     assert machine.give_up(lost)
@@ -66,11 +66,11 @@ def test_a_run_given_up_counts_for_nothing() -> None:
     assert (outcome.ok, change) == (False, None)
 
 
-def test_changes_are_told_once() -> None:
-    """A change is a change of verdict: passing again is told, failing again is not."""
+def test_changes_are_returned_once() -> None:
+    """Only a change of the verdict is reported: a pass after a failure is, a second failure is not."""
     machine = CheckMachine(timeout=1.0, cache=0.0)
-    told = [machine.finish(begun(machine, at), reason, at) for at, reason in enumerate(["", "", "x", "y", ""])]
-    assert [change and (change.before, change.outcome.ok) for change in told] == [
+    changes = [machine.finish(begun(machine, at), reason, at) for at, reason in enumerate(["", "", "x", "y", ""])]
+    assert [change and (change.before, change.outcome.ok) for change in changes] == [
         (None, True),
         None,
         (True, False),
@@ -80,7 +80,7 @@ def test_changes_are_told_once() -> None:
 
 
 class OneCheck(RuleBasedStateMachine):
-    """Whatever happens in whatever order, there is one run at most and its verdict is never invented."""
+    """In any order of events there is at most one run, and each verdict comes from an outcome."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a check's outcome says of it, in full."""
+"""All fields of a check's outcomes."""
 
 from resilience.health._machine import CheckMachine, CheckOutcome
 
@@ -7,7 +7,7 @@ START = 1000.0
 
 
 def test_a_run_that_is_late_says_since_when() -> None:
-    """The outcome of a run that has not answered tells how long it has been, and when that was asked."""
+    """The outcome of a run without an answer has its duration so far and the time of the question."""
     machine = CheckMachine(timeout=1.0, cache=5.0)
     run = machine.begin(START)
     outcome, change = machine.ask(START + 2)
@@ -18,7 +18,7 @@ def test_a_run_that_is_late_says_since_when() -> None:
 
 
 def test_a_run_that_was_given_up_says_so() -> None:
-    """Whoever still waits for a run that was given up is told that, and nobody's verdict changes."""
+    """A caller that waits for a run that was given up gets that as the reason, and no verdict changes."""
     machine = CheckMachine(timeout=1.0, cache=5.0)
     run = machine.begin(START)
     seen = [run.is_over]
@@ -30,14 +30,14 @@ def test_a_run_that_was_given_up_says_so() -> None:
 
 
 def test_a_run_that_is_not_the_present_one_changes_no_verdict() -> None:
-    """A run of another machine's, asked about here, is late without a change being told."""
+    """A run of another machine's, asked about here, is late without a change."""
     machine, other = (CheckMachine(timeout=1.0, cache=5.0) for _ in range(2))
     outcome, change = machine.overdue(other.begin(START), START + 2)
     assert (outcome.ok, change, machine.was_ok) == (False, None, None)
 
 
 def test_an_answer_in_the_last_moment_is_in_time() -> None:
-    """A run may take its whole timeout; what it took is told."""
+    """A run may take its whole timeout, and the outcome has its duration."""
     machine = CheckMachine(timeout=1.0, cache=5.0)
     change = machine.finish(machine.begin(START), "", START + 1)
     assert change is not None
@@ -51,14 +51,14 @@ def test_an_answer_in_the_last_moment_is_in_time() -> None:
 
 
 def judged(machine: CheckMachine, reason: str, now: float) -> CheckOutcome:
-    """Let a run begin and end at once; return what is said of it."""
+    """Begin and end a run at once, and return its change."""
     machine.finish(machine.begin(now), reason, now)
     assert machine.last is not None
     return machine.last
 
 
 def test_an_outcome_that_is_too_old_says_so_once() -> None:
-    """A check that was to run by itself and did not has failed, and says for how long; the turn is told once."""
+    """A background check without a new outcome has failed, with the time since the last; the change comes once."""
     machine = CheckMachine(timeout=2.0, cache=0.0, every=10.0, success_threshold=2)
     judged(machine, "", START)
     latest = START + 3 * 10 + 2
@@ -82,7 +82,7 @@ def test_a_check_that_runs_is_looked_after_one_period_later() -> None:
 
 
 def test_a_run_given_up_fails_unless_one_failure_more_would_change_nothing() -> None:
-    """Where failures have to repeat before they count, a check that was well is taken to be well still."""
+    """If several failures are needed, a check that passed before still passes when its run is given up."""
     for threshold, reasons, ok in (
         (1, [""], False),
         (2, [""], True),

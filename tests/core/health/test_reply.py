@@ -58,7 +58,7 @@ def test_probes(health: Health, path: str, query: Any, status: int, body: str) -
 
 
 def test_failure_is_always_verbose(health: Health) -> None:
-    """A failed probe says which checks failed without being asked, and why only in the log."""
+    """A failed probe lists the failed checks by itself; only the log has the reasons."""
     assert health.handle("/readyz").body.decode().splitlines() == [
         "[+]ping ok",
         "[-]db failed: reason withheld",
@@ -96,7 +96,7 @@ def test_json_on_request(health: Health, accept: str | None, is_json: bool) -> N
 
 
 def test_a_probe_cannot_exclude_the_drain(health: Health) -> None:
-    """No query keeps traffic coming to a process that drains."""
+    """No query makes a draining process ready."""
     lifecycle = Lifecycle()
     health.attach(lifecycle)
     lifecycle.started()
@@ -117,11 +117,11 @@ def test_what_a_client_sends_stays_small_and_plain(health: Health) -> None:
 
 @given(st.text(), st.text() | st.binary(), st.none() | st.text())
 def test_any_request_is_survived(path: str, query: str | bytes, accept: str | None) -> None:
-    """Whatever is asked, the answer is 200, 404 or 503."""
+    """The answer to any request is 200, 404 or 503."""
     assert Health().handle(path, query, accept).status in {200, 404, 503}
 
 
 @given(st.sampled_from(["/livez", "/readyz"]), st.text(st.sampled_from("verbose=&exclude%;+a\n")))
 def test_any_query_is_survived(path: str, query: str) -> None:
-    """A query decides what is shown, never whether this process lives."""
+    """A query changes the text, never the status of liveness."""
     assert Health().handle(path, query).status == 200

@@ -1,4 +1,4 @@
-"""Probes on a port of their own: whoever has the port, and however processes come and go."""
+"""Probes on a port of their own, and which process has the port."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def test_answers(health: Health, server: HealthServer) -> None:
         (b"POST /livez HTTP/1.1", b"HTTP/1.0 501 Not Implemented"),
         (b"secret /livez HTTP/1.1", b"HTTP/1.0 501 Not Implemented"),
         (b"GET /livez HTTP/1.1\r\n" + b"X: secret\r\n" * 101, b"HTTP/1.0 431 Request Header Fields Too Large"),
-        (b"GET /livez HTTP/9.9", None),  # no status line: HTTP/0.9, for all that can be told
+        (b"GET /livez HTTP/9.9", None),  # no status line: HTTP/0.9, as far as the server can know
         (b"GET secret /livez HTTP/1.0", None),
     ],
 )
 def test_tells_nothing_about_itself(server: HealthServer, request_line: bytes, status: bytes | None) -> None:
-    """No answer names the software that gave it, or repeats what was asked, whatever that was."""
+    """No answer names the software or repeats the request."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
         connection.sendall(request_line + b"\r\n\r\n")
         received = b"".join(iter(lambda: connection.recv(4096), b""))
@@ -87,8 +87,8 @@ def test_tells_nothing_about_itself(server: HealthServer, request_line: bytes, s
     assert not [word for word in (b"Python", b"\r\nserver:", b"<", b"secret") if word.lower() in received.lower()]
 
 
-def test_silent_callers_keep_nobody_out(server: HealthServer) -> None:
-    """Callers who connect and say nothing, or nonsense, do not keep a probe from being answered, however many."""
+def test_silent_clients_keep_no_probe_out(server: HealthServer) -> None:
+    """Any number of clients that send nothing, or no HTTP, do not stop a probe from being answered."""
     idle = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(40)]
     idle[0].sendall(b"\x00\xff nonsense\r\n\r\n")
     idle[1].close()
@@ -99,7 +99,7 @@ def test_silent_callers_keep_nobody_out(server: HealthServer) -> None:
 
 
 def test_a_request_in_drops_ends(server: HealthServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A caller that sends a byte now and then has as long for its request as one that sends nothing."""
+    """A client that sends a byte now and then has as much time as a client that sends nothing."""
     monkeypatch.setattr("resilience.health._http_request._REQUEST_TIMEOUT", 0.5)
     since = time.monotonic()
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as slow:
@@ -118,7 +118,7 @@ def test_a_request_in_drops_ends(server: HealthServer, monkeypatch: pytest.Monke
 
 
 def test_more_callers_than_it_takes(health: Health, server: HealthServer) -> None:
-    """Beyond a fixed number of requests under way the next connection is closed: threads are bounded."""
+    """Above a fixed number of connections the next one is closed, so threads are bounded."""
     go_on = threading.Event()
     health.add("stuck", lambda: go_on.wait(5), timeout="4s")
     asking = [threading.Thread(target=ask, args=(server.port, "/readyz")) for _ in range(16)]
@@ -134,7 +134,7 @@ def test_more_callers_than_it_takes(health: Health, server: HealthServer) -> Non
 
 
 def test_no_thread_is_one_answer_less(server: HealthServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system refuses a thread whoever asked is told by a closed connection, and the port stays, whole."""
+    """If the system starts no thread, the connection is closed, and the port stays open with all its places."""
 
     def refuse(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -155,7 +155,7 @@ def answers(port: int) -> bool:
         return False
 
 
-def test_hanging_check_holds_up_nobody_else(health: Health, server: HealthServer) -> None:
+def test_hanging_check_delays_no_other_probe(health: Health, server: HealthServer) -> None:
     """While one probe waits for a check that hangs, another is answered."""
     go_on = threading.Event()
     health.add("stuck", lambda: go_on.wait(5), timeout="4s")
@@ -168,7 +168,7 @@ def test_hanging_check_holds_up_nobody_else(health: Health, server: HealthServer
 
 
 def test_taken_port_is_taken_over(health: Health, server: HealthServer) -> None:
-    """Where the port is taken the process goes on without, and has it soon after it is free."""
+    """If the port is taken, the process goes on without it, and takes it over soon after it is free."""
     with HealthServer(health, server.port) as second:
         assert (server.is_listening, second.is_listening) == (True, False)
         server.close()
@@ -184,13 +184,13 @@ def test_taken_port_is_taken_over(health: Health, server: HealthServer) -> None:
     [(-1, "127.0.0.1"), (70_000, "127.0.0.1"), ("x", "127.0.0.1"), (0, "192.0.2.1"), (0, "no.such.host.")],
 )
 def test_bad_addresses(health: Health, port: Any, host: str) -> None:
-    """An address nobody can listen on is told at once."""
+    """An address that cannot be used is refused at once."""
     with pytest.raises(ConfigurationError):
         HealthServer(health, port, host)
 
 
 def test_ipv6(health: Health) -> None:
-    """An IPv6 address works where the machine has one."""
+    """An IPv6 address works if the machine has one."""
     try:
         server = HealthServer(health, 0, "::1")
     except ConfigurationError:
@@ -222,7 +222,7 @@ signal.pause()
 
 @pytest.mark.parametrize("state", ["starting", "serving"])
 def test_fork(state: str) -> None:
-    """A master hands the port to its workers, who inherit it from each other; a process that serves keeps it."""
+    """A master hands the port to its workers, one after the other; a process that has served keeps it."""
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", MASTER, state]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as master:
         assert master.stdout is not None

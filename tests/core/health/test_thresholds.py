@@ -1,4 +1,4 @@
-"""Verdicts that turn only after several outcomes of a kind, and checks that run by themselves."""
+"""Verdicts that turn only after several outcomes, and background checks."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_verdict_turns_after_so_many_in_a_row(found: list[bool], failures: i
 
 
 def test_a_hanging_check_counts_once_per_timeout() -> None:
-    """A check that hangs turns the verdict after as many timeouts as failures would take, however often it is asked."""
+    """A check that hangs turns the verdict after `failure_threshold` timeouts, for any number of probes."""
     machine = CheckMachine(timeout=1.0, cache=0.0, failure_threshold=3)
     assert verdict(machine, "", 0.0)
     run = machine.begin(10.0)
@@ -75,7 +75,7 @@ def test_a_hanging_check_counts_once_per_timeout() -> None:
 
 
 def test_an_answer_at_the_last_moment_is_a_pass() -> None:
-    """A check that is told overdue and answers in the same instant has passed."""
+    """A check that answers at the instant of its timeout has passed."""
     machine = CheckMachine(timeout=1.0, cache=0.0)
     run = machine.begin(0.0)
     outcome, _ = machine.ask(1.0)
@@ -85,7 +85,7 @@ def test_an_answer_at_the_last_moment_is_a_pass() -> None:
 
 
 def test_how_near_it_is_to_turning_is_shown(caplog: pytest.LogCaptureFixture) -> None:
-    """A failure that is not believed yet is logged with its reason, and the report says how many more it takes."""
+    """A failure below the threshold is logged with its reason, and the report has the number so far."""
     health = Health(HealthOptions(timeout=10.0, cache=0))
     answers = iter([True, False, False, True, True])
     health.add("db", lambda: next(answers), failure_threshold=2, success_threshold=2)
@@ -107,7 +107,7 @@ def test_how_near_it_is_to_turning_is_shown(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_thresholds_have_a_default_for_all() -> None:
-    """The options' thresholds hold for every check that has none of its own."""
+    """The thresholds of the options apply to each check without its own."""
     health = Health(HealthOptions(timeout=10.0, cache=0, failure_threshold=2))
     answers = {"a": iter([True, False]), "b": iter([True, False])}
     health.add("a", lambda: next(answers["a"]))
@@ -145,11 +145,11 @@ class TestBackground:
 
     @pytest.mark.realtime
     def test_runs_by_itself(self) -> None:
-        """From the first question on it runs again and again, and the report tells how old its answer is."""
+        """From the first probe on a background check runs again and again; the report has the age of its outcome."""
         health, runs = Health(SHOWN), list[str]()
         health.add("slow", lambda: runs.append(threading.current_thread().name), every="20ms")
         time.sleep(0.05)
-        assert runs == []  # nobody has asked
+        assert runs == []  # no probe has come
         assert health.report("ready").ok
         eventually(lambda: len(runs) > 3)
         assert set(runs) == {"resilience-health-slow"}
@@ -183,7 +183,7 @@ class TestBackground:
 
     @pytest.mark.realtime
     def test_no_thread_now_is_no_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where the system refuses the thread of the rounds the probe is answered, and the next one begins them."""
+        """If the system starts no thread for the rounds, the probe is answered, and the next one begins them."""
         health, runs = Health(SHOWN), list[int]()
         health.add("c", lambda: runs.append(1), every="10ms")
 
@@ -217,7 +217,7 @@ class TestBackground:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
     @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
     def test_a_forked_child_runs_its_own(self) -> None:
-        """A child forked while rounds are under way begins its own with its first question."""
+        """A child forked during the rounds begins its own rounds with its first probe."""
         health, runs = Health(SHOWN), list[int]()
         health.add("c", lambda: runs.append(1), every="10ms")
         assert health.report("ready").ok
@@ -235,7 +235,7 @@ class TestBackground:
 
 
 def test_what_has_come_up_is_not_asked_again() -> None:
-    """A startup check that has passed once stays passed for `/startupz`, whatever becomes of it later."""
+    """A startup check that has passed once stays passed for `/startupz`, even if it fails later."""
     clock = ManualClock()
     health, answers = Health(SHOWN, clock=clock), [False, True, False]
     health.add("warm", lambda: answers.pop(0), groups=("startup", "ready"))
@@ -315,7 +315,7 @@ class Pool:
     ],
 )
 def test_a_full_pool_warns(figures: dict[str, Any], line: str) -> None:
-    """A pool that is closed, or full with callers waiting, is a warning; one that is merely busy is well."""
+    """A pool that is closed, or full with callers waiting, is a warning; a busy pool passes."""
     assert text(pool_check(Pool(**figures))) == line
 
 
@@ -357,7 +357,7 @@ async def test_a_limiter_without_tokens_warns() -> None:
 
 
 async def test_a_late_loop_warns() -> None:
-    """A loop that is kept busy by its tasks is a warning, with how late it is; an idle one is well."""
+    """A busy event loop is a warning that has its lag; an idle loop passes."""
     health = Health(SHOWN)
     health.add("loop", loop_lag_check("50ms"), groups=("live",))
     assert (await health.areport("live")).text(verbose=True).splitlines()[1] == "[+]loop ok"
@@ -368,7 +368,7 @@ async def test_a_late_loop_warns() -> None:
 
 
 def test_a_reason_of_its_own() -> None:
-    """A check says in its own words what is wrong."""
+    """The text of a `CheckFailedError` is the reason, without the class name."""
 
     def check() -> None:
         raise CheckFailedError("3 of 5 shards are behind")
@@ -391,6 +391,6 @@ def test_a_reason_of_its_own() -> None:
     ],
 )
 def test_refuses_what_is_wrong(make: Any, named: str) -> None:
-    """A check that cannot work is refused where it is made, by name."""
+    """An invalid argument of a built-in check is refused by name."""
     with pytest.raises(ConfigurationError, match=named):
         make()

@@ -39,7 +39,7 @@ def test_transitions(before: LifecycleState, after: LifecycleState) -> None:
 
 
 def test_says_where_it_is() -> None:
-    """Each step answers once that it changed something, and the predicates agree with the state."""
+    """Each step returns True once, if it changes the state, and the predicates agree with the state."""
     lifecycle = Lifecycle(clock=ManualClock())
     assert (lifecycle.state, lifecycle.is_ready, lifecycle.is_draining) == ("starting", False, False)
     assert (lifecycle.started(), lifecycle.started()) == (True, False)
@@ -53,7 +53,7 @@ def test_says_where_it_is() -> None:
 
 
 def test_tells_listeners() -> None:
-    """Every transition is one event, in order, with how long the state before lasted."""
+    """Every transition emits one event, in order, with the time in the state before."""
     clock, heard = ManualClock(), RecordingListener()
     lifecycle = Lifecycle(clock=clock)
     lifecycle.events.subscribe(heard)
@@ -68,7 +68,7 @@ def test_tells_listeners() -> None:
 
 
 def test_a_listener_may_ask_and_act() -> None:
-    """No lock is held while listeners run: one may move the lifecycle on (L6)."""
+    """No lock is held while listeners run: a listener can change the state (L6)."""
     lifecycle = Lifecycle()
     lifecycle.events.subscribe(lambda event: lifecycle.stopped() if event.kind == "lifecycle.draining" else None)
     lifecycle.drain()
@@ -76,7 +76,7 @@ def test_a_listener_may_ask_and_act() -> None:
 
 
 def test_counts_exactly_across_threads() -> None:
-    """Entering and leaving is atomic: after 8 threads came and went 2,000 times nobody is left."""
+    """Entering and leaving are atomic: after 8 threads entered and left 2,000 times, no request is in flight."""
     lifecycle, together = Lifecycle(), threading.Barrier(8)
 
     def come_and_go() -> None:
@@ -94,7 +94,7 @@ def test_counts_exactly_across_threads() -> None:
 
 
 def test_never_counts_below_zero() -> None:
-    """A leave without an enter is forgiven, so one mistake cannot make a busy process look idle."""
+    """A leave without an enter is ignored, so one mistake cannot make a busy process look idle."""
     lifecycle = Lifecycle()
     lifecycle.leave()
     lifecycle.enter()
@@ -102,7 +102,7 @@ def test_never_counts_below_zero() -> None:
 
 
 def test_wait_idle_returns_with_the_last_request() -> None:
-    """A blocked drain ends when the last request leaves, in whichever thread."""
+    """A blocking wait ends when the last request leaves, in any thread."""
     lifecycle = Lifecycle()
     assert lifecycle.wait_idle(0)
     lifecycle.enter()
@@ -123,7 +123,7 @@ def test_wait_idle_returns_with_the_last_request() -> None:
 
 
 def test_no_last_request_is_missed() -> None:
-    """Whoever starts to wait while the last request leaves is woken, or told at once that nobody is left."""
+    """A caller that begins to wait while the last request leaves is woken, or returns at once."""
     lifecycle, rounds = Lifecycle(), 500
     together = threading.Barrier(2)
 
@@ -143,7 +143,7 @@ def test_no_last_request_is_missed() -> None:
 
 
 def test_who_came_in_meanwhile_is_waited_for() -> None:
-    """A request that comes in between the last one's end and the wake-up keeps the waiting going."""
+    """If a request enters between the end of the last one and the wake-up, the wait goes on."""
     lifecycle, woken = Lifecycle(), list[bool]()
     lifecycle.enter()
     assert lifecycle._in_flight.watch(lambda: woken.append(True))
@@ -154,7 +154,7 @@ def test_who_came_in_meanwhile_is_waited_for() -> None:
 
 
 def test_watchers_of_the_drain() -> None:
-    """Who watches for the drain hears of it once, from whoever begins it, unless it has begun or was not wanted."""
+    """A watcher of the drain is called once, by any thread, unless the drain has begun or the watch has ended."""
     lifecycle, heard = Lifecycle(), list[str]()
     forgotten = lambda: heard.append("forgotten")  # noqa: E731 - watched for, and taken back
     assert lifecycle.watch_drain(lambda: heard.append(lifecycle.state))
@@ -173,7 +173,7 @@ def test_watchers_of_the_drain() -> None:
 
 
 def test_wait_idle_gives_up() -> None:
-    """Waiting ends at the timeout, the options' where none is given, and leaves nothing behind."""
+    """A wait ends at its timeout, by default that of the options, and leaves no waiter behind."""
     lifecycle = Lifecycle(LifecycleOptions(drain_timeout=0.01))
     lifecycle.enter()
     assert not lifecycle.wait_idle(0)
@@ -183,13 +183,13 @@ def test_wait_idle_gives_up() -> None:
 
 @pytest.mark.parametrize("bad", [-1, float("nan"), float("inf"), "soon", True])
 def test_refuses_a_bad_timeout(bad: float | str) -> None:
-    """A timeout nobody can wait for is refused by name."""
+    """A timeout that is not a duration is refused by name."""
     with pytest.raises(ConfigurationError, match="timeout"):
         Lifecycle().wait_idle(bad)
 
 
 async def test_await_idle() -> None:
-    """A suspended drain ends when the last request leaves, also in another thread, or at the timeout."""
+    """An awaiting wait ends when the last request leaves, also in another thread, or at the timeout."""
     lifecycle = Lifecycle()
     assert await lifecycle.await_idle(0)
     lifecycle.enter()
@@ -201,7 +201,7 @@ async def test_await_idle() -> None:
 
 
 async def test_cancelled_wait_leaves_nothing_behind() -> None:
-    """Cancelling the wait is cancellation, and the lifecycle forgets who waited."""
+    """A cancelled wait raises the cancellation and leaves no waiter behind."""
     lifecycle = Lifecycle()
     lifecycle.enter()
     waiting = asyncio.create_task(lifecycle.await_idle(10))
@@ -223,7 +223,7 @@ async def test_a_callers_own_timeout_is_not_ours() -> None:
 
 
 def test_a_closed_loop_does_not_hurt_the_last_request() -> None:
-    """The last request leaves in peace when the loop that waited for it is gone."""
+    """The last request leaves without an error if the loop that waited for it is closed."""
     lifecycle = Lifecycle()
     lifecycle.enter()
     loop = asyncio.new_event_loop()

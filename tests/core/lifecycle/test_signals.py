@@ -1,4 +1,4 @@
-"""SIGTERM, to real processes."""
+"""SIGTERM to real processes, and the handler in this process."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 @pytest.mark.servers
 class TestScripts:
     def test_works_to_the_end(self, run: Run) -> None:
-        """A script without a server finishes the work it has in hand, runs its hooks, and dies by the signal."""
+        """A script without a server finishes its work in flight, runs its hooks, and ends by the signal."""
         source = (
             SCRIPT
             + """
@@ -71,7 +71,7 @@ class TestScripts:
         assert script.output.split("\n") == ["at work", "deregistered", "done", "closed", ""]
 
     def test_a_block_is_left_by_itself(self, run: Run) -> None:
-        """In a `with lifecycle:` block the loop that looks at `is_draining` ends in its own time, with status 0."""
+        """In a `with lifecycle:` block the loop that looks at `is_draining` ends by itself, with status 0."""
         source = (
             SCRIPT
             + """
@@ -110,7 +110,7 @@ class TestScripts:
         assert script.output.split("\n") == ["ready", "deregistered", "closed", ""]
 
     def test_a_second_signal_ends_the_delay(self, run: Run) -> None:
-        """The drain delay is waited for, unless somebody sends the signal again."""
+        """A second signal ends the drain delay."""
         source = (
             SCRIPT
             + """
@@ -123,12 +123,12 @@ class TestScripts:
         )
         script = run(source, "app.py", "30")
         script.says("ready")
-        told = script.tell()
+        sent = script.tell()
         script.says("deregistered")
         time.sleep(0.15)
         script.tell()
         assert script.ended() == -signal.SIGTERM
-        assert time.monotonic() - told < 3
+        assert time.monotonic() - sent < 3
         assert "closed" in script.output
 
     @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ class TestScripts:
         ids=["no block", "block", "block that drains", "async block"],
     )
     def test_a_second_signal_loses_no_work(self, run: Run, main: str) -> None:
-        """It ends the delay, and what is under way is still finished, in a block or without one."""
+        """A second signal ends the delay, and work in flight still ends, in a block or without one."""
         source = (
             SCRIPT
             + """
@@ -165,12 +165,12 @@ class TestScripts:
         )
         script = run(source, "app.py", "30")
         script.says("at work")
-        told = script.tell()
+        sent = script.tell()
         script.says("deregistered")
         time.sleep(0.2)
         script.tell()
         assert script.ended() == (-signal.SIGTERM if main.startswith("while") else 0)
-        assert time.monotonic() - told < 5
+        assert time.monotonic() - sent < 5
         assert script.output.split("\n") == ["at work", "deregistered", "done", "closed", ""]
 
     def test_the_third_signal_is_the_last_word(self, run: Run) -> None:
@@ -187,18 +187,18 @@ class TestScripts:
         )
         script = run(source, "app.py", "30")
         script.says("ready")
-        told = script.tell()
+        sent = script.tell()
         script.says("deregistered")
         for _ in range(2):
             time.sleep(0.2)
             assert script.is_running
             script.tell()
         assert script.ended() == 128 + signal.SIGTERM
-        assert time.monotonic() - told < 5
+        assert time.monotonic() - sent < 5
         assert script.output.split("\n") == ["ready", "deregistered", "closed", ""]
 
     def test_an_interrupt_is_never_held_back(self, run: Run) -> None:
-        """Ctrl-C interrupts the main thread at once, also during the delay, and also where it was asked to drain."""
+        """Ctrl-C interrupts the main thread at once, also during the delay, and also if SIGINT is to drain."""
         source = (
             SCRIPT
             + """
@@ -220,8 +220,8 @@ class TestScripts:
         assert script.ended(5) == 0
         assert "interrupted" in script.output
 
-    def test_children_die_as_without_us(self, run: Run) -> None:
-        """A child forked by a process that drains on SIGTERM dies by SIGTERM: pools of processes can be ended."""
+    def test_children_keep_their_handlers(self, run: Run) -> None:
+        """A child forked by a process that drains on SIGTERM ends by SIGTERM, so process pools can end."""
         source = (
             SCRIPT
             + """
@@ -255,7 +255,7 @@ class TestScripts:
         assert script.output.split("\n") == ["deregistered", "closed", ""]
 
     def test_a_dependency_that_is_missing_is_a_clear_exit(self, run: Run) -> None:
-        """A script that cannot start says in one line what it lacks, and its status is not 0."""
+        """A script that cannot start names the missing dependency in one line, and its status is not 0."""
         source = (
             SCRIPT
             + """
@@ -312,13 +312,13 @@ class TestUvicorn:
         server = self.serve(run, "1500ms")
         asking, answers = server.asking("/slow")
         server.says("serving")
-        told = server.tell()
+        sent = server.tell()
         server.answers("/readyz", 503, within=1.2)
         server.says("deregistered")  # a hook has a thread of its own
         assert server.ask("/livez")[0] == 200
         late, more = server.asking("/slow")  # a router that has not noticed yet
         assert server.ended() == -signal.SIGTERM
-        assert time.monotonic() - told >= 1.5
+        assert time.monotonic() - sent >= 1.5
         asking.join(5)
         late.join(5)
         assert [answers, more] == [[(200, '"done"')]] * 2
@@ -326,15 +326,15 @@ class TestUvicorn:
         assert said == ["hook starts", "app starts", "serving", "deregistered", "serving", "app stops", "hook stops"]
 
     def test_hurries(self, run: Run) -> None:
-        """A second signal ends the delay, and the server shuts down as it does without us."""
+        """A second signal ends the delay, and the server shuts down as it does without a lifecycle."""
         server = self.serve(run, "30s")
-        told = server.tell()
+        sent = server.tell()
         server.says("deregistered")
         server.answers("/readyz", 503)
         time.sleep(0.15)
         server.tell()
         assert server.ended() == -signal.SIGTERM
-        assert time.monotonic() - told < 5
+        assert time.monotonic() - sent < 5
         assert "hook stops" in server.output
 
 
@@ -389,7 +389,7 @@ def test_gunicorn_drains(run: Run, worker: str) -> None:
 
 @pytest.fixture
 def sigterm() -> Iterator[None]:
-    """Have SIGTERM to ourselves, whatever other tests have left, and put it back as it was."""
+    """Remove the handlers of other tests, and restore the handler of SIGTERM afterwards."""
     SIGNALS.after_fork()
     before = signal.getsignal(signal.SIGTERM)
     yield
@@ -398,7 +398,7 @@ def sigterm() -> Iterator[None]:
 
 
 def test_off_the_main_thread_nothing_happens() -> None:
-    """In any other thread, as in a test client, installing does nothing, silently."""
+    """Off the main thread, as in a test client, installing does nothing and logs nothing."""
     done = list[bool]()
     thread = threading.Thread(target=lambda: done.append(Lifecycle().install_signals()))
     thread.start()
@@ -408,8 +408,8 @@ def test_off_the_main_thread_nothing_happens() -> None:
 
 
 @pytest.mark.usefixtures("sigterm")
-def test_what_handled_it_before_does_so_again() -> None:
-    """Installing twice is installing once, and the end of the last lifecycle puts the handler before us back."""
+def test_the_previous_handler_is_restored() -> None:
+    """Installing twice is installing once, and the end of the last lifecycle restores the previous handler."""
     mine: Any = lambda *_: None  # noqa: E731 - a handler
     signal.signal(signal.SIGTERM, mine)
     one, two = Lifecycle(), Lifecycle()
@@ -426,15 +426,15 @@ def test_what_handled_it_before_does_so_again() -> None:
 
 @pytest.mark.usefixtures("sigterm")
 def test_an_ignored_signal_stays_ignored() -> None:
-    """A process that was told to ignore SIGTERM goes on to ignore it."""
+    """A process that ignores SIGTERM still ignores it."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     assert not Lifecycle().install_signals()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
 
 
 @pytest.mark.usefixtures("sigterm")
-def test_without_delay_the_server_is_told_at_once() -> None:
-    """With nothing to wait for the handler before us runs within the signal itself, and the drain follows."""
+def test_without_delay_the_server_gets_the_signal_at_once() -> None:
+    """Without delay and drain hooks the previous handler runs within the signal itself, and the drain follows."""
     heard = list[int]()
     signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
     lifecycle = Lifecycle()
@@ -447,8 +447,8 @@ def test_without_delay_the_server_is_told_at_once() -> None:
 
 
 @pytest.mark.usefixtures("sigterm")
-def test_whoever_takes_it_from_us_and_calls_us_is_no_circle() -> None:
-    """A handler installed over ours that calls ours ends at the one before us, once, also after another install."""
+def test_a_later_handler_that_calls_ours_makes_no_circle() -> None:
+    """A later handler that calls ours reaches the previous one, once, also after another install."""
     heard = list[str]()
     signal.signal(signal.SIGTERM, lambda *_: heard.append("first"))
     lifecycle = Lifecycle()
@@ -467,8 +467,8 @@ def test_whoever_takes_it_from_us_and_calls_us_is_no_circle() -> None:
 
 
 @pytest.mark.usefixtures("sigterm")
-def test_whoever_took_it_from_us_can_call_us_for_ever() -> None:
-    """A handler installed over ours that calls ours reaches the one before us even after the last lifecycle's end."""
+def test_a_later_handler_can_call_ours_after_the_end() -> None:
+    """A later handler that calls ours reaches the previous one even after the end of the last lifecycle."""
     heard = list[int]()
     signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
     lifecycle = Lifecycle()
@@ -481,8 +481,8 @@ def test_whoever_took_it_from_us_can_call_us_for_ever() -> None:
 
 
 @pytest.mark.usefixtures("sigterm")
-def test_a_lifecycle_nobody_holds_is_forgotten() -> None:
-    """An application that was dropped without an end neither lives on for the signal's sake nor swallows it."""
+def test_a_dropped_lifecycle_is_forgotten() -> None:
+    """A lifecycle that was dropped without an end is garbage-collected, and the signal is passed on."""
     heard = list[int]()
     signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
     lifecycle = Lifecycle(LifecycleOptions(drain_delay=30))
@@ -502,7 +502,7 @@ def test_a_lifecycle_nobody_holds_is_forgotten() -> None:
 
 @pytest.mark.usefixtures("sigterm")
 async def test_a_loop_sees_the_signal_by_itself(caplog: pytest.LogCaptureFixture) -> None:
-    """Where an event loop handles the signal we only drain: it cannot be held back, which is said once."""
+    """If an event loop handles the signal, the drain begins, and a log line says that there is no delay."""
     heard = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, heard.set)
@@ -537,7 +537,7 @@ def test_one_signal_sent_by_two_ways_is_one() -> None:
 
 @pytest.mark.usefixtures("sigterm")
 def test_two_lifecycles_share_one_signal() -> None:
-    """Two applications in one process drain at the same moment, and their server is told after the longer delay."""
+    """Two lifecycles in one process drain at the same moment; the server gets the signal after the longer delay."""
     heard = list[float]()
     signal.signal(signal.SIGTERM, lambda *_: heard.append(time.monotonic()))
     lives = [Lifecycle(LifecycleOptions(drain_delay=delay)) for delay in (0.0, 0.3)]
@@ -557,10 +557,10 @@ def test_two_lifecycles_share_one_signal() -> None:
 
 
 @pytest.mark.usefixtures("sigterm")
-def test_a_signal_nobody_can_watch_for_is_not_taken(
+def test_without_a_thread_to_watch_the_signal_is_not_taken(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the system refuses the thread that would drain, the signal stays with who handles it now."""
+    """If the system starts no thread to watch, the previous handler keeps the signal."""
     heard = list[int]()
     signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
     lifecycle = Lifecycle(LifecycleOptions(drain_delay=30))
@@ -581,10 +581,10 @@ def test_a_signal_nobody_can_watch_for_is_not_taken(
     lifecycle.stopped()
 
 
-def test_a_desk_of_nobody_is_transparent() -> None:
-    """With no lifecycle left the handler passes everything on, wherever it still hangs."""
+def test_without_a_lifecycle_signals_are_passed_on() -> None:
+    """Without a lifecycle the handler passes each signal on."""
     heard = list[int]()
-    desk = Signals()
-    desk._previous[signal.SIGTERM] = [lambda number, _: heard.append(number)]
-    desk._handle(signal.SIGTERM, None)
+    signals = Signals()
+    signals._previous[signal.SIGTERM] = [lambda number, _: heard.append(number)]
+    signals._handle(signal.SIGTERM, None)
     assert heard == [signal.SIGTERM]

@@ -1,4 +1,4 @@
-"""What is done at each turn of a process's life: needs, start, drain and stop hooks."""
+"""The work at each transition: dependencies, start, drain and stop hooks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUICK = LifecycleOptions(hook_timeout=0.2, startup_timeout=0.3, startup_interval
 
 
 def ran(lifecycle: Lifecycle, *, in_loop: bool) -> None:
-    """Live once, blocking or suspended."""
+    """Start and stop once, blocking or awaiting."""
 
     async def live() -> None:
         await lifecycle.astart()
@@ -39,8 +39,8 @@ both = pytest.mark.parametrize("in_loop", [False, True], ids=["blocking", "suspe
 
 
 @both
-def test_hooks_run_in_order_and_back(in_loop: bool) -> None:  # noqa: FBT001 - a table's column
-    """Start hooks run in the order added and stop hooks in reverse, plain ones and async ones alike."""
+def test_hooks_run_in_order_and_back(in_loop: bool) -> None:  # noqa: FBT001 - a column of a table
+    """Start hooks run in the order added and stop hooks in reverse, both plain and async."""
     lifecycle, log = Lifecycle(), list[str]()
 
     @lifecycle.on_start
@@ -65,7 +65,7 @@ def test_hooks_run_in_order_and_back(in_loop: bool) -> None:  # noqa: FBT001 - a
 
 
 @both
-def test_a_failing_or_hanging_hook_stops_no_other(in_loop: bool, caplog: pytest.LogCaptureFixture) -> None:  # noqa: FBT001 - as above
+def test_a_failing_or_hanging_hook_stops_no_other(in_loop: bool, caplog: pytest.LogCaptureFixture) -> None:  # noqa: FBT001 - a column of a table
     """A hook that raises, exits or hangs is reported by name, and the others run."""
     lifecycle, log, heard = Lifecycle(QUICK), list[str](), RecordingListener()
     lifecycle.events.subscribe(heard)
@@ -98,7 +98,7 @@ def test_a_failing_or_hanging_hook_stops_no_other(in_loop: bool, caplog: pytest.
 
 
 async def test_an_async_hook_that_refuses_to_end_is_left_behind() -> None:
-    """A hook that swallows its cancellation costs its timeout and a moment, and no more."""
+    """A hook that swallows its cancellation takes its timeout and a moment, and no more."""
     lifecycle = Lifecycle(QUICK)
     released = asyncio.Event()
 
@@ -116,7 +116,7 @@ async def test_an_async_hook_that_refuses_to_end_is_left_behind() -> None:
 
 
 @both
-def test_a_required_start_hook_ends_the_start(in_loop: bool) -> None:  # noqa: FBT001 - as above
+def test_a_required_start_hook_ends_the_start(in_loop: bool) -> None:  # noqa: FBT001 - a column of a table
     """A start hook that is required and fails ends the start with an error that names it and its cause."""
     lifecycle, later = Lifecycle(QUICK), list[int]()
 
@@ -132,8 +132,8 @@ def test_a_required_start_hook_ends_the_start(in_loop: bool) -> None:  # noqa: F
 
 
 @both
-def test_the_start_waits_for_what_it_needs(in_loop: bool) -> None:  # noqa: FBT001 - as above
-    """A dependency is asked again until it is there, before any start hook runs, and the waiting is told."""
+def test_the_start_waits_for_its_dependencies(in_loop: bool) -> None:  # noqa: FBT001 - a column of a table
+    """A dependency is asked until it is there, before any start hook runs, and each failed attempt is an event."""
     lifecycle = Lifecycle(LifecycleOptions(startup_interval=0.01))
     log, heard = list[str](), RecordingListener()
     lifecycle.events.subscribe(heard)
@@ -148,8 +148,8 @@ def test_the_start_waits_for_what_it_needs(in_loop: bool) -> None:  # noqa: FBT0
     lifecycle.on_start(lambda: log.append("start"))
     ran(lifecycle, in_loop=in_loop)
     assert log == ["asked"] * 3 + ["start"]
-    told = [event.facts for event in heard.events if event.kind == "lifecycle.waiting"]
-    assert [(one["dependency"], one["reason"]) for one in told] == [
+    found = [event.facts for event in heard.events if event.kind == "lifecycle.waiting"]
+    assert [(one["dependency"], one["reason"]) for one in found] == [
         ("ledger", "ConnectionError: refused"),
         ("ledger", "it returned False"),
     ]
@@ -158,7 +158,7 @@ def test_the_start_waits_for_what_it_needs(in_loop: bool) -> None:  # noqa: FBT0
 @both
 @pytest.mark.parametrize("colour", ["plain", "async"])
 @pytest.mark.parametrize("behaviour", ["refuses", "hangs"])
-def test_a_missing_dependency_is_named(in_loop: bool, colour: str, behaviour: str) -> None:  # noqa: FBT001 - as above
+def test_a_missing_dependency_is_named(in_loop: bool, colour: str, behaviour: str) -> None:  # noqa: FBT001 - a column of a table
     """A start whose dependency never comes, or never answers, ends in time with an error that names it."""
     lifecycle, release = Lifecycle(QUICK), threading.Event()
 
@@ -183,8 +183,8 @@ def test_a_missing_dependency_is_named(in_loop: bool, colour: str, behaviour: st
 
 
 @both
-def test_a_drain_ends_the_waiting(in_loop: bool) -> None:  # noqa: FBT001 - as above
-    """A process told to end while it waits for a dependency stops waiting at once, and says for what."""
+def test_a_drain_ends_the_waiting(in_loop: bool) -> None:  # noqa: FBT001 - a column of a table
+    """A drain ends the wait for a dependency at once, with an error that names the dependency."""
     lifecycle = Lifecycle()
     lifecycle.depends_on(lambda: False, name="ledger", timeout=30, interval=30)
     timer = threading.Timer(0.05, lifecycle.drain)
@@ -209,7 +209,7 @@ async def test_waiting_for_something_now() -> None:
 
 @pytest.mark.parametrize("due", [Lifecycle.on_start, Lifecycle.depends_on], ids=["hook", "need"])
 def test_a_start_that_is_due_is_not_skipped(due: Any) -> None:
-    """Who may not run the start declares it finished only where there is none to run."""
+    """`started_if_no_hooks` changes nothing if there is a start hook or a dependency."""
     lifecycle, log = Lifecycle(), list[str]()
     due(lifecycle, lambda: log.append("run"))
     assert not lifecycle.started_if_no_hooks()
@@ -219,7 +219,7 @@ def test_a_start_that_is_due_is_not_skipped(due: Any) -> None:
 
 
 def test_a_start_without_steps_is_over_at_once() -> None:
-    """With nothing to run the process is ready when that is asked for first; a request does not begin a second life."""
+    """Without hooks `started_if_no_hooks` makes a new process ready, and leaves a stopped one stopped."""
     lifecycle = Lifecycle()
     assert (lifecycle.started_if_no_hooks(), lifecycle.started_if_no_hooks()) == (True, False)
     assert lifecycle.is_ready
@@ -228,7 +228,7 @@ def test_a_start_without_steps_is_over_at_once() -> None:
     assert lifecycle.state == "stopped"
 
 
-def test_drain_hooks_block_nobody() -> None:
+def test_drain_hooks_do_not_block_the_drain() -> None:
     """`drain()` returns at once while its hooks run, once; `stop` waits for them."""
     lifecycle, release, log = Lifecycle(), threading.Event(), list[str]()
 
@@ -248,8 +248,8 @@ def test_drain_hooks_block_nobody() -> None:
     assert log == ["deregistered", "stopped"]
 
 
-def test_a_stop_while_listeners_are_told_of_the_drain() -> None:
-    """Drain hooks run before the stop hooks even where a stop comes before whoever listens has heard of the drain."""
+def test_a_stop_while_listeners_handle_the_drain() -> None:
+    """Drain hooks run before the stop hooks even if a stop comes while a listener handles the drain event."""
     lifecycle, log, hears, go_on = Lifecycle(), list[str](), threading.Event(), threading.Event()
     lifecycle.on_drain(lambda: log.append("drain"))
     lifecycle.on_stop(lambda: log.append("stop"))
@@ -271,7 +271,7 @@ def test_a_stop_while_listeners_are_told_of_the_drain() -> None:
 
 
 def test_a_listener_may_stop_at_the_drain() -> None:
-    """A listener that stops what it hears to be draining waits for the drain hooks, and they do not wait for it."""
+    """A listener that calls `stop` at the drain waits for the drain hooks, and they do not wait for the listener."""
     lifecycle, log = Lifecycle(), list[str]()
     lifecycle.on_drain(lambda: log.append("drain"))
     lifecycle.on_stop(lambda: log.append("stop"))
@@ -296,8 +296,8 @@ async def test_hooks_run_where_their_clients_live() -> None:
 
 
 @both
-def test_stop_runs_once(in_loop: bool) -> None:  # noqa: FBT001 - as above
-    """Of several who stop at once one runs the hooks and all return after it; a second life runs them again."""
+def test_stop_runs_once(in_loop: bool) -> None:  # noqa: FBT001 - a column of a table
+    """Of several concurrent stops one runs the hooks, and all return after that; a second life runs them again."""
     lifecycle, log = Lifecycle(), list[int]()
 
     @lifecycle.on_stop
@@ -323,7 +323,7 @@ def test_stop_runs_once(in_loop: bool) -> None:  # noqa: FBT001 - as above
 
 
 async def test_a_cancelled_stop_is_a_stop() -> None:
-    """Cancelled at any await, `astop` leaves a process that is stopped, and nobody who waits for it for ever."""
+    """A cancelled `astop` leaves a stopped process, and no other caller of `astop` waits for ever."""
     lifecycle = Lifecycle()
     lifecycle.on_stop(lambda: asyncio.sleep(60), timeout=60, name="slow")
     stopping = asyncio.create_task(lifecycle.astop())
@@ -347,8 +347,8 @@ class Thing:
 
 
 @both
-def test_what_is_closed_last(in_loop: bool) -> None:  # noqa: FBT001 - as above
-    """What was given to `close_on_stop` first is closed last, by `aclose` in async code."""
+def test_the_first_object_is_closed_last(in_loop: bool) -> None:  # noqa: FBT001 - a column of a table
+    """The first object given to `close_on_stop` is closed last, by `aclose` in async code."""
     lifecycle, log = Lifecycle(), list[str]()
     thing = Thing(log)
     assert lifecycle.close_on_stop(thing) is thing
@@ -363,7 +363,7 @@ def fail_inside(lifecycle: Lifecycle) -> None:
 
 
 def test_a_block_is_a_life() -> None:
-    """`with lifecycle:` starts, waits for work under way, and stops; an error inside waits for nothing."""
+    """`with lifecycle:` starts, waits for requests in flight, and stops; after an error it does not wait."""
     lifecycle, log = Lifecycle(LifecycleOptions(signals=False)), list[str]()
     lifecycle.on_stop(lambda: log.append(f"{lifecycle.in_flight} in flight"))
     with lifecycle as same:
@@ -378,7 +378,7 @@ def test_a_block_is_a_life() -> None:
 
 
 async def test_an_async_block_is_a_life() -> None:
-    """`async with lifecycle:` does the same without blocking the loop, and stops where the start failed."""
+    """`async with lifecycle:` starts and stops without blocking the loop, and stops if the start failed."""
     lifecycle, log = Lifecycle(LifecycleOptions(signals=False)), list[str]()
     lifecycle.on_stop(lambda: log.append("stop"))
     async with lifecycle:
@@ -394,7 +394,7 @@ async def test_an_async_block_is_a_life() -> None:
 
 
 async def test_waiting_for_the_drain() -> None:
-    """Who waits for a drain is woken by one, or told that there was none in time."""
+    """A wait for the drain ends with the drain, or returns False at its timeout."""
     lifecycle = Lifecycle()
     assert not lifecycle.wait_draining(0)
     assert not await lifecycle.await_draining("10ms")
@@ -404,7 +404,7 @@ async def test_waiting_for_the_drain() -> None:
 
 
 async def test_drained() -> None:
-    """`wait_drained` flips readiness, waits for the delay and for work under way, and says whether all of it ended."""
+    """`wait_drained` drains, waits for the delay and for requests in flight, and returns whether all ended in time."""
     lifecycle = Lifecycle(LifecycleOptions(drain_delay=0.05, drain_timeout=0.02))
     lifecycle.started()
     lifecycle.enter()
@@ -416,7 +416,7 @@ async def test_drained() -> None:
 
 
 def test_the_drain_file(tmp_path: Path) -> None:
-    """While the drain file exists this process should not be sent requests; its state does not change."""
+    """While the drain file exists the process is not ready, and its state does not change."""
     path = tmp_path / "drain"
     lifecycle = Lifecycle(LifecycleOptions(drain_file=str(path)))
     lifecycle.started()
@@ -440,7 +440,7 @@ def test_the_drain_file(tmp_path: Path) -> None:
     ],
 )
 def test_refuses_what_is_wrong(add: Any, named: str) -> None:
-    """A hook or an option that cannot work is refused where it is given, by name."""
+    """An invalid hook or option is refused by name, at the call that gives it."""
     with pytest.raises(ConfigurationError, match=named):
         add(Lifecycle())
 
@@ -448,7 +448,7 @@ def test_refuses_what_is_wrong(add: Any, named: str) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_stops_for_itself() -> None:
-    """A child forked while the parent stops runs its own stop hooks, and waits for nobody."""
+    """A child forked while the parent stops runs its own stop hooks, and does not wait for the parent."""
     lifecycle, log, go_on, begun = Lifecycle(), list[str](), threading.Event(), threading.Event()
 
     def hook() -> None:
@@ -472,7 +472,7 @@ def test_a_forked_child_stops_for_itself() -> None:
 
 
 async def test_a_cancelled_stop_still_closes_what_is_left() -> None:
-    """A stop that is cancelled half-way gives up the hook under way, runs all others, and only then is cancelled."""
+    """A cancelled stop ends the hook under way, runs all others, and then raises the cancellation."""
     lifecycle, log = Lifecycle(), list[str]()
     lifecycle.on_stop(lambda: log.append("first"))
     lifecycle.on_stop(lambda: log.append("second"))
@@ -507,8 +507,8 @@ async def test_a_cancelled_start_goes_no_further() -> None:
     assert (log, lifecycle.state) == ([], "starting")
 
 
-def test_hooks_that_come_too_late_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    """A hook of a turn that is under way, or over, will not run, and the log says so; others are added in silence."""
+def test_hooks_that_come_too_late_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """If the stage of a new hook has begun, the hook will not run, and the log has a warning."""
     lifecycle, quiet = Lifecycle(), lambda: None
     lifecycle.on_stop(lambda: lifecycle.close_on_stop(Pool(), name="late pool"))
     lifecycle.start()
@@ -519,8 +519,8 @@ def test_hooks_that_come_too_late_are_told(caplog: pytest.LogCaptureFixture) -> 
     lifecycle.on_stop(quiet, name="in time")
     lifecycle.stop()
     lifecycle.on_start(quiet, name="next life")
-    told = [record.getMessage() for record in caplog.records if "too late" in record.getMessage()]
-    assert [text.split("'")[1] for text in told] == ["late start", "late drain", "late pool"]
+    found = [record.getMessage() for record in caplog.records if "too late" in record.getMessage()]
+    assert [text.split("'")[1] for text in found] == ["late start", "late drain", "late pool"]
 
 
 class Pool:
@@ -530,8 +530,8 @@ class Pool:
 
 
 @both
-def test_a_wait_that_is_broken_off_says_how_long_it_was(in_loop: bool) -> None:  # noqa: FBT001 - a table's column
-    """Who is told to stop while a dependency hangs hears how long that was waited for, not how long it could be."""
+def test_a_wait_that_is_broken_off_says_how_long_it_was(in_loop: bool) -> None:  # noqa: FBT001 - a column of a table
+    """If a drain ends the wait for a dependency that hangs, the error has the time waited, not the timeout."""
     lifecycle = Lifecycle(LifecycleOptions(startup_timeout=60))
     lifecycle.depends_on(lambda: time.sleep(2), name="ledger")
     threading.Timer(0.1, lifecycle.drain).start()
