@@ -1,4 +1,4 @@
-"""Those who ask a server while it leaves: a router that looks at readiness, and clients it sends there."""
+"""Clients of a server that drains: a router that polls readiness, and clients that it sends there."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from typing import Protocol
 __all__ = ("Asking", "Crowd", "Http", "Tally")
 
 PATIENCE = 20.0
-"""Seconds after which any client gives up, and calls its request lost."""
+"""Seconds after which a client gives up and counts its request as lost."""
 _PAUSE = 0.02
 
 
 class Asking(Protocol):
-    """How a service is asked. Each method is called from several threads."""
+    """A protocol that clients use. Each method is called from several threads."""
 
     def is_ready(self) -> bool:
-        """Return what a probe finds; False also where nobody answers."""
+        """Return whether the service is ready. False also if it does not answer."""
         ...
 
     def ask(self, seconds: float) -> bool:
-        """Ask for `seconds` of work, on a connection of its own. Raises where the answer is not all there."""
+        """Request `seconds` of work, on a connection of its own. Raises if the answer is not complete."""
         ...
 
     def converse(self, goes_on: Callable[[], bool], tell: Callable[[Exception | None], None]) -> None:
-        """Ask again and again on one connection, for as long as `goes_on()`, and tell how each request ended."""
+        """Send requests on one connection, as long as `goes_on()`, and report how each request ended."""
         ...
 
 
 @dataclass
 class Tally:
-    """How many requests were sent, and what became of those that were not answered."""
+    """The number of requests sent, and the errors of requests without an answer."""
 
     answered: int = 0
     lost: list[str] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Tally:
 
 
 class Http:
-    """Asks over HTTP/1.1."""
+    """HTTP/1.1."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -76,7 +76,7 @@ class Http:
         """Keep the connection until the server says that it closes it."""
         while goes_on():
             with self._open() as connection:
-                while goes_on() and _told(tell, lambda: _expect(connection, "/work")):
+                while goes_on() and _reported(tell, lambda: _expect(connection, "/work")):
                     time.sleep(_PAUSE)
 
 
@@ -88,17 +88,17 @@ def _status(connection: http.client.HTTPConnection, path: str) -> int:
 
 
 def _expect(connection: http.client.HTTPConnection, path: str) -> bool:
-    """Return whether the connection may be used again. Raises `AssertionError` for any other answer than that asked."""
+    """Return whether the connection can be used again. Raises `AssertionError` for an unexpected answer."""
     connection.request("GET", path)
     answer = connection.getresponse()
     assert (answer.status, b"done" in answer.read()) == (200, True), answer.status
     return not answer.will_close
 
 
-def _told(tell: Callable[[Exception | None], None], ask: Callable[[], bool]) -> bool:
+def _reported(tell: Callable[[Exception | None], None], ask: Callable[[], bool]) -> bool:
     try:
         goes_on = ask()
-    except Exception as error:  # noqa: BLE001 - what a client saw is the result
+    except Exception as error:  # noqa: BLE001 - any error of a client is a result
         tell(error)
         return False
     tell(None)
@@ -106,7 +106,7 @@ def _told(tell: Callable[[Exception | None], None], ask: Callable[[], bool]) -> 
 
 
 class Crowd:
-    """Clients at work: some on new connections, one on a kept one, one with a long request, and a router."""
+    """Several clients on new connections, one on a kept connection, one with a long request, and a router."""
 
     def __init__(self, service: Asking) -> None:
         self._service = service
@@ -118,18 +118,18 @@ class Crowd:
         self._end = time.monotonic() + PATIENCE
 
     def come(self, number: int) -> None:
-        """Let the router send clients: `number` of them on new connections, and one on a connection it keeps."""
+        """Start clients that the router sends: `number` on new connections, and one on a kept connection."""
         for _ in range(number):
             self._add(self._visit)
         self._add(self._converse)
         self._add(self._look)
 
     def ask_long(self, seconds: float) -> None:
-        """Make a request that will be under way for long."""
-        self._add(lambda: _told(self.long.tell, lambda: self._service.ask(seconds)))
+        """Start a long request."""
+        self._add(lambda: _reported(self.long.tell, lambda: self._service.ask(seconds)))
 
     def insist(self, until: float) -> None:
-        """Have a client come until then, whatever the router says: one that has not heard yet."""
+        """Start a client that ignores the router until then."""
         self._add(lambda: self._insist(until))
 
     def join(self) -> None:
@@ -147,7 +147,7 @@ class Crowd:
 
     def _visit(self) -> None:
         while self._comes():
-            _told(self.routed.tell, lambda: self._service.ask(0))
+            _reported(self.routed.tell, lambda: self._service.ask(0))
             time.sleep(_PAUSE)
 
     def _converse(self) -> None:
@@ -155,7 +155,7 @@ class Crowd:
 
     def _insist(self, until: float) -> None:
         while time.monotonic() < until:
-            _told(self.late.tell, lambda: self._service.ask(0))
+            _reported(self.late.tell, lambda: self._service.ask(0))
             time.sleep(_PAUSE)
 
     def _look(self) -> None:

@@ -1,4 +1,4 @@
-"""Measure what each server loses when it is told to leave: `python tests/drain/matrix.py [--write] [--only NAME]`."""
+"""Measure the requests that each server loses in a drain: `python tests/drain/matrix.py [--write] [--only NAME]`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAGE = HERE.parents[1] / "docs" / "drain.md"
 
 
 def main() -> int:
-    """Measure, show, and write where asked to. Return 1 where anything was lost."""
+    """Measure, show, and write the page if asked to. Return 1 if a request was lost."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write docs/drain.md")
     parser.add_argument("--only", default="", metavar="NAME", help="only servers with NAME in theirs")

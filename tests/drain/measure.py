@@ -1,4 +1,4 @@
-"""One server, told to leave while it is at work, in each of three ways."""
+"""The drain of one server under load, in each of three ways."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ APPS = Path(__file__).parent / "apps"
 DELAY = 1.0
 """`drain_delay`, in seconds."""
 LONG = 1.6
-"""The request that is under way when the signal comes, and longer than the delay."""
+"""Seconds of the request that is in flight when the signal comes. Longer than the delay."""
 LIMIT = 8.0
-"""The server's own limit, where it is not to matter."""
+"""The server's own limit in experiments that must not reach it."""
 SHORT_LIMIT = 1.0
 PATIENT = 4.0
-"""The delay of a server that is told twice."""
+"""The delay of a server that gets a second signal."""
 _BRIEF = 0.3
 STUCK = 12.0
 _CLIENTS = 4
@@ -53,10 +53,10 @@ _AGAIN = 0.7
 
 @dataclass(frozen=True, kw_only=True)
 class Left:
-    """How a process left."""
+    """How a process ended."""
 
     lost: tuple[str, ...]
-    """What became of requests that were not answered and ought to have been."""
+    """The errors of requests that should have been answered."""
     took: float
     """Seconds from SIGTERM to the end of the process."""
     status: int
@@ -70,27 +70,27 @@ class Left:
 
 @dataclass(frozen=True, kw_only=True)
 class Drained(Left):
-    """What a drain under load cost."""
+    """The result of a drain under load."""
 
     answered: int
-    """Requests of those whom the router sent until it noticed, and the one that was under way at the signal."""
+    """Answered requests of clients that the router sent, and of the long request."""
     late: int
-    """Requests answered on connections opened after the signal, of a client that had not heard."""
+    """Requests answered on connections opened after the signal, by the client that ignores the router."""
     noticed: float
-    """Seconds from being told to leave until a probe found the service not ready."""
+    """Seconds from the signal until a probe found the service not ready."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hurried(Left):
-    """What a second SIGTERM, to all its processes, did to a server that would otherwise have served on for long."""
+    """The result of a second SIGTERM, to all processes of a server with a long delay."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forced(Left):
-    """What became of a server with a request that does not end, at the server's own limit."""
+    """The result for a server with a request that does not end, at the server's own limit."""
 
     stuck: int
-    """How many of those requests were broken off."""
+    """The number of those requests that were cut off."""
 
 
 @dataclass(frozen=True)
@@ -141,16 +141,16 @@ def _serving(server: Server, folder: Path, delay: float, limit: float) -> Iterat
 
 
 def drain(server: Server, folder: Path) -> Drained:
-    """Tell a server under load to leave, and count what is lost until it has left."""
+    """Drain a server under load, and count the requests lost until its end."""
     with _serving(server, folder, DELAY, LIMIT) as (process, service):
         crowd = Crowd(service)
         crowd.ask_long(LONG)
         process.says(_HEARD)
         crowd.come(_CLIENTS)
         time.sleep(_BRIEF)
-        told = _tell(server, process, folder)
-        crowd.insist(until=told + DELAY * 0.6)
-        begun = _ask_to_end(server, process, told)
+        sent = _tell(server, process, folder)
+        crowd.insist(until=sent + DELAY * 0.6)
+        begun = _ask_to_end(server, process, sent)
         status = process.ended(20)
         took = time.monotonic() - begun
         crowd.join()
@@ -164,52 +164,52 @@ def drain(server: Server, folder: Path) -> Drained:
             output=process.output,
             answered=crowd.routed.answered + crowd.long.answered,
             late=crowd.late.answered,
-            noticed=crowd.noticed - told,
+            noticed=crowd.noticed - sent,
         )
 
 
 def _tell(server: Server, process: ServerProcess, folder: Path) -> float:
-    """Say that it is to leave, as Kubernetes would: by the signal, or by what `preStop` does before it."""
+    """Begin the drain as Kubernetes does: by the signal, or by the file that `preStop` makes before the signal."""
     if not server.takes_file:
         return process.tell()
     (folder / "drain").touch()
     return time.monotonic()
 
 
-def _ask_to_end(server: Server, process: ServerProcess, told: float) -> float:
-    """Send SIGTERM where that was not the first word, when `preStop` has lasted as long as the delay."""
+def _ask_to_end(server: Server, process: ServerProcess, sent: float) -> float:
+    """Send SIGTERM, if the drain began by the file, after `preStop` has lasted as long as the delay."""
     if not server.takes_file:
-        return told
-    time.sleep(max(0.0, told + DELAY - time.monotonic()))
+        return sent
+    time.sleep(max(0.0, sent + DELAY - time.monotonic()))
     return process.tell()
 
 
 def hurry(server: Server, folder: Path) -> Hurried:
-    """Tell it twice, and measure whether the second time made a difference."""
+    """Send a second signal, and measure its effect."""
     with _serving(server, folder, PATIENT, LIMIT) as (process, service):
         crowd = Crowd(service)
         crowd.ask_long(LONG)
         process.says(_HEARD)
-        told = process.tell()
+        sent = process.tell()
         time.sleep(_AGAIN)
         process.tell_all()
         status = process.ended(20)
-        took = time.monotonic() - told
+        took = time.monotonic() - sent
         crowd.join()
         return Hurried(lost=tuple(crowd.long.lost), took=took, status=status, output=process.output)
 
 
 def force(server: Server, folder: Path) -> Forced:
-    """Tell it to leave while one of its requests would take for ever."""
+    """Drain the server while one of its requests does not end."""
     with _serving(server, folder, _BRIEF, SHORT_LIMIT) as (process, service):
         stuck, crowd = Crowd(service), Crowd(service)
         stuck.ask_long(STUCK)
         process.says(_HEARD)
         crowd.ask_long(_BRIEF)
         time.sleep(_BRIEF / 3)
-        told = process.tell()
+        sent = process.tell()
         status = process.ended(20)
-        took = time.monotonic() - told
+        took = time.monotonic() - sent
         crowd.join()
         stuck.join()
         return Forced(

@@ -1,4 +1,4 @@
-"""Asks a gRPC server, as `clients.Http` asks a web server."""
+"""The gRPC protocol for the clients, beside `clients.Http`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ("Rpc",)
 _PATIENCE = 20.0
 _MOMENT = b"0.02"
 _OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
-"""Channels to one address share a connection unless told otherwise."""
+"""Without this option channels to one address share a connection."""
 
 
 class Rpc:
-    """Asks by gRPC: a channel for each request where each is to have its own connection."""
+    """gRPC, with a channel for each request that needs its own connection."""
 
     def __init__(self, port: int) -> None:
         self._target = f"127.0.0.1:{port}"
@@ -54,7 +54,7 @@ class Rpc:
             while goes_on():
                 try:
                     _expect(channel, _MOMENT)
-                except Exception as error:  # noqa: BLE001 - what a client saw is the result
+                except Exception as error:  # noqa: BLE001 - any error of a client is a result
                     tell(error)
                 else:
                     tell(None)

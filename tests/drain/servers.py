@@ -1,4 +1,4 @@
-"""The servers of the matrix: how each is started, and how it is told to leave."""
+"""The servers of the matrix: how each is started, and how its drain begins."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class Server:
     name: str
     arguments: tuple[str, ...]
     module: str = ""
-    """What has to be installed beside the frameworks."""
+    """Packages that the server needs beside the frameworks."""
     loads: int = 0
-    """How many processes load the application; they are not all ready as soon as one of them is."""
+    """The number of processes that load the application. They do not become ready at the same moment."""
     is_grpc: bool = False
     takes_file: bool = False
-    """Whether it is told by the drain file before SIGTERM: it takes the signal itself, and cannot be held back."""
+    """Whether the drain begins by the drain file: this server takes the signal itself, so it cannot be held back."""
     kills: bool = False
-    """Whether its parent kills what is left at the limit."""
+    """Whether the parent kills its workers at the limit."""
     waits: bool = False
-    """Whether it waits for what is left, whatever its limit."""
+    """Whether the server waits for its last request beyond its limit."""
 
     @property
     def is_there(self) -> bool:
-        """Whether all of it is installed."""
+        """Whether all packages are installed."""
         return not self.module or find_spec(self.module) is not None
 
     def command(self, port: int, limit: float) -> list[str]:
