@@ -22,7 +22,7 @@ from resilience.errors import (
     said_by,
 )
 from resilience.options import CLOCK, checked, is_plain_callable
-from resilience.timeout import Deadline, LateWork, Patience, allowed_by_service
+from resilience.timeout import Deadline, DeadlineWait, LateWork, allowed_by_service
 
 __all__ = ("Isolated", "ThreadPoolBulkhead")
 
@@ -117,7 +117,7 @@ class ThreadPoolBulkhead(Admission):
                 work.held = [enter()]
                 patience = self.start(work)
                 is_begun = True
-                has_ended = patience.outlast(work.wait)
+                has_ended = patience.run(work.wait)
             except BaseException as interrupt:
                 if is_begun or not work.cancel():
                     RunningWork(work.add_done_callback).note(interrupt)
@@ -138,7 +138,7 @@ class ThreadPoolBulkhead(Admission):
         """Refuse: a chain offers what is blocking to `run_in_threads`, and this would be a coroutine."""
         raise ConfigurationError([Problem(self.name, call, _BLOCKING)])
 
-    def start(self, work: Isolated) -> Patience:
+    def start(self, work: Isolated) -> DeadlineWait:
         """Start `work`, which holds its permit; return how long its caller may wait."""
         patience = self._patience()
         shortage = self._executor.submit(work)
@@ -146,12 +146,12 @@ class ThreadPoolBulkhead(Admission):
             raise self._refusal("system", f"{self.name}: {shortage.value} for a call")
         return patience
 
-    def _patience(self) -> Patience:
-        patience = Patience(Deadline.current())
+    def _patience(self) -> DeadlineWait:
+        patience = DeadlineWait(Deadline.current())
         if patience.seconds == 0.0:
             message = "the deadline had passed before the call"
             raise DeadlineExceededError(message, policy=self.name, seconds=0.0)
-        if self._late.keep_out(self.limit):
+        if self._late.reserves_threads(self.limit):
             raise self._refusal("late", f"{self.name}: calls that outlived their callers take half its threads")
         return patience
 

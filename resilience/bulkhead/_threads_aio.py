@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from resilience.bulkhead._threads import Isolated
 from resilience.errors import RunningWork
 from resilience.running import running_loop
-from resilience.timeout._alarm_aio import Alarm
+from resilience.timeout import DeadlineTimer
 
 if TYPE_CHECKING:
     from resilience.bulkhead._threads import ThreadPoolBulkhead
-    from resilience.timeout import Patience
+    from resilience.timeout import DeadlineWait
 
 __all__ = ("run_in_threads",)
 
@@ -33,11 +33,11 @@ def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[bool]) -> None
         loop.call_soon_threadsafe(_resolve, future, True)
 
 
-async def _ended(work: Isolated, patience: Patience, loop: asyncio.AbstractEventLoop) -> bool:
+async def _ended(work: Isolated, patience: DeadlineWait, loop: asyncio.AbstractEventLoop) -> bool:
     """Wait for the end of `work`, as long as `patience` has it; return whether it has ended."""
     future: asyncio.Future[bool] = loop.create_future()
     work.add_done_callback(functools.partial(_tell, loop, future))
-    alarm = Alarm(patience, functools.partial(_resolve, future, False))
+    alarm = DeadlineTimer(loop, patience, functools.partial(_resolve, future, False))
     try:
         return await future
     finally:

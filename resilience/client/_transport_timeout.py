@@ -46,7 +46,7 @@ class TransportTimeout:
         """Make the blocking `call` under a deadline."""
 
         def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-            seconds = self._timeout.allowance()
+            seconds = self._timeout.time_limit.allowance()
             with self._deadline(seconds):
                 try:
                     return call(*args, **kwargs)
@@ -60,7 +60,7 @@ class TransportTimeout:
         """Make the awaiting `call` under a deadline."""
 
         async def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-            seconds = self._timeout.allowance()
+            seconds = self._timeout.time_limit.allowance()
             with self._deadline(seconds):
                 try:
                     return await call(*args, **kwargs)
@@ -71,7 +71,7 @@ class TransportTimeout:
         return timed
 
     def _deadline(self, seconds: float | None) -> Deadline:
-        clock = self._timeout.clock
+        clock = self._timeout.time_limit.clock
         if seconds is None:
             return Deadline(math.inf, clock=clock)
         now, allowed = clock() + self._margin, allowed_by_service(seconds, self._timeout.options.seconds)
@@ -79,4 +79,4 @@ class TransportTimeout:
 
     def _count(self, error: DeadlineExceededError, seconds: float | None) -> None:
         if seconds is not None and isinstance(error, self._errors):
-            self._timeout.exceeded(seconds)
+            self._timeout.time_limit.exceeded(seconds)

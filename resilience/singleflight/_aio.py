@@ -14,8 +14,7 @@ from resilience.singleflight._machine import Flight
 from resilience.singleflight._outcome import Outcome, Told, outcome_of
 from resilience.singleflight._space import LoopSpace, under_way, waiting_for
 from resilience.singleflight._time import covers, deadline_for, in_force, is_last, join, ran_short
-from resilience.timeout import Deadline, Patience
-from resilience.timeout._alarm_aio import Alarm
+from resilience.timeout import Deadline, DeadlineTimer, DeadlineWait
 
 if TYPE_CHECKING:
     from resilience.singleflight._policy import SingleFlight
@@ -48,7 +47,7 @@ class _Shared:
         self._single, self._flights, self._key = single, flights, key
         self._deadline = Deadline.current()
         """The first caller's own."""
-        self._alarm: Alarm | None = None
+        self._alarm: DeadlineTimer | None = None
         self.line: Flight[asyncio.Future[bool]] = Flight(single.epoch, deadline=deadline_for(self._deadline, before))
         self._told: Outcome | Told | None = None
         self._loop = loop
@@ -59,7 +58,7 @@ class _Shared:
 
     async def lead(self) -> Any:
         """Return what the call comes to, as the one who wanted it first; raise where its deadline comes first."""
-        patience = Patience(self._deadline)
+        patience = DeadlineWait(self._deadline)
         if not is_last(self.line, self._deadline):
             self._watch_leader()
         try:
@@ -86,7 +85,7 @@ class _Shared:
         if join(self.line, deadline):
             self._watch_leader()
         waiter: asyncio.Future[bool] = self._loop.create_future()
-        alarm = Alarm(patience, functools.partial(_resolve, waiter, False))
+        alarm = DeadlineTimer(self._loop, patience, functools.partial(_resolve, waiter, False))
         try:
             has_ended = await self._wait(waiter)
         finally:
@@ -104,7 +103,9 @@ class _Shared:
     def _watch_leader(self) -> None:
         """See that the first caller is answered in time: the call itself goes on for others, with a later deadline."""
         if self._alarm is None:
-            self._alarm = Alarm(Patience(self._deadline), functools.partial(_resolve, self._leader, False))
+            self._alarm = DeadlineTimer(
+                self._loop, DeadlineWait(self._deadline), functools.partial(_resolve, self._leader, False)
+            )
 
     async def _wait(self, waiter: asyncio.Future[bool]) -> bool:
         self.line.join(waiter)

@@ -13,7 +13,7 @@ from resilience.policy import Named
 from resilience.singleflight import _sync
 from resilience.singleflight._options import SingleFlightOptions
 from resilience.singleflight._space import LoopSpace, Space
-from resilience.timeout import Deadline, Patience, allowed_by_service
+from resilience.timeout import Deadline, DeadlineWait, allowed_by_service
 
 __all__ = ("SingleFlight",)
 
@@ -68,9 +68,9 @@ class SingleFlight(Named):
         """Have nobody join the calls under way now: they may have read what has just changed."""
         self.epoch += 1
 
-    def patience(self, deadline: Deadline | None) -> Patience:
+    def patience(self, deadline: Deadline | None) -> DeadlineWait:
         """Return how long a caller with this `deadline` can wait; raise where no time is left."""
-        patience = Patience(deadline, self.options.max_wait)
+        patience = DeadlineWait(deadline, self.options.max_wait)
         if not patience.seconds and patience.seconds is not None:
             raise self.exceeded(0.0)
         return patience

@@ -88,7 +88,7 @@ class _Line:
         if not flight.join(waiter):
             return Told.AGAIN
         join(flight, deadline)
-        if not patience.outlast(waiter.wait) and flight.leave(waiter):
+        if not patience.run(waiter.wait) and flight.leave(waiter):
             raise self._single.exceeded(patience.seconds)
         told = waiter.told or Told.AGAIN  # who is out of the line has been told
         is_too_short = flight.ran_short and isinstance(told, Outcome) and not covers(flight, deadline)

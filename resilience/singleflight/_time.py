@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from resilience.errors import DeadlineExceededError, cut_off_by_caller, said_by
 from resilience.timeout import Deadline, LatestDeadline
-from resilience.timeout._deadline import FRAME, lift
+from resilience.timeout._deadline import CURRENT_FRAME, leave_frame
 
 if TYPE_CHECKING:
     from resilience.singleflight._machine import Flight
@@ -24,7 +24,7 @@ def deadline_for(first: Deadline | None, before: Flight[Any] | None) -> LatestDe
         return None
     latest = LatestDeadline(first)
     if before is not None and latest.extend(before.deadline):
-        latest.begin()
+        latest.start()
     return latest
 
 
@@ -54,11 +54,11 @@ def in_force(flight: Flight[Any]) -> Iterator[None]:
     if not has_deadline(flight):
         yield
         return
-    FRAME.set((flight.deadline, entered := object(), FRAME.get()))
+    CURRENT_FRAME.set((flight.deadline, entered := object(), CURRENT_FRAME.get()))
     try:
         yield
     finally:
-        lift(entered)
+        leave_frame(entered)
 
 
 def ran_short(deadline: LatestDeadline | None, result: Any, error: BaseException | None) -> bool:

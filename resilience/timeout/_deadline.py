@@ -1,4 +1,10 @@
-"""A point in time by which a piece of work has to be done, visible to everything it calls."""
+"""A point in time by which a piece of work has to be done, visible to everything that the work calls.
+
+The deadline in force is kept in one context variable, as a chain of frames: each frame holds the deadline that is in
+force, the object that was entered, and the frame outside. A chain, not a stack that is stored in the object, because
+one object may be entered many times and in many tasks. To leave is to go back to the frame outside the one that the
+object entered; frames inside that were never left, by a generator that was abandoned half-way, are dropped on the way.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +20,34 @@ from resilience.clock import Clock, monotonic
 from resilience.options import CLOCK, Opaque, checked
 from resilience.options import seconds as in_seconds
 
-__all__ = ("FRAME", "Deadline", "Enforced", "allowed_by_service", "caller_remaining", "lift", "neutral_remaining")
+__all__ = ("CURRENT_FRAME", "Deadline", "EnforcedDeadline", "Frame", "leave_frame")
 
 _MOMENT = Opaque(
     "a moment of the clock, in seconds",
     lambda at: isinstance(at, int | float) and not isinstance(at, bool) and at == at,  # noqa: PLR0124 - NaN differs
 )
 
-_Frame: TypeAlias = "tuple[Deadline | None, object, _Frame | None]"
-"""The deadline in force, what was entered, and the frame before: a chain, so one object may be entered many times."""
+Frame: TypeAlias = "tuple[Deadline | None, object, Frame | None]"
+"""The deadline in force, the object that was entered, and the frame outside."""
 
-FRAME: ContextVar[_Frame | None] = ContextVar("resilience_deadline", default=None)
+CURRENT_FRAME: ContextVar[Frame | None] = ContextVar("resilience_deadline", default=None)
+
+
+def leave_frame(entered: object) -> None:
+    """Restore the deadline that was in force before `entered`."""
+    frame = CURRENT_FRAME.get()
+    while frame is not None and frame[1] is not entered:
+        frame = frame[2]  # entered inside and never left, by a generator that was abandoned half-way
+    if frame is not None:
+        CURRENT_FRAME.set(frame[2])
 
 
 class Deadline:
-    """When the caller stops waiting. Inside `with deadline:` it is `Deadline.current()`, for tasks started there too.
+    """The moment at which the caller stops waiting.
 
-    The sooner one wins: entering a later deadline inside a sooner one leaves the sooner one in force.
+    Inside `with deadline:` it is `Deadline.current()`, for tasks that are started there too. The sooner deadline wins:
+    if you enter a later deadline inside a sooner one, the sooner one stays in force. A deadline by itself ends nothing.
+    Retries, bulkheads and the clients of this library do not wait past it; a `Timeout` cancels the call at that moment.
 
     A deadline knows its origin. It is the service's own, unless `limit` is later than `at`: then the caller stops
     waiting at `at`, although the service itself would work until `limit`. A call that such a deadline cuts off says
@@ -42,14 +59,18 @@ class Deadline:
             None (the default) for a deadline of the service itself. A moment before `at` counts as `at`.
         began: The moment from which the time runs; None if it is not known. With it, a call that starts when less than
             half of the time is left counts as cut off by the caller, who may have used the rest (by a slow body).
-        clock: The clock that `at` and `limit` refer to.
+        clock: The clock that `at`, `limit` and `began` refer to.
 
     Raises:
-        ConfigurationError: `at`, `limit` or `clock` has the wrong type.
+        ConfigurationError: An argument has the wrong type.
 
     Example:
+        >>> from resilience import Deadline
         >>> patience = Deadline.after("20ms", limit="2s")  # what the caller asked for, what the service allows
         >>> patience.is_callers
+        True
+        >>> with Deadline.after(60) as outer, Deadline.after("5m"):
+        ...     Deadline.current() is outer  # the sooner one is in force
         True
     """
 
@@ -58,7 +79,7 @@ class Deadline:
     def __init__(
         self, at: float, *, limit: float | None = None, began: float | None = None, clock: Clock = monotonic
     ) -> None:
-        # One is made for every timed call: what a running clock gives passes without a call of ours.
+        # One is made for every timed call: the values of a running clock pass without a call of ours.
         if type(at) is not float or at != at:  # noqa: PLR0124 - only NaN differs from itself
             at = checked(at, "at", _MOMENT)
         self.at = at
@@ -74,9 +95,25 @@ class Deadline:
         limit: float | str | timedelta | None = None,
         clock: Clock = monotonic,
     ) -> Deadline:
-        """Return the deadline `seconds` from now (a number, a timedelta, or text such as "250ms").
+        """Return the deadline `seconds` from now.
 
-        `limit` is a duration from now as well; see `Deadline` for its meaning.
+        Args:
+            seconds: The time that the work has: seconds, a `timedelta`, or text such as `"250ms"`. 0 or more.
+            limit: The time, also from now, that the service itself allows; `math.inf` if it sets no limit. None (the
+                default) for a deadline of the service itself.
+            clock: The clock that measures the time.
+
+        Raises:
+            ConfigurationError: `seconds` or `limit` is not a duration.
+
+        Example:
+            >>> from resilience import Deadline
+            >>> from resilience.testing import ManualClock
+            >>> clock = ManualClock()
+            >>> deadline = Deadline.after("250ms", clock=clock)
+            >>> clock.advance(0.2)
+            >>> round(deadline.remaining(), 3)
+            0.05
         """
         now = clock()
         latest = limit if limit is None else math.inf if limit == math.inf else now + in_seconds(limit, "limit")
@@ -85,19 +122,33 @@ class Deadline:
     @staticmethod
     def current() -> Deadline | None:
         """Return the deadline in force here, or None."""
-        frame = FRAME.get()
+        frame = CURRENT_FRAME.get()
         return None if frame is None else frame[0]
 
     @staticmethod
     def shield(
         seconds: float | str | timedelta | None = None, *, clock: Clock = monotonic
     ) -> AbstractContextManager[Deadline | None]:
-        """Do work that has to be done even when the time is up, such as cleaning: `with Deadline.shield("2s"):`.
+        """Run a block that has to be finished even if the time is up: `with Deadline.shield("2s"):`.
 
-        No outer deadline is in force inside, only one of `seconds` where that is given; outside nothing changes. An
-        awaiting call whose `Timeout` runs out meanwhile is cancelled when the block has been left, not inside it; not
-        so in another task than the one it times, such as those of a `Hedge` or `SingleFlight` in between. The caller of
-        a blocking call is answered on time all the same: only the thread goes on.
+        Use it for a rollback, say. No outer deadline is in force in the block. If a `Timeout` of the same task runs
+        out meanwhile, it cancels the task after the block, not inside. A `Timeout` of another task is not held back: a
+        `Hedge` and a `SingleFlight` make their calls in tasks, so a `Timeout` outside of them still cancels the block.
+        The caller of a blocking call gets its error in time all the same; only the thread goes on.
+
+        Args:
+            seconds: The time of the block itself, as a deadline in force inside it: seconds, a `timedelta`, or text
+                such as `"2s"`. None (the default) for no deadline.
+            clock: The clock that measures `seconds`.
+
+        Raises:
+            ConfigurationError: `seconds` is not a duration.
+
+        Example:
+            >>> from resilience import Deadline
+            >>> with Deadline.after("1ms"), Deadline.shield("2s") as own:
+            ...     f"{own.remaining():.0f} s for the rollback"
+            '2 s for the rollback'
         """
         allowance = None if seconds is None else in_seconds(seconds, "Deadline.shield")
         return _shielded(allowance, checked(clock, "clock", CLOCK))
@@ -105,11 +156,11 @@ class Deadline:
     @property
     def limit(self) -> float:
         """The moment until which the service itself would let the work go on; `at` for a deadline of its own."""
-        return self.at if self._limit is None or self._limit < self.at else self._limit
+        return self.at if self._limit is None else max(self.at, self._limit)
 
     @property
     def span(self) -> float | None:
-        """Seconds of the whole time, None if it is not known when that began."""
+        """Seconds from the beginning to the deadline, None if the beginning is not known."""
         return None if self._began is None else self.at - self._began
 
     @property
@@ -118,7 +169,7 @@ class Deadline:
         return self.at < self.limit
 
     def remaining(self) -> float:
-        """Return the seconds left, 0.0 once it has passed."""
+        """Return the seconds left, 0.0 once the deadline has passed."""
         return max(0.0, self.at - self._clock())
 
     @property
@@ -130,125 +181,52 @@ class Deadline:
         """Return the sooner of this deadline and `other`."""
         return other if other.at <= self.at else self
 
-    def __enter__(self) -> Deadline:  # noqa: PYI034 - what is in force may be another, sooner one
-        outer = FRAME.get()
+    def __enter__(self) -> Deadline:  # noqa: PYI034 - another, sooner deadline may be in force
+        outer = CURRENT_FRAME.get()
         in_force = None if outer is None else outer[0]
         effective = self if in_force is None or self.at <= in_force.at else in_force.sooner(self)
-        FRAME.set((effective, self, outer))
+        CURRENT_FRAME.set((effective, self, outer))
         return effective
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        lift(self)
+        leave_frame(self)
 
     def __repr__(self) -> str:
         return f"<Deadline in {self.remaining():.3f} s>"
 
 
-class Enforced(Deadline):
-    """A deadline that something keeps: it can be told to hold back while its own task is shielded."""
+class EnforcedDeadline(Deadline):
+    """A deadline at which a timer cancels the task, unless the task is shielded at that moment."""
 
     __slots__ = ()
 
-    def hold(self) -> bool:
-        """Keep the deadline only after `release`; False where that is not for this task to ask, or too late."""
+    def suspend(self) -> bool:
+        """Cancel nothing until `resume`. Return False, and change nothing, in another task or if it is too late."""
         raise NotImplementedError
 
-    def release(self) -> None:
-        """End one `hold`."""
+    def resume(self) -> None:
+        """End one `suspend`; if the time is up, cancel the task soon."""
         raise NotImplementedError
-
-
-def allowed_by_service(seconds: float, own: float | None = None, moved: float = 0.0) -> float | None:
-    """Return the seconds that the service allows a call whose caller cut it off after `seconds`.
-
-    `own` is the limit of the policy that ended the call, None if it has none. `moved` is the time by which the deadline
-    in force was extended after `seconds` were given away, because callers with more time share the call.
-
-    Returns None if the service itself ended the call: by `own`, or by a deadline of its own that is in force, if the
-    call had at least half of that. Returns `math.inf` if the service sets no limit.
-    """
-    if own is not None and seconds >= own:
-        return None
-    frame = FRAME.get()
-    grace = _grace(frame) + moved
-    if grace > 0:
-        return seconds + grace if own is None else min(own, seconds + grace)
-    span = None if frame is None or frame[0] is None else frame[0].span
-    if span is None:
-        return None
-    least = span * _LEAST_SHARE
-    if seconds >= (least if own is None else min(own, least)):
-        return None
-    return span if own is None else min(own, span)
-
-
-_LEAST_SHARE = 0.5
-"""The share of the service's own deadline that a call must have had, for its end to say something of the dependency.
-
-A client can use up the rest (it sends its body, or reads an answer, as slowly as it likes). A healthy dependency that
-takes less than this share is therefore out of its reach.
-"""
-
-
-def caller_remaining() -> float:
-    """Return for how many seconds the caller still waits, if that is less than the service allows; else `math.inf`."""
-    frame = FRAME.get()
-    if frame is None or frame[0] is None or _grace(frame) <= 0:
-        return math.inf
-    return frame[0].remaining()
-
-
-def neutral_remaining() -> float:
-    """Return `caller_remaining()`; the time left, too, if that is less than half of the service's own deadline.
-
-    A call that begins now and is cut off at the deadline says nothing about the dependency, if this is not `math.inf`.
-    """
-    frame = FRAME.get()
-    if frame is None or (in_force := frame[0]) is None:
-        return math.inf
-    left, span = in_force.remaining(), in_force.span
-    return left if _grace(frame) > 0 or (span is not None and left < span * _LEAST_SHARE) else math.inf
-
-
-def _grace(frame: _Frame | None) -> float:
-    """Return for how many seconds after the deadline in force the service itself would let the work go on."""
-    in_force = None if frame is None else frame[0]
-    if in_force is None or in_force.at == math.inf:
-        return 0.0
-    limit = in_force.limit
-    while frame is not None and isinstance(frame[1], Deadline):  # a shield hides all that was entered outside of it
-        limit = min(limit, frame[1].limit)
-        frame = frame[2]
-    return limit - in_force.at
-
-
-def lift(entered: object) -> None:
-    """Restore what was in force before `entered`."""
-    frame = FRAME.get()
-    while frame is not None and frame[1] is not entered:
-        frame = frame[2]  # entered inside and never left: a generator that was abandoned half-way
-    if frame is not None:
-        FRAME.set(frame[2])
 
 
 @contextmanager
 def _shielded(allowance: float | None, clock: Clock) -> Iterator[Deadline | None]:
-    entered, outer = object(), FRAME.get()
+    entered, outer = object(), CURRENT_FRAME.get()
     own = None if allowance is None else Deadline(clock() + allowance, clock=clock)
-    held = [deadline for deadline in _enforced(outer) if deadline.hold()]
-    FRAME.set((own, entered, outer))
+    suspended = [deadline for deadline in _enforced(outer) if deadline.suspend()]
+    CURRENT_FRAME.set((own, entered, outer))
     try:
         yield own
     finally:
-        lift(entered)
-        for deadline in held:
-            deadline.release()
+        leave_frame(entered)
+        for deadline in suspended:
+            deadline.resume()
 
 
-def _enforced(frame: _Frame | None) -> Iterator[Enforced]:
+def _enforced(frame: Frame | None) -> Iterator[EnforcedDeadline]:
     while frame is not None:
-        if isinstance(frame[1], Enforced):
+        if isinstance(frame[1], EnforcedDeadline):
             yield frame[1]
         frame = frame[2]

@@ -1,4 +1,4 @@
-"""What a timeout can be told."""
+"""The options of a timeout."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ("TimeoutOptions",)
 
 @dataclass(frozen=True, kw_only=True)
 class TimeoutOptions(Options):
-    """The allowance of one call; a deadline that ends sooner wins."""
+    """The time of one call; a deadline that ends sooner wins."""
 
     seconds: float | None = option(
         30.0, Duration(above=True), "time one call may take", none="only the deadline in force counts"

@@ -66,7 +66,7 @@ class Loop(asyncio.SelectorEventLoop):
     def timers(self) -> list[str]:
         """What is still to happen; but for the one timer that a timeout keeps for all calls of a loop."""
         scheduled: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]  # asyncio's own
-        return [repr(each) for each in scheduled if not each.cancelled() and "_Line._look" not in repr(each)]
+        return [repr(each) for each in scheduled if not each.cancelled() and "TimerQueue._fire" not in repr(each)]
 
 
 class Sleeper:

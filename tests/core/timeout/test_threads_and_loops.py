@@ -128,7 +128,7 @@ def test_closed_loops_are_forgotten() -> None:
         del loop
     gc.collect()
     assert [loop() for loop in gone[:-1]] == [None] * 4
-    assert len(timeout.lines) == 1
+    assert len(timeout.time_limit.timers) == 1
 
 
 @pytest.mark.realtime
@@ -195,7 +195,7 @@ async def test_cancelled_at_any_await_nothing_is_left_in_force(steps: int) -> No
         await asyncio.sleep(0)
     task.cancel()
     assert await task is None
-    assert [line.calls for line in timeout.lines.values()] == [{}]
+    assert [queue.calls for queue in timeout.time_limit.timers.values()] == [{}]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -208,7 +208,7 @@ def test_a_forked_child_has_no_late_threads() -> None:
         pipeline.call(release.wait, 5)
     pid = os.fork()
     if pid == 0:
-        has_none = (timeout.busy_threads, timeout.late_threads, timeout.lines) == (0, 0, {})
+        has_none = (timeout.busy_threads, timeout.late_threads, timeout.time_limit.timers) == (0, 0, {})
         os._exit(0 if has_none and pipeline.call(int) == 0 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert timeout.late_threads == 1

@@ -275,7 +275,7 @@ async def test_timeout_needs_a_task() -> None:
 
     def enter() -> None:
         try:
-            Timeout(1).scope().enter()  # type: ignore[attr-defined]  # what `async with` does first
+            Timeout(1).scope().start()  # type: ignore[attr-defined]  # what `async with` does first
         except ConfigurationError as error:
             failure.append(error)
 

@@ -1,0 +1,100 @@
+"""The time that a `Timeout` gives a call, in both colours: how much, until when, and the error when it is up."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import TYPE_CHECKING, Any
+
+from resilience._support.fork import renew_after_fork
+from resilience.clock import Clock
+from resilience.errors import BulkheadFullError, DeadlineExceededError, RunningWork
+from resilience.events import Emitter
+from resilience.timeout._deadline import CURRENT_FRAME, Deadline
+from resilience.timeout._late_work import LateWork
+from resilience.timeout._moving_deadline import CappedDeadline, MovingDeadline
+from resilience.timeout._options import TimeoutOptions
+from resilience.timeout._origin import allowed_by_service
+from resilience.timeout._waiting import TimerQueue
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+__all__ = ("TimeLimit",)
+
+
+class TimeLimit:
+    """The part of a `Timeout` that is the same however its calls are ended.
+
+    A policy that keeps the time in its own way, as one for a transport with timeouts of its own does, shares the
+    `time_limit` of a `Timeout`: its calls get the same time, and are counted and reported as those of the `Timeout`.
+    """
+
+    def __init__(self, name: str, options: TimeoutOptions, clock: Clock) -> None:
+        self.name = name
+        """The name of the policy; a pipeline may change it."""
+        self.clock = clock
+        self.events = Emitter()
+        self.seconds, self.margin, self.max_threads = options.seconds, options.margin, options.max_threads
+        self.elapsed_calls = 0
+        """Calls that took longer than they were allowed."""
+        self.late = LateWork()
+        """Blocking calls under way whose callers have stopped waiting."""
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Forget the parent's calls: its event loops do not run here."""
+        self._lock = threading.RLock()  # guards the count of elapsed calls; re-entrant, for finalizers
+        self.timers: dict[AbstractEventLoop, TimerQueue[Any]] = {}
+
+    def allowance(self) -> float | None:
+        """Return the seconds of a call that begins now, None for no limit.
+
+        Raises:
+            DeadlineExceededError: Nothing is left before the deadline in force, less the margin.
+        """
+        seconds, frame = self.seconds, CURRENT_FRAME.get()
+        if frame is None or (outer := frame[0]) is None:
+            return seconds
+        left = outer.remaining() - self.margin
+        if left <= 0:
+            raise self._nothing_left(left + self.margin)
+        if seconds is None:
+            return left if left < math.inf else None  # a deadline that never comes: a server lifts its own so
+        return left if left < seconds else seconds  # noqa: FURB136 - a call costs more
+
+    def deadline(self, seconds: float) -> Deadline:
+        """Return the deadline of a call that gets `seconds` from now; it moves with the one that cuts it short."""
+        outer, now, own = Deadline.current(), self.clock(), self.seconds
+        if isinstance(outer, MovingDeadline) and seconds != own:
+            cap = Deadline(math.inf if own is None else now + own, clock=self.clock)
+            return CappedDeadline(outer, cap, self.margin)
+        allowed = allowed_by_service(seconds, own)
+        return Deadline(now + seconds, limit=None if allowed is None else now + allowed, began=now, clock=self.clock)
+
+    def exceeded(self, seconds: float, running: RunningWork | None = None) -> DeadlineExceededError:
+        """Count a call that took longer than `seconds`, emit its event, and return its error."""
+        with self._lock:
+            self.elapsed_calls += 1
+        self.events.emit("timeout.elapsed", self.name, self.clock(), "warning", seconds=seconds)
+        allowed = allowed_by_service(seconds, self.seconds)
+        message = f"{self.name} allows {seconds:g} s"
+        if allowed is not None:
+            message = f"{message}: the caller waits no longer"
+        return DeadlineExceededError(message, policy=self.name, seconds=seconds, running=running, allowed=allowed)
+
+    def refusal(self, reason: str, message: str) -> BulkheadFullError:
+        """Emit the event of a call that gets no thread, and return its error."""
+        facts = {"reason": reason, "max_threads": self.max_threads}
+        self.events.emit("timeout.rejected", self.name, self.clock(), "warning", **facts)
+        return BulkheadFullError(message, policy=self.name)
+
+    def _nothing_left(self, remaining: float) -> DeadlineExceededError:
+        facts = {"reason": "deadline", "remaining": remaining, "margin": self.margin}
+        self.events.emit("timeout.rejected", self.name, self.clock(), "warning", **facts)
+        message = "the deadline had passed before the call"
+        if remaining > 0:
+            margin = f"the margin of {self.margin:g} s"
+            message = f"{remaining:.3g} s to the deadline are within {margin}; the call was not made"
+        return DeadlineExceededError(message, policy=self.name, seconds=0.0)
