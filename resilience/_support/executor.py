@@ -159,7 +159,7 @@ class Executor:
     """At most `max_threads` calls at once (None for no bound of its own), each in a thread of its own.
 
     A thread that becomes idle is used again, by any executor and the newest first, and ends after a while. So there are
-    as many threads as calls were under way at once, however many executors (one for each key, perhaps) there are.
+    as many threads as calls were in flight at once, however many executors (one for each key, perhaps) there are.
     """
 
     def __init__(self, max_threads: int | None) -> None:
@@ -176,7 +176,7 @@ class Executor:
 
     @property
     def busy(self) -> int:
-        """Calls under way, late ones included; 0 without a bound, for they are not counted."""
+        """Calls in flight, late ones included; 0 without a bound, for they are not counted."""
         return 0 if self._max_threads is None or self._places is None else self._max_threads - len(self._places)
 
     def submit(self, work: Work) -> Shortage | None:

@@ -32,10 +32,10 @@ _RANDOMNESS = Opaque("a function without arguments that returns a number from 0 
 
 @runtime_checkable
 class _SharesCalls(Protocol):
-    """A policy inside the cache that lets callers join a call under way, such as `SingleFlight`."""
+    """A policy inside the cache that lets callers join a call in flight, such as `SingleFlight`."""
 
     def forget(self) -> None:
-        """Let no further caller join the calls that are under way now."""
+        """Let no further caller join the calls that are in flight now."""
 
 
 class Cache(Named):
@@ -111,13 +111,13 @@ class Cache(Named):
         self.events = Emitter()
         self.hits = self.misses = self.stale_served = 0
         self._results = Results(self.options.max_size)
-        self._sharing: set[ref[_SharesCalls]] = set()  # the policies inside that share calls under way
+        self._sharing: set[ref[_SharesCalls]] = set()  # the policies inside that share calls in flight
         if self.options.stale_on_error:  # a stale result stands in for the outcome; other caches need no extra step
             self.around_nested = functools.partial(self._blocking, is_nested=True)
             self.around_nested_async = functools.partial(self._awaiting, is_nested=True)
 
     def bind(self, policies: tuple[Any, ...]) -> None:
-        """Find the policies inside that share calls under way: a call from before an invalidation must not be joined.
+        """Find the policies inside that share calls in flight: a call from before an invalidation must not be joined.
 
         Args:
             policies: All policies of the pipeline that takes the cache in, the outermost first.
@@ -227,7 +227,7 @@ class Cache(Named):
     def invalidate(self, *args: Any, **kwargs: Any) -> None:
         """Remove the results of calls with these arguments, for every function of this cache.
 
-        The result of a call that is under way now is not kept either: it may have read the value that has just changed.
+        The result of a call that is in flight now is not kept either: it may have read the value that has just changed.
         A `SingleFlight` inside the cache lets no further caller join that call.
 
         Raises:
@@ -242,7 +242,7 @@ class Cache(Named):
         self._results.invalidate(key)
 
     def clear(self) -> None:
-        """Remove all results. The results of calls that are under way now are not kept either."""
+        """Remove all results. The results of calls that are in flight now are not kept either."""
         self._forget_shared_calls()
         self._results.clear()
 

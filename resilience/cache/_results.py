@@ -5,7 +5,7 @@ store, the epochs and the set of indexes. Nothing of the user's runs under it ex
 collector may run at any moment and which may make calls. The lock is therefore re-entrant, and a finalizer that comes
 in the midst of a change of the store (`_is_changing`) does not touch the store: its result is not kept.
 
-An invalidation must also hold for calls that are under way, since they may have read the value that has just changed.
+An invalidation must also hold for calls that are in flight, since they may have read the value that has just changed.
 Keys are therefore spread over `_STRIPES` epoch numbers. A call notes the number of its key before it is made, and its
 result is kept only if the number is still the same.
 """

@@ -1,23 +1,20 @@
-"""Callers in tasks of one event loop: the call runs in a task of its own, and all of them await that."""
+"""Callers in tasks of one event loop: the call runs in a task of its own, and all callers await that task."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from resilience._support.sharing import Keys, unhashable
 from resilience.policy import Substitute
 from resilience.running import running_loop
+from resilience.singleflight._flights import FlightGroup, LoopFlights, current_flights, waiting_for
 from resilience.singleflight._machine import Flight
-from resilience.singleflight._outcome import Outcome, Told, outcome_of
-from resilience.singleflight._space import LoopSpace, under_way, waiting_for
-from resilience.singleflight._time import covers, deadline_for, in_force, is_last, join, ran_short
+from resilience.singleflight._outcome import FollowerSignal, SharedOutcome, outcome_of
+from resilience.singleflight._shared_deadline import covers, extend, in_force, is_last, new_deadline, ran_short
 from resilience.timeout import Deadline, DeadlineTimer, DeadlineWait
-
-if TYPE_CHECKING:
-    from resilience.singleflight._policy import SingleFlight
 
 __all__ = ("around_async",)
 
@@ -25,198 +22,202 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-async def _made(line: Flight[Any], call: Callable[..., Awaitable[R]], args: Any, kwargs: Any) -> R:
-    # Knows the line alone: an error's traceback leads here, and from here must not lead back to the error.
-    under_way.set((*under_way.get(), line))
-    with in_force(line):
+async def _make_call(flight: Flight[Any], call: Callable[..., Awaitable[R]], args: Any, kwargs: Any) -> R:
+    # This frame holds the flight alone, not the task: an error's traceback holds the frame, and the task the error.
+    current_flights.set((*current_flights.get(), flight))
+    with in_force(flight):
         return await call(*args, **kwargs)
 
 
-class _Shared:
-    """One call under way. Whoever leaves it last takes it along: a call nobody waits for is cancelled."""
+class _TaskFlight:
+    """One call in flight in a task. If the last caller leaves, the task is cancelled."""
 
     def __init__(
         self,
-        single: SingleFlight,
-        flights: dict[Hashable, _Shared],
+        group: FlightGroup,
+        in_flight: dict[Hashable, _TaskFlight],
         key: Hashable,
         make: Callable[[Flight[Any]], Coroutine[Any, Any, Any]],
         before: Flight[Any] | None,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self._single, self._flights, self._key = single, flights, key
+        self._group, self._in_flight, self._key = group, in_flight, key
         self._deadline = Deadline.current()
-        """The first caller's own."""
-        self._alarm: DeadlineTimer | None = None
-        self.line: Flight[asyncio.Future[bool]] = Flight(single.epoch, deadline=deadline_for(self._deadline, before))
-        self._told: Outcome | Told | None = None
+        """The deadline of the first caller."""
+        self._timer: DeadlineTimer | None = None
+        self.flight: Flight[asyncio.Future[bool]] = Flight(group.epoch, deadline=new_deadline(self._deadline, before))
+        self._signal: SharedOutcome | FollowerSignal | None = None
         self._loop = loop
         self._leader = self._loop.create_future()
-        flights[key] = self
-        self._task: asyncio.Task[Any] | None = self._loop.create_task(make(self.line))
-        self._task.add_done_callback(self._land)
+        in_flight[key] = self
+        self._task: asyncio.Task[Any] | None = self._loop.create_task(make(self.flight))
+        self._task.add_done_callback(self._finish)
 
     async def lead(self) -> Any:
-        """Return what the call comes to, as the one who wanted it first; raise where its deadline comes first."""
-        patience = DeadlineWait(self._deadline)
-        if not is_last(self.line, self._deadline):
+        """Return the result of the call, as its first caller; raise if the deadline of that caller comes first."""
+        wait = DeadlineWait(self._deadline)
+        if not is_last(self.flight, self._deadline):
             self._watch_leader()
         try:
             has_ended = await self._wait(self._leader)
         finally:
-            if self._alarm is not None:
-                self._alarm.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
         if not has_ended:
             await self._leave(self._leader)
-            raise self._single.exceeded(patience.seconds)
-        self._take_out()
+            raise self._group.exceeded(wait.seconds)
+        self._remove()
         task, self._task = cast("asyncio.Task[Any]", self._task), None
         try:
             return task.result()
         finally:
-            del task  # the error's traceback leads here: no cycle through the task
+            del task  # the error's traceback holds this frame: no cycle through the task
 
-    async def follow(self) -> Outcome | Told:
-        """Return what there is to tell once the call has ended; raise where the deadline in force comes first."""
+    async def follow(self) -> SharedOutcome | FollowerSignal:
+        """Return the outcome once the call has ended; raise if the deadline in force comes first."""
         deadline = Deadline.current()
-        patience = self._single.patience(deadline)
-        if self.line.is_over:  # just now: the one who made it has not even heard
-            return self._heard(deadline, self._told or _told_of(cast("asyncio.Task[Any]", self._task)))
-        if join(self.line, deadline):
+        wait = self._group.wait(deadline)
+        if self.flight.is_over:  # a moment ago: its leader has not run since
+            return self._checked(deadline, self._signal or _signal_of(cast("asyncio.Task[Any]", self._task)))
+        if extend(self.flight, deadline):
             self._watch_leader()
-        waiter: asyncio.Future[bool] = self._loop.create_future()
-        alarm = DeadlineTimer(self._loop, patience, functools.partial(_resolve, waiter, False))
+        follower: asyncio.Future[bool] = self._loop.create_future()
+        timer = DeadlineTimer(self._loop, wait, functools.partial(_resolve, follower, False))
         try:
-            has_ended = await self._wait(waiter)
+            has_ended = await self._wait(follower)
         finally:
-            alarm.cancel()
+            timer.cancel()
         if not has_ended:
-            await self._leave(waiter)
-            raise self._single.exceeded(patience.seconds)
-        self._take_out()
-        return self._heard(deadline, self._told or Told.AGAIN)
+            await self._leave(follower)
+            raise self._group.exceeded(wait.seconds)
+        self._remove()
+        return self._checked(deadline, self._signal or FollowerSignal.LOOK_AGAIN)
 
-    def _heard(self, deadline: Deadline | None, told: Outcome | Told) -> Outcome | Told:
-        is_too_short = self.line.ran_short and isinstance(told, Outcome) and not covers(self.line, deadline)
-        return Told.TOO_SHORT if is_too_short else told
+    def _checked(
+        self, deadline: Deadline | None, signal: SharedOutcome | FollowerSignal
+    ) -> SharedOutcome | FollowerSignal:
+        """Return `signal`, or TOO_SHORT if the call had less time than a caller with this `deadline` has."""
+        is_too_short = self.flight.ran_short and isinstance(signal, SharedOutcome) and not covers(self.flight, deadline)
+        return FollowerSignal.TOO_SHORT if is_too_short else signal
 
     def _watch_leader(self) -> None:
-        """See that the first caller is answered in time: the call itself goes on for others, with a later deadline."""
-        if self._alarm is None:
-            self._alarm = DeadlineTimer(
-                self._loop, DeadlineWait(self._deadline), functools.partial(_resolve, self._leader, False)
-            )
+        """Answer the first caller at its own deadline, although the call itself goes on for others."""
+        if self._timer is None:
+            on_expired = functools.partial(_resolve, self._leader, False)
+            self._timer = DeadlineTimer(self._loop, DeadlineWait(self._deadline), on_expired)
 
-    async def _wait(self, waiter: asyncio.Future[bool]) -> bool:
-        self.line.join(waiter)
+    async def _wait(self, follower: asyncio.Future[bool]) -> bool:
+        self.flight.join(follower)
         try:
-            return await waiter
-        except GeneratorExit:  # the loop is gone, or going: nothing can be awaited any more
-            self._left(waiter)
+            return await follower
+        except GeneratorExit:  # the loop is closed or closing: nothing can be awaited any more
+            self._left(follower)
             raise
         except BaseException:
-            await self._leave(waiter)
+            await self._leave(follower)
             raise
 
-    async def _leave(self, waiter: asyncio.Future[bool]) -> None:
-        """Wait no longer; the last one to leave sees the call end, as if it had made it itself."""
-        task, interrupted = self._left(waiter), False
+    async def _leave(self, follower: asyncio.Future[bool]) -> None:
+        """Wait no longer; the last caller to leave waits for the end of the call, as if it had made the call itself."""
+        task, is_interrupted = self._left(follower), False
         while task is not None and not task.done():
             try:
                 await asyncio.wait((task,))
             except asyncio.CancelledError:
-                interrupted = True
+                is_interrupted = True
                 task.cancel()
-        if interrupted:
+        if is_interrupted:
             raise asyncio.CancelledError
 
-    def _left(self, waiter: asyncio.Future[bool]) -> asyncio.Task[Any] | None:
-        """Take `waiter` out of the line; return the task where that was the last one, having cancelled it."""
-        has_landed = not self.line.leave(waiter)
-        if not has_landed and self.line.waiting:
+    def _left(self, follower: asyncio.Future[bool]) -> asyncio.Task[Any] | None:
+        """Take `follower` out of the flight. If it was the last one, cancel the task and return it."""
+        has_ended = not self.flight.leave(follower)
+        if not has_ended and self.flight.waiting:
             return None
-        self._take_out()  # after landing too: nobody else may come to do it
-        if has_landed:
+        self._remove()  # after the end as well: there may be no other caller to do it
+        if has_ended:
             return None
-        if self._loop.is_closed():  # the call will never go on, nor can it be told to end
+        if self._loop.is_closed():  # the call never goes on, and its task cannot be cancelled
             return None
         cast("asyncio.Task[Any]", self._task).cancel()
         return self._task
 
-    def _land(self, task: asyncio.Task[Any]) -> None:
+    def _finish(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled():
-            task.exception()  # asked for: it is nobody's fault if nobody is left to hear it
-        self.line.ran_short = _ran_short(self.line, task)
-        waiters = self.line.land()
-        if not waiters:
-            self._take_out()
-        if any(waiter is not self._leader for waiter in waiters):
-            self._told = _told_of(task)
-        for waiter in waiters:
-            _resolve(waiter, True)
+            task.exception()  # retrieved, or asyncio would log an error that has no caller left
+        self.flight.ran_short = _ran_short(self.flight, task)
+        followers = self.flight.finish()
+        if not followers:
+            self._remove()
+        if any(follower is not self._leader for follower in followers):
+            self._signal = _signal_of(task)
+        for follower in followers:
+            _resolve(follower, True)
 
-    def _take_out(self) -> None:
-        # By whoever wakes up first, not on landing: a cache outside is filled in that same step, so that no caller can
-        # come in between and find neither the call nor its result.
-        if self._flights.get(self._key) is self:
-            del self._flights[self._key]
-
-
-def _resolve(waiter: asyncio.Future[bool], has_ended: bool) -> None:  # noqa: FBT001 - the value of a future
-    if not waiter.done():
-        waiter.set_result(has_ended)
+    def _remove(self) -> None:
+        # By the first caller that wakes up, not at the end of the call: a cache outside keeps the result in that same
+        # step, so no caller can come in between and find neither the call nor its result.
+        if self._in_flight.get(self._key) is self:
+            del self._in_flight[self._key]
 
 
-def _ran_short(line: Flight[Any], task: asyncio.Task[Any]) -> bool:
-    if line.deadline is None or task.cancelled():
+def _resolve(future: asyncio.Future[bool], has_ended: bool) -> None:  # noqa: FBT001 - the value of a future
+    if not future.done():
+        future.set_result(has_ended)
+
+
+def _ran_short(flight: Flight[Any], task: asyncio.Task[Any]) -> bool:
+    if flight.deadline is None or task.cancelled():
         return False
     error = task.exception()
-    return ran_short(line.deadline, None if error is not None else task.result(), error)
+    return ran_short(flight.deadline, None if error is not None else task.result(), error)
 
 
-def _told_of(task: asyncio.Task[Any]) -> Outcome | Told:
-    """Return what the others are told; how a call was cancelled or interrupted is not theirs to share."""
+def _signal_of(task: asyncio.Task[Any]) -> SharedOutcome | FollowerSignal:
+    """Return what the followers get. They do not share how the task was cancelled or interrupted."""
     if task.cancelled():
-        return Told.AGAIN
+        return FollowerSignal.LOOK_AGAIN
     error = task.exception()
     if error is None:
         return outcome_of(task.result())
-    return outcome_of(None, error) if isinstance(error, Exception | Substitute) else Told.AGAIN
+    return outcome_of(None, error) if isinstance(error, Exception | Substitute) else FollowerSignal.LOOK_AGAIN
 
 
 def around_async(
-    single: SingleFlight, space: LoopSpace, keys: Keys, call: Callable[P, Awaitable[R]]
+    group: FlightGroup, flights: LoopFlights, keys: Keys, call: Callable[P, Awaitable[R]]
 ) -> Callable[P, Coroutine[Any, Any, R]]:
-    """Return `call`, made once for callers in the same loop that come while it is under way."""
+    """Return `call`, made once for callers in the same loop that come while it is in flight."""
 
-    def found(flights: dict[Hashable, _Shared], key: Hashable, *, is_second: bool) -> _Shared | None:
-        # For the second time a caller joins only a call that began with all the time that this caller has.
+    def find(in_flight: dict[Hashable, _TaskFlight], key: Hashable, *, is_second: bool) -> _TaskFlight | None:
+        # The second time, a caller joins only a call that began with all the time that the caller has.
         try:
-            flight = flights.get(key)
+            found = in_flight.get(key)
         except TypeError as error:
-            raise unhashable(single.name, key, error) from None
-        if flight is None or flight.line.epoch != single.epoch:
+            raise unhashable(group.name, key, error) from None
+        if found is None or found.flight.epoch != group.epoch:
             return None
-        return None if is_second and not covers(flight.line, Deadline.current()) else flight
+        return None if is_second and not covers(found.flight, Deadline.current()) else found
 
     async def shared(*args: P.args, **kwargs: P.kwargs) -> R:
-        loop, key = running_loop(single), keys(args, kwargs)
+        loop, key = running_loop(f"SingleFlight {group.name!r}"), keys(args, kwargs)
         before: Flight[Any] | None = None  # the flight that had too little time for this caller
         while True:
-            flights = space.flights_of(loop)
-            flight = found(flights, key, is_second=before is not None)
-            if flight is None:
-                single.calls += 1
-                flight = _Shared(single, flights, key, lambda line: _made(line, call, args, kwargs), before, loop)
-                return cast("R", await flight.lead())
-            with waiting_for(flight.line) as is_ring:  # waiting would be waiting for itself
-                told = Told.ALONE if is_ring else await flight.follow()
-            if isinstance(told, Outcome):
-                single.shared += 1
-                return cast("R", told.deliver())
-            if told is Told.TOO_SHORT:
-                before = flight.line
-            if told is Told.ALONE:
+            in_flight = flights.of_loop(loop)
+            found = find(in_flight, key, is_second=before is not None)
+            if found is None:
+                group.calls += 1
+                found = _TaskFlight(
+                    group, in_flight, key, lambda own: _make_call(own, call, args, kwargs), before, loop
+                )
+                return cast("R", await found.lead())
+            with waiting_for(found.flight) as is_circular:
+                signal = FollowerSignal.CALL_ALONE if is_circular else await found.follow()
+            if isinstance(signal, SharedOutcome):
+                group.shared += 1
+                return cast("R", signal.deliver())
+            if signal is FollowerSignal.TOO_SHORT:
+                before = found.flight
+            if signal is FollowerSignal.CALL_ALONE:
                 return await call(*args, **kwargs)
 
     return shared

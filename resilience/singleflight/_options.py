@@ -1,4 +1,4 @@
-"""What a single flight can be told."""
+"""The options of a single flight."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ("SingleFlightOptions",)
 
 @dataclass(frozen=True, kw_only=True)
 class SingleFlightOptions(Options):
-    """How long callers wait for one another; which calls are the same is said in code."""
+    """How long callers wait for one another; which calls are the same can be set in code only."""
 
     max_wait: float | None = option(
         None,

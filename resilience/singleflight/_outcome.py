@@ -1,4 +1,4 @@
-"""What a call came to, for callers that did not make it."""
+"""The outcome of a call, for callers that did not make it."""
 
 from __future__ import annotations
 
@@ -9,57 +9,58 @@ from typing import Any, TypeVar
 from resilience._support.sharing import is_shareable
 from resilience.policy import Substitute
 
-__all__ = ("Outcome", "Told", "outcome_of")
+__all__ = ("FollowerSignal", "SharedOutcome", "outcome_of")
 
 E = TypeVar("E", bound=BaseException)
 
 
-class Told(Enum):
-    """What a caller that waits may be told instead of an outcome."""
+class FollowerSignal(Enum):
+    """What a follower gets if it gets no outcome."""
 
-    AGAIN = "the call was given up: look again"
-    YOUR_TURN = "the one who made the call was interrupted: it is yours now"
+    LOOK_AGAIN = "the call was given up: look for another one, or make it"
+    LEAD = "the leader was interrupted: make the call"
     TOO_SHORT = "the call had less time than you have: make another, with all the time there is"
-    ALONE = "the result serves one caller only, or would never come: make your own call"
+    CALL_ALONE = "the result serves one caller only, or would never come: make a call of your own"
 
 
-class Outcome:
-    """A result, or an error to be raised by several callers.
+class SharedOutcome:
+    """A result, or an error that several callers raise.
 
-    Each raises a copy with the traceback so far: one object raised by all of them would grow by every one's frames and
-    notes, and mix them up. An error that cannot be copied faithfully is shared, its traceback cut back each time.
+    Each caller raises a copy, with the traceback up to here: one error object raised by all of them would collect the
+    frames and the notes of all. An error that cannot be copied faithfully is shared, and its traceback is cut back each
+    time.
     """
 
     __slots__ = ("_error", "_traceback", "_value")
 
     def __init__(self, value: Any = None, error: Exception | Substitute | None = None) -> None:
         self._value = value
-        # A copy already: the one who made the call is about to raise the error itself, and may add to it.
-        self._error = None if error is None else _alike(error)
+        # Already a copy: the leader is about to raise the error itself, and may add to it.
+        self._error = None if error is None else _copy_of(error)
         self._traceback = None if error is None else error.__traceback__
 
     def deliver(self) -> Any:
         """Return the result, or raise the error."""
         if self._error is None:
             return self._value
-        error = _alike(self._error)
+        error = _copy_of(self._error)
         try:
             raise error.with_traceback(self._traceback)
         finally:
             del error  # its traceback refers to this frame: no cycle through it
 
 
-def outcome_of(result: Any, error: Exception | Substitute | None = None) -> Outcome | Told:
-    """Return what the others are told of a call that ended like this."""
-    return Outcome(result, error) if is_shareable(result) else Told.ALONE
+def outcome_of(result: Any, error: Exception | Substitute | None = None) -> SharedOutcome | FollowerSignal:
+    """Return what the followers of a call get that ended with `error`, or else with `result`."""
+    return SharedOutcome(result, error) if is_shareable(result) else FollowerSignal.CALL_ALONE
 
 
-def _alike(error: E) -> E:
-    """Return a copy of `error` with the same history, or `error` itself where that would not be faithful."""
+def _copy_of(error: E) -> E:
+    """Return a copy of `error` with the same history, or `error` itself if a copy would not be faithful."""
     if isinstance(error, Substitute):
-        inside = None if error.error is None else _alike(error.error)
-        return _with_history(type(error)(error.value, error=inside, result=error.result), error)
-    if _has_more_than_a_dictionary(type(error)):
+        inner = None if error.error is None else _copy_of(error.error)
+        return _with_history(type(error)(error.value, error=inner, result=error.result), error)
+    if _has_slots_that_a_copy_loses(type(error)):
         return error
     try:
         twin = _with_history(copy.copy(error), error)
@@ -71,8 +72,8 @@ def _alike(error: E) -> E:
     return twin
 
 
-def _has_more_than_a_dictionary(kind: type[BaseException]) -> bool:
-    """Whether copying forgets something: slots, where the class does not say itself how it is copied."""
+def _has_slots_that_a_copy_loses(kind: type[BaseException]) -> bool:
+    """Return whether the class has slots and leaves copying to `BaseException`, which copies no slots."""
     is_left_to_default = kind.__reduce__ is BaseException.__reduce__
     return is_left_to_default and any(vars(base).get("__slots__") for base in kind.__mro__)
 
@@ -81,6 +82,6 @@ def _with_history(twin: E, error: BaseException) -> E:
     twin.__cause__, twin.__context__ = error.__cause__, error.__context__
     twin.__suppress_context__ = error.__suppress_context__
     twin.__traceback__ = error.__traceback__
-    if notes := vars(error).get("__notes__"):  # not by attribute: some raise KeyError for one they do not have
+    if notes := vars(error).get("__notes__"):  # not by attribute: some errors raise KeyError for one they do not have
         twin.__notes__ = list(notes)
     return twin

@@ -1,4 +1,4 @@
-"""The single flight: one call for everybody who wants the same thing at the same time."""
+"""The single flight: one call for all callers that want the same thing at the same time."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 
 from resilience._support.sharing import KEY, Keys
-from resilience.errors import DeadlineExceededError
 from resilience.options import checked
 from resilience.policy import Named
 from resilience.singleflight import _sync
+from resilience.singleflight._flights import FlightGroup, LoopFlights, ThreadFlights
 from resilience.singleflight._options import SingleFlightOptions
-from resilience.singleflight._space import LoopSpace, Space
-from resilience.timeout import Deadline, DeadlineWait, allowed_by_service
 
 __all__ = ("SingleFlight",)
 
@@ -22,19 +20,47 @@ R = TypeVar("R")
 
 
 class SingleFlight(Named):
-    """Makes one call for all callers that want the same thing while it is under way: they share what it comes to.
+    """Makes one call for all callers that want the same thing while the call is in flight: they share its outcome.
 
-    Calls are the same when the function and its arguments are (`self` is one of them); `key`, a function of the
-    arguments, says otherwise. Everybody gets the same result object, or a copy of the error. Threads wait for threads,
-    tasks for tasks of their own event loop; each for as long as its own deadline and `max_wait` allow, then it gets
-    `DeadlineExceededError`. The call runs with the context variables of the first caller, until the latest deadline of
-    all: `Deadline.current()` moves when a caller with more time joins. If the call failed for lack of time that later
-    callers have, they make another one together.
+    Two calls are the same if the function and its arguments are equal; `self` is one of the arguments. All callers get
+    the same result object, or a copy of the error. Threads wait for threads, and tasks for tasks of their own event
+    loop. A caller waits until its own deadline, and at most `max_wait`; then it gets `DeadlineExceededError`.
 
-    A caller that is cancelled or interrupted leaves the others alone: in a loop the call goes on until the last of them
-    has left, in threads the next in line makes it. A result that serves only once (an iterator) is not shared.
+    The call runs with the context variables of its first caller, until the latest deadline of all its callers:
+    `Deadline.current()` moves when a caller with more time joins. If the call fails for lack of time, the later callers
+    that have more time make another call together.
 
-    Raises `TypeError` for arguments that cannot be hashed. Generator functions are refused: there is no one result.
+    A caller that is cancelled or interrupted does not disturb the others. In an event loop the call goes on until its
+    last caller has left. In threads, the caller that has waited longest makes the call again. A result that serves only
+    one caller, such as an iterator, is not shared. Generator functions are refused when they are wrapped.
+
+    Args:
+        max_wait: The longest wait for a call that another caller makes: seconds, a `timedelta`, or text such as
+            `"500ms"`. Above 0. None (the default) for as long as the caller's deadline allows.
+        key: A function of the call's arguments that returns a hashable value. Calls with equal values are the same.
+            None (the default) takes the arguments themselves.
+        name: The name in errors and snapshots. None takes it from the first pipeline that holds the policy.
+
+    Raises:
+        ConfigurationError: An option has the wrong type or value.
+        TypeError: At a call whose arguments cannot be hashed; give `key`.
+
+    Example:
+        >>> import time
+        >>> from concurrent.futures import ThreadPoolExecutor
+        >>> from resilience import Pipeline, SingleFlight
+        >>> flight = SingleFlight()
+        >>> @Pipeline("prices", flight)
+        ... def price(item):
+        ...     time.sleep(0.2)
+        ...     return 12.0
+        >>> with ThreadPoolExecutor(8) as pool:
+        ...     list(pool.map(price, ["lamp"] * 3))
+        [12.0, 12.0, 12.0]
+        >>> flight.snapshot()
+        {'calls': 1, 'shared': 2}
+
+    See also Go's `golang.org/x/sync/singleflight`.
     """
 
     kind = "single_flight"
@@ -50,40 +76,31 @@ class SingleFlight(Named):
         super().__init__(name)
         self.options = SingleFlightOptions.of(max_wait=cast("float | None", max_wait))
         self._key: Callable[..., Hashable] | None = checked(key, "key", KEY)
-        self.epoch = self.calls = self.shared = 0
+        self._group = FlightGroup(self.name, self.options.max_wait)
+
+    def renamed(self) -> None:
+        """Use the new name in errors."""
+        self._group.name = self.name
 
     def around(self, call: Callable[P, R], /, *, leading_args: int = 0) -> Callable[P, R]:
         """Share the blocking `call` among threads."""
-        return _sync.around(self, Space(Keys(self._key, leading_args)), call)
+        return _sync.around(self._group, ThreadFlights(Keys(self._key, leading_args)), call)
 
     def around_async(
         self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0
     ) -> Callable[P, Coroutine[Any, Any, R]]:
         """Share the awaiting `call` among the tasks of a loop."""
-        from resilience.singleflight import _aio  # noqa: PLC0415 - only what awaits pays for asyncio
+        from resilience.singleflight import _aio  # noqa: PLC0415 - it imports asyncio
 
-        return _aio.around_async(self, LoopSpace(), Keys(self._key, leading_args), call)
+        return _aio.around_async(self._group, LoopFlights(), Keys(self._key, leading_args), call)
 
     def forget(self) -> None:
-        """Have nobody join the calls under way now: they may have read what has just changed."""
-        self.epoch += 1
-
-    def patience(self, deadline: Deadline | None) -> DeadlineWait:
-        """Return how long a caller with this `deadline` can wait; raise where no time is left."""
-        patience = DeadlineWait(deadline, self.options.max_wait)
-        if not patience.seconds and patience.seconds is not None:
-            raise self.exceeded(0.0)
-        return patience
-
-    def exceeded(self, seconds: float | None) -> DeadlineExceededError:
-        """Return the error of a caller whose time was up while it waited."""
-        message = f"{self.name}: somebody else's call did not end in time"
-        allowed = None if seconds is None else allowed_by_service(seconds, self.options.max_wait)
-        return DeadlineExceededError(message, policy=self.name, seconds=seconds, allowed=allowed)
+        """Let no further caller join the calls that are in flight now: they may have read a value that has changed."""
+        self._group.epoch += 1
 
     def snapshot(self) -> dict[str, Any]:
-        """Return how many calls were made so far, and how many callers were answered by one that was not theirs."""
-        return {"calls": self.calls, "shared": self.shared}
+        """Return how many calls were made so far, and how many callers got the outcome of another caller's call."""
+        return {"calls": self._group.calls, "shared": self._group.shared}
 
     def __repr__(self) -> str:
-        return f"<SingleFlight {self.name!r} {self.calls} calls, {self.shared} shared>"
+        return f"<SingleFlight {self.name!r} {self._group.calls} calls, {self._group.shared} shared>"

@@ -1,22 +1,25 @@
-"""Callers in threads: one makes the call, the others block until it has come to something."""
+"""Callers in threads: one makes the call, the others block until it has ended.
+
+An interrupt (a signal handler that raises) may strike a caller between any two steps. Two rules keep the others going:
+
+- The right to end or hand over a flight is an object of its own, and given up only once (`_LeaderRight`).
+- A follower is signalled first and leaves the flight after that, so an interrupt in between forgets nobody.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from resilience._support.sharing import unhashable
 from resilience.policy import Substitute
+from resilience.singleflight._flights import FlightGroup, ThreadFlights, current_flights, waiting_for
 from resilience.singleflight._machine import Flight
-from resilience.singleflight._outcome import Outcome, Told, outcome_of
-from resilience.singleflight._space import Space, under_way, waiting_for
-from resilience.singleflight._time import covers, deadline_for, has_deadline, in_force, join, ran_short
+from resilience.singleflight._outcome import FollowerSignal, SharedOutcome, outcome_of
+from resilience.singleflight._shared_deadline import covers, extend, has_deadline, in_force, new_deadline, ran_short
 from resilience.timeout import Deadline
-
-if TYPE_CHECKING:
-    from resilience.singleflight._policy import SingleFlight
 
 __all__ = ("around",)
 
@@ -24,8 +27,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class _Turn:
-    """The right and the duty to make a call and to end its flight: of one caller, and given up only once."""
+class _LeaderRight:
+    """The right and the duty to make a call and to end its flight. It belongs to one caller."""
 
     __slots__ = ("_right",)
 
@@ -33,7 +36,7 @@ class _Turn:
         self._right: list[None] = [None]
 
     def give_up(self) -> bool:
-        """Return whether it is the one who asks that has to see to the flight."""
+        """Return whether the caller of this method has to end the flight or hand it over: true for one caller only."""
         try:
             del self._right[-1]
         except IndexError:
@@ -41,66 +44,68 @@ class _Turn:
         return True
 
 
-class _Waiter(_Turn):
-    """A caller in line, who may be told that it is its turn."""
+class _Follower(_LeaderRight):
+    """A caller that waits, and that may become the leader."""
 
-    __slots__ = ("has_left", "latch", "told")
+    __slots__ = ("has_left", "latch", "signal")
 
     def __init__(self) -> None:
         super().__init__()
         self.latch = threading.Lock()
         self.latch.acquire()
-        self.told: Outcome | Told | None = None
+        self.signal: SharedOutcome | FollowerSignal | None = None
         self.has_left = False
 
-    def tell(self, told: Outcome | Told) -> None:
-        if self.told is None:
-            self.told = told
+    def wake(self, signal: SharedOutcome | FollowerSignal) -> None:
+        """End the wait with `signal`; later signals change nothing."""
+        if self.signal is None:
+            self.signal = signal
             self.latch.release()
 
     def wait(self, seconds: float | None = None) -> bool:
+        """Block until `wake`, up to `seconds`; return whether it came."""
         return self.latch.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
 
 
-class _Line:
-    """One function's callers."""
+class _ThreadCallers:
+    """The callers of one function."""
 
-    def __init__(self, single: SingleFlight, space: Space) -> None:
-        self._single, self._space = single, space
+    def __init__(self, group: FlightGroup, flights: ThreadFlights) -> None:
+        self._group, self._flights = group, flights
 
-    def board(self, key: Hashable, mine: Flight[_Waiter], *, is_second: bool) -> Flight[_Waiter]:
-        """Return the flight to join, or `mine` where the call is this caller's to make.
+    def join_or_lead(self, key: Hashable, mine: Flight[_Follower], *, is_second: bool) -> Flight[_Follower]:
+        """Return the flight to join, or `mine` if this caller has to make the call.
 
-        For the second time a caller joins only a call that begins with all the time that this caller has.
+        The second time, a caller joins only a call that begins with all the time that the caller has.
         """
         try:
-            found = self._space.flights.setdefault(key, mine)
+            found = self._flights.in_flight.setdefault(key, mine)
         except TypeError as error:
-            raise unhashable(self._single.name, key, error) from None
+            raise unhashable(self._group.name, key, error) from None
         if found.epoch != mine.epoch or (is_second and not covers(found, Deadline.current())):
-            self._space.flights[key] = found = mine
+            self._flights.in_flight[key] = found = mine
         return found
 
-    def follow(self, flight: Flight[_Waiter], waiter: _Waiter) -> Outcome | Told:
-        """Wait for what `flight` comes to, as long as the deadline in force allows."""
+    def follow(self, flight: Flight[_Follower], follower: _Follower) -> SharedOutcome | FollowerSignal:
+        """Wait for the outcome of `flight`, as long as the deadline in force allows."""
         deadline = Deadline.current()
-        patience = self._single.patience(deadline)
-        if not flight.join(waiter):
-            return Told.AGAIN
-        join(flight, deadline)
-        if not patience.run(waiter.wait) and flight.leave(waiter):
-            raise self._single.exceeded(patience.seconds)
-        told = waiter.told or Told.AGAIN  # who is out of the line has been told
-        is_too_short = flight.ran_short and isinstance(told, Outcome) and not covers(flight, deadline)
-        return Told.TOO_SHORT if is_too_short else told
+        wait = self._group.wait(deadline)
+        if not flight.join(follower):
+            return FollowerSignal.LOOK_AGAIN
+        extend(flight, deadline)
+        if not wait.run(follower.wait) and flight.leave(follower):
+            raise self._group.exceeded(wait.seconds)
+        signal = follower.signal or FollowerSignal.LOOK_AGAIN  # a follower that cannot leave has been signalled
+        is_too_short = flight.ran_short and isinstance(signal, SharedOutcome) and not covers(flight, deadline)
+        return FollowerSignal.TOO_SHORT if is_too_short else signal
 
-    def lead(self, call: Callable[..., Any], key: Hashable, flight: Flight[_Waiter], args: Any, kwargs: Any) -> Any:
-        """Make the call, for everybody who comes meanwhile."""
-        flight.maker = threading.get_ident()
-        before = under_way.get()
-        self._single.calls += 1
+    def lead(self, call: Callable[..., Any], key: Hashable, flight: Flight[_Follower], args: Any, kwargs: Any) -> Any:
+        """Make the call, for this caller and all that join meanwhile."""
+        flight.leader = threading.get_ident()
+        before = current_flights.get()
+        self._group.calls += 1
         try:
-            under_way.set((*before, flight))
+            current_flights.set((*before, flight))
             try:
                 if has_deadline(flight):
                     with in_force(flight):
@@ -108,92 +113,91 @@ class _Line:
                 else:
                     result = call(*args, **kwargs)
             except (Exception, Substitute) as error:
-                self.land(key, flight, None, error)
+                self._finish(key, flight, None, error)
                 raise
-            self.land(key, flight, result)
+            self._finish(key, flight, result)
             return result
         finally:
-            under_way.set(before)
+            current_flights.set(before)
 
-    def land(
-        self, key: Hashable, flight: Flight[_Waiter], result: Any, error: Exception | Substitute | None = None
+    def _finish(
+        self, key: Hashable, flight: Flight[_Follower], result: Any, error: Exception | Substitute | None = None
     ) -> None:
-        """Tell those who wait what the call came to."""
-        self._space.take_out(key, flight)
+        """Give the followers the outcome of the call."""
+        self._flights.remove(key, flight)
         flight.ran_short = ran_short(flight.deadline, result, error)
         flight.is_over = True
         if flight.waiting:
-            self.tell(flight, outcome_of(result, error))
+            self._wake_all(flight, outcome_of(result, error))
 
-    def tell(self, flight: Flight[_Waiter], told: Outcome | Told) -> None:
-        """Tell everybody in line; who has been told leaves it only then, so that an interrupt forgets nobody."""
-        while (waiter := flight.first()) is not None:
-            waiter.tell(told)
-            flight.leave(waiter)
+    def _wake_all(self, flight: Flight[_Follower], signal: SharedOutcome | FollowerSignal) -> None:
+        while (follower := flight.first()) is not None:
+            follower.wake(signal)
+            flight.leave(follower)
 
-    def withdraw(self, key: Hashable, flight: Flight[_Waiter], waiter: _Waiter) -> None:
-        """Leave `flight` for good, wherever an interrupt has struck: the line, or the turn to make the call."""
-        waiter.has_left = True
-        flight.leave(waiter)
-        if waiter.told is Told.YOUR_TURN:
-            self.settle(key, flight, waiter)
+    def withdraw(self, key: Hashable, flight: Flight[_Follower], follower: _Follower) -> None:
+        """Leave `flight` for good, wherever an interrupt has struck: while waiting, or as its new leader."""
+        follower.has_left = True
+        flight.leave(follower)
+        if follower.signal is FollowerSignal.LEAD:
+            self.step_down(key, flight, follower)
 
-    def settle(self, key: Hashable, flight: Flight[_Waiter], turn: _Turn) -> None:
-        """See that nobody waits for a caller that is gone: those in line look again, or the next one makes the call."""
-        while turn.give_up():
-            with contextlib.suppress(Exception):  # of the key's own methods; what is raised already matters more
-                self._space.take_out(key, flight)
+    def step_down(self, key: Hashable, flight: Flight[_Follower], right: _LeaderRight) -> None:
+        """Let nobody wait for a leader that is gone: the followers look again, or the next one makes the call."""
+        while right.give_up():
+            with contextlib.suppress(Exception):  # of the key's own methods; the error that is raised matters more
+                self._flights.remove(key, flight)
             if flight.is_over:
-                self.tell(flight, Told.AGAIN)
+                self._wake_all(flight, FollowerSignal.LOOK_AGAIN)
                 return
-            heir = self.hand_over(key, flight)
-            if heir is None or not heir.has_left:
+            successor = self._hand_over(key, flight)
+            if successor is None or not successor.has_left:
                 return
-            turn = heir  # it left in this moment, and may have seen that it is its turn or not
+            right = successor  # it left at this moment, and may or may not have seen that it leads
 
-    def hand_over(self, key: Hashable, flight: Flight[_Waiter]) -> _Waiter | None:
-        """Have the next in line make the call; return it."""
-        while (heir := flight.heir()) is not None:
-            self._space.flights.setdefault(key, flight)
-            if flight.leave(heir):
-                heir.tell(Told.YOUR_TURN)
+    def _hand_over(self, key: Hashable, flight: Flight[_Follower]) -> _Follower | None:
+        """Have the next follower make the call; return it."""
+        while (successor := flight.successor()) is not None:
+            self._flights.in_flight.setdefault(key, flight)
+            if flight.leave(successor):
+                successor.wake(FollowerSignal.LEAD)
                 break
-        return heir
+        return successor
 
 
-def around(single: SingleFlight, space: Space, call: Callable[P, R]) -> Callable[P, R]:
-    """Return `call`, made once for callers that come while it is under way."""
-    line, keys = _Line(single, space), space.keys
+def around(group: FlightGroup, flights: ThreadFlights, call: Callable[P, R]) -> Callable[P, R]:
+    """Return `call`, made once for callers that come while it is in flight."""
+    callers, keys = _ThreadCallers(group, flights), flights.keys
 
     def shared(*args: P.args, **kwargs: P.kwargs) -> R:
         key = keys(args, kwargs)
         before: Flight[Any] | None = None  # the flight that had too little time for this caller
         while True:
-            deadline, turn = deadline_for(Deadline.current(), before), _Turn()
-            mine: Flight[_Waiter] = Flight(single.epoch, threading.get_ident(), deadline)
+            deadline, right = new_deadline(Deadline.current(), before), _LeaderRight()
+            mine: Flight[_Follower] = Flight(group.epoch, threading.get_ident(), deadline)
             try:
-                flight = line.board(key, mine, is_second=before is not None)
+                flight = callers.join_or_lead(key, mine, is_second=before is not None)
                 if flight is mine:
-                    return cast("R", line.lead(call, key, flight, args, kwargs))
+                    return cast("R", callers.lead(call, key, flight, args, kwargs))
             except BaseException:
-                line.settle(key, mine, turn)
+                callers.step_down(key, mine, right)
                 raise
-            waiter = _Waiter()
+            follower = _Follower()
             try:
-                with waiting_for(flight) as is_ring:  # waiting would be waiting for itself, as for a finalizer's call
-                    is_own = is_ring or flight.maker == threading.get_ident()
-                    told = Told.ALONE if is_own else line.follow(flight, waiter)
-                if told is Told.YOUR_TURN:
-                    return cast("R", line.lead(call, key, flight, args, kwargs))
+                with waiting_for(flight) as is_circular:  # a finalizer's call may wait for the call of its own thread
+                    is_own = is_circular or flight.leader == threading.get_ident()
+                    signal = FollowerSignal.CALL_ALONE if is_own else callers.follow(flight, follower)
+                if signal is FollowerSignal.LEAD:
+                    return cast("R", callers.lead(call, key, flight, args, kwargs))
             except BaseException:
-                line.withdraw(key, flight, waiter)
+                callers.withdraw(key, flight, follower)
                 raise
-            if isinstance(told, Outcome):
-                single.shared += 1
-                return cast("R", told.deliver())
-            if told is Told.TOO_SHORT:
+            if isinstance(signal, SharedOutcome):
+                group.shared += 1
+                return cast("R", signal.deliver())
+            if signal is FollowerSignal.TOO_SHORT:
                 before = flight
-            if told is Told.ALONE:
+            if signal is FollowerSignal.CALL_ALONE:
                 return call(*args, **kwargs)
 
     return shared

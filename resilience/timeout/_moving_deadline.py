@@ -1,6 +1,6 @@
 """Deadlines that move: a call that several callers share runs until the latest of their deadlines.
 
-A caller with more time may join while the call is under way. The deadline in force inside the call is therefore an
+A caller with more time may join while the call is in flight. The deadline in force inside the call is therefore an
 object whose moment is read again, and it never becomes a sooner one. Code that waits for a number of seconds, computed
 from such a deadline, goes on to wait if the deadline has moved meanwhile (`DeadlineWait`). A number that was handed
 out, as the timeout of a socket or in the header of a request, cannot change any more (`DeadlineSnapshot`): if it ends

@@ -17,4 +17,4 @@ class TimeoutOptions(Options):
         30.0, Duration(above=True), "time one call may take", none="only the deadline in force counts"
     )
     margin: float = option(0.0, Duration(), "kept back from the deadline in force, for what the caller does afterwards")
-    max_threads: int = option(64, Whole(1, 10_000), "blocking calls under way at once, late ones included")
+    max_threads: int = option(64, Whole(1, 10_000), "blocking calls in flight at once, late ones included")

@@ -30,7 +30,7 @@ class Timeout(Named):
 
     A coroutine is cancelled. A blocking function cannot be stopped: it runs in a thread of this library, with the
     caller's context variables. The caller returns on time, and the thread stays occupied until the function ends (L9).
-    A call that finds `max_threads` such calls under way gets `BulkheadFullError` at once, and so does a call for which
+    A call that finds `max_threads` such calls in flight gets `BulkheadFullError` at once, and so does a call for which
     the system starts no thread. A `Bulkhead` directly outside keeps its place until the late thread has ended, too.
     A `TimeoutError` that the function itself raises is passed on as it is (L10).
 
@@ -42,7 +42,7 @@ class Timeout(Named):
         seconds: The time of one call: seconds, a `timedelta`, or text such as `"800ms"`. Above 0. None if only the
             deadline in force counts; a call without one is then neither timed nor moved to a thread.
         margin: The time to keep back from the deadline in force, in the same notation. 0 or more.
-        max_threads: The number of blocking calls that may be under way at once, late ones included.
+        max_threads: The number of blocking calls that may be in flight at once, late ones included.
         name: The name in events, errors and snapshots. None takes it from the first pipeline that holds the policy.
         clock: The clock that measures the time, in seconds.
 
@@ -91,12 +91,12 @@ class Timeout(Named):
 
     @property
     def busy_threads(self) -> int:
-        """Blocking calls under way, late ones included."""
+        """Blocking calls in flight, late ones included."""
         return self._executor.busy
 
     @property
     def late_threads(self) -> int:
-        """Blocking calls under way whose callers have stopped waiting."""
+        """Blocking calls in flight whose callers have stopped waiting."""
         return len(self.time_limit.late)
 
     @property
@@ -170,7 +170,7 @@ class Timeout(Named):
     def _start(self, work: Work) -> None:
         shortage = self._executor.submit(work)
         if shortage is Shortage.PLACES:
-            message = f"{self.name} has {self.options.max_threads} blocking calls under way"
+            message = f"{self.name} has {self.options.max_threads} blocking calls in flight"
             raise self.time_limit.refusal("threads", message)
         if shortage is not None:
             raise self.time_limit.refusal("system", f"{self.name}: {shortage.value} for a blocking call")

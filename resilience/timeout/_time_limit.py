@@ -39,7 +39,7 @@ class TimeLimit:
         self.elapsed_calls = 0
         """Calls that took longer than they were allowed."""
         self.late = LateWork()
-        """Blocking calls under way whose callers have stopped waiting."""
+        """Blocking calls in flight whose callers have stopped waiting."""
         self.after_fork()
         renew_after_fork(self)
 

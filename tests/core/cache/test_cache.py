@@ -432,7 +432,7 @@ async def test_what_was_under_way_is_not_kept_after_an_invalidation() -> None:
 
 
 def test_a_stale_answer_is_not_given_after_an_invalidation() -> None:
-    """What was invalidated while the call was under way does not stand in for its error."""
+    """What was invalidated while the call was in flight does not stand in for its error."""
     for forget in FORGETS:
         cache, clock = make(stale_on_error=60)
         upstream = Upstream()
@@ -635,7 +635,7 @@ def test_a_policy_that_never_stands_in_costs_its_chain_nothing() -> None:
 
 
 def test_only_calls_wait_not_other_callers() -> None:
-    """A call under way keeps nobody else waiting: ten threads are inside the dependency at once (L1)."""
+    """A call in flight keeps nobody else waiting: ten threads are inside the dependency at once (L1)."""
     together = threading.Barrier(10, timeout=5)
 
     def inside(number: int) -> int:

@@ -34,7 +34,7 @@ async def later(guarded: Callable[[], Awaitable[Any]], seconds: float | None, *,
 
 
 async def together(guarded: Callable[[], Awaitable[Any]], *others: float | None) -> list[Any]:
-    """Return the outcomes of an impatient first caller and of others who come while its call is under way."""
+    """Return the outcomes of an impatient first caller and of others who come while its call is in flight."""
     first = later(guarded, SOON)
     return await asyncio.gather(first, *(later(guarded, seconds, after=SOON / 4) for seconds in others))
 
@@ -239,7 +239,7 @@ def ask(guarded: Callable[[], Any], seconds: float | None) -> Any:
 
 
 def in_threads(guarded: Callable[[], Any], entered: threading.Semaphore, *others: float | None) -> list[Any]:
-    """Return the outcomes of an impatient first caller and of others who come while its call is under way."""
+    """Return the outcomes of an impatient first caller and of others who come while its call is in flight."""
     with ThreadPoolExecutor(len(others) + 1) as pool:
         first = pool.submit(ask, guarded, SOON)
         assert entered.acquire(timeout=10)

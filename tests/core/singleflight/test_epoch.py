@@ -5,9 +5,9 @@ from resilience.singleflight._machine import Flight
 
 def test_a_flight_is_of_the_first_epoch_unless_it_says_otherwise() -> None:
     """Callers begin in epoch 0, and so does a flight; it knows who must not wait for it."""
-    assert (Flight[int]().epoch, Flight[int]().maker) == (0, None)
-    maker = object()
-    assert (Flight[int](3, maker).epoch, Flight[int](3, maker).maker) == (3, maker)
+    assert (Flight[int]().epoch, Flight[int]().leader) == (0, None)
+    leader = object()
+    assert (Flight[int](3, leader).epoch, Flight[int](3, leader).leader) == (3, leader)
 
 
 class Interrupted(Flight[str]):
@@ -27,8 +27,8 @@ class Interrupted(Flight[str]):
 def test_who_joins_in_the_last_moment_makes_the_call() -> None:
     """A caller that was let in after nobody had been found in line is not left waiting for nobody."""
     flight = Interrupted()
-    assert flight.heir() == "late"
+    assert flight.successor() == "late"
     assert not flight.is_over
     assert flight.leave("late")
-    assert flight.heir() is None
+    assert flight.successor() is None
     assert flight.is_over

@@ -34,16 +34,16 @@ class FlightModel(RuleBasedStateMachine):
     @rule()
     def hand_over(self) -> None:
         was_over = self.flight.is_over
-        heir = self.flight.heir()
-        assert heir == (self.line.pop(0) if self.line else None)
-        assert self.flight.is_over == (was_over or heir is None)
-        if heir is not None:
-            assert self.flight.leave(heir)
-            self.gone.append(heir)
+        successor = self.flight.successor()
+        assert successor == (self.line.pop(0) if self.line else None)
+        assert self.flight.is_over == (was_over or successor is None)
+        if successor is not None:
+            assert self.flight.leave(successor)
+            self.gone.append(successor)
 
     @rule()
-    def land(self) -> None:
-        assert self.flight.land() == self.line
+    def finish(self) -> None:
+        assert self.flight.finish() == self.line
         self.gone += self.line
         self.line = []
 

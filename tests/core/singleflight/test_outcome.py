@@ -8,7 +8,7 @@ import pytest
 
 from resilience import RateLimitedError
 from resilience.policy import Substitute
-from resilience.singleflight._outcome import Outcome, Told, outcome_of
+from resilience.singleflight._outcome import FollowerSignal, SharedOutcome, outcome_of
 
 
 class WantsMoreError(Exception):
@@ -50,7 +50,7 @@ def raised(error: BaseException) -> BaseException:
     return caught.value
 
 
-def delivered(outcome: Outcome) -> BaseException:
+def delivered(outcome: SharedOutcome) -> BaseException:
     with pytest.raises(BaseException) as caught:
         outcome.deliver()
     return caught.value
@@ -66,7 +66,7 @@ def depth(error: BaseException) -> int:
 def test_a_result_is_handed_out() -> None:
     """A result is the same object for everybody."""
     result = object()
-    assert Outcome(result).deliver() is result
+    assert SharedOutcome(result).deliver() is result
 
 
 def test_everybody_raises_a_copy() -> None:
@@ -74,7 +74,7 @@ def test_everybody_raises_a_copy() -> None:
     error = raised(RateLimitedError("no", policy="limit", retry_after=3))
     error.add_note("first")
     error.__cause__ = cause = KeyError("x")
-    outcome = Outcome(error=error)  # type: ignore[arg-type]  # raised() returns what it was given
+    outcome = SharedOutcome(error=error)  # type: ignore[arg-type]  # raised() returns what it was given
     error.add_note("the leader's")
     one = delivered(outcome)
     one.add_note("mine")
@@ -90,7 +90,7 @@ def test_tracebacks_do_not_grow() -> None:
     """However many callers raise it, an error's traceback is that of the call and of its own caller."""
     for original in (ValueError("down"), WantsMoreError(3, why="it does")):
         error = raised(original)
-        before, outcome = depth(error), Outcome(error=error)  # type: ignore[arg-type]  # see above
+        before, outcome = depth(error), SharedOutcome(error=error)  # type: ignore[arg-type]  # see above
         depths = [depth(delivered(outcome)) for _ in range(20)]
         assert set(depths) == {before + 2}
 
@@ -99,32 +99,32 @@ def test_an_error_that_cannot_be_copied_is_shared() -> None:
     """Where a copy would not be faithful everybody raises the error itself."""
     for original in (WantsMoreError(3, why="it does"), ReformatsError(3), SlottedError(3), ChangesItselfError("x")):
         error = raised(original)
-        assert delivered(Outcome(error=error)) is error  # type: ignore[arg-type]  # see above
+        assert delivered(SharedOutcome(error=error)) is error  # type: ignore[arg-type]  # see above
 
 
 def test_errors_that_raise_when_they_are_looked_at() -> None:
     """An error that raises for an attribute it lacks is copied like any other; one that takes none is shared."""
     error = raised(AsksItselfError({"code": 3}))
-    twin = delivered(Outcome(error=error))  # type: ignore[arg-type]  # see above
+    twin = delivered(SharedOutcome(error=error))  # type: ignore[arg-type]  # see above
     assert twin is not error
     assert (type(twin), twin.args) == (AsksItselfError, ({"code": 3},))
     frozen = raised(FrozenError())
-    assert delivered(Outcome(error=frozen)) is frozen  # type: ignore[arg-type]  # see above
+    assert delivered(SharedOutcome(error=frozen)) is frozen  # type: ignore[arg-type]  # see above
 
 
 def test_a_stand_in_is_handed_out_as_one() -> None:
     """A fallback's stand-in reaches every caller as what it is, each with an error of its own."""
     given = Substitute("spare", error=ValueError("down"))
-    one, two = (delivered(Outcome(error=given)) for _ in range(2))
+    one, two = (delivered(SharedOutcome(error=given)) for _ in range(2))
     for each in (one, two):
         assert isinstance(each, Substitute)
         assert (each.value, str(each.error)) == ("spare", "down")
-    turned_down = delivered(Outcome(error=Substitute("spare", result=3)))
+    turned_down = delivered(SharedOutcome(error=Substitute("spare", result=3)))
     assert isinstance(turned_down, Substitute)
     assert (turned_down.error, turned_down.result) == (None, 3)
 
 
 def test_what_serves_once_is_not_handed_out() -> None:
     """An iterator is not shared."""
-    assert outcome_of(iter([1])) is Told.ALONE
-    assert isinstance(outcome_of([1]), Outcome)
+    assert outcome_of(iter([1])) is FollowerSignal.CALL_ALONE
+    assert isinstance(outcome_of([1]), SharedOutcome)

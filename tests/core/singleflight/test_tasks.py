@@ -60,7 +60,7 @@ async def outcomes(callers: list[asyncio.Task[Any]]) -> list[Any]:
 
 
 async def test_one_call_for_all() -> None:
-    """Callers that come while the same call is under way get its result: fifty callers, one call."""
+    """Callers that come while the same call is in flight get its result: fifty callers, one call."""
     upstream, single = Upstream(), SingleFlight()
     guarded = Pipeline("p", single)(upstream.get)
     callers = start(guarded, 50)
@@ -204,7 +204,7 @@ async def test_a_caller_cancelled_twice_still_sees_the_call_end() -> None:
 
 
 async def test_cancellation_at_every_step() -> None:
-    """Whichever caller is cancelled at whichever step, the others get the result and nothing is left under way (L2)."""
+    """Whichever caller is cancelled at whichever step, the others get the result and nothing is left in flight (L2)."""
     for victims in ({0}, {1}, {0, 1}, {1, 2}, {0, 1, 2}):
         for steps in range(9):
             upstream, single = Upstream(), SingleFlight()
@@ -322,7 +322,7 @@ async def test_calls_that_want_each_other_do_not_wait_in_a_ring(size: int) -> No
     @Pipeline("p", SingleFlight(key=lambda number, _: number))
     async def ask(number: int, left: int) -> int:
         made.append(number)
-        await settle()  # until all of them are under way
+        await settle()  # until all of them are in flight
         return 1 + await ask((number + 1) % size, left - 1) if left else 0
 
     async with asyncio.timeout(5):
@@ -331,7 +331,7 @@ async def test_calls_that_want_each_other_do_not_wait_in_a_ring(size: int) -> No
 
 
 async def test_forgotten_calls_are_not_joined() -> None:
-    """After `forget` nobody joins a call that was under way."""
+    """After `forget` nobody joins a call that was in flight."""
     upstream, single = Upstream(), SingleFlight()
     guarded = Pipeline("p", single)(upstream.get)
     before = start(guarded, 2)

@@ -23,7 +23,7 @@ from resilience import (
     Timeout,
 )
 from resilience.policy import PolicyBase
-from resilience.singleflight import _space, _sync
+from resilience.singleflight import _flights, _sync
 
 
 class Upstream:
@@ -55,13 +55,13 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 def waiting(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Return how to wait until so many callers wait for others."""
     arrived = threading.Semaphore(0)
-    wait = _sync._Waiter.wait
+    wait = _sync._Follower.wait
 
     def watched(self: Any, seconds: float | None = None) -> bool:
         arrived.release()
         return wait(self, seconds)
 
-    monkeypatch.setattr(_sync._Waiter, "wait", watched)
+    monkeypatch.setattr(_sync._Follower, "wait", watched)
 
     def until(count: int) -> None:
         for _ in range(count):
@@ -87,7 +87,7 @@ def start(
 
 
 def test_one_call_for_all(pool: ThreadPoolExecutor, waiting: Callable[[int], None]) -> None:
-    """Callers that come while the same call is under way get its result: fifty callers, one call."""
+    """Callers that come while the same call is in flight get its result: fifty callers, one call."""
     upstream, single = Upstream(), SingleFlight()
     guarded = Pipeline("p", single)(upstream.get)
     callers = start(pool, upstream, guarded, waiting, more=49)
@@ -189,7 +189,7 @@ def test_an_interrupted_call_is_made_by_the_next_in_line(
     outcomes = [caller.exception(10) or caller.result(10) for caller in callers]
     assert [type(outcome) for outcome in outcomes] == [KeyboardInterrupt, SystemExit, list, list]
     assert outcomes[2:] == [[3], [3]]
-    assert single.calls == 3
+    assert single.snapshot()["calls"] == 3
     assert guarded(1) == [4]
 
 
@@ -212,15 +212,15 @@ def test_an_interrupted_waiter_leaves_the_others_alone(
     guarded = Pipeline("p", single)(upstream.get)
     first = pool.submit(guarded, 1)
     assert upstream.entered.acquire(timeout=10)
-    wait = _sync._Waiter.wait
+    wait = _sync._Follower.wait
 
     def interrupted(_self: Any, _seconds: float | None = None) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_sync._Waiter, "wait", interrupted)
+    monkeypatch.setattr(_sync._Follower, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         guarded(1)
-    monkeypatch.setattr(_sync._Waiter, "wait", wait)
+    monkeypatch.setattr(_sync._Follower, "wait", wait)
     upstream.go.set()
     assert first.result(10) == [1]
 
@@ -234,7 +234,7 @@ def test_an_heir_that_is_interrupted_passes_the_call_on(
     guarded = Pipeline("p", single)(upstream.get)
     first = pool.submit(guarded, 1)
     assert upstream.entered.acquire(timeout=10)
-    wait, arrived, waits = _sync._Waiter.wait, threading.Semaphore(0), [0]
+    wait, arrived, waits = _sync._Follower.wait, threading.Semaphore(0), [0]
 
     def interrupted_when_told(self: Any, seconds: float | None = None) -> bool:
         waits[0] += 1
@@ -245,7 +245,7 @@ def test_an_heir_that_is_interrupted_passes_the_call_on(
             raise KeyboardInterrupt
         return is_told
 
-    monkeypatch.setattr(_sync._Waiter, "wait", interrupted_when_told)
+    monkeypatch.setattr(_sync._Follower, "wait", interrupted_when_told)
     second = pool.submit(guarded, 1)
     assert arrived.acquire(timeout=10)
     third = pool.submit(guarded, 1)
@@ -283,7 +283,7 @@ def test_an_answer_that_comes_with_the_deadline_counts(
     guarded = Pipeline("p", SingleFlight())(upstream.get)
     first = pool.submit(guarded, 1)
     assert upstream.entered.acquire(timeout=10)
-    wait = _sync._Waiter.wait
+    wait = _sync._Follower.wait
 
     def late(self: Any, seconds: float | None = None) -> bool:
         if seconds is None:
@@ -292,7 +292,7 @@ def test_an_answer_that_comes_with_the_deadline_counts(
         first.result(10)
         return False
 
-    monkeypatch.setattr(_sync._Waiter, "wait", late)
+    monkeypatch.setattr(_sync._Follower, "wait", late)
     with Deadline.after(60):
         assert guarded(1) == [1]
 
@@ -339,7 +339,7 @@ def test_what_serves_one_caller_is_not_shared(pool: ThreadPoolExecutor, waiting:
 
 
 def test_forgotten_calls_are_not_joined(pool: ThreadPoolExecutor, waiting: Callable[[int], None]) -> None:
-    """After `forget` nobody joins a call that was under way: the next caller makes its own, which others join."""
+    """After `forget` nobody joins a call that was in flight: the next caller makes its own, which others join."""
     upstream, single = Upstream(), SingleFlight()
     guarded = Pipeline("p", single)(upstream.get)
     before = start(pool, upstream, guarded, waiting, more=1)
@@ -422,16 +422,16 @@ def test_a_forked_child_knows_of_no_wait_of_the_parent(pool: ThreadPoolExecutor)
     assert upstream.entered.acquire(timeout=10)
     second = pool.submit(outer, 1)
     patience = time.monotonic() + 10
-    while not _space._waits and time.monotonic() < patience:
+    while not _flights._waits and time.monotonic() < patience:
         time.sleep(0.001)
-    assert len(_space._waits) == 1
+    assert len(_flights._waits) == 1
     pid = os.fork()
     if pid == 0:
-        os._exit(len(_space._waits))
+        os._exit(len(_flights._waits))
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     upstream.go.set()
     assert (first.result(10), second.result(10)) == ([1], 1)
-    assert _space._waits == {}
+    assert _flights._waits == {}
 
 
 def test_errors_are_freed(pool: ThreadPoolExecutor, waiting: Callable[[int], None]) -> None:

@@ -80,7 +80,7 @@ def test_new_work_is_refused_at_the_bound() -> None:
         with pytest.raises(DeadlineExceededError):
             pipeline.call(release.wait, 10)
     start = time.monotonic()
-    with pytest.raises(BulkheadFullError, match="2 blocking calls under way"):
+    with pytest.raises(BulkheadFullError, match="2 blocking calls in flight"):
         pipeline.call(int)
     assert time.monotonic() - start < 5
     assert listener.kinds == ["timeout.elapsed", "timeout.elapsed", "timeout.rejected"]
