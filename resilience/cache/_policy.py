@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from datetime import timedelta
-from typing import Any, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 from weakref import ref
 
 from resilience._support.matching import Errors, Kinds, known
@@ -18,6 +18,9 @@ from resilience.clock import Clock, monotonic
 from resilience.events import Emitter
 from resilience.options import CLOCK, Opaque, checked, is_plain_callable
 from resilience.policy import Named, Substitute
+
+if TYPE_CHECKING:
+    from resilience._engine._steps import Steps
 
 __all__ = ("Cache",)
 
@@ -112,9 +115,12 @@ class Cache(Named):
         self.hits = self.misses = self.stale_served = 0
         self._results = Results(self.options.max_size)
         self._sharing: set[ref[_SharesCalls]] = set()  # the policies inside that share calls in flight
-        if self.options.stale_on_error:  # a stale result stands in for the outcome; other caches need no extra step
-            self.around_nested = functools.partial(self._blocking, is_nested=True)
-            self.around_nested_async = functools.partial(self._awaiting, is_nested=True)
+
+    def choose_steps(self, steps: Steps) -> Steps:
+        """Leave out the steps of a cache inside other policies, unless a stale result may stand in for an error."""
+        if self.options.stale_on_error:
+            return steps
+        return dataclasses.replace(steps, around_nested=None, around_nested_async=None)
 
     def bind(self, policies: tuple[Any, ...]) -> None:
         """Find the policies inside that share calls in flight: a call from before an invalidation must not be joined.
@@ -136,6 +142,16 @@ class Cache(Named):
     ) -> Callable[P, Coroutine[Any, Any, R]]:
         """Answer the awaiting `call` from its earlier results."""
         return self._awaiting(call, leading_args=leading_args)
+
+    def around_nested(self, call: Callable[P, R], /, *, leading_args: int = 0) -> Callable[P, R]:
+        """Answer the blocking `call` inside other policies: a stale result is raised as a `Substitute`."""
+        return self._blocking(call, leading_args=leading_args, is_nested=True)
+
+    def around_nested_async(
+        self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0
+    ) -> Callable[P, Coroutine[Any, Any, R]]:
+        """Answer the awaiting `call` inside other policies: a stale result is raised as a `Substitute`."""
+        return self._awaiting(call, leading_args=leading_args, is_nested=True)
 
     def _blocking(self, call: Callable[P, R], /, *, leading_args: int = 0, is_nested: bool = False) -> Callable[P, R]:
         index, results = self._results.new_index(Keys(self._key, leading_args)), self._results
