@@ -1,4 +1,4 @@
-"""Work in a thread that goes on when its caller does not wait any more."""
+"""Work in a thread that goes on after its caller has stopped waiting."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ __all__ = ("RunningWork", "running_together")
 
 
 class _Background(Protocol):
-    """Something that ends, and says so."""
+    """Work that calls back at its end."""
 
     def add_done_callback(self, callback: Callable[[], None], /) -> object:
-        """Call `callback` at the end; at once if it has ended."""
+        """Call `callback` at the end of the work; at once if the work has ended."""
 
 
 class RunningWork:
-    """Synchronous work that outlived its deadline: a thread cannot be stopped, only waited for."""
+    """Blocking work that outlived its deadline: a thread cannot be stopped, so the work goes on.
+
+    `DeadlineExceededError.running` is such an object. Use it to keep a resource until the work has really ended.
+
+    Args:
+        when_done: A function that takes a callback and calls it at the end of the work.
+    """
 
     __slots__ = ("_when_done",)
 
@@ -26,7 +32,7 @@ class RunningWork:
         self._when_done = when_done
 
     def add_done_callback(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once the work has really ended; at once if it already has."""
+        """Call `callback` when the work has ended; at once if it has ended already."""
         self._when_done(callback)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -36,21 +42,21 @@ class RunningWork:
         return self
 
     def note(self, interrupt: BaseException) -> None:
-        """Have an interrupt or a cancellation, which is not ours to replace, say that the work goes on."""
+        """Attach the work to an interrupt or a cancellation, so that policies outside know that the work goes on."""
         interrupt.running = self  # type: ignore[attr-defined]  # read by `running_behind`
 
 
 def running_together(works: Sequence[_Background]) -> RunningWork:
-    """Return what runs until all of `works` have ended."""
+    """Return the work that ends when all of `works` have ended."""
 
     def when_all_done(callback: Callable[[], None]) -> None:
-        # One for each work but the last to end, and one for the loop below: an interrupt in the midst of it leaves a
-        # `callback` behind that is never called.
+        # One item for each work but the last to end, and one for the loop below: after an interrupt in the midst of the
+        # loop, `callback` is never called.
         others: list[None] = [None] * len(works)
 
         def ended() -> None:
             try:
-                del others[-1]  # an operator: CPython looks for no signal behind it
+                del others[-1]  # an operator: no interrupt comes after it
             except IndexError:
                 callback()
 

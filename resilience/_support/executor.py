@@ -1,7 +1,13 @@
-"""Threads for blocking calls that must return on time: bounded, ours, never queueing (L9).
+"""Threads for blocking calls whose callers must return on time: bounded, and without a queue (L9).
 
-A thread cannot be stopped, so a late call keeps its thread; at the bound new calls are refused at once instead of
-waiting behind it. The threads are daemons: a hung dependency must not hold up the end of the process.
+A thread cannot be stopped, so a late call keeps its thread. At the bound, a new call is refused at once; it does not
+wait behind a late one. The threads are daemons: a hung dependency must not delay the end of the process.
+
+No lock is used: each step that must not be split is one operator, so a finalizer may make a call in the midst of
+another one, and an interrupt (a signal handler that raises) finds a step done or not done. CPython looks for signals
+when a C function has returned, so what `list.pop` returned could be lost; `del items[-1]` loses nothing. The item that
+is deleted is a *right*: a place in the executor, the call of a `Work`, or an idle thread. If several threads try,
+one of them gets it, and the others get an IndexError.
 """
 
 from __future__ import annotations
@@ -30,9 +36,9 @@ _log = logging.getLogger("resilience")
 class Work:
     """One call on its way through a thread.
 
-    The right to it belongs to one thread: the one that makes the call, or the one that cancels it. Who has the right
-    gives the place back and calls the callbacks. So an interrupt (a signal handler that raises) in the midst of the
-    hand-over leaves no doubt: its caller cancels the work, or finds that a thread has it.
+    The right to the call belongs to one thread: the thread that makes the call, or the thread that cancels it. This
+    thread gives the place back and calls the callbacks. So an interrupt in the midst of the hand-over leaves no doubt:
+    the caller cancels the work, or finds that a thread has it.
     """
 
     __slots__ = (
@@ -51,10 +57,10 @@ class Work:
     def __init__(self, call: Callable[[], Any], context: Context) -> None:
         self._call = call
         self._context = context
-        self._callbacks: dict[object, Callable[[], object]] = {}  # a callback belongs to the thread that deletes it
+        self._callbacks: dict[object, Callable[[], object]] = {}  # each is called by the thread that deletes it
         self._right = [None]
         self._is_over = False
-        self._finished = threading.Lock()  # a latch: released once, when the call has ended
+        self._finished = threading.Lock()  # released once, when the call has ended
         self._finished.acquire()
         self.is_cancelled = False
         self.places: list[None] | None = None
@@ -63,7 +69,7 @@ class Work:
         self.error: BaseException | None = None
 
     def claim(self) -> bool:
-        """Take the right to the call, to make or to cancel it; return False if another thread has taken it."""
+        """Take the right to make or to cancel the call; return False if another thread has it."""
         try:
             del self._right[-1]
         except IndexError:
@@ -71,19 +77,19 @@ class Work:
         return True
 
     def cancel(self) -> bool:
-        """Give up a call that no thread makes yet, and return whether it is never made."""
+        """Cancel the call if no thread makes it yet; return whether it is cancelled."""
         if self.claim():
             self.is_cancelled = True
             self.finish()
         return self.is_cancelled
 
     def run(self) -> None:
-        """Make the call and keep what became of it."""
+        """Make the call and keep its result or error."""
         try:
             self.result = self._context.run(self._call)
-        except BaseException as error:  # noqa: BLE001 - it belongs to the caller, who gets it in its own thread
-            # This frame refers to the work, and the work to the error: cut the cycle, and leave none in a local name.
-            # By its method: to an error that is frozen, a dataclass perhaps, nothing can be assigned.
+        except BaseException as error:  # noqa: BLE001 - the caller gets it, in its own thread
+            # This frame refers to the work, and the work to the error: cut the cycle. By a method of the error, because
+            # nothing can be assigned to one that is a frozen dataclass.
             self.error = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
 
     def leave(self) -> None:
@@ -95,7 +101,7 @@ class Work:
 
     def finish(self) -> None:
         """Give the place back and let the caller go on."""
-        self._tell(self.leave)
+        self._run(self.leave)
         self._is_over = True
         self._finished.release()
         callbacks = self._callbacks
@@ -103,27 +109,27 @@ class Work:
             try:
                 callback = callbacks[token]
                 del callbacks[token]
-            except KeyError:  # the thread that adds it has found the call to be over
+            except KeyError:  # the thread that adds it calls it: it has found that the call is over
                 continue
-            self._tell(callback)
+            self._run(callback)
 
-    def _tell(self, callback: Callable[[], object]) -> None:
+    def _run(self, callback: Callable[[], object]) -> None:
         try:
             callback()
-        except BaseException:  # noqa: BLE001 - users add some of them, and the thread has more calls to make
-            _log.exception("a callback failed that %s was to call at its end", named(self._call))
+        except BaseException:  # noqa: BLE001 - it may be a user's, and the thread has more calls to make
+            _log.exception("a callback at the end of %s failed", named(self._call))
 
     def wait(self, seconds: float) -> bool:
-        """Wait up to `seconds` for the end, below 0 for as long as it takes; return whether it came."""
+        """Wait up to `seconds` for the end of the call, below 0 without a limit; return whether it has ended."""
         return self._finished.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
 
     def add_done_callback(self, callback: Callable[[], object]) -> None:
-        """Call `callback` at the end, in the working thread; at once if that is past.
+        """Call `callback` at the end of the call, in the working thread; at once if the call has ended.
 
-        If an interrupt is raised from here, `callback` is not called at the end.
+        If an interrupt is raised from this method, `callback` is not called at the end.
         """
         callbacks, token = self._callbacks, object()
-        callbacks[token] = callback  # an operator, and CPython looks for no signal behind it
+        callbacks[token] = callback  # an operator: no interrupt comes after it
         if self._is_over:
             try:
                 del callbacks[token]
@@ -133,9 +139,9 @@ class Work:
 
 
 _idle: list[_Worker] = []
-"""The threads that have nothing to do. They serve every executor: one that is gone leaves none behind."""
+"""The idle threads. They serve every executor, so an executor that is dropped leaves no thread behind."""
 _resting: dict[int, None] = {}
-"""The identifiers of these threads, until they begin the next work."""
+"""The identifiers of the idle threads, until they begin the next work."""
 
 
 def _forget_threads() -> None:
@@ -144,22 +150,23 @@ def _forget_threads() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_threads)  # they are threads of the parent
+    os.register_at_fork(after_in_child=_forget_threads)  # the threads are the parent's
 
 
 class Shortage(enum.Enum):
-    """Why a call has no thread. Its caller is to blame for neither, and the dependency least of all."""
+    """Why a call gets no thread. Neither reason says anything about the caller or the dependency."""
 
     PLACES = "every thread of the executor is taken"
     THREADS = "no thread can be started"
-    """The system is out of threads, the interpreter is ending, or a finalizer makes the call where none can be used."""
+    """The system is out of threads, the interpreter is ending, or a finalizer calls in a thread that is idle."""
 
 
 class Executor:
-    """At most `max_threads` calls at once (None for no bound of its own), each in a thread of its own.
+    """Runs at most `max_threads` calls at once (None for no bound), each in a thread of its own.
 
-    A thread that becomes idle is used again, by any executor and the newest first, and ends after a while. So there are
-    as many threads as calls were in flight at once, however many executors (one for each key, perhaps) there are.
+    An idle thread is used again, by any executor; the thread that became idle last is used first. It ends after ten
+    seconds without work. So there are as many threads as calls were in flight at once, however many executors (one for
+    each key, perhaps) there are.
     """
 
     def __init__(self, max_threads: int | None) -> None:
@@ -169,24 +176,21 @@ class Executor:
 
     def after_fork(self) -> None:
         """Forget the calls in the parent's threads: none of them runs here."""
-        # No lock: each step is one atomic operation, so that a finalizer may make a call in the midst of another one.
-        # Each is an operator: CPython looks for signals when a call of C has returned, and what `pop` returned would be
-        # lost.
         self._places: list[None] | None = None if self._max_threads is None else [None] * self._max_threads
 
     @property
     def busy(self) -> int:
-        """Calls in flight, late ones included; 0 without a bound, for they are not counted."""
+        """Calls in flight, late ones included; 0 without a bound, because they are not counted then."""
         return 0 if self._max_threads is None or self._places is None else self._max_threads - len(self._places)
 
     def submit(self, work: Work) -> Shortage | None:
-        """Start `work` at once and return None, or return what is short: `work` is not run then, and takes no place.
+        """Start `work` at once and return None, or return what is short: `work` does not run then, and takes no place.
 
-        If an interrupt is raised from here, a thread has the work or none has: `Work.cancel` says which, and gives the
-        place back.
+        If an interrupt is raised from this method, a thread may or may not have the work: `Work.cancel` finds out, and
+        gives the place back if no thread has it.
         """
-        # Refused: a finalizer in a thread that rests, two of which would wait for each other, and one at the very end
-        # of the process, where no daemon runs any more.
+        # Refused: finalizers in idle threads, two of which could wait for each other, and finalizers at the very end of
+        # the process, when no daemon thread runs any more.
         if threading.get_ident() in _resting or sys.is_finalizing():
             return Shortage.THREADS
         places = self._places
@@ -198,7 +202,7 @@ class Executor:
             work.places = places
         try:
             _hand_over(work)
-        except RuntimeError:  # only from start(): a limit of the system, or the end of the interpreter (3.12 and later)
+        except RuntimeError:  # from `Thread.start`: a limit of the system, or the end of the interpreter (3.12)
             if not work.cancel():
                 raise
             return Shortage.THREADS
@@ -206,13 +210,13 @@ class Executor:
 
 
 def _hand_over(work: Work) -> None:
-    """Give `work` to the thread that became idle last, or to a new one."""
+    """Give `work` to the thread that became idle last, or to a new thread."""
     while _idle:
         try:
             worker = _idle[-1]
             del _idle[-1]
             del worker.rest[-1]
-        except IndexError:  # another thread was quicker, or the worker has rested long enough
+        except IndexError:  # another thread took it, or the worker is about to end
             continue
         worker.inbox.put(work)
         return
@@ -225,7 +229,7 @@ class _Worker(threading.Thread):
         self.inbox: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self.inbox.put(first)
         self.rest: list[None] = []
-        """Holds one item while the thread is idle: who deletes it gives the thread its next work, or lets it end."""
+        """Holds one item while the thread is idle: another thread deletes it to hand over work, this one to end."""
 
     def start(self) -> None:
         """Start the thread; an interrupt meanwhile is raised as it is.
@@ -249,12 +253,12 @@ class _Worker(threading.Thread):
             except queue.Empty:
                 if self._may_end(thread):
                     return
-                continue  # it has just been given work
+                continue  # another thread has just handed work over
             _resting.pop(thread, None)
-            is_ours = work.claim()  # unless an interrupt has struck its caller while this thread was started
+            is_ours = work.claim()  # False if an interrupt struck the caller while it started this thread
             if is_ours:
                 work.run()
-            # Free before its caller can come again: with a bound of one it must find the place and the thread here.
+            # Idle before the caller goes on: with a bound of one, its next call must find the place and this thread.
             _resting[thread] = None
             self.rest.append(None)
             _idle.append(self)

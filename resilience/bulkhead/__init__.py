@@ -2,6 +2,6 @@
 
 from resilience.bulkhead._options import BulkheadOptions, ThreadPoolOptions
 from resilience.bulkhead._policy import Bulkhead
-from resilience.bulkhead._threads import ThreadPoolBulkhead
+from resilience.bulkhead._thread_pool import ThreadPoolBulkhead
 
 __all__ = ("Bulkhead", "BulkheadOptions", "ThreadPoolBulkhead", "ThreadPoolOptions")

@@ -1,11 +1,31 @@
-"""Who gets a place: places taken, and callers in the order they came. Pure; not thread-safe.
+"""The places of a bulkhead, and the queue of the callers that wait for one. Pure; not thread-safe.
 
-Hand-off, not notification: a place given back goes straight to the longest waiting caller, so that nobody can overtake
-and no wake-up can be lost.
+A *place* is the right to be in flight. There are `total` of them, and a *holder* has one from `take` or from its
+admission out of the queue until `release`. The permit of a call is its holder object, compared by identity: it is made
+before the place is taken, and to release it again changes nothing. So a caller that an interrupt has left in doubt
+whether it holds a place simply releases it.
 
-An interrupt (a signal handler that raises) may end any of these methods. Each therefore looks and computes first, and
-then changes everything by operators, between which CPython looks for no signal. Places are held by name: to give one
-back again changes nothing, so the caller that an interrupt has left in doubt simply does.
+A caller that finds no free place may join the queue until a moment of its own (`until`). The outcome is an `Arrival`:
+
+    ADMITTED   a place was free.
+    QUEUED     the caller waits. It leaves the queue by `withdraw`, or a place is handed to it.
+    REFUSED    `max_waiting` callers wait already.
+    HOPELESS   the caller cannot get a place before `until`, even if all goes well.
+
+*Hand-off, not notification*: a released place goes straight to the caller that has waited longest. No new arrival can
+overtake the queue, and no wake-up can be lost. While anybody waits, no place is free.
+
+*When a wait is hopeless*: the callers that wait at least until `until` all come before a new caller; others may give up
+earlier and do not count. They are served `total` at a time, and each holds its place no shorter than the shortest hold
+of late (`ShortestHold`). The holders of now may all be done at once, so they do not count either. The bound is
+therefore `before // total * shortest hold`; it is 0 if no hold is known.
+
+`resize` adds places, which go to the first in the queue, or removes them: the holders keep theirs, and released places
+are not handed on until no more than the new total are held.
+
+*Interrupts*: a signal handler that raises may end any of these methods. Each method therefore reads and computes first,
+and then makes all its changes by operators (`del`, subscripts, assignments), between which CPython does not look for
+signals. A method call on a C object would be such a point.
 """
 
 from __future__ import annotations
@@ -31,123 +51,122 @@ class Arrival(Enum):
 
 
 class ShortestHold:
-    """The shortest time a place was held of late: at least over the last `RECENT` seconds, at most over twice that."""
+    """The shortest time for which a place was held, over the last `RECENT` to twice `RECENT` seconds."""
 
     RECENT = 30.0
 
-    __slots__ = ("_before", "_current", "_since")
+    __slots__ = ("_current", "_previous", "_since")
 
     def __init__(self) -> None:
-        self._before = self._current = math.inf
+        self._previous = self._current = math.inf
         self._since = -math.inf
 
-    def note(self, now: float, held: float) -> None:
-        """Take a hold that ended at `now` into account."""
-        self._turn(now)
+    def record(self, now: float, held: float) -> None:
+        """Take a hold of `held` seconds that ended at `now` into account."""
+        self._rotate(now)
         self._current = min(self._current, held)
 
     def seconds(self, now: float) -> float:
-        """Return the shortest hold, 0.0 where none is known: a place might then be free again at any moment."""
-        self._turn(now)
-        shortest = min(self._before, self._current)
+        """Return the shortest hold, 0.0 if none is known: a place might then become free at any moment."""
+        self._rotate(now)
+        shortest = min(self._previous, self._current)
         return 0.0 if shortest == math.inf else shortest
 
-    def _turn(self, now: float) -> None:
+    def _rotate(self, now: float) -> None:
         age = now - self._since
         if age >= self.RECENT:
-            self._before = self._current if age < 2 * self.RECENT else math.inf
+            self._previous = self._current if age < 2 * self.RECENT else math.inf
             self._current, self._since = math.inf, now
 
 
 class Places(Generic[W]):
-    """`total` places and at most `max_waiting` waiters of type W (hashable by identity, each coming once)."""
+    """`total` places and at most `max_waiting` waiters of type W (hashable by identity; each comes once)."""
 
     def __init__(self, total: int, max_waiting: int) -> None:
         self.total = total
-        self._holders: dict[W, float] = {}  # each with the moment it got its place
+        self._holders: dict[W, float] = {}  # each with the moment at which it got its place
         self._max_waiting = max_waiting
-        self._line: OrderedDict[W, float] = OrderedDict()  # each with the moment it gives up
-        self._ends: list[float] = []  # those moments, in order of time
+        self._queue: OrderedDict[W, float] = OrderedDict()  # each with the moment at which it gives up
+        self._ends: list[float] = []  # those moments, sorted
         self._holds = ShortestHold()
 
     @property
-    def inside(self) -> int:
+    def held(self) -> int:
         """Places in use."""
         return len(self._holders)
 
     @property
     def waiting(self) -> int:
-        """Callers in the line."""
-        return len(self._line)
+        """Callers in the queue."""
+        return len(self._queue)
 
     def take(self, holder: W, now: float) -> bool:
-        """Take a free place. There is none while anybody waits."""
+        """Take a free place. Return False if there is none."""
         if len(self._holders) >= self.total:
             return False
         self._holders[holder] = now
         return True
 
     def holds(self, holder: W) -> bool:
-        """Whether it has a place."""
+        """Return whether `holder` has a place."""
         return holder in self._holders
 
     def arrive(self, waiter: W, now: float, until: float) -> Arrival:
-        """Take a place, else join the line for as long as `until`, else be refused."""
+        """Take a place, or join the queue until the moment `until`, or be refused."""
         if self.take(waiter, now):
             return Arrival.ADMITTED
-        if until <= now or self.least_wait(now, until) > until - now:
+        if until <= now or self.minimum_wait(now, until) > until - now:
             return Arrival.HOPELESS
-        if len(self._line) >= self._max_waiting:
+        if len(self._queue) >= self._max_waiting:
             return Arrival.REFUSED
-        at, ends, line = bisect_left(self._ends, until), self._ends, self._line
+        at, ends, queue = bisect_left(self._ends, until), self._ends, self._queue
         ends[at:at] = (until,)
-        line[waiter] = until
+        queue[waiter] = until
         return Arrival.QUEUED
 
-    def least_wait(self, now: float, until: float = -math.inf) -> float:
-        """Return how long somebody new in the line, who stays until `until`, waits even if all goes well.
-
-        Only those count who wait at least as long: others may have given up by then. They all come first, `total` at a
-        time, and each holds its place for no less than the shortest hold; those inside may all be done at once.
-        """
+    def minimum_wait(self, now: float, until: float = -math.inf) -> float:
+        """Return the seconds that a new caller, who stays until `until`, waits even if all goes well."""
         before = len(self._ends) - bisect_left(self._ends, until)
         return before // self.total * self._holds.seconds(now)
 
     def withdraw(self, waiter: W) -> bool:
-        """Leave the line; False means a place has been handed over already and is the caller's to give back."""
-        if waiter not in self._line:
+        """Leave the queue. Return False if `waiter` is not in it: it may hold a place, and has to release that."""
+        if waiter not in self._queue:
             return False
-        at = bisect_left(self._ends, self._line[waiter])
+        at = bisect_left(self._ends, self._queue[waiter])
         del self._ends[at]
-        del self._line[waiter]
+        del self._queue[waiter]
         return True
 
-    def give_back(self, holder: W, now: float, *, is_used: bool = True) -> W | None:
-        """Return the place of `holder`; the waiter named now has it and must be woken."""
+    def release(self, holder: W, now: float, *, is_used: bool = True) -> W | None:
+        """Give back the place of `holder`. Return the waiter that has it now and must be woken, or None.
+
+        `is_used` says whether a call was made with the place: only then the time of the hold counts.
+        """
         if holder not in self._holders:
             return None
         if is_used:
-            self._holds.note(now, max(0.0, now - self._holders[holder]))
-        if len(self._holders) > self.total or not self._line:
+            self._holds.record(now, max(0.0, now - self._holders[holder]))
+        if len(self._holders) > self.total or not self._queue:
             del self._holders[holder]
             return None
         return self._admit_next(now, holder)
 
     def resize(self, total: int, now: float) -> list[W]:
-        """Change the number of places; the waiters named now have one. Fewer places come about as calls end."""
+        """Change the number of places. Return the waiters that have one now and must be woken."""
         self.total = total
-        woken = []
-        while self._line and len(self._holders) < self.total:
-            woken.append(self._admit_next(now))
-        return woken
+        admitted = []
+        while self._queue and len(self._holders) < self.total:
+            admitted.append(self._admit_next(now))
+        return admitted
 
     def _admit_next(self, now: float, instead_of: W | None = None) -> W:
-        holders, line, ends = self._holders, self._line, self._ends
-        waiter = next(iter(line))
-        at = bisect_left(ends, line[waiter])
+        holders, queue, ends = self._holders, self._queue, self._ends
+        waiter = next(iter(queue))
+        at = bisect_left(ends, queue[waiter])
         if instead_of is not None:
             del holders[instead_of]
         del ends[at]
-        del line[waiter]
+        del queue[waiter]
         holders[waiter] = now
         return waiter

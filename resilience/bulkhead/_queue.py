@@ -1,40 +1,103 @@
-"""The line of those who may wait for a place: threads and tasks of any loop, in one line."""
+"""The places and the queue of a bulkhead, safe for threads: threads and tasks of any event loop wait in one queue.
+
+The lock is held for one decision of the machine at a time. Three kinds of code must not wait for it, because they may
+run in the very thread that holds it:
+
+- *Finalizers.* The garbage collector closes an abandoned generator or coroutine at any moment, in any thread. Its place
+  is released then, and its code may make another call through the same bulkhead. So a release only appends to
+  `_released`. The thread that can take the lock processes that list; if another thread holds the lock, it does so
+  before it is done (`_process`). A call that finds the machine in the midst of a change (`_is_changing`) does not wait.
+- *Interrupts.* A signal handler may raise between any two bytecodes at which CPython looks for signals: when a function
+  begins, when a C function has returned, and at a jump back. Code that must be all or nothing is therefore written in
+  operators, or in a method that a `try` of its caller covers as a whole.
+- *Forked children*, which get fresh places and a fresh lock.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resilience._support.fork import renew_after_fork
 from resilience.bulkhead._machine import Arrival, Places
 from resilience.clock import Clock
 
-__all__ = ("Permit", "Queue", "Waiter")
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ("PlacePermit", "PlaceQueue", "PlaceWaiter", "TaskWaiter", "ThreadWaiter")
 
 
-class Permit:
+class PlacePermit:
     """A place, or the wish for one; made before the place is taken, so that an interrupt loses neither."""
 
     __slots__ = ("places",)
 
     def __init__(self, places: Places[Any]) -> None:
         self.places = places
-        """What it is for: a forked child has others."""
+        """The places it is one of: a forked child has others."""
 
 
-class Waiter(Permit):
-    """One caller in line."""
+class PlaceWaiter(PlacePermit):
+    """One caller in the queue."""
 
     __slots__ = ()
 
     def wake(self) -> None:
-        """Tell the caller that it has a place, perhaps twice; raises RuntimeError if there is nobody left to tell."""
+        """Let the caller go on, for it has a place; may be called twice. Raises RuntimeError if the caller is gone."""
         raise NotImplementedError
 
 
-class Queue:
-    """The machine under a lock that is held for its decisions only."""
+class ThreadWaiter(PlaceWaiter):
+    """A caller that blocks its thread."""
+
+    __slots__ = ("_latch",)
+
+    def __init__(self, places: Places[Any]) -> None:
+        super().__init__(places)
+        self._latch = threading.Lock()
+        self._latch.acquire()
+
+    def wake(self) -> None:
+        """Let the thread go on."""
+        if self._latch.locked():
+            self._latch.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Block up to `seconds`; return whether the caller was woken."""
+        return self._latch.acquire(timeout=seconds)
+
+
+class TaskWaiter(PlaceWaiter):
+    """A caller that suspends its task, on any event loop of asyncio."""
+
+    __slots__ = ("_future", "_loop")
+
+    def __init__(self, places: Places[Any], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(places)
+        self._loop = loop
+        self._future: asyncio.Future[bool] = self._loop.create_future()
+
+    def wake(self) -> None:
+        """Let the task go on. A closed loop raises RuntimeError, and the place goes to the next caller."""
+        self._loop.call_soon_threadsafe(self._resolve, True)
+
+    async def wait(self, seconds: float) -> bool:
+        """Suspend the task up to `seconds`; return whether the caller was woken."""
+        timer = self._loop.call_later(seconds, self._resolve, False)
+        try:
+            return await self._future
+        finally:
+            timer.cancel()
+
+    def _resolve(self, is_woken: bool) -> None:  # noqa: FBT001 - the value of a future
+        if not self._future.done():
+            self._future.set_result(is_woken)
+
+
+class PlaceQueue:
+    """The machine under its lock."""
 
     def __init__(self, total: int, max_waiting: int, clock: Clock) -> None:
         self._total, self._max_waiting, self._clock = total, max_waiting, clock
@@ -42,154 +105,150 @@ class Queue:
         renew_after_fork(self)
 
     def after_fork(self) -> None:
-        """Forget the parent's callers: their places are not ours to give back."""
-        self._lock: Any = threading.RLock()  # guards the places; re-entrant, for finalizers that make calls
-        self._is_at_work = False  # so that such a call knows that it comes in the midst of a change
-        self.places: Places[Permit] = Places(self._total, self._max_waiting)
-        self._leaving: deque[tuple[Permit, bool]] = deque()  # with whether the place was used
-        self._unwoken: deque[Waiter] = deque()  # callers that have a place since then, and do not know it yet
+        """Forget the parent's callers: their places are not for the child to give back."""
+        self._lock: Any = threading.RLock()  # re-entrant, for the calls of finalizers
+        self._is_changing = False  # so that such a call knows that it comes in the midst of a change
+        self.places: Places[PlacePermit] = Places(self._total, self._max_waiting)
+        self._released: deque[tuple[PlacePermit, bool]] = deque()  # each with whether its place was used
+        self._to_wake: deque[PlaceWaiter] = deque()  # callers that have a place and do not know it yet
 
     @property
-    def inside(self) -> int:
+    def held(self) -> int:
         """Places in use."""
-        return self.places.inside
+        return self.places.held
 
     @property
     def waiting(self) -> int:
-        """Callers in line."""
+        """Callers in the queue."""
         return self.places.waiting
 
-    def take(self) -> Permit | None:
+    def take(self) -> PlacePermit | None:
         """Take a place if one is free."""
-        permit = Permit(self.places)
+        permit = PlacePermit(self.places)
         try:
             now = self._clock()
             with self._lock:
                 is_taken = permit.places.take(permit, now)
-            if self._leaving or self._unwoken:
-                self._settle()
+            if self._released or self._to_wake:
+                self._process()
         except BaseException:
             self.abandon(permit)
             raise
         return permit if is_taken else None
 
-    def arrive(self, waiter: Waiter, patience: float) -> Arrival:
-        """Take a place, or join the line for up to `patience` seconds."""
+    def arrive(self, waiter: PlaceWaiter, seconds: float) -> Arrival:
+        """Take a place, or join the queue for up to `seconds`."""
         now, places = self._clock(), waiter.places
         with self._lock:
-            if self._is_at_work:  # nobody could ever be told: waiting would keep the lock
+            if self._is_changing:  # a finalizer's call: a wait here would keep the lock, and no thread could end it
                 return Arrival.ADMITTED if places.take(waiter, now) else Arrival.HOPELESS
-            self._is_at_work = True
+            self._is_changing = True
             try:
-                arrival = places.arrive(waiter, now, now + patience)
+                arrival = places.arrive(waiter, now, now + seconds)
             finally:
-                self._is_at_work = False
-        if self._leaving or self._unwoken:
-            self._settle()
+                self._is_changing = False
+        if self._released or self._to_wake:
+            self._process()
         return arrival
 
-    def withdraw(self, waiter: Waiter) -> bool:
-        """Leave the line; False if a place has been handed over meanwhile."""
+    def withdraw(self, waiter: PlaceWaiter) -> bool:
+        """Leave the queue. Return False if a place was handed over meanwhile."""
         with self._lock:
-            self._is_at_work = True
+            self._is_changing = True
             try:
                 is_out = waiter.places.withdraw(waiter)
             finally:
-                self._is_at_work = False
-        self._settle()
+                self._is_changing = False
+        self._process()
         return is_out
 
-    def abandon(self, permit: Permit) -> None:
-        """Leave for good, wherever an interrupt has struck: out of the line, and out of a place taken meanwhile."""
-        self._leaving.append((permit, False))
-        self._settle()
+    def abandon(self, permit: PlacePermit) -> None:
+        """Leave the queue and release a place taken meanwhile, in whichever state an interrupt has left the caller."""
+        self._released.append((permit, False))
+        self._process()
 
-    def give_back(self, permit: Permit) -> None:
-        """Return a place to the longest waiting caller that can still be told."""
-        self._leaving.append((permit, True))
-        self._settle()
+    def release(self, permit: PlacePermit) -> None:
+        """Give a place back; it goes to the longest waiting caller that can still be woken."""
+        self._released.append((permit, True))
+        self._process()
 
     def resize(self, total: int) -> None:
         """Change the number of places."""
         with self._lock:
-            self._is_at_work, self._total = True, total
+            self._is_changing, self._total = True, total
             try:
-                woken: Any = self.places.resize(total, self._clock())  # permits that wait are Waiters
-                self._unwoken += woken
+                admitted: Any = self.places.resize(total, self._clock())  # permits that wait are waiters
+                self._to_wake += admitted
             finally:
-                self._is_at_work = False
-        self._settle()
+                self._is_changing = False
+        self._process()
 
-    def least_wait(self) -> float:
-        """Return how long the line takes if all goes well and nobody in it gives up."""
+    def minimum_wait(self) -> float:
+        """Return the seconds that the queue takes if all goes well and no caller gives up."""
         with self._lock:
-            wait = self.places.least_wait(self._clock())
-        self._settle()
+            wait = self.places.minimum_wait(self._clock())
+        self._process()
         return wait
 
-    def _settle(self) -> None:
-        """Let go of those who leave, unless somebody holds the lock: then it does so when done.
-
-        Leaving must not wait for the lock: a generator or coroutine that nobody finished leaves when the garbage
-        collector closes it, at any moment, in any thread - in the very one, perhaps, that holds the lock.
-        """
-        while self._leaving or self._unwoken:
-            if not self._settle_one():
+    def _process(self) -> None:
+        """Take released places back and wake their next holders, unless another thread holds the lock and does so."""
+        while self._released or self._to_wake:
+            if not self._process_locked():
                 return
 
-    def _settle_one(self) -> bool:
-        """Let go of one that leaves; False if somebody holds the lock. No loop: a jump back is a look for signals."""
-        if not self._begin():
+    def _process_locked(self) -> bool:
+        """Process one release. Return False if the lock is held. No loop: a jump back is a look for signals."""
+        if not self._try_lock():
             return False
         try:
-            self._let_go()
+            self._process_one()
         finally:
-            self._is_at_work = False
+            self._is_changing = False
             self._lock.release()
         return True
 
-    def _let_go(self) -> None:
-        """Take back one place, and tell its next holder. An interrupt leaves the rest to the next one that settles.
+    def _process_one(self) -> None:
+        """Take one place back and wake its next holder. An interrupt leaves the rest to the next caller of `_process`.
 
         A method of its own: Python 3.13 leaves the jump back of a loop, at which it looks for signals, out of the `try`
         that the loop stands in.
         """
-        if self._leaving:
-            permit, is_used = self._leaving[0]
-            woken = self._depart(permit, is_used)  # no `*`: 3.11 looks for signals when such a call has returned
-            # Operators alone: either all of it is still to do, or the one that has the place now is on the list.
-            if woken is not None:
-                self._unwoken += (woken,)
-            del self._leaving[0]
-        while self._unwoken:
-            self._wake(self._unwoken[0])
-            del self._unwoken[0]
+        if self._released:
+            permit, is_used = self._released[0]
+            admitted = self._take_back(permit, is_used)  # no `*`: 3.11 looks for signals when such a call has returned
+            # Operators alone: either all of it is still to do, or the new holder is on the list.
+            if admitted is not None:
+                self._to_wake += (admitted,)
+            del self._released[0]
+        while self._to_wake:
+            self._wake(self._to_wake[0])
+            del self._to_wake[0]
 
-    def _begin(self) -> bool:
-        """Take the lock, unless somebody holds it: another thread, or this one in the midst of a change."""
-        lock, is_owned = self._lock, self._lock._is_owned  # noqa: SLF001 - what `threading.Condition` asks as well
-        if is_owned():  # a finalizer's call: the change in the midst of which it comes settles when done
+    def _try_lock(self) -> bool:
+        """Take the lock. Return False if another thread holds it, or this one in the midst of a change."""
+        lock, is_owned = self._lock, self._lock._is_owned  # noqa: SLF001 - `threading.Condition` calls it as well
+        if is_owned():  # a finalizer's call: the change that it interrupts processes the release when done
             return False
         try:
             if not lock.acquire(blocking=False):
                 return False
-        except BaseException:  # an interrupt: what `acquire` returned is lost
+        except BaseException:  # an interrupt: the return value of `acquire` is lost
             if is_owned():
                 lock.release()
             raise
-        self._is_at_work = True
+        self._is_changing = True
         return True
 
-    def _depart(self, permit: Permit, is_used: bool) -> Waiter | None:  # noqa: FBT001 - from the deque
+    def _take_back(self, permit: PlacePermit, is_used: bool) -> PlaceWaiter | None:  # noqa: FBT001 - from the deque
         places = permit.places
         if places is not self.places or places.withdraw(permit):
             return None
         now = self._clock()
-        woken: Waiter | None = places.give_back(permit, now, is_used=is_used)
-        return woken  # no call comes after the change: an interrupt would lose the answer
+        admitted: PlaceWaiter | None = places.release(permit, now, is_used=is_used)
+        return admitted  # no call after the change: an interrupt would lose the answer
 
-    def _wake(self, waiter: Waiter) -> None:
+    def _wake(self, waiter: PlaceWaiter) -> None:
         try:
             waiter.wake()
-        except RuntimeError:  # its event loop is closed: that caller will never run
-            self._leaving.append((waiter, False))
+        except RuntimeError:  # its event loop is closed: that caller never runs again
+            self._released.append((waiter, False))

@@ -7,7 +7,7 @@ A result is one `CacheEntry`. It passes through three states, and time alone mov
     expired   after `expires_at`: the entry answers nothing, and the next change of the store removes it.
 
 `fresh_until` and `expires_at` are -inf until the store has accepted the entry, and again once it was removed on
-purpose: such an entry answers nothing, wherever somebody still finds it.
+purpose: such an entry answers nothing, even if a caller still finds it.
 
 An entry stands in two places. The *index* is a plain dictionary, one for each function, in which calls find the entry
 by their arguments. It is read without a lock and belongs to `_results.py`. The `EntryStore` holds the same entries for
@@ -40,8 +40,9 @@ class CacheEntry:
 
     __slots__ = ("expires_at", "fresh_until", "index", "key", "value")
 
-    def __init__(self, index: MutableMapping[Hashable, CacheEntry], key: Hashable, value: Any) -> None:
-        self.index, self.key, self.value = index, key, value
+    def __init__(self, index: MutableMapping[Hashable, CacheEntry], key: Hashable, value: object) -> None:
+        self.index, self.key = index, key
+        self.value: Any = value
         # It answers nothing until the store has accepted it.
         self.fresh_until = self.expires_at = -math.inf
 

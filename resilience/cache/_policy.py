@@ -122,7 +122,7 @@ class Cache(Named):
             return steps
         return dataclasses.replace(steps, around_nested=None, around_nested_async=None)
 
-    def bind(self, policies: tuple[Any, ...]) -> None:
+    def bind(self, policies: tuple[object, ...]) -> None:
         """Find the policies inside that share calls in flight: a call from before an invalidation must not be joined.
 
         Args:
@@ -226,13 +226,13 @@ class Cache(Named):
         if entry is None or now >= entry.expires_at or not self._results.is_current(miss) or error not in self._on:
             return None
         self.stale_served += 1
-        facts: dict[str, Any] = {"error": error, "expired_for": now - entry.fresh_until}
+        facts: dict[str, object] = {"error": error, "expired_for": now - entry.fresh_until}
         self.events.emit("cache.stale_served", self.name, now, "warning", **facts)
         if is_nested:
             raise Substitute(entry.value, error=error) from error
         return entry
 
-    def _keep(self, miss: CacheMiss, result: Any) -> None:
+    def _keep(self, miss: CacheMiss, result: object) -> None:
         """Keep the result of a call, if it can be shared and `cache_if` agrees."""
         if not is_shareable(result) or not (self._cache_if is None or known(self._cache_if, self._cache_if(result))):
             return
@@ -240,7 +240,7 @@ class Cache(Named):
         fresh_until = now + self.options.ttl * (1 - self.options.jitter * self._random())
         self._results.add(miss, result, fresh_until, fresh_until + self.options.stale_on_error, now)
 
-    def invalidate(self, *args: Any, **kwargs: Any) -> None:
+    def invalidate(self, *args: object, **kwargs: object) -> None:
         """Remove the results of calls with these arguments, for every function of this cache.
 
         The result of a call that is in flight now is not kept either: it may have read the value that has just changed.
@@ -272,7 +272,7 @@ class Cache(Named):
         described = super().describe()
         return {**described, "options": {**described["options"], "on": self._on.names}}
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, int]:
         """Return how many results are kept, and how calls were answered so far."""
         size, evicted = self._results.count(self._clock())
         counts = {"hits": self.hits, "misses": self.misses, "stale": self.stale_served, "evicted": evicted}

@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 from weakref import WeakSet
 
 from resilience._support.fork import renew_after_fork
@@ -47,11 +47,14 @@ class FunctionIndex:
             if entry is not None:
                 yield entry
 
-    def _keys_with(self, key: Hashable) -> list[Any]:
+    def arguments_of(self, key: Hashable) -> Hashable:
+        """Return the part of `key` that stands for the arguments: a key may begin with the function."""
+        return cast("tuple[Hashable, Hashable]", key)[1] if self.keys.leading_args else key
+
+    def _keys_with(self, key: Hashable) -> list[Hashable]:
         if not self.keys.leading_args:
             return [key]
-        known: list[Any] = list(self.entries)
-        return [each for each in known if each[1] == key]  # the first part of each is its function
+        return [known for known in list(self.entries) if self.arguments_of(known) == key]
 
 
 class CacheMiss:
@@ -101,16 +104,16 @@ class Results:
             if not self._is_changing:
                 self._change(self._mark_used)
 
-    def miss(self, index: FunctionIndex, key: Any) -> CacheMiss:
+    def miss(self, index: FunctionIndex, key: Hashable) -> CacheMiss:
         """Return the record of a call that is made now."""
-        stripe = hash(key[1] if index.keys.leading_args else key) % _STRIPES
+        stripe = hash(index.arguments_of(key)) % _STRIPES
         return CacheMiss(index, key, stripe, self._epochs[stripe])
 
     def is_current(self, miss: CacheMiss) -> bool:
         """Whether nothing with this key was invalidated since the call began."""
         return miss.epoch == self._epochs[miss.stripe]
 
-    def add(self, miss: CacheMiss, result: Any, fresh_until: float, expires_at: float, now: float) -> None:
+    def add(self, miss: CacheMiss, result: object, fresh_until: float, expires_at: float, now: float) -> None:
         """Keep the result of a call, unless its key was invalidated meanwhile."""
         entries = miss.index.entries
         # First into the index, where it answers nothing yet: so each entry in the store can be found and removed.

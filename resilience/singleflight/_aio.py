@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 from resilience._support.sharing import Keys, unhashable
 from resilience.policy import Substitute
@@ -14,18 +14,22 @@ from resilience.singleflight._flights import FlightGroup, LoopFlights, current_f
 from resilience.singleflight._machine import Flight
 from resilience.singleflight._outcome import FollowerSignal, SharedOutcome, outcome_of
 from resilience.singleflight._shared_deadline import covers, extend, in_force, is_last, new_deadline, ran_short
-from resilience.timeout import Deadline, DeadlineTimer, DeadlineWait
+from resilience.timeout import Deadline, DeadlineTimer, DeadlineWait, LatestDeadline
 
 __all__ = ("around_async",)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_CallFlight: TypeAlias = Flight[asyncio.Future[bool]]
+"""Each follower waits for a future of its own, which says whether the call has ended."""
 
 
-async def _make_call(flight: Flight[Any], call: Callable[..., Awaitable[R]], args: Any, kwargs: Any) -> R:
+async def _make_call(
+    flight: _CallFlight, call: Callable[..., Awaitable[R]], args: tuple[object, ...], kwargs: dict[str, object]
+) -> R:
     # This frame holds the flight alone, not the task: an error's traceback holds the frame, and the task the error.
     current_flights.set((*current_flights.get(), flight))
-    with in_force(flight):
+    with in_force(flight.deadline):
         return await call(*args, **kwargs)
 
 
@@ -37,26 +41,26 @@ class _TaskFlight:
         group: FlightGroup,
         in_flight: dict[Hashable, _TaskFlight],
         key: Hashable,
-        make: Callable[[Flight[Any]], Coroutine[Any, Any, Any]],
-        before: Flight[Any] | None,
+        make: Callable[[_CallFlight], Coroutine[Any, Any, object]],
+        before: LatestDeadline | None,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._group, self._in_flight, self._key = group, in_flight, key
         self._deadline = Deadline.current()
         """The deadline of the first caller."""
         self._timer: DeadlineTimer | None = None
-        self.flight: Flight[asyncio.Future[bool]] = Flight(group.epoch, deadline=new_deadline(self._deadline, before))
+        self.flight: _CallFlight = Flight(group.epoch, deadline=new_deadline(self._deadline, before))
         self._signal: SharedOutcome | FollowerSignal | None = None
         self._loop = loop
         self._leader = self._loop.create_future()
         in_flight[key] = self
-        self._task: asyncio.Task[Any] | None = self._loop.create_task(make(self.flight))
+        self._task: asyncio.Task[object] | None = self._loop.create_task(make(self.flight))
         self._task.add_done_callback(self._finish)
 
-    async def lead(self) -> Any:
+    async def lead(self) -> object:
         """Return the result of the call, as its first caller; raise if the deadline of that caller comes first."""
         wait = DeadlineWait(self._deadline)
-        if not is_last(self.flight, self._deadline):
+        if not is_last(self.flight.deadline, self._deadline):
             self._watch_leader()
         try:
             has_ended = await self._wait(self._leader)
@@ -67,7 +71,7 @@ class _TaskFlight:
             await self._leave(self._leader)
             raise self._group.exceeded(wait.seconds)
         self._remove()
-        task, self._task = cast("asyncio.Task[Any]", self._task), None
+        task, self._task = cast("asyncio.Task[object]", self._task), None
         try:
             return task.result()
         finally:
@@ -78,8 +82,8 @@ class _TaskFlight:
         deadline = Deadline.current()
         wait = self._group.wait(deadline)
         if self.flight.is_over:  # a moment ago: its leader has not run since
-            return self._checked(deadline, self._signal or _signal_of(cast("asyncio.Task[Any]", self._task)))
-        if extend(self.flight, deadline):
+            return self._checked(deadline, self._signal or _signal_of(cast("asyncio.Task[object]", self._task)))
+        if extend(self.flight.deadline, deadline):
             self._watch_leader()
         follower: asyncio.Future[bool] = self._loop.create_future()
         timer = DeadlineTimer(self._loop, wait, functools.partial(_resolve, follower, False))
@@ -97,7 +101,9 @@ class _TaskFlight:
         self, deadline: Deadline | None, signal: SharedOutcome | FollowerSignal
     ) -> SharedOutcome | FollowerSignal:
         """Return `signal`, or TOO_SHORT if the call had less time than a caller with this `deadline` has."""
-        is_too_short = self.flight.ran_short and isinstance(signal, SharedOutcome) and not covers(self.flight, deadline)
+        is_too_short = (
+            self.flight.ran_short and isinstance(signal, SharedOutcome) and not covers(self.flight.deadline, deadline)
+        )
         return FollowerSignal.TOO_SHORT if is_too_short else signal
 
     def _watch_leader(self) -> None:
@@ -129,7 +135,7 @@ class _TaskFlight:
         if is_interrupted:
             raise asyncio.CancelledError
 
-    def _left(self, follower: asyncio.Future[bool]) -> asyncio.Task[Any] | None:
+    def _left(self, follower: asyncio.Future[bool]) -> asyncio.Task[object] | None:
         """Take `follower` out of the flight. If it was the last one, cancel the task and return it."""
         has_ended = not self.flight.leave(follower)
         if not has_ended and self.flight.waiting:
@@ -139,10 +145,10 @@ class _TaskFlight:
             return None
         if self._loop.is_closed():  # the call never goes on, and its task cannot be cancelled
             return None
-        cast("asyncio.Task[Any]", self._task).cancel()
+        cast("asyncio.Task[object]", self._task).cancel()
         return self._task
 
-    def _finish(self, task: asyncio.Task[Any]) -> None:
+    def _finish(self, task: asyncio.Task[object]) -> None:
         if not task.cancelled():
             task.exception()  # retrieved, or asyncio would log an error that has no caller left
         self.flight.ran_short = _ran_short(self.flight, task)
@@ -166,14 +172,14 @@ def _resolve(future: asyncio.Future[bool], has_ended: bool) -> None:  # noqa: FB
         future.set_result(has_ended)
 
 
-def _ran_short(flight: Flight[Any], task: asyncio.Task[Any]) -> bool:
+def _ran_short(flight: _CallFlight, task: asyncio.Task[object]) -> bool:
     if flight.deadline is None or task.cancelled():
         return False
     error = task.exception()
     return ran_short(flight.deadline, None if error is not None else task.result(), error)
 
 
-def _signal_of(task: asyncio.Task[Any]) -> SharedOutcome | FollowerSignal:
+def _signal_of(task: asyncio.Task[object]) -> SharedOutcome | FollowerSignal:
     """Return what the followers get. They do not share how the task was cancelled or interrupted."""
     if task.cancelled():
         return FollowerSignal.LOOK_AGAIN
@@ -196,11 +202,11 @@ def around_async(
             raise unhashable(group.name, key, error) from None
         if found is None or found.flight.epoch != group.epoch:
             return None
-        return None if is_second and not covers(found.flight, Deadline.current()) else found
+        return None if is_second and not covers(found.flight.deadline, Deadline.current()) else found
 
     async def shared(*args: P.args, **kwargs: P.kwargs) -> R:
         loop, key = running_loop(f"SingleFlight {group.name!r}"), keys(args, kwargs)
-        before: Flight[Any] | None = None  # the flight that had too little time for this caller
+        before: LatestDeadline | None = None  # that of a call with too little time for this caller
         while True:
             in_flight = flights.of_loop(loop)
             found = find(in_flight, key, is_second=before is not None)
@@ -216,7 +222,7 @@ def around_async(
                 group.shared += 1
                 return cast("R", signal.deliver())
             if signal is FollowerSignal.TOO_SHORT:
-                before = found.flight
+                before = found.flight.deadline
             if signal is FollowerSignal.CALL_ALONE:
                 return await call(*args, **kwargs)
 

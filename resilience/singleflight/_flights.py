@@ -81,7 +81,7 @@ class FlightGroup:
 
     def exceeded(self, seconds: float | None) -> DeadlineExceededError:
         """Return the error of a caller whose time was up while it waited."""
-        message = f"{self.name}: somebody else's call did not end in time"
+        message = f"{self.name}: the call of another caller did not end in time"
         allowed = None if seconds is None else allowed_by_service(seconds, self._max_wait)
         return DeadlineExceededError(message, policy=self.name, seconds=seconds, allowed=allowed)
 

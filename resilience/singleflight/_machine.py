@@ -6,7 +6,7 @@ through these states:
 
     in flight   the leader makes the call; callers may join.
     handed over the leader was interrupted, and the follower that waited longest becomes the leader.
-    over        the call has ended, or it was given up and had no followers; nobody may join any more.
+    over        the call has ended, or it was given up and had no followers; no caller may join.
 
 A follower leaves the flight exactly once: it gets the outcome, it becomes the leader, or it gives up by itself. Several
 threads may try to take it out at the same moment; `leave` returns True to exactly one of them.

@@ -16,6 +16,6 @@ class SingleFlightOptions(Options):
     max_wait: float | None = option(
         None,
         Duration(above=True),
-        "longest wait for a call somebody else makes",
+        "longest wait for a call that another caller makes",
         none="as long as the caller's deadline allows",
     )

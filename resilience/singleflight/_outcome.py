@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from enum import Enum
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from resilience._support.sharing import is_shareable
 from resilience.policy import Substitute
@@ -33,13 +33,13 @@ class SharedOutcome:
 
     __slots__ = ("_error", "_traceback", "_value")
 
-    def __init__(self, value: Any = None, error: Exception | Substitute | None = None) -> None:
+    def __init__(self, value: object = None, error: Exception | Substitute | None = None) -> None:
         self._value = value
         # Already a copy: the leader is about to raise the error itself, and may add to it.
         self._error = None if error is None else _copy_of(error)
         self._traceback = None if error is None else error.__traceback__
 
-    def deliver(self) -> Any:
+    def deliver(self) -> object:
         """Return the result, or raise the error."""
         if self._error is None:
             return self._value
@@ -50,7 +50,7 @@ class SharedOutcome:
             del error  # its traceback refers to this frame: no cycle through it
 
 
-def outcome_of(result: Any, error: Exception | Substitute | None = None) -> SharedOutcome | FollowerSignal:
+def outcome_of(result: object, error: Exception | Substitute | None = None) -> SharedOutcome | FollowerSignal:
     """Return what the followers of a call get that ended with `error`, or else with `result`."""
     return SharedOutcome(result, error) if is_shareable(result) else FollowerSignal.CALL_ALONE
 

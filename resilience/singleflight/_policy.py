@@ -98,7 +98,7 @@ class SingleFlight(Named):
         """Let no further caller join the calls that are in flight now: they may have read a value that has changed."""
         self._group.epoch += 1
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, int]:
         """Return how many calls were made so far, and how many callers got the outcome of another caller's call."""
         return {"calls": self._group.calls, "shared": self._group.shared}
 

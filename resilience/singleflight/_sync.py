@@ -3,7 +3,7 @@
 An interrupt (a signal handler that raises) may strike a caller between any two steps. Two rules keep the others going:
 
 - The right to end or hand over a flight is an object of its own, and given up only once (`_LeaderRight`).
-- A follower is signalled first and leaves the flight after that, so an interrupt in between forgets nobody.
+- A follower is signalled first and leaves the flight after that, so an interrupt in between forgets no follower.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Hashable
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar, cast
 
 from resilience._support.sharing import unhashable
 from resilience.policy import Substitute
@@ -19,7 +19,7 @@ from resilience.singleflight._flights import FlightGroup, ThreadFlights, current
 from resilience.singleflight._machine import Flight
 from resilience.singleflight._outcome import FollowerSignal, SharedOutcome, outcome_of
 from resilience.singleflight._shared_deadline import covers, extend, has_deadline, in_force, new_deadline, ran_short
-from resilience.timeout import Deadline
+from resilience.timeout import Deadline, LatestDeadline
 
 __all__ = ("around",)
 
@@ -82,7 +82,7 @@ class _ThreadCallers:
             found = self._flights.in_flight.setdefault(key, mine)
         except TypeError as error:
             raise unhashable(self._group.name, key, error) from None
-        if found.epoch != mine.epoch or (is_second and not covers(found, Deadline.current())):
+        if found.epoch != mine.epoch or (is_second and not covers(found.deadline, Deadline.current())):
             self._flights.in_flight[key] = found = mine
         return found
 
@@ -92,14 +92,21 @@ class _ThreadCallers:
         wait = self._group.wait(deadline)
         if not flight.join(follower):
             return FollowerSignal.LOOK_AGAIN
-        extend(flight, deadline)
+        extend(flight.deadline, deadline)
         if not wait.run(follower.wait) and flight.leave(follower):
             raise self._group.exceeded(wait.seconds)
         signal = follower.signal or FollowerSignal.LOOK_AGAIN  # a follower that cannot leave has been signalled
-        is_too_short = flight.ran_short and isinstance(signal, SharedOutcome) and not covers(flight, deadline)
+        is_too_short = flight.ran_short and isinstance(signal, SharedOutcome) and not covers(flight.deadline, deadline)
         return FollowerSignal.TOO_SHORT if is_too_short else signal
 
-    def lead(self, call: Callable[..., Any], key: Hashable, flight: Flight[_Follower], args: Any, kwargs: Any) -> Any:
+    def lead(
+        self,
+        call: Callable[..., object],
+        key: Hashable,
+        flight: Flight[_Follower],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> object:
         """Make the call, for this caller and all that join meanwhile."""
         flight.leader = threading.get_ident()
         before = current_flights.get()
@@ -107,8 +114,8 @@ class _ThreadCallers:
         try:
             current_flights.set((*before, flight))
             try:
-                if has_deadline(flight):
-                    with in_force(flight):
+                if has_deadline(flight.deadline):
+                    with in_force(flight.deadline):
                         result = call(*args, **kwargs)
                 else:
                     result = call(*args, **kwargs)
@@ -121,7 +128,7 @@ class _ThreadCallers:
             current_flights.set(before)
 
     def _finish(
-        self, key: Hashable, flight: Flight[_Follower], result: Any, error: Exception | Substitute | None = None
+        self, key: Hashable, flight: Flight[_Follower], result: object, error: Exception | Substitute | None = None
     ) -> None:
         """Give the followers the outcome of the call."""
         self._flights.remove(key, flight)
@@ -143,7 +150,7 @@ class _ThreadCallers:
             self.step_down(key, flight, follower)
 
     def step_down(self, key: Hashable, flight: Flight[_Follower], right: _LeaderRight) -> None:
-        """Let nobody wait for a leader that is gone: the followers look again, or the next one makes the call."""
+        """Let no follower wait for a leader that is gone: the followers look again, or the next one makes the call."""
         while right.give_up():
             with contextlib.suppress(Exception):  # of the key's own methods; the error that is raised matters more
                 self._flights.remove(key, flight)
@@ -171,7 +178,7 @@ def around(group: FlightGroup, flights: ThreadFlights, call: Callable[P, R]) -> 
 
     def shared(*args: P.args, **kwargs: P.kwargs) -> R:
         key = keys(args, kwargs)
-        before: Flight[Any] | None = None  # the flight that had too little time for this caller
+        before: LatestDeadline | None = None  # that of a call with too little time for this caller
         while True:
             deadline, right = new_deadline(Deadline.current(), before), _LeaderRight()
             mine: Flight[_Follower] = Flight(group.epoch, threading.get_ident(), deadline)
@@ -196,7 +203,7 @@ def around(group: FlightGroup, flights: ThreadFlights, call: Callable[P, R]) -> 
                 group.shared += 1
                 return cast("R", signal.deliver())
             if signal is FollowerSignal.TOO_SHORT:
-                before = flight
+                before = flight.deadline
             if signal is FollowerSignal.CALL_ALONE:
                 return call(*args, **kwargs)
 

@@ -26,7 +26,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class TimedCall(EnforcedDeadline):
+class CallDeadline(EnforcedDeadline):
     """The deadline of one awaiting call: in force from the start until `finish`."""
 
     __slots__ = (
@@ -132,13 +132,14 @@ class TimedCall(EnforcedDeadline):
 
 
 def _new_queue(
-    timers: dict[asyncio.AbstractEventLoop, TimerQueue[TimedCall]], loop: asyncio.AbstractEventLoop
-) -> TimerQueue[TimedCall]:
+    timers: dict[asyncio.AbstractEventLoop, TimerQueue[CallDeadline]], loop: asyncio.AbstractEventLoop
+) -> TimerQueue[CallDeadline]:
     """Return a new queue for `loop`, and forget the queues of loops that are closed."""
     for known in [*timers]:
         if known.is_closed():
             timers.pop(known, None)
-    queue = timers[loop] = TimerQueue[TimedCall](loop)
+    queue: TimerQueue[CallDeadline] = TimerQueue(loop)
+    timers[loop] = queue
     return queue
 
 
@@ -149,7 +150,7 @@ class TimedBlock:
 
     def __init__(self, time: TimeLimit) -> None:
         self._time = time
-        self._call: TimedCall | None = None
+        self._call: CallDeadline | None = None
 
     async def __aenter__(self) -> None:
         self.start()
@@ -163,7 +164,7 @@ class TimedBlock:
     def start(self) -> None:
         """Start the timer and put the deadline in force."""
         seconds = self._time.allowance()
-        self._call = None if seconds is None else TimedCall(self._time, seconds)
+        self._call = None if seconds is None else CallDeadline(self._time, seconds)
 
 
 def around_async(time: TimeLimit, inner: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
@@ -173,7 +174,7 @@ def around_async(time: TimeLimit, inner: Callable[P, Awaitable[R]]) -> Callable[
         seconds = time.allowance()
         if seconds is None:
             return await inner(*args, **kwargs)
-        call = TimedCall(time, seconds)
+        call = CallDeadline(time, seconds)
         try:
             # No dictionary if there are no keywords, as in the drivers.
             result = await (inner(*args, **kwargs) if kwargs else inner(*args))  # type: ignore[call-arg]  # see above

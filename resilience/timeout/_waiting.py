@@ -98,9 +98,11 @@ class _Expiring(Protocol):
 
     def remaining(self) -> float:
         """Return the seconds left, 0.0 if none are."""
+        ...
 
     def expire(self) -> None:
         """End the call: its time is up."""
+        ...
 
 
 C = TypeVar("C", bound=_Expiring)

@@ -211,14 +211,14 @@ def test_waiter_of_a_dead_loop_is_skipped() -> None:
 
 def test_interrupt_while_waiting_leaves_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """KeyboardInterrupt while waiting takes the caller out of the line."""
-    from resilience.bulkhead import _sync  # noqa: PLC0415 - the inside of one shell
+    from resilience.bulkhead import _queue  # noqa: PLC0415 - the inside of one shell
 
     def interrupted(_self: Any, _seconds: float) -> bool:
         raise KeyboardInterrupt
 
     bulkhead = Bulkhead(1, max_wait=5)
     bulkhead.admit_blocking()
-    monkeypatch.setattr(_sync._ThreadWaiter, "wait", interrupted)
+    monkeypatch.setattr(_queue.ThreadWaiter, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         bulkhead.admit_blocking()
     assert bulkhead.waiting == 0

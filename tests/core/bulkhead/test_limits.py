@@ -23,7 +23,7 @@ def take(bulkhead: Bulkhead) -> Any:
 
 @WAITS
 def test_more_places_are_there_at_once(max_wait: float) -> None:
-    """A higher limit admits more calls from now on, and is what the policy says it was told."""
+    """A higher limit admits more calls from now on, and is the limit in the policy's options."""
     listener = RecordingListener()
     bulkhead = Bulkhead(1, max_wait, name="b")
     Pipeline("p", bulkhead, listeners=[listener])
@@ -194,7 +194,7 @@ def test_an_interrupted_call_keeps_its_place_until_its_thread_ends(max_wait: flo
 
 
 def test_an_interrupt_outside_of_the_call_gives_the_place_back_at_once() -> None:
-    """A call abandoned while somebody treats an earlier late call gives back its own place, now."""
+    """A call that is abandoned while an earlier late call is handled gives back its own place at once."""
     release = threading.Event()
     bulkhead = Bulkhead(2)
     pipeline = Pipeline("p", bulkhead, Timeout("10ms"))

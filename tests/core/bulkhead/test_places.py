@@ -42,7 +42,7 @@ class PlacesModel(RuleBasedStateMachine):
         elif arrival is Arrival.REFUSED:
             assert len(self.line) == 3
         else:
-            assert patience == 0 or self.places.least_wait(self.now, until) > patience
+            assert patience == 0 or self.places.minimum_wait(self.now, until) > patience
 
     @rule()
     def take(self) -> None:
@@ -57,9 +57,9 @@ class PlacesModel(RuleBasedStateMachine):
     def give_back(self, data: st.DataObject) -> None:
         holder = data.draw(st.sampled_from(sorted(self.inside)))
         del self.inside[holder]
-        woken = self.places.give_back(holder, self.now)
+        woken = self.places.release(holder, self.now)
         self._admitted([] if woken is None else [woken])
-        assert self.places.give_back(holder, self.now) is None
+        assert self.places.release(holder, self.now) is None
 
     @precondition(lambda self: self.line)
     @rule(data=st.data())
@@ -83,7 +83,7 @@ class PlacesModel(RuleBasedStateMachine):
 
     @invariant()
     def adds_up(self) -> None:
-        assert self.places.inside == len(self.inside)
+        assert self.places.held == len(self.inside)
         assert self.places.waiting == len(self.line)
         assert self.places._ends == sorted(self.line.values())
         assert not self.line or len(self.inside) >= self.total
@@ -93,7 +93,7 @@ TestPlaces = PlacesModel.TestCase
 
 
 def begins(line: list[tuple[float, float]], frees: list[float], until: float) -> bool:
-    """Return whether somebody who joins `line` (until, hold) at 0 gets one of the places, free at `frees`, in time."""
+    """Return whether a caller that joins `line` (until, hold) at 0 gets one of the places, free at `frees`, in time."""
     free = sorted(frees)
     for gives_up, hold in line:
         if free[0] <= gives_up:
@@ -110,11 +110,11 @@ def begins(line: list[tuple[float, float]], frees: list[float], until: float) ->
 def test_no_wait_is_refused_that_could_have_succeeded(
     line: list[tuple[float, float]], total: int, patience: float
 ) -> None:
-    """A hopeless wait succeeds in no future: whenever the places come free, whoever of the others gives up first."""
+    """A hopeless wait succeeds in no future: whenever the places become free, and whichever caller gives up first."""
     places: Places[int] = Places(total, 100)
     for number in range(total):
         places.take(-2 - number, -1.0)
-    places.give_back(-2, 0.0)  # the shortest hold known is 1 s, and nobody here is quicker
+    places.release(-2, 0.0)  # the shortest hold known is 1 s, and no call here is quicker
     places.take(-2, 0.0)
     for number, (until, _hold) in enumerate(line):
         if places.arrive(number, 0.0, until) is not Arrival.QUEUED:
@@ -129,11 +129,11 @@ def test_hopeless_where_the_line_alone_takes_longer() -> None:
     places: Places[str] = Places(2, 100)
     for holder in ("first", "second"):
         places.take(holder, -1.0)
-    places.give_back("first", 0.0)
+    places.release("first", 0.0)
     places.take("third", 0.0)
     for name in "abcd":
         assert places.arrive(name, 0.0, 10.0) is Arrival.QUEUED
-    assert places.least_wait(0.0) == 2.0
+    assert places.minimum_wait(0.0) == 2.0
     assert places.arrive("hurried", 0.0, 1.9) is Arrival.HOPELESS
     assert places.arrive("patient", 0.0, 2.0) is Arrival.QUEUED
 
@@ -142,7 +142,7 @@ def test_those_who_may_give_up_first_do_not_count() -> None:
     """Callers ahead who leave before the new one does may make room for it: its wait is not hopeless."""
     places: Places[str] = Places(1, 100)
     places.take("first", -1.0)
-    places.give_back("first", 0.0)
+    places.release("first", 0.0)
     places.take("second", 0.0)
     for name in "abcd":
         places.arrive(name, 0.0, 0.5)
@@ -163,21 +163,21 @@ def test_nothing_is_known_without_holds() -> None:
 def test_short_holds_are_forgotten(age: float, expected: float) -> None:
     """The shortest hold of the last half minute is known, of more than a minute ago never, in two numbers."""
     holds = ShortestHold()
-    holds.note(100.0, 3.0)
-    holds.note(100.0, 1.0)
-    holds.note(100.0, 2.0)
+    holds.record(100.0, 3.0)
+    holds.record(100.0, 1.0)
+    holds.record(100.0, 2.0)
     assert holds.seconds(100.0 + age) == expected
 
 
 def test_a_newer_longer_hold_takes_over() -> None:
     """Once the short one is old, the shortest of the newer ones counts."""
     holds = ShortestHold()
-    holds.note(0.0, 1.0)
-    holds.note(31.0, 5.0)
+    holds.record(0.0, 1.0)
+    holds.record(31.0, 5.0)
     assert holds.seconds(40.0) == 1.0
     assert holds.seconds(62.0) == 5.0
     holds = ShortestHold()
-    holds.note(0.0, 1.0)
-    holds.note(30.0, 5.0)  # half a minute to the second: another period
+    holds.record(0.0, 1.0)
+    holds.record(30.0, 5.0)  # half a minute to the second: another period
     assert holds.seconds(60.0) == 5.0
     assert holds.seconds(125.0) == 0.0

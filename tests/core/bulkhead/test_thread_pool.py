@@ -105,7 +105,7 @@ class ApiError(Exception):
 
 
 class StrangeError(Exception):
-    """An error that raises what no error may."""
+    """An error that raises an interrupt when its attributes are read."""
 
     @property
     def running(self) -> object:
@@ -403,7 +403,7 @@ def test_a_coroutine_that_comes_out_of_a_plain_function_is_never_run(colour: str
 
 
 def test_generators_and_blocks_are_refused() -> None:
-    """A pool owns the call: what suspends itself, or runs here, cannot be guarded by one."""
+    """A pool owns the call: it cannot guard a generator or a block."""
     pipeline = Pipeline("p", ThreadPoolBulkhead(1))
 
     def items() -> Iterator[int]:

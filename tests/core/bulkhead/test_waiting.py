@@ -204,21 +204,21 @@ def test_a_place_handed_to_a_loop_that_stops_comes_back() -> None:
     waiting: Any = loop.create_task(wait())
     loop.run_until_complete(asyncio.sleep(0))
     assert bulkhead.waiting == 1
-    bulkhead.on_success(permit, None)  # told to the loop, which never runs again
+    bulkhead.on_success(permit, None)  # the loop is notified, and never runs again
     assert bulkhead.concurrent_calls == 1
     waiting._log_destroy_pending = False  # its loop dies on purpose
     loop.close()
-    waiting.get_coro().close()  # what the collector does with it
+    waiting.get_coro().close()  # as the garbage collector does
     assert bulkhead.is_idle
 
 
 def test_giving_back_never_waits_for_the_lock() -> None:
     """A generator the collector closes while its very thread is at work there does not hang; its place is passed on."""
     bulkhead = Bulkhead(1, max_wait=30)
-    queue: Any = bulkhead._queue
+    queue: Any = bulkhead._admission._queue
     permit = bulkhead.admit_blocking()
     with queue._lock:
         bulkhead.on_abandon(permit)
         assert bulkhead.concurrent_calls == 1
-    bulkhead.on_success(bulkhead.admit_blocking(), None)  # found free: who comes next sees to those who left
+    bulkhead.on_success(bulkhead.admit_blocking(), None)  # found free: the next caller processes the releases
     assert bulkhead.is_idle

@@ -80,7 +80,7 @@ async def test_a_fresh_result_answers_the_same_call() -> None:
 
 
 def test_none_is_a_result() -> None:
-    """None is kept like any other result."""
+    """The result None is kept like any other."""
     calls: list[int] = []
     guarded = Pipeline("p", make()[0])(calls.append)
     assert [guarded(1), guarded(1), calls] == [None, None, [1]]
@@ -203,7 +203,7 @@ async def test_stand_ins_are_not_kept() -> None:
 
 
 async def test_only_results_that_last_are_kept() -> None:
-    """What `cache_if` turns down is not kept, and neither is an iterator, which serves one caller only."""
+    """A result that `cache_if` refuses is not kept, and neither is an iterator, which serves one caller only."""
     for _, call in await in_both_colours(lambda: make(cache_if=lambda result: result > 2)[:1]):
         assert [await call(1) for _ in range(4)] == [1, 2, 3, 3]
 
@@ -215,7 +215,7 @@ async def test_only_results_that_last_are_kept() -> None:
 
 
 async def test_an_answer_that_has_to_be_awaited_is_no_yes() -> None:
-    """A plain `cache_if` that hands back a coroutine is an error: nothing is kept by its word."""
+    """A plain `cache_if` that hands back a coroutine is an error, and nothing is kept."""
 
     async def never(_: Any) -> bool:
         await asyncio.sleep(0)
@@ -243,7 +243,7 @@ async def test_stale_on_error() -> None:
 
 
 def test_stale_answers_are_told() -> None:
-    """A stale answer is an event with the error and how long its time has been up, and is counted."""
+    """A stale answer is counted, and emits an event with the error and the time since it expired."""
     listener = RecordingListener()
     cache, clock = make(stale_on_error=60, name="c")
     upstream = Upstream()
@@ -340,7 +340,7 @@ def test_the_bound_holds_and_the_least_recently_used_goes() -> None:
 
 
 def test_hits_are_told_in_order_and_soon() -> None:
-    """However many hits come between two misses, the least recently used result goes, and hits do not pile up."""
+    """However many hits come between two misses, the least recently used result is evicted, and hits do not pile up."""
     cache, _ = make(max_size=3)
     guarded = Pipeline("p", cache)(Upstream().get)
     for argument in (1, 2, 3):
@@ -355,12 +355,12 @@ def test_hits_are_told_in_order_and_soon() -> None:
 
 
 def held(cache: Cache) -> list[int]:
-    """Return how many entries can be found, and how many are kept: the same, or something is lost or leaks."""
+    """Return how many entries the indexes hold, and how many the store holds: two numbers that must be equal."""
     return [sum(len(index.entries) for index in cache._results._indexes), cache.snapshot()["size"]]
 
 
 def test_expired_results_go_without_a_timer() -> None:
-    """Whatever has expired goes with the next result kept, or when the cache is looked at: nothing piles up."""
+    """Expired results are removed when the next result is kept, or when a snapshot is taken: nothing piles up."""
     cache, clock = make(stale_on_error=60)
     guarded = Pipeline("p", cache)(Upstream().get)
     for argument in range(10):
@@ -387,7 +387,7 @@ def test_a_jump_of_the_clock_loses_nothing_but_results() -> None:
 
 
 def test_invalidate() -> None:
-    """Forgotten arguments are asked for again, for every function they were given to; others are not."""
+    """After an invalidation the call is made again, for every function; other arguments keep their results."""
     cache, _ = make()
     one, two = Upstream(), Upstream()
     pipeline = Pipeline("p", cache)
@@ -433,7 +433,7 @@ async def test_what_was_under_way_is_not_kept_after_an_invalidation() -> None:
 
 
 def test_a_stale_answer_is_not_given_after_an_invalidation() -> None:
-    """What was invalidated while the call was in flight does not stand in for its error."""
+    """A result that was invalidated while the call was in flight does not stand in for its error."""
     for forget in FORGETS:
         cache, clock = make(stale_on_error=60)
         upstream = Upstream()
@@ -617,7 +617,7 @@ def test_bad_options_are_named(options: dict[str, Any], named: str) -> None:
 
 
 def test_describe_and_repr() -> None:
-    """A cache says what it was told as plain data, and how full it is."""
+    """A cache describes its options as plain data, and how full it is."""
     cache = Cache("5m", max_size=10, name="c")
     Pipeline("p", cache)(Upstream().get)(1)
     assert cache.describe() == {
@@ -636,7 +636,7 @@ def test_a_policy_that_never_stands_in_costs_its_chain_nothing() -> None:
 
 
 def test_only_calls_wait_not_other_callers() -> None:
-    """A call in flight keeps nobody else waiting: ten threads are inside the dependency at once (L1)."""
+    """A call in flight lets no other caller wait: ten threads are inside the dependency at once (L1)."""
     together = threading.Barrier(10, timeout=5)
 
     def inside(number: int) -> int:

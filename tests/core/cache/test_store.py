@@ -1,4 +1,4 @@
-"""The store under a model: what is kept, what goes, and when."""
+"""The store against a model: which entries it keeps, which it removes, and when."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ MOST = 4
 
 
 class StoreModel(RuleBasedStateMachine):
-    """Never more than the bound, nothing past its time, and the least recently used one goes first."""
+    """Never more than the bound, nothing past its time, and the least recently used entry is evicted first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ TestStore = StoreModel.TestCase
 
 
 def test_an_entry_leaves_its_own_place_only() -> None:
-    """An entry that goes takes itself out of where it is looked up, and no successor that has its place."""
+    """An entry removes itself from its index, and no successor that has its place there."""
     home: dict[Any, CacheEntry] = {}
     old, new = CacheEntry(home, "key", 1), CacheEntry(home, "key", 2)
     home["key"] = old

@@ -70,11 +70,13 @@ def free(policy: Any, limit: int) -> None:
     assert policy.concurrent_calls == 0
     assert policy.waiting == 0
 
+    admission: Any = policy._admission
+
     def fill() -> None:
-        permits = [policy.enter() if not policy.waits else policy.enter_blocking() for _ in range(limit)]
+        permits = [admission.enter_blocking() if admission.waits else admission.enter() for _ in range(limit)]
         assert policy.concurrent_calls == limit
         for permit in permits:
-            policy.leave(permit)
+            admission.leave(permit)
         assert policy.concurrent_calls == 0
 
     in_another_thread(fill)
@@ -111,14 +113,14 @@ def bulkhead_fails() -> Subject:
 def bulkhead_refuses() -> Subject:
     policy = Bulkhead(1)
     policy.events.subscribe(lambda _event: None)
-    held = policy.enter()
+    held = policy.admit()
     call = Pipeline("p", policy)(answers)
 
     def check() -> None:
         heard(policy.events)
         with pytest.raises(BulkheadFullError):
             in_another_thread(call)
-        policy.leave(held)
+        policy.on_success(held, None)
         free(policy, 1)
 
     return call, check
@@ -180,13 +182,13 @@ def helper(run: Callable[[threading.Event], object]) -> Iterator[None]:
 @scenario
 def bulkhead_line() -> Subject:
     policy = Bulkhead(1, max_wait=5)
-    held = policy.enter_blocking()
+    held = policy.admit_blocking()
     guarded = Pipeline("p", policy)(answers)
 
     def give_back(is_over: threading.Event) -> None:
         while not policy.waiting and not is_over.is_set():
             time.sleep(0.0001)
-        policy.leave(held)
+        policy.on_success(held, None)
 
     def call() -> None:
         with helper(give_back):
@@ -203,7 +205,7 @@ def bulkhead_hands_over() -> Subject:
     def wait_in_line(_is_over: threading.Event) -> None:
         is_inside.wait(5)
         since = time.monotonic()
-        policy.leave(policy.enter_blocking())
+        policy.on_success(policy.admit_blocking(), None)
         seconds.append(time.monotonic() - since)
 
     @Pipeline("p", policy)
@@ -229,12 +231,12 @@ def bulkhead_hands_over() -> Subject:
 @scenario
 def bulkhead_line_is_too_slow() -> Subject:
     policy = Bulkhead(1, max_wait=0.001)
-    held = policy.enter_blocking()
+    held = policy.admit_blocking()
     call = Pipeline("p", policy)(answers)
 
     def check() -> None:
         assert policy.waiting == 0
-        policy.leave(held)
+        policy.on_success(held, None)
         free(policy, 1)
 
     return call, check

@@ -86,9 +86,9 @@ def free(policy: Bulkhead, limit: int) -> None:
     assert (policy.concurrent_calls, policy.waiting) == (0, 0)
 
     def fill() -> bool:
-        permits = [policy.enter_blocking() if policy.waits else policy.enter() for _ in range(limit)]
+        permits = [policy.admit_blocking() if policy.waits else policy.admit() for _ in range(limit)]
         for permit in permits:
-            policy.leave(permit)
+            policy.on_success(permit, None)
         return policy.concurrent_calls == 0
 
     in_another_thread(fill)

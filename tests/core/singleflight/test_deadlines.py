@@ -66,7 +66,7 @@ class Upstream:
     "inside", [[], [Timeout(None)], [Timeout("15s")], [Timeout(None), Timeout("15s", name="own")]], ids=repr
 )
 async def test_a_task_call_runs_until_the_latest_deadline(inside: list[Any]) -> None:
-    """The first caller gets its own error in time; the one call goes on for those who have more time."""
+    """The first caller gets its own error in time; the call goes on for the callers that have more time."""
     upstream = Upstream()
     guarded = Pipeline("p", SingleFlight(), *inside)(upstream.get)
     began = time.monotonic()
@@ -117,14 +117,14 @@ async def test_the_call_ends_with_the_latest_deadline() -> None:
 
 
 async def test_what_cannot_be_extended_is_called_again_once() -> None:
-    """A call that was cut off by a number computed from the first deadline is made again by those who have time."""
+    """A call that was cut off by a number computed from the first deadline is made again by callers with time."""
     began_with: list[float] = []
 
     async def get() -> str:
         deadline = Deadline.current()
         assert deadline is not None
         began_with.append(deadline.remaining())
-        async with asyncio.timeout(deadline.remaining()):  # a socket's timeout, say: nobody can change it any more
+        async with asyncio.timeout(deadline.remaining()):  # a socket's timeout, say: it cannot be changed any more
             await asyncio.sleep(WORK)
         return "done"
 
@@ -258,7 +258,7 @@ INSIDE = [
 
 @pytest.mark.parametrize("inside", INSIDE, ids=repr)
 def test_a_call_in_threads_runs_until_the_latest_deadline(inside: list[Any]) -> None:
-    """The thread that makes the call makes it for all, until the latest deadline; nobody else makes another."""
+    """The thread that makes the call makes it for all, until the latest deadline; no other thread makes a call."""
     upstream, entered = Upstream(), threading.Semaphore(0)
 
     def get() -> int:
@@ -292,7 +292,7 @@ def test_a_timeout_outside_answers_the_first_thread_in_time() -> None:
 
 
 def test_what_cannot_be_extended_is_called_again_once_in_threads() -> None:
-    """A thread whose call was cut off by a fixed number leaves the call to those who have time: one makes it again."""
+    """A thread whose call was cut off by a fixed number leaves it to the callers with time: one makes it again."""
     began_with: list[float] = []
     entered = threading.Semaphore(0)
 

@@ -11,7 +11,7 @@ def test_a_flight_is_of_the_first_epoch_unless_it_says_otherwise() -> None:
 
 
 class Interrupted(Flight[str]):
-    """Somebody joins just when nobody was found in line."""
+    """A caller joins just after the flight was found empty."""
 
     looks = 0
 
@@ -25,7 +25,7 @@ class Interrupted(Flight[str]):
 
 
 def test_who_joins_in_the_last_moment_makes_the_call() -> None:
-    """A caller that was let in after nobody had been found in line is not left waiting for nobody."""
+    """A caller that joined after the flight was found empty makes the call, and does not wait for ever."""
     flight = Interrupted()
     assert flight.successor() == "late"
     assert not flight.is_over

@@ -1,4 +1,4 @@
-"""The flight under a model: who waits, who is told, and who makes the call next."""
+"""The flight against a model: who waits, who gets the outcome, and who makes the call next."""
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -7,7 +7,7 @@ from resilience.singleflight._machine import Flight
 
 
 class FlightModel(RuleBasedStateMachine):
-    """Every waiter leaves the line exactly once: told, chosen to go on, or of its own will; in the order they came."""
+    """Every follower leaves exactly once: with the outcome, as the leader, or by itself; in the order of arrival."""
 
     def __init__(self) -> None:
         super().__init__()

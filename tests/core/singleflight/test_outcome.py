@@ -70,7 +70,7 @@ def test_a_result_is_handed_out() -> None:
 
 
 def test_everybody_raises_a_copy() -> None:
-    """Each gets an error of its own with the same facts and history; what one adds to it the others do not see."""
+    """Each caller gets an error of its own with the same facts and history; changes of one caller stay its own."""
     error = raised(RateLimitedError("no", policy="limit", retry_after=3))
     error.add_note("first")
     error.__cause__ = cause = KeyError("x")
@@ -113,7 +113,7 @@ def test_errors_that_raise_when_they_are_looked_at() -> None:
 
 
 def test_a_stand_in_is_handed_out_as_one() -> None:
-    """A fallback's stand-in reaches every caller as what it is, each with an error of its own."""
+    """A fallback's stand-in reaches every caller, each with an error of its own."""
     given = Substitute("spare", error=ValueError("down"))
     one, two = (delivered(SharedOutcome(error=given)) for _ in range(2))
     for each in (one, two):

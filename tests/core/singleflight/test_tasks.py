@@ -73,7 +73,7 @@ async def test_one_call_for_all() -> None:
 
 
 async def test_misses_of_a_cache_make_one_call() -> None:
-    """Inside a cache callers that miss make one call, also those who come just as it ends."""
+    """Inside a cache, callers that miss make one call, also if they come just as it ends."""
     upstream = Upstream()
     guarded = Pipeline("p", Cache(), SingleFlight())(upstream.get)
     callers = start(guarded, 50)
@@ -87,7 +87,7 @@ async def test_misses_of_a_cache_make_one_call() -> None:
 
 
 async def test_calls_through_the_pipeline_are_shared() -> None:
-    """`acall`, `call` and plain functions that return an awaitable share what they await."""
+    """`acall`, `call` and plain functions that return an awaitable share the awaited result."""
     upstream = Upstream()
     upstream.go.set()
     pipeline = Pipeline("p", SingleFlight(key=lambda number: number))
@@ -138,7 +138,7 @@ async def test_a_cancelled_waiter_leaves_the_others_alone() -> None:
 
 
 async def test_a_cancelled_first_caller_leaves_the_others_alone() -> None:
-    """The one who came first may be cancelled like any other: the call goes on for those who wait."""
+    """The first caller may be cancelled like any other: the call goes on for the others."""
     upstream = Upstream()
     callers = start(Pipeline("p", SingleFlight())(upstream.get), 3)
     await settle()
@@ -166,7 +166,7 @@ async def test_a_call_nobody_waits_for_is_cancelled() -> None:
 
 
 async def test_whoever_comes_while_a_call_is_being_cancelled_makes_another() -> None:
-    """A call that is on its way out is joined by nobody."""
+    """No caller joins a call that is being cancelled."""
     upstream = Upstream()
     guarded = Pipeline("p", SingleFlight())(upstream.get)
     caller = start(guarded, 1)[0]
@@ -225,7 +225,7 @@ async def test_cancellation_at_every_step() -> None:
 
 
 async def test_a_call_that_cancels_itself_is_made_again_by_the_others() -> None:
-    """What ended as a cancellation is shared with nobody: the first caller hears of it, another one makes the call."""
+    """A cancelled call shares no result: its first caller gets the cancellation, another caller makes the call."""
     upstream = Upstream()
     upstream.outcomes = [asyncio.CancelledError()]
     callers = start(Pipeline("p", SingleFlight())(upstream.get), 3)
@@ -274,7 +274,7 @@ async def test_a_deadline_bounds_the_wait() -> None:
 
 
 async def test_max_wait_bounds_the_wait_as_well() -> None:
-    """With `max_wait` nobody waits longer for somebody else's call, deadline or none; the call itself goes on."""
+    """With `max_wait` no caller waits longer for another's call, with or without a deadline; the call goes on."""
     upstream = Upstream()
     callers = start(Pipeline("p", SingleFlight("5ms"))(upstream.get), 2)
     await settle()
@@ -331,7 +331,7 @@ async def test_calls_that_want_each_other_do_not_wait_in_a_ring(size: int) -> No
 
 
 async def test_forgotten_calls_are_not_joined() -> None:
-    """After `forget` nobody joins a call that was in flight."""
+    """After `forget` no caller joins a call that was in flight."""
     upstream, single = Upstream(), SingleFlight()
     guarded = Pipeline("p", single)(upstream.get)
     before = start(guarded, 2)
@@ -344,7 +344,7 @@ async def test_forgotten_calls_are_not_joined() -> None:
 
 
 async def test_the_call_has_the_first_callers_context() -> None:
-    """The call sees the context variables of the one who came first; what it sets nobody sees."""
+    """The call sees the context variables of its first caller, and variables that it sets stay inside."""
     user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
 
     async def get(_: int) -> str:

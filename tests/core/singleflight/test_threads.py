@@ -194,7 +194,7 @@ def test_an_interrupted_call_is_made_by_the_next_in_line(
 
 
 def test_an_interrupt_nobody_waits_behind_leaves_nothing() -> None:
-    """A call interrupted with nobody in line is over, and the next one is made."""
+    """An interrupted call without followers is over, and the next call is made."""
     upstream = Upstream()
     upstream.go.set()
     upstream.outcomes = [KeyboardInterrupt()]
@@ -258,7 +258,7 @@ def test_an_heir_that_is_interrupted_passes_the_call_on(
 
 @pytest.mark.realtime
 def test_a_deadline_bounds_the_wait(pool: ThreadPoolExecutor) -> None:
-    """Whoever waits does so only for as long as its own deadline allows, and harms nobody by leaving."""
+    """A caller waits only as long as its own deadline allows, and its leaving does not disturb the others."""
     upstream, single = Upstream(), SingleFlight(name="s")
     guarded = Pipeline("p", single)(upstream.get)
     first = pool.submit(guarded, 1)
@@ -278,7 +278,7 @@ def test_a_deadline_bounds_the_wait(pool: ThreadPoolExecutor) -> None:
 def test_an_answer_that_comes_with_the_deadline_counts(
     pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A waiter that is being told just as its time is up takes what it is told."""
+    """A follower that is woken just as its time is up takes the outcome."""
     upstream = Upstream()
     guarded = Pipeline("p", SingleFlight())(upstream.get)
     first = pool.submit(guarded, 1)
@@ -339,7 +339,7 @@ def test_what_serves_one_caller_is_not_shared(pool: ThreadPoolExecutor, waiting:
 
 
 def test_forgotten_calls_are_not_joined(pool: ThreadPoolExecutor, waiting: Callable[[int], None]) -> None:
-    """After `forget` nobody joins a call that was in flight: the next caller makes its own, which others join."""
+    """After `forget` no caller joins a call that was in flight: the next caller makes its own, which others join."""
     upstream, single = Upstream(), SingleFlight()
     guarded = Pipeline("p", single)(upstream.get)
     before = start(pool, upstream, guarded, waiting, more=1)
@@ -351,7 +351,7 @@ def test_forgotten_calls_are_not_joined(pool: ThreadPoolExecutor, waiting: Calla
 
 
 def test_the_call_has_the_first_callers_context(pool: ThreadPoolExecutor, waiting: Callable[[int], None]) -> None:
-    """The call sees the context variables of the one who made it, and nobody keeps anything of them."""
+    """The call sees the context variables of the caller that makes it, and no caller keeps any of them."""
     user: contextvars.ContextVar[str] = contextvars.ContextVar("user")
     upstream = Upstream()
 
@@ -465,7 +465,7 @@ def test_errors_are_freed(pool: ThreadPoolExecutor, waiting: Callable[[int], Non
         del callers
         pool.shutdown()
         assert [reference() for reference in freed] == [None] * len(freed)
-        assert len(freed) == 5  # the error, what the others were given to copy, and three copies
+        assert len(freed) == 5  # the error, the shared copy, and three copies of that
     finally:
         gc.enable()
 
@@ -504,7 +504,7 @@ def test_bad_options_are_named() -> None:
 
 
 def test_describe_and_repr() -> None:
-    """As plain data: what it is; and how many calls served how many callers."""
+    """It describes itself as plain data, and counts calls and the callers they served."""
     single = SingleFlight(name="s")
     assert single.describe() == {"kind": "single_flight", "name": "s", "options": {"max_wait": None}, "sources": {}}
     assert repr(single) == "<SingleFlight 's' 0 calls, 0 shared>"

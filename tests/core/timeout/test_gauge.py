@@ -8,7 +8,7 @@ from resilience import DeadlineExceededError, Pipeline, Timeout
 
 
 def test_threads_still_running_are_counted() -> None:
-    """A snapshot tells the threads at work, those of them that are late, and how many calls took too long."""
+    """A snapshot counts the threads at work, the late ones among them, and the calls that took too long."""
     release = threading.Event()
     timeout = Timeout("20ms")
     with pytest.raises(DeadlineExceededError):

@@ -43,7 +43,7 @@ async def test_each_call_ends_on_its_own_time() -> None:
 
 @pytest.mark.realtime
 async def test_a_sooner_deadline_does_not_wait_in_line() -> None:
-    """A call whose caller waits for less than the timeout allows is cut off then, whoever began before it."""
+    """A call whose caller waits for less than the timeout allows is cut off then, whichever calls began before."""
     guarded = Pipeline("slow", Timeout(0.3))(slow)
     patient, hurried = await asyncio.gather(elapsed(guarded), elapsed_within(guarded, 0.05))
     assert 0.05 <= hurried < 0.3 <= patient

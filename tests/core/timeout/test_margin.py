@@ -33,7 +33,7 @@ def run(colour: str, pipeline: Pipeline, fn: Callable[[], Any]) -> Any:
 
 
 def left() -> float:
-    """Return what is left here."""
+    """Return the seconds left."""
     deadline = Deadline.current()
     assert deadline is not None
     return deadline.remaining()
@@ -87,7 +87,7 @@ def test_nothing_left_after_the_margin_is_refused_before_the_call(colour: str) -
 
 @COLOURS
 def test_margin_does_nothing_without_a_deadline(colour: str) -> None:
-    """With no deadline in force there is nobody to leave a margin to: the call gets its seconds."""
+    """Without a deadline in force there is no caller to leave a margin to: the call gets its seconds."""
     clock = ManualClock()
     assert run(colour, Pipeline("p", Timeout(5, margin=4, clock=clock)), left) == 5
     with Deadline.after(60, clock=clock):
@@ -127,8 +127,8 @@ def test_margin_is_configured_once_for_every_pipeline() -> None:
         "RESILIENCE_PIPELINE__LEDGER__TIMEOUT__MARGIN": "50ms",
         "RESILIENCE_PIPELINE__OPEN__TIMEOUT__SECONDS": "none",
     })  # fmt: skip
-    told = {name: resilience.pipeline(name).policies[0].options for name in ("database", "ledger", "open")}  # type: ignore[union-attr]  # a Timeout
-    assert {name: (options.seconds, options.margin) for name, options in told.items()} == {
+    options = {name: resilience.pipeline(name).policies[0].options for name in ("database", "ledger", "open")}  # type: ignore[union-attr]  # a Timeout
+    assert {name: (options.seconds, options.margin) for name, options in options.items()} == {
         "database": (3.0, 0.2),
         "ledger": (30.0, 0.05),
         "open": (None, 0.2),

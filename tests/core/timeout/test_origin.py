@@ -113,14 +113,14 @@ def test_the_server_side_tells_a_callers_deadline_from_its_own(
 
 
 def test_grpcs_own_word_is_the_callers_deadline_as_well() -> None:
-    """Law: what the transport knows of the caller's patience counts like a header."""
+    """Law: a deadline that the transport knows counts like a header."""
     deadline = ServerGate(ServerOptions(deadline=1.0)).receive({}, timeout=0.02).deadline
     assert deadline is not None
     assert deadline.is_callers
 
 
 def test_an_answered_request_has_no_callers_deadline_any_more() -> None:
-    """Law: work behind the answer is nobody's cut-off."""
+    """Law: work after the response is not cut off by the caller."""
     gate = ServerGate(ServerOptions())
     context: RequestContext = gate.receive({"x-request-timeout": "1s"})
     gate.response_sent(context)
@@ -147,7 +147,7 @@ def test_an_answered_request_has_no_callers_deadline_any_more() -> None:
 def test_a_timeout_says_whether_the_caller_cut_the_call_off(
     colour: str, deadline: Callable[[], Deadline], seconds: float | None, allowed: float | None
 ) -> None:
-    """Law: the error carries what the service allows exactly if the caller's deadline was shorter."""
+    """Law: the error carries the time that the service allows exactly if the caller's deadline was shorter."""
     error = error_of(colour, deadline(), Timeout(seconds))
     assert isinstance(error, DeadlineExceededError)
     assert error.is_callers is (allowed is not None)
@@ -156,7 +156,7 @@ def test_a_timeout_says_whether_the_caller_cut_the_call_off(
 
 @COLOURS
 def test_a_deadline_inside_of_a_callers_one_limits_what_the_service_allows(colour: str) -> None:
-    """Law: every deadline of the service that is in force bounds what the service allows."""
+    """Law: every deadline of the service that is in force bounds the time that the service allows."""
     with Deadline.after(0.5):
         around = error_of("blocking", impatient(), Timeout(2))
     inner = error_of(colour, impatient(), Timeout(0.5, name="whole"), Timeout(2))
@@ -204,7 +204,7 @@ def test_a_shielded_call_is_not_the_callers_cut_off(colour: str) -> None:
 def test_a_breaker_counts_a_cut_off_only_if_the_service_made_it(
     colour: str, deadline: Callable[[], Deadline], seconds: float | None, failures: int
 ) -> None:
-    """Law: an impatient caller is no failure of the dependency; a call that used what the service allows is."""
+    """Law: an impatient caller is no failure of the dependency; a call that used all the service's time is."""
     breaker = CircuitBreaker(fail_max=3)
     error_of(colour, deadline(), breaker, Timeout(seconds))
     assert breaker.fail_counter == failures
@@ -212,7 +212,7 @@ def test_a_breaker_counts_a_cut_off_only_if_the_service_made_it(
 
 @COLOURS
 def test_a_call_past_the_slow_call_threshold_counts_where_nothing_else_limits_it(colour: str) -> None:
-    """Law: without a Timeout and a deadline of the service, the slow-call threshold is what the service allows."""
+    """Law: without a Timeout and a deadline of the service, the slow-call threshold is the service's limit."""
     breaker = CircuitBreaker(fail_max=3, slow_call_duration_threshold=PATIENCE / 2)
     error_of(colour, impatient(), breaker, Timeout(None))
     assert breaker.fail_counter == 1
@@ -275,7 +275,7 @@ def test_a_hedge_starts_no_attempt_for_a_cut_off_and_spends_no_budget(colour: st
 
 
 def test_a_breaker_is_neutral_towards_who_waits_impatiently_for_a_shared_call() -> None:
-    """Law: a caller who gives up waiting for somebody else's call says nothing about the dependency."""
+    """Law: a caller who gives up waiting for the call of another caller says nothing about the dependency."""
     breaker, flight = CircuitBreaker(fail_max=3), SingleFlight()
     pipeline = Pipeline("shared", breaker, flight)
 
@@ -302,7 +302,7 @@ def test_a_breaker_is_neutral_towards_who_waits_impatiently_for_a_shared_call() 
 
 @COLOURS
 def test_a_margin_does_not_make_a_callers_deadline_of_the_services_own(colour: str) -> None:
-    """Law: what a timeout keeps back of a deadline of the service is the service's as well."""
+    """Law: the margin that a timeout keeps back of the service's deadline is the service's as well."""
     seen: list[Deadline | None] = []
 
     async def awaited() -> None:

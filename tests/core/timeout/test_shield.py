@@ -112,7 +112,7 @@ async def test_shielded_work_at_the_end_keeps_its_result() -> None:
 
 
 async def test_outer_cancellation_goes_through_a_shield() -> None:
-    """A shield is about time: a task cancelled by somebody else is cancelled."""
+    """A shield is about time: a task that other code cancels is cancelled."""
     started = asyncio.Event()
 
     async def act() -> None:
@@ -187,7 +187,7 @@ async def test_a_thread_does_not_hold_the_timeout_of_a_task() -> None:
 
 
 async def test_a_cleanup_after_the_cancellation_can_be_shielded_too() -> None:
-    """After our cancellation has been delivered, a `finally` with a shield may await what it needs."""
+    """After our cancellation has been delivered, a `finally` with a shield may await."""
     steps: list[str] = []
 
     async def act() -> None:

@@ -74,7 +74,7 @@ def test_a_lifted_deadline_moves_no_call_to_a_thread() -> None:
 
 
 def test_elapsed_calls_are_counted_in_threads_and_tasks() -> None:
-    """Every call that took too long is counted once, whoever made it."""
+    """Every call that took too long is counted once, in threads and in tasks."""
     timeout = Timeout("10ms")
     pipeline = Pipeline("p", timeout)
 
@@ -169,7 +169,7 @@ async def test_what_lives_on_does_not_keep_the_call() -> None:
     gone = weakref.ref(task)
     await task
     del task
-    await asyncio.sleep(0)  # what woke us referred to it
+    await asyncio.sleep(0)  # the handle that woke this task referred to it
     gc.collect()
     assert gone() is None
     stop.set()
@@ -217,7 +217,7 @@ def test_a_forked_child_has_no_late_threads() -> None:
 
 
 def test_a_clock_that_jumps_only_moves_its_own_deadlines() -> None:
-    """A timeout reads the clock it was given: when that leaps, what remains is nothing, never a negative time."""
+    """A timeout reads the clock it was given: if that clock leaps, the time left is 0, never negative."""
     clock, listener = ManualClock(), RecordingListener()
     pipeline = Pipeline("p", Timeout(5, clock=clock), listeners=[listener])
 

@@ -95,7 +95,7 @@ def test_threads_are_used_again() -> None:
 
 
 def test_idle_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread nobody needs any more ends by itself, and a new one is started when needed."""
+    """An idle thread ends by itself, and a new one is started when a call needs it."""
     monkeypatch.setattr(executor, "_IDLE_SECONDS", 0.01)
     pipeline = Pipeline("p", Timeout(5))
     thread = pipeline.call(threading.current_thread)
@@ -186,7 +186,7 @@ async def test_function_that_swallows_the_cancellation_returns_late() -> None:
 
 
 async def test_nested_timeouts_take_the_sooner_deadline() -> None:
-    """Inside a timeout `Deadline.current()` tells what remains; a sooner outer deadline wins over a later inner one."""
+    """Inside a timeout `Deadline.current()` is its deadline; a sooner outer deadline wins over a later inner one."""
 
     async def remaining() -> float:
         deadline = Deadline.current()
@@ -221,7 +221,7 @@ def test_deadline_of_the_breaker_counts() -> None:
 
 
 def test_deadlines_nest_and_restore() -> None:
-    """Deadlines nest; the sooner one is in force; leaving restores what was before; one object may be entered twice."""
+    """Deadlines nest; the sooner one is in force; leaving restores the outer one; one object may be entered twice."""
     clock = ManualClock()
     outer, inner = Deadline.after("10s", clock=clock), Deadline.after(timedelta(seconds=60), clock=clock)
     with outer:
@@ -253,7 +253,7 @@ def test_one_deadline_in_many_threads() -> None:
 
 
 def test_done_callback_after_the_end_runs_at_once() -> None:
-    """Asking to be told about work that has ended already is answered at once."""
+    """A callback that is added to work that has ended is called at once."""
     called: list[int] = []
     release = threading.Event()
     timeout = Timeout("10ms")
@@ -270,7 +270,7 @@ def test_done_callback_after_the_end_runs_at_once() -> None:
 
 
 async def test_timeout_needs_a_task() -> None:
-    """A scope entered outside a task says what is missing."""
+    """A scope entered outside a task raises an error that names asyncio."""
     failure: list[BaseException] = []
 
     def enter() -> None:
@@ -292,7 +292,7 @@ def test_bad_seconds_are_refused(seconds: Any) -> None:
 
 
 def test_repr() -> None:
-    """A timeout says what it allows."""
+    """The repr of a timeout states its time and margin."""
     assert repr(Timeout("1m30s", name="t")) == "<Timeout 't' 90 s>"
 
 
