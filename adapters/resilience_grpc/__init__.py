@@ -1,4 +1,4 @@
-"""Resilience for gRPC servers and clients that exist, on `grpc` and on `grpc.aio`.
+"""Resilience for existing gRPC servers and clients, on `grpc` and on `grpc.aio`.
 
 Needs the `grpc` extra: `pip install "resilience-plugins[grpc]"`.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 try:
-    import google.rpc as _rpc  # noqa: F401 - asked for first, so that what is missing is named with its remedy
-    import grpc as _grpc  # noqa: F401 - as above
-    import grpc_health as _health  # noqa: F401 - as above
+    import google.rpc as _rpc  # noqa: F401 - first, so that a missing package is named with its remedy
+    import grpc as _grpc  # noqa: F401 - see above
+    import grpc_health as _health  # noqa: F401 - see above
 except ModuleNotFoundError as _missing:
     raise ModuleNotFoundError(
         'resilience_grpc needs grpcio, -status and -health-checking: pip install "resilience-plugins[grpc]"',
@@ -62,7 +62,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Load a name when it is first used: a client has no use for servers, nor a server on threads for asyncio."""
+    """Load a name when it is first used. A client needs no server, and neither needs the other stack."""
     for home, names in _HOMES.items():
         if name in names:
             import importlib  # noqa: PLC0415 - kept out of our namespace

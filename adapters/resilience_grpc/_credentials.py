@@ -147,7 +147,7 @@ def _file_state(path: _PathText) -> tuple[int, int, int] | None:
 
 
 def _expected(path: _PathText, marker: str) -> str | None:
-    """Return what a file should be, None if it is that."""
+    """Return the expected kind of a file, None if the file is of that kind."""
     try:
         text = Path(path).read_text("ascii", "replace")
     except (OSError, TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Full names of methods, such as `/shop.Orders/Get`: their service, and what configuration says of them."""
+"""Full names of methods, such as `/shop.Orders/Get`: their service, and the patterns that match them."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def error_of_call(call: StatusError, *, catalog: ErrorCatalog | None = None) -> 
 
 
 def error_from(status: Status, *, catalog: ErrorCatalog | None = None) -> AppError | None:
-    """Return the error in a status, None if the status has no code of an error. Never raises, whoever wrote it.
+    """Return the error in a status, None if the status has no code of an error. Never raises.
 
     Args:
         status: The status.
@@ -260,4 +260,4 @@ def _python_value(value: Value) -> object:
         return [_python_value(inner) for inner in value.list_value.values]
     if kind == "number_value":
         return int(value.number_value) if value.number_value.is_integer() else value.number_value
-    return None if kind in {"null_value", None} else getattr(value, kind)
+    return None if kind is None or kind == "null_value" else getattr(value, kind)

@@ -96,7 +96,7 @@ class CompletedAioCall(grpc.aio.UnaryUnaryCall[Any, Any]):
 
 
 class _AttemptProxy:
-    """Passes on to the current attempt what concerns its connection and its requests."""
+    """Passes on to the current attempt all that concerns its connection and its requests."""
 
     @property
     def _call(self) -> AioCall:

@@ -1,4 +1,4 @@
-"""The error of a failed call: what grpcio raises and, at the same time, an error of this library.
+"""The error of a failed call: an error of grpcio and, at the same time, an error of this library.
 
 `except grpc.RpcError` works as before, with `code()`, `details()` and metadata. So does `except AppError`, with `code`
 and `details` as text and mapping: on these errors both can also be called. `ErrorDecoder` reads an error of grpcio.

@@ -1,4 +1,4 @@
-"""The guard of an RPC: what a server does for each RPC, whichever stack serves it.
+"""The guard of an RPC: the work of a server for each RPC, on either stack.
 
 On the way in, `RpcGuard` makes the `RequestContext` of an RPC, notes who calls, and reads the result of the
 validation hook. On the way out, it turns an error into status, message and trailing metadata. The `ServerGate` admits
@@ -215,7 +215,7 @@ class RpcGuard:
     def leave(self, request: RequestContext) -> None:
         """Undo the admission: the RPC has ended, and with it the deadline for anything that the handler has started.
 
-        A deadline that has passed stays. It has ended the RPC, so code that still runs for it may call nobody.
+        A deadline that has passed stays. It has ended the RPC, so code that still runs for it may make no calls.
         """
         if request.deadline is not None and not request.deadline.expired:
             self.gate.response_sent(request)
@@ -265,7 +265,8 @@ def _raised_violations(error: BaseException) -> Sequence[_Violation]:
         raise error
     errors = said_by(error, "errors")
     if callable(errors):
-        return violations_of(errors()) or [{"message": _INVALID}]
+        raised: Any = errors()
+        return violations_of(raised) or [{"message": _INVALID}]
     # The text of a subclass (of decoding, of JSON) was not written for the client to read.
     return [{"message": str(error) if type(error) is ValueError and error.args else _INVALID}]
 

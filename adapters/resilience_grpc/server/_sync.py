@@ -220,7 +220,7 @@ class _ThreadedMethod:
 
 
 def _refuse_awaitable(value: object) -> object:
-    """Return what a hook has returned. Raise `TypeError` if it is an awaitable."""
+    """Return the value that a hook has returned. Raise `TypeError` for an awaitable."""
     if inspect.isawaitable(value):
         if inspect.iscoroutine(value):
             value.close()

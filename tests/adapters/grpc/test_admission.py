@@ -1,4 +1,4 @@
-"""Who may come in: authentication, limits, validation, and what is left alone."""
+"""Admission: authentication, limits, validation, and methods that are left alone."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def hook(stack: str) -> Any:
 
 
 def test_callers_are_known(serve: Any, stack: str, kind: str) -> None:
-    """`authenticate` says who calls, and the handler knows; who is nobody is refused before anything else."""
+    """The handler sees the identity that `authenticate` returns. An RPC without one is refused before anything else."""
     shop = serve(stack, authenticate=hook(stack))
     shop.call(kind, "ok", metadata=(("token", "ada"),))
     assert shop.shop.seen["user"] == "ada"
@@ -61,7 +61,7 @@ def test_callers_are_known(serve: Any, stack: str, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["unary_unary", "stream_stream"])
 def test_authentication_fails_closed(serve: Any, stack: str, kind: str) -> None:
-    """Nothing a hook raises lets anybody in, or says why; an error of the service is told as it is."""
+    """If a hook raises, the RPC is refused without a reason. An `AppError` is answered as it is."""
     raised: list[Exception] = [ValueError("secret"), KeyError("secret"), TimeoutError(), Exception()]
 
     def authenticate(servicer: Any) -> str:
@@ -90,7 +90,7 @@ def test_nobody_is_nobody(serve: Any, stack: str, nobody: Any) -> None:
 
 
 def test_identities_are_opaque(serve: Any, stack: str) -> None:
-    """An identity may be any object: it is kept as it is, and is a user's name only where it is text or a number."""
+    """An identity may be any object, and is kept. It is the name of the user only if it is text or a number."""
     seen: list[Any] = []
     account = object()
     shop = serve(stack, authenticate=lambda servicer: account)
@@ -119,7 +119,7 @@ def test_authentication_may_abort(serve: Any, stack: str) -> None:
 
 
 def test_hooks_nobody_awaits(serve: Any) -> None:
-    """On threads a hook that has to be awaited is refused where it is given, and lets nobody in where it shows late."""
+    """On threads, a coroutine function is refused as a hook. A hook that returns an awaitable refuses the RPC."""
     with pytest.raises(ConfigurationError, match="authenticate is a coroutine function"):
         server_interceptors(Resilience(), authenticate=by_token_later)
     shop = serve("sync", authenticate=Hidden())
@@ -129,7 +129,7 @@ def test_hooks_nobody_awaits(serve: Any) -> None:
 
 
 def test_rate_limit(serve: Any, stack: str, kind: str) -> None:
-    """Over the limit an RPC is RESOURCE_EXHAUSTED and says when to come again; users count apart where asked to."""
+    """Over the limit an RPC ends with RESOURCE_EXHAUSTED and RetryInfo. With the key `user`, each user has a quota."""
     settings = {"SERVER__RATE_LIMIT": "1/hour", "SERVER__RATE_LIMIT_KEY": "user", "SERVER__RATE_LIMIT_HEADERS": "true"}
     shop = serve(stack, settings, authenticate=hook(stack))
     call = shop.start(kind, "ok", metadata=(("token", "ada"),))
@@ -145,7 +145,7 @@ def test_rate_limit(serve: Any, stack: str, kind: str) -> None:
 
 
 def test_quotas_are_shown_with_an_abort(serve: Any, stack: str, kind: str) -> None:
-    """An RPC that its handler aborts tells what is left of the quota, as one that succeeds does."""
+    """An RPC that its handler aborts has the quota in its trailing metadata, like an RPC that succeeds."""
     shop = serve(stack, {"SERVER__RATE_LIMIT": "2/hour", "SERVER__RATE_LIMIT_HEADERS": "true"})
     failed = shop.failure(kind, "abort")
     assert failed.code() is grpc.StatusCode.FAILED_PRECONDITION
@@ -153,7 +153,7 @@ def test_quotas_are_shown_with_an_abort(serve: Any, stack: str, kind: str) -> No
 
 
 def test_keys_may_be_computed(serve: Any, stack: str) -> None:
-    """`key` says whose quota an RPC is charged to."""
+    """`key` selects the quota that an RPC is charged to."""
     shop = serve(stack, {"SERVER__RATE_LIMIT": "1/hour"}, key=lambda servicer: str(by_token(servicer)))
     shop.call("unary_unary", "ok", metadata=(("token", "ada"),))
     shop.call("unary_unary", "ok", metadata=(("token", "bob"),))
@@ -161,7 +161,7 @@ def test_keys_may_be_computed(serve: Any, stack: str) -> None:
 
 
 def test_bulkhead(serve: Any, stack: str, kind: str) -> None:
-    """With every place taken an RPC is RESOURCE_EXHAUSTED at once; a place is free again when its stream has ended."""
+    """If all places are taken, an RPC ends with RESOURCE_EXHAUSTED at once. The end of a stream frees its place."""
     shop = serve(stack, {"SERVER__MAX_CONCURRENT_REQUESTS": "1"})
     call = shop.start(kind, "wait")
     assert shop.shop.waits.wait(5)
@@ -176,7 +176,7 @@ def test_bulkhead(serve: Any, stack: str, kind: str) -> None:
 
 
 def test_excluded_methods(serve: Any, stack: str) -> None:
-    """Methods of `exclude_paths` are known, and never limited, refused, timed or counted."""
+    """Methods in `exclude_paths` have a request context, and are never limited, refused, timed or counted."""
     settings = {
         "SERVER__RATE_LIMIT": "1/hour",
         "SERVER__MAX_CONCURRENT_REQUESTS": "1",
@@ -214,7 +214,7 @@ def checked(text: str) -> Any:
     ],
 )
 def test_messages_are_validated(serve: Any, stack: str, kind: str, text: str, violation: tuple[str, ...]) -> None:
-    """What `validate` returns becomes INVALID_ARGUMENT with field violations, before the handler sees the message."""
+    """Violations from `validate` become INVALID_ARGUMENT with BadRequest, before the handler sees the message."""
     shop = serve(stack, validate=checked)
     failed = shop.failure(kind, text)
     assert failed.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -252,7 +252,7 @@ class HandWrittenError(ValueError):
 def test_validation_may_raise(
     serve: Any, stack: str, kind: str, raised: Exception, code: str, violation: tuple[str, str] | None
 ) -> None:
-    """A ValueError speaks for itself, a subclass of it only by its `errors()`; anything else is a fault."""
+    """The text of a ValueError is sent, of a subclass only its `errors()`. Any other error is a fault."""
 
     async def later(text: str) -> None:
         raise raised
@@ -270,7 +270,7 @@ def test_validation_may_raise(
 
 
 def test_messages_that_are_read_are_validated(serve: Any) -> None:
-    """A handler that reads its messages from the context gets valid ones only, and the end as it is."""
+    """A handler that reads messages from the context gets only valid messages, and the end of the stream."""
     read: list[str] = []
 
     async def stream_unary(texts: Any, servicer: Any) -> str:
@@ -288,7 +288,7 @@ def test_messages_that_are_read_are_validated(serve: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
 def test_later_messages_are_validated(serve: Any, stack: str, kind: str) -> None:
-    """Every message of a stream is validated, when it is its turn."""
+    """Each message of a stream is validated when it is read."""
     shop = serve(stack, validate=checked)
     assert shop.failure(kind, "ok", "text", "never").code() is grpc.StatusCode.INVALID_ARGUMENT
     assert shop.shop.seen["names"] == ["ok"]
@@ -296,7 +296,7 @@ def test_later_messages_are_validated(serve: Any, stack: str, kind: str) -> None
 
 
 def test_messages_in_the_callers_language(serve: Any, stack: str) -> None:
-    """An error of the catalogue is told in the language the caller reads."""
+    """The message of an error in the catalog is in the language that the client prefers."""
     shop = serve(stack)
     shop.toolkit.catalog.translate("de", {"RATE_LIMITED": "Zu viele Anfragen."})
     shop.shop.act = lambda text, servicer: _refuse()
@@ -310,7 +310,7 @@ def _refuse() -> str:
 
 
 def test_errors_are_read_back(serve: Any, stack: str) -> None:
-    """The largest error that is sent arrives whole on the other side, whatever it is written in."""
+    """The largest error that is sent arrives whole at the client, in any script."""
     shop = serve(stack)
     fields = [{"field": f"f{n}", "message": "ü" * 300, "type": "x"} for n in range(100)]
     error = AppError(
@@ -343,7 +343,7 @@ def test_errors_are_read_back(serve: Any, stack: str) -> None:
     ],
 )
 def test_peers(peer: str, address: str | None) -> None:
-    """The caller's address is what gRPC says of its peer, without family, port and escapes; a Unix socket has none."""
+    """The client's address is gRPC's name of the peer without family, port and escapes. A Unix socket has none."""
     assert _address(peer) == address
 
 
@@ -351,7 +351,7 @@ def test_peers(peer: str, address: str | None) -> None:
 def test_callers_behind_a_unix_socket(
     serve: Any, stack: str, trusted: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Behind a trusted Unix socket each named caller has its quota; behind another one no quota is shared by all."""
+    """Behind a trusted Unix socket, each named client has its own quota. Behind any other, clients share no quota."""
     settings = {"SERVER__RATE_LIMIT": "1/hour", "SERVER__TRUSTED_PROXIES": trusted}
     place = f"unix:{tmp_path}/shop.sock"
     shop = serve(stack, settings, prepare=lambda server, _: server.add_insecure_port(place))
@@ -365,7 +365,7 @@ def test_callers_behind_a_unix_socket(
 
 
 def test_without_a_toolkit(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Without a toolkit the environment configures one, and what is wrong with it is said at once."""
+    """Without a toolkit, the environment configures one. An error in it is raised at once."""
     assert len(server_interceptors()) == len(aio_server_interceptors()) == 1
     monkeypatch.setenv("RESILIENCE_SERVER__DEADLINE", "soon")
     with caplog.at_level(logging.WARNING), pytest.raises(ConfigurationError, match="SERVER__DEADLINE"):

@@ -1,4 +1,4 @@
-"""Errors with contents nobody should send: they arrive as far as they can, and no exception text with them (L16)."""
+"""Errors with contents that cannot be sent whole: the rest arrives, and no exception text with it (L16)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNSAID = "this stays here"
 
 
 class Hostile(str):
-    """Whatever it is asked for, it raises."""
+    """A text of which every method raises."""
 
     __slots__ = ()
 
@@ -60,7 +60,7 @@ CLEANED: dict[str, tuple[Any, Any]] = {
     "large": ({"a": -(10**25)}, {"a": "-10000000000000000000000000"}),
     "no number": ({"a": math.nan, "b": -math.inf}, {"a": None, "b": None}),
 }
-"""Details as they are set, and as they arrive: None where it only matters that the rest does."""
+"""Details as they are set, and as they arrive. None if only the rest of the error has to arrive."""
 
 FAULTS: dict[str, dict[str, Any]] = {
     "message": {"message": Hostile("x")},
@@ -70,7 +70,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "status": {"grpc_status": {}},
     "retry": {"retry_after": Hostile("x")},
 }
-"""Attributes that make of an error what nobody can tell, or hardly."""
+"""Attributes that make an error unreadable, in part or whole."""
 
 
 def awkward(case: str) -> AppError:
@@ -95,13 +95,13 @@ class AwkwardTasks(Tasks):
 
 @pytest.fixture
 def shop(serve: Any, stack: str) -> Running:
-    """Serve methods that raise what they are told to."""
+    """Serve methods that raise the error that the request names."""
     served: Running = serve(stack, shop=AwkwardTasks() if stack == "aio" else AwkwardThreads())
     return served
 
 
 def test_the_code_outlives_its_details(shop: Running) -> None:
-    """Whatever details hold, code, status, message in its language, wait and id arrive; of them what can be sent."""
+    """Code, status, translated message, wait and id always arrive, and all details that can be sent."""
     for case, (_, expected) in CLEANED.items():
         failed = shop.failure("unary_unary", case, metadata=[("accept-language", "de"), ("x-request-id", "r-1")])
         error = error_of_call(failed)
@@ -114,8 +114,8 @@ def test_the_code_outlives_its_details(shop: Running) -> None:
 
 
 @pytest.mark.parametrize("kind", ["unary_unary", "stream_stream"])
-def test_what_cannot_be_told_is_internal(shop: Running, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error that raises when it is looked at is an envelope all the same, and its text stays here."""
+def test_an_unreadable_error_is_internal(shop: Running, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error whose attributes raise is answered with an envelope, and its text does not leave the process."""
     monkeypatch.setattr(logging, "raiseExceptions", False)  # the log cannot write it, either
     for case in FAULTS:
         failed = shop.failure(kind, case, metadata=[("accept-language", "de"), ("x-request-id", "r-1")])
@@ -128,7 +128,7 @@ def test_what_cannot_be_told_is_internal(shop: Running, kind: str, monkeypatch: 
 
 
 def test_a_log_that_fails_changes_nothing(shop: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where not even the log can be written, the client is told what it would have been."""
+    """If the log cannot be written, the client gets the same answer."""
 
     def failing(record: logging.LogRecord) -> bool:
         raise RuntimeError(UNSAID)

@@ -1,4 +1,4 @@
-"""Guarded clients and guarded servers together: what one side says is what the other one hears."""
+"""Guarded clients and guarded servers together."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_deadlines_cascade_through_three_services(serve: Callable[..., Any]) -> 
 
 
 def test_no_service_is_asked_without_time(serve: Callable[..., Any]) -> None:
-    """Where the first service has used up the time, the second is not called, and the client hears so."""
+    """If no time is left, the first service does not call the second, and the client gets DEADLINE_EXCEEDED."""
     asked: list[bytes] = []
 
     def answer(request: bytes) -> bytes:
@@ -84,7 +84,7 @@ def test_no_service_is_asked_without_time(serve: Callable[..., Any]) -> None:
 
 
 def test_an_error_crosses_two_services(serve: Callable[..., Any]) -> None:
-    """Code, details, request id and trace are the same at the far end of a chain and at its near end."""
+    """Code, details, request id and trace are the same at both ends of a chain."""
     heard: list[tuple[str, str]] = []
 
     def fail(_request: bytes) -> bytes:

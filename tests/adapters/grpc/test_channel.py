@@ -1,4 +1,4 @@
-"""Options and credentials of channels and servers, and channels made late."""
+"""Options and credentials of channels and servers, and lazy channels."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_every_option_reaches_grpc_by_its_name() -> None:
 
 @pytest.mark.parametrize("build", [channel_options, service_config, server_options])
 def test_every_mistake_is_named_before_grpc_sees_it(build: Callable[..., Any]) -> None:
-    """Values grpcio would ignore, or choke on at the first call, are refused with the rule they break."""
+    """A value that grpcio would ignore, or fail on at the first call, is refused with the rule that it breaks."""
     wrong: list[tuple[dict[str, Any], list[str]]] = [
         ({"load_balancing": "least_request_experimental"}, ["load_balancing"]),
         ({"native_retries": 1}, ["native_retries"]),
@@ -132,7 +132,7 @@ def test_every_mistake_is_named_before_grpc_sees_it(build: Callable[..., Any]) -
 
 
 def test_message_sizes_hold(upstream: Upstream) -> None:
-    """What is larger than allowed is refused by the side that was told, in either direction."""
+    """A message over the limit is refused by the side that has the limit, in either direction."""
     for options, request, fails in (
         ({"max_send_bytes": 100}, b"x" * 101, True),
         ({"max_receive_bytes": 3}, b"", True),
@@ -162,7 +162,7 @@ def test_grpcs_own_retries_are_on_only_where_asked(upstream: Upstream, native: i
 
 @pytest.mark.parametrize("is_ours", [True, False], ids=["ours", "plain"])
 def test_attempts_are_numbered_where_grpc_lets_them(upstream: Upstream, is_ours: bool) -> None:  # noqa: FBT001 - a case
-    """Over a channel made with our options a server is told of earlier attempts; grpc's own retries drop the number."""
+    """Over a channel with our options, the server gets the number of earlier attempts. gRPC's own retries drop it."""
     upstream.otherwise = failing()
     again = Pipeline("orders", Retry(3, wait_initial=0.001, wait_max=0.002))
     guards = client_interceptors(Resilience(), pipeline=again, idempotent=["*"])
@@ -174,7 +174,7 @@ def test_attempts_are_numbered_where_grpc_lets_them(upstream: Upstream, is_ours:
 
 
 class Healthy:
-    """A server with a health service, and one method that tells which server it is."""
+    """A server with a health service, and one method that returns the name of the server."""
 
     def __init__(self, name: bytes, **options: Any) -> None:
         self.health = health.HealthServicer()
@@ -197,7 +197,7 @@ class Healthy:
 
 
 def test_calls_go_round_the_healthy_addresses() -> None:
-    """Round robin uses every address, leaves one that says NOT_SERVING, and comes back to it."""
+    """Round robin uses every address, leaves an address that says NOT_SERVING, and returns to it."""
     one, two = Healthy(b"one"), Healthy(b"two")
     target = f"ipv4:127.0.0.1:{one.port},127.0.0.1:{two.port}"
     try:
@@ -219,7 +219,7 @@ def test_calls_go_round_the_healthy_addresses() -> None:
 
 @pytest.mark.realtime
 def test_connections_grow_old() -> None:
-    """After `max_connection_age` a client connects anew, and no call is lost by it."""
+    """After `max_connection_age` a client connects again, and loses no call."""
     server = Healthy(b"one", max_connection_age=1, max_connection_age_grace=5)
     try:
         options = channel_options(health_check=False)
@@ -260,7 +260,7 @@ def test_a_lazy_channel_is_made_once_at_its_first_call(upstream: Upstream) -> No
 
 
 def test_a_closed_lazy_channel_stays_closed() -> None:
-    """Closing one that was never used makes none, then or later."""
+    """Closing a lazy channel that was never used makes no channel, then or later."""
     lazy = LazyChannel(lambda: pytest.fail("made"))
     lazy.close()
     with pytest.raises(ValueError, match="closed"):
@@ -268,7 +268,7 @@ def test_a_closed_lazy_channel_stays_closed() -> None:
 
 
 def test_many_threads_share_one_lazy_channel(upstream: Upstream) -> None:
-    """Threads that make their first call at once end up on one channel; what was made besides is closed."""
+    """Threads that make their first call at the same time share one channel. Any other that was made is closed."""
     made: list[Any] = []
     barrier = threading.Barrier(4)
 
@@ -306,7 +306,7 @@ assert get(b"", timeout=5) == b"fine"
 @pytest.mark.servers
 @pytest.mark.parametrize("before", ["new", "used"])
 def test_a_forked_child_makes_its_own_channel(upstream: Upstream, before: str) -> None:
-    """Children call through channels of their own, and the parent's works on, whether it was used before or not."""
+    """A child calls through a channel of its own, and the parent's works on, whether it was used before or not."""
     command = [sys.executable, "-c", FORKING, upstream.target, before]
     environment = os.environ | ({"GRPC_ENABLE_FORK_SUPPORT": "1"} if before == "used" else {})  # older grpcio needs it
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
@@ -314,7 +314,7 @@ def test_a_forked_child_makes_its_own_channel(upstream: Upstream, before: str) -
 
 
 def test_a_lazy_aio_channel_is_made_for_each_loop(upstream: Upstream) -> None:
-    """Made at import time, where no loop runs, it serves one loop after the other, each by a channel of its own."""
+    """Made at import time, when no loop runs, it serves several loops, each with a channel of its own."""
     made: list[Any] = []
     interceptors = aio_client_interceptors(Resilience())
 
@@ -349,14 +349,14 @@ def test_a_lazy_aio_channel_is_made_for_each_loop(upstream: Upstream) -> None:
 @pytest.mark.parametrize("lazy", [LazyChannel, AioLazyChannel])
 @pytest.mark.parametrize("make", ["localhost:50051", grpc, None])
 def test_a_lazy_channel_needs_a_function(lazy: Any, make: Any) -> None:
-    """Anything but a plain function is refused where it is given, not at the first call."""
+    """Anything but a plain function is refused when it is given, not at the first call."""
     with pytest.raises(ConfigurationError, match="make="):
         lazy(make)
 
 
 @pytest.fixture(scope="session")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make an authority, and certificates of a server and two clients, the second of nobody's signing."""
+    """Make an authority, and certificates of a server and two clients. The authority has not signed the second."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("no openssl to make certificates with")
@@ -438,7 +438,7 @@ def served(port: int) -> bytes:
 def test_renewed_certificates_are_used(
     pki: Path, secure: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Files that change are shown at the next handshake; half of a change is not, and is said in the log."""
+    """A server uses changed files at the next handshake. It does not use half of a change, and logs it."""
     caplog.set_level(logging.WARNING, "resilience.grpc")
     port = secure()
     assert served(port) in (pki / "server.pem").read_bytes()
@@ -452,8 +452,8 @@ def test_renewed_certificates_are_used(
 
 
 def test_every_bad_file_is_named_at_once(pki: Path) -> None:
-    """What is missing, no PEM, of another key or locked is told with its path, before anything is served."""
-    for files, told in (
+    """A file that is missing, no PEM, locked or of another key is reported with its path, before anything is served."""
+    for files, wrong in (
         ({"ca": "nowhere.pem", "certificate": "text.pem", "key": "server.pem"}, ["ca", "certificate", "key"]),
         ({"certificate": "server.pem"}, ["key"]),
         ({"key": "server.key"}, ["certificate"]),
@@ -463,7 +463,7 @@ def test_every_bad_file_is_named_at_once(pki: Path) -> None:
     ):
         with pytest.raises(ConfigurationError) as caught:
             channel_credentials(**{option: pki / name for option, name in files.items()})
-        assert [problem.option for problem in caught.value.problems] == told
+        assert [problem.option for problem in caught.value.problems] == wrong
         assert all(str(problem.value) in str(caught.value) for problem in caught.value.problems)
     with pytest.raises(ConfigurationError, match="certificate=None"):
         server_credentials(None, pki / "server.key")  # type: ignore[arg-type]  # wrong on purpose

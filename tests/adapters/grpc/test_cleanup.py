@@ -39,7 +39,7 @@ def unlinked() -> ValueError:
 
 
 class FailingThreads(Threads):
-    """A text is the end of the RPC and the cleanup that follows, such as `abort-finally`."""
+    """The request names the end of the RPC and the cleanup that follows, such as `abort-finally`."""
 
     def _do(self, text: str, servicer: Any) -> str:
         end, _, cleanup = text.partition("-")
@@ -74,7 +74,7 @@ class FailingThreads(Threads):
 
 
 class FailingTasks(Tasks):
-    """The same, awaited."""
+    """The same methods as coroutines."""
 
     async def _do(self, text: str, servicer: Any) -> str:
         end, _, cleanup = text.partition("-")
@@ -115,7 +115,7 @@ def failing(stack: str) -> Threads | Tasks:
 
 
 def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what the log says of errors, each with its traceback."""
+    """Return the errors in the log, each with its traceback."""
     formatter = logging.Formatter()
     return [formatter.format(record) for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -158,7 +158,7 @@ def test_an_abort_alone_is_no_fault(
 @pytest.mark.parametrize("limits", ["false", "true"])
 @pytest.mark.parametrize("end", ["abort", "status", "metadata", "app", "crash", "code", "ok"])
 def test_one_id_beside_the_trailers_of_the_handler(serve: Any, stack: str, kind: str, end: str, limits: str) -> None:
-    """However an RPC ends, its trailing metadata hold our request id once, and all else that the handler set."""
+    """However an RPC ends, its trailing metadata have our request id once, and all other metadata of the handler."""
     if end == "metadata" and stack != "aio":
         end = "abort"  # a context for threads takes no metadata with an abort
     settings = {"SERVER__RATE_LIMIT": "9/second", "SERVER__RATE_LIMIT_HEADERS": limits}
@@ -175,7 +175,7 @@ def test_one_id_beside_the_trailers_of_the_handler(serve: Any, stack: str, kind:
 
 
 def test_an_authentication_that_aborts_keeps_the_id(serve: Any, stack: str, kind: str) -> None:
-    """An abort of `authenticate` has our request id, and the trailing metadata that it came with."""
+    """An abort by `authenticate` has our request id, and its own trailing metadata."""
 
     def refuse(servicer: Any) -> Any:
         return servicer.abort_with_status(OwnStatus())
@@ -186,7 +186,7 @@ def test_an_authentication_that_aborts_keeps_the_id(serve: Any, stack: str, kind
 
 
 class Closing:
-    """A stream of answers that is no generator, and whose close fails."""
+    """An iterator of responses that is no generator, and whose `close` fails."""
 
     def __init__(self, shop: Threads, text: str, servicer: Any) -> None:
         self.answers = iter((lambda: "first", lambda: shop._do(text, servicer)))
@@ -203,7 +203,7 @@ class Closing:
 
 @pytest.mark.parametrize("stack", ["sync", "aio-plain"])
 def test_an_abort_outlives_the_close_of_its_stream(serve: Any, stack: str, caplog: pytest.LogCaptureFixture) -> None:
-    """An abort stands where the close of the stream of answers fails, and the log has that error once."""
+    """If the `close` of the responses fails, the abort stands, and the log has that error once."""
     threads = FailingThreads()
     threads.unary_stream = lambda text, servicer: Closing(threads, text, servicer)  # type: ignore[method-assign]
     shop = serve(stack, shop=threads)
@@ -245,7 +245,7 @@ class NoMetadata(Threads):
 
 
 def test_an_abort_with_what_is_no_metadata(serve: Any) -> None:
-    """Metadata that cannot be sent do not show the client the text of our own error: the abort has the id alone."""
+    """If the metadata cannot be sent, the client does not see the text of our error: the abort has only the id."""
     failed = serve("sync", shop=NoMetadata()).failure("unary_unary", "x", metadata=(OURS,))
     assert (failed.code(), failed.details()) == (grpc.StatusCode.FAILED_PRECONDITION, "not yet")
     assert tuple(failed.trailing_metadata()) == (OURS,)

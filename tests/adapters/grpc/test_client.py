@@ -73,7 +73,7 @@ def is_rpc_error(error: object) -> bool:
 
 
 def patiently(is_so: Callable[[], bool]) -> None:
-    """Wait until something has become true that another thread sees to."""
+    """Wait until another thread has made a condition true."""
     until = time.monotonic() + 5
     while not is_so():
         assert time.monotonic() < until
@@ -82,7 +82,7 @@ def patiently(is_so: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_calls_go_through(upstream: Upstream, make: Make, kind: str) -> None:
-    """A call of each kind brings what the server answers, and the server gets what was sent."""
+    """A call of each kind returns the server's responses, and the server gets the requests."""
     upstream.otherwise = answering(b"one", b"two")
     expected = [b"one", b"two"] if kind in {"list", "chat"} else b"one"
     assert getattr(make(), kind)() == expected
@@ -98,7 +98,7 @@ def test_listed_methods_are_retried(upstream: Upstream, make: Make, kind: str) -
 
 
 def test_methods_may_be_listed_by_configuration(upstream: Upstream, make: Make) -> None:
-    """What the environment names as idempotent is, besides what code does."""
+    """Methods are idempotent if the environment or the code names them."""
     toolkit = Resilience.from_env({"RESILIENCE_CLIENT__IDEMPOTENT_METHODS": "shop.Orders/Get, /other.Orders/*"})
     upstream.script = [failing(), failing()]
     client = make(quick(), toolkit=toolkit, idempotent=["shop.Orders/List"])
@@ -109,7 +109,7 @@ def test_methods_may_be_listed_by_configuration(upstream: Upstream, make: Make) 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_else_is_retried(upstream: Upstream, make: Make, kind: str) -> None:
-    """A method that is not listed is called once, and a streamed request, which is gone, even where it is listed."""
+    """A method that is not listed is called once. So is a listed method with streamed requests."""
     upstream.otherwise = failing()
     for idempotent in ([], ["shop.Orders/Other", "other.Orders/*"], ["*"] if kind in {"put", "chat"} else []):
         with pytest.raises(grpc.RpcError) as caught:
@@ -119,7 +119,7 @@ def test_nothing_else_is_retried(upstream: Upstream, make: Make, kind: str) -> N
 
 
 def test_a_stream_is_not_retried_after_its_first_answer(upstream: Upstream, make: Make) -> None:
-    """What was handed over cannot be taken back: a stream that breaks later ends with its error."""
+    """A stream that breaks after its first response ends with its error."""
     upstream.otherwise = failing(after=(b"one",))
     with pytest.raises(grpc.RpcError):
         make(quick(), idempotent=["*"]).list()
@@ -128,7 +128,7 @@ def test_a_stream_is_not_retried_after_its_first_answer(upstream: Upstream, make
 
 @pytest.mark.parametrize("kind", ["get", "list"])
 def test_retries_give_up_with_the_servers_error(upstream: Upstream, make: Make, kind: str) -> None:
-    """After the last attempt the caller has that attempt's error, with a note of those before."""
+    """After the last attempt, the caller gets the error of that attempt, with a note of the earlier ones."""
     upstream.otherwise = failing()
     with pytest.raises(grpc.RpcError) as caught:
         getattr(make(quick(), idempotent=["*"]), kind)()
@@ -150,7 +150,7 @@ def test_only_statuses_that_may_pass_are_retried(upstream: Upstream, make: Make)
 
 
 def test_pushback_is_waited_for(upstream: Upstream, make: Make) -> None:
-    """`grpc-retry-pushback-ms` says how long to stay away, longer than the retry's own wait."""
+    """`grpc-retry-pushback-ms` is a floor for the wait of the retry."""
     upstream.script = [failing(trailing=(("grpc-retry-pushback-ms", "150"),))]
     begun = time.monotonic()
     assert make(quick(), idempotent=["*"]).get() == b"fine"
@@ -159,7 +159,7 @@ def test_pushback_is_waited_for(upstream: Upstream, make: Make) -> None:
 
 @pytest.mark.parametrize("asked", ["-1", "soon", "1e3", "99999999999"])
 def test_pushback_below_zero_means_never(upstream: Upstream, make: Make, asked: str) -> None:
-    """A negative pushback, or one nobody can read, ends the retry."""
+    """A negative or unreadable pushback ends the retry."""
     upstream.otherwise = failing(trailing=(("grpc-retry-pushback-ms", asked),))
     with pytest.raises(grpc.RpcError):
         make(quick(), idempotent=["*"]).get()
@@ -198,7 +198,7 @@ def test_failures_open_the_circuit(upstream: Upstream, make: Make, kind: str) ->
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_do_not_open_the_circuit(upstream: Upstream, make: Make, kind: str) -> None:
-    """NOT_FOUND, INVALID_ARGUMENT and their like say that the server is well: they end a row of failures."""
+    """NOT_FOUND, INVALID_ARGUMENT and similar statuses are successes for the breaker: they end a row of failures."""
     client = make(CircuitBreaker(2))
     for code in (UNAVAILABLE, NOT_FOUND, UNAVAILABLE, grpc.StatusCode.INVALID_ARGUMENT, UNAVAILABLE):
         upstream.otherwise = failing(code)
@@ -223,7 +223,7 @@ def test_a_server_that_was_restarted_is_found_again(upstream: Upstream, make: Ma
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_deadline_in_force_is_sent(upstream: Upstream, make: Make, kind: str) -> None:
-    """The server is given what remains of the request's deadline, less the margin; a sooner timeout wins."""
+    """The server gets the time left of the request's deadline, less the margin. A shorter timeout wins."""
     client = make()
     with Deadline.after(4):
         getattr(client, kind)()
@@ -248,7 +248,7 @@ def test_no_call_is_made_when_no_time_is_left(upstream: Upstream, make: Make, ki
 
 
 def test_a_timeout_spans_all_attempts(upstream: Upstream, make: Make) -> None:
-    """The timeout given with a call is for the call: its second attempt has what the first one has left."""
+    """The timeout of a call spans all attempts: the second attempt has the time that the first has left."""
     upstream.script = [failing(trailing=(("grpc-retry-pushback-ms", "200"),))]
     make(quick(), idempotent=["*"]).get(timeout=4)
     first, second = (seen.remaining for seen in upstream.seen)
@@ -257,7 +257,7 @@ def test_a_timeout_spans_all_attempts(upstream: Upstream, make: Make) -> None:
 
 @pytest.mark.realtime
 def test_a_call_in_a_call_has_less_time(upstream: Upstream, make: Make) -> None:
-    """Every hop passes on what it was given less its margin: a cascade of deadlines."""
+    """Every hop passes on its deadline less its margin."""
     client = make()
     for allowed in (1.0, 0.8, 0.5):
         with Deadline.after(allowed):
@@ -269,7 +269,7 @@ def test_a_call_in_a_call_has_less_time(upstream: Upstream, make: Make) -> None:
 @pytest.mark.realtime
 @pytest.mark.parametrize("kind", ["get", "put"])
 def test_a_timeout_policy_is_kept_by_grpc_itself(upstream: Upstream, make: Make, kind: str) -> None:
-    """The server knows of it, is told when it is over, and the error is of both families; no thread waits."""
+    """A `Timeout` is the deadline of the attempt at the server. The error is of both families. No thread waits."""
     timeout = Timeout(0.5)
     client = make(timeout)
     upstream.otherwise = hanging()
@@ -286,7 +286,7 @@ def test_a_timeout_policy_is_kept_by_grpc_itself(upstream: Upstream, make: Make,
 
 @pytest.mark.parametrize("kind", ["list", "chat"])
 def test_a_timeout_policy_leaves_streams_alone(upstream: Upstream, make: Make, kind: str) -> None:
-    """A stream of answers may last: only the call's own timeout and the deadline in force end it."""
+    """A `Timeout` does not end a stream. Only the timeout of the call and the deadline in force do."""
     client = make(Timeout(0.05))
     upstream.otherwise = hanging(0.2)
     assert getattr(client, kind)() == [b"late"]
@@ -296,7 +296,7 @@ def test_a_timeout_policy_leaves_streams_alone(upstream: Upstream, make: Make, k
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_context_travels(upstream: Upstream, make: Make, kind: str) -> None:
-    """Request id, trace and baggage of the request being served go along; what the caller set itself stays."""
+    """Request id, trace and baggage of the request being served are sent. Metadata of the caller stay."""
     headers = {"tracestate": "a=1", "baggage": "user=7"}
     request = RequestContext("r-1", "4bf92f3577b34da6a3ce929d0e0e4736", headers=headers)
     with request:
@@ -310,7 +310,7 @@ def test_the_context_travels(upstream: Upstream, make: Make, kind: str) -> None:
 
 
 def test_outside_a_request_nothing_is_added(upstream: Upstream, make: Make) -> None:
-    """Without a request there is nothing to pass on."""
+    """Without a request, no metadata are added."""
     make().get()
     assert not {"x-request-id", "traceparent", "baggage"} & set(upstream.seen[0].metadata)
 
@@ -326,22 +326,27 @@ def test_envelopes_arrive_as_they_were_raised(upstream: Upstream, make: Make, ki
     upstream.otherwise = failing(grpc.StatusCode.ABORTED, "Sold out.", trailing=trailing)
     with pytest.raises(AppError) as caught:
         getattr(make(*policies), kind)()
-    told: Any = caught.value
-    assert (told.code, told.message, told.details, told.retry_after) == ("SHOP_C001", "Sold out.", {"sku": "a"}, 1.5)
-    assert (told.http_status, told.grpc_status, told.request_id) == (409, "ABORTED", "far-1")
-    assert (told.code(), told.details(), is_rpc_error(told)) == (
+    received: Any = caught.value
+    assert (received.code, received.message, received.details, received.retry_after) == (
+        "SHOP_C001",
+        "Sold out.",
+        {"sku": "a"},
+        1.5,
+    )
+    assert (received.http_status, received.grpc_status, received.request_id) == (409, "ABORTED", "far-1")
+    assert (received.code(), received.details(), is_rpc_error(received)) == (
         grpc.StatusCode.ABORTED,
         "Sold out.",
         True,
     )
-    assert ("x-request-id", "far-1") in [(key, value) for key, value in told.trailing_metadata()]
-    assert rpc_status.from_call(told) == status
-    assert envelope_of(told).body() == {**envelope_of(error).body()}
+    assert ("x-request-id", "far-1") in [(key, value) for key, value in received.trailing_metadata()]
+    assert rpc_status.from_call(received) == status
+    assert envelope_of(received).body() == {**envelope_of(error).body()}
 
 
 @pytest.mark.realtime
 def test_a_late_answer_is_hedged(upstream: Upstream, make: Make) -> None:
-    """Where the first attempt is late the server sees a second one, whose answer is taken; the first is cancelled."""
+    """If the first attempt is late, a second is made, its response is used, and the first is cancelled."""
     hedge = Hedge(0.05)
     client = make(hedge, idempotent=["*"])
     upstream.script = [hanging()]
@@ -356,7 +361,7 @@ def test_a_late_answer_is_hedged(upstream: Upstream, make: Make) -> None:
 
 
 def test_what_lost_a_race_is_scored_by_nobody(upstream: Upstream, make: Make) -> None:
-    """The attempt cancelled because another won is no failure of the server, and keeps no place."""
+    """An attempt that is cancelled because another won is no failure of the server, and keeps no place."""
     breaker, bulkhead = CircuitBreaker(1), Bulkhead(2)
     client = make(Hedge(0.02), breaker, bulkhead, idempotent=["*"])
     for _ in range(5):
@@ -367,7 +372,7 @@ def test_what_lost_a_race_is_scored_by_nobody(upstream: Upstream, make: Make) ->
 
 
 def test_nothing_else_is_hedged(upstream: Upstream, make: Make) -> None:
-    """A call that may not be made twice is made once, however late its answer is."""
+    """A call that may not be made twice is made once, however late its response is."""
     upstream.otherwise = hanging(0.1)
     client = make(Hedge(0.01))
     assert client.get() == b"late"
@@ -377,7 +382,7 @@ def test_nothing_else_is_hedged(upstream: Upstream, make: Make) -> None:
 
 
 def test_all_attempts_of_a_race_may_fail(upstream: Upstream, make: Make) -> None:
-    """Where no attempt has an answer the caller gets an error of the server's."""
+    """If no attempt succeeds, the caller gets an error of the server."""
     upstream.otherwise = failing()
     with pytest.raises(AppError) as caught:
         make(Hedge(0.01), idempotent=["*"]).get()
@@ -421,7 +426,7 @@ def test_places_are_given_back(upstream: Upstream, make: Make, kind: str) -> Non
 
 
 def test_a_policy_may_stand_in(upstream: Upstream, make: Make) -> None:
-    """What a fallback gives is the call's response."""
+    """The value of a fallback is the response of the call."""
     upstream.otherwise = failing()
     client = make(Fallback(b"default", on=grpc.RpcError))
     assert client.get() == b"default"
@@ -429,7 +434,7 @@ def test_a_policy_may_stand_in(upstream: Upstream, make: Make) -> None:
 
 
 def test_what_cannot_own_a_stream_is_left_out(upstream: Upstream, make: Make) -> None:
-    """A fallback or a hedge has no say in a stream of answers; the other policies have."""
+    """A fallback or a hedge is left out for a stream of responses. The other policies guard it."""
     client = make(Fallback(b"default", on=grpc.RpcError), Hedge(0.01), CircuitBreaker(1), idempotent=["*"])
     upstream.otherwise = failing()
     for kind in (client.list, client.chat):
@@ -450,7 +455,7 @@ def test_one_policy_per_method(upstream: Upstream, make: Make) -> None:
 
 
 def test_pipelines_are_found_by_configuration(upstream: Upstream, make: Make) -> None:
-    """A method's own settings count, else those of its service, in the names the protocol has."""
+    """A method has the pipeline of its own name, else that of its service, by the names of the protocol."""
     toolkit = Resilience.from_env(
         {
             "RESILIENCE_PIPELINE__SHOP_ORDERS__RETRY__ATTEMPTS": "2",
@@ -482,7 +487,7 @@ def test_unconfigured_services_have_the_usual_pipeline(upstream: Upstream, make:
 
 
 def test_configured_hedges_learn_per_method(upstream: Upstream, make: Make) -> None:
-    """What is late is another figure for each method, though one setting is for all of a service."""
+    """Each method has its own hedge delay, although one setting configures the whole service."""
     toolkit = Resilience.from_env({"RESILIENCE_PIPELINE__SHOP_ORDERS__HEDGE__DELAY": "20ms"})
     heard = RecordingListener()
     toolkit.pipeline("shop.Orders").subscribe(heard)
@@ -526,7 +531,7 @@ def test_health_checks_are_left_alone(upstream: Upstream, make: Make) -> None:
 
 @pytest.mark.parametrize("interceptors", [client_interceptors, aio_client_interceptors])
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "expected"),
     [
         ({"idempotent": ["Get"]}, "idempotent=.*shop.Orders/Get"),
         ({"idempotent": "shop.Orders/Get"}, "idempotent='shop.Orders/Get': expected a list of methods, each"),
@@ -538,14 +543,14 @@ def test_health_checks_are_left_alone(upstream: Upstream, make: Make) -> None:
         ({"pipeline": "paymnets"}, "no pipeline 'paymnets' is configured"),
     ],
 )
-def test_bad_arguments_are_refused_at_once(interceptors: Any, wrong: dict[str, Any], told: str) -> None:
-    """What makes no sense is a ConfigurationError that names it, before any call."""
-    with pytest.raises(ConfigurationError, match=told):
+def test_bad_arguments_are_refused_at_once(interceptors: Any, wrong: dict[str, Any], expected: str) -> None:
+    """A wrong argument is a ConfigurationError that names it, before any call."""
+    with pytest.raises(ConfigurationError, match=expected):
         interceptors(Resilience(), **wrong)
 
 
 def test_threads_do_not_hold_what_does_not_block(upstream: Upstream, make: Make) -> None:
-    """A thread pool guards blocking calls alone; elsewhere it is refused by name instead of left out."""
+    """A thread pool guards only blocking calls. For other calls it is refused by name, not left out."""
     client = make(ThreadPoolBulkhead(2))
     if isinstance(client, SyncClient):
         assert client.get() == b"fine"
@@ -555,7 +560,7 @@ def test_threads_do_not_hold_what_does_not_block(upstream: Upstream, make: Make)
 
 
 def test_the_first_call_tells_of_a_pipeline_that_is_none(make: Make) -> None:
-    """A function that chooses nonsense is told so."""
+    """If the `pipeline` function returns a wrong value, the error names it."""
     with pytest.raises(ConfigurationError, match=r"pipeline\('shop.Orders/Get'\)=7"):
         make(pipeline=lambda _method: 7).get()
     with pytest.raises(ConfigurationError, match="no pipeline 'paymnets' is configured"):

@@ -1,4 +1,4 @@
-"""What call objects of `grpc.aio` can be asked, guarded."""
+"""The call objects of `grpc.aio`, guarded."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ async def patiently(is_so: Callable[[], bool]) -> None:
 
 
 async def ended(upstream: Upstream, number: int = 0) -> bool:
-    """Wait until a call is over for the server."""
+    """Wait until a call has ended at the server."""
     await patiently(lambda: len(upstream.seen) > number)
     return await asyncio.to_thread(upstream.seen[number].wait_until_ended)
 
 
 def announcing(*answers: bytes) -> Any:
-    """Send metadata ahead and behind the answers."""
+    """Send metadata before and after the responses."""
 
     def announce(seen: Seen) -> Iterator[bytes]:
         seen.context.send_initial_metadata((("ahead", "1"),))
@@ -93,7 +93,7 @@ def announcing(*answers: bytes) -> Any:
     return announce
 
 
-async def told(call: Any) -> tuple[Any, ...]:
+async def reported(call: Any) -> tuple[Any, ...]:
     ahead, behind = await call.initial_metadata(), await call.trailing_metadata()
     return await call.code(), found(ahead, "ahead"), found(behind, "behind"), await call.details()
 
@@ -121,7 +121,7 @@ async def test_the_call_tells_of_the_attempt_that_answered(upstream: Upstream, c
     call = channel.unary_unary(GET)(b"") if method == GET else channel.stream_unary(PUT)(messages(b"a"))
     call.add_done_callback(seen.append)
     assert not call.done()
-    assert await told(call) == (OK, "1", "2", "")
+    assert await reported(call) == (OK, "1", "2", "")
     assert await call == b"fine"
     assert await call == b"fine"
     assert (call.done(), call.cancelled(), call.cancel()) == (True, False, False)
@@ -131,12 +131,12 @@ async def test_the_call_tells_of_the_attempt_that_answered(upstream: Upstream, c
 
 
 async def test_what_a_policy_gave_has_a_call_object_too(upstream: Upstream, connect: Connect) -> None:
-    """A response that no server sent comes with a call that ended well."""
+    """A response that no server has sent comes with a call object with status OK."""
     upstream.otherwise = failing()
     call, seen = connect(Fallback(b"default")).unary_unary(GET)(b""), list[Any]()
     call.add_done_callback(seen.append)
     assert await call == b"default"
-    assert await told(call) == (OK, None, None, "")
+    assert await reported(call) == (OK, None, None, "")
     assert (call.done(), call.cancelled(), call.cancel()) == (True, False, False)
     assert await call.debug_error_string() == ""
     await call.wait_for_connection()
@@ -148,14 +148,14 @@ async def test_what_a_policy_gave_has_a_call_object_too(upstream: Upstream, conn
 
 @pytest.mark.parametrize("method", [GET, PUT])
 async def test_a_failed_call_can_be_asked_why(upstream: Upstream, connect: Connect, method: str) -> None:
-    """The error is raised to who awaits; the call object tells the same to who asks."""
+    """Awaiting the call raises the error. The call object reports the same error."""
     upstream.otherwise = failing(trailing=(("behind", "2"),))
     channel = connect(CircuitBreaker(2))
     for _ in range(2):
         call = channel.unary_unary(GET)(b"") if method == GET else channel.stream_unary(PUT)(messages(b"a"))
         with pytest.raises(AppError):
             await call
-        assert await told(call) == (UNAVAILABLE, None, "2", "down")
+        assert await reported(call) == (UNAVAILABLE, None, "2", "down")
         assert (call.done(), call.cancelled()) == (True, False)
     refused = channel.unary_unary(GET)(b"") if method == GET else channel.stream_unary(PUT)(messages(b"a"))
     assert await refused.code() is UNAVAILABLE
@@ -169,7 +169,7 @@ async def test_a_failed_call_can_be_asked_why(upstream: Upstream, connect: Conne
 @pytest.mark.parametrize("how", ["task", "call", "wait_for", "timeout"])
 @pytest.mark.parametrize("method", [GET, PUT, LIST, CHAT])
 async def test_cancelling_reaches_the_server(upstream: Upstream, connect: Connect, method: str, how: str) -> None:
-    """However a call is cancelled, its attempt is, at the server too; it counts for nobody and keeps no place."""
+    """Any way to cancel a call cancels its attempt at the server. No policy counts it, and it keeps no place."""
     upstream.otherwise = hanging()
     bulkhead, breaker = Bulkhead(1), CircuitBreaker(1)
     channel = connect(quick(), breaker, bulkhead)
@@ -226,7 +226,7 @@ async def test_cancelling_during_a_wait_between_attempts(upstream: Upstream, con
 
 
 async def test_hedged_attempts_are_cancelled_with_their_call(upstream: Upstream, connect: Connect) -> None:
-    """Cancelling a call in a race cancels every attempt; nothing goes on in the background."""
+    """Cancelling a hedged call cancels every attempt. Nothing goes on in the background."""
     upstream.otherwise = hanging()
     hedge, before = Hedge(0.02, max_hedges=2), asyncio.all_tasks()
     call = connect(hedge).unary_unary(GET)(b"")
@@ -240,7 +240,7 @@ async def test_hedged_attempts_are_cancelled_with_their_call(upstream: Upstream,
 
 
 async def test_nothing_is_left_behind(upstream: Upstream, connect: Connect) -> None:
-    """After calls of every kind that end in every way there is no task of ours."""
+    """After calls of every kind that end in every way, no task of ours is left."""
     channel = connect(quick(2), Hedge(0.05), CircuitBreaker(100), Bulkhead(10), Timeout(5))
     await channel.unary_unary(GET)(b"")
     before = len(asyncio.all_tasks())
@@ -259,7 +259,7 @@ async def test_nothing_is_left_behind(upstream: Upstream, connect: Connect) -> N
 
 
 async def test_messages_can_be_written(upstream: Upstream, connect: Connect) -> None:
-    """`write` and `done_writing` work through the policies, with `read` and with the answer awaited."""
+    """`write` and `done_writing` work through the policies, with `read` and with an awaited response."""
     channel = connect(CircuitBreaker(1), Bulkhead(2))
     put = channel.stream_unary(PUT)()
     for message in (b"a", b"b"):
@@ -286,7 +286,7 @@ async def test_messages_can_be_written(upstream: Upstream, connect: Connect) -> 
 
 
 async def test_writing_to_a_refused_call_says_that_it_is_over(upstream: Upstream, connect: Connect) -> None:
-    """A call that a policy refused takes no messages, and tells why when it is asked."""
+    """A call that a policy has refused takes no messages, and reports the refusal."""
     breaker = CircuitBreaker()
     breaker.open()
     for call in (connect(breaker).stream_unary(PUT)(), connect(breaker).stream_stream(CHAT)()):
@@ -298,7 +298,7 @@ async def test_writing_to_a_refused_call_says_that_it_is_over(upstream: Upstream
 
 @pytest.mark.parametrize("style", ["iterate", "read"])
 async def test_streams_are_read_in_either_style(upstream: Upstream, connect: Connect, style: str) -> None:
-    """`async for` and `read` bring the answers of the attempt that has any, and then the end."""
+    """`async for` and `read` return the responses of the attempt that has any, and then the end."""
     upstream.script = [failing(), failing()]
     upstream.otherwise = announcing(b"one", b"two")
     call, seen = connect(quick()).unary_stream(LIST)(b""), list[Any]()
@@ -307,7 +307,7 @@ async def test_streams_are_read_in_either_style(upstream: Upstream, connect: Con
         assert [answer async for answer in call] == [b"one", b"two"]
     else:
         assert [await call.read(), await call.read(), await call.read()] == [b"one", b"two", grpc.aio.EOF]
-    assert await told(call) == (OK, "1", "2", "")
+    assert await reported(call) == (OK, "1", "2", "")
     assert (call.done(), call.cancelled(), call.cancel()) == (True, False, False)
     await patiently(lambda: seen == [call])
     assert upstream.attempts == [None, "1", "2"]
@@ -315,13 +315,13 @@ async def test_streams_are_read_in_either_style(upstream: Upstream, connect: Con
 
 @pytest.mark.parametrize("ask", ["code", "details", "initial_metadata", "trailing_metadata", "debug_error_string"])
 async def test_a_stream_that_fails_can_be_asked_why(upstream: Upstream, connect: Connect, ask: str) -> None:
-    """Whatever is asked first, all attempts are made, and the error is raised to who reads."""
+    """Whichever member is used first, all attempts are made, and reading raises the error."""
     upstream.otherwise = failing(trailing=(("behind", "2"),))
     call, seen = connect(quick()).unary_stream(LIST)(b""), list[Any]()
     call.add_done_callback(seen.append)
     await getattr(call, ask)()
     assert len(upstream.seen) == 3
-    assert await told(call) == (UNAVAILABLE, None, "2", "down")
+    assert await reported(call) == (UNAVAILABLE, None, "2", "down")
     with pytest.raises(AppError):
         await call.read()
     assert call.done()
@@ -329,7 +329,7 @@ async def test_a_stream_that_fails_can_be_asked_why(upstream: Upstream, connect:
 
 
 async def test_a_stream_sends_metadata_ahead(upstream: Upstream, connect: Connect) -> None:
-    """What the server sends ahead is there before the first answer is, for streams that can and cannot be repeated."""
+    """Initial metadata are there before the first response, for streams that can and cannot be repeated."""
 
     def announce(seen: Seen) -> Iterator[bytes]:
         seen.context.send_initial_metadata((("ahead", "1"),))
@@ -345,7 +345,7 @@ async def test_a_stream_sends_metadata_ahead(upstream: Upstream, connect: Connec
 
 
 async def test_a_stream_that_is_left_ends(upstream: Upstream, connect: Connect) -> None:
-    """A loop left half-way ends with `cancel`, however long one holds the call; its place is given back."""
+    """A stream left half-way ends with `cancel`, even if the call object lives on, and frees its place."""
     upstream.otherwise = endless
     bulkhead = Bulkhead(1)
     channel = connect(bulkhead)
@@ -390,7 +390,7 @@ async def read_once(call: Any) -> None:
 async def test_a_stream_nobody_holds_ends(
     upstream: Upstream, connect: Connect, leave: Any, method: str, requests: Any, collector: str
 ) -> None:
-    """A call left half-way that nobody refers to is cancelled with its object, in whichever thread that is found."""
+    """A call left half-way is cancelled when its object is collected, in whichever thread."""
     upstream.otherwise = endless
     loop, complaints = asyncio.get_running_loop(), list[Any]()
     loop.set_exception_handler(lambda _loop, context: complaints.append(context))
@@ -408,7 +408,7 @@ async def test_a_stream_nobody_holds_ends(
 
 @pytest.mark.realtime
 async def test_a_stream_somebody_waits_for_goes_on(upstream: Upstream, connect: Connect) -> None:
-    """A call whose end somebody has asked to be told of is not over while it is under way."""
+    """A call with a done callback is not cancelled while it is in flight."""
     upstream.otherwise = endless
     over: list[Any] = []
     bulkhead = Bulkhead(9)
@@ -425,7 +425,7 @@ async def test_a_stream_somebody_waits_for_goes_on(upstream: Upstream, connect: 
 
 
 async def test_a_stream_that_has_ended_unread_gives_its_place_back(upstream: Upstream, connect: Connect) -> None:
-    """Cancelling a call that is over, but has not been read to its end, gives back the place it still has."""
+    """Cancelling a call that has ended, but was not read to its end, frees its place."""
     upstream.otherwise = endless
     bulkhead = Bulkhead(1)
     call = connect(bulkhead).unary_stream(LIST)(b"", timeout=0.2)
@@ -437,7 +437,7 @@ async def test_a_stream_that_has_ended_unread_gives_its_place_back(upstream: Ups
 
 
 async def test_a_channel_is_closed_over_its_calls(upstream: Upstream, connect: Connect) -> None:
-    """Closing a channel ends what is under way on it, whatever it waits for."""
+    """Closing a channel ends all calls on it, whatever they wait for."""
     upstream.otherwise = hanging()
     channel = connect(quick(), Bulkhead(9))
     calls = [
@@ -455,7 +455,7 @@ async def test_a_channel_is_closed_over_its_calls(upstream: Upstream, connect: C
 
 
 async def test_unread_errors_are_not_reported(upstream: Upstream, connect: Connect) -> None:
-    """A call that fails and is never asked for leaves asyncio nothing to complain about."""
+    """asyncio logs nothing about a call that fails and is never awaited."""
     upstream.otherwise = failing()
     loop, complaints = asyncio.get_running_loop(), list[Any]()
     loop.set_exception_handler(lambda _loop, context: complaints.append(context))
@@ -489,7 +489,7 @@ async def test_given_arguments_reach_grpc(upstream: Upstream, connect: Connect) 
 
 
 class _Outer(grpc.aio.UnaryUnaryClientInterceptor):
-    """An interceptor of somebody else's, which awaits what grpc.aio hands over."""
+    """An interceptor of the user, which awaits the call object of grpc.aio."""
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
@@ -504,7 +504,7 @@ class _Outer(grpc.aio.UnaryUnaryClientInterceptor):
 async def test_interceptors_of_others_see_what_they_are_used_to(
     upstream: Upstream, connect: Connect, place: str
 ) -> None:
-    """Outside of ours they get a call that has ended; inside, each attempt."""
+    """An interceptor outside of ours gets a call that has ended. An interceptor inside gets each attempt."""
     other = _Outer()
     channel = connect(quick(2), **{place: [other]})
     upstream.script = [failing()]
@@ -513,7 +513,7 @@ async def test_interceptors_of_others_see_what_they_are_used_to(
 
 
 class _Eager(grpc.aio.UnaryUnaryClientInterceptor):
-    """An interceptor of somebody else's, which waits for the answer and raises what it finds."""
+    """An interceptor of the user, which waits for the response and raises its error."""
 
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         return await (await continuation(client_call_details, request))
@@ -554,7 +554,7 @@ async def test_the_context_of_the_task_counts(upstream: Upstream, connect: Conne
 
 
 def test_several_loops_share_the_policies(upstream: Upstream) -> None:
-    """One set of interceptors serves channels on loops of several threads; what they learn is one state."""
+    """One set of interceptors serves channels on loops of several threads, with one state."""
     breaker = CircuitBreaker(fail_max=10_000)
     interceptors = aio_client_interceptors(Resilience(), pipeline=Pipeline("orders", breaker, Bulkhead(100)))
     done: list[bytes] = []

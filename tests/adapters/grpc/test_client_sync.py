@@ -1,4 +1,4 @@
-"""What call objects of `grpc` can be asked, guarded."""
+"""The call objects of `grpc`, guarded."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def patiently(is_so: Callable[[], bool]) -> None:
 
 
 def announcing(*answers: bytes) -> Any:
-    """Send metadata ahead and behind the answers."""
+    """Send metadata before and after the responses."""
 
     def announce(seen: Seen) -> Iterator[bytes]:
         seen.context.send_initial_metadata((("ahead", "1"),))
@@ -82,7 +82,7 @@ def announcing(*answers: bytes) -> Any:
     return announce
 
 
-def told(call: Any) -> tuple[Any, ...]:
+def reported(call: Any) -> tuple[Any, ...]:
     return call.code(), dict(call.initial_metadata()).get("ahead"), dict(call.trailing_metadata()).get("behind")
 
 
@@ -92,18 +92,18 @@ def test_with_call_tells_of_the_attempt_that_answered(upstream: Upstream, connec
     upstream.script = [failing(), announcing(b"fine")]
     channel = connect(quick(), *([Hedge(5)] if hedges else []))
     response, call = channel.unary_unary(GET).with_call(b"")
-    assert (response, *told(call), call.details()) == (b"fine", OK, "1", "2", "")
+    assert (response, *reported(call), call.details()) == (b"fine", OK, "1", "2", "")
     upstream.script = [announcing(b"fine")]
     response, call = channel.stream_unary(PUT).with_call(iter([b"a"]))
-    assert (response, *told(call)) == (b"fine", OK, "1", "2")
+    assert (response, *reported(call)) == (b"fine", OK, "1", "2")
 
 
 def test_what_a_policy_gave_has_a_call_object_too(upstream: Upstream, connect: Connect) -> None:
-    """A response that no server sent comes with a call that ended well."""
+    """A response that no server has sent comes with a call object with status OK."""
     upstream.otherwise = failing()
     channel = connect(Fallback(b"default"))
     response, call = channel.unary_unary(GET).with_call(b"")
-    assert (response, *told(call), call.details(), call.result(), call.exception()) == (
+    assert (response, *reported(call), call.details(), call.result(), call.exception()) == (
         b"default",
         OK,
         None,
@@ -150,14 +150,21 @@ def test_a_future_is_a_call_under_way(upstream: Upstream, connect: Connect, late
         future.exception(timeout=0.01)
     release.set()
     assert future.result(timeout=5) == b"fine"
-    assert (*told(future), future.details(), future.exception(), future.traceback()) == (OK, "1", "2", "", None, None)
+    assert (*reported(future), future.details(), future.exception(), future.traceback()) == (
+        OK,
+        "1",
+        "2",
+        "",
+        None,
+        None,
+    )
     assert [seen.get(timeout=5), seen.get(timeout=5)] == [future, "callback"]
     assert (future.done(), future.cancel(), future.time_remaining()) == (True, False, None)
     assert upstream.seen[-1].metadata["k"] == "v"
 
 
 def test_a_future_fails_with_the_errors_of_calls(upstream: Upstream, connect: Connect) -> None:
-    """The error is raised by `result`, returned by `exception`, and answers for the call."""
+    """`result` raises the error, `exception` returns it, and the error has the status and metadata of the call."""
     upstream.otherwise = failing(trailing=(("behind", "2"),))
     future = connect(quick()).unary_unary(GET).future(b"")
     with pytest.raises(AppError) as caught:
@@ -169,7 +176,7 @@ def test_a_future_fails_with_the_errors_of_calls(upstream: Upstream, connect: Co
 
 
 def test_a_future_that_is_refused_says_so(upstream: Upstream, connect: Connect) -> None:
-    """A refusal is the future's error, of both families; nothing is raised where the future is made."""
+    """A refusal is the error of the future, of both families. Nothing is raised when the future is made."""
     breaker = CircuitBreaker()
     breaker.open()
     future = connect(breaker).unary_unary(GET).future(b"")
@@ -182,7 +189,7 @@ def test_a_future_that_is_refused_says_so(upstream: Upstream, connect: Connect) 
 
 
 def test_a_future_can_be_cancelled(upstream: Upstream, connect: Connect) -> None:
-    """Cancelling ends the attempt under way at the server, and any wait between attempts."""
+    """Cancelling ends the attempt in flight at the server, and any wait between attempts."""
     upstream.otherwise = hanging()
     bulkhead = Bulkhead(1)
     future = connect(quick(), bulkhead).unary_unary(GET).future(b"")
@@ -198,7 +205,7 @@ def test_a_future_can_be_cancelled(upstream: Upstream, connect: Connect) -> None
 
 
 def test_many_futures_need_no_threads(upstream: Upstream, connect: Connect) -> None:
-    """A hundred calls under way, retries included, are driven by one thread of ours."""
+    """One thread of ours drives a hundred calls in flight, retries included."""
     channel = connect(quick(50), CircuitBreaker(1000))
     channel.unary_unary(GET).future(b"").result(5)
     upstream.script = [failing()] * 50
@@ -261,7 +268,7 @@ def test_given_arguments_reach_grpc(upstream: Upstream, connect: Connect) -> Non
 
 
 class _Outer(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
-    """An interceptor of somebody else's, which looks at outcomes as grpcio hands them over."""
+    """An interceptor of the user, which looks at the call objects of grpcio."""
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
@@ -277,7 +284,7 @@ class _Outer(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor
 
 @pytest.mark.parametrize("place", ["around", "inside"])
 def test_interceptors_of_others_see_what_they_are_used_to(upstream: Upstream, connect: Connect, place: str) -> None:
-    """Outside of ours an error is an outcome that can be asked; inside, plain iterators are streams like any other."""
+    """An interceptor outside of ours gets errors as call objects. One inside may return a plain iterator."""
     other = _Outer()
     channel = connect(quick(2), **{place: [other]})
     assert channel.unary_unary(GET)(b"") == b"fine"
@@ -291,7 +298,7 @@ def test_interceptors_of_others_see_what_they_are_used_to(upstream: Upstream, co
 
 
 def test_an_error_is_an_outcome(upstream: Upstream, connect: Connect) -> None:
-    """Errors can be asked all that grpcio's own can, and cross processes."""
+    """Our errors have all members of grpcio's own, and cross processes."""
     upstream.otherwise = failing()
     with pytest.raises(grpc.RpcError) as caught:
         connect().unary_unary(GET)(b"")
@@ -323,7 +330,7 @@ def test_an_error_is_an_outcome(upstream: Upstream, connect: Connect) -> None:
 
 
 def test_a_stream_begins_at_once(upstream: Upstream, connect: Connect) -> None:
-    """The server is asked when the call is made, not when somebody reads."""
+    """The server is called when the call is made, not when a response is read."""
     upstream.otherwise = announcing(b"one", b"two")
     for method in (LIST, CHAT):
         upstream.seen.clear()
@@ -331,7 +338,7 @@ def test_a_stream_begins_at_once(upstream: Upstream, connect: Connect) -> None:
         patiently(lambda: len(upstream.seen) == 1)
         assert dict(call.initial_metadata())["ahead"] == "1"
         assert (next(call), next(call), next(call, None)) == (b"one", b"two", None)
-        assert (*told(call), call.done(), call.is_active(), call.exception(), call.result()) == (
+        assert (*reported(call), call.done(), call.is_active(), call.exception(), call.result()) == (
             OK,
             "1",
             "2",
@@ -344,14 +351,14 @@ def test_a_stream_begins_at_once(upstream: Upstream, connect: Connect) -> None:
 
 
 def test_a_stream_can_be_asked_before_it_is_read(upstream: Upstream, connect: Connect) -> None:
-    """Asking for the status takes other attempts where they are needed, and loses no answer."""
+    """Asking for the status makes other attempts if they are needed, and loses no response."""
     upstream.script = [failing(), failing(), announcing(b"one")]
     call = connect(quick()).unary_stream(LIST)(b"")
     seen: list[Any] = []
     call.add_done_callback(seen.append)
     assert call.add_callback(lambda: seen.append("callback"))
     assert (call.done(), call.cancelled(), call.time_remaining()) == (False, False, None)
-    assert told(call) == (OK, "1", "2")
+    assert reported(call) == (OK, "1", "2")
     assert list(call) == [b"one"]
     patiently(lambda: seen == [call, "callback"])
     assert call.result() is None
@@ -359,7 +366,7 @@ def test_a_stream_can_be_asked_before_it_is_read(upstream: Upstream, connect: Co
 
 @pytest.mark.parametrize("ask", ["code", "initial_metadata", "exception"])
 def test_a_stream_that_fails_can_be_asked_why(upstream: Upstream, connect: Connect, ask: str) -> None:
-    """Whatever is asked first, all attempts are made, and the error is raised to who reads, each time."""
+    """Whichever member is used first, all attempts are made, and each read raises the error."""
     upstream.otherwise = failing(trailing=(("behind", "2"),))
     call = connect(quick()).unary_stream(LIST)(b"")
     seen: list[Any] = []
@@ -377,7 +384,7 @@ def test_a_stream_that_fails_can_be_asked_why(upstream: Upstream, connect: Conne
 
 
 def test_a_stream_that_is_refused_raises_when_it_is_read(upstream: Upstream, connect: Connect) -> None:
-    """As with grpcio the call object comes first; the refusal is what it says and raises."""
+    """As in grpcio, the call object is returned first. It reports and raises the refusal."""
     breaker = CircuitBreaker()
     breaker.open()
     for call in (connect(breaker).unary_stream(LIST)(b""), connect(breaker).stream_stream(CHAT)(iter([]))):
@@ -389,7 +396,7 @@ def test_a_stream_that_is_refused_raises_when_it_is_read(upstream: Upstream, con
 
 @pytest.mark.parametrize("is_read", [False, True])
 def test_a_stream_can_be_cancelled(upstream: Upstream, connect: Connect, *, is_read: bool) -> None:
-    """Cancelling ends the call at the server and gives its place back; who reads on is told CANCELLED."""
+    """Cancelling ends the call at the server and frees its place. The next read raises CANCELLED."""
 
     def endless(seen: Seen) -> Iterator[bytes]:
         yield b"one"
@@ -412,7 +419,7 @@ def test_a_stream_can_be_cancelled(upstream: Upstream, connect: Connect, *, is_r
 
 
 def test_a_stream_is_cancelled_under_its_reader(upstream: Upstream, connect: Connect) -> None:
-    """A thread that waits for an answer is told when another one cancels the call."""
+    """A thread that waits for a response gets CANCELLED when another thread cancels the call."""
     upstream.otherwise = hanging()
     bulkhead = Bulkhead(1)
     call, told_to = connect(quick(), bulkhead).unary_stream(LIST)(b""), queue.SimpleQueue[Any]()
@@ -434,7 +441,7 @@ def test_a_stream_is_cancelled_under_its_reader(upstream: Upstream, connect: Con
 
 
 def test_a_stream_nobody_finishes_ends(upstream: Upstream, connect: Connect) -> None:
-    """A loop that is left half-way ends the call at the server and gives its place back."""
+    """A stream that is left half-way ends at the server and frees its place."""
 
     def endless(seen: Seen) -> Iterator[bytes]:
         while not seen.ended.wait(0.01):
@@ -451,7 +458,7 @@ def test_a_stream_nobody_finishes_ends(upstream: Upstream, connect: Connect) -> 
 
 
 def test_a_conversation_goes_both_ways(upstream: Upstream, connect: Connect) -> None:
-    """Messages are sent while answers are read, through breaker and bulkhead."""
+    """Requests are sent while responses are read, through breaker and bulkhead."""
     requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def handle(iterator: Iterator[bytes], _context: Any) -> Iterator[bytes]:
@@ -470,7 +477,7 @@ def test_a_conversation_goes_both_ways(upstream: Upstream, connect: Connect) -> 
 
 @pytest.mark.realtime
 def test_a_streams_deadline_is_the_calls(upstream: Upstream, connect: Connect) -> None:
-    """The timeout of a stream holds from its beginning to its end, whenever it is read."""
+    """The timeout of a stream holds from its begin to its end, whenever it is read."""
     upstream.otherwise = hanging()
     call = connect(quick()).unary_stream(LIST)(b"", timeout=0.2)
     begun = time.monotonic()

@@ -1,4 +1,4 @@
-"""What methods do with the context of their RPC, and how servers end that have less than others."""
+"""The context of an RPC, and drains of servers without interceptors or health."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class OwnStatus(grpc.Status):
 
 
 class Talkative(Threads):
-    """Uses all that a plain function is given."""
+    """Uses all members of the context that a plain function gets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Talkative(Threads):
 
 
 class TalkativeTasks(Tasks):
-    """The same, awaiting."""
+    """The same methods as coroutines."""
 
     async def unary_unary(self, text: str, servicer: Any) -> str:
         await servicer.abort_with_status(OwnStatus())
@@ -54,7 +54,7 @@ class TalkativeTasks(Tasks):
 
 
 def test_a_status_of_its_own(serve: Any, stack: str) -> None:
-    """A status that a handler aborts with arrives as it is, details and all."""
+    """The status of an abort arrives unchanged, with its details."""
     shop = serve(stack, shop=TalkativeTasks() if stack == "aio" else Talkative())
     failed = shop.failure("unary_unary", "status")
     assert (failed.code(), failed.details()) == (grpc.StatusCode.NOT_FOUND, "no such order")
@@ -75,7 +75,7 @@ def test_plain_functions_have_a_whole_context(serve: Any, stack: str) -> None:
 
 @pytest.mark.parametrize("found", [7, [7], object()], ids=["number", "numbers", "thing"])
 def test_hooks_that_answer_nonsense(serve: Any, stack: str, found: Any) -> None:
-    """What `validate` returns and nobody can read lets nothing in."""
+    """If `validate` returns a value of a wrong type, the RPC ends with INTERNAL."""
     shop = serve(stack, validate=lambda text: found)
     assert shop.failure("unary_unary", "never").code() is grpc.StatusCode.INTERNAL
     assert "names" not in shop.shop.seen
@@ -112,7 +112,7 @@ class Kept:
 @pytest.mark.realtime
 @pytest.mark.parametrize("stack", ["sync", "aio"])
 def test_a_drain_by_a_toolkit_that_counts_nothing(serve: Any, stack: str) -> None:
-    """A drain that is not told whose requests are under way lets them finish all the same."""
+    """A drain without a toolkit lets the RPCs in flight finish."""
     kept = Kept()
     shop = serve(stack, prepare=kept)
     slow = shop.start("unary_unary", "sleep1.5")
@@ -125,7 +125,7 @@ def test_a_drain_by_a_toolkit_that_counts_nothing(serve: Any, stack: str) -> Non
 
 @pytest.mark.parametrize("stack", ["sync", "aio"])
 def test_a_drain_by_a_toolkit_that_counts_nothing_has_an_end(serve: Any, stack: str) -> None:
-    """A drain that is not told whose requests are under way says so where it cancels one."""
+    """A drain without a toolkit returns False if it cancels an RPC."""
     kept = Kept()
     shop = serve(stack, prepare=kept)
     slow = shop.start("unary_unary", "wait")
@@ -151,7 +151,7 @@ def test_a_drain_without_health(serve: Any, stack: str) -> None:
 
 @pytest.mark.parametrize("stack", ["sync", "aio"])
 def test_health_with_a_toolkit_from_the_environment(serve: Any, stack: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a toolkit health makes one from the environment, and hands it out; drains find it again."""
+    """Without a toolkit, `add_health` makes one from the environment and returns it. A drain finds it again."""
     made: list[Resilience] = []
     kept = Kept()
 

@@ -1,4 +1,4 @@
-"""Ends that are rare: readers left waiting, loads of cancellations, other interceptors, streams pushed from afar."""
+"""Rare ends: waiting readers, many cancellations, other interceptors, streams that other threads send."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from resilience_grpc.server._handlers import HandlerCache
 
 
 class Open:
-    """Requests that stop coming, and never end by themselves."""
+    """Streamed requests that stop and never end by themselves."""
 
     def __init__(self, *texts: str) -> None:
         self.texts = texts
@@ -55,7 +55,7 @@ def test_readers_whose_client_leaves(serve: Any, stack: str, kind: str, caplog: 
 
 @pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
 def test_readers_past_their_deadline(serve: Any, stack: str, kind: str) -> None:
-    """A handler waiting for the next request is over when its caller no longer waits."""
+    """A handler that waits for the next request ends when its client no longer waits."""
     shop = serve(stack)
     requests = Open("ok")
     call = getattr(shop.channel, kind)(f"/shop.Orders/{kind}", str.encode, bytes.decode)
@@ -67,7 +67,7 @@ def test_readers_past_their_deadline(serve: Any, stack: str, kind: str) -> None:
 
 
 def test_many_cancellations_leave_nothing_behind(serve: Any, stack: str) -> None:
-    """Whenever clients leave, the count of requests comes back to nothing, and every place to its owner."""
+    """Whenever clients leave, the count of requests in flight returns to 0, and every place is freed."""
     settings = {"SERVER__MAX_CONCURRENT_REQUESTS": "6", "SERVER__DEADLINE": "50ms"}
     shop = serve(stack, settings, threads=6)
     chance = random.Random(7)
@@ -109,7 +109,7 @@ def test_waiting_for_a_thread_is_not_work(serve: Any) -> None:
 
 
 def test_a_bad_key_is_a_fault(serve: Any, stack: str) -> None:
-    """A key function that fails is INTERNAL, and says nothing."""
+    """If the key function fails, the client gets INTERNAL without the text."""
 
     def key(servicer: Any) -> str:
         raise ValueError("secret")
@@ -122,7 +122,7 @@ def test_a_bad_key_is_a_fault(serve: Any, stack: str) -> None:
 
 
 def test_work_that_is_left_behind_has_no_deadline(serve: Any) -> None:
-    """What an RPC has started and not waited for is not hurried by its deadline."""
+    """A task that an RPC has started and not awaited is not cut short by the RPC's deadline."""
     seen: list[float] = []
     kept: list[asyncio.Task[None]] = []
 
@@ -146,7 +146,7 @@ def test_work_that_is_left_behind_has_no_deadline(serve: Any) -> None:
 
 
 class Inner(grpc.ServerInterceptor):
-    """As many are: a new handler for every call."""
+    """Returns a new handler for every call."""
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         handler = continuation(handler_call_details)
@@ -156,7 +156,7 @@ class Inner(grpc.ServerInterceptor):
 
 
 def test_other_interceptors(serve: Any) -> None:
-    """Interceptors behind ours do what they did, also where they make a new handler for every call."""
+    """Interceptors behind ours work as before, also if they make a new handler for every call."""
     toolkit = Resilience()
     with futures.ThreadPoolExecutor(2) as pool:
         server = grpc.server(pool, interceptors=[*server_interceptors(toolkit), Inner()])
@@ -172,7 +172,7 @@ def test_other_interceptors(serve: Any) -> None:
 
 @pytest.mark.parametrize("text", ["ok", "refused", "crash"])
 def test_streams_that_are_pushed(serve: Any, text: str) -> None:
-    """A stream whose answers come from other threads is counted until grpcio says it is over."""
+    """A stream whose responses other threads send is counted until grpcio reports its end."""
     shop = Threads()
     senders: list[Any] = []
     sent = threading.Event()
@@ -242,7 +242,7 @@ class Delegating(Tasks):
 
 
 def test_what_goes_on_late_has_no_time(serve: Any) -> None:
-    """A thread that works on after its RPC was ended for being late has no more time than before."""
+    """A thread that works on after the deadline has ended its RPC has no new time."""
     shop = serve("aio", {"SERVER__DEADLINE": "50ms"}, shop=Delegating())
     assert shop.failure("unary_unary", "x").code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert shop.settled()
@@ -285,7 +285,7 @@ async def test_a_finished_task_deadline_cancels_nothing() -> None:
 
 
 def test_the_stacks_have_their_own() -> None:
-    """Interceptors are made for the server they are given to."""
+    """Each stack has interceptors of its own class."""
     (threads,), (tasks,) = server_interceptors(Resilience()), aio_server_interceptors(Resilience())
     assert isinstance(threads, grpc.ServerInterceptor)
     assert isinstance(tasks, grpc.aio.ServerInterceptor)
@@ -309,7 +309,7 @@ class SlowInThreads(Threads):
 def test_a_stream_that_its_deadline_ends_is_no_fault(
     serve: Any, stack: str, deadline: str, timeout: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A stream that the server's deadline or its client's ends is answered as such, and the log has no error."""
+    """A stream that the server's or the client's deadline ends gets DEADLINE_EXCEEDED, and the log has no error."""
     shop = serve(stack, {"SERVER__DEADLINE": deadline}, shop=Slow() if stack == "aio" else SlowInThreads())
     with caplog.at_level(logging.INFO):
         failed = shop.failure("unary_stream", "x", timeout=timeout)

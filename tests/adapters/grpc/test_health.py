@@ -1,4 +1,4 @@
-"""The health service, and the end of a server."""
+"""The health service, and the drain of a server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stack(request: pytest.FixtureRequest) -> str:
 
 
 class Healthy:
-    """A shop with health, and somebody who asks."""
+    """A shop with health, and a client that asks."""
 
     def __init__(self, serve: Any, stack: str, settings: dict[str, str] | None = None, **options: Any) -> None:
         self.server: Any = None
@@ -96,7 +96,7 @@ def test_what_is_said_when(serve: Any, stack: str) -> None:
 
 
 def test_names_have_groups(serve: Any) -> None:
-    """A name can stand for a group of checks; one for a group nobody knows is refused when it is given."""
+    """A name can stand for a group of checks. A name for an unknown group is refused when it is given."""
     toolkit = Resilience()
     server = grpc.server(ThreadPoolExecutor(1))
     with pytest.raises(ConfigurationError, match="group"):
@@ -106,7 +106,7 @@ def test_names_have_groups(serve: Any) -> None:
 
 
 def test_watchers_are_told(serve: Any, stack: str) -> None:
-    """Whoever watches hears of every change, and of an unknown name that it is one."""
+    """A health stream gets every change, and SERVICE_UNKNOWN for an unknown name."""
     shop = Healthy(serve, stack, threads=2, health={"interval": 0.05})
     watches = [shop.watch()[0] for _ in range(5)]
     unknown, _ = shop.watch("nobody")
@@ -124,7 +124,7 @@ def test_watchers_are_told(serve: Any, stack: str) -> None:
 
 
 def test_changes_of_the_lifecycle_do_not_wait(serve: Any, stack: str) -> None:
-    """A drain is told to watchers when it begins, however rarely checks are looked at."""
+    """Health streams learn of a drain when it begins, however long the interval is."""
     shop = Healthy(serve, stack, health={"interval": 60})
     shop.toolkit.lifecycle.started()
     told, call = shop.watch()
@@ -135,7 +135,7 @@ def test_changes_of_the_lifecycle_do_not_wait(serve: Any, stack: str) -> None:
 
 
 def test_health_answers_while_all_threads_are_busy(serve: Any) -> None:
-    """No thread of the server is needed to ask for health, or to watch it."""
+    """Neither `Check` nor `Watch` needs a thread of the server."""
     shop = Healthy(serve, "sync", threads=2)
     shop.toolkit.lifecycle.started()
     calls = [shop.shop.start("unary_unary", "wait") for _ in range(2)]
@@ -148,7 +148,7 @@ def test_health_answers_while_all_threads_are_busy(serve: Any) -> None:
 
 
 def test_health_is_never_refused(serve: Any, stack: str) -> None:
-    """Health is asked without identity, place or quota, and leaves no trace of a request."""
+    """Health needs no identity, place or quota, and is not counted as a request."""
     settings = {"SERVER__RATE_LIMIT": "1/hour", "SERVER__MAX_CONCURRENT_REQUESTS": "1"}
     shop = Healthy(serve, stack, settings, authenticate=lambda servicer: None)
     shop.toolkit.lifecycle.started()
@@ -158,7 +158,7 @@ def test_health_is_never_refused(serve: Any, stack: str) -> None:
 
 @pytest.mark.realtime
 def test_a_drain_loses_nothing(serve: Any, stack: str) -> None:
-    """Watchers hear NOT_SERVING while RPCs still come in; then new ones are refused, and those under way finish."""
+    """Health streams get NOT_SERVING while RPCs are accepted. Later new RPCs are refused, and the others finish."""
     shop = Healthy(serve, stack, {"LIFECYCLE__DRAIN_DELAY": "1s"})
     lifecycle = shop.toolkit.lifecycle
     lifecycle.started()
@@ -201,7 +201,7 @@ def _is_refused(shop: Healthy) -> bool:
 
 @pytest.mark.realtime
 def test_a_drain_has_an_end(serve: Any, stack: str) -> None:
-    """RPCs that take longer than the grace are cancelled then, and the drain says so."""
+    """RPCs that exceed the grace are cancelled, and the drain returns False."""
     shop = Healthy(serve, stack)
     shop.toolkit.lifecycle.started()
     slow = shop.shop.start("unary_unary", "wait")
@@ -216,7 +216,7 @@ def test_a_drain_has_an_end(serve: Any, stack: str) -> None:
 
 @pytest.mark.realtime
 def test_a_drain_without_requests_is_quick(serve: Any, stack: str) -> None:
-    """With nothing under way a drain takes no time, watched or not; a second one is harmless."""
+    """With no RPC in flight a drain takes no time, with or without health streams. A second drain does no harm."""
     shop = Healthy(serve, stack)
     shop.toolkit.lifecycle.started()
     told, _ = shop.watch()

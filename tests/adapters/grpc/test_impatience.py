@@ -1,4 +1,4 @@
-"""Over gRPC too, a caller who waits less than the service allows is no failure of the dependency."""
+"""Over gRPC too, a caller that waits less than the service allows is no failure of the dependency."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_what_used_all_that_the_service_allows_counts(
 def test_the_servers_own_word_is_read_by_the_time_it_comes(
     make: Make, upstream: Upstream, patience: float, failures: int
 ) -> None:
-    """Law: DEADLINE_EXCEEDED from the server is the caller's doing only if the deadline we sent has all but passed."""
+    """Law: DEADLINE_EXCEEDED from the server is neutral only if the deadline that we sent has nearly passed."""
     breaker = CircuitBreaker(fail_max=10)
     client = make(breaker)
     upstream.otherwise = failing(LATE)
@@ -124,7 +124,7 @@ def test_the_servers_own_word_is_read_by_the_time_it_comes(
 
 
 def test_a_cut_off_is_neither_retried_nor_hedged_and_spends_no_budget(make: Make, upstream: Upstream) -> None:
-    """Law: for a caller who has left no other attempt is made."""
+    """Law: after the caller's deadline no other attempt is made."""
     budget = RetryBudget(minimum=5)
     retry = Retry(attempts=3, on=Exception, wait_initial=0, wait_jitter=0, budget=budget)
     client = make(retry, Hedge(delay=5, budget=budget), idempotent=["*"], retryable=["DEADLINE_EXCEEDED"])
@@ -214,7 +214,7 @@ class Frontend:
 
 @pytest.fixture(params=["threads", "tasks"])
 def frontend(request: pytest.FixtureRequest, upstream: Upstream) -> Iterator[Frontend]:
-    """Start a service of either stack that guards its calls to the upstream as the default has it."""
+    """Start a service of either stack that guards its calls to the upstream by the default policies."""
     serving = Frontend(upstream.target)
     with getattr(serving, request.param)(), grpc.insecure_channel(f"127.0.0.1:{serving.port}") as channel:
         serving.stub = channel.unary_unary("/shop.Front/Get")
@@ -234,7 +234,7 @@ def test_an_impatient_client_costs_no_other_user_a_call(upstream: Upstream, fron
 
 
 def test_a_hanging_upstream_is_found_out_by_impatient_clients_alone(upstream: Upstream, frontend: Frontend) -> None:
-    """Law: if nobody is answered for as long as the service allows, the circuit opens, for callers as impatient."""
+    """Law: if no call is answered in the time that the service allows, the circuit opens for all callers."""
     upstream.otherwise = hanging()
     assert until_open(frontend.ask, lambda: frontend.breaker.current_state)
 

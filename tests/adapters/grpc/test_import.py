@@ -1,3 +1,4 @@
+import doctest
 import subprocess
 import sys
 
@@ -22,9 +23,18 @@ def test_missing_framework_is_named_with_its_extra(hidden: str) -> None:
 
 
 def test_names_are_loaded_when_they_are_used() -> None:
-    """Every name is there, and a wrong one is said to be wrong."""
+    """Every public name can be imported. A wrong name raises AttributeError."""
     for name in resilience_grpc.__all__:
         assert getattr(resilience_grpc, name).__doc__
     assert set(resilience_grpc.__all__) <= set(dir(resilience_grpc))
     with pytest.raises(AttributeError, match="no attribute 'intercept'"):
         _ = resilience_grpc.intercept
+
+
+@pytest.mark.parametrize("name", [name for name in resilience_grpc.__all__ if name[0].islower()])
+def test_examples_of_public_names_run(name: str) -> None:
+    """Every example in the docstring of a public function does what it shows."""
+    function = getattr(resilience_grpc, name)
+    runner = doctest.DocTestRunner(verbose=False)
+    for test in doctest.DocTestFinder(recurse=False).find(function, name, globs=dict(function.__globals__)):
+        assert runner.run(test).failed == 0

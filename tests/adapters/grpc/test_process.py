@@ -1,4 +1,4 @@
-"""A server as a process, ended as Kubernetes ends it."""
+"""A server as a process, stopped in the way that Kubernetes stops it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ asyncio.run(main())
 
 
 class Client(threading.Thread):
-    """Calls without a pause while the server says that it serves; `wrong` is what was not answered."""
+    """Calls without a pause while the server says that it serves. `wrong` has the calls without an answer."""
 
     def __init__(self, port: int) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class Client(threading.Thread):
 @pytest.mark.realtime
 @pytest.mark.parametrize("source", [SYNC, AIO], ids=["sync", "aio"])
 def test_sigterm_loses_no_rpc(tmp_path: Path, source: str) -> None:
-    """SIGTERM under load: watchers hear it, every RPC that was sent is answered, and the process ends by itself."""
+    """SIGTERM under load: health streams learn of it, every RPC is answered, and the process ends by itself."""
     environment = {"RESILIENCE_LIFECYCLE__DRAIN_DELAY": "300ms"}
     with started(tmp_path, source, ["app.py"], environment=environment) as process:
         process.says("port ")

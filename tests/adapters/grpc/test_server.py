@@ -29,7 +29,7 @@ def detail(call: Any, kind: Any) -> Any:
 
 
 def test_answers_pass(serve: Any, stack: str, kind: str) -> None:
-    """An RPC that succeeds is answered as without us, with its request id in the trailing metadata."""
+    """A successful RPC is answered as without interceptors, with its request id in the trailing metadata."""
     shop = serve(stack)
     call = shop.start(kind, "ok", metadata=(("x-request-id", "r-1"),))
     answers = list(call) if kind.endswith("stream") else [call.result()]
@@ -74,7 +74,7 @@ def test_nothing_internal_leaves(
 
 @pytest.mark.parametrize("text", ["abort", "abort-wrapped", "abort-group"])
 def test_aborts_are_kept(serve: Any, stack: str, kind: str, text: str) -> None:
-    """What a handler aborted with is what the client sees, also where something else was raised on top of it."""
+    """The client sees the handler's abort, also if another error was raised after it."""
     shop = serve(stack)
     failed = shop.failure(kind, text, metadata=(("x-request-id", "r-1"),))
     assert (failed.code(), failed.details()) == (grpc.StatusCode.FAILED_PRECONDITION, "not yet")
@@ -83,7 +83,7 @@ def test_aborts_are_kept(serve: Any, stack: str, kind: str, text: str) -> None:
 
 
 def test_codes_that_are_set_are_kept(serve: Any, stack: str, kind: str) -> None:
-    """A handler that sets a code and returns has failed in its own words."""
+    """If a handler sets a code and returns, the client gets that code and its message."""
     shop = serve(stack)
     failed = shop.failure(kind, "code")
     assert (failed.code(), failed.details()) == (grpc.StatusCode.NOT_FOUND, "no such order")
@@ -101,7 +101,7 @@ def test_trailers_of_the_handler_are_kept(serve: Any, stack: str, kind: str) -> 
 def test_groups_are_answered_as_their_worst_error(
     serve: Any, stack: str, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An exception group of refusals is the refusal that weighs most, with the longest wait; nothing is logged."""
+    """A group of refusals is answered as the gravest of them, with the longest wait. Nothing is logged."""
     shop = serve(stack)
     failed = shop.failure(kind, "group")
     assert failed.code() is grpc.StatusCode.UNAVAILABLE
@@ -117,14 +117,14 @@ def test_groups_are_answered_as_their_worst_error(
 def test_the_wait_of_another_service_is_handed_on_with_a_bound(
     serve: Any, stack: str, settings: dict[str, str], wait: float
 ) -> None:
-    """An error that another service sent says at most `retry_after_max` to our own caller."""
+    """The wait in an error of another service is at most `retry_after_max` for our own client."""
     error = error_of_call(serve(stack, settings).failure("unary_unary", "remote"))
     assert error is not None
     assert (error.code, error.retry_after) == ("THEIR_001", wait)
 
 
 def test_clients_that_leave(serve: Any, stack: str, kind: str) -> None:
-    """An RPC cancelled by its client is over once its handler is, and the server goes on."""
+    """An RPC that its client cancels ends when its handler ends, and the server goes on."""
     shop = serve(stack)
     call = shop.start(kind, "wait")
     assert shop.shop.waits.wait(5)
@@ -139,7 +139,7 @@ def test_clients_that_leave(serve: Any, stack: str, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["unary_stream", "stream_stream"])
 def test_streams_that_are_abandoned(serve: Any, stack: str, kind: str) -> None:
-    """A stream the client no longer reads ends, with its generator closed."""
+    """A stream that the client no longer reads ends, and its generator is closed."""
     shop = serve(stack)
     call = shop.start(kind, "forever")
     assert next(call) == "first"
@@ -150,7 +150,7 @@ def test_streams_that_are_abandoned(serve: Any, stack: str, kind: str) -> None:
 
 @pytest.mark.realtime
 def test_deadline_of_the_caller(serve: Any, stack: str, kind: str) -> None:
-    """How long the caller waits is the deadline inside the handler, and past it nothing stays behind."""
+    """The client's timeout is the deadline in the handler. When it has passed, nothing is left in flight."""
     shop = serve(stack)
     shop.call(kind, "ok", timeout=5)
     assert 4 < shop.shop.seen["remaining"] < 5.1  # grpcio rounds deadlines up to some milliseconds
@@ -164,7 +164,7 @@ def test_deadline_of_the_caller(serve: Any, stack: str, kind: str) -> None:
 
 @pytest.mark.realtime
 def test_deadline_of_the_server(serve: Any, stack: str, kind: str) -> None:
-    """The server's own deadline caps the caller's, and is in force where the caller names none."""
+    """The server's own deadline caps the client's, and is in force if the client has none."""
     shop = serve(stack, {"SERVER__DEADLINE": "2s"})
     shop.call(kind, "ok", timeout=None)
     assert 1 < shop.shop.seen["remaining"] <= 2
@@ -179,7 +179,7 @@ def test_deadline_of_the_server(serve: Any, stack: str, kind: str) -> None:
 @pytest.mark.realtime
 @pytest.mark.parametrize("kind", KINDS)
 def test_tasks_end_on_time(serve: Any, kind: str) -> None:
-    """On grpc.aio an RPC over the server's deadline is ended then, and its client told so by our envelope."""
+    """On grpc.aio, an RPC that exceeds the server's deadline ends at the deadline, with our envelope."""
     shop = serve("aio", {"SERVER__DEADLINE": "100ms"})
     begin = time.monotonic()
     failed = shop.failure(kind, "wait")
@@ -192,7 +192,7 @@ def test_tasks_end_on_time(serve: Any, kind: str) -> None:
 @pytest.mark.parametrize("stack", ["sync", "aio-plain"])
 @pytest.mark.parametrize("kind", ["unary_stream", "stream_stream"])
 def test_streams_of_threads_end_at_their_next_message(serve: Any, stack: str, kind: str) -> None:
-    """A thread cannot be stopped: a stream over the server's deadline ends when it next has something to say."""
+    """A thread cannot be stopped: a stream that exceeds the server's deadline ends at its next message."""
     shop = serve(stack, {"SERVER__DEADLINE": "100ms"})
     failed = shop.failure(kind, "forever")
     assert failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -201,7 +201,7 @@ def test_streams_of_threads_end_at_their_next_message(serve: Any, stack: str, ki
 
 
 def test_what_a_handler_knows(serve: Any, stack: str, kind: str) -> None:
-    """Inside, the request has its id, its trace and its caller's address; a bad id is replaced by a new one."""
+    """The handler's request has its id, its trace and its client's address. A bad id is replaced by a new one."""
     shop = serve(stack)
     trace = "0af7651916cd43dd8448eb211c80319c"
     shop.call(kind, "ok", metadata=(("x-request-id", "r-1"), ("traceparent", f"00-{trace}-b7ad6b7169203331-01")))
@@ -213,7 +213,7 @@ def test_what_a_handler_knows(serve: Any, stack: str, kind: str) -> None:
 
 
 def test_nothing_reaches_the_next_request(serve: Any, stack: str, kind: str) -> None:
-    """On a reused thread an RPC finds nothing of the one before it: no request, no deadline, no value of its own."""
+    """On a reused thread an RPC sees nothing of the RPC before it: no request, no deadline, no context value."""
     shop = serve(stack, threads=1)
     for _ in range(3):
         shop.call(kind, "ok", timeout=None, metadata=(("x-request-id", "r-1"),))
@@ -227,7 +227,7 @@ def test_nothing_reaches_the_next_request(serve: Any, stack: str, kind: str) -> 
 
 @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream"])
 def test_answers_that_cannot_be_sent(serve: Any, stack: str, kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """An answer of the wrong type is a fault, told without its text."""
+    """A response of the wrong type is a fault. The client does not see the text."""
     shop = serve(stack)
     if stack == "aio" or kind == "unary_unary":  # a None in a stream of threads is grpcio's own sign of its end
         failed = shop.failure(kind, "wrong-type")
@@ -237,7 +237,7 @@ def test_answers_that_cannot_be_sent(serve: Any, stack: str, kind: str, caplog: 
 
 
 def test_requests_that_cannot_be_read(serve: Any, stack: str, kind: str) -> None:
-    """Bytes that are no message are refused without a word of why."""
+    """Bytes that cannot be decoded are refused without a reason."""
     shop = serve(stack)
     failed = shop.failure(kind, b"\xff\xff")
     assert failed.code() is (grpc.StatusCode.INTERNAL if stack == "sync" else grpc.StatusCode.INVALID_ARGUMENT)
@@ -246,7 +246,7 @@ def test_requests_that_cannot_be_read(serve: Any, stack: str, kind: str) -> None
 
 
 def test_unknown_methods(serve: Any, stack: str) -> None:
-    """A method nobody serves is UNIMPLEMENTED, as without us."""
+    """An unknown method is UNIMPLEMENTED, as without interceptors."""
     shop = serve(stack)
     with pytest.raises(grpc.RpcError) as failed:
         shop.channel.unary_unary("/shop.Orders/nothing")(b"", timeout=5)

@@ -37,7 +37,7 @@ def unpacked(status: Status, kind: Any) -> Any:
 
 
 def test_an_error_crosses_grpc() -> None:
-    """Code, message, details, wait, both statuses and what the catalogue knows arrive as they were raised."""
+    """Code, message, details, wait, both statuses and the facts of the catalog arrive as they were raised."""
     details = {"order": 7, "price": 1.5, "lines": [{"sku": "a"}, None, True], "when": dt.date(2026, 1, 2)}
     error = SOLD_OUT(details=details, retry_after=1.5)
     back = there_and_back(error, catalog=catalog)
@@ -59,7 +59,7 @@ def test_an_error_crosses_grpc() -> None:
     ids=lambda error: str(error.code),
 )
 def test_statuses_of_both_worlds_survive(error: Any) -> None:
-    """HTTP and gRPC status arrive as they were, even where the mapping between them has one for several."""
+    """HTTP and gRPC status arrive unchanged, even if the mapping between them is not one to one."""
     back = there_and_back(error)
     assert (back.code, back.http_status, back.grpc_status) == (error.code, error.http_status, error.grpc_status)
     assert "internal" not in back.message
@@ -92,7 +92,7 @@ def test_what_a_status_holds() -> None:
 
 
 def test_a_status_stays_under_four_kibibytes() -> None:
-    """Too many violations are left out from the end and counted; the code, the wait and the id stay."""
+    """Violations that do not fit are left out from the end and counted. The code, the wait and the id stay."""
     fields = [{"field": f"items.{n}", "message": "m" * 200, "type": "missing"} for n in range(100)]
     status = status_of(validation_envelope(fields, request_id="r1"), "shop")
     back = error_from(status)
@@ -105,14 +105,14 @@ def test_a_status_stays_under_four_kibibytes() -> None:
 
 
 def test_free_details_go_first() -> None:
-    """Details too large to travel are left out whole, before anything else is."""
+    """Details that are too large are left out whole, before any other part."""
     error = AppError("SHOP_I001", details={"dump": "x" * 5000}, retry_after=1)
     back = there_and_back(error)
     assert (back.details, back.retry_after) == ({}, 1)
 
 
 def test_details_nested_too_deep_are_left_out() -> None:
-    """Whatever details hold, there is a status."""
+    """Any details give a status."""
     nest: Any = "end"
     for _ in range(200):
         nest = {"in": nest}
@@ -138,7 +138,7 @@ def test_every_error_has_a_small_status(details: dict[str, Any], message: str) -
 
 @given(st.binary(max_size=300))
 def test_foreign_bytes_are_no_error(data: bytes) -> None:
-    """Trailers somebody else wrote are an error of ours or none, and never an exception."""
+    """Trailing metadata of another author are an error of ours or none, and never an exception."""
     error = error_of_call(Failed(grpc.StatusCode.INTERNAL, data))
     assert error is None or isinstance(error, ResilienceError)
 
@@ -156,7 +156,7 @@ class Failed:
 
 
 def test_a_failed_call_is_read() -> None:
-    """What a call failed with is the error in its trailers; a status that contradicts the call's is not believed."""
+    """The error of a failed call is that in its trailing metadata. A status that contradicts the call's is ignored."""
     data = status_of(envelope_of(SOLD_OUT()), "shop").SerializeToString()
     error = error_of_call(Failed(grpc.StatusCode.ABORTED, data))
     assert error is not None
@@ -167,7 +167,7 @@ def test_a_failed_call_is_read() -> None:
 
 
 def test_foreign_statuses_are_none() -> None:
-    """A status without a code, with a broken detail, or of no error at all is nobody's error."""
+    """A status without a code, with a broken detail, or of success gives no error."""
     assert error_from(Status(code=13, message="x")) is None
     broken = Packed(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")
     assert error_from(Status(code=13, details=[broken])) is None
@@ -199,5 +199,5 @@ def test_messages_are_cut_between_characters() -> None:
 
 
 def test_unknown_status_names() -> None:
-    """A gRPC status nobody knows is UNKNOWN."""
+    """An unknown gRPC status is UNKNOWN."""
     assert (number_of("NOT_FOUND"), number_of("NOPE")) == (5, 2)

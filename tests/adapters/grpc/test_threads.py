@@ -43,7 +43,7 @@ def test_a_plain_method_without_a_thread_is_refused(serve: Any) -> None:
 
 
 def test_a_probe_without_a_thread_ends_no_server(serve: Any) -> None:
-    """A first probe of a server on threads that gets no thread is late; the server goes on and answers the next one."""
+    """A first probe that gets no thread is late. The server on threads goes on, and answers the next one."""
 
     def prepare(server: Any, toolkit: Resilience) -> None:
         add_health(server, toolkit)
@@ -63,7 +63,7 @@ def test_a_probe_without_a_thread_ends_no_server(serve: Any) -> None:
 
 
 class _Rpc:
-    """What grpcio passes to a function that watches."""
+    """The context that grpcio passes to `watch`."""
 
     def add_callback(self, _callback: Any) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""Deadlines that pass while an answer is being written, and clients that never read one (grpc.aio)."""
+"""Deadlines that pass while a response is being written, and clients that never read (grpc.aio)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from grpc_shop import SERVICE, Running, Tasks, Threads
 
 LARGE = "x" * 100_000
 WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16_384)]
-"""Of a client: what it has not read keeps the server from writing more."""
+"""Options of a client: as long as it does not read, the server cannot write more."""
 SETTINGS = {"SERVER__DEADLINE": "200ms", "SERVER__MAX_CONCURRENT_REQUESTS": "1"}
 
 
 def compute(seconds: float = 0.3) -> None:
-    """Keep the loop from ringing in time: the deadline passes, and rings with the next write under way."""
+    """Block the loop: the deadline passes, and expires while the next write is in flight."""
     time.sleep(seconds)
 
 
 class Slow(Tasks):
-    """Methods that are late with what they write, or find nobody to read it."""
+    """Methods that write late, or to a client that does not read."""
 
     ends = ""
 
@@ -36,7 +36,7 @@ class Slow(Tasks):
         return text
 
     async def unary_stream(self, text: str, servicer: Any) -> AsyncIterator[str]:
-        async with self._told():
+        async with self._recording_end():
             if text == "metadata":
                 compute()
                 await servicer.send_initial_metadata((("mine", "1"),))
@@ -50,7 +50,7 @@ class Slow(Tasks):
                 yield LARGE
 
     async def stream_stream(self, texts: AsyncIterator[str], servicer: Any) -> None:
-        async with self._told():
+        async with self._recording_end():
             async for text in texts:
                 compute()
                 if text == "child":
@@ -59,7 +59,7 @@ class Slow(Tasks):
                 await asyncio.sleep(5)
 
     @contextlib.asynccontextmanager
-    async def _told(self) -> AsyncIterator[None]:
+    async def _recording_end(self) -> AsyncIterator[None]:
         async with self._at_work():
             try:
                 yield
@@ -70,7 +70,7 @@ class Slow(Tasks):
 
 
 class Ending(Tasks):
-    """A method whose client has much to read before it hears of the end."""
+    """A method whose client has much to read before the status."""
 
     async def unary_stream(self, text: str, servicer: Any) -> AsyncIterator[str]:
         yield "first"
@@ -81,7 +81,7 @@ class Ending(Tasks):
 
 
 class Flood(Tasks):
-    """Methods that write as fast as they can, and faster."""
+    """Methods that write without a pause, or twice at the same time."""
 
     async def unary_stream(self, text: str, servicer: Any) -> AsyncIterator[str]:
         while True:
@@ -100,7 +100,7 @@ class SlowThreads(Threads):
 
 
 class Reader:
-    """A client that reads when it is told to."""
+    """A client that reads only when the test does."""
 
     def __init__(self, shop: Running) -> None:
         self.channel = grpc.insecure_channel(f"127.0.0.1:{shop.port}", options=WINDOW)
@@ -112,7 +112,7 @@ class Reader:
 
 @pytest.fixture
 def reader(serve: Any) -> Iterator[Any]:
-    """Serve slow methods to a client that reads when it is told to."""
+    """Serve slow methods to a client that reads only when the test does."""
     with contextlib.ExitStack() as over:
 
         def start(stack: str) -> tuple[Running, Reader]:
@@ -125,7 +125,7 @@ def reader(serve: Any) -> Iterator[Any]:
 
 
 def late(call: Any) -> bool:
-    """Read all there is, and tell whether the call ended as one that took too long."""
+    """Read all responses. Return whether the call ended with DEADLINE_EXCEEDED."""
     with pytest.raises(grpc.RpcError):
         list(call)
     ends: tuple[Any, str] = call.code(), call.details()
@@ -135,7 +135,7 @@ def late(call: Any) -> bool:
 @pytest.mark.realtime
 @pytest.mark.parametrize("text", ["first", "later", "metadata"])
 def test_a_deadline_that_rings_during_a_write(serve: Any, text: str) -> None:
-    """The client is told at once that it took too long, and the handler is cancelled once, after its write."""
+    """The client gets DEADLINE_EXCEEDED at once. The handler is cancelled once, after its write."""
     shop = serve("aio", SETTINGS, shop=Slow())
     began = time.monotonic()
     assert late(shop.start("unary_stream", text))
@@ -148,7 +148,7 @@ def test_a_deadline_that_rings_during_a_write(serve: Any, text: str) -> None:
 @pytest.mark.realtime
 @pytest.mark.parametrize("text", ["write", "child"])
 def test_a_handler_that_writes_by_itself(serve: Any, text: str) -> None:
-    """A coroutine that writes past its deadline is cancelled once, wherever it writes, and its client told."""
+    """A coroutine that writes past its deadline is cancelled once, wherever it writes. Its client gets the status."""
     shop = serve("aio", SETTINGS, shop=Slow())
     began = time.monotonic()
     assert late(shop.start("stream_stream", text))
@@ -169,7 +169,7 @@ def test_a_single_answer_behind_its_metadata(serve: Any) -> None:
 @pytest.mark.parametrize("text", ["first", "small first"])
 @pytest.mark.parametrize("stack", ["aio", "aio-plain"])
 def test_a_client_that_does_not_read(reader: Any, stack: str, text: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Its place is free a second after the deadline, it is told once it reads, and nothing is logged."""
+    """A second after the deadline the place is free. The client gets the status when it reads. Nothing is logged."""
     shop, client = reader(stack)
     began = time.monotonic()
     call = client.call("large" if text == "first" else text)
@@ -184,7 +184,7 @@ def test_a_client_that_does_not_read(reader: Any, stack: str, text: str, caplog:
 
 
 def test_a_handler_whose_own_end_is_not_read(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """An abort that nobody reads is cut short past the deadline, and what it said arrives once somebody does."""
+    """An abort that the client does not read is cut short past the deadline, and arrives when the client reads."""
     shop = serve("aio", SETTINGS, shop=Ending())
     client = Reader(shop)
     call = client.call("abort")
@@ -199,7 +199,7 @@ def test_a_handler_whose_own_end_is_not_read(serve: Any, caplog: pytest.LogCaptu
 
 @pytest.mark.parametrize("deadline", ["", "5s"])
 def test_a_client_that_leaves_is_no_fault(serve: Any, deadline: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A write that fails because its client has gone is not an error in the log."""
+    """If a write fails because its client has gone, the log has no error."""
     shop = serve("aio", {"SERVER__DEADLINE": deadline}, shop=Flood())
     client = Reader(shop)
     for _ in range(5):
@@ -213,7 +213,7 @@ def test_a_client_that_leaves_is_no_fault(serve: Any, deadline: str, caplog: pyt
 
 
 def test_two_writes_at_once_are_a_fault(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """A handler that writes twice at a time, which grpc.aio refuses, is INTERNAL, and logged."""
+    """If a handler writes twice at the same time, which grpc.aio refuses, the RPC is INTERNAL and logged."""
     shop = serve("aio", shop=Flood())
     failed = shop.failure("stream_stream", "x")
     assert (failed.code(), "execute" in failed.details()) == (grpc.StatusCode.INTERNAL, False)
@@ -224,7 +224,7 @@ def test_two_writes_at_once_are_a_fault(serve: Any, caplog: pytest.LogCaptureFix
 @pytest.mark.parametrize("text", ["large", "small first"])
 @pytest.mark.parametrize("stack", ["aio", "aio-plain"])
 def test_a_client_that_leaves_unread(reader: Any, stack: str, text: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A client that never reads and goes away takes its handler along, before the deadline and after it."""
+    """If a client that never reads goes away, its handler ends, before the deadline and after it."""
     shop, client = reader(stack)
     for pause in (0.1, 1.5):
         call = client.call(text)
