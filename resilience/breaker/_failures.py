@@ -23,7 +23,7 @@ from resilience.errors import (
 from resilience.options import LONGEST, is_plain_callable
 from resilience.timeout import caller_remaining, neutral_remaining
 
-__all__ = ("Condition", "ErrorClass", "ErrorMatcher", "FailedCall", "FailureRules", "Harmless", "listed")
+__all__ = ("Condition", "CountedFailure", "ErrorClass", "ErrorMatcher", "FailureRules", "Harmless", "listed")
 
 Condition: TypeAlias = type[BaseException] | Callable[[Any], bool]
 """An exception class, or a predicate over the error."""
@@ -42,14 +42,14 @@ class Harmless(enum.Enum):
     """The error says nothing about the dependency; it does not count."""
 
 
-class FailedCall(NamedTuple):
+class CountedFailure(NamedTuple):
     """The dependency failed, and asked to be left alone for `asked` seconds (0.0 if it did not ask)."""
 
     asked: float
 
 
-_FAILED = FailedCall(0.0)
-ErrorClass: TypeAlias = FailedCall | CutOff | Harmless
+_FAILED = CountedFailure(0.0)
+ErrorClass: TypeAlias = CountedFailure | CutOff | Harmless
 
 
 class FailureRules:
@@ -71,7 +71,8 @@ class FailureRules:
         slow_after: float,
     ) -> None:
         self.excluded = ErrorMatcher("exclude", listed("exclude", exclude))
-        self.excluded.conditions += ErrorMatcher("ignore", ignore).conditions
+        if ignore is not None:
+            self.excluded.conditions += ErrorMatcher("ignore", ignore).conditions
         self.recorded = ErrorMatcher("record", record)
         self.record_result = _checked_function("record_result", record_result)
         self._retry_after = _checked_function("retry_after", retry_after)
@@ -93,7 +94,7 @@ class FailureRules:
             return self._harmless(error)
         if self._retry_after is None and said_by(error, "retry_after") is None:  # as most errors
             return _FAILED
-        return FailedCall(self.asked_delay(error))
+        return CountedFailure(self.asked_delay(error))
 
     def _classify_group(
         self, group: BaseExceptionGroup[BaseException], is_failure: Callable[[BaseException], bool]
@@ -108,7 +109,7 @@ class FailureRules:
         has_failed = any(map(is_failure, others))
         has_success = not has_failed and any(self._harmless(error) is Harmless.SUCCESS for error in others)
         if has_failed or (has_success and self.recorded(group)):
-            return FailedCall(self.asked_delay(group))
+            return CountedFailure(self.asked_delay(group))
         return Harmless.SUCCESS if has_success else Harmless.IGNORED
 
     def _harmless(self, error: BaseException) -> Harmless:
