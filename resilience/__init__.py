@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from resilience._version import __version__
 
-TYPE_CHECKING = False  # importing it from typing would be most of what `import resilience` costs
+TYPE_CHECKING = False  # importing it from typing would take most of the time of `import resilience`
 if TYPE_CHECKING:
     from resilience.breaker import CircuitBreaker, CircuitOpenError
     from resilience.budget import RetryBudget

@@ -22,14 +22,14 @@ PIPE_CLOSED = 141
 _COMMANDS = {"config": config, "codes": codes, "doctor": doctor}
 _HELP = {
     "demo": "watch the toolkit guard a small shop while its supplier breaks down",
-    "config": "print every effective setting and where it comes from",
+    "config": "print every setting in force and its source",
     "codes": "print the error codes a client may see",
     "doctor": "check this machine: Python, extras, configuration, Redis",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status: 0 fine, 1 a problem (told on standard error), 2 wrong usage."""
+    """Run one command and return the exit status: 0 success, 1 a problem (on standard error), 2 wrong usage."""
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except ResilienceError as error:
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """Return the parser of everything, and that of each command: its own usage is what a mistake is answered with."""
+    """Return the parser of the program and the parsers of the commands: a mistake prints the usage of its command."""
     parser = argparse.ArgumentParser("resilience", description="Guards for existing web services.")
     parser.add_argument("--version", action="version", version=f"resilience-plugins {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
@@ -71,7 +71,7 @@ def _show(answer: Answer) -> None:
     for warning in answer.warnings:
         print(f"resilience: ignored {warning}", file=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a value may hold what this terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")  # a value may have characters that this terminal cannot show
     sys.stdout.write(answer.text)
     sys.stdout.flush()
 

@@ -3,7 +3,7 @@
 ::
 
     ResilienceError
-    ├── RejectedError               we refused; the call was not made
+    ├── RejectedError               a policy refused the call; it was not made
     │   ├── CircuitOpenError        (in resilience.breaker: it is a pybreaker.CircuitBreakerError too)
     │   ├── RateLimitedError
     │   ├── BulkheadFullError
@@ -14,12 +14,12 @@
     │   ├── PoolTimeoutError
     │   └── PoolSaturatedError
     ├── AppError                    the service's own errors, with a code clients can rely on
-    ├── StartupError                a service could not come up; it says what it lacked
+    ├── StartupError                a service could not start; it names the missing dependency
     ├── ConfigurationError          something was set wrongly; every problem is listed at once
     └── PluginError
 
-An error says facts about itself in attributes, never only in text: `code`, `category`, `retryable`, `http_status`,
-`grpc_status` and `retry_after` (seconds, or None when nobody knows).
+An error has its facts in attributes, never only in its text: `code`, `category`, `retryable`, `http_status`,
+`grpc_status` and `retry_after` (seconds, or None if it is unknown).
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class RejectedError(ResilienceError):
     __slots__ = ("policy", "retry_after")  # refusing has to be cheap: an error's dictionary is a quarter of its cost
 
     def __init__(self, _message: str, /, *, policy: str = "", retry_after: float | None = None) -> None:
-        # The message is in `args` already: BaseException.__new__ keeps what is positional. Passing it on costs 150 ns.
+        # `BaseException.__new__` has put the message into `args` already. Passing it on would cost 150 ns.
         self.policy = policy
         self.retry_after = retry_after
 
@@ -148,10 +148,10 @@ def _running_behind_all(errors: list[BaseException]) -> RunningWork | None:
 
 
 def said_by(outcome: object, name: str) -> Any:
-    """Return what somebody else's error or result says about itself as `name`, None where it says nothing."""
+    """Return the attribute `name` of an error or result of a third party, None if it has none."""
     try:
         return getattr(outcome, name, None)
-    except Exception:  # noqa: BLE001 - properties raise what they like, urllib's HTTPError KeyError for what it lacks
+    except Exception:  # noqa: BLE001 - a property may raise anything; urllib's HTTPError raises KeyError
         return None
 
 
@@ -346,11 +346,11 @@ class ConfigurationError(ResilienceError, ValueError):
 
 
 REFUSALS: tuple[type[ResilienceError], ...] = (RejectedError, ConfigurationError)
-"""What our own parts raise in place of a call: no policy takes it for a failure of the dependency (L4)."""
+"""The errors that our own parts raise in place of a call. No policy counts them as failures of the dependency (L4)."""
 
 
 class StartupError(ResilienceError):
-    """A service could not start. `step` names the dependency it lacked, or the start hook that failed."""
+    """A service could not start. `step` names the missing dependency, or the start hook that failed."""
 
     code = "STARTUP"
 
@@ -360,6 +360,6 @@ class StartupError(ResilienceError):
 
 
 class PluginError(ResilienceError):
-    """A plugin could not be loaded; the message names the entry point, its distribution and what to install."""
+    """A plugin could not be loaded. The message names the entry point, its distribution and the package to install."""
 
     code = "PLUGIN"

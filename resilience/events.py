@@ -1,6 +1,6 @@
-"""What happened, as records: one event per fact, delivered in order, after every lock is released (L6).
+"""Events: one record per fact, delivered in order, after every lock is released (L6).
 
-Names of kinds are `<policy kind>.<what happened>`: `breaker.opened`, `retry.scheduled`, `ratelimit.rejected`.
+The kind of an event is `<policy kind>.<fact>`: `breaker.opened`, `retry.scheduled`, `ratelimit.rejected`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from resilience.options import Opaque, checked, is_plain_callable
 
 __all__ = ("LISTENER", "Emitter", "Event", "Listener")
 
-# Without a NullHandler, against the custom of libraries: uvicorn, gunicorn and grpcio configure no logger but their
-# own, and with one a failed readiness check would leave no trace in a service that configures nothing either.
+# Unlike most libraries we add no NullHandler. uvicorn, gunicorn and grpcio configure their own loggers only, so in a
+# service without logging configuration a NullHandler would hide a failed readiness check.
 _log = logging.getLogger("resilience")
 _MOST_PENDING = 1000
-"""Events that wait for a slow listener, and those one caller delivers before it leaves the rest to the next."""
+"""The most events that wait for a slow listener, and the most that one caller delivers."""
 _TURN = (None,)
-"""The one turn to deliver: taken and returned by operators, so that no interrupt comes between it and its owner."""
+"""The one turn to deliver. Operators take and return it, so that no interrupt can lose it."""
 
 
 class Event:
-    """One fact. `at` is monotonic seconds; `sequence` counts per emitter, so order survives any transport."""
+    """One fact. `at` is in monotonic seconds. `sequence` counts the events of an emitter: a gap shows dropped ones."""
 
     __slots__ = ("at", "facts", "kind", "policy", "sequence", "severity")
 
@@ -47,19 +47,19 @@ class Event:
 
 
 Listener = Callable[[Event], object]
-"""Receives each event. What it returns is ignored; what it raises is logged and goes no further."""
+"""A function that gets each event. Its result is ignored; an error that it raises is logged."""
 LISTENER = Opaque("a function that takes one Event (not a coroutine function)", is_plain_callable)
 
 
 class Emitter:
-    """Delivers events to listeners, in the order they were recorded, never while a caller's lock is held.
+    """Delivers events to listeners in the order in which they were recorded, and never under a caller's lock.
 
-    `record` is cheap and safe under a lock; `deliver` is called after its release. One thread delivers at a time:
-    whoever finds another one busy leaves its event to it, so a listener that re-enters cannot deadlock or reorder.
+    A policy calls `record` under its lock and `deliver` after the release. One thread delivers at a time. A thread that
+    finds another thread delivering leaves its event to that thread, so a listener that makes a guarded call itself
+    causes no deadlock and no change of the order.
 
-    A listener that hangs, or answers each event with another one, holds up one caller for 1,000 events at most; what is
-    left then comes with the next event. Of more than 1,000 that wait the oldest are dropped: counted in `dropped`,
-    logged, and seen by listeners as a gap in `sequence`.
+    A caller delivers at most 1,000 events; the next event brings the others. If more than 1,000 events wait, the oldest
+    are dropped. The emitter counts them in `dropped` and logs a warning; listeners see a gap in `sequence`.
     """
 
     __slots__ = ("__weakref__", "_lock", "_pending", "_sequence", "_turns", "_unlogged", "dropped", "listeners")
@@ -68,36 +68,36 @@ class Emitter:
         self.listeners: tuple[Listener, ...] = ()
         self.dropped = 0
         """Events that were never delivered, because listeners were too slow."""
-        self._unlogged = ""  # the policy whose dropped events the log has not told of
+        self._unlogged = ""  # the policy whose dropped events are not logged yet
         self._sequence = 0
         self.after_fork()
         renew_after_fork(self)
 
     def after_fork(self) -> None:
-        """Start with fresh locks; what the parent had queued is the parent's to deliver."""
+        """Make new locks, and drop the queue: the parent process delivers it."""
         self._pending: deque[Event] = deque(maxlen=_MOST_PENDING)
         # Guards registration and numbering. Re-entrant, as a finalizer may emit in the very thread that holds it.
         self._lock = threading.RLock()
         self._turns: list[None] = [*_TURN]
 
     def __bool__(self) -> bool:
-        """Whether anybody listens: building an event nobody hears is skipped."""
+        """Whether there is a listener. Without one, no event is built."""
         return bool(self.listeners)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Add `listener`; the function returned takes it away again (and may be called twice)."""
+        """Add `listener`, and return a function that removes it. A second call of that function does nothing."""
         checked(listener, "listener", LISTENER)
         with self._lock:
             self.listeners = (*self.listeners, listener)
         return functools.partial(self._end, [listener])
 
     def _end(self, subscription: list[Listener]) -> None:
-        """End one subscription, once: others of an equal listener go on."""
+        """End one subscription. Subscriptions of an equal listener go on."""
         if subscription:
             self.unsubscribe(subscription.pop())
 
     def unsubscribe(self, listener: Listener) -> None:
-        """End one subscription of `listener`; nothing happens when there is none."""
+        """End one subscription of `listener`, if it has one."""
         with self._lock:
             listeners = list(self.listeners)
             with contextlib.suppress(ValueError):
@@ -105,7 +105,15 @@ class Emitter:
             self.listeners = tuple(listeners)
 
     def record(self, kind: str, policy: str, at: float, severity: str = "info", **facts: Any) -> None:
-        """Queue an event. Does nothing when nobody listens."""
+        """Queue an event, if there is a listener.
+
+        Args:
+            kind: `<policy kind>.<fact>`, such as `breaker.opened`.
+            policy: The name of the policy.
+            at: Monotonic seconds.
+            severity: `debug`, `info`, `warning` or `error`.
+            facts: The fields of the event.
+        """
         if not self.listeners:
             return
         event = Event(kind, policy, severity, at, 0, facts)
@@ -113,15 +121,15 @@ class Emitter:
             self._sequence += 1
             event.sequence = self._sequence
             if len(self._pending) == _MOST_PENDING:
-                if self.dropped % _MOST_PENDING == 0:  # to log each one would be the same flood
+                if self.dropped % _MOST_PENDING == 0:  # one log line per 1,000 dropped events
                     self._unlogged = policy
                 self.dropped += 1
             self._pending.append(event)
 
     def deliver(self) -> None:
-        """Hand every queued event to every listener."""
+        """Call every listener with every queued event."""
         # The outer test is repeated after the release: an event queued in between has an owner again.
-        turns = self._turns  # the one to return it to, even where a listener forked and this is the child
+        turns = self._turns  # the list to return it to, even if a listener forks and this is the child
         left = _MOST_PENDING
         if self._unlogged:
             policy, self._unlogged = self._unlogged, ""
@@ -137,7 +145,7 @@ class Emitter:
                 turns += _TURN
 
     def _hand_out(self, most: int) -> int:
-        """Hand over what is queued, `most` events at most; return how many more there may be.
+        """Deliver at most `most` queued events, and return how many more may be delivered.
 
         A method of its own: Python 3.13 leaves the jump back of a loop, at which it looks for signals, out of the `try`
         that the loop stands in.
@@ -150,7 +158,7 @@ class Emitter:
         return most
 
     def emit(self, kind: str, policy: str, at: float, severity: str = "info", **facts: Any) -> None:
-        """Record and deliver, for places that hold no lock."""
+        """Record and deliver an event, for callers without a lock. The arguments are those of `record`."""
         self.record(kind, policy, at, severity, **facts)
         self.deliver()
 

@@ -1,7 +1,7 @@
-"""Rules for option values: one check for code, environment and file, with one wording for what is expected.
+"""Rules for option values: the same check and the same error text for code, environment and file.
 
-A rule turns what a user wrote into the value the policy works with, or refuses it. Options objects are frozen
-dataclasses whose fields carry their rule; building one reports every bad field at once.
+A rule turns the value that a user wrote into its working form, or refuses it. Options are frozen dataclasses whose
+fields have rules; building options reports every bad field at once.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Refused(ValueError):  # noqa: N818 - never leaves this layer; it becomes a
 
 
 class Rule(Protocol):
-    """What an option accepts."""
+    """The rule of an option: which values it accepts."""
 
     expected: str
     """Completes the sentence "expected ...", for error messages and the reference."""
@@ -71,7 +71,7 @@ def _number(value: Any) -> float:
         raise Refused
     try:
         is_finite = math.isfinite(value)
-    except OverflowError:  # a whole number beyond what a float can hold
+    except OverflowError:  # a whole number that no float can hold
         is_finite = False
     if not is_finite:
         raise Refused
@@ -130,7 +130,7 @@ class Number(_Bounded):
         return float(self.within(_number(value)))
 
     def parse(self, text: str, /) -> float:
-        """Accept what float() accepts, within the bounds."""
+        """Accept the text of a float within the bounds."""
         try:
             return self.check(float(text))
         except ValueError as error:
@@ -166,7 +166,7 @@ class Duration(_Bounded):
         while match := _DURATION.match(text, position):
             number, unit = match.groups()
             if unit is None and (position or match.end() != len(text)):
-                raise Refused  # "1h30": thirty what?
+                raise Refused  # "1h30": the unit of 30 is missing
             total += float(number) * _UNITS[unit or "s"]
             position = match.end()
         if not text or position != len(text):
@@ -316,24 +316,27 @@ class Opaque:
 
 CLOCK = Opaque("a function without arguments that returns seconds", is_plain_callable)
 RANDOMNESS = Opaque("a function without arguments that returns a number from 0 to 1", is_plain_callable)
-
 T = TypeVar("T")
 
 
 def option(default: T, rule: Rule, doc: str, *, none: str | None = None, secret: bool = False) -> T:
-    """Declare a field of an `Options` class: its default, its rule, one line on what it does, and what None means.
+    """Declare a field of an `Options` class. Its type is that of the default.
 
-    Typed as its default (the dataclass field it really returns is a detail of the decorator).
+    Args:
+        default: The value if the option is not set.
+        rule: The rule that values must keep.
+        doc: One line for the reference: the effect of the option.
+        none: The meaning of None. Default: None is refused.
+        secret: Whether logs, errors and `config` hide the value.
     """
-    metadata = {"rule": rule, "doc": doc, "none": none, "secret": secret}
-    field: Any = dataclasses.field(default=default, metadata=metadata, repr=not secret)
+    given = {"rule": rule, "doc": doc, "none": none, "secret": secret}
+    field: Any = dataclasses.field(default=default, metadata=given, repr=not secret)
     return field  # type: ignore[no-any-return]  # the dataclass decorator replaces the field by its value
 
 
 def rule_of(field: dataclasses.Field[Any]) -> Rule:
     """Return the rule a field was declared with."""
-    rule: Rule = field.metadata["rule"]
-    return rule
+    return cast("Rule", field.metadata["rule"])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -348,7 +351,7 @@ class Options:
     @classmethod
     def of(cls, **values: Any) -> Self:
         """Return the options with these values, validated once for all policies (one for each key) with the same."""
-        # What only code can give may change, or be equal to something that is different.
+        # An object that only code can give may change, or be equal to a different object.
         is_plain = _PLAIN.issuperset(map(type, values.values()))
         return cast("Self", _known(cast("Hashable", cls), **values)) if is_plain else cls(**values)
 
@@ -368,7 +371,7 @@ class Options:
         return ()
 
     def as_data(self) -> dict[str, Any]:
-        """Return every value as plain data, secrets hidden, what only code can give as text."""
+        """Return every value as plain data: secrets hidden, objects that only code can give as text."""
         hidden = {name: field.metadata["secret"] for name, field in self.fields().items()}
         return {name: _as_data(redacted(getattr(self, name), secret=secret)) for name, secret in hidden.items()}
 
@@ -379,8 +382,6 @@ class Options:
 
 
 _PLAIN = frozenset((bool, int, float, str, timedelta, type(None)))
-
-
 _known = functools.lru_cache(256, typed=True)(lambda kind, **values: kind(**values))
 
 

@@ -33,8 +33,8 @@ from resilience.envelope import (
     envelope_of_group,
     http_envelope,
     is_header,
+    split_detail,
     title_of,
-    told,
     validation_envelope,
     violations_of,
     worst_of,
@@ -83,7 +83,7 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
     if error.status_code < _FIRST_ERROR_STATUS:  # a redirect raised as an exception, or 304: not an error
         return await http_exception_handler(request, error)
     headers = error.headers or {}
-    message, details = told(error.detail)
+    message, details = split_detail(error.detail)
     envelope = http_envelope(
         error.status_code, message=message, details=details, headers=headers, **ids_of(request.scope)
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from flask import Flask, Response, current_app, got_request_exception, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from resilience.envelope import ANSWERS, Envelope, envelope_of, envelope_of_group, http_envelope, told, worst_of
+from resilience.envelope import ANSWERS, Envelope, envelope_of, envelope_of_group, http_envelope, split_detail, worst_of
 from resilience.errors import ResilienceError, one_line
 from resilience.server import envelope_ids, render_error
 from resilience_flask._flask_internals import app_handlers, handler_for, has_own_body
@@ -71,7 +71,7 @@ def _on_http_exception(error: HTTPException) -> Any:
     if handled is not None:
         return handled
     headers = [line for line in error.get_headers(request.environ) if line[0].lower() != "content-type"]
-    message, details = told(_own_description(error))
+    message, details = split_detail(_own_description(error))
     envelope = http_envelope(error.code, message=message, details=details, headers=dict(headers), **_ids())
     return _make_response(envelope, headers)
 

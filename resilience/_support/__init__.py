@@ -1,1 +1,1 @@
-"""What several parts need and no user imports."""
+"""Modules that several parts share and no user imports."""

@@ -1,4 +1,4 @@
-"""Keys of somebody else's choosing, bounded, so that clients cannot decide how much is kept."""
+"""Bounded keys: a client that chooses keys cannot decide how much memory they take."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LONGEST_KEY = 256
 
 
 def bounded_key(key: str) -> str:
-    """Return `key`, or its hash where it is longer than `LONGEST_KEY` characters."""
+    """Return `key`, or its hash if it is longer than `LONGEST_KEY` characters."""
     if len(key) <= LONGEST_KEY:
         return key
     return "blake2b:" + hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()

@@ -1,4 +1,4 @@
-"""Which errors an option `on` speaks of: classes, predicates, or several of either; and what predicates may answer."""
+"""Match errors with an option `on`: classes, predicates, or several of both; and check the results of predicates."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Errors:
 
 
 def known(ask: object, answer: T, advice: str = "give a function that answers at once") -> T:
-    """Return what `ask` answered; raise where that has to be awaited first: it says nothing yet, and would be true."""
+    """Return the result of `ask`. Raise if it is an awaitable: that would count as true without an answer."""
     if hasattr(type(answer), "__await__"):
         refuse_awaitable(ask, answer, advice)
     return answer

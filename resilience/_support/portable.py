@@ -59,7 +59,7 @@ class Portable:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         error: Any = self
         facts = {name: _deep(fact, memo) for name, fact in _with_cause(error).items()}
-        return _filled(type(self), tuple(_deep(each, memo) for each in error.args), facts)  # type: ignore[no-any-return]  # see above
+        return _filled(type(self), tuple(_deep(each, memo) for each in error.args), facts)  # type: ignore[no-any-return]  # an error of this class
 
 
 def facts_of(error: Any) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _with_cause(error: Any) -> dict[str, Any]:
 
 
 class _Pickled:
-    """A value pickled by itself: where it cannot be unpickled only this value is lost."""
+    """A value that is pickled by itself: if it cannot be unpickled, only this value is lost."""
 
     __slots__ = ("raw",)
 
@@ -104,7 +104,7 @@ class _Text(str):
 
 
 def packed(value: Any) -> Any:
-    """Return `value` in a form that can always be pickled; `unpacked` takes it back, as text where nothing else is."""
+    """Return `value` in a form that can always be pickled. `unpacked` returns the value, or its text if need be."""
     return _crossing(value, value)
 
 

@@ -69,5 +69,5 @@ def named(thing: object) -> str:
 def _attribute(thing: object, name: str) -> Any:
     try:
         return getattr(thing, name, None)
-    except Exception:  # noqa: BLE001 - properties raise what they like
+    except Exception:  # noqa: BLE001 - a property may raise anything
         return None

@@ -33,7 +33,7 @@ def hidden(value: Any) -> Any:
 
 
 def type_of(value: Any) -> str:
-    """Return the name of the type of what was given, before it was hidden."""
+    """Return the name of the type of a value, as it was before it was hidden."""
     return "str" if isinstance(value, Secret) else type(value).__name__
 
 

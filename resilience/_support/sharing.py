@@ -1,4 +1,4 @@
-"""What policies that look at a call's arguments and results need: which calls are the same, and which results last."""
+"""For policies that share results: which calls have the same key, and which results can be shared."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ class Keys:
 
 
 def unhashable(policy: str, key: object, error: TypeError) -> TypeError:
-    """Return what to raise where looking up `key` raised: it names `key=`, unless hashing was not at fault."""
+    """Return the error to raise if looking up `key` raised. It names `key=` if a part cannot be hashed."""
     for part in _parts(key):
         try:
             hash(part)
         except TypeError:
-            what = f"{policy}: a {type(part).__name__} cannot be hashed, so calls cannot be told apart by it"
+            what = f"{policy}: a {type(part).__name__} cannot be hashed, so it cannot be part of the key of a call"
             return TypeError(f"{what}; give key=, a function of the arguments that returns something hashable")
     return error
 
 
 def _parts(key: object) -> Iterator[object]:
-    """Yield what a key is made of, the innermost first."""
+    """Yield the parts of a key, the innermost first."""
     if isinstance(key, tuple):
         inside: Iterable[object] = key
         for part in inside:

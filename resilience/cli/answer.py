@@ -1,4 +1,4 @@
-"""What a command says, and in which colours."""
+"""The output of a command, and its colours."""
 
 from __future__ import annotations
 

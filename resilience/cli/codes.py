@@ -75,7 +75,7 @@ def _checked(path: Path, catalog: Any, paint: Paint) -> Answer:
 
 
 def _locked(path: Path, catalog: Any) -> Answer:
-    from resilience.envelope import lock_of  # noqa: PLC0415 - as above
+    from resilience.envelope import lock_of  # noqa: PLC0415 - imported by services that lock their codes
 
     try:
         path.write_text(lock_of(catalog), encoding="utf-8")
@@ -90,7 +90,7 @@ def _reason(error: Exception) -> str:
 
 def _own() -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConfigurationWarning)  # `config` is where typing mistakes are told
+        warnings.simplefilter("ignore", ConfigurationWarning)  # `config` reports typing mistakes
         return Resilience(load()).catalog
 
 

@@ -1,4 +1,4 @@
-"""`config`: every effective value and where it comes from."""
+"""`config`: every setting in force and its source."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--json", action="store_true", help="print JSON; durations in seconds")
     form.add_argument("--reference", action="store_true", help="print the reference of all variables as Markdown")
     parser.add_argument(
-        "--pipeline", metavar="NAME", help="only what holds for this pipeline, inherited values included"
+        "--pipeline", metavar="NAME", help="only the settings of this pipeline, inherited ones included"
     )
     parser.add_argument("--strict", action="store_true", default=None, help="fail on unknown variables")
 

@@ -10,7 +10,7 @@ __all__ = ("run",)
 
 
 def run(arguments: list[str]) -> int:
-    """Run the demo with its own arguments. Raises `PluginError` when what it needs is not installed."""
+    """Run the demo with its own arguments. Raises `PluginError` if a package that it needs is not installed."""
     try:
         status = importlib.import_module("resilience_demo").main(arguments)
     except ModuleNotFoundError as error:

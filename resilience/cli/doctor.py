@@ -1,4 +1,4 @@
-"""`doctor`: whether this machine is ready to run what is configured."""
+"""`doctor`: check whether this machine can run the configured service."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _DISTRIBUTIONS = {"grpc": "grpcio"}
 
 
 class Finding(NamedTuple):
-    """One line: `is_fine` is None where nothing is wrong and nothing is there."""
+    """One line of the report. `is_fine` is None if an optional part is absent."""
 
     is_fine: bool | None
     subject: str
@@ -78,7 +78,7 @@ def _findings() -> Iterator[Finding]:
 
 
 def check_extra(name: str, module: str) -> Finding:
-    """Tell whether what the extra `name` brings can be imported, and its version."""
+    """Check whether the packages of the extra `name` can be imported, and report their versions."""
     try:
         importlib.import_module(module)
     except ModuleNotFoundError:
@@ -107,7 +107,7 @@ def _configuration() -> tuple[Finding, Config | None]:
 
 
 def _pipelines(config: Config) -> Finding:
-    """List what code can ask for by name, so that a name it has misspelt shows."""
+    """List the configured names, so that a misspelt name shows."""
     names = ", ".join(config.pipelines)
     return Finding(True, "pipelines", names) if names else Finding(None, "pipelines", "none is configured")
 
@@ -115,17 +115,17 @@ def _pipelines(config: Config) -> Finding:
 def _redis(config: Config) -> Finding:
     if config.redis.url is None:
         return Finding(None, "redis server", "RESILIENCE_REDIS__URL is not set; state stays in each process")
-    from resilience.redis import RedisConnection  # noqa: PLC0415 - only where one is configured
+    from resilience.redis import RedisConnection  # noqa: PLC0415 - imported if Redis is configured
 
     try:
         connection = RedisConnection(config.redis)
-    except ResilienceError as error:  # nobody was asked yet
+    except ResilienceError as error:  # raised before a connection is made
         return Finding(False, "redis server", f"{_place(config)}: {error}")
     start = monotonic()
     try:
         with contextlib.closing(connection):
             reason = connection.diagnose()
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is what the doctor was asked about
+    except Exception as error:  # noqa: BLE001 - any error is a finding
         return Finding(False, "redis server", f"{_place(config)}: {error}")
     if reason is not None:
         return Finding(False, "redis server", f"{_place(config)} cannot serve limiters: {reason}")

@@ -9,6 +9,7 @@ from resilience.envelope._envelope import (
     http_envelope,
     validation_envelope,
 )
+from resilience.envelope._framework_errors import ANSWERS, split_detail, worst_of
 from resilience.envelope._lock import changes_since, lock_of
 from resilience.envelope._machine import (
     category_for,
@@ -20,7 +21,6 @@ from resilience.envelope._machine import (
 )
 from resilience.envelope._read import read_envelope
 from resilience.envelope._schema import ENVELOPE_SCHEMA, PROBLEM_SCHEMA, title_of
-from resilience.envelope._told import ANSWERS, told, worst_of
 from resilience.envelope._violations import violations_of
 from resilience.envelope._wire import JSON_TYPE, PROBLEM_TYPE, is_header
 
@@ -46,9 +46,9 @@ __all__ = (
     "is_retryable_grpc",
     "lock_of",
     "read_envelope",
+    "split_detail",
     "statuses_for",
     "title_of",
-    "told",
     "validation_envelope",
     "violations_of",
     "wants_problem",

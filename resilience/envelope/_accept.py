@@ -1,4 +1,4 @@
-"""What a client says it can read (RFC 9110, section 12.5.1), as far as an error body has to know."""
+"""The Accept headers of a client (RFC 9110, section 12.5.1), as far as an error body depends on them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def wants_problem(accept_header: str | None, default: bool) -> bool:  # noqa: FB
 
 
 def ranges(accept: str) -> list[tuple[str, float]]:
-    """Return what a header of the Accept family names, in lower case, each with its weight."""
+    """Return the values of a header of the Accept family, in lower case, each with its weight."""
     parsed = []
     for text in accept[:_LONGEST].split(","):
         name, *parameters = (part.strip().lower() for part in text.split(";"))
@@ -46,7 +46,7 @@ def _weight(parameters: list[str]) -> float:
 
 
 def _quality(text: str) -> float:
-    """Return 0 for a weight that is not a number: what the client meant is unknown, so nothing is preferred."""
+    """Return the weight, 0 if it is not a number: the client's preference is then unknown."""
     try:
         weight = float(text)
     except ValueError:

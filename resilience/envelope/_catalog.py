@@ -1,4 +1,4 @@
-"""The catalogue: every code a service can answer with, defined once."""
+"""The catalogue: every error code of a service, defined once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LONGEST_DOMAIN = 253
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorDefinition:
-    """One code and all it implies. Call it to get the `AppError` to raise."""
+    """One code, with its message, statuses, category and translations. Call it to get the `AppError` to raise."""
 
     code: str
     message: str
@@ -54,7 +54,14 @@ class ErrorDefinition:
         retry_after: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> AppError:
-        """Return an error of this kind; `message` and `details` are sent to the client. `retry_after` is in seconds."""
+        """Return an error with this code, for `raise`.
+
+        Args:
+            message: The text that the client gets. Default: the message of the definition.
+            details: JSON values that the client gets. Default: none.
+            retry_after: Seconds after which the client can try again. Default: not sent.
+            headers: HTTP headers of the answer. Default: none.
+        """
         return AppError(
             self.code,
             self.message if message is None else message,
@@ -70,11 +77,22 @@ class ErrorDefinition:
 
 
 class ErrorCatalog:
-    """The codes of one service; `domain` is its name in gRPC error details.
+    """The error codes of one service.
 
-    The toolkit's own codes are always in it and cannot be redefined. Its messages are in `language`, and in others as
-    far as they are translated. Raises `ConfigurationError` naming what is wrong with a definition, at the line that
-    makes it.
+    The toolkit's own codes are always in the catalogue and cannot be redefined.
+
+    Args:
+        domain: The name of the service in gRPC error details, 1 to 253 characters.
+        language: The language tag of the messages, such as `de` or `pt-BR`.
+
+    Raises:
+        ConfigurationError: `domain` or `language` is wrong.
+
+    Example:
+        >>> catalog = ErrorCatalog("orders")
+        >>> sold_out = catalog.define("ORDERS_C001", "Sold out.", http_status=409)
+        >>> sold_out().http_status
+        409
     """
 
     def __init__(self, domain: str = "service", *, language: str = ENGLISH) -> None:
@@ -96,8 +114,21 @@ class ErrorCatalog:
     ) -> ErrorDefinition:
         """Add `code` and return its definition.
 
-        Any one of `http_status`, `grpc_status` and `category` is enough, and the first one given decides about the
-        others; with none of them it is a 500. `translations` are the message in other languages, by tag.
+        One of `http_status`, `grpc_status` and `category` is enough: the first of them that is given decides the
+        others. Without any of them the status is 500.
+
+        Args:
+            code: Capitals, digits and `_`, 2 to 63 characters, such as `ORDERS_V001`.
+            message: The text that clients get.
+            http_status: 400 to 599.
+            grpc_status: The name of a gRPC status, such as `NOT_FOUND`.
+            category: A word, such as `not_found`.
+            retryable: Whether the same request can succeed later.
+            description: A sentence for the exported catalogue.
+            translations: The message in other languages, by tag.
+
+        Raises:
+            ConfigurationError: The code exists, or an argument is wrong. The error lists every problem.
         """
         problems = list(_wrong(code, message, http_status, grpc_status, category, retryable, description))
         problems += _wrong_translations(translations or {})
@@ -114,16 +145,18 @@ class ErrorCatalog:
             description=description,
             translations={tag_of(language): text for language, text in (translations or {}).items()},
         )
-        # One atomic step, so that of two threads defining the same code one is told.
+        # One atomic step: if two threads define the same code, one of them gets the error.
         if (first := self._known.setdefault(code, definition)) is not definition:
             raise ConfigurationError([_taken(first)])
         return definition
 
     def translate(self, language: str, messages: Mapping[str, str]) -> None:
-        """Add messages in another language, by code; the toolkit's own codes may be among them.
+        """Add messages in another language, by code. The toolkit's own codes can be translated, too.
 
-        Clients get them by their `Accept-Language`, wherever the error has its catalogue's message. Raises
-        `ConfigurationError` for codes nobody defined.
+        The `Accept-Language` of a client selects the language, if the error has the message of its catalogue.
+
+        Raises:
+            ConfigurationError: A code is not defined, or a message or the tag is wrong.
         """
         _checked_language(language)
         problems = [problem for text in messages.values() for problem in _wrong_translations({language: text})]
@@ -138,7 +171,7 @@ class ErrorCatalog:
         return tuple(one.code for one in self if not one.is_builtin and tag not in one.translations)
 
     def localized(self, envelope: Envelope, accept_language: str | None) -> Envelope:
-        """Return `envelope` in the language its client reads best; a message that is not the catalogue's stays."""
+        """Return `envelope` in the language that its client prefers. A message that is not the catalogue's stays."""
         if not envelope.translations:
             known = self._known.get(envelope.code)
             if known is None or not known.translations or not _is_stock(envelope, known):
@@ -155,11 +188,22 @@ class ErrorCatalog:
         retry_after: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> AppError:
-        """Return the error to raise for `code`. A code nobody defined is a `ConfigurationError`."""
+        """Return the error to raise for `code`.
+
+        Args:
+            code: A code of this catalogue.
+            message: The text that the client gets. Default: the message of the definition.
+            details: JSON values that the client gets. Default: none.
+            retry_after: Seconds after which the client can try again. Default: not sent.
+            headers: HTTP headers of the answer. Default: none.
+
+        Raises:
+            ConfigurationError: The code is not defined.
+        """
         return self.get(code)(message, details=details, retry_after=retry_after, headers=headers)
 
     def get(self, code: str) -> ErrorDefinition:
-        """Return the definition of `code`. A code nobody defined is a `ConfigurationError`."""
+        """Return the definition of `code`. Raises `ConfigurationError` if the code is not defined."""
         definition = self._known.get(code)
         if definition is not None:
             return definition
@@ -188,7 +232,7 @@ class ErrorCatalog:
 
 
 def _is_stock(envelope: Envelope, known: ErrorDefinition) -> bool:
-    """Whether nobody chose these words: they are the catalogue's, or what HTTP itself calls the status."""
+    """Whether the message is that of the catalogue, or the name that HTTP gives the status."""
     message = envelope.message
     if message in {known.message, meaning_of(envelope.http_status).title}:
         return True

@@ -1,4 +1,4 @@
-"""The envelope: everything a client is told about an error, and nothing else (L16)."""
+"""The envelope: all that a client gets of an error (L16)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
+from resilience.envelope._framework_errors import ANSWERS, worst_of
 from resilience.envelope._languages import ENGLISH, chosen
 from resilience.envelope._machine import (
     GRPC_TO_HTTP,
@@ -20,7 +21,6 @@ from resilience.envelope._machine import (
     meaning_of,
     seconds_known,
 )
-from resilience.envelope._told import ANSWERS, worst_of
 from resilience.envelope._wire import JSON_TYPE, PROBLEM_TYPE, encoded, retry_after_line, safe_headers
 from resilience.errors import AppError, ResilienceError, leaves, said_by, shown
 
@@ -37,7 +37,7 @@ _BLANK = "about:blank"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """One error as its client sees it. `retry_after` is in seconds, None when nobody knows."""
+    """One error as its client gets it. `retry_after` is in seconds, None if it is unknown."""
 
     code: str = INTERNAL
     message: str = INTERNAL_MESSAGE
@@ -128,11 +128,17 @@ def _instance_of(request_id: str) -> str:
 
 
 def envelope_of(error: BaseException, *, request_id: str = "", trace_id: str = "") -> Envelope:
-    """Return what the client is told about `error`.
+    """Return the envelope of `error`.
 
-    An `AppError` speaks for itself; one whose code or status cannot be sent is logged, and a 500. Of our other errors
-    only the fixed sentence of their class leaves the process; of anything else, that it happened. An exception group is
-    answered as the worst error in it (see `worst_of`), with the longest `retry_after` of them all.
+    The client gets code, message and details of an `AppError`. If its code or status cannot be sent, the error is
+    logged and the client gets a 500. For our other errors the client gets the fixed sentence of their class, for all
+    other errors a generic 500. The envelope of an exception group is that of the worst error in it (see `worst_of`),
+    with the longest `retry_after` of all errors in it.
+
+    Args:
+        error: Any exception.
+        request_id: The id of the request, "" if it has none.
+        trace_id: The id of the trace, "" if it has none.
     """
     if isinstance(error, BaseExceptionGroup):
         return envelope_of_group(error, worst_of(error), request_id=request_id, trace_id=trace_id)
@@ -195,7 +201,7 @@ def _public(error: ResilienceError) -> tuple[str, dict[str, Any], dict[str, str]
 
 
 def _mapping(error: AppError, name: str) -> dict[str, Any]:
-    """Return what an attribute that should be a mapping holds, nothing where it is none: the code is worth more."""
+    """Return the mapping in an attribute, {} if it is no mapping: the client still gets the code."""
     try:
         return dict(getattr(error, name))
     except Exception:  # noqa: BLE001 - anybody can set it to anything

@@ -1,4 +1,4 @@
-"""What clients rely on, written down: codes are added, never taken away, and never mean something else."""
+"""The lock file of the codes: a code can be added, but not removed, and its meaning never changes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lock_of(catalog: ErrorCatalog) -> str:
 
 
 def changes_since(lock: str, catalog: ErrorCatalog) -> tuple[list[str], list[str]]:
-    """Return what breaks clients (codes gone, or with another meaning), and the codes that are new.
+    """Return the changes that break clients (codes removed, or with another meaning), and the new codes.
 
     Raises `ConfigurationError` for text that is no lock file.
     """

@@ -1,4 +1,4 @@
-"""What an HTTP status means: its code, phrase, gRPC status and category. Pure tables and functions.
+"""The meaning of an HTTP status: its code, phrase, gRPC status and category. Pure tables and functions.
 
 gRPC to HTTP is the mapping in google/rpc/code.proto; the way back is its inverse, with the nearest word where several
 statuses share one. (gRPC's own http-grpc-status-mapping is for proxies without a grpc-status, and not used here.)
@@ -57,7 +57,7 @@ GRPC_TO_HTTP = {
 
 
 class Meaning(NamedTuple):
-    """What one HTTP status says: the toolkit's code for it, a title, and the sentence used where nobody gave one."""
+    """The meaning of one HTTP status: the toolkit's code, a title, and the default message."""
 
     code: str
     title: str
@@ -178,7 +178,7 @@ def is_error_status(status: object) -> bool:
 
 
 def meaning_of(status: int) -> Meaning:
-    """Return what `status` (400 to 599) says; one that has no code here gets `HTTP_<status>`, and HTTP's own title."""
+    """Return the meaning of `status` (400 to 599). Without a code of its own it gets `HTTP_<status>`."""
     known = MEANINGS.get(status)
     if known is not None:
         return known
@@ -204,7 +204,7 @@ def category_for_grpc(grpc_status: str) -> str:
 
 
 def statuses_for(category: str) -> tuple[int, str]:
-    """Return the HTTP and the gRPC status of a category, those of `internal` for one of somebody's own."""
+    """Return the HTTP and the gRPC status of a category; for an unknown category those of `internal`."""
     return CATEGORIES.get(category, CATEGORIES["internal"])
 
 
@@ -219,12 +219,12 @@ def is_retryable(http_status: int) -> bool:
 
 
 def is_retryable_grpc(grpc_status: str) -> bool:
-    """Return the same for a gRPC status by name. `ABORTED` is not: what is repeated there is the whole transaction."""
+    """Whether a call with this gRPC status can be repeated. `ABORTED` cannot: the client repeats its transaction."""
     return grpc_status in _RETRYABLE_GRPC
 
 
 def seconds_known(value: Any) -> float | None:
-    """Return a wait in seconds, or None for anything nobody can wait for: negative, NaN, infinite, beyond a year."""
+    """Return a wait in seconds, None for a value that is negative, NaN, infinite or longer than a year."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return round(float(value), 3) if 0 <= value <= _LONGEST_WAIT else None  # nobody waits by the microsecond
+    return round(float(value), 3) if 0 <= value <= _LONGEST_WAIT else None  # milliseconds are enough

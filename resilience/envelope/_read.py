@@ -29,7 +29,7 @@ _OURS = ErrorCatalog()
 def read_envelope(
     status: int, body: bytes | Mapping[str, Any], headers: Mapping[str, str], *, catalog: ErrorCatalog | None = None
 ) -> AppError | None:
-    """Return the error a response carries in either of our shapes, or None where it carries none. Never raises.
+    """Return the error in a response, in either of our two formats, or None if the response has none. Never raises.
 
     gRPC status, category and whether to retry come from `catalog` where it knows the code, else from the status: HTTP
     has no place for them. `retry_after` comes from the body, else from the `Retry-After` header (a date counts from
@@ -53,7 +53,7 @@ def read_envelope(
 
 
 def _request_id(stated: Any, headers: Mapping[str, str]) -> str:
-    """Return the id the other side knows the request by; what could forge a line of a log is none."""
+    """Return the id of the request at the other side. Text that could forge a log line is no id."""
     text = stated if isinstance(stated, str) and stated else headers.get("x-request-id", "")
     return text if len(text) <= _LONGEST_ID and text.isascii() and text.isprintable() else ""
 

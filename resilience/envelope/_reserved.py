@@ -12,7 +12,7 @@ __all__ = ("RESERVED", "Meant")
 
 
 class Meant(NamedTuple):
-    """What one of our codes implies."""
+    """The meaning of one of the toolkit's own codes."""
 
     code: str
     message: str
@@ -24,7 +24,7 @@ class Meant(NamedTuple):
 
 
 def _of_class(kind: type[errors.ResilienceError]) -> Meant:
-    description = re.split(r"[.;](?:\s|$)", kind.__doc__ or "")[0] + "."  # what follows speaks of attributes
+    description = re.split(r"[.;](?:\s|$)", kind.__doc__ or "")[0] + "."  # the rest describes attributes
     return Meant(
         kind.code, kind.public_message, kind.http_status, kind.grpc_status, kind.category, kind.retryable, description
     )

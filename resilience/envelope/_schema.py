@@ -56,7 +56,7 @@ PROBLEM_SCHEMA: dict[str, Any] = {
 
 
 def title_of(status: int) -> str:
-    """Return the title a problem of this status has. `ConfigurationError` where it is no error, 400 to 599."""
+    """Return the title of a problem with this status. Raises `ConfigurationError` if it is not 400 to 599."""
     if not is_error_status(status):
         raise ConfigurationError([Problem("status", status, "a whole number from 400 to 599")])
     return meaning_of(status).title

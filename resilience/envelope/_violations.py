@@ -1,4 +1,4 @@
-"""What pydantic has to say about a value, without the value."""
+"""The violations that pydantic reports, without the values."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _message(one: Mapping[str, Any]) -> str:
 
 
 def _may_repeat(message: str, value: Any) -> bool:
-    """Whether a message repeats some of a value, or too much is in it to tell; nested as deep as a client likes."""
+    """Whether a message repeats a part of a value, or the value is too large to find out. It can be nested deeply."""
     pending, seen = [value], 0
     while pending:
         each, seen = pending.pop(), seen + 1

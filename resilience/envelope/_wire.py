@@ -23,7 +23,7 @@ JSON_TYPE, PROBLEM_TYPE = "application/json", "application/problem+json"
 
 _DEEPEST = 16
 _MOST_BITS = 2048
-"""Of a whole number: Python refuses to write out those of some thousand digits, and may be told to refuse sooner."""
+"""Digits of a whole number. Python refuses to write some thousand digits; a setting can lower its limit."""
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _OURS = frozenset({"content-length", "content-type", "transfer-encoding", "retry-after"})
@@ -60,12 +60,12 @@ def _plain(value: Any) -> Any:
 
 
 def _tidy(value: Any, depth: int) -> Any:
-    """Return `value` rebuilt from what JSON has, no deeper than it can be a mistake."""
+    """Return `value` rebuilt from JSON types, cut off at a depth that is certainly a mistake."""
     if depth > _DEEPEST:
         return "..."
     try:
         return _rebuilt(value, depth)
-    except Exception:  # noqa: BLE001 - it is code of somebody else's that says what a value is made of
+    except Exception:  # noqa: BLE001 - the value's own code may raise anything
         return _named(value)
 
 

@@ -1,4 +1,4 @@
-"""What frameworks' own errors and ours have in common, once they are to become envelopes."""
+"""Rules by which the errors of a framework and our own become envelopes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from resilience.envelope._machine import is_error_status, is_retryable
 from resilience.errors import AppError, DeadlineExceededError, PoolError, RejectedError, ResilienceError, leaves
 
-__all__ = ("ANSWERS", "told", "worst_of")
+__all__ = ("ANSWERS", "split_detail", "worst_of")
 
 ANSWERS: tuple[type[ResilienceError], ...] = (AppError, DeadlineExceededError, PoolError, RejectedError)
-"""Errors that are answers. The others (a bad configuration, a missing plugin) are faults: logged, and a 500."""
+"""Errors that a client gets as they are. Others (a bad configuration, a missing plugin) are logged and answered 500."""
 
 
-def told(detail: Any) -> tuple[str | None, Mapping[str, Any] | None]:
-    """Return message and details for what a developer gave an HTTP error to say: anything JSON has a form for."""
+def split_detail(detail: Any) -> tuple[str | None, Mapping[str, Any] | None]:
+    """Return message and details for the detail of a framework's HTTP error, which can be any JSON value."""
     if detail is None or isinstance(detail, str):
         return detail, None
     return None, detail if isinstance(detail, Mapping) else {"detail": detail}
