@@ -1,4 +1,4 @@
-"""What both bulkheads show of their limit, and how it is changed while calls are in flight."""
+"""The limit of both bulkheads: how it is read, and how it is changed while calls are in flight."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class PlacePermit:
 
     def __init__(self, places: Places[Any]) -> None:
         self.places = places
-        """The places it is one of: a forked child has others."""
+        """The places to which it belongs: a forked child has others."""
 
 
 class PlaceWaiter(PlacePermit):

@@ -113,7 +113,7 @@ class CallDeadline(EnforcedDeadline):
         return True
 
     def suspend(self) -> bool:
-        """Hold the cancellation back until `resume`; return False in another task, or if it is too late."""
+        """Do not cancel the task until `resume`; return False in another task, or if it is too late."""
         try:
             is_own = self._task is not None and asyncio.current_task() is self._task
         except RuntimeError:  # a thread without a loop
@@ -144,7 +144,7 @@ def _new_queue(
 
 
 class TimedBlock:
-    """`async with block:` - the block gets what `time` allows, and `DeadlineExceededError` after that."""
+    """`async with block:` - the block gets the time that `time` allows, then `DeadlineExceededError`."""
 
     __slots__ = ("_call", "_time")
 

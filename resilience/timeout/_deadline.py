@@ -66,7 +66,7 @@ class Deadline:
 
     Example:
         >>> from resilience import Deadline
-        >>> patience = Deadline.after("20ms", limit="2s")  # what the caller asked for, what the service allows
+        >>> patience = Deadline.after("20ms", limit="2s")  # asked for by the caller, allowed by the service
         >>> patience.is_callers
         True
         >>> with Deadline.after(60) as outer, Deadline.after("5m"):
@@ -203,7 +203,7 @@ class EnforcedDeadline(Deadline):
     __slots__ = ()
 
     def suspend(self) -> bool:
-        """Cancel nothing until `resume`. Return False, and change nothing, in another task or if it is too late."""
+        """Do not cancel the task until `resume`. Return False, without effect, in another task or if it is too late."""
         raise NotImplementedError
 
     def resume(self) -> None:

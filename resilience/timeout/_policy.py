@@ -76,7 +76,7 @@ class Timeout(Named):
             seconds=cast("float | None", seconds), margin=cast("float", margin), max_threads=max_threads
         )
         self.time_limit = TimeLimit(self.name, self.options, checked(clock, "clock", CLOCK))
-        """The part of this policy that one for a transport with timeouts of its own shares."""
+        """The time, the errors and the counts of this policy, for another policy that ends its calls in its own way."""
         self.events = self.time_limit.events
         self._executor = Executor(self.options.max_threads)
 

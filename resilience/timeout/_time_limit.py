@@ -1,4 +1,4 @@
-"""The time that a `Timeout` gives a call, in both colours: how much, until when, and the error when it is up."""
+"""The time of the calls of a `Timeout`, in both colours: how much a call gets, and the error when the time is up."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ __all__ = ("TimeLimit",)
 class TimeLimit:
     """The part of a `Timeout` that is the same however its calls are ended.
 
-    A policy that keeps the time in its own way, as one for a transport with timeouts of its own does, shares the
-    `time_limit` of a `Timeout`: its calls get the same time, and are counted and reported as those of the `Timeout`.
+    Another policy may end its calls in its own way, such as a policy for a transport that has timeouts. It then shares
+    the `time_limit` of a `Timeout`: its calls get the same time, and are counted and reported in the same way.
     """
 
     def __init__(self, name: str, options: TimeoutOptions, clock: Clock) -> None:
@@ -65,7 +65,7 @@ class TimeLimit:
         return left if left < seconds else seconds  # noqa: FURB136 - a call costs more
 
     def deadline(self, seconds: float) -> Deadline:
-        """Return the deadline of a call that gets `seconds` from now; it moves with the one that cuts it short."""
+        """Return the deadline of a call that gets `seconds` from now; it moves with the deadline that cuts it short."""
         outer, now, own = Deadline.current(), self.clock(), self.seconds
         if isinstance(outer, MovingDeadline) and seconds != own:
             cap = Deadline(math.inf if own is None else now + own, clock=self.clock)

@@ -48,7 +48,7 @@ class DeadlineWait:
         return self._at - before
 
     def run(self, wait: Callable[[float], bool]) -> bool:
-        """Call `wait` with the seconds there are, then with those that were added; return whether one call was true.
+        """Call `wait` with the seconds left, then with the seconds added; return whether it returned true.
 
         The argument is -1 to wait for ever.
         """
