@@ -1,4 +1,4 @@
-"""A service with a method of each kind, on either stack: its messages are texts, and say what is to happen."""
+"""A service with a method of each kind, on either stack. Its messages are texts that name what the method does."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ STACKS = ("sync", "aio", "aio-plain")
 
 SERVICE = "shop.Orders"
 LEFT: contextvars.ContextVar[str] = contextvars.ContextVar("left", default="nothing")
-"""What an RPC leaves behind in its context."""
+"""A value that an RPC leaves behind in its context."""
 
 
 def encode(text: str | bytes) -> bytes:
-    """Return what is sent. grpc.aio encodes a text by itself, and then calls its serializer."""
+    """Return the bytes to send. grpc.aio encodes a text by itself, and then calls its serializer."""
     return text if isinstance(text, bytes) else text.encode()
 
 
@@ -38,7 +38,7 @@ def decode(data: bytes) -> str:
 
 
 def _raise(text: str) -> None:
-    """Raise what a handler may get from elsewhere: another service's error, and groups."""
+    """Raise an error that a handler may get from elsewhere: an error of another service, or a group."""
     if text == "remote":
         said, _ = Envelope(code="THEIR_001", message="later", retry_after=31_536_000.0).render()
         raise read_envelope(503, said, {}) or AssertionError(said)
@@ -52,7 +52,7 @@ def _raise(text: str) -> None:
 
 
 class Shop:
-    """What the methods do; `seen` is what they found, `running` how many of them are at work."""
+    """The methods. `seen` has the facts that the last call saw, `running` the number of calls at work."""
 
     def __init__(self) -> None:
         self.seen: dict[str, Any] = {}
@@ -61,7 +61,7 @@ class Shop:
         self.release = threading.Event()
 
     def act(self, text: str, servicer: Any) -> str:
-        """Do what both stacks can do at once; the rest is the methods' own."""
+        """Do the part that is the same on both stacks."""
         request, deadline = current_request(), Deadline.current()
         self.seen = {
             "request": request,
@@ -200,7 +200,7 @@ class Tasks(Shop):
             return [await self._do(text, servicer) async for text in texts][-1]
 
     async def stream_stream(self, texts: AsyncIterator[str], servicer: Any) -> None:
-        """Write, as a coroutine may that yields nothing."""
+        """Write the responses: a coroutine that yields none."""
         async with self._at_work():
             await servicer.write("first")
             async for text in texts:
@@ -225,14 +225,14 @@ class Running:
         self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
 
     def start(self, kind: str, text: str | bytes, *more: str, **options: Any) -> Any:
-        """Make a call and return it, not waiting for anything; a stream of requests stays open where `more` says so."""
+        """Begin a call and return it. `more` are further requests of a stream."""
         multi = getattr(self.channel, kind)(f"/{SERVICE}/{kind}", encode, decode)
         message = iter((text, *more)) if kind.startswith("stream") else text
         options.setdefault("timeout", 10)
         return multi(message, **options) if kind.endswith("stream") else multi.future(message, **options)
 
     def call(self, kind: str, text: str | bytes, *more: str, **options: Any) -> list[str]:
-        """Make a call and return all its answers."""
+        """Make a call and return all its responses."""
         call = self.start(kind, text, *more, **options)
         return list(call) if kind.endswith("stream") else [call.result()]
 
@@ -245,14 +245,14 @@ class Running:
         raise AssertionError(f"answered {answers}")
 
     def settled(self, within: float = 3.0) -> bool:
-        """Wait until nothing is under way, and tell whether it came to that."""
+        """Wait until nothing is in flight, and return whether that happened."""
         patience = time.monotonic() + within
         while (self.toolkit.lifecycle.in_flight or self.shop.running) and time.monotonic() < patience:
             time.sleep(0.005)
         return not self.toolkit.lifecycle.in_flight and not self.shop.running
 
     def busy(self, number: int = 1, within: float = 3.0) -> bool:
-        """Wait until so many requests are under way."""
+        """Wait until that many requests are in flight, and return whether that happened."""
         patience = time.monotonic() + within
         while self.toolkit.lifecycle.in_flight < number and time.monotonic() < patience:
             time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""A gRPC server that does as it is told, and clients of either stack that ask it the same questions."""
+"""A gRPC server with scripted responses, and clients of either stack that make the same calls."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Seen:
         return self.metadata.get("grpc-previous-rpc-attempts")
 
     def wait_until_ended(self) -> bool:
-        """Wait until the call is over for the client; a handler still at work learns that it was cancelled."""
+        """Wait until the call has ended for the client. A handler at work learns that it was cancelled."""
         return self.ended.wait(PATIENCE)
 
 
 Behaviour = Callable[[Seen], Iterable[bytes]]
-"""What a handler does: yields answers, or aborts through `seen.context`."""
+"""A handler: it yields responses, or aborts through `seen.context`."""
 
 
 def answering(*answers: bytes) -> Behaviour:
@@ -65,7 +65,7 @@ def failing(
 
 
 def hanging(seconds: float = PATIENCE) -> Behaviour:
-    """Answer late, or not at all once the call is over."""
+    """Answer late, or not at all if the call has ended."""
 
     def hang(seen: Seen) -> Iterator[bytes]:
         if not seen.ended.wait(seconds):
@@ -75,7 +75,7 @@ def hanging(seconds: float = PATIENCE) -> Behaviour:
 
 
 class Upstream:
-    """Serves `shop.Orders`: Get, List, Put and Chat are the four kinds. `script` holds what the next calls do."""
+    """Serves `shop.Orders`: Get, List, Put and Chat are the four kinds. `script` has the handlers of the next calls."""
 
     def __init__(self, **options: Any) -> None:
         self._options = options
@@ -92,7 +92,7 @@ class Upstream:
         self._server.start()
 
     def serve(self, handler: grpc.GenericRpcHandler) -> None:
-        """Serve something else besides."""
+        """Serve another handler as well."""
         self._server.add_generic_rpc_handlers((handler,))
 
     def stop(self) -> None:
@@ -104,7 +104,7 @@ class Upstream:
 
     @property
     def attempts(self) -> list[object]:
-        """The attempt numbers that the calls so far have brought."""
+        """The attempt numbers of the calls so far."""
         return [seen.attempt for seen in self.seen]
 
     def _handlers(self, service: str) -> grpc.GenericRpcHandler:
@@ -138,7 +138,7 @@ class Upstream:
 
 
 class Client(Protocol):
-    """The four kinds of call, made and waited for."""
+    """The four kinds of call. Each waits for its end."""
 
     def get(self, request: bytes = b"", method: str = "/shop.Orders/Get", **given: Any) -> bytes: ...
     def list(self, request: bytes = b"", **given: Any) -> Sequence[bytes]: ...
@@ -171,7 +171,7 @@ class SyncClient:
 
 
 class AioClient:
-    """The same over grpc.aio, on a loop of its own."""
+    """The four kinds of call over grpc.aio, on a loop of their own."""
 
     def __init__(self, target: str, *arguments: Any, **named: Any) -> None:
         self._runner = asyncio.Runner()
