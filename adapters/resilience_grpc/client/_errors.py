@@ -265,7 +265,7 @@ def as_call_error(error: ResilienceError | CallError, status: CallStatus | None 
     return cast("CallError", both.with_traceback(error.__traceback__))
 
 
-class _FailedCall(Protocol):
+class _FailedRpc(Protocol):
     """An `RpcError` that says how its call ended."""
 
     def code(self) -> StatusCode | None: ...
@@ -274,7 +274,7 @@ class _FailedCall(Protocol):
     def trailing_metadata(self) -> Metadata | None: ...
 
 
-def _has_status(raised: Exception) -> TypeGuard[_FailedCall]:
+def _has_status(raised: Exception) -> TypeGuard[_FailedRpc]:
     """Return whether `raised` says how its call ended. An `RpcError` that user code has made may not."""
     return callable(getattr(raised, "code", None)) and callable(getattr(raised, "trailing_metadata", None))
 
