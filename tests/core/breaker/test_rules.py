@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resilience.breaker._rules import Trip, TripLimits, TripRules
+from resilience.breaker._cut_offs import CutOffs
+from resilience.breaker._rules import Trip, TripLimits, TripRules, rules_in_time
 from resilience.breaker._window import CallCounts, CallWindow, NoWindow, TimeWindow
 
 OUTCOMES = st.lists(st.sampled_from(["ok", "failed", "slow", "both"]), max_size=80)
@@ -170,3 +171,41 @@ def test_time_that_stands_still_or_leaps_is_borne() -> None:
         rules.record_failure(0.0)
     rules.advance(1e9)
     assert rules.counts(1e9) == CallCounts(0, 0, 0)
+
+
+def test_consecutive_failures_report_the_window_if_another_rule_looks_at_it() -> None:
+    """With a window rule, the counts of a trip are those of the window, whichever rule matches."""
+    rules = TripRules(TripLimits(consecutive=2, failure_rate=1.0, minimum=100), CallWindow(100))
+    trips = [report(rules, outcome) for outcome in ["failed", "ok", "failed", "failed"]]
+    assert trips[-1] == Trip("consecutive failures", CallCounts(3, 4))
+
+
+def test_a_running_call_is_a_success_only_when_it_succeeds() -> None:
+    """A call that is counted while it runs becomes a success by a late success, and never by a late failure."""
+    rules = TripRules(TripLimits(slow_rate=1.0, minimum=100), CallWindow(100))
+    rules.record_success()
+    first, _ = rules.record_slow_running(0.0)
+    second, _ = rules.record_slow_running(0.0)
+    assert rules.successes() == 1
+    rules.record_late_success()
+    rules.record_late_failure(second, 0.0)
+    assert (second - first, rules.successes()) == (1, 2)
+
+
+def test_a_success_at_the_edge_of_a_bucket_belongs_to_the_next_one() -> None:
+    """A success that comes exactly when a bucket ends moves the window of time before it counts."""
+    moved: list[float] = []
+    window = TimeWindow(10.0, 0.0)
+    rules = rules_in_time(TripLimits(failures=1), window, lambda: window.edge, lambda _rules, now: moved.append(now))
+    rules.record_success()
+    assert moved == [1.0]
+
+
+def test_cut_offs_are_evidence_after_exactly_the_time_allowed() -> None:
+    """Enough cut-offs are evidence from the time on that the service allows one call, at most ten seconds."""
+    row: CutOffs[None] = CutOffs(2, 5.0, 0)
+    row.add(1.0)
+    assert not row.are_evidence(100.0, 1.0)
+    row.add(1.0)
+    assert [row.are_evidence(now, 4.0) for now in (8.9, 9.0)] == [False, True]
+    assert [row.are_evidence(now, 60.0) for now in (14.9, 15.0)] == [False, True]
