@@ -29,11 +29,11 @@ _LIKENESS = 0.75
 class HealthOptions(Options):
     """Defaults for all checks. `Health.add` can set other values for one check."""
 
-    timeout: float = option(1.0, Duration(above=True, maximum=300), "longest a check may take")
-    cache: float = option(1.0, Duration(maximum=3600), "how long a result is used again")
+    timeout: float = option(1.0, Duration(above=True, maximum=300), "longest time for a run of a check")
+    cache: float = option(1.0, Duration(maximum=3600), "how long an outcome is used again")
     failure_threshold: int = option(1, Whole(1, 100), "failures in a row after which a check that passed has failed")
     success_threshold: int = option(1, Whole(1, 100), "passes in a row after which a check that failed passes again")
-    details: bool = option(False, Flag(), "show why a check failed; otherwise the reason goes to the log")
+    details: bool = option(False, Flag(), "show why a check failed; otherwise only the log has the reason")
 
 
 def problems_of(name: Any, check: Any, groups: Any, failure: Any) -> Iterable[Problem]:

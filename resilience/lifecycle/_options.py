@@ -21,17 +21,19 @@ class LifecycleOptions(Options):
     """How a process starts, drains and stops."""
 
     drain_delay: float = option(
-        0.0, Duration(maximum=_HOUR), "how long to serve on after SIGTERM, until routers have noticed"
+        0.0, Duration(maximum=_HOUR), "time to go on serving after SIGTERM, until routers have noticed"
     )
-    drain_timeout: float = option(30.0, Duration(above=True), "longest wait for requests under way")
+    drain_timeout: float = option(30.0, Duration(above=True), "longest wait for requests in flight")
     drain_file: str | None = option(
         None, Text("the path of a file", longest=4096), "readiness is 503 while this file exists", none="no file"
     )
     hook_timeout: float = option(
-        10.0, Duration(above=True, maximum=_HOUR), "longest a start, drain or stop hook may take"
+        10.0, Duration(above=True, maximum=_HOUR), "longest time for a start, drain or stop hook"
     )
     startup_timeout: float = option(
         30.0, Duration(above=True, maximum=_HOUR), "longest wait for one dependency at start"
     )
-    startup_interval: float = option(1.0, Duration(above=True, maximum=_HOUR), "pause before it is asked again")
+    startup_interval: float = option(
+        1.0, Duration(above=True, maximum=_HOUR), "pause between two checks of a dependency"
+    )
     signals: bool = option(True, Flag(), "drain on SIGTERM")
