@@ -1,15 +1,17 @@
--- Decisions of one token bucket, in one round trip, on the server's own clock.
+-- Decides for one token bucket, in one round trip, on the server's own clock.
 --
--- KEYS[1]  the bucket: "F:R", the microsecond at which it is full again and the fraction of one beyond it, in units
+-- KEYS[1]  the bucket: "F:R". F is the microsecond in which it is full again, R the fraction beyond it, in units
 -- ARGV     token    units that one token costs
---          refill   units that come back per microsecond
+--          refill   units that come back in a microsecond
 --          limit    units that may be missing after this call
---          cost     tokens wanted; 0 only looks
---          callers  how many want that, one after the other; where it is left out, one
+--          cost     tokens wanted; 0 takes nothing
+--          callers  optional: how many callers want that, one after the other
 --
--- All numbers are whole and below 2^53, so that arithmetic in doubles is exact, quotients rounded down included. Returns
--- the units missing from a full bucket afterwards, or -1 minus the units missing now where the call does not fit (and
--- then nothing is written). Given `callers`, it returns how many of them were admitted, and the units missing then.
+-- All numbers are whole and below 2^53, so arithmetic in doubles is exact, quotients rounded down included.
+--
+-- Without `callers` the script returns the units that are missing from a full bucket after the call. If the call does
+-- not fit, it writes nothing and returns -1 minus the units that are missing now. With `callers` it returns how many of
+-- them were admitted, and the units that are missing then.
 
 local token, refill = tonumber(ARGV[1]), tonumber(ARGV[2])
 local limit, cost = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -21,7 +23,7 @@ local now = time[1] * 1000000 + time[2]
 local missing = 0
 local state = redis.pcall('GET', KEYS[1])
 if type(state) == 'table' and state.err and not string.find(state.err, 'WRONGTYPE', 1, true) then
-  return state -- an ACL that forbids GET, for one: a bucket that cannot be read is not a full one
+  return state -- for example an ACL that forbids GET: an unreadable bucket is not a full bucket
 end
 if type(state) == 'string' then -- a key of another type is not a bucket: it reads as full and is overwritten
   local full, fraction = string.match(state, '^(%d+):(%d+)$')

@@ -135,7 +135,7 @@ def flood(theirs: socket.socket, receive: Callable[[], int]) -> None:
 
 @pytest.mark.parametrize("way", ["recv", "recv_into"])
 def test_size(pair: tuple[BoundedSocket, socket.socket], way: str) -> None:
-    """What is received for one reply is counted, in both ways of receiving, and starts again with the next reply."""
+    """The bytes of one reply are counted, in both ways of receiving; the count starts again with the next reply."""
     ours, theirs = pair
 
     def receive() -> int:

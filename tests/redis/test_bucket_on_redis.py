@@ -43,7 +43,7 @@ def any_server(request: pytest.FixtureRequest) -> RedisProcess:
 
 
 def test_burst_then_refusal(any_server: RedisProcess) -> None:
-    """A bucket gives its burst at once, then says when the next token comes, and lets it through then."""
+    """A bucket gives its burst at once, returns the time of the next token, and admits a call then."""
     with connected(any_server.url) as store:
         limiter = TokenBucket("100/minute", 5, store, name="orders")
         decisions = [limiter.acquire("k") for _ in range(6)]
@@ -93,7 +93,7 @@ def test_exact_under_eight_processes(any_server: RedisProcess) -> None:
 
 
 def test_client_clocks_do_not_matter(store: RedisStore, redis_server: RedisProcess) -> None:
-    """What is sent to the server holds the quota and nothing that came from a clock."""
+    """The command to the server contains the quota, and no time of this process."""
     limiter = TokenBucket("100/minute", 5, store, name="orders")
     question = limiter._buckets._codec.encode("k", 1, 0.0)  # type: ignore[attr-defined]  # white box: what goes over the wire
     assert question == (b"{resilience:ratelimit:orders:k}", (600_000, 1, 3_000_000, 1))
@@ -145,7 +145,7 @@ def test_one_round_trip(store: RedisStore, redis_server: RedisProcess) -> None:
 
 
 def test_new_connections_say_nothing_else(store: RedisStore, redis_server: RedisProcess) -> None:
-    """The first connection asks the server for its mode; a further one spends no round trip on introducing itself."""
+    """The first connection asks the server for its mode; a further connection spends no round trip on its name."""
     with contextlib.closing(redis_server.client()) as client:
         client.config_resetstat()
         TokenBucket("10/second", 10, store).acquire("k")
@@ -186,7 +186,7 @@ def test_flushall(store: RedisStore, redis_server: RedisProcess) -> None:
 
 @pytest.mark.parametrize("key", ["", "ü", "a b\n", "}{", "x" * 10_000, "\udc80", "{}"])
 def test_any_key(store: RedisStore, redis_server: RedisProcess, key: str) -> None:
-    """Any text is a key, and what is stored stays short."""
+    """Any text is a key, and the stored key stays short."""
     limiter = TokenBucket("10/minute", 10, store)
     assert limiter.acquire(key).remaining == 9
     assert limiter.acquire(key).remaining == 8

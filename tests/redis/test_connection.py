@@ -27,19 +27,19 @@ pytestmark = pytest.mark.redis
     ],
 )
 def test_bad_url(url: str | None, why: str) -> None:
-    """A URL that cannot be read is refused where the connection is made, without showing its password."""
+    """An unreadable URL is refused when the connection is made, without showing its password."""
     with pytest.raises(ConfigurationError, match=why):
         RedisConnection(RedisOptions(url=url))
 
 
 def test_store_wants_a_connection() -> None:
-    """A URL where a connection belongs is refused with the reason."""
+    """A URL in place of a connection is refused with the reason."""
     with pytest.raises(ConfigurationError, match="connection='redis://host': expected a RedisConnection"):
         RedisStore("redis://host")  # type: ignore[arg-type]  # what the test is about
 
 
 def test_redis_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the redis package the error says what to install."""
+    """Without the redis package the error names the package to install."""
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(ConfigurationError, match=r'pip install "resilience-plugins\[redis\]"'):
         RedisConnection.from_url("redis://127.0.0.1:1/0")

@@ -62,7 +62,7 @@ def test_errors_leave_the_connection_in_step(connection: RedisConnection) -> Non
 
 
 def test_a_stale_connection_is_replaced_once(connection: RedisConnection, redis_server: RedisProcess) -> None:
-    """A connection the server has closed costs the caller nothing; one that cannot be made is an error."""
+    """A connection that the server has closed costs the caller nothing; a failure to connect is an error."""
     assert ask(connection, b"PING") == b"PONG"
     with contextlib.closing(redis_server.client()) as other:
         other.client_kill_filter(_type="normal", skipme=True)

@@ -109,7 +109,7 @@ def test_no_reply_reaches_another_caller(redis_server: RedisProcess, kind: type[
 @_STDLIB
 @pytest.mark.parametrize("kind", KINDS)
 def test_interrupts_of_threads_that_ask_together(redis_server: RedisProcess, kind: type[BaseException]) -> None:
-    """An interrupt of a thread that asks for others, or waits for one that does, costs no other thread its decision."""
+    """An interrupt of a thread that shares a round trip costs no other thread its decision."""
 
     def make() -> Subject:
         # Three connections: one is held, and the traceback may hold another one.

@@ -21,7 +21,7 @@ PATIENCE = 1.0  # for one timeout on a machine that is busy; two would be suspic
 
 
 class Scene:
-    """A limiter on a server, and what its store told."""
+    """A limiter on a server, and the events of its store."""
 
     def __init__(self, url: str, rate: str = "10/minute", **options: Any) -> None:
         self.connection = RedisConnection.from_url(url, **{"timeout": TIMEOUT} | options)
@@ -92,7 +92,7 @@ async def test_hung_server_awaiting(scene: Scene, own_redis_server: RedisProcess
 
 
 def test_hung_server_many_threads(scene: Scene, own_redis_server: RedisProcess) -> None:
-    """Twenty threads that meet a hung server together each lose one bound, and one outage is told."""
+    """Twenty threads that meet a hung server together each lose one bound, and there is one outage event."""
     scene.timed()
     own_redis_server.pause()
     took: list[float] = []
@@ -106,7 +106,7 @@ def test_hung_server_many_threads(scene: Scene, own_redis_server: RedisProcess) 
 
 
 def test_restart_is_no_outage(scene: Scene, own_redis_server: RedisProcess) -> None:
-    """A server that restarted between two calls costs nobody anything: connection and script are replaced."""
+    """A restart of the server between two calls costs no call anything: connection and script are replaced."""
     scene.timed()
     own_redis_server.restart()
     decision, took = scene.timed()
@@ -138,7 +138,7 @@ def test_killed_server(scene: Scene, own_redis_server: RedisProcess) -> None:
 
 
 def test_read_only_server(scene: Scene, own_redis_server: RedisProcess) -> None:
-    """A server that takes no writes is as good as none: calls are limited here."""
+    """A server that takes no writes counts as down: calls are limited in this process."""
     scene.timed()
     with own_redis_server.client() as client:
         client.config_set("min-replicas-to-write", 1)
@@ -169,7 +169,7 @@ def test_allow_mode() -> None:
 
 
 def test_deny_mode() -> None:
-    """Without a server, `deny` refuses every call, until Redis is asked again - and says so."""
+    """Without a server, `deny` refuses every call, and `retry_after` is the time until Redis is asked again."""
     scene = Scene(f"redis://127.0.0.1:{free_port()}/0", outage="deny")
     decisions = [scene.limiter.acquire("k") for _ in range(5)]
     assert not any(decisions)
@@ -178,7 +178,7 @@ def test_deny_mode() -> None:
 
 
 def test_a_guarded_call_never_fails_because_of_redis() -> None:
-    """A call behind a limit whose server does not exist runs, and whoever listens to the pipeline hears why."""
+    """A call behind a limit whose server does not exist runs, and the listeners of the pipeline get the reason."""
     connection = RedisConnection.from_url(f"redis://127.0.0.1:{free_port()}/0", timeout=TIMEOUT)
     pipeline = Pipeline("orders", RateLimit("10/minute", store=RedisStore(connection)))
     heard: list[Event] = []
@@ -198,7 +198,7 @@ def silent_port() -> Iterator[int]:
 
 
 def test_password_and_database_on_a_silent_server(silent_port: int) -> None:
-    """Steps of a handshake that nobody answers fit into the same bound."""
+    """The steps of a handshake that the server does not answer fit into the same bound."""
     scene = Scene(f"redis://user:secret@127.0.0.1:{silent_port}/3")
     assert scene.timed()[1] < 2 * TIMEOUT
     assert scene.timed()[1] < 0.02

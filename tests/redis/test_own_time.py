@@ -91,7 +91,7 @@ async def test_a_late_loop_and_a_forgotten_script(redis_server: RedisProcess) ->
 
 
 async def test_a_late_loop_that_connects(redis_server: RedisProcess) -> None:
-    """Nor is it an outage if the loop stands still in each turn of connecting."""
+    """It is no outage if the loop stands still in each turn of connecting."""
     for turns in range(0, 24, 2):
         scene = Scene(redis_server.url)
         assert await asked_on_a_late_loop(scene, "k", turns)
@@ -123,7 +123,7 @@ def far_away(proxy: TcpProxy, redis_server: RedisProcess, latency: float) -> str
 
 
 async def test_a_server_far_away_is_reached(proxy: TcpProxy, redis_server: RedisProcess) -> None:
-    """Connecting that takes longer than a decision may is not thrown away: it goes on, and is done once."""
+    """Connecting that takes longer than a decision is not given up: it goes on, and happens once."""
     scene = Scene(far_away(proxy, redis_server, 0.02))  # AUTH, SELECT and HELLO: 60 ms
     start = time.monotonic()
     await scene.limiter.aacquire("first")
@@ -256,7 +256,7 @@ def test_a_full_queue_is_no_outage(redis_server: RedisProcess, proxy: TcpProxy) 
 
 
 async def test_thousands_of_keys_are_no_outage(redis_server: RedisProcess, proxy: TcpProxy) -> None:
-    """Of a turn with 5,000 keys a round trip asks for so many as are answered in time; no outage is declared."""
+    """Of 5,000 keys in a turn, a round trip asks for as many as the server answers in time; there is no outage."""
     scene = Scene(proxy.url, timeout=0.4, max_connections=1)
     await scene.until_connected()
     proxy.latency = 0.25

@@ -1,4 +1,4 @@
-"""What others made for pybreaker, holding one of ours."""
+"""Libraries made for pybreaker, with a breaker of ours."""
 
 import contextlib
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def test_breakers_share_pybreakers_redis_storage(client: Any) -> None:
 
 
 def test_the_failover_of_redis_py_takes_it() -> None:
-    """redis-py's multi-database client wraps a `pybreaker.CircuitBreaker`: ours opens, closes and tells as it does."""
+    """redis-py's multi-database client wraps a `pybreaker.CircuitBreaker`: ours opens, closes and notifies likewise."""
     circuit = pytest.importorskip("redis.multidb.circuit", reason="redis-py has it from 7 on")
     breaker = CircuitBreaker(fail_max=2, reset_timeout=60)
     adapter = circuit.PBCircuitBreakerAdapter(breaker)

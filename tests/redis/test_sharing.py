@@ -35,7 +35,7 @@ def commands(client: Any) -> dict[str, int]:
 
 
 async def test_one_command_for_one_bucket(redis_server: RedisProcess) -> None:
-    """Those who want the same of the same bucket ask once, and get it in the order in which they came."""
+    """Callers that want the same payment of one bucket ask once, and get it in the order in which they came."""
     async with connected(redis_server.url) as store:
         limiter = TokenBucket("50/hour", 50, store)
         await limiter.aacquire("warm-up")
@@ -63,7 +63,7 @@ async def test_one_round_trip_for_many_buckets(redis_server: RedisProcess) -> No
 
 
 async def test_each_caller_has_an_answer_of_its_own(redis_server: RedisProcess) -> None:
-    """A bucket in shadow makes admissions of its own refusals, and of nobody else's who asked for the same."""
+    """A bucket in shadow turns its own refusals into admissions, and no refusal of another caller."""
     async with connected(redis_server.url) as store:
         strict = TokenBucket("1/hour", 1, store, name="shared")
         shadow = TokenBucket("1/hour", 1, store, name="shared", shadow=True)
@@ -97,8 +97,8 @@ async def test_who_left_before_the_trip_is_not_charged(redis_server: RedisProces
         assert (await limiter.aacquire("alone")).remaining == 9
 
 
-async def test_who_leaves_on_the_way_takes_nobody_along(redis_server: RedisProcess) -> None:
-    """The one who was first may be cancelled, or time out, while Redis is asked: the others are answered."""
+async def test_a_caller_that_leaves_takes_no_other_along(redis_server: RedisProcess) -> None:
+    """The first caller may be cancelled, or time out, while Redis is asked: the others get their answers."""
     async with connected(redis_server.url) as store:
         limiter = TokenBucket("1000/hour", 1000, store)
         for ticks in range(12):
@@ -111,7 +111,7 @@ async def test_who_leaves_on_the_way_takes_nobody_along(redis_server: RedisProce
 
 
 async def test_a_loop_swept_clean_can_go_on(redis_server: RedisProcess) -> None:
-    """Cancelling every task there is, the shared trip among them, leaves no one who comes later waiting."""
+    """If every task is cancelled, the shared round trip among them, no later caller waits for it."""
     async with connected(redis_server.url) as store:
         limiter = TokenBucket("10/hour", 10, store)
         me = asyncio.current_task()
@@ -127,8 +127,8 @@ async def test_a_loop_swept_clean_can_go_on(redis_server: RedisProcess) -> None:
             assert len(store._runner.task_batches) == 0
 
 
-async def test_a_trip_that_was_cancelled_lets_its_passengers_go(redis_server: RedisProcess) -> None:
-    """Where somebody cancels the shared task alone, those who wait decide as if Redis were away."""
+async def test_a_cancelled_batch_wakes_its_callers(redis_server: RedisProcess) -> None:
+    """If only the shared task is cancelled, its callers decide as if Redis were down."""
     async with connected(redis_server.url, outage="allow") as store:
         limiter = TokenBucket("1/hour", 1, store)
         await limiter.aacquire("k")
@@ -168,7 +168,7 @@ async def test_waiting_calls_line_up(redis_server: RedisProcess) -> None:
 
 
 async def test_eager_tasks(redis_server: RedisProcess) -> None:
-    """Where tasks run as soon as they are made, whoever asks is decided by Redis, and shares the trip as ever."""
+    """If tasks run as soon as they are made, Redis decides all the same, and callers share round trips as usual."""
     factory = getattr(asyncio, "eager_task_factory", None)
     if factory is None:
         pytest.skip("Python has them from 3.12 on")
@@ -189,7 +189,7 @@ async def test_eager_tasks(redis_server: RedisProcess) -> None:
 
 @pytest.mark.parametrize("key", [3, None, [], b"k"])
 async def test_bad_keys(redis_server: RedisProcess, key: Any) -> None:
-    """A key that is no text is the caller's mistake, also one that has no hash."""
+    """A key that is not text is the caller's mistake, also a key that has no hash."""
     async with connected(redis_server.url) as store:
         with pytest.raises(ConfigurationError, match="key"):
             await TokenBucket("1/minute", store=store).aacquire(key)
@@ -198,7 +198,7 @@ async def test_bad_keys(redis_server: RedisProcess, key: Any) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(burst=st.integers(1, 12), rounds=st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=6), max_size=5))
 async def test_together_is_as_one_by_one(redis_server: RedisProcess, burst: int, rounds: list[list[int]]) -> None:
-    """What callers get together is what they would have got one after the other, each cost in its own line."""
+    """Callers that ask together get the same tokens as one after the other, each cost in an entry of its own."""
     async with connected(redis_server.url) as store:
         limiter = TokenBucket("1/day", burst, store)
         with contextlib.closing(redis_server.client()) as client:

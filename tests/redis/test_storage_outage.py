@@ -1,4 +1,4 @@
-"""A storage that does not answer costs its breaker's calls one bound, fails none of them, and is found again."""
+"""A storage that does not answer costs the calls of its breaker one bound, fails no call, and is found again."""
 
 from __future__ import annotations
 
@@ -204,8 +204,8 @@ def test_errors_of_a_storage_fail_no_call(access: str, caplog: pytest.LogCapture
 
 
 @pytest.mark.parametrize("name", ["current_state", "fail_counter", "success_counter"])
-def test_a_reader_that_finds_the_storage_away_tells_it(name: str) -> None:
-    """Listeners hear of the outage at once, also if no call but a reader of the breaker's state finds it."""
+def test_a_reader_that_finds_the_storage_down_reports_it(name: str) -> None:
+    """Listeners get the outage event at once, also if only a reader of the breaker's state finds the outage."""
     storage, kinds = Shelf(), list[str]()
     breaker = CircuitBreaker(2, 60, state_storage=storage, storage_timeout=10)
     breaker.events.subscribe(lambda event: kinds.append(event.kind))
@@ -247,8 +247,8 @@ def test_storages_in_memory_are_asked_directly() -> None:
     assert set(asked) == {threading.current_thread().name}
 
 
-def test_nobody_keeps_a_forgotten_breaker(caplog: pytest.LogCaptureFixture) -> None:
-    """A breaker that goes while its storage is away goes altogether, and the thread that asks it ends."""
+def test_nothing_keeps_a_forgotten_breaker(caplog: pytest.LogCaptureFixture) -> None:
+    """A breaker that is dropped during an outage of its storage is freed, and the thread that asks the storage ends."""
     caplog.set_level(logging.CRITICAL, "resilience")  # pytest keeps records, and a traceback what its frames held
     storage = Shelf()
     breaker = CircuitBreaker(2, 60, state_storage=storage, storage_timeout=10)

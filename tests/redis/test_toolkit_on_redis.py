@@ -55,7 +55,7 @@ async def test_one_connection_serves_everything_and_survives_being_closed(redis_
 
 
 def test_health_watches_the_redis_that_is_configured(redis_server: RedisProcess) -> None:
-    """With a URL there is a check called redis; without one there is none."""
+    """With a URL there is a check called redis; without a URL there is no such check."""
     with Resilience.from_env(_environ(redis_server)) as toolkit:
         assert "redis" in toolkit.health.names("ready")
         (entry,) = [entry for entry in toolkit.health.report("ready").entries if entry.name == "redis"]
@@ -66,7 +66,7 @@ def test_health_watches_the_redis_that_is_configured(redis_server: RedisProcess)
 def test_doctor_finds_redis(
     redis_server: RedisProcess, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that answers is a line that says how fast."""
+    """For a server that answers, the doctor prints a line with the time it took."""
     for name, value in _environ(redis_server).items():
         monkeypatch.setenv(name, value)
     assert command_line.main(["doctor"]) == 0
@@ -75,7 +75,7 @@ def test_doctor_finds_redis(
 
 @pytest.mark.parametrize("url", ["redis://u:hunter2@127.0.0.1:1/0", "redis://u:hunter2@127.0.0.1:1/0?tls=1"])
 def test_doctor_misses_redis(url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that does not answer is a failure, told without the password."""
+    """For a server that does not answer, the doctor prints a failure without the password."""
     monkeypatch.setenv("RESILIENCE_REDIS__URL", url)
     assert command_line.main(["doctor"]) == 1
     out = capsys.readouterr().out
@@ -93,7 +93,7 @@ def test_a_url_nobody_can_read_stops_the_start() -> None:
 
 
 def test_a_missing_extra_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shared state that cannot be had is told at once, with what to install."""
+    """A missing package for shared state is reported at start, with the command that installs it."""
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(ConfigurationError, match=r'pip install "resilience-plugins\[redis\]"'):
         Resilience.from_env({"RESILIENCE_REDIS__URL": "redis://cache"})

@@ -34,7 +34,7 @@ RECOVERY = 10.0  # a trial is due within 0.4 s at most; the rest is for a machin
 
 
 class Limiter:
-    """A limiter that refuses everything while its server is away, asked in one colour."""
+    """A limiter that refuses every call while its server is down, asked in one colour."""
 
     def __init__(self, url: str, *, is_awaiting: bool, rate: str = "1000000/minute") -> None:
         self.connection = RedisConnection.from_url(url, timeout=TIMEOUT, outage="deny")
@@ -254,7 +254,7 @@ def test_password_set_while_running(make_limiter: MakeLimiter, start_server: Sta
 
 
 def test_a_key_of_another_program(make_limiter: MakeLimiter, redis_server: RedisProcess) -> None:
-    """A key that somebody else wrote is no outage: the bucket starts full, and other keys are not affected."""
+    """A key that another program wrote is no outage: the bucket starts full, and other keys are not affected."""
     limiter = make_limiter(redis_server.url, rate="3/hour")
     assert limiter.acquire("mine")
     with admin(redis_server) as client:
@@ -294,7 +294,7 @@ def test_errors_of_one_key(start_server: StartServer, caplog: pytest.LogCaptureF
 def test_node_of_a_cluster(
     make_limiter: MakeLimiter, start_server: StartServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A node of a cluster is recognised by the first connection, before a key meets the wrong node, and told once."""
+    """The first connection recognises a node of a cluster, before a key meets the wrong node, and logs it once."""
     server = start_server("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     serve_all_slots(server)
     with admin(server) as client:
@@ -319,13 +319,13 @@ def test_node_of_a_cluster(
     ],
 )
 def test_codes(error: Exception, code: str | None) -> None:
-    """Only an error reply has a code, and an error that has none is the server's."""
+    """Only an error reply has a code, and an error without a code is about the server."""
     assert code_of(error) == code
     assert not is_about_one_key(error)
 
 
 def test_explanations() -> None:
-    """An explanation names the cause, and what to do where that is known."""
+    """An explanation names the cause, and the remedy if it is known."""
     assert explain(redis.TimeoutError("Timeout"), "p") == "it does not answer: Timeout"
     assert "~{shop:*" in explain(NoPermissionError("no"), "shop")
     assert explain(redis.ResponseError("BUSY a script is running"), "p") == "it answers BUSY"
@@ -368,7 +368,7 @@ def test_diagnosis_of_a_full_server(diagnosed: tuple[RedisProcess, RedisConnecti
 
 @pytest.mark.parametrize("missing", ["-evalsha -eval", "-get", "-set", "-time"])
 def test_diagnosis_of_missing_rights(diagnosed: tuple[RedisProcess, RedisConnection], missing: str) -> None:
-    """Each right that limiters need is asked for, and what to grant is named."""
+    """The diagnosis needs each right that limiters need, and names the rights to grant."""
     server, _ = diagnosed
     with admin(server) as client:
         client.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", *missing.split())

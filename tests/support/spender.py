@@ -13,7 +13,7 @@ __all__ = ("spend",)
 
 
 def spend(url: str, skew: float, together: Barrier, admitted: Queue[int]) -> None:
-    """Take all that can be had for two seconds, with a clock that is `skew` seconds off, and tell how much it was."""
+    """Take all tokens for two seconds, with a clock that is `skew` seconds off, and print their number."""
     real = time.time
     time.time = lambda: real() + skew
     connection = RedisConnection.from_url(url, timeout=2, outage="deny")

@@ -79,7 +79,7 @@ class BucketStates(RuleBasedStateMachine):
     @precondition(lambda self: len(self.starts) > 1)
     @rule(cost=st.integers(1, 5))
     def give_back_an_earlier_one(self, cost: int) -> None:
-        """Somebody paid since: nothing comes back."""
+        """Another call has paid since: nothing comes back."""
         earlier = self.full_at - self.quota.interval
         assert self.quota.refunded(self.full_at, earlier, cost) == self.full_at
 

@@ -25,8 +25,8 @@ class ManualClock:
         return self.now
 
 
-def test_decision_says_everything() -> None:
-    """A decision tells what is left, when the same call fits and when the bucket is full."""
+def test_decision_has_all_figures() -> None:
+    """A decision has the remaining tokens, the time until the same call fits and the time until the bucket is full."""
     clock = ManualClock()
     bucket = TokenBucket("10/second", burst=5, clock=clock)
     first = bucket.acquire("k", 2)
@@ -88,7 +88,7 @@ def test_keys_are_apart_and_names_share() -> None:
 
 
 def test_reset_fills_the_bucket() -> None:
-    """A bucket that was reset is full; resetting one nobody knows is nothing."""
+    """A bucket that was reset is full; resetting the bucket of an unknown key does nothing."""
     bucket = TokenBucket("1/minute", clock=ManualClock())
     bucket.acquire("a")
     bucket.reset("a")

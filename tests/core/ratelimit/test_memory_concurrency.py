@@ -43,7 +43,7 @@ def _restless_threads() -> Iterator[None]:
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give a number up at once: nobody else is there to bring it back."""
+    """Give a lost number up at once: no other thread is there to bring it back."""
     monkeypatch.setattr(_memory, "_PAUSES", (0.0,))
 
 
@@ -96,7 +96,7 @@ def test_exact_in_every_way_of_asking() -> None:
 
 @pytest.mark.usefixtures("_restless_threads")
 def test_exact_while_buckets_are_dropped_under_the_threads() -> None:
-    """Buckets that are full are forgotten while others spend from them: one that is not full loses nothing by it."""
+    """Full buckets are forgotten while other threads spend from them: a bucket that is not full loses nothing by it."""
     for _ in range(5):
         store = MemoryStore(max_keys=1000)
         hot = TokenBucket("100/day", store=store, name="n")
@@ -133,8 +133,8 @@ def test_displacing_gives_each_newcomer_one_burst_and_no_more() -> None:
         assert len(table) < most + THREADS
 
 
-def test_who_is_spending_is_not_displaced() -> None:
-    """A bucket somebody spends from keeps its place; the surplus goes when the next keys come."""
+def test_a_bucket_in_use_is_not_displaced() -> None:
+    """A bucket from which a thread spends keeps its place; the surplus goes when the next keys come."""
     table = BucketTable(2)
     table.add("a", 30.0, 0.0)
     table.add("b", 20.0, 0.0)
@@ -149,7 +149,7 @@ def test_who_is_spending_is_not_displaced() -> None:
 
 
 def test_lost_numbers_do_not_stop_displacing() -> None:
-    """Buckets that stay in use for good take up their places, and nobody else's turn."""
+    """Buckets that stay in use for good take up their own places, and no turn of other buckets."""
     table = BucketTable(10)
     for number in range(10):
         table.add(str(number), 30.0, 0.0)
@@ -205,7 +205,7 @@ def test_lost_number_found_by_many_threads() -> None:
 
 
 def test_number_that_comes_back_is_waited_for() -> None:
-    """A call that meets another in the same bucket waits for it and decides by what that one left."""
+    """A call that meets another call in the same bucket waits for it, and decides by the number that it left."""
     store, clock = MemoryStore(), ManualClock()
     bucket = TokenBucket("5/second", store=store, clock=clock)
     bucket.acquire("k")
@@ -219,7 +219,7 @@ def test_number_that_comes_back_is_waited_for() -> None:
 
 @pytest.mark.usefixtures("_impatient")
 def test_turns_to_come_are_not_given_twice() -> None:
-    """When the number of a bucket with calls in line is lost, nobody is let in before them."""
+    """If the number of a bucket with calls in line is lost, no call is admitted before them."""
     store, clock = MemoryStore(), ManualClock()
     limit = RateLimit("1/second", max_wait=3, store=store, clock=clock)
     waits = [limit.admit() for _ in range(4)]
@@ -342,7 +342,7 @@ def test_interrupt_on_any_line(action: Callable[[TokenBucket, RateLimit], object
 @needs_fork
 @pytest.mark.realtime
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_fork_while_somebody_is_spending() -> None:
+def test_fork_while_a_thread_is_spending() -> None:
     """A child forked in the middle of a payment finds that bucket empty, and every other as it was."""
     store = MemoryStore()
     bucket = TokenBucket("3/hour", store=store)
@@ -360,7 +360,7 @@ def test_fork_while_somebody_is_spending() -> None:
 
 
 def test_finalizer_may_call_in_the_midst_of_a_call() -> None:
-    """A call that the garbage collector's finalizers make in the midst of another one deadlocks nobody."""
+    """A call that a finalizer makes in the middle of another call causes no deadlock."""
     bucket = TokenBucket("1000000000/second", store=MemoryStore(max_keys=50))
     finished: list[int] = []
 

@@ -36,7 +36,7 @@ class ManualTime:
 
 
 class SharedStore:
-    """A third party's store: somebody else decides, here a bucket in memory behind a round trip."""
+    """A third party's store: another service decides, here a bucket in memory behind a round trip."""
 
     waits = True
 
@@ -113,7 +113,7 @@ def test_waits_for_its_turn() -> None:
 
 
 def test_abandoned_wait_gives_back() -> None:
-    """Whoever is interrupted while waiting has used nothing - unless others already wait behind it."""
+    """A call that is interrupted while it waits has used no token, unless other calls already wait behind it."""
     time = ManualTime()
     limit = RateLimit("10/second", burst=1, max_wait=1, clock=time)
     limit.admit()
@@ -160,7 +160,7 @@ async def test_cancelled_while_waiting() -> None:
 
 
 def test_events_only_for_listeners() -> None:
-    """A refusal is told to whoever listens."""
+    """Listeners get an event for each refusal."""
     limit = RateLimit("1/minute", clock=ManualTime())
     seen: list[Event] = []
     pipeline = Pipeline("orders", limit, listeners=[seen.append])
@@ -189,7 +189,7 @@ def test_name_and_key_choose_the_bucket() -> None:
 
 
 def test_options_and_bad_options() -> None:
-    """A policy shows what it was given; every bad option is refused by name."""
+    """A policy shows its options; every bad option is refused by name."""
     limit = RateLimit("5/second", burst=7, max_wait="250ms")
     assert limit.options == RateLimitOptions(rate="5/second", burst=7, max_wait=0.25)
     assert repr(limit) == "<RateLimit 'ratelimit' 5/second>"
@@ -209,7 +209,7 @@ def test_options_and_bad_options() -> None:
 
 
 def test_third_party_store_in_both_colours() -> None:
-    """A store that waits for somebody else is asked where blocking, or awaiting, is allowed."""
+    """A store that waits for another service is asked in the colour of the call."""
     pipeline = Pipeline("orders", RateLimit("2/minute", store=SharedStore()))
     pipeline.call(len, "")
     asyncio.run(pipeline.acall(len, ""))
@@ -240,8 +240,8 @@ def test_third_party_store_with_waiting() -> None:
     assert time.monotonic() - begin >= 0.049  # the first of six goes at once, each other one 10 ms after the last
 
 
-async def test_third_party_store_told_of_cancellation() -> None:
-    """A cancelled wait on a shared store is told to it."""
+async def test_third_party_store_gets_a_cancelled_payment_back() -> None:
+    """A cancelled wait on a shared store gives its payment back."""
     store = SharedStore()
     limit = RateLimit("1/minute", store=store, max_wait=90, key="k")
     coroutine: Coroutine[Any, Any, None] = limit.admit_awaiting()
@@ -255,7 +255,7 @@ async def test_third_party_store_told_of_cancellation() -> None:
 
 
 def test_interrupted_wait_on_a_shared_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An interrupt while a thread waits for its turn is told to the store, and goes on."""
+    """An interrupt while a thread waits for its turn gives the payment back, and goes on to the caller."""
     store = SharedStore()
     limit = RateLimit("1/minute", store=store, max_wait=90, key="k")
     limit.admit()
@@ -270,7 +270,7 @@ def test_interrupted_wait_on_a_shared_store(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_store_events_reach_the_pipeline() -> None:
-    """Whoever listens to a pipeline hears of its shared store; a policy that is gone hears nothing."""
+    """Listeners of a pipeline get the events of its shared store; a policy that is gone gets none."""
     store = SharedStore()
     seen: list[Event] = []
     pipeline = Pipeline("orders", RateLimit("1/minute", store=store), listeners=[seen.append])

@@ -68,7 +68,7 @@ def test_written_and_read_back(rate: Rate) -> None:
     ],
 )
 def test_no_rate(bad: object) -> None:
-    """What is no rate is refused with the option, the value and an example of one."""
+    """A text that is no rate is refused with the option, the value and an example of a rate."""
     with pytest.raises(ConfigurationError, match=r"rate=.*expected a rate"):
         as_rate(bad)
 

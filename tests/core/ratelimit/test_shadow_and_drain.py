@@ -41,8 +41,8 @@ def test_shadow_refuses_nothing_and_tells_what_it_would() -> None:
     assert not clock.slept
 
 
-def test_shadow_makes_nobody_wait() -> None:
-    """In shadow a call that would have waited for its turn does not; one whose turn is too far off is told of."""
+def test_shadow_lets_no_call_wait() -> None:
+    """In shadow no call waits for its turn; a call whose turn is too far off is reported."""
     clock, told = ManualClock(), RecordingListener()
     limit = RateLimit("10/second", burst=1, max_wait=0.2, shadow=True, clock=clock)
     limit.events.subscribe(told)
@@ -55,7 +55,7 @@ def test_shadow_makes_nobody_wait() -> None:
 
 
 def test_shadow_on_a_store_that_waits() -> None:
-    """In shadow a shared limit refuses and delays nobody either, in both colours."""
+    """In shadow a shared limit refuses and delays no call either, in both colours."""
     connection = RedisConnection.from_url("redis://127.0.0.1:1/0", timeout="10ms", outage="deny")
     limit = RateLimit("10/second", shadow=True, store=RedisStore(connection))
     pipeline = Pipeline("orders", limit)
@@ -65,7 +65,7 @@ def test_shadow_on_a_store_that_waits() -> None:
 
 
 def test_bucket_in_shadow_says_yes_to_all() -> None:
-    """A bucket in shadow answers yes, and its events tell what it would have answered, in both colours."""
+    """A bucket in shadow answers yes, and emits an event for each call that it would have refused, in both colours."""
     clock, told = ManualClock(), RecordingListener()
     bucket = TokenBucket("1/second", name="uploads", shadow=True, clock=clock)
     bucket.events.subscribe(told)
@@ -77,7 +77,7 @@ def test_bucket_in_shadow_says_yes_to_all() -> None:
 
 
 def test_shadow_is_an_option_like_any_other() -> None:
-    """What is no yes or no is refused by name."""
+    """A value that is not a boolean is refused by name."""
     with pytest.raises(ConfigurationError, match=r"^shadow="):
         RateLimit("1/second", shadow=1)  # type: ignore[arg-type]  # what the test is about
     with pytest.raises(ConfigurationError, match=r"^shadow="):
@@ -86,7 +86,7 @@ def test_shadow_is_an_option_like_any_other() -> None:
 
 
 def test_looking_takes_nothing() -> None:
-    """A snapshot says rate, burst, refusals and what remains, and leaves every token where it is."""
+    """A snapshot has the rate, the burst, the refusals and the remaining tokens, and takes no token."""
     clock = ManualClock()
     limit = RateLimit("10/second", burst=3, clock=clock)
     Pipeline("orders", limit)
@@ -106,7 +106,7 @@ def test_looking_takes_nothing() -> None:
 
 
 def test_a_bucket_elsewhere_is_not_asked() -> None:
-    """A snapshot never goes to Redis: what remains there is unknown."""
+    """A snapshot never goes to Redis: the number of remaining tokens is unknown."""
     store = RedisStore(RedisConnection.from_url("redis://127.0.0.1:1/0"))
     assert RateLimit("1/second", store=store).snapshot()["remaining"] is None
     assert TokenBucket("1/second", store=store).snapshot()["remaining"] is None
@@ -131,7 +131,7 @@ def refusing(error: Exception) -> None:
 
 
 def test_too_many_there_means_too_many_here() -> None:
-    """When the other side says "too many", all tokens are taken and its `retry_after` is kept."""
+    """If the other side answers "too many", all tokens are taken and its `retry_after` is kept."""
     clock, told = ManualClock(), RecordingListener()
     limit = RateLimit("10/second", burst=5, drain_on=TooManyError, clock=clock)
     limit.events.subscribe(told)
@@ -148,7 +148,7 @@ def test_too_many_there_means_too_many_here() -> None:
 
 
 def test_draining_by_a_result_and_without_a_time() -> None:
-    """A predicate sees results as well; where nobody says how long, the next token comes when one is due."""
+    """A predicate gets results as well; without a `retry_after` the next token comes at its usual time."""
     clock = ManualClock()
     limit = RateLimit("10/second", burst=5, drain_on=lambda outcome: outcome == 429, clock=clock)
     pipeline = Pipeline("orders", limit)
@@ -187,7 +187,7 @@ def test_an_answer_that_has_to_be_awaited_drains_nothing() -> None:
 
 
 def test_refusals_of_ours_drain_nothing() -> None:
-    """A refusal by an inner policy says nothing about the other side (L4)."""
+    """A refusal by an inner policy does not count as an answer of the other side (L4)."""
     limit = RateLimit("10/second", burst=5, drain_on=Exception, clock=ManualClock())
     with pytest.raises(RateLimitedError):
         Pipeline("orders", limit).call(refusing, RateLimitedError("no", retry_after=9.0))
@@ -209,7 +209,7 @@ def test_an_empty_bucket_with_callers_in_line_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("drain_on", [3, "429", asyncio.sleep])
-def test_what_cannot_say_yes_or_no_is_refused(drain_on: object) -> None:
+def test_drain_on_that_is_no_predicate_is_refused(drain_on: object) -> None:
     """`drain_on` is an exception class or a plain function."""
     with pytest.raises(ConfigurationError, match=r"^drain_on="):
         RateLimit("1/second", drain_on=drain_on)  # type: ignore[arg-type]  # what the test is about

@@ -11,7 +11,7 @@ from resilience.redis._machine import MAX_PAUSE, Availability, Down, OutageTrial
 
 
 def test_one_failure_closes_the_door() -> None:
-    """After a failure nobody asks until the pause is over; then exactly one caller does."""
+    """After a failure no caller asks until the pause is over; then exactly one caller does."""
     availability = Availability(lease=1)
     permit = availability.admit(0)
     assert isinstance(permit, Up)
@@ -24,7 +24,7 @@ def test_one_failure_closes_the_door() -> None:
 
 
 def test_many_failures_are_one_outage() -> None:
-    """Of fifty callers that fail together one finds the outage; none of them lengthens the pause."""
+    """Of fifty callers that fail together one starts the outage; none of them lengthens the pause."""
     availability = Availability(lease=1)
     permits = [availability.admit(0) for _ in range(50)]
     found = [availability.failed(permit, 0, jitter=0) for permit in permits if permit is not None]
@@ -54,14 +54,14 @@ def test_pauses_grow_and_shrink_back() -> None:
 
 @given(st.floats(0, 1))
 def test_jitter_only_shortens(jitter: float) -> None:
-    """Jitter takes up to half of a pause away, so that a fleet does not come back in one moment."""
+    """Jitter shortens a pause by up to half, so that a fleet does not come back in one moment."""
     availability = Availability(lease=1)
     availability.failed(availability.epoch if isinstance(availability.epoch, Up) else Up(), 0, jitter)
     assert 0.05 <= availability.trial_after(0) <= 0.1
 
 
 def test_stragglers_change_nothing() -> None:
-    """What a call of an earlier epoch reports, good or bad, neither ends nor starts an outage."""
+    """A report of a call of an earlier epoch, good or bad, neither ends nor starts an outage."""
     availability = Availability(lease=1)
     early = availability.admit(0)
     assert early is not None
@@ -78,7 +78,7 @@ def test_stragglers_change_nothing() -> None:
 
 
 def test_lost_trial() -> None:
-    """A trial that was cancelled makes room at once; one that never reported does when its lease is over."""
+    """A cancelled trial makes room at once; a trial that never reports makes room when its lease is over."""
     availability = Availability(lease=1)
     first = availability.admit(0)
     assert first is not None
@@ -94,8 +94,8 @@ def test_lost_trial() -> None:
     assert not availability.succeeded(lost)
 
 
-def test_guard_tells_each_change_once() -> None:
-    """The shell emits one event when Redis goes and one when it is back, and swallows what Redis raised."""
+def test_guard_reports_each_change_once() -> None:
+    """The guard emits one event when Redis stops answering, one when it answers again, and absorbs its errors."""
     now = [0.0]
     events, seen = Emitter(), list[Event]()
     events.subscribe(seen.append)

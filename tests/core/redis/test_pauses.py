@@ -1,4 +1,4 @@
-"""How long a server that is away is left alone."""
+"""The pauses during an outage."""
 
 from resilience.redis._machine import FIRST_PAUSE, Availability
 

@@ -67,7 +67,7 @@ def test_a_lost_link_gives_its_place_back() -> None:
     connected(pool, "b")
 
 
-def test_nobody_waits_for_a_long_connecting() -> None:
+def test_no_caller_waits_for_a_long_connecting() -> None:
     """Callers wait for the first connection, until one of them could have waited in vain; the attempt goes on."""
     pool = places()
     pool.join("first", 0.0)
@@ -89,7 +89,7 @@ def test_callers_wait_for_links_in_use_while_another_is_connected() -> None:
     assert pool.release(link) == "second"
 
 
-def test_a_failed_attempt_fails_those_who_wait() -> None:
+def test_a_failed_attempt_fails_the_waiting_callers() -> None:
     """If there is no other link, every caller that waits gets the error of connecting."""
     pool, error = places(), OSError("refused")
     for caller in ("first", "second"):
@@ -100,7 +100,7 @@ def test_a_failed_attempt_fails_those_who_wait() -> None:
     assert pool.begin_connecting(1.0)
 
 
-def test_a_failed_attempt_is_told_to_the_next_caller() -> None:
+def test_a_failed_attempt_fails_the_next_caller() -> None:
     """An attempt that failed after its callers had left fails the next one, if that comes soon, and only that."""
     for age, is_news in ((ATTEMPT_INTERVAL / 2, True), (ATTEMPT_INTERVAL, False)):
         pool, error = places(), OSError("refused")
@@ -116,7 +116,7 @@ def test_a_failed_attempt_is_told_to_the_next_caller() -> None:
 
 
 def test_a_failed_addition_changes_nothing_for_links_that_work() -> None:
-    """A server that takes no more connections is not away: callers wait for a link in use, and growth pauses."""
+    """A server that takes no more connections is not down: callers wait for a link in use, and growth pauses."""
     pool = places()
     link = connected(pool, "a")
     pool.join("second", 0.0)

@@ -41,7 +41,7 @@ def test_usual_urls_are_taken(url: str) -> None:
 
 @pytest.mark.parametrize("kind", UNREADABLE)
 def test_unreadable_url_is_listed_with_all_other_mistakes(kind: str) -> None:
-    """A URL nobody can read is one more line of the one error, and its password is in none of them."""
+    """An unreadable URL is one more line of the one error, and its password is in no line."""
     environ = {"RESILIENCE_REDIS__URL": UNREADABLE[kind], "RESILIENCE_REDIS__OUTAGE": "panic"}
     with pytest.raises(ConfigurationError) as refused:
         load(environ)
