@@ -7,7 +7,7 @@ import random
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from resilience._support.fork import renew_after_fork
 from resilience._support.matching import known
@@ -26,6 +26,9 @@ from resilience.retry._options import RetryOptions
 from resilience.retry._predicates import On, Predicate, RetryableErrors, RetryAnswer, normalize
 from resilience.retry._switches import SWITCHES
 from resilience.retry._tenacity import Strategy, TenacityStrategies
+
+if TYPE_CHECKING:
+    from resilience._engine._steps import Steps
 
 __all__ = ("Retry",)
 
@@ -95,8 +98,6 @@ class Retry(PolicyBase):
     kind = "retry"
     retries = True
     settles_once = True
-    applies_to: Callable[[Any], bool]
-    """Whether a function may be retried. Only set with `idempotent_only`: else the engine would ask for every call."""
 
     def __init__(
         self,
@@ -149,7 +150,8 @@ class Retry(PolicyBase):
         self._clock: Clock = checked(clock, "clock", CLOCK)
         self.after_fork()
         renew_after_fork(self)
-        self._use_only_what_is_needed()
+        self._needs_start = self.options.timeout is not None or self._tenacity is not None
+        self._checks_results = on_result is not None or (self._tenacity is not None and self._tenacity.judges_results)
 
     def _use(
         self,
@@ -172,36 +174,42 @@ class Retry(PolicyBase):
         )
         self.awaits = self._decision.awaits
 
-    def _use_only_what_is_needed(self) -> None:
-        # A step that is not overridden costs a successful call nothing, so each is put in place only where it matters.
-        if self.budget is not None:
-            self.admit = self._begin  # type: ignore[method-assign]  # see above
-        elif self.options.timeout is not None or self._tenacity is not None:
-            self.admit = self._clock  # type: ignore[method-assign]  # the permit is when the call began
-        if self._on_result is not None or (self._tenacity is not None and self._tenacity.judges_results):
-            self.on_success = self._check_result  # type: ignore[method-assign]  # see above
-        elif self.budget is not None:
-            self.on_success = self._end  # type: ignore[method-assign]  # see above
-        if self.options.idempotent_only:
-            self.applies_to = is_idempotent
+    def choose_steps(self, steps: Steps) -> Steps:
+        """Leave out the steps that the options do not need: an absent step costs a successful call nothing."""
+        if (type(self).admit, type(self).on_success) != (Retry.admit, Retry.on_success):
+            return steps  # a subclass has steps of its own
+        is_counted, needs_start = self.budget is not None, self._needs_start
+        return dataclasses.replace(
+            steps,
+            admit=self.admit if is_counted else self._clock if needs_start else None,  # the clock is a frame less
+            on_success=self.on_success if self._checks_results else self._end if is_counted else None,
+            applies_to=is_idempotent if self.options.idempotent_only else None,
+        )
+
+    def applies_to(self, fn: object) -> bool:
+        """Return whether a call of `fn` may be made again."""
+        return not self.options.idempotent_only or is_idempotent(fn)
 
     def after_fork(self) -> None:
         """Start with a fresh lock and no counts: the calls of the parent never end in the child."""
         self._lock = threading.RLock()  # guards the counts; re-entrant, for generators that the collector closes
         self._counts = RetryCounts()
 
-    def _begin(self) -> Attempts:
+    def admit(self) -> Attempts | float | None:
+        """Return the record of a call that a budget counts, else the time at which the call began, if it matters."""
+        if self.budget is None:
+            return self._clock() if self._needs_start else None
         attempts = Attempts(self._clock())
-        cast("RetryBudget", self.budget).enter()
+        self.budget.enter()
         attempts.is_counted = True
         return attempts
 
     def _end(self, permit: Attempts, _result: object, /) -> None:
         cast("RetryBudget", self.budget).leave(retrying=permit.is_retrying, call=permit)
 
-    def _check_result(self, permit: Any, result: Any, /) -> Verdict:
+    def on_success(self, permit: Any, result: Any, /) -> Verdict:
         """Decide about a result. A result that is accepted at once costs no record of the call."""
-        if result is NO_RESULT:
+        if result is NO_RESULT or not self._checks_results:
             self._leave_budget(permit)
             return None
         if self.awaits or self._on_result is None or self._tenacity is not None:
