@@ -54,7 +54,7 @@ LEVELS = {
     "timeout": 3,
     "bulkhead": 4,
     "singleflight": 4,
-    "keyed": 3,
+    "keyed": 4,
     "retry": 4,
     "hedge": 4,
     "envelope": 3,

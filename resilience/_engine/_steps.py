@@ -18,7 +18,7 @@ from resilience.errors import ConfigurationError
 from resilience.events import Emitter
 from resilience.policy import AroundPolicy, Policy, PolicyBase, RetryAfter, Substitute, Verdict
 
-__all__ = ("TRANSPARENT", "AwaitedCall", "Call", "KeyedPolicy", "Member", "Slot", "Steps")
+__all__ = ("TRANSPARENT", "AwaitedCall", "Call", "KeyedPolicy", "Member", "Slot", "Steps", "is_idle")
 
 Call: TypeAlias = Callable[..., Any]
 """A guarded function, or a compiled call around it: arguments and results pass through the engine unread."""
@@ -67,6 +67,11 @@ class _Around(Protocol):
 
 class _AroundAsync(Protocol):
     def __call__(self, call: Callable[..., Awaitable[Any]], /) -> AwaitedCall: ...
+
+
+def is_idle(policy: object) -> bool:
+    """Return whether nothing is lost if `policy` is dropped now: no call uses it, and no operator has set it."""
+    return bool(getattr(policy, "is_idle", True))
 
 
 def _nothing(_permit: object, /) -> None:
@@ -176,7 +181,7 @@ class Steps:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is lost if the policy is dropped now."""
-        return bool(getattr(self.policy, "is_idle", True))
+        return is_idle(self.policy)
 
     @property
     def owns_call(self) -> bool:

@@ -1,4 +1,16 @@
-"""Which keys are remembered: the most recently used ones, and none for longer than it was of use. Pure."""
+"""The keys that are kept: the most recently used ones, each until it has been idle for too long.
+
+Entries stand in the order of their last use, the oldest first. Two rules remove entries, and neither removes a busy
+value:
+
+- Idle: an entry that was not used for `max_idle` seconds. Each use and each addition looks at the oldest entry at most
+  once, and only after `_due`, the time at which the entry looked at last would be idle. A busy entry counts as used.
+- Surplus: if there are more than `max_keys` entries after an addition, the oldest ones that are not busy, without the
+  new one. If all others are busy, the number of entries exceeds `max_keys` until some become idle.
+
+A method never takes a lock or reads a clock: the caller passes `now`, and lets one thread in at a time. The work of an
+addition is constant, except for the busy entries that it must skip.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +19,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
-__all__ = ("Recent",)
+__all__ = ("RecentKeys",)
 
 T = TypeVar("T")
 
 
-class _Entry(Generic[T]):
+class _KeyEntry(Generic[T]):
     __slots__ = ("used", "value")
 
     def __init__(self, value: T, used: float) -> None:
@@ -20,16 +32,22 @@ class _Entry(Generic[T]):
         self.used = used
 
 
-class Recent(Generic[T]):
-    """At most `most` values, least recently used first; none that `is_busy` is ever forgotten."""
+class RecentKeys(Generic[T]):
+    """Values by key, least recently used first.
 
-    def __init__(self, most: int, idle: float, is_busy: Callable[[T], bool]) -> None:
-        self._most = most
-        self._idle = idle
+    Args:
+        max_keys: The number of values that are kept, if not more of them are busy.
+        max_idle: Seconds without use after which a value is dropped.
+        is_busy: Whether a value must be kept now.
+    """
+
+    def __init__(self, max_keys: int, max_idle: float, is_busy: Callable[[T], bool]) -> None:
+        self._max_keys = max_keys
+        self._max_idle = max_idle
         self._is_busy = is_busy
-        self._entries: OrderedDict[Hashable, _Entry[T]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, _KeyEntry[T]] = OrderedDict()
         self._due = -math.inf
-        """Before then no value is out of use: none was used less recently than the one looked at last."""
+        """Before this time no value is idle for too long."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -45,32 +63,32 @@ class Recent(Generic[T]):
         return None if entry is None else entry.value
 
     def use(self, key: Hashable, now: float) -> T | None:
-        """Return the value of `key`, if it is remembered, as the most recently used one."""
+        """Return the value of `key` and make it the most recently used; None if the key is not kept."""
         entry = self._entries.get(key)
         if entry is None:
             return None
         entry.used = now
         self._entries.move_to_end(key)
         if now >= self._due:
-            self._forget_idle(now)
+            self._drop_idle(now)
         return entry.value
 
     def add(self, key: Hashable, value: T, now: float) -> T:
-        """Remember `value` unless `key` has one already; return the one it has."""
+        """Keep `value` unless `key` has a value already; return the value of the key."""
         known = self.use(key, now)
         if known is not None:
             return known
-        self._entries[key] = _Entry(value, now)
+        self._entries[key] = _KeyEntry(value, now)
         if now >= self._due:
-            self._forget_idle(now)
-        if len(self._entries) > self._most:
-            self._forget_surplus(key)
+            self._drop_idle(now)
+        if len(self._entries) > self._max_keys:
+            self._drop_surplus(key)
         return value
 
-    def _forget_idle(self, now: float) -> None:
-        """Forget one value that is out of use, if there is one; a busy one is in use."""
+    def _drop_idle(self, now: float) -> None:
+        """Drop the oldest value if it is idle for too long. A busy value counts as used now."""
         key, oldest = next(iter(self._entries.items()))
-        self._due = oldest.used + self._idle
+        self._due = oldest.used + self._max_idle
         if now < self._due:
             return
         if self._is_busy(oldest.value):
@@ -79,14 +97,14 @@ class Recent(Generic[T]):
         else:
             del self._entries[key]
 
-    def _forget_surplus(self, newest: Hashable) -> None:
-        """Make room: there are more than `most` values only while all but the newest are busy."""
-        surplus = len(self._entries) - self._most
+    def _drop_surplus(self, newest: Hashable) -> None:
+        """Drop the oldest values beyond `max_keys` that are not busy, but never the newest."""
+        surplus = len(self._entries) - self._max_keys
         free: list[Hashable] = []
         for key, entry in self._entries.items():
             if key != newest and not self._is_busy(entry.value):
                 free.append(key)
-                if len(free) == surplus:  # more than one if busy ones stood in the way before
+                if len(free) == surplus:  # more than 1 if earlier surplus was busy
                     break
         for key in free:
             del self._entries[key]

@@ -1,4 +1,4 @@
-"""What a policy per key can be told."""
+"""The options of a policy per key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ __all__ = ("KeyedOptions",)
 
 @dataclass(frozen=True, kw_only=True)
 class KeyedOptions(Options):
-    """How many keys are remembered, and for how long."""
+    """How many keys are kept, and for how long."""
 
-    max_keys: int = option(1000, Whole(1, 1_000_000), "keys remembered; beyond it the least recently used is forgotten")
-    idle: float = option(600.0, Duration(above=True), "time without a call after which a key is forgotten")
+    max_keys: int = option(
+        1000, Whole(1, 1_000_000), "keys that are kept; beyond it the least recently used one is dropped"
+    )
+    idle: float = option(600.0, Duration(above=True), "time without a call after which a key is dropped")

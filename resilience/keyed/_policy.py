@@ -1,4 +1,4 @@
-"""The policy that is many: one per key, made when the key is first seen."""
+"""One policy for each key, made at the first call with that key."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable, Hashable
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 
+from resilience._engine._steps import Steps, is_idle
 from resilience._support.fork import renew_after_fork
 from resilience._support.keys import bounded_key
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
-from resilience.events import Emitter, Event
-from resilience.keyed._gathering import Gathering
-from resilience.keyed._machine import Recent
+from resilience.events import Emitter, Event, Listener
+from resilience.keyed._machine import RecentKeys
 from resilience.keyed._options import KeyedOptions
 from resilience.options import CLOCK, checked, is_plain_callable
 from resilience.policy import AroundPolicy, Named, Policy
@@ -27,28 +27,62 @@ AnyPolicy = Policy | AroundPolicy
 
 
 class KeySlot:
-    """The policy of one key, and the calls composed with it so far."""
+    """The policy of one key, and the calls that the engine has compiled with it."""
 
-    __slots__ = ("compiled", "is_heard", "policy")
+    __slots__ = ("compiled", "is_forwarded", "policy")
 
     def __init__(self, policy: AnyPolicy) -> None:
         self.policy = policy
-        self.is_heard = False
-        """Whether its policy's events are passed on."""
+        self.is_forwarded = False
+        """Whether the events of the policy are forwarded."""
         self.compiled: dict[Any, Callable[..., Any]] = {}
 
 
+class _ForwardingEmitter(Emitter):
+    """Emits the events of the policies of all keys. It calls `start`, which may be called often, for each listener."""
+
+    __slots__ = ("_start",)
+
+    def __init__(self, start: Callable[[], None]) -> None:
+        super().__init__()
+        self._start = start
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Add `listener`; the function returned removes it."""
+        end = super().subscribe(listener)
+        self._start()
+        return end
+
+
 class Keyed(Named):
-    """Gives each key a policy of its own: a circuit per host, a bulkhead per tenant, a limit per method.
+    """Gives each key its own policy: a circuit per host, a bulkhead per tenant, a limit per method.
 
-    `key` takes the arguments of the call and returns something hashable; `make` takes the key as text and returns a
-    new policy, always of one kind. Text longer than 256 characters is kept as its hash.
+    The policy of a key is made at the first call with that key. The policy is dropped, with its figures, when the key
+    has not been used for `idle`, or when more than `max_keys` keys are kept and this key was used least recently. A
+    policy that is not idle is never dropped: a bulkhead with running calls, a timeout or hedge with running threads, a
+    breaker that an operator has set. Only such policies can bring the number of keys above `max_keys`.
 
-    At most `max_keys` keys are remembered, each until it has not been used for `idle` (a duration): then its policy is
-    forgotten with its figures, and the key starts afresh. A policy that says it is not idle is never forgotten (a
-    bulkhead with calls under way, a timeout or hedge with threads at work, a breaker that an operator has set); only
-    such ones can make it more than `max_keys`. Blocks (`guard()`) have no arguments and cannot be guarded. Raises
-    `ConfigurationError` naming every option that is wrong.
+    A block (`guard()`) has no arguments, so no `Keyed` can guard it.
+
+    Args:
+        make: A function of the key as text that returns a new policy, always of the same kind. Text of more than 256
+            characters is replaced by its hash. The function is also called once with the text "template".
+        key: A function of the arguments of the call that returns the key, which must be hashable.
+        max_keys: The number of keys that are kept, from 1 to 1,000,000.
+        idle: The time without a call after which a key is dropped: seconds, a timedelta, or text such as "10m".
+        name: A metric label; by default `<pipeline>.<kind of the policies>`.
+        clock: A function that returns monotonic seconds.
+
+    Raises:
+        ConfigurationError: An option is wrong. The error lists every wrong option.
+
+    Example:
+        >>> from resilience import Bulkhead, Keyed, Pipeline
+        >>> tenants = Keyed(lambda _tenant: Bulkhead(2), key=lambda tenant: tenant)
+        >>> Pipeline("api", tenants).call(str.upper, "acme")
+        'ACME'
+        >>> tenants.snapshot()["keys"]
+        1
     """
 
     def __init__(
@@ -69,24 +103,21 @@ class Keyed(Named):
         self._make, self._key = make, key
         self._clock: Clock = checked(clock, "clock", CLOCK)
         self.template = self._checked(make("template"))
-        self.kind = str(getattr(self.template, "kind", "keyed"))
-        for trait in ("retries", "awaits", "applies_to"):
-            if hasattr(self.template, trait):
-                setattr(self, trait, getattr(self.template, trait))
-        self._slots: Recent[KeySlot] = Recent(self.options.max_keys, self.options.idle, _is_busy)
-        self.events = Gathering(self._forward_all)
+        self.kind = str(getattr(self.template, "kind", "keyed"))  # the policy of a third party may have none
+        self._slots: RecentKeys[KeySlot] = RecentKeys(self.options.max_keys, self.options.idle, _is_busy)
+        self.events = _ForwardingEmitter(self._forward_all)
         self.after_fork()
         renew_after_fork(self)
 
     def after_fork(self) -> None:
-        """Keep what was learnt, under a lock nobody holds."""
-        # Guards the slots; neither `key` nor `make` runs under it. Re-entrant, for finalizers that make calls: in the
-        # midst of a change they may look at the slots, and change nothing.
+        """Keep the policies, under a fresh lock: a thread of the parent may have held the old one."""
+        # Guards the slots; neither `key` nor `make` runs under it. Re-entrant, for finalizers that make calls: during a
+        # change they can read the slots, but change nothing.
         self._lock = threading.RLock()
         self._is_at_work = False
 
     def slot(self, /, *args: Any, **kwargs: Any) -> KeySlot:
-        """Return the slot of a call with these arguments, made if there is none."""
+        """Return the slot for a call with these arguments; make it at the first call with their key."""
         key = self._key(*args, **kwargs) if kwargs else self._key(*args)
         with self._lock:
             if self._is_at_work:
@@ -99,7 +130,7 @@ class Keyed(Named):
                     self._is_at_work = False
         if slot is not None:
             return slot
-        bounded = _bounded(key)  # only now: a key that is too long is never found
+        bounded = _bounded(key)  # only now: a key that is too long is in no slot
         return self._new_slot(bounded) if bounded is key else self._slot_of(bounded)
 
     def _slot_of(self, key: Hashable) -> KeySlot:
@@ -118,7 +149,7 @@ class Keyed(Named):
             self._is_at_work = False
 
     def get(self, key: Hashable) -> AnyPolicy | None:
-        """Return the policy of `key` if it is remembered: to open a circuit by hand, or to look at it."""
+        """Return the policy of `key`, for example to open its circuit; None if the key is not kept."""
         with self._lock:
             slot = self._slots.peek(_bounded(key))
         return None if slot is None else slot.policy
@@ -127,19 +158,18 @@ class Keyed(Named):
         return len(self._slots)
 
     def describe(self) -> dict[str, Any]:
-        """Return what this is and what each key's policy was told, as plain data."""
-        each = self.template.describe()["options"] if isinstance(self.template, Named) else {}
-        return {**super().describe(), "each": each}
+        """Return kind, name and options, and under `each` the options of the policy of a key, as plain data."""
+        return {**super().describe(), "each": Steps.of(self.template).describe().get("options", {})}
 
     def snapshot(self) -> dict[str, Any]:
-        """Return how each key's policy is right now, by the key as text, least recently used first.
+        """Return the number of keys, and under `each` the state of the policy of each key, least recently used first.
 
-        Keys of several types that look alike as text, 1 and "1", are shown with their types.
+        Keys are shown as text. Keys of several types with the same text, such as 1 and "1", are shown with their types.
         """
         with self._lock:
             known = self._known()
-        texts = _told_apart([key for key, _ in known])
-        figures: list[dict[str, Any]] = [getattr(slot.policy, "snapshot", dict)() for _, slot in known]
+        texts = _distinct_texts([key for key, _ in known])
+        figures: list[dict[str, Any]] = [dict(Steps.of(slot.policy).snapshot()) for _, slot in known]
         return {"keys": len(known), "each": dict(zip(texts, figures, strict=True))}
 
     def _new_slot(self, key: Hashable) -> KeySlot:
@@ -155,37 +185,37 @@ class Keyed(Named):
 
     def _checked(self, policy: Any) -> AnyPolicy:
         if hasattr(self, "template") and type(policy) is type(self.template):
-            return policy  # as the template, which has been looked at
+            return policy  # of the class of the template, which has been checked
         kind = AroundPolicy if isinstance(getattr(self, "template", policy), AroundPolicy) else Policy
         if isinstance(policy, type) or not isinstance(policy, kind):
             raise ConfigurationError([Problem("make", policy, "a function that returns a policy, always of one kind")])
         return policy
 
     def _forward_all(self) -> None:
-        """Tell of every key's events from now on: before somebody listens none is built."""
+        """Forward the events of all policies from now on. Without a listener no event is built."""
         with self._lock:
             known = self._known()
         for key, slot in known:
             self._forward(key, slot)
 
     def _forward(self, key: Hashable, slot: KeySlot) -> None:
-        events, text = getattr(slot.policy, "events", None), _text(key)
+        events, text = Steps.of(slot.policy).events, _text(key)
         with self._lock:
-            is_heard, slot.is_heard = slot.is_heard, True
-        if is_heard or not isinstance(events, Emitter):
+            is_forwarded, slot.is_forwarded = slot.is_forwarded, True
+        if is_forwarded or not isinstance(events, Emitter):
             return
 
-        def tell(event: Event) -> None:
+        def forward(event: Event) -> None:
             self.events.emit(event.kind, self.name, event.at, event.severity, **{**event.facts, "key": text})
 
-        events.subscribe(tell)
+        events.subscribe(forward)
 
     def __repr__(self) -> str:
         return f"<Keyed {self.name!r} {len(self)} keys, each like {self.template!r}>"
 
 
 def _is_busy(slot: KeySlot) -> bool:
-    return not getattr(slot.policy, "is_idle", True)
+    return not is_idle(slot.policy)
 
 
 def _bounded(key: Hashable) -> Hashable:
@@ -193,12 +223,12 @@ def _bounded(key: Hashable) -> Hashable:
 
 
 def _text(key: Hashable) -> str:
-    """Return `key` as a policy is made with it, and as figures and events show it."""
+    """Return `key` as the text that `make`, figures and events get."""
     return bounded_key(key if isinstance(key, str) else repr(key))
 
 
-def _told_apart(keys: list[Hashable]) -> list[str]:
-    """Return the texts of `keys`, with the type behind those that several keys have."""
+def _distinct_texts(keys: list[Hashable]) -> list[str]:
+    """Return the texts of `keys`, with the type added to a text that several keys have."""
     texts = [_text(key) for key in keys]
     often = {text for text, times in Counter(texts).items() if times > 1}
     return [f"{text} ({type(key).__name__})" if text in often else text for key, text in zip(keys, texts, strict=True)]

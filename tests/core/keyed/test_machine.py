@@ -1,13 +1,13 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from resilience.keyed._machine import Recent
+from resilience.keyed._machine import RecentKeys
 
 KEYS = st.sampled_from("abcdef")
 
 
-def recent(most: int = 3, idle: float = 10.0, busy: tuple[str, ...] = ()) -> Recent[str]:
-    return Recent(most, idle, lambda value: value in busy)
+def recent(most: int = 3, idle: float = 10.0, busy: tuple[str, ...] = ()) -> RecentKeys[str]:
+    return RecentKeys(most, idle, lambda value: value in busy)
 
 
 def test_least_recently_used_is_forgotten() -> None:
@@ -44,7 +44,7 @@ def test_busy_value_is_never_forgotten() -> None:
 def test_surplus_goes_once_nothing_is_busy() -> None:
     """Values that were busy beyond the bound are forgotten with the next one that comes after that."""
     busy = set("abcd")
-    known: Recent[str] = Recent(2, 10.0, busy.__contains__)
+    known: RecentKeys[str] = RecentKeys(2, 10.0, busy.__contains__)
     for key in "abcd":
         known.add(key, key, 0.0)
     busy.clear()
