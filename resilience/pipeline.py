@@ -32,13 +32,29 @@ _SLEEPER = Opaque(
 
 
 class Pipeline(Chain):
-    """Guards calls to one dependency.
+    """Guards the calls to one dependency by policies, the first one outermost.
 
     Use it as a decorator on `def`, `async def`, methods, generator and async generator functions; as
     `pipeline.call(fn, ...)` and `await pipeline.acall(fn, ...)`; or as `with pipeline.guard():` and
     `async with pipeline.guard():` around code that cannot be wrapped.
 
-    Raises `ConfigurationError` when two policies share a name or something listed is not a policy.
+    Args:
+        name: Letters, digits and `. _ - /`, at most 100. Policies without a name are named after it.
+        policies: Policies, each of them one object with a name of its own.
+        listeners: Functions that take each `Event` of the policies.
+        sleeper: An object that sleeps between attempts: `sleep(seconds)` for blocking calls, `asleep(seconds)` for
+            awaited ones. By default the real time passes.
+
+    Raises:
+        ConfigurationError: Two policies have the same name, or an element is not a policy.
+
+    Example:
+        >>> from resilience import CircuitBreaker, Pipeline, Retry
+        >>> payments = Pipeline("payments", Retry(attempts=3), CircuitBreaker())
+        >>> payments.call(str.upper, "paid")
+        'PAID'
+        >>> [policy.name for policy in payments.policies]
+        ['payments.retry', 'payments.breaker']
     """
 
     def __init__(
@@ -61,7 +77,7 @@ class Pipeline(Chain):
             self.subscribe(listener)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Send every event of this pipeline's policies to `listener`; the function returned ends that."""
+        """Send every event of the policies to `listener`; the function returned ends this."""
         ends = [steps.events.subscribe(listener) for steps in self._steps if steps.events is not None]
 
         def unsubscribe() -> None:
@@ -71,18 +87,17 @@ class Pipeline(Chain):
         return unsubscribe
 
     def with_policies(self, *policies: Member) -> Pipeline:
-        """Return a pipeline of this name that holds `policies` instead: adapters leave some out, or fit them in."""
+        """Return a pipeline with this name and sleeper that has `policies` in place of its own."""
         return Pipeline(self.name, *policies, sleeper=self._sleeper)
 
     def describe(self) -> dict[str, Any]:
-        """Return what this pipeline is made of, as plain data: each policy's kind, name, options and their sources."""
+        """Return the name, and the kind, name, options and their sources of each policy, as plain data."""
         return {"name": self.name, "policies": [{**_named(steps), **steps.describe()} for steps in self._steps]}
 
     def snapshot(self) -> dict[str, Any]:
-        """Return how each policy is right now, as plain data: states, counts, rates, remaining times.
+        """Return the present state of each policy as plain data: states, counts, rates, remaining times.
 
-        Looking changes nothing, sends nothing and takes no permit; with policies of other people's making it shows
-        what they offer.
+        It changes nothing, sends nothing and takes no permit.
         """
         return {"name": self.name, "policies": [{**_named(steps), **steps.snapshot()} for steps in self._steps]}
 

@@ -1,7 +1,10 @@
 """Third-party policies, adapters and listeners, found by entry point and imported one at a time.
 
-`available` lists without importing anything; `load` imports exactly one. Nothing is discovered at `import resilience`,
-and there is no way to load them all: with the adapters of one distribution, some framework is always missing.
+`available` lists plugins and imports none; `load` imports one. Nothing is discovered at `import resilience`, and
+no function loads all plugins: some framework of the adapters is always missing.
+
+Authors of policies find here the types beyond `resilience.policy`: `Steps`, the record that the engine makes of a
+policy, and `KeyedPolicy` with its `Slot`.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ GROUPS = ("resilience.policies", "resilience.adapters", "resilience.listeners")
 
 
 class Plugin:
-    """An entry point somebody installed: its name in configuration, where it points, and whose it is."""
+    """An installed entry point: group, name in configuration, target, and the distribution that has it."""
 
     __slots__ = ("distribution", "group", "name", "target")
 
@@ -37,18 +40,24 @@ class Plugin:
 
 
 def available(group: str) -> tuple[Plugin, ...]:
-    """List the plugins of `group`, sorted by name, without importing any.
+    """Return the plugins of `group`, sorted by name. No plugin is imported.
 
-    Raises `PluginError` for an unknown group.
+    Raises:
+        PluginError: The group is unknown.
     """
     return tuple(_described(point) for point in sorted(_entry_points(group), key=lambda point: point.name))
 
 
 def load(group: str, name: str) -> Any:
-    """Import the plugin called `name` and return what it points at.
+    """Import the plugin `name` and return its object.
 
-    Raises `PluginError` when there is none, when two distributions claim the name, when its import fails (a missing
-    framework is named, with the extra that brings it), or when a policy does not have a policy's shape.
+    Raises:
+        PluginError: No plugin or two distributions have the name; the import fails (the error names a missing
+            framework and its extra); or a policy does not have the methods of a policy.
+
+    Example:
+        >>> load("resilience.policies", "bulkhead").kind
+        'bulkhead'
     """
     found = [point for point in _entry_points(group) if point.name == name]
     if not found:
@@ -109,7 +118,7 @@ def _check_shape(plugin: Plugin, loaded: Any) -> None:
         try:
             inspect.signature(function).bind(*range(arguments + is_unbound))  # one more for self
         except ValueError:
-            continue  # built in, and it does not tell what it takes
+            continue  # a builtin without a signature
         except TypeError:
             took = inspect.signature(function)
             text = f"{method}{took} cannot be called with {arguments} arguments"

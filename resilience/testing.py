@@ -1,8 +1,8 @@
 """Tools for testing code that uses the toolkit, and policies written for it.
 
-`ManualClock` owns time, `RecordingListener` keeps events, and `PolicyConformance` is the suite every built-in policy
-passes: subclass it in your own tests, say how to make your policy, and pytest runs it. `no_waits` has retries follow at
-once.
+`ManualClock` owns the time, `RecordingListener` keeps events, and `no_waits` makes retries follow at once.
+`PolicyConformance` is the suite that every built-in policy passes: subclass it in your tests, return your policy from
+`make_policy`, and pytest runs it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ __all__ = ("ManualClock", "PolicyConformance", "RecordingListener", "no_waits")
 
 
 class ManualClock:
-    """Time that passes when told to: call it for the time, `advance` it, and use it as a pipeline's `sleeper`."""
+    """A clock that moves only by `advance` and by sleeps. It is also a `sleeper` for a pipeline: no sleep takes time.
+
+    Args:
+        now: The time in seconds at the start.
+    """
 
     def __init__(self, now: float = 0.0) -> None:
         self.now = now
         self.slept: list[float] = []
-        """Every sleep asked for, in seconds."""
+        """The length of every sleep, in seconds."""
 
     def __call__(self) -> float:  # noqa: D102 - the class says what calling it does
         return self.now
@@ -38,18 +42,18 @@ class ManualClock:
         self.now += seconds
 
     def sleep(self, seconds: float, /) -> None:
-        """Return at once, that much later."""
+        """Let `seconds` pass, and return at once."""
         self.slept.append(seconds)
         self.advance(seconds)
 
     def asleep(self, seconds: float, /) -> Awaitable[None]:
-        """Let other tasks run once; it is that much later then."""
+        """Let `seconds` pass, and let other tasks run once."""
         self.sleep(seconds)
         return asyncio.sleep(0)
 
 
 class RecordingListener:
-    """Keeps every event it is given, in order."""
+    """Keeps every event, in order."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -115,7 +119,7 @@ class _Counts:
 
 
 class Boom(Exception):  # noqa: N818 - it is what the tests throw, not an error anyone handles
-    """What a guarded function raises in the suite."""
+    """Raised by guarded functions of the suite."""
 
 
 class PolicyConformance:
@@ -167,7 +171,7 @@ class PolicyConformance:
         assert counts.settled == ["abandon"]
 
     def test_admits_again_however_a_call_ended(self) -> None:
-        """What a call took is given back on every way out: the next one is admitted (L2)."""
+        """A call gives back what it took, however it ends: the next call is admitted (L2)."""
         for outcome in (None, Boom(), KeyboardInterrupt()):
             chain, counts = self._chain()
 

@@ -26,7 +26,7 @@ def compile_async(
 ) -> Callable[P, Coroutine[Any, Any, Any]]:
     """Compose `policies`, first one outermost, around `fn`, whose result is awaited.
 
-    `within` are those that `fn` has been composed with already.
+    `within` are the policies inside `fn`, which run in a thread.
     """
     call: Callable[P, Coroutine[Any, Any, Any]] = fn
     for position, steps in reversed(list(enumerate(policies))):
@@ -51,7 +51,7 @@ def _compose(
 
 
 def _awaiting(inner: Callable[P, Awaitable[R]]) -> AsyncCall[P, R]:
-    """Return a coroutine function that calls `inner`, which picks one by key and is none itself."""
+    """Return a coroutine function that calls `inner`, a plain function that picks a coroutine function by key."""
 
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
         return await (inner(*args, **kwargs) if kwargs else inner(*args))  # type: ignore[call-arg]  # none to pass
@@ -64,17 +64,17 @@ def _delivering(inner: AsyncCall[P, R]) -> AsyncCall[P, R]:
         try:
             return await inner(*args, **kwargs)
         except Substitute as given:
-            return given.value  # type: ignore[no-any-return]  # a fallback's word stands for the function's
+            return given.value  # type: ignore[no-any-return]  # the stand-in has the type of the function's result
 
     return call
 
 
 _begun: ContextVar[tuple[Any, list[Any]] | None] = ContextVar("resilience_begun", default=None)
-"""Whose first attempt the blocking chain has made already, and what it returned, until that is taken."""
+"""The resumed call whose first attempt the blocking chain has made, and the awaitable, until the call takes it."""
 
 
 def resume(fn: Callable[P, Any]) -> AsyncCall[P, Any]:
-    """Adapt a plain function that may return an awaitable: whatever it produced is what the caller awaits."""
+    """Return a coroutine function for a plain function: it awaits the result if that is an awaitable."""
 
     async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
         begun = _begun.get()
@@ -86,7 +86,7 @@ def resume(fn: Callable[P, Any]) -> AsyncCall[P, Any]:
 
 
 def finish(resumed: AsyncCall[..., Any], guarded: AsyncCall[P, Any], awaitable: Any) -> AsyncCall[P, Any]:
-    """Return `guarded`, a chain around `resumed`, for the call whose first attempt came to `awaitable`."""
+    """Return `guarded`, a chain around `resumed`, for the call whose first attempt returned `awaitable`."""
 
     async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
         before, first = _begun.get(), [awaitable]
@@ -96,17 +96,17 @@ def finish(resumed: AsyncCall[..., Any], guarded: AsyncCall[P, Any], awaitable: 
         finally:
             _begun.set(before)
             if first and inspect.iscoroutine(first[0]):
-                first[0].close()  # answered or refused without it, and a coroutine that is never awaited warns
+                first[0].close()  # refused, or answered by a policy: a coroutine that is never awaited would warn
 
     return call
 
 
 async def held(steps: Steps, permit: object, after: float, sleep: AwaitingSleep) -> object:
-    """Sleep while holding `permit`; whatever interrupts the sleep gives it back."""
+    """Sleep while the call holds `permit`; a cancellation gives it back."""
     if after > 0:
         try:
             if sleep == SYSTEM_SLEEPER.asleep:
-                running_loop(steps.policy)  # it would refuse as well, but does not know for whom it sleeps
+                running_loop(steps.policy)  # the sleeper would refuse as well, but its error would not name the policy
             await sleep(after)
         except BaseException:
             steps.on_abandon(permit)
@@ -125,7 +125,7 @@ async def admitted(steps: Steps, sleep: AwaitingSleep) -> object:
 
 
 async def decided(steps: Steps, permit: object, pending: Pending) -> Decision:
-    """Await a verdict; where that fails, nothing has been settled yet."""
+    """Await a verdict. If that raises, the policy has settled nothing, and the permit is given back."""
     try:
         return await pending.decision
     except BaseException:
@@ -148,7 +148,7 @@ def _guard(steps: Steps, inner: Callable[P, Awaitable[R]], sleep: AwaitingSleep)
                     permit = await held(steps, permit.permit, permit.after, sleep)
         while True:
             try:
-                # As in the blocking driver: no dictionary where there are no keywords.
+                # Without keywords no dictionary is made, as in the blocking driver.
                 result = await (inner(*args, **kwargs) if kwargs else inner(*args))  # type: ignore[call-arg]  # see above
             except Exception as error:
                 verdict = on_failure(permit, error)
@@ -174,9 +174,9 @@ def _guard(steps: Steps, inner: Callable[P, Awaitable[R]], sleep: AwaitingSleep)
                     verdict = await decided(steps, permit, verdict)
                 if verdict is None:
                     return result
-                del result  # a result that is not wanted must not live on, with what it holds, while the call waits
+                del result  # the discarded result must not keep its resources while the call waits
             if isinstance(verdict, Replace):
-                return verdict.value  # type: ignore[no-any-return]  # a policy's word stands for the function's
+                return verdict.value  # type: ignore[no-any-return]  # the replacement has the type of the function's result
             permit = await held(steps, verdict.permit, verdict.after, sleep)
 
     return call

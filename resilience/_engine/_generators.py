@@ -1,4 +1,4 @@
-"""The blocking driver for generator functions: a permit is held from the first item asked for to the end."""
+"""The blocking driver for generator functions: it holds a permit from its first item to its end."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ P = ParamSpec("P")
 
 
 class _Progress(Generator[Any, Any, Any]):
-    """A generator that remembers whether it has handed over an item: after that, nothing can start it again."""
+    """A generator that knows whether it has yielded an item: after that it cannot be started again."""
 
     _generator: Generator[Any, Any, Any]
     started = False
 
     def over(self, generator: Generator[Any, Any, Any]) -> _Progress:
-        """Return this, watching `generator`."""
+        """Run `generator` next, and return this."""
         self._generator = generator
         return self
 
@@ -44,11 +44,11 @@ class _Progress(Generator[Any, Any, Any]):
 def compile_sync_generator(
     policies: tuple[Steps, ...], fn: Callable[P, Generator[Any, Any, Any]], sleep: Sleep
 ) -> Callable[P, Generator[Any, Any, Any]]:
-    """Compose `policies` around a generator function. A permit is held from the first item asked for to the end."""
+    """Compose `policies` around a generator function. The call holds its permits from its first item to its end."""
     call = fn
     for steps in reversed(policies):
         call = _compose(steps, call, sleep)
-    # A function that picks a generator by key is none itself: one stands before it, so that the colour stays.
+    # A plain function picks the generator by key: a generator function around it keeps the colour.
     return _guard_generator(TRANSPARENT, call, sleep) if policies and policies[0].slot is not None else call
 
 
@@ -84,7 +84,7 @@ def _guard_generator(
                         raise
                     if not isinstance(verdict, Replace) and progress.started:
                         is_settled = True
-                        on_abandon(verdict.permit)  # items are out: another attempt would send them twice
+                        on_abandon(verdict.permit)  # another attempt would yield the items twice
                         raise
                     steps.discard(error, verdict)
                 except BaseException:
@@ -106,7 +106,7 @@ def _guard_generator(
                     return verdict.value
                 permit = verdict.permit
                 held(steps, permit, verdict.after, sleep)
-        except BaseException:  # an interrupt on the way to a step or in it
+        except BaseException:  # an interrupt before a step or in it
             if not is_settled:
                 interrupted(permit)
             raise

@@ -21,11 +21,11 @@ P = ParamSpec("P")
 def compile_async_generator(
     policies: tuple[Steps, ...], fn: Callable[P, AsyncGenerator[Any, Any]], sleep: AwaitingSleep
 ) -> Callable[P, AsyncGenerator[Any, Any]]:
-    """Compose `policies` around an async generator function; permits are held from the first item to the end."""
+    """Compose `policies` around an async generator function; permits are held from its first item to its end."""
     call = fn
     for steps in reversed(policies):
         call = _compose(steps, call, sleep)
-    # A function that picks a generator by key is none itself: one stands before it, so that the colour stays.
+    # A plain function picks the generator by key: a generator function around it keeps the colour.
     return _guard_generator(TRANSPARENT, call, sleep) if policies and policies[0].slot is not None else call
 
 
@@ -38,7 +38,7 @@ def _compose(
 
 
 class _Stream:
-    """What `yield from` is to a generator, an item at a time: forwards send, throw and close to an async generator.
+    """Forwards send, throw and close to an async generator, one item at a time, as `yield from` does in a generator.
 
     A generator that is dropped is closed by its event loop. If the loop is closed by then, no code of the generator
     runs any more: the interpreter frees its variables, this object among them, which then abandons the permit.
@@ -74,7 +74,7 @@ class _Stream:
         return item
 
     def ended(self) -> bool:
-        """Return whether the driver, which has control again, is to settle the permit: it has not been abandoned."""
+        """Return whether the driver has to settle the permit: True once, unless the permit was abandoned."""
         try:
             self._unsettled.pop()  # atomic: another thread may collect the garbage meanwhile
         except IndexError:
@@ -96,7 +96,7 @@ def _guard_generator(
         while True:
             stream = _Stream(functools.partial(on_abandon, permit))
             try:
-                stream.generator = inner(*args, **kwargs)  # raises for arguments that do not fit
+                stream.generator = inner(*args, **kwargs)  # raises if the arguments do not fit
                 while True:
                     item = await stream.step()
                     try:
@@ -121,7 +121,7 @@ def _guard_generator(
                 if verdict is None:
                     raise
                 if not isinstance(verdict, Replace) and stream.started:
-                    on_abandon(verdict.permit)  # items are out: another attempt would send them twice
+                    on_abandon(verdict.permit)  # another attempt would yield the items twice
                     raise
                 steps.discard(error, verdict)
             except BaseException:

@@ -21,7 +21,7 @@ Sleep = Callable[[float], object]
 
 
 def _plain(result: object) -> type:
-    """Return the type of `result`, to be remembered as one that needs no second look."""
+    """Return the type of `result`, so that the next result of this type is not checked again."""
     kind = type(result)
     if hasattr(kind, "__await__"):
         raise ReturnedAwaitable(result)
@@ -33,12 +33,12 @@ def compile_sync(
 ) -> Callable[P, R]:
     """Compose `policies`, first one outermost, around the blocking function `fn`.
 
-    `is_part`: others stand around them, and deliver to the caller.
+    `is_part`: a chain of other policies stands outside, and unpacks substitutes for the caller.
     """
     call = fn
     for position, steps in reversed(list(enumerate(policies))):
         call = _compose(steps, call, sleep, None if position else defer, is_nested=is_part or position > 0)
-    if not policies or policies[0].owns_call:  # no closure of ours would find that the function returned an awaitable
+    if not policies or policies[0].owns_call:  # a closure of the driver must see if the function returns an awaitable
         call = _guard(TRANSPARENT, call, sleep, defer)
     return _delivering(call) if not is_part and any(steps.may_substitute for steps in policies[1:]) else call
 
@@ -60,13 +60,13 @@ def _delivering(inner: Callable[P, R]) -> Callable[P, R]:
         try:
             return inner(*args, **kwargs)
         except Substitute as given:
-            return given.value  # type: ignore[no-any-return]  # a fallback's word stands for the function's
+            return given.value  # type: ignore[no-any-return]  # the stand-in has the type of the function's result
 
     return call
 
 
 def admission(steps: Steps, sleep: Sleep) -> Callable[[], object] | None:
-    """Return what admits a call, sleeping where the policy says so, or None where there is nothing to ask."""
+    """Return the admission of a blocking call, which sleeps if the policy asks for it; None if it admits all."""
     if steps.admit_blocking is not None:
         return steps.admit_blocking
     ask = steps.admit
@@ -89,7 +89,7 @@ def admission(steps: Steps, sleep: Sleep) -> Callable[[], object] | None:
 
 
 def held(steps: Steps, permit: object, after: float, sleep: Sleep) -> object:
-    """Sleep while holding `permit`; whatever interrupts the sleep gives it back."""
+    """Sleep while the call holds `permit`; an interrupt of the sleep gives it back."""
     if after > 0:
         try:
             sleep(after)
@@ -103,7 +103,8 @@ def _guard(steps: Steps, inner: Callable[P, R], sleep: Sleep, defer: Defer | Non
     """Return `inner` guarded by one policy.
 
     An empty `**kwargs` is not passed on: it would cost a dictionary for each policy of each call. Most functions return
-    one type: remembering it makes the search for awaitables cheap.
+    results of one type: the closure remembers the last type, so that it need not search for awaitables again. No
+    verdict is `Pending`: `Steps.blocking` has refused such policies.
     """
     admit, fast, settle = admission(steps, sleep), steps.fast_permit, steps.settle
     on_success, on_abandon, interrupted = steps.on_success, steps.on_abandon, steps.on_interrupt
@@ -139,16 +140,16 @@ def _guard(steps: Steps, inner: Callable[P, R], sleep: Sleep, defer: Defer | Non
                     verdict = on_success(permit, result)
                     if verdict is None:
                         return result
-                    del result  # an unwanted result must not live on, with what it holds, while the call waits
+                    del result  # the discarded result must not keep its resources while the call waits
                 if isinstance(verdict, Replace):
-                    return verdict.value  # type: ignore[no-any-return]  # a policy's word stands for the function's
+                    return verdict.value  # type: ignore[no-any-return]  # the replacement has the type of the function's result
                 permit = held(steps, verdict.permit, verdict.after, sleep)
         except ReturnedAwaitable as signal:
             if defer is None:
                 raise
             finish, later = defer(signal.awaitable)
             return finish(*args, **kwargs)  # type: ignore[no-any-return]  # the awaitable form of R
-        except BaseException:  # an interrupt on the way to a step or in it: a step that has settled did not raise it
+        except BaseException:  # an interrupt before a step or in it; a step that settled the permit did not raise it
             if not is_settled:
                 interrupted(permit)
             raise

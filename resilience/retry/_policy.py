@@ -150,8 +150,6 @@ class Retry(PolicyBase):
         self._clock: Clock = checked(clock, "clock", CLOCK)
         self.after_fork()
         renew_after_fork(self)
-        self._needs_start = self.options.timeout is not None or self._tenacity is not None
-        self._checks_results = on_result is not None or (self._tenacity is not None and self._tenacity.judges_results)
 
     def _use(
         self,
@@ -173,6 +171,8 @@ class Retry(PolicyBase):
             self.options, errors, on_result, retry_after, self._tenacity, self.budget, randomness, self.events
         )
         self.awaits = self._decision.awaits
+        self._needs_start = self.options.timeout is not None or self._tenacity is not None
+        self._checks_results = on_result is not None or (self._tenacity is not None and self._tenacity.judges_results)
 
     def choose_steps(self, steps: Steps) -> Steps:
         """Leave out the steps that the options do not need: an absent step costs a successful call nothing."""
