@@ -82,7 +82,7 @@ def _stands(_permit: object, _error: Exception, /) -> None:
     """Let the error stand."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)  # not frozen: 5 us more for each new key
 class Steps:
     """All that the engine knows of one policy.
 
@@ -265,63 +265,62 @@ def _after_function(step: Callable[..., Any] | None) -> Any:
 
 
 def _found(policy: Any) -> Steps:
-    """Return the record of all members that `policy` has."""
-    common = Steps(
+    """Return the record of all members that `policy` has, made in one go: a keyed policy needs it for each new key."""
+    if hasattr(policy, "slot"):
+        members = _one_per_key(policy)
+    else:
+        members = _owning(policy) if hasattr(policy, "around") else _settling(policy)
+    members.setdefault("retries", bool(getattr(policy, "retries", False)))
+    members.setdefault("applies_to", getattr(policy, "applies_to", None))
+    return Steps(
         policy=policy,
-        retries=bool(getattr(policy, "retries", False)),
-        applies_to=getattr(policy, "applies_to", None),
         join=getattr(policy, "join", None),
         bind=getattr(policy, "bind", None),
         events=getattr(policy, "events", None),
         describe=getattr(policy, "describe", dict),
         snapshot=getattr(policy, "snapshot", dict),
+        **members,
     )
-    if hasattr(policy, "slot"):
-        return _one_per_key(policy, common)
-    return _owning(policy, common) if hasattr(policy, "around") else _settling(policy, common)
 
 
-def _one_per_key(policy: KeyedPolicy, common: Steps) -> Steps:
+def _one_per_key(policy: KeyedPolicy) -> dict[str, Any]:
     template = Steps.of(policy.template)
-    return replace(
-        common,
-        slot=policy.slot,
-        template=template,
-        retries=template.retries,
-        awaits=template.awaits,
-        applies_to=common.applies_to or template.applies_to,
-    )
+    return {
+        "slot": policy.slot,
+        "template": template,
+        "retries": template.retries,
+        "awaits": template.awaits,
+        "applies_to": getattr(policy, "applies_to", None) or template.applies_to,
+    }
 
 
-def _owning(policy: AroundPolicy, common: Steps) -> Steps:
-    return replace(
-        common,
-        around=policy.around,
-        around_async=policy.around_async,
-        around_nested=getattr(policy, "around_nested", None),
-        around_nested_async=getattr(policy, "around_nested_async", None),
-        run_in_threads=getattr(policy, "run_in_threads", None),
-        scope=getattr(policy, "scope", None),
-        accepts_leading_args=bool(getattr(policy, "accepts_leading_args", False)),
-    )
+def _owning(policy: AroundPolicy) -> dict[str, Any]:
+    return {
+        "around": policy.around,
+        "around_async": policy.around_async,
+        "around_nested": getattr(policy, "around_nested", None),
+        "around_nested_async": getattr(policy, "around_nested_async", None),
+        "run_in_threads": getattr(policy, "run_in_threads", None),
+        "scope": getattr(policy, "scope", None),
+        "accepts_leading_args": bool(getattr(policy, "accepts_leading_args", False)),
+    }
 
 
-def _settling(policy: Policy, common: Steps) -> Steps:
+def _settling(policy: Policy) -> dict[str, Any]:
     waits = getattr(policy, "waits", False)
-    return replace(
-        common,
-        admit=_overridden(policy, "admit"),
-        may_wait=bool(getattr(policy, "may_wait", False)),
-        admit_blocking=getattr(policy, "admit_blocking", None) if waits else None,
-        admit_awaiting=getattr(policy, "admit_awaiting", None) if waits else None,
-        fast_permit=cast("_HasFastPermit", policy) if hasattr(policy, "fast_permit") else None,
-        on_success=_overridden(policy, "on_success"),
-        on_failure=policy.on_failure,
-        on_abandon=policy.on_abandon,
-        settles_once=bool(getattr(policy, "settles_once", False)),
-        no_more_attempts=getattr(policy, "no_more_attempts", None),
-        awaits=bool(getattr(policy, "awaits", False)),
-    )
+    return {
+        "admit": _overridden(policy, "admit"),
+        "may_wait": bool(getattr(policy, "may_wait", False)),
+        "admit_blocking": getattr(policy, "admit_blocking", None) if waits else None,
+        "admit_awaiting": getattr(policy, "admit_awaiting", None) if waits else None,
+        "fast_permit": policy if hasattr(policy, "fast_permit") else None,
+        "on_success": _overridden(policy, "on_success"),
+        "on_failure": policy.on_failure,
+        "on_abandon": policy.on_abandon,
+        "settles_once": bool(getattr(policy, "settles_once", False)),
+        "no_more_attempts": getattr(policy, "no_more_attempts", None),
+        "awaits": bool(getattr(policy, "awaits", False)),
+    }
 
 
 def _overridden(policy: Policy, step: str) -> Callable[..., Any] | None:
