@@ -55,9 +55,11 @@ class AroundPolicy(Protocol):
 
     def around(self, call: Callable[..., Any], /) -> Callable[..., Any]:
         """Return a function that makes the blocking `call`."""
+        ...
 
     def around_async(self, call: Callable[..., Awaitable[Any]], /) -> Callable[..., Coroutine[Any, Any, Any]]:
         """Return a coroutine function that awaits `call`."""
+        ...
 
 
 @dataclass(slots=True, eq=False)

@@ -102,9 +102,12 @@ class Chain:
     def wrap_direct(self, fn: F) -> F:
         """Return `fn` guarded, with one step less in each call until `reroute` is called."""
         guarded = self._wrap(fn, None)
+        function: object = guarded
+        if isinstance(function, staticmethod | classmethod):
+            function = function.__func__
         if self._direct is None:
             self._direct = weakref.WeakSet()
-        self._direct.add(guarded.__func__ if isinstance(guarded, staticmethod | classmethod) else guarded)
+        self._direct.add(cast("Call", function))
         return guarded
 
     def reroute(self) -> None:

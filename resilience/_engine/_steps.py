@@ -34,10 +34,12 @@ class Slot(Protocol):
     @property
     def policy(self) -> Policy | AroundPolicy:
         """The policy of this key."""
+        ...
 
     @property
     def compiled(self) -> dict[Any, Call]:
         """A dictionary that belongs to the engine: it adds and removes its entries."""
+        ...
 
 
 @runtime_checkable
@@ -47,13 +49,16 @@ class KeyedPolicy(Protocol):
     @property
     def name(self) -> str:
         """A metric label: stable, and one of few."""
+        ...
 
     @property
     def template(self) -> Policy | AroundPolicy:
         """A policy of that kind. It guards no call: the engine reads its steps."""
+        ...
 
     def slot(self, /, *args: Any, **kwargs: Any) -> Slot:
         """Return the slot for a call with these arguments."""
+        ...
 
 
 class _HasFastPermit(Protocol):

@@ -143,7 +143,7 @@ def _guard(steps: Steps, inner: Callable[P, R], sleep: Sleep, defer: Defer | Non
                     del result  # the discarded result must not keep its resources while the call waits
                 if isinstance(verdict, Replace):
                     return verdict.value  # type: ignore[no-any-return]  # the replacement has the type of the function's result
-                permit = held(steps, verdict.permit, verdict.after, sleep)
+                permit = held(steps, verdict.permit, verdict.after, sleep)  # pyright: ignore[reportAttributeAccessIssue]  # no `Pending`
         except ReturnedAwaitable as signal:
             if defer is None:
                 raise
