@@ -9,8 +9,9 @@ policy, and `KeyedPolicy` with its `Slot`.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from resilience._engine._steps import KeyedPolicy, Slot, Steps
@@ -19,7 +20,7 @@ from resilience.errors import PluginError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ("GROUPS", "KeyedPolicy", "Plugin", "Slot", "Steps", "available", "load")
+__all__ = ("GROUPS", "KeyedPolicy", "Plugin", "Slot", "Steps", "available", "lazy_names", "load")
 
 GROUPS = ("resilience.policies", "resilience.adapters", "resilience.listeners")
 
@@ -106,6 +107,8 @@ _SHAPES = {
 
 
 def _check_shape(plugin: Plugin, loaded: Any) -> None:
+    import inspect  # noqa: PLC0415 - costs milliseconds, and few programs load a policy
+
     if not isinstance(loaded, type):
         raise PluginError(f"plugin {plugin.name!r} of {plugin.distribution} is not a class: {loaded!r}")
     shape = _SHAPES["around" if hasattr(loaded, "around") else "settling"]
@@ -123,3 +126,46 @@ def _check_shape(plugin: Plugin, loaded: Any) -> None:
             took = inspect.signature(function)
             text = f"{method}{took} cannot be called with {arguments} arguments"
             raise PluginError(f"policy {plugin.name!r} of {plugin.distribution}: {text}") from None
+
+
+def lazy_names(
+    package: str, homes: Mapping[str, Iterable[str]], needs: Mapping[str, str] | None = None
+) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """Return `__getattr__` and `__dir__` for a package that imports a module when one of its names is first used.
+
+    So an adapter package costs nothing to import, and each of its names needs only its own framework.
+
+    Args:
+        package: The package: its `__name__`.
+        homes: The public names of each module, by the module's name below the package.
+        needs: The distribution that a module needs, by the module's name, if that is an extra of this library.
+
+    Raises:
+        ModuleNotFoundError: Raised by the returned `__getattr__` if the distribution is missing. It names the extra.
+
+    Example:
+        In the `__init__.py` of a package::
+
+            __getattr__, __dir__ = lazy_names(__name__, {"_client": ("connect",)}, {"_client": "httpx"})
+    """
+    home_of = {name: home for home, names in homes.items() for name in names}
+
+    def get_attribute(name: str) -> object:
+        home = home_of.get(name)
+        if home is None:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        try:
+            value: object = getattr(importlib.import_module(f"{package}.{home}"), name)
+        except ModuleNotFoundError as missing:
+            needed = None if needs is None else needs.get(home)
+            if missing.name is None or missing.name != needed:
+                raise
+            remedy = f'pip install "resilience-plugins[{needed}]"'
+            raise ModuleNotFoundError(f"{package}.{name} needs {needed}: {remedy}", name=needed) from missing
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def list_names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *home_of})
+
+    return get_attribute, list_names

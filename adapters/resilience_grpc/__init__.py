@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from resilience.plugins import lazy_names
+
 try:
     import google.rpc as _rpc  # noqa: F401 - first, so that a missing package is named with its remedy
     import grpc as _grpc  # noqa: F401 - see above
@@ -47,31 +49,18 @@ __all__ = (
     "service_config",
 )
 
-_HOMES = {
-    "_channel": ("channel_options", "server_options", "service_config"),
-    "_lazy_channel": ("AioLazyChannel", "LazyChannel"),
-    "client._aio": ("aio_client_interceptors",),
-    "client._pipeline": ("per_method",),
-    "client._sync": ("client_interceptors",),
-    "_credentials": ("channel_credentials", "server_credentials"),
-    "_drain": ("adrain", "drain"),
-    "_health": ("add_health",),
-    "server._aio": ("aio_server_interceptors",),
-    "server._sync": ("server_interceptors",),
-}
-
-
-def __getattr__(name: str) -> object:
-    """Load a name when it is first used. A client needs no server, and neither needs the other stack."""
-    for home, names in _HOMES.items():
-        if name in names:
-            import importlib  # noqa: PLC0415 - kept out of our namespace
-
-            value: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "_channel": ("channel_options", "server_options", "service_config"),
+        "_lazy_channel": ("AioLazyChannel", "LazyChannel"),
+        "client._aio": ("aio_client_interceptors",),
+        "client._pipeline": ("per_method",),
+        "client._sync": ("client_interceptors",),
+        "_credentials": ("channel_credentials", "server_credentials"),
+        "_drain": ("adrain", "drain"),
+        "_health": ("add_health",),
+        "server._aio": ("aio_server_interceptors",),
+        "server._sync": ("server_interceptors",),
+    },
+)

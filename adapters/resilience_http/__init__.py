@@ -1,10 +1,12 @@
-"""Outgoing HTTP, guarded: transports for httpx, an adapter for requests. The client itself is used as before.
+"""Guards outgoing HTTP: transports for httpx, and an adapter for requests. You use the client itself as before.
 
-Each needs its library: `pip install "resilience-plugins[httpx]"` or `"resilience-plugins[requests]"`. Nothing of either
-is imported before one of its names is used.
+Each needs its library: `pip install "resilience-plugins[httpx]"` or `"resilience-plugins[requests]"`. A library is
+imported when you use the first name that needs it.
 """
 
 from __future__ import annotations
+
+from resilience.plugins import lazy_names
 
 TYPE_CHECKING = False  # as at the root of `resilience`
 if TYPE_CHECKING:
@@ -23,34 +25,14 @@ __all__ = (
     "raise_for_envelope",
 )
 
-_HOMES = {
-    "AsyncResilienceTransport": "_httpx_async",
-    "ResilienceAdapter": "_requests",
-    "ResilienceTransport": "_httpx",
-    "host_of": "_pipeline",
-    "per_host": "_pipeline",
-    "raise_for_envelope": "_envelope",
-}
-_NEEDED = {"_httpx": "httpx", "_httpx_async": "httpx", "_requests": "requests"}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib  # noqa: PLC0415 - already loaded by the interpreter; kept out of our namespace
-
-    home = _HOMES[name]
-    try:
-        value: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    except ModuleNotFoundError as missing:
-        needed = _NEEDED.get(home)
-        if missing.name != needed:
-            raise
-        remedy = f'pip install "resilience-plugins[{needed}]"'
-        raise ModuleNotFoundError(f"resilience_http.{name} needs {needed}: {remedy}", name=needed) from missing
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "_envelope": ("raise_for_envelope",),
+        "_httpx": ("ResilienceTransport",),
+        "_httpx_async": ("AsyncResilienceTransport",),
+        "_pipeline": ("host_of", "per_host"),
+        "_requests": ("ResilienceAdapter",),
+    },
+    {"_httpx": "httpx", "_httpx_async": "httpx", "_requests": "requests"},
+)

@@ -1,4 +1,4 @@
-"""A remote service's error body as the `AppError` it was made from."""
+"""The error body of a remote service, as the `AppError` that the service raised."""
 
 from __future__ import annotations
 
@@ -7,32 +7,37 @@ from typing import Any, TypeVar
 
 from resilience.envelope import ErrorCatalog, read_envelope
 
-__all__ = ("LARGEST", "fits", "may_be_envelope", "raise_for_envelope")
+__all__ = ("MAX_ENVELOPE", "fits", "may_be_envelope", "raise_for_envelope")
 
 R = TypeVar("R")
-LARGEST = 1_048_576
-"""Bytes of a body that are read in search of an envelope."""
+MAX_ENVELOPE = 1_048_576
+"""Bytes of a body that are read to find an envelope."""
 _IS_ERROR = 400
 _JSON = "json"
 
 
 def may_be_envelope(status: int, headers: Mapping[str, str]) -> bool:
-    """Whether an answer with such a head is an error that may hold an envelope; names are found in any case."""
+    """Return whether a response with this status and these headers is an error that may hold an envelope."""
     is_json = _JSON in headers.get("Content-Type", "").lower()
-    return status >= _IS_ERROR and is_json and fits(headers, LARGEST, unknown=True)
+    return status >= _IS_ERROR and is_json and fits(headers, MAX_ENVELOPE, unknown=True)
 
 
-def fits(headers: Mapping[str, str], most: int, *, unknown: bool = False) -> bool:
-    """Whether a body has no more than `most` bytes; `unknown` is the answer where its head does not say."""
+def fits(headers: Mapping[str, str], max_bytes: int, *, unknown: bool = False) -> bool:
+    """Return whether a body has at most `max_bytes`; `unknown` if the headers do not state its length."""
     text = headers.get("Content-Length", "")
-    return float(text) <= most if text.isascii() and text.isdecimal() else unknown
+    return float(text) <= max_bytes if text.isascii() and text.isdecimal() else unknown
 
 
 def raise_for_envelope(response: R, *, catalog: ErrorCatalog | None = None) -> R:
-    """Return `response` (of httpx or requests) unless it is an error.
+    """Return `response`, or raise if it is an error.
 
-    An error with one of our envelopes is raised as the `AppError` it was made from, with what `catalog` knows of its
-    code; any other one as `response.raise_for_status()` would. Read a streamed response of httpx first.
+    Args:
+        response: A response of httpx or requests. Read a streamed response of httpx first.
+        catalog: The catalog that knows the codes of the remote service; None to take all facts from the envelope.
+
+    Raises:
+        AppError: The body is one of our envelopes. The error has the code, message and details that the service gave.
+        Exception: Any other error, raised by `response.raise_for_status()`.
     """
     answer: Any = response
     if answer.status_code < _IS_ERROR:

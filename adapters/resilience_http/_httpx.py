@@ -1,4 +1,8 @@
-"""The transport of `httpx.Client`."""
+"""The transport for `httpx.Client`.
+
+`_httpx_async.py` has the same attempts with `await`. About 40 lines of each file could share one generator, which would
+need two drivers and a step object for each `await`; the public class, the routes and `_read` would stay twins.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,11 @@ from typing import Any
 import httpx
 
 from resilience import ErrorCatalog, Pipeline, Resilience, idempotent
-from resilience_http._envelope import LARGEST
-from resilience_http._exchange import Exchange
-from resilience_http._httpx_body import Begun, Body
-from resilience_http._httpx_options import Connections, hand_over_options
-from resilience_http._httpx_parts import FailedResponse, TransportParts
+from resilience_http._envelope import MAX_ENVELOPE
+from resilience_http._exchange import ClientExchange
+from resilience_http._httpx_bodies import PartlyReadBody, SyncTrackedBody
+from resilience_http._httpx_internals import InnerTransport, hand_over_options
+from resilience_http._httpx_parts import HTTPXFailedResponse, TransportParts
 
 __all__ = ("ResilienceTransport",)
 
@@ -23,18 +27,26 @@ __all__ = ("ResilienceTransport",)
 class ResilienceTransport(httpx.BaseTransport):
     """Guards every request of a `httpx.Client`: `httpx.Client(transport=ResilienceTransport())`.
 
-    `inner` makes the requests, by default a `httpx.HTTPTransport`. `pipeline` is a `Pipeline`, or the name of one that
-    is configured: its breaker, limits and bulkhead are then one per host. Policies take an answer of 429, or of 500 and
-    above, for a failure; the client still gets the last one as a response. Requests are repeated only where that does
-    no harm (an idempotent method, or an `Idempotency-Key` header) and their body is bytes. A place in a bulkhead is
-    held until the answer is closed.
+    For policies, a response with status 429, or 500 and above, is a failure. The client still gets the last response. A
+    request is repeated only if that does no harm (an idempotent method, or an `Idempotency-Key` header) and its body is
+    bytes. A bulkhead holds its permit until the response is closed.
 
-    `sends_context=False` keeps request id, trace and deadline from a host that is none of ours. `reads_bodies` reads
-    every body within the guarded call, so that one that breaks off is a failure too; not for streams.
-    `raises_envelopes` raises an error answer with one of our envelopes as its `AppError`, with what `catalog` knows.
+    A request raises a `RejectedError` if a policy refuses it. If the deadline in force leaves no time, it raises an
+    error that is both a `DeadlineExceededError` and a `httpx.TimeoutException`.
 
-    Raises `RejectedError` where a policy refuses, and an error that is both a `DeadlineExceededError` and a
-    `httpx.TimeoutException` where the deadline in force leaves no time.
+    Args:
+        inner: The transport that makes the requests; None for `httpx.HTTPTransport` with the options of the client.
+        resilience: The toolkit; None for `Resilience.from_env()`.
+        pipeline: A `Pipeline`; or the name of a configured pipeline, whose breaker, limits and bulkhead become one per
+            host. None for the pipeline named `http`, or for the default policies if none is configured.
+        sends_context: Whether requests carry request id, trace and deadline. Use False for hosts that are not yours.
+        reads_bodies: Whether every body is read within the guarded call, so that a body that breaks off is a failure
+            too. Not for streams.
+        raises_envelopes: Whether an error answer with one of our envelopes is raised as its `AppError`.
+        catalog: The catalog that knows the codes of these errors.
+
+    Raises:
+        ConfigurationError: No pipeline has this name, or an argument is wrong.
     """
 
     def __init__(
@@ -56,7 +68,7 @@ class ResilienceTransport(httpx.BaseTransport):
             raises_envelopes=raises_envelopes,
             catalog=catalog,
         )
-        self._connections: Connections[httpx.BaseTransport] = Connections(inner, Routes)
+        self._connections: InnerTransport[httpx.BaseTransport] = InnerTransport(inner, ClientRoutes)
 
     @property
     def inner(self) -> httpx.BaseTransport:
@@ -65,32 +77,32 @@ class ResilienceTransport(httpx.BaseTransport):
 
     @property
     def pipeline(self) -> Pipeline:
-        """What guards requests that may be repeated; others go through the same policies less those that repeat."""
-        return self._parts.guards.repeating
+        """The pipeline of requests that may be repeated. Other requests skip its policies that repeat."""
+        return self._parts.pipelines.repeating
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request, through the policies, as often as they say."""
+        """Send a request through the policies, which decide how many attempts are made."""
         exchange = self._parts.exchange_for(request)
         try:
             answer = self._guarded(exchange, request)
-            _close(exchange.ended(answer))
+            _close(exchange.finish(answer))
         except BaseException:
-            _close(exchange.ended(None))
+            _close(exchange.finish(None))
             raise
         return answer
 
-    def _guarded(self, exchange: Exchange[httpx.Response], request: httpx.Request) -> httpx.Response:
-        parts, call = self._parts, _Call(self.inner, self._parts, exchange)
-        guards = parts.guards
+    def _guarded(self, exchange: ClientExchange[httpx.Response], request: httpx.Request) -> httpx.Response:
+        parts, call = self._parts, _HTTPXAttempts(self.inner, self._parts, exchange)
+        pipelines = parts.pipelines
         answer: httpx.Response
         try:
             if exchange.repeats:
-                answer = guards.repeating.call(call.again, request)
+                answer = pipelines.repeating.call(call.send_idempotent, request)
             else:
-                answer = guards.once.call(call.once, request)
-        except FailedResponse as failed:
+                answer = pipelines.sending_once.call(call.send_once, request)
+        except HTTPXFailedResponse as failed:
             answer = failed.response
-        if parts.may_hold_envelope(answer) and (raw := _read(answer, LARGEST)) is not None:
+        if parts.may_hold_envelope(answer) and (raw := _read(answer, MAX_ENVELOPE)) is not None:
             parts.raise_envelope(answer, raw)
         return answer
 
@@ -112,15 +124,15 @@ class ResilienceTransport(httpx.BaseTransport):
         self.inner.__exit__(exc_type, exc_value, traceback)
 
 
-class Routes(httpx.BaseTransport):
-    """The connections that a client builds for its options and environment: direct, or through a proxy."""
+class ClientRoutes(httpx.BaseTransport):
+    """The connections that httpx builds for a client's options and environment: direct, or through a proxy."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self._client = httpx.Client(**options)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request the way its host and the proxy settings ask for."""
-        route = self._client._transport_for_url(request.url)  # noqa: SLF001 - see `_httpx_options.py`
+        """Send a request directly or through a proxy, as its host and the proxy settings demand."""
+        route = self._client._transport_for_url(request.url)  # noqa: SLF001 - see `_httpx_internals.py`
         return route.handle_request(request)
 
     def close(self) -> None:
@@ -128,64 +140,66 @@ class Routes(httpx.BaseTransport):
         self._client.close()
 
 
-class _Call:
-    """One exchange, attempt by attempt."""
+class _HTTPXAttempts:
+    """The attempts of one request."""
 
     __slots__ = ("_exchange", "_inner", "_parts")
 
-    def __init__(self, inner: httpx.BaseTransport, parts: TransportParts, exchange: Exchange[httpx.Response]) -> None:
+    def __init__(
+        self, inner: httpx.BaseTransport, parts: TransportParts, exchange: ClientExchange[httpx.Response]
+    ) -> None:
         self._inner, self._parts, self._exchange = inner, parts, exchange
 
-    def once(self, request: httpx.Request) -> httpx.Response:
+    def send_once(self, request: httpx.Request) -> httpx.Response:
         parts, exchange = self._parts, self._exchange
-        _close(exchange.useless())
-        sent, times = parts.addressed(request)
+        _close(exchange.take_failed())
+        sent, times = parts.prepared(request)
         try:
             response = self._inner.handle_request(sent)
             is_read = parts.begins(exchange, response, times)
-            if not response.is_closed:  # as one of a mock is, which nobody will close
-                response.stream = Body(response.stream, request, times)
-            _close(exchange.arrived(response))
+            if not response.is_closed:  # a mock's response is closed already
+                response.stream = SyncTrackedBody(response.stream, request, times)
+            _close(exchange.add(response))
             if is_read:
                 _read(response)
         except httpx.TimeoutException as error:
             if (late := parts.late(exchange, request, times)) is not None:
                 raise late from error
             raise
-        return parts.judge(exchange, request, response, times)
+        return parts.check_response(exchange, request, response, times)
 
     @idempotent
-    def again(self, request: httpx.Request) -> httpx.Response:
-        return self.once(request)
+    def send_idempotent(self, request: httpx.Request) -> httpx.Response:
+        return self.send_once(request)
 
 
-def _read(response: httpx.Response, most: float = math.inf) -> bytes | None:
-    """Read a body as it comes, leave it to be read again, and free its connection.
+def _read(response: httpx.Response, max_bytes: float = math.inf) -> bytes | None:
+    """Read a body, keep it to be read again, and free its connection.
 
-    Of one with more than `most` bytes the rest stays where it is, and None is returned.
+    Of a body with more than `max_bytes`, the rest is left unread, and None is returned.
     """
     stream = response.stream
     assert isinstance(stream, httpx.SyncByteStream)  # noqa: S101 - as httpx's client asserts
-    parts, begun, size = iter(stream), list[bytes](), 0
+    parts, read, size = iter(stream), list[bytes](), 0
     try:
         for part in parts:
-            begun.append(part)
+            read.append(part)
             size += len(part)
-            if size > most:
-                response.stream = Begun(begun, parts, stream)
+            if size > max_bytes:
+                response.stream = PartlyReadBody(read, parts, stream)
                 return None
     except BaseException:
         stream.close()
         raise
     stream.close()
-    raw = b"".join(begun)
+    raw = b"".join(read)
     response.stream = httpx.ByteStream(raw)
     return raw
 
 
 def _close(responses: Iterable[httpx.Response]) -> None:
     for response in responses:
-        with contextlib.suppress(Exception):  # nobody is left to be told
+        with contextlib.suppress(Exception):  # no caller is left to get the error
             response.close()
 
 

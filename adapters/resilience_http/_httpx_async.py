@@ -1,10 +1,11 @@
-"""The transport of `httpx.AsyncClient`: `_httpx.py` with `await` where the network is."""
+"""The transport for `httpx.AsyncClient`, and the bodies of its responses: `_httpx.py` with `await`."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -12,25 +13,37 @@ import httpx
 
 from resilience import ErrorCatalog, Pipeline, Resilience, idempotent
 from resilience.running import running_loop
-from resilience_http._envelope import LARGEST
-from resilience_http._exchange import Exchange
-from resilience_http._httpx_async_body import AsyncBegun, AsyncBody, in_background
-from resilience_http._httpx_options import Connections, hand_over_options
-from resilience_http._httpx_parts import FailedResponse, TransportParts
-from resilience_http._time import StepTimeouts
+from resilience_http._envelope import MAX_ENVELOPE
+from resilience_http._exchange import DRAIN_TIMEOUT, MAX_READ_AHEAD, ClientExchange, StepTimeouts
+from resilience_http._httpx_bodies import TrackedBody
+from resilience_http._httpx_internals import InnerTransport, hand_over_options
+from resilience_http._httpx_parts import HTTPXFailedResponse, TransportParts
 
 __all__ = ("AsyncResilienceTransport",)
 
-_PATIENCE = 1.0
-"""Seconds to wait until answers that nobody wants are closed; then that goes on by itself."""
+_CLOSE_TIMEOUT = 1.0
+"""Seconds to wait until unused responses are closed. After that they are closed in the background."""
 
 
 class AsyncResilienceTransport(httpx.AsyncBaseTransport):
     """Guards every request of a `httpx.AsyncClient`, as `ResilienceTransport` does for a `httpx.Client`.
 
-    Takes the same arguments; `inner` is by default a `httpx.AsyncHTTPTransport`.
+    It needs asyncio: under another async library (trio), a request raises `ConfigurationError` and is not sent.
 
-    Needs asyncio: a request that another async library runs (trio) raises `ConfigurationError` and is not sent.
+    Args:
+        inner: The transport that makes the requests; None for `httpx.AsyncHTTPTransport`, with the options of
+            the client.
+        resilience: The toolkit; None for `Resilience.from_env()`.
+        pipeline: A `Pipeline`; or the name of a configured pipeline, whose breaker, limits and bulkhead become one per
+            host. None for the pipeline named `http`, or for the default policies if none is configured.
+        sends_context: Whether requests carry request id, trace and deadline. Use False for hosts that are not yours.
+        reads_bodies: Whether every body is read within the guarded call, so that a body that breaks off is a failure
+            too. Not for streams.
+        raises_envelopes: Whether an error answer with one of our envelopes is raised as its `AppError`.
+        catalog: The catalog that knows the codes of these errors.
+
+    Raises:
+        ConfigurationError: No pipeline has this name, or an argument is wrong.
     """
 
     def __init__(
@@ -52,7 +65,7 @@ class AsyncResilienceTransport(httpx.AsyncBaseTransport):
             raises_envelopes=raises_envelopes,
             catalog=catalog,
         )
-        self._connections: Connections[httpx.AsyncBaseTransport] = Connections(inner, AsyncRoutes)
+        self._connections: InnerTransport[httpx.AsyncBaseTransport] = InnerTransport(inner, AsyncClientRoutes)
 
     @property
     def inner(self) -> httpx.AsyncBaseTransport:
@@ -61,33 +74,33 @@ class AsyncResilienceTransport(httpx.AsyncBaseTransport):
 
     @property
     def pipeline(self) -> Pipeline:
-        """What guards requests that may be repeated; others go through the same policies less those that repeat."""
-        return self._parts.guards.repeating
+        """The pipeline of requests that may be repeated. Other requests skip its policies that repeat."""
+        return self._parts.pipelines.repeating
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request, through the policies, as often as they say."""
-        running_loop("AsyncResilienceTransport")  # before a policy has counted the request
+        """Send a request through the policies, which decide how many attempts are made."""
+        running_loop("AsyncResilienceTransport")  # before a policy counts the request
         exchange = self._parts.exchange_for(request)
         try:
             answer = await self._guarded(exchange, request)
-            await _close(exchange.ended(answer))
+            await _close(exchange.finish(answer))
         except BaseException:
-            await _close(exchange.ended(None))
+            await _close(exchange.finish(None))
             raise
         return answer
 
-    async def _guarded(self, exchange: Exchange[httpx.Response], request: httpx.Request) -> httpx.Response:
-        parts, call = self._parts, _Call(self.inner, self._parts, exchange)
-        guards = parts.guards
+    async def _guarded(self, exchange: ClientExchange[httpx.Response], request: httpx.Request) -> httpx.Response:
+        parts, call = self._parts, _AsyncHTTPXAttempts(self.inner, self._parts, exchange)
+        pipelines = parts.pipelines
         answer: httpx.Response
         try:
             if exchange.repeats:
-                answer = await guards.repeating.acall(call.again, request)
+                answer = await pipelines.repeating.acall(call.send_idempotent, request)
             else:
-                answer = await guards.once.acall(call.once, request)
-        except FailedResponse as failed:
+                answer = await pipelines.sending_once.acall(call.send_once, request)
+        except HTTPXFailedResponse as failed:
             answer = failed.response
-        if parts.may_hold_envelope(answer) and (raw := await _read(answer, LARGEST)) is not None:
+        if parts.may_hold_envelope(answer) and (raw := await _read(answer, MAX_ENVELOPE)) is not None:
             parts.raise_envelope(answer, raw)
         return answer
 
@@ -109,15 +122,15 @@ class AsyncResilienceTransport(httpx.AsyncBaseTransport):
         await self.inner.__aexit__(exc_type, exc_value, traceback)
 
 
-class AsyncRoutes(httpx.AsyncBaseTransport):
-    """The connections that a client builds for its options and environment: direct, or through a proxy."""
+class AsyncClientRoutes(httpx.AsyncBaseTransport):
+    """The connections that httpx builds for a client's options and environment: direct, or through a proxy."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self._client = httpx.AsyncClient(**options)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request the way its host and the proxy settings ask for."""
-        route = self._client._transport_for_url(request.url)  # noqa: SLF001 - see `_httpx_options.py`
+        """Send a request directly or through a proxy, as its host and the proxy settings demand."""
+        route = self._client._transport_for_url(request.url)  # noqa: SLF001 - see `_httpx_internals.py`
         return await route.handle_async_request(request)
 
     async def aclose(self) -> None:
@@ -125,86 +138,160 @@ class AsyncRoutes(httpx.AsyncBaseTransport):
         await self._client.aclose()
 
 
-class _Call:
-    """One exchange, attempt by attempt."""
+class _AsyncHTTPXAttempts:
+    """The attempts of one request."""
 
     __slots__ = ("_exchange", "_inner", "_parts")
 
     def __init__(
-        self, inner: httpx.AsyncBaseTransport, parts: TransportParts, exchange: Exchange[httpx.Response]
+        self, inner: httpx.AsyncBaseTransport, parts: TransportParts, exchange: ClientExchange[httpx.Response]
     ) -> None:
         self._inner, self._parts, self._exchange = inner, parts, exchange
 
-    async def once(self, request: httpx.Request) -> httpx.Response:
+    async def send_once(self, request: httpx.Request) -> httpx.Response:
         parts, exchange = self._parts, self._exchange
-        await _close(exchange.useless())
-        sent, times = parts.addressed(request)
+        await _close(exchange.take_failed())
+        sent, times = parts.prepared(request)
         snapshot = times.allowance.snapshot
-        patience = asyncio.timeout(times.allowance.seconds)  # a head that trickles in keeps every read timeout
+        limit = asyncio.timeout(times.allowance.seconds)  # a head that arrives byte by byte meets every read timeout
         try:
-            async with patience:
+            async with limit:
                 response = await self._answer(sent, request, times)
         except httpx.TimeoutException as error:
             if (late := parts.late(exchange, request, times)) is not None:
                 raise late from error
             raise
         except TimeoutError as error:
-            if patience.expired():
+            if limit.expired():
                 times.allowance.snapshot = snapshot
-                raise parts.too_late(exchange, request, times) from error
+                raise parts.deadline_error(exchange, request, times) from error
             raise
-        return parts.judge(exchange, request, response, times)
+        return parts.check_response(exchange, request, response, times)
 
     async def _answer(self, sent: httpx.Request, request: httpx.Request, times: StepTimeouts) -> httpx.Response:
         response = await self._inner.handle_async_request(sent)
         is_read = self._parts.begins(self._exchange, response, times)
-        if not response.is_closed:  # as one of a mock is, which nobody will close
-            response.stream = AsyncBody(response.stream, request, times)
-        await _close(self._exchange.arrived(response))
+        if not response.is_closed:  # a mock's response is closed already
+            response.stream = AsyncTrackedBody(response.stream, request, times)
+        await _close(self._exchange.add(response))
         if is_read:
             await _read(response)
         return response
 
     @idempotent
-    async def again(self, request: httpx.Request) -> httpx.Response:
-        return await self.once(request)
+    async def send_idempotent(self, request: httpx.Request) -> httpx.Response:
+        return await self.send_once(request)
 
 
-async def _read(response: httpx.Response, most: float = math.inf) -> bytes | None:
-    """Read a body as it comes, leave it to be read again, and free its connection.
+_tasks: set[asyncio.Future[Any]] = set()
+"""Tasks that close responses: an event loop keeps no task alive itself."""
 
-    Of one with more than `most` bytes the rest stays where it is, and None is returned.
+
+def keep_alive(closing: asyncio.Future[Any]) -> None:
+    """Keep a task alive until it is done."""
+    _tasks.add(closing)
+    closing.add_done_callback(_tasks.discard)
+
+
+class AsyncTrackedBody(TrackedBody, httpx.AsyncByteStream):
+    """The body of a response, read in a task."""
+
+    _discarding: asyncio.Task[None] | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for part in self.stream:
+                self.check()
+                yield part
+        except httpx.TimeoutException:
+            self.check()
+            raise
+
+    def discard(self) -> None:
+        if not self.is_closed:
+            self._discarding = asyncio.ensure_future(self._discarded())
+            keep_alive(self._discarding)
+
+    async def _discarded(self) -> None:
+        self.limit_rest()
+        try:
+            with contextlib.suppress(Exception):  # the response is not used, whatever its body is
+                async with asyncio.timeout(DRAIN_TIMEOUT):
+                    await self._drained()
+        finally:
+            with contextlib.suppress(Exception):
+                await self.aclose()
+
+    async def _drained(self) -> None:
+        left = MAX_READ_AHEAD
+        async for part in self.stream:
+            left -= len(part)
+            if left < 0:
+                return
+
+    async def aclose(self) -> None:
+        if self.is_closed:  # or closed soon, by `discard`
+            if self._discarding is not None and self._discarding is not asyncio.current_task():
+                await asyncio.wait([self._discarding])
+            return
+        self.is_closed = True
+        try:
+            await self.stream.aclose()
+        finally:
+            self.settle()
+
+
+class AsyncPartlyReadBody(httpx.AsyncByteStream):
+    """A body that was read in part. Its reader gets all of it."""
+
+    def __init__(self, begun: list[bytes], rest: AsyncIterator[bytes], stream: httpx.AsyncByteStream) -> None:
+        self._begun, self._rest, self._stream = begun, rest, stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for part in self._begun:
+            yield part
+        async for part in self._rest:
+            yield part
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def _read(response: httpx.Response, max_bytes: float = math.inf) -> bytes | None:
+    """Read a body, keep it to be read again, and free its connection.
+
+    Of a body with more than `max_bytes`, the rest is left unread, and None is returned.
     """
     stream = response.stream
     assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - as httpx's client asserts
-    parts, begun, size = aiter(stream), list[bytes](), 0
+    parts, read, size = aiter(stream), list[bytes](), 0
     try:
         async for part in parts:
-            begun.append(part)
+            read.append(part)
             size += len(part)
-            if size > most:
-                response.stream = AsyncBegun(begun, parts, stream)
+            if size > max_bytes:
+                response.stream = AsyncPartlyReadBody(read, parts, stream)
                 return None
     except BaseException:
         await stream.aclose()
         raise
     await stream.aclose()
-    raw = b"".join(begun)
+    raw = b"".join(read)
     response.stream = httpx.ByteStream(raw)
     return raw
 
 
 async def _close(responses: Iterable[httpx.Response]) -> None:
-    """Close them all; a cancellation does not stop that, and comes through once it is done, or has taken too long."""
+    """Close responses. A cancellation does not stop that: it is raised when they are closed, or after a second."""
     closing = [response.aclose() for response in responses]
     if not closing:
         return
-    every = asyncio.gather(*closing, return_exceptions=True)  # nobody is left to be told
-    in_background(every)
+    every = asyncio.gather(*closing, return_exceptions=True)  # no caller is left to get the error
+    keep_alive(every)
     try:
-        await asyncio.wait([every], timeout=_PATIENCE)
+        await asyncio.wait([every], timeout=_CLOSE_TIMEOUT)
     except asyncio.CancelledError:
-        await asyncio.wait([every], timeout=_PATIENCE)
+        await asyncio.wait([every], timeout=_CLOSE_TIMEOUT)
         raise
 
 

@@ -1,4 +1,4 @@
-"""The error of a request that the deadline in force left no time."""
+"""The error of a request whose deadline has passed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import httpx
 
 from resilience import DeadlineExceededError
 
-__all__ = ("LateError",)
+__all__ = ("HTTPXDeadlineError",)
 
 
-class LateError(DeadlineExceededError, httpx.TimeoutException):
-    """The deadline in force, rather than a timeout of the client, left no time; for handlers of either kind."""
+class HTTPXDeadlineError(DeadlineExceededError, httpx.TimeoutException):
+    """The deadline in force has passed, not a timeout of the client. `except` clauses for either class catch it."""
 
     def __init__(
         self,
@@ -23,4 +23,4 @@ class LateError(DeadlineExceededError, httpx.TimeoutException):
     ) -> None:
         DeadlineExceededError.__init__(self, message, policy="client", seconds=seconds, allowed=allowed)
         self.request = request
-        self.retryable = retryable  # only where it was one attempt's time, and the caller has more of it
+        self.retryable = retryable  # only if the time of one attempt is over and the caller has more

@@ -1,4 +1,4 @@
-"""Which policies guard a request: those given, those configured, or the usual ones; by host where that matters."""
+"""The pipeline of a request: yours, the configured one, or the default; with breakers and limits per host."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from resilience.client import configured_policies, default_policies, may_call_ag
 from resilience.errors import ConfigurationError, Problem
 from resilience.policy import AroundPolicy
 
-__all__ = ("Errors", "Guards", "host_of", "per_host", "pipeline_for")
+__all__ = ("ErrorKinds", "PipelinePair", "host_of", "per_host", "pipeline_for")
 
 _DEFAULT_NAME = "http"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-class Errors(NamedTuple):
-    """What a library's errors mean."""
+class ErrorKinds(NamedTuple):
+    """The exceptions of a library, by their meaning."""
 
     transient: tuple[type[Exception], ...]
-    """Another attempt may fare better."""
+    """Another attempt may succeed."""
     permanent: tuple[type[Exception], ...]
-    """Of these, the ones for which it will not."""
+    """Of these classes, those after which another attempt will fail as well."""
     ours: tuple[type[Exception], ...]
-    """They say nothing about the host: it was never asked."""
+    """They say nothing about the host: no request was sent."""
 
     def is_transient(self, error: Exception) -> bool:
-        """Whether another attempt may fare better."""
+        """Return whether another attempt may succeed."""
         if isinstance(error, DeadlineExceededError):
             return error.retryable and not error.is_before_call
         return isinstance(error, self.transient) and not isinstance(error, self.permanent)
 
 
 def host_of(request: Any) -> str:
-    """Return the host a request of httpx or requests goes to, with its port where that is not the usual one."""
+    """Return the host of a request of httpx or requests, with its port unless it is the default port."""
     url = request.url
     if isinstance(url, str):
         url = urlsplit(url)
@@ -45,16 +45,30 @@ def host_of(request: Any) -> str:
 
 
 def per_host(make: Callable[[str], Policy | AroundPolicy], **options: Any) -> Keyed:
-    """Return a policy that is one per host: `make` takes `host` or `host:port`. `options` are those of `Keyed`."""
+    """Return a policy that is one per host.
+
+    Args:
+        make: A function that takes `host` or `host:port` and returns a new policy.
+        options: Those of `Keyed`.
+
+    Example:
+        >>> from resilience import CircuitBreaker, Pipeline
+        >>> pipeline = Pipeline("http", per_host(lambda host: CircuitBreaker(name=host)))
+    """
     return Keyed(make, host_of, **options)
 
 
-def pipeline_for(toolkit: Resilience, wanted: Pipeline | str | None, errors: Errors) -> Pipeline:
-    """Return the pipeline given, or the one configured under a name, with breaker and limits by host.
+def pipeline_for(toolkit: Resilience, wanted: Pipeline | str | None, errors: ErrorKinds) -> Pipeline:
+    """Return the pipeline of a client.
 
-    Without a name it is the one configured as `http`, or where there is none: three attempts within 30 s, and for
-    each host a breaker that opens when half of its last 100 calls have failed.
-    Raises `ConfigurationError` for a name that no pipeline has.
+    Args:
+        toolkit: The toolkit with the configuration.
+        wanted: A pipeline; or the name of a configured pipeline, whose breaker and limits become one per host. None for
+            the pipeline named `http`, or for the default policies if none is configured.
+        errors: The exceptions of the library.
+
+    Raises:
+        ConfigurationError: No pipeline has this name.
     """
     if isinstance(wanted, Pipeline):
         return wanted
@@ -71,19 +85,19 @@ def pipeline_for(toolkit: Resilience, wanted: Pipeline | str | None, errors: Err
     given: Any = wanted
     if not isinstance(given, str):
         raise ConfigurationError([Problem("pipeline", given, "a Pipeline, or the name of one that is configured")])
-    # What code alone has made is taken as it is; what nobody has is refused.
+    # A pipeline that only code has made is taken as it is. An unknown name is refused.
     return _configured(toolkit, given, errors) if toolkit.policies(given) else toolkit.existing_pipeline(given)
 
 
-def _configured(toolkit: Resilience, name: str, errors: Errors) -> Pipeline:
+def _configured(toolkit: Resilience, name: str, errors: ErrorKinds) -> Pipeline:
     policies = configured_policies(toolkit, name, retry_on=errors.is_transient, exclude=errors.ours, key=host_of)
     return Pipeline(name, *policies)
 
 
-class Guards:
-    """A pipeline as two: for requests that do no harm when they arrive twice, and for those that may."""
+class PipelinePair:
+    """Two pipelines with the same policies: the second one without policies that may call again."""
 
     def __init__(self, pipeline: Pipeline, when_closed: Callable[[Any, Callable[[], None]], bool]) -> None:
         policies = [while_open(policy, when_closed) for policy in pipeline.policies]
         self.repeating = pipeline.with_policies(*policies)
-        self.once = pipeline.with_policies(*[policy for policy in policies if not may_call_again(policy)])
+        self.sending_once = pipeline.with_policies(*[policy for policy in policies if not may_call_again(policy)])

@@ -91,10 +91,14 @@ MADE: dict[type[BaseException], Callable[[], BaseException]] = {
     DeadlineExceededError: lambda: DeadlineExceededError("late", policy="p", seconds=1.5, allowed=3.0),
     StartupError: lambda: StartupError("no", step="db"),
     Substitute: lambda: Substitute(7, error=AppError("X_1", details={"a": 1})),
-    _httpx_parts.FailedResponse: lambda: _httpx_parts.FailedResponse(_request(), _response(), allowed=2.0),
-    _httpx_errors.LateError: lambda: _httpx_errors.LateError("late", request=_request(), seconds=0.5, retryable=True),
-    _requests.FailedResponse: lambda: _requests.FailedResponse(_prepared(), _answer(), allowed=2.0),
-    _requests.LateError: lambda: _requests.LateError("late", request=_prepared(), seconds=0.5, retryable=True),
+    _httpx_parts.HTTPXFailedResponse: lambda: _httpx_parts.HTTPXFailedResponse(_request(), _response(), allowed=2.0),
+    _httpx_errors.HTTPXDeadlineError: lambda: _httpx_errors.HTTPXDeadlineError(
+        "late", request=_request(), seconds=0.5, retryable=True
+    ),
+    _requests.RequestsFailedResponse: lambda: _requests.RequestsFailedResponse(_prepared(), _answer(), allowed=2.0),
+    _requests.RequestsDeadlineError: lambda: _requests.RequestsDeadlineError(
+        "late", request=_prepared(), seconds=0.5, retryable=True
+    ),
     CallError: lambda: _call_error(is_aio=False),
     SyncCallError: lambda: _call_error(is_aio=False),
     AioCallError: lambda: _call_error(is_aio=True),
@@ -192,8 +196,8 @@ def test_metadata_of_a_call_crosses(make: Callable[[], Any]) -> None:
 def test_request_and_response_cross() -> None:
     """The failed answer that a policy judged has its request, its headers and its body."""
     for error, body in (
-        (MADE[_httpx_parts.FailedResponse](), b'{"code":"X"}'),
-        (MADE[_requests.FailedResponse](), b"busy"),
+        (MADE[_httpx_parts.HTTPXFailedResponse](), b'{"code":"X"}'),
+        (MADE[_requests.RequestsFailedResponse](), b"busy"),
     ):
         for way, twin in crossed(error).items():
             assert (twin.response.status_code, twin.response.headers["Retry-After"]) == (503, "7"), way
@@ -204,7 +208,7 @@ def test_request_and_response_cross() -> None:
 def test_an_unread_answer_crosses_without_its_body() -> None:
     """A streamed answer keeps its head."""
     response = httpx.Response(503, stream=httpx.ByteStream(b"later"), request=_request())
-    twin = pickle.loads(pickle.dumps(_httpx_parts.FailedResponse(_request(), response)))
+    twin = pickle.loads(pickle.dumps(_httpx_parts.HTTPXFailedResponse(_request(), response)))
     assert (twin.response.status_code, str(twin)) == (503, "shop.example answered 503")
 
 
@@ -255,7 +259,7 @@ def test_a_copy_has_its_own_notes() -> None:
 
 def test_groups_of_errors_cross() -> None:
     """An exception group crosses with all errors in it."""
-    group = BaseExceptionGroup("g", [made(CircuitOpenError), made(AppError), made(_httpx_parts.FailedResponse)])
+    group = BaseExceptionGroup("g", [made(CircuitOpenError), made(AppError), made(_httpx_parts.HTTPXFailedResponse)])
     for way, twin in crossed(group).items():
         assert [type(each) for each in twin.exceptions] == [type(each) for each in group.exceptions], way
         assert twin.exceptions[0].retry_after == 1.5, way

@@ -8,7 +8,7 @@ import httpx
 
 from resilience import AppError, CircuitBreaker, Pipeline, RateLimitedError
 from resilience_grpc.client._errors import CallStatus, as_call_error
-from resilience_http._httpx_parts import FailedResponse
+from resilience_http._httpx_parts import HTTPXFailedResponse
 
 __all__ = ("OrderError", "fail")
 
@@ -37,4 +37,4 @@ def fail(name: str) -> None:
 
 def _busy() -> None:
     request = httpx.Request("GET", "http://shop.example/")
-    raise FailedResponse(request, httpx.Response(503, headers={"Retry-After": "7"}, request=request))
+    raise HTTPXFailedResponse(request, httpx.Response(503, headers={"Retry-After": "7"}, request=request))

@@ -9,8 +9,7 @@ import pytest
 
 from resilience.testing import ManualClock
 from resilience.timeout import Deadline
-from resilience_http._exchange import Exchange, wait_asked_by
-from resilience_http._time import StepTimeouts
+from resilience_http._exchange import ClientExchange, StepTimeouts, retry_after_of
 
 
 class Answer:
@@ -19,65 +18,65 @@ class Answer:
 
 def test_failed_answers_end_with_the_next_attempt() -> None:
     """What failed is closed once another attempt begins, and not again at the end."""
-    exchange: Exchange[Answer] = Exchange(repeats=True)
+    exchange: ClientExchange[Answer] = ClientExchange(repeats=True)
     first, second = Answer(), Answer()
-    assert list(exchange.arrived(first)) == []
-    exchange.failed(first)
-    assert list(exchange.useless()) == [first]
-    assert list(exchange.useless()) == []
-    assert list(exchange.arrived(second)) == []
-    assert list(exchange.ended(second)) == []
+    assert list(exchange.add(first)) == []
+    exchange.add_failed(first)
+    assert list(exchange.take_failed()) == [first]
+    assert list(exchange.take_failed()) == []
+    assert list(exchange.add(second)) == []
+    assert list(exchange.finish(second)) == []
 
 
 def test_all_but_the_callers_are_closed() -> None:
     """At the end every answer is closed but the one the caller gets; what comes later is closed at once."""
-    exchange: Exchange[Answer] = Exchange(repeats=True)
+    exchange: ClientExchange[Answer] = ClientExchange(repeats=True)
     loser, winner, late = Answer(), Answer(), Answer()
     for answer in (loser, winner):
-        assert list(exchange.arrived(answer)) == []
-    assert list(exchange.ended(winner)) == [loser]
-    assert list(exchange.arrived(late)) == [late]
+        assert list(exchange.add(answer)) == []
+    assert list(exchange.finish(winner)) == [loser]
+    assert list(exchange.add(late)) == [late]
 
 
 def test_an_interrupted_end_is_the_end_of_all() -> None:
     """Where the end is interrupted the caller gets no answer: what is left is closed then, and that one with it."""
-    exchange: Exchange[Answer] = Exchange(repeats=True)
+    exchange: ClientExchange[Answer] = ClientExchange(repeats=True)
     losers, winner = [Answer(), Answer()], Answer()
     for answer in (*losers, winner):
-        assert list(exchange.arrived(answer)) == []
-    assert next(exchange.ended(winner)) is losers[0]
-    assert list(exchange.ended(None)) == [losers[1], winner]
-    assert list(exchange.ended(None)) == []
+        assert list(exchange.add(answer)) == []
+    assert next(exchange.finish(winner)) is losers[0]
+    assert list(exchange.finish(None)) == [losers[1], winner]
+    assert list(exchange.finish(None)) == []
 
 
 def test_the_callers_answer_is_not_useless() -> None:
     """A failed answer that became the caller's stays open, whatever attempt is late to begin."""
-    exchange: Exchange[Answer] = Exchange(repeats=True)
+    exchange: ClientExchange[Answer] = ClientExchange(repeats=True)
     answer = Answer()
-    assert list(exchange.arrived(answer)) == []
-    exchange.failed(answer)
-    assert list(exchange.ended(answer)) == []
-    assert list(exchange.useless()) == []
+    assert list(exchange.add(answer)) == []
+    exchange.add_failed(answer)
+    assert list(exchange.finish(answer)) == []
+    assert list(exchange.take_failed()) == []
 
 
 def test_each_answer_is_closed_once_among_threads() -> None:
     """However the threads of one call fall out, each answer is closed once, and the caller's never."""
     with ThreadPoolExecutor(4) as pool:
         for _ in range(200):
-            exchange: Exchange[Answer] = Exchange(repeats=True)
+            exchange: ClientExchange[Answer] = ClientExchange(repeats=True)
             winner, others = Answer(), [Answer() for _ in range(3)]
-            assert list(exchange.arrived(winner)) == []
+            assert list(exchange.add(winner)) == []
             barrier = Barrier(4)
 
             def arrive(
-                answer: Answer, exchange: Exchange[Answer] = exchange, barrier: Barrier = barrier
+                answer: Answer, exchange: ClientExchange[Answer] = exchange, barrier: Barrier = barrier
             ) -> list[Answer]:
                 barrier.wait(5)
-                return list(exchange.arrived(answer))
+                return list(exchange.add(answer))
 
             attempts = [pool.submit(arrive, answer) for answer in others]
             barrier.wait(5)
-            closed = list(exchange.ended(winner))
+            closed = list(exchange.finish(winner))
             for attempt in attempts:
                 closed += attempt.result(5)
             assert sorted(map(id, closed)) == sorted(map(id, others))
@@ -86,7 +85,7 @@ def test_each_answer_is_closed_once_among_threads() -> None:
 @pytest.mark.parametrize(("status", "wait"), [(429, 3.0), (503, 3.0), (500, 3.0), (501, -1.0), (511, -1.0)])
 def test_waits(status: int, wait: float) -> None:
     """A failure that may pass is tried again when the server says; one that will not is not."""
-    assert wait_asked_by(Answer(), status) == wait
+    assert retry_after_of(Answer(), status) == wait
 
 
 def test_steps_share_one_deadline() -> None:

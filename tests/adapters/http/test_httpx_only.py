@@ -291,7 +291,7 @@ async def test_cancelled_at_every_await(*, is_late: bool) -> None:
 
 async def test_nobody_waits_for_ever_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request, cancelled or not, waits a while for answers nobody wants, and no longer; they are closed later."""
-    monkeypatch.setattr("resilience_http._httpx_async._PATIENCE", 0.01)
+    monkeypatch.setattr("resilience_http._httpx_async._CLOSE_TIMEOUT", 0.01)
     racing, bulkhead = Racing(seconds=0.3), Bulkhead(2)
     at = 1
     while await race(racing, bulkhead, at, is_late=False) and not racing.open:

@@ -34,7 +34,7 @@ from resilience.policy import AroundPolicy, Policy
 from resilience.server import RequestContext
 from resilience.timeout import Deadline
 from resilience_http import ResilienceAdapter
-from resilience_http._requests import within
+from resilience_http._requests import capped
 
 
 def session(*policies: Policy | AroundPolicy, **options: Any) -> requests.Session:
@@ -144,16 +144,16 @@ def test_digest_authentication(upstream: Upstream) -> None:
 )
 def test_timeouts_are_capped(given: Any, connect: float, read: float) -> None:
     """A timeout in any form requests takes ends with the deadline, and where it is shorter stays as it is."""
-    capped = within(given, 2.0)
-    assert capped.connect_timeout == connect
-    capped.start_connect()
-    assert capped.read_timeout == pytest.approx(read, abs=0.1)
+    limited = capped(given, 2.0)
+    assert limited.connect_timeout == connect
+    limited.start_connect()
+    assert limited.read_timeout == pytest.approx(read, abs=0.1)
 
 
 def test_timeouts_without_a_deadline() -> None:
     """Without a deadline a timeout is not touched."""
     given = object()
-    assert within(given, None) is given
+    assert capped(given, None) is given
 
 
 def test_options_of_the_adapter() -> None:

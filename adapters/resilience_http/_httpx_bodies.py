@@ -1,4 +1,4 @@
-"""Bodies of httpx answers: they hold a connection, and places in bulkheads, until they are closed."""
+"""Bodies of httpx responses. Each holds a connection, and the permits of bulkheads, until it is closed."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import Any
 import httpx
 
 from resilience.timeout import Deadline
-from resilience_http._exchange import DRAIN, SMALL
-from resilience_http._httpx_errors import LateError
-from resilience_http._time import StepTimeouts
+from resilience_http._exchange import DRAIN_TIMEOUT, MAX_READ_AHEAD, StepTimeouts
+from resilience_http._httpx_errors import HTTPXDeadlineError
 
-__all__ = ("Begun", "Body", "Held")
+__all__ = ("PartlyReadBody", "SyncTrackedBody", "TrackedBody")
 
 
-class Held:
-    """The parts that bodies of both colours share."""
+class TrackedBody:
+    """The part of a body that is the same in both colours: the deadline, and the permits to give back."""
 
     def __init__(self, stream: Any, request: httpx.Request, times: StepTimeouts) -> None:
         self.stream = stream
@@ -26,12 +25,12 @@ class Held:
         self._request, self._times = request, times
 
     def check(self) -> None:
-        """Raise once the caller has no time left: a trickle of bytes meets every read timeout."""
+        """Raise if the caller has no time left: a body that arrives byte by byte meets every read timeout."""
         if self._times.is_spent:
-            raise LateError("the deadline passed before the answer was complete", request=self._request)
+            raise HTTPXDeadlineError("the deadline passed before the answer was complete", request=self._request)
 
     def settle(self) -> None:
-        """Give back what was held."""
+        """Give the permits back."""
         while self.settles:
             self.settles.pop()()
 
@@ -39,15 +38,15 @@ class Held:
         """Free the connection: read the rest if it is short and comes at once, else close it."""
         raise NotImplementedError
 
-    def hurry(self) -> None:
-        """Allow the rest of the body `DRAIN` seconds."""
+    def limit_rest(self) -> None:
+        """Allow the rest of the body `DRAIN_TIMEOUT` seconds."""
         deadline = self._times.deadline
-        if deadline is None or deadline.remaining() > DRAIN:
-            self._times.deadline = Deadline.after(DRAIN)
+        if deadline is None or deadline.remaining() > DRAIN_TIMEOUT:
+            self._times.deadline = Deadline.after(DRAIN_TIMEOUT)
 
 
-class Body(Held, httpx.SyncByteStream):
-    """The body of an answer, in a thread."""
+class SyncTrackedBody(TrackedBody, httpx.SyncByteStream):
+    """The body of a response, read in a thread."""
 
     def __iter__(self) -> Iterator[bytes]:
         try:
@@ -61,9 +60,9 @@ class Body(Held, httpx.SyncByteStream):
     def discard(self) -> None:
         if self.is_closed:
             return
-        self.hurry()
-        with contextlib.suppress(Exception):  # the answer is of no use, whatever its body is
-            left = SMALL
+        self.limit_rest()
+        with contextlib.suppress(Exception):  # the response is not used, whatever its body is
+            left = MAX_READ_AHEAD
             for part in self:
                 left -= len(part)
                 if left < 0:
@@ -81,8 +80,8 @@ class Body(Held, httpx.SyncByteStream):
             self.settle()
 
 
-class Begun(httpx.SyncByteStream):
-    """A body of which some has been read already; its reader gets all of it."""
+class PartlyReadBody(httpx.SyncByteStream):
+    """A body that was read in part. Its reader gets all of it."""
 
     def __init__(self, begun: list[bytes], rest: Iterator[bytes], stream: httpx.SyncByteStream) -> None:
         self._begun, self._rest, self._stream = begun, rest, stream
