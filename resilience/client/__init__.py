@@ -1,6 +1,6 @@
-"""The client side, without a framework: what a call carries, how long it may take, whether it may be repeated."""
+"""The client side, without a framework: the headers of a call, its time, its policies, and whether it may repeat."""
 
-from resilience.client._carried import ClientContext, client_headers, is_out_of_time, refuse_if_spent
+from resilience.client._context import ClientContext, client_headers, is_out_of_time, refuse_if_spent
 from resilience.client._default_policies import (
     configured_policies,
     default_policies,
@@ -9,10 +9,10 @@ from resilience.client._default_policies import (
     owns_call,
     runs_in_threads,
 )
+from resilience.client._held_results import while_open
 from resilience.client._http import IDEMPOTENT_METHODS, asked_wait, is_failure, is_worth_repeating, may_repeat
 from resilience.client._options import ClientOptions
 from resilience.client._transport_timeout import TransportTimeout
-from resilience.client._while_open import while_open
 
 __all__ = (
     "IDEMPOTENT_METHODS",

@@ -1,4 +1,4 @@
-"""What the client side can be told."""
+"""The options of the client side."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ __all__ = ("ClientOptions",)
 
 @dataclass(frozen=True, kw_only=True)
 class ClientOptions(Options):
-    """What every outgoing call carries."""
+    """The data and the time of every outgoing call."""
 
     margin: float = option(
-        0.01, Duration(), "kept back from the deadline in force; where no more than this is left, no call is made"
+        0.01, Duration(), "time kept back of the deadline in force; if no more than this is left, no call is made"
     )
     deadline_header: str = option(
         "X-Request-Timeout",
         Text("a header name", pattern=r"[A-Za-z0-9-]+", longest=100),
-        "header in which the other side is told, in seconds, how long it may take",
+        "header with the seconds that the other side may take",
     )
     identity_header: str | None = option(
         None,
         Text("a header name", pattern=r"[A-Za-z0-9-]+", longest=100),
-        "header in which the other side is told who our own caller is (the `user` of the request)",
-        none="it is not told",
+        "header with the name of our own caller (the `user` of the request)",
+        none="no header is sent",
     )
     idempotent_methods: tuple[str, ...] = option(
         (),
@@ -36,5 +36,5 @@ class ClientOptions(Options):
                 longest=300,
             )
         ),
-        "gRPC methods that may be called twice, besides those named in code: only they are retried and hedged",
+        "gRPC methods that may be called twice, besides those named in code: only these are retried and hedged",
     )

@@ -35,7 +35,7 @@ class Proxy(Text):
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions(Options):
-    """Guards around the requests this service serves."""
+    """Guards for the requests that this service serves."""
 
     rate_limit: str | None = option(None, RateText(), "requests per client", none="no limit")
     rate_limit_burst: int | None = option(
@@ -44,13 +44,13 @@ class ServerOptions(Options):
     rate_limit_key: str = option(
         "ip",
         Text("ip, user, or header:<name>", pattern=r"ip|user|header:[A-Za-z0-9-]+", longest=100),
-        "who a client is",
+        "the key that a request is charged under",
     )
     rate_limit_headers: bool = option(False, Flag(), "send RateLimit and RateLimit-Policy headers")
     max_concurrent_requests: int | None = option(
-        None, Whole(1, 100_000), "requests under way at once; one more gets 503", none="no limit"
+        None, Whole(1, 100_000), "requests in flight at once; one more gets 503", none="no limit"
     )
-    deadline: float | None = option(None, Duration(above=True), "time a request may take", none="no limit")
+    deadline: float | None = option(None, Duration(above=True), "time that a request may take", none="no limit")
     deadline_header: str = option(
         "X-Request-Timeout",
         Text("a header name", pattern=r"[A-Za-z0-9-]+", longest=100),
@@ -60,8 +60,8 @@ class ServerOptions(Options):
     identity_header: str | None = option(
         None,
         Text("a header name", pattern=r"[A-Za-z0-9-]+", longest=100),
-        "header in which one of trusted_proxies says who the caller is: the `user` of the request",
-        none="nobody else's word counts",
+        "header in which a trusted proxy names the caller: the `user` of the request",
+        none="no header is read",
     )
     trusted_proxies: tuple[str, ...] = option(
         (),
@@ -75,7 +75,7 @@ class ServerOptions(Options):
     retry_after_max: float = option(
         RETRY_AFTER_MAX,
         Duration(above=True),
-        "longest wait that an answer hands on from another service's error; errors of this service are not shortened",
+        "longest `retry_after` that an answer passes on from another service's error; those of this service are kept",
     )
     exclude_paths: tuple[str, ...] = option(
         (*PROBE_PATHS, "/metrics"),

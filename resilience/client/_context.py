@@ -1,4 +1,4 @@
-"""What an outgoing call carries of the request it is made for: ids, trace, baggage, and the time that is left."""
+"""The data of a request that an outgoing call carries on: ids, trace, baggage, and the time that is left."""
 
 from __future__ import annotations
 
@@ -21,24 +21,27 @@ __all__ = ("ClientContext", "client_headers", "is_out_of_time", "refuse_if_spent
 
 REQUEST_ID = "X-Request-Id"
 
-_LONGEST = 86_400.0
-"""Seconds: what a header of the server side may say at most. Who has longer than a day is in no hurry."""
-_LEAST = 1e-6
+_MAX_TIMEOUT = 86_400.0
+"""Seconds, the maximum of a timeout header. A longer deadline is not sent."""
+_MIN_TIMEOUT = 1e-6
 
 
 class _Toolkit(Protocol):
-    """The part of `Resilience` that says what calls carry."""
+    """The part of `Resilience` that configures outgoing calls."""
 
     @property
     def config(self) -> Any: ...  # resilience.config.Config: pyright takes no cached_property for a property
 
 
 class ClientContext:
-    """Makes the headers (HTTP) or metadata and timeout (gRPC) of outgoing calls, as configured.
+    """Makes the headers (HTTP), or the metadata and the timeout (gRPC), of outgoing calls.
 
-    Everything here raises `DeadlineExceededError` (`is_before_call`) where nothing of the deadline in force is left
-    after the margin: the call need not be made, nobody would wait for its answer. Outside a request, and without a
+    Each method raises `DeadlineExceededError` with `is_before_call`, if no time of the deadline in force is left after
+    the margin: the call is not made, because no caller would wait for its answer. Outside of a request and without a
     deadline, a call carries nothing.
+
+    Args:
+        options: The section `client` of the configuration; None for the defaults.
     """
 
     def __init__(self, options: ClientOptions | None = None) -> None:
@@ -48,11 +51,11 @@ class ClientContext:
 
     @classmethod
     def of(cls, toolkit: _Toolkit) -> ClientContext:
-        """Build what a `Resilience` is configured for."""
+        """Return the context for the configuration of a `Resilience`."""
         return cls(toolkit.config.client)
 
     def headers(self, context: RequestContext | None = None) -> dict[str, str]:
-        """Return the headers of a call made for `context`, by default for the request being served here."""
+        """Return the headers of a call for `context`, by default for the current request."""
         left = _left(self._margin, context)
         carried = self._carried(context)
         if left is not None:
@@ -60,18 +63,18 @@ class ClientContext:
         return carried
 
     def metadata(self, context: RequestContext | None = None) -> tuple[tuple[str, str], ...]:
-        """Return the same as gRPC metadata, names in lower case and without the deadline: gRPC sends its `timeout`."""
+        """Return the headers as gRPC metadata, with names in lower case, and without the deadline: see `timeout`."""
         return tuple([(name.lower(), text) for name, text in self._carried(context).items()])
 
     def timeout(self, asked: float | None = None, context: RequestContext | None = None) -> float | None:
-        """Return the seconds a call may take that is allowed `asked` by itself; None for no limit."""
+        """Return the seconds that a call may take: `asked`, or the time left if that is shorter; None for no limit."""
         left = _left(self._margin, context)
         if asked is None or left is None:
             return left if asked is None else asked
         return min(asked, left)
 
     def refuse_if_spent(self, context: RequestContext | None = None) -> float | None:
-        """Return the seconds that are left after the margin, None where there is no deadline."""
+        """Return the seconds that are left after the margin, None without a deadline."""
         return _left(self._margin, context)
 
     def _carried(self, context: RequestContext | None) -> dict[str, str]:
@@ -84,7 +87,7 @@ class ClientContext:
             if context.tracestate:
                 carried[TRACESTATE] = context.tracestate
         if context.request_id:
-            carried[REQUEST_ID] = request_id_of(context.request_id)  # code of the service may have set another
+            carried[REQUEST_ID] = request_id_of(context.request_id)  # code of the service may have changed it
         if context.baggage:
             carried.setdefault(BAGGAGE, context.baggage)
         if self._identity_header is not None and (user := identity_of(context.user)) is not None:
@@ -98,11 +101,19 @@ def client_headers(
     margin: float | str | timedelta = ClientOptions.margin,
     deadline_header: str = ClientOptions.deadline_header,
 ) -> dict[str, str]:
-    """Return what a call carries that is made for `context`, by default for the request being served here.
+    """Return the headers that an outgoing HTTP call carries.
 
-    `X-Request-Id`, `traceparent` (the same trace, a new parent id; the active span's where OpenTelemetry has one),
-    `tracestate`, `baggage`, and in `deadline_header` the seconds that are left less `margin`. Raises
-    `DeadlineExceededError` (`is_before_call`) where nothing is left, `ConfigurationError` for a bad argument.
+    They are `X-Request-Id`, `traceparent` (the same trace with a new parent id, or the active span of OpenTelemetry),
+    `tracestate`, `baggage`, and `deadline_header` with the seconds that are left after `margin`.
+
+    Args:
+        context: The request that the call is made for; None for the current request.
+        margin: Seconds to keep back of the deadline in force, by default 10 ms.
+        deadline_header: The name of the header with the seconds.
+
+    Raises:
+        DeadlineExceededError: No time is left (`is_before_call`).
+        ConfigurationError: An argument is wrong.
     """
     options = ClientOptions(margin=seconds(margin, "margin"), deadline_header=deadline_header)
     return ClientContext(options).headers(context)
@@ -111,33 +122,38 @@ def client_headers(
 def refuse_if_spent(
     margin: float | str | timedelta = ClientOptions.margin, context: RequestContext | None = None
 ) -> float | None:
-    """Return the seconds left of the deadline in force less `margin`, None where there is no deadline.
+    """Return the seconds of the deadline in force that are left after `margin`, None without a deadline.
 
-    Raises `DeadlineExceededError` (`is_before_call`) where nothing is left.
+    Raises:
+        DeadlineExceededError: No time is left (`is_before_call`).
     """
     return _left(seconds(margin, "margin"), context)
 
 
-_ON_THE_WAY = 0.05
-"""Seconds that services behind the one we call may keep back of a deadline, margin by margin."""
+_MIN_MARGINS = 0.05
+"""Seconds that the services on the way may keep back of a deadline, all their margins together."""
 
 
 def is_out_of_time(seconds: float, left: float) -> bool:
-    """Whether a dependency that reports a passed deadline, `left` seconds before our own, means the one we sent it.
+    """Return whether a dependency that reports a passed deadline means the deadline that we sent.
 
-    `seconds` is what we sent. Each service on the way keeps a margin back, so the report comes earlier than our own
-    deadline: up to a tenth of `seconds`, and no less than 50 ms, is counted as such margins. A report that comes
-    sooner is about a limit of the dependency itself.
+    Each service on the way keeps a margin back, so the report comes before our own deadline has passed. Up to a tenth
+    of `seconds`, and at least 50 ms, counts as such margins. An earlier report is about a limit of the dependency
+    itself.
+
+    Args:
+        seconds: The seconds that we sent.
+        left: The seconds that are left of our own deadline.
     """
-    return left <= max(_ON_THE_WAY, seconds / 10)
+    return left <= max(_MIN_MARGINS, seconds / 10)
 
 
 def _left(margin: float, context: RequestContext | None) -> float | None:
     remaining = min(_allowances(context), default=None)
-    if remaining is None or remaining - margin > _LONGEST:
+    if remaining is None or remaining - margin > _MAX_TIMEOUT:
         return None
     left = remaining - margin
-    if left >= _LEAST:
+    if left >= _MIN_TIMEOUT:
         return left
     message = "the deadline had passed before the call"
     if remaining > 0:
@@ -146,7 +162,7 @@ def _left(margin: float, context: RequestContext | None) -> float | None:
 
 
 def _allowances(context: RequestContext | None) -> Iterator[float]:
-    """Yield what each deadline leaves: the one in force, and that of a request which is not the current one."""
+    """Yield the seconds left of each deadline: the one in force, and that of a request that is not current."""
     in_force = Deadline.current()
     if in_force is not None:
         yield in_force.remaining()
@@ -155,9 +171,9 @@ def _allowances(context: RequestContext | None) -> Iterator[float]:
 
 
 def _traced() -> dict[str, str]:
-    """Return what OpenTelemetry's propagators send, where it has a span of this process open; else nothing.
+    """Return the headers of OpenTelemetry's propagators, if this process has an open span; else nothing.
 
-    A remote span is only what the caller sent: nobody here traces, and it is on us to pass it on.
+    A remote span is the caller's: this process does not trace, and the caller's trace is passed on as it is.
     """
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
@@ -165,7 +181,7 @@ def _traced() -> dict[str, str]:
     span = trace.get_current_span().get_span_context()
     carrier: dict[str, str] = {}
     if span.is_valid and not span.is_remote:
-        from opentelemetry import propagate  # noqa: PLC0415 - only where it is in use already
+        from opentelemetry import propagate  # noqa: PLC0415 - only if the application uses it already
 
         propagate.inject(carrier)
     return carrier
