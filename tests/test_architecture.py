@@ -266,6 +266,26 @@ def calls_of(tree: ast.AST, *names: str) -> list[ast.Call]:
     return [call for call in found if getattr(call.func, "attr", getattr(call.func, "id", "")) in names]
 
 
+POLICIES = (
+    "Bulkhead",
+    "Cache",
+    "CircuitBreaker",
+    "Fallback",
+    "Hedge",
+    "RateLimit",
+    "Retry",
+    "SingleFlight",
+    "ThreadPoolBulkhead",
+    "Timeout",
+)
+
+
+@pytest.mark.parametrize("path", THIN, ids=module_of)
+def test_adapters_construct_no_policy(path: Path) -> None:
+    """An adapter takes its policies from `resilience.client`; `Keyed` in `per_host` and `per_method` is the user's."""
+    assert not calls_of(tree_of(path), *POLICIES)
+
+
 def starts_of_threads(tree: ast.Module) -> list[ast.Call]:
     """Return the calls of `start` on a thread that was made in this module."""
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]

@@ -119,7 +119,7 @@ def _can_deny(websocket: WebSocket) -> bool:
     return not is_open and "websocket.http.response" in websocket.scope.get("extensions", {})
 
 
-async def _on_group(connection: HTTPConnection, group: ExceptionGroup[Any]) -> Response | None:
+async def _on_group(connection: HTTPConnection, group: ExceptionGroup[Exception]) -> Response | None:
     """Answer an exception group as the worst error in it. If that error is unhandled, so is the group."""
     worst = worst_of(group, _status_of)
     handler = _own_handler(connection.scope.get("app"), worst)
@@ -132,7 +132,7 @@ async def _on_group(connection: HTTPConnection, group: ExceptionGroup[Any]) -> R
     raise group
 
 
-def _status_of(error: Any) -> int | None:
+def _status_of(error: object) -> int | None:
     if isinstance(error, HTTPException):
         return error.status_code
     return _UNPROCESSABLE if isinstance(error, RequestValidationError | WebSocketRequestValidationError) else None
@@ -157,7 +157,7 @@ def add_handlers(app: FastAPI) -> None:
     known.setdefault(ExceptionGroup, _on_group)
 
 
-def find_handler(app: Any, error: Exception) -> tuple[Any, Any]:
+def find_handler(app: object, error: Exception) -> tuple[Any, BaseException]:
     """Return the application's own handler and the error to give it: `error`, or the worst error of a group.
 
     The handler is None if the application has none.
@@ -168,7 +168,7 @@ def find_handler(app: Any, error: Exception) -> tuple[Any, Any]:
     return _own_handler(app, worst), worst
 
 
-def _own_handler(app: Any, error: BaseException) -> Any:
+def _own_handler(app: object, error: BaseException) -> Any:
     known = getattr(app, "exception_handlers", {})
     kinds = type(error).__mro__[: -len(Exception.__mro__)]
     handler = next((known[kind] for kind in kinds if kind in known), None)
@@ -182,7 +182,7 @@ async def call_handler(handler: Any, request: HTTPConnection, error: BaseExcepti
     return await run_in_threadpool(handler, request, error)
 
 
-def adopt_error_handler(app: Any) -> bool:
+def adopt_error_handler(app: object) -> bool:
     """Return whether the application answers its unhandled errors itself, by a handler for 500 or by debug pages.
 
     Such a handler runs outside of all middleware, so it is wrapped here: its answers get the request id.
@@ -198,7 +198,7 @@ def adopt_error_handler(app: Any) -> bool:
 class _HandlerWithRequestId:
     """Calls the application's handler in the context of the request, and adds the request id to its answer."""
 
-    def __init__(self, handler: Any) -> None:
+    def __init__(self, handler: object) -> None:
         self.handler = handler
 
     async def __call__(self, request: Request, error: Exception) -> Response:

@@ -22,7 +22,7 @@ import asyncio
 import copy
 import gc
 from collections.abc import Iterator
-from types import AsyncGeneratorType, CodeType
+from types import AsyncGeneratorType, CodeType, CoroutineType
 from typing import Any
 
 import fastapi.routing
@@ -50,7 +50,7 @@ _IN_QUEUE = CapacityLimiter.acquire_on_behalf_of.__name__
 _MAX_LAYERS = 64
 
 
-def waits_for_thread(awaited: Any) -> bool:
+def waits_for_thread(awaited: object) -> bool:
     """Follow the chain of awaitables that a task waits for, and return whether it ends in a worker thread at work.
 
     A task in AnyIO's queue for a thread does not count: a request whose client has gone need not begin.
@@ -65,8 +65,8 @@ def waits_for_thread(awaited: Any) -> bool:
     return in_thread
 
 
-def _awaited_by(awaited: Any) -> Any:
-    if hasattr(awaited, "cr_await"):
+def _awaited_by(awaited: object) -> object:
+    if isinstance(awaited, CoroutineType):
         return awaited.cr_await
     if isinstance(awaited, AsyncGeneratorType):
         return awaited.ag_await
@@ -102,8 +102,8 @@ def mounted_root(scope: Scope) -> str | None:
     return root
 
 
-def _layers(outermost: Any) -> Iterator[Any]:
-    layer = outermost
+def _layers(outermost: object) -> Iterator[object]:
+    layer: object = outermost
     for _ in range(_MAX_LAYERS):
         if layer is None:
             return
@@ -111,7 +111,7 @@ def _layers(outermost: Any) -> Iterator[Any]:
         layer = getattr(layer, "app", None)
 
 
-def error_layer_of(app: Any) -> ServerErrorMiddleware | None:
+def error_layer_of(app: object) -> ServerErrorMiddleware | None:
     """Return the layer that answers the unhandled errors of a Starlette application."""
     stack = getattr(app, "middleware_stack", None)
     return next((layer for layer in _layers(stack) if isinstance(layer, ServerErrorMiddleware)), None)

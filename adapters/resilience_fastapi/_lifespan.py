@@ -30,12 +30,12 @@ class Lifespan:
         self.inner = inner
         self.resilience = resilience
 
-    def __call__(self, app: Any) -> AbstractAsyncContextManager[Any]:
+    def __call__(self, app: object) -> AbstractAsyncContextManager[Any]:
         """Return the context manager around the life of the application."""
         return self._span(app)
 
     @asynccontextmanager
-    async def _span(self, app: Any) -> AsyncIterator[Any]:
+    async def _span(self, app: object) -> AsyncIterator[Any]:
         lifecycle = self.resilience.lifecycle
         lifecycle.install_signals()  # the server has installed its own by now: they are called after ours
         try:

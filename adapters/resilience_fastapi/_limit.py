@@ -91,7 +91,7 @@ def _route(scope: Scope) -> str:
     return f"{'GET' if method == 'HEAD' else method} {template_of(scope)}"
 
 
-async def _value(given: Any, connection: HTTPConnection) -> Any:
+async def _value(given: object, connection: HTTPConnection) -> Any:
     """Return `given`, or the result of the function `given` for this connection."""
     found = given(connection) if callable(given) else given
     return await found if inspect.isawaitable(found) else found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from fastapi import APIRouter
 from starlette.datastructures import Headers
@@ -27,13 +26,13 @@ async def probe_response(health: Health, scope: Scope, path: str) -> Response:
     return Response(reply.body, reply.status, reply.headers)
 
 
-def routes_of(app: Any) -> tuple[list[str], list[str]]:
+def routes_of(app: object) -> tuple[list[str], list[str]]:
     """Return the paths of an application's routes, and the paths of the probes among them."""
     routes = getattr(app, "routes", ())
     return [path for path, _ in flat_routes(routes)], list(_probes_below("", routes, _MAX_DEPTH))
 
 
-def _probes_below(prefix: str, routes: Any, depth: int) -> Iterator[str]:
+def _probes_below(prefix: str, routes: object, depth: int) -> Iterator[str]:
     """Yield the paths of probes, in mounted applications too. No path with a parameter: clients can vary it."""
     if depth == 0:  # an application may be mounted below itself
         return

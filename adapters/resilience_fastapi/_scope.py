@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Any
 
 from starlette.types import Scope
 
@@ -26,7 +25,7 @@ def path_of(scope: Scope) -> str:
 
 def user_of(scope: Scope) -> str | None:
     """Return the user that Starlette's authentication has found, if it ran outside of this layer."""
-    user: Any = scope.get("user")
+    user = scope.get("user")
     if user is None or not getattr(user, "is_authenticated", False):
         return None
     try:
@@ -44,7 +43,7 @@ def template_of(scope: Scope) -> str:
     template = route_template(scope)
     if template is not None:
         return _mounts_of(scope) + template
-    endpoint: Any = scope.get("endpoint")
+    endpoint = scope.get("endpoint")
     return f"{getattr(endpoint, '__module__', '')}.{getattr(endpoint, '__qualname__', 'unknown')}"
 
 
@@ -60,11 +59,11 @@ def _mounts_of(scope: Scope) -> str:
 class Mounts:
     """The mounts among some routes, found when the first request has come through a mount."""
 
-    def __init__(self, routes: Any) -> None:
+    def __init__(self, routes: object) -> None:
         self._routes = routes
 
     @classmethod
-    def of(cls, router: Any) -> Mounts:
+    def of(cls, router: object) -> Mounts:
         """Return the mounts of a router, which keeps them: to walk over hundreds of routes takes milliseconds."""
         known: Mounts | None = getattr(router, _MOUNTS, None)
         if known is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -32,7 +32,7 @@ def _ids() -> dict[str, str]:
     return envelope_ids(request.environ.get(CONTEXT))
 
 
-def _render(environ: Mapping[str, Any], envelope: Envelope) -> tuple[bytes, dict[str, str]]:
+def _render(environ: WSGIEnvironment, envelope: Envelope) -> tuple[bytes, dict[str, str]]:
     accept, accept_language = environ.get("HTTP_ACCEPT"), environ.get("HTTP_ACCEPT_LANGUAGE")
     return render_error(environ.get(CONTEXT), envelope, accept=accept, accept_language=accept_language)
 
@@ -88,7 +88,7 @@ def _call_catch_all(error: Exception) -> Any:
     return None if handler is None else current_app.ensure_sync(handler)(error)
 
 
-def _own_description(error: HTTPException) -> Any:
+def _own_description(error: HTTPException) -> object:
     """Return the description that the developer wrote; None if it is the standard text of the error's class."""
     standard = {
         getattr(kind, "description", None) for kind in type(error).__mro__ if kind.__module__.startswith("werkzeug")
@@ -108,7 +108,7 @@ def _on_our_error(error: ResilienceError) -> Any:
     return handled
 
 
-def _on_group(group: ExceptionGroup[Any]) -> Any:
+def _on_group(group: ExceptionGroup[Exception]) -> Any:
     """Answer an exception group as the worst error in it. If that error is unhandled, so is the group."""
     worst = worst_of(group, _status_of)
     handler, kind = handler_for(worst)
@@ -121,7 +121,7 @@ def _on_group(group: ExceptionGroup[Any]) -> Any:
     return current_app.ensure_sync(handler)(group)
 
 
-def _status_of(error: Any) -> int | None:
+def _status_of(error: object) -> int | None:
     return error.code if isinstance(error, HTTPException) else None
 
 

@@ -118,7 +118,7 @@ class WSGIExchange:
         self._next = iter(body).__next__
         return self
 
-    def _is_file(self, body: Any) -> bool:
+    def _is_file(self, body: Iterable[bytes]) -> bool:
         """Return whether `body` is a file that the server itself sends: it must get its own wrapper back."""
         wrapper = self._environ.get("wsgi.file_wrapper")
         if not isinstance(wrapper, type) or not isinstance(body, wrapper):

@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any
 from weakref import WeakSet
 
 from flask import Flask, current_app
@@ -115,7 +114,7 @@ class FlaskResilience:
         return wrapped[0]
 
 
-def _environment(config: Mapping[str, Any]) -> dict[str, str]:
+def _environment(config: Mapping[str, object]) -> dict[str, str]:
     """Return the variables of the process, and below them the values of the application's own configuration.
 
     Only names with our prefix, and all values as secrets: the report of one mistake may show the other values too.
@@ -126,7 +125,7 @@ def _environment(config: Mapping[str, Any]) -> dict[str, str]:
     return {name: Secret(text) for name, text in found.items()}
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """Return a Python value as the text of a variable."""
     if isinstance(value, timedelta):
         return str(value.total_seconds())

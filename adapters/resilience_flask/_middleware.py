@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask import Flask, request
 from werkzeug.datastructures import EnvironHeaders
@@ -94,7 +94,7 @@ class FlaskMiddleware:
         environ[CONTEXT] = context
         return context
 
-    def _serve(self, environ: WSGIEnvironment, context: RequestContext, start: Any) -> Iterable[bytes]:
+    def _serve(self, environ: WSGIEnvironment, context: RequestContext, start: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         if self._probes.answers(path) and environ["REQUEST_METHOD"] in PROBE_METHODS:
             return answer_probe(self.resilience.health, environ, path, start)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask import Blueprint, Flask, Response, current_app, request
 
@@ -14,12 +14,12 @@ from resilience.health import PROBE_PATHS, Health
 from resilience.server import health_of, is_probe, mark_probe
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 __all__ = ("answer_probe", "health_blueprint", "routes_of")
 
 
-def answer_probe(health: Health, environ: WSGIEnvironment, path: str, start: Any) -> Iterable[bytes]:
+def answer_probe(health: Health, environ: WSGIEnvironment, path: str, start: StartResponse) -> Iterable[bytes]:
     """Answer the probe at `path`. It blocks no longer than the checks may take."""
     reply = health.handle(path, environ.get("QUERY_STRING", ""), environ.get("HTTP_ACCEPT"))
     start(f"{reply.status} {HTTPStatus(reply.status).phrase}", list(reply.headers.items()))

@@ -99,9 +99,10 @@ MIN_TIMEOUT = 0.001
 """Seconds. A timeout of 0 would make a socket non-blocking."""
 
 
-def longest_step(*steps: Any) -> float | None:
+def longest_step(*steps: object) -> float | None:
     """Return the longest of a client's own timeouts, None if a step has no timeout."""
-    return max(steps) if all(isinstance(step, int | float) for step in steps) else None
+    numbers = [step for step in steps if isinstance(step, int | float)]
+    return max(numbers) if len(numbers) == len(steps) else None
 
 
 def is_spent(deadline: Deadline | None, margin: float) -> bool:

@@ -203,7 +203,7 @@ def _close(responses: Iterable[httpx.Response]) -> None:
             response.close()
 
 
-def _claim(transport: ResilienceTransport, options: Mapping[str, Any]) -> None:
+def _claim(transport: ResilienceTransport, options: Mapping[str, object]) -> None:
     transport._connections.claim(options)  # noqa: SLF001 - a class of this file
 
 

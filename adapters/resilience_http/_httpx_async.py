@@ -183,7 +183,7 @@ class _AsyncHTTPXAttempts:
         return await self.send_once(request)
 
 
-_tasks: set[asyncio.Future[Any]] = set()
+_tasks: set[asyncio.Future[object]] = set()
 """Tasks that close responses: an event loop keeps no task alive itself."""
 
 
@@ -295,7 +295,7 @@ async def _close(responses: Iterable[httpx.Response]) -> None:
         raise
 
 
-def _claim(transport: AsyncResilienceTransport, options: Mapping[str, Any]) -> None:
+def _claim(transport: AsyncResilienceTransport, options: Mapping[str, object]) -> None:
     transport._connections.claim(options)  # noqa: SLF001 - a class of this file
 
 

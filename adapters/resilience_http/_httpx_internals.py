@@ -23,7 +23,7 @@ from resilience.errors import ConfigurationError
 __all__ = ("InnerTransport", "hand_over_options")
 
 T = TypeVar("T")
-_CLIENT_DEFAULTS: dict[str, Any] = {
+_CLIENT_DEFAULTS: dict[str, object] = {
     "proxy": None,
     "proxies": None,  # httpx 0.27
     "verify": True,
@@ -42,7 +42,7 @@ class InnerTransport(Generic[T]):
         self._build = build
         # The transport, and the options that it was built for. `setdefault` is atomic: if several threads come first,
         # all use the transport of one of them.
-        self._built: dict[str, tuple[T, dict[str, Any]]] = {} if inner is None else {"": (inner, {})}
+        self._built: dict[str, tuple[T, dict[str, object]]] = {} if inner is None else {"": (inner, {})}
 
     @property
     def inner(self) -> T:
@@ -56,7 +56,7 @@ class InnerTransport(Generic[T]):
         """Whether there is a transport to close."""
         return bool(self._built)
 
-    def claim(self, options: Mapping[str, Any]) -> None:
+    def claim(self, options: Mapping[str, object]) -> None:
         """Take the options of a client.
 
         Raises:
@@ -86,7 +86,7 @@ def _named(names: set[str]) -> str:
     return ", ".join(f"{name}=" for name in sorted(names))
 
 
-def hand_over_options(client: type, transport: type, claim: Callable[[Any, Mapping[str, Any]], None]) -> None:
+def hand_over_options(client: type, transport: type, claim: Callable[[Any, Mapping[str, object]], None]) -> None:
     """Make each new `client` with our `transport` hand over the options that httpx would ignore."""
     build: Callable[..., None] = client.__init__  # type: ignore[misc]  # of this very class
 

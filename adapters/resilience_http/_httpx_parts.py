@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
 
 import httpx
 
@@ -152,7 +151,7 @@ class TransportParts:
             raise error
 
 
-def _when_closed(response: Any, settle: Callable[[], None]) -> bool:
+def _when_closed(response: object, settle: Callable[[], None]) -> bool:
     body = getattr(response, "stream", None)
     if not isinstance(body, TrackedBody):
         return False

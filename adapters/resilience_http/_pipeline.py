@@ -82,7 +82,7 @@ def pipeline_for(toolkit: Resilience, wanted: Pipeline | str | None, errors: Err
             )
             return Pipeline(_DEFAULT_NAME, *policies)
         return _configured(toolkit, _DEFAULT_NAME, errors)
-    given: Any = wanted
+    given: object = wanted
     if not isinstance(given, str):
         raise ConfigurationError([Problem("pipeline", given, "a Pipeline, or the name of one that is configured")])
     # A pipeline that only code has made is taken as it is. An unknown name is refused.
@@ -97,7 +97,7 @@ def _configured(toolkit: Resilience, name: str, errors: ErrorKinds) -> Pipeline:
 class PipelinePair:
     """Two pipelines with the same policies: the second one without policies that may call again."""
 
-    def __init__(self, pipeline: Pipeline, when_closed: Callable[[Any, Callable[[], None]], bool]) -> None:
+    def __init__(self, pipeline: Pipeline, when_closed: Callable[[object, Callable[[], None]], bool]) -> None:
         policies = [while_open(policy, when_closed) for policy in pipeline.policies]
         self.repeating = pipeline.with_policies(*policies)
         self.sending_once = pipeline.with_policies(*[policy for policy in policies if not may_call_again(policy)])

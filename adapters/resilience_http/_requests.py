@@ -155,10 +155,10 @@ class ResilienceAdapter(HTTPAdapter):
         self,
         request: PreparedRequest,
         stream: bool = False,  # noqa: FBT001, FBT002 - requests' signature
-        timeout: Any = None,
-        verify: Any = True,  # noqa: FBT002 - requests' signature
-        cert: Any = None,
-        proxies: Any = None,
+        timeout: object = None,
+        verify: object = True,  # noqa: FBT002 - requests' signature
+        cert: object = None,
+        proxies: object = None,
     ) -> Response:
         """Send a request through the policies, which decide how many attempts are made."""
         repeats = may_repeat(request.method or "", request.headers) and isinstance(request.body, bytes | str | None)
@@ -263,7 +263,7 @@ class _RequestsAttempts:
         return self.send_once(request)
 
 
-def session_limit(timeout: Any) -> float | None:
+def session_limit(timeout: object) -> float | None:
     """Return the seconds that the session itself allows a request, None if it sets no limit."""
     if isinstance(timeout, StepTimeout):
         return longest_step(timeout.connect_timeout, timeout.read_timeout)
@@ -287,5 +287,5 @@ def _close(answers: Iterable[Response]) -> None:
     for answer in answers:
         with contextlib.suppress(Exception):
             shut_down_read(answer.raw)
-        with contextlib.suppress(Exception):  # nobody is left to be told
+        with contextlib.suppress(Exception):  # no caller is left to get the error
             answer.close()

@@ -19,7 +19,7 @@ import io
 import itertools
 import socket
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from requests.models import Response
@@ -45,7 +45,7 @@ def peek_body(answer: Response, max_bytes: int) -> bytes | None:
     return None if rest else _decoded(raw, b"".join(read), max_bytes)
 
 
-def _read(raw: HTTPResponse, max_bytes: int) -> tuple[list[bytes], Any]:
+def _read(raw: HTTPResponse, max_bytes: int) -> tuple[list[bytes], Iterable[bytes]]:
     """Return the parts of a body that were read, and the parts that follow."""
     read: list[bytes] = []
     parts, size = raw.stream(MAX_READ_AHEAD, decode_content=False), 0
@@ -115,7 +115,7 @@ def _is_read(answer: object) -> bool:
     return getattr(answer, "_content", False) is not False
 
 
-def when_released(answer: Any, settle: Callable[[], None]) -> bool:
+def when_released(answer: object, settle: Callable[[], None]) -> bool:
     """Call `settle` when urllib3 gives the connection back: after the last byte, or when the response is closed."""
     if not isinstance(answer, Response) or answer.raw is None or _is_read(answer):
         return False

@@ -79,7 +79,7 @@ def configured_policies(
     """
     excluded = tuple(exclude)
 
-    def adapted(policy: Any) -> Any:
+    def adapted(policy: Any) -> object:
         if isinstance(policy, Retry):
             retry = Retry(on=retry_on, **_options_of(policy))
             retry.sources = policy.sources
@@ -98,7 +98,7 @@ def configured_policies(
     return tuple([adapted(policy) for policy in toolkit.policies(pipeline)])
 
 
-def hedge_named(policy: Any, name: str) -> Any:
+def hedge_named(policy: Member, name: str) -> Member:
     """Return a configured `Hedge` anew under `name`, so that it learns its own delay; any other policy as it is.
 
     Options, sources and events are those of the given policy.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from resilience._engine._steps import Member, Steps
 from resilience.bulkhead import Bulkhead
@@ -13,20 +12,20 @@ from resilience.policy import NO_RESULT
 
 __all__ = ("while_open",)
 
-WhenClosed = Callable[[Any, Callable[[], None]], bool]
+WhenClosed = Callable[[object, Callable[[], None]], bool]
 
 
 def while_open(policy: Member, when_closed: WhenClosed) -> Member:
-    """Return a bulkhead, or one per key, that holds its places until results are closed; any other policy as it is.
+    """Return a bulkhead, or one per key, that holds its permits until results are closed; any other policy as it is.
 
-    A call that fails gives its place back at once.
+    A call that fails settles its permit at once.
 
     Args:
         policy: A policy of a pipeline.
         when_closed: A function of the result and of `settle`. It arranges that `settle` is called once, and returns
             whether it will be: False if the result is complete already. The result must hold the only reference to
-            `settle`: if the result is dropped without being closed, `settle` is dropped as well and gives the place
-            back.
+            `settle`: if the result is dropped without being closed, `settle` is dropped as well and settles the
+            permit.
     """
     steps = Steps.of(policy)
     one = steps if steps.template is None else steps.template
@@ -45,10 +44,10 @@ def _settled_when_closed(when_closed: WhenClosed, steps: Steps) -> Steps:
 
 
 class _Settlement:
-    """Gives a place back once: when it is called, at the latest when the garbage collector takes it.
+    """Settles a permit once: when it is called, or when the garbage collector frees it.
 
-    It does not refer to the result that holds it. A cycle would keep the place until the next full collection.
-    The collector runs in any thread, between any two instructions; a bulkhead can take its places back there.
+    It does not refer to the result that holds it: a cycle would keep the permit until the next full collection. The
+    collector runs in any thread, between any two instructions, and a bulkhead can take its permits back there.
     """
 
     __slots__ = ("_held",)
