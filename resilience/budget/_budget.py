@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from resilience._support.fork import renew_after_fork
 from resilience.budget._machine import Shares
@@ -14,13 +14,21 @@ from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter
 from resilience.options import CLOCK, checked
 
-__all__ = ("RetryBudget", "as_budget")
+__all__ = ("CallCounter", "RetryBudget", "as_budget")
 
 
-class Counted(Protocol):
-    """A call that knows whether a budget counts it: both change in one step, which no interrupt divides."""
+class BudgetedCall(Protocol):
+    """A call that records whether a budget counts it. Both change in one step, which no interrupt divides."""
 
     is_counted: bool
+
+
+@runtime_checkable
+class CallCounter(Protocol):
+    """A policy that counts its calls at its budget. A hedge beside it on the same budget counts none."""
+
+    budget: RetryBudget | None
+    counts_calls: bool
 
 
 class RetryBudget:
@@ -145,7 +153,7 @@ class RetryBudget:
                 self.leave(retrying=False)
             raise
 
-    def leave(self, *, retrying: bool, call: Counted | None = None) -> None:
+    def leave(self, *, retrying: bool, call: BudgetedCall | None = None) -> None:
         """Count a call as ended; `retrying` where its last attempt was a retry. A `call` that ended before stays so."""
         with self._lock:
             if call is None:

@@ -1,4 +1,4 @@
-"""Hedging: where an answer is late, ask a second time and take whichever acceptable answer comes first."""
+"""Hedging: a second attempt if an answer is late; the first acceptable answer counts."""
 
 from resilience.hedge._options import HedgeOptions
 from resilience.hedge._policy import Hedge

@@ -1,4 +1,4 @@
-"""The awaiting shell: each attempt is a task, in a copy of the caller's context."""
+"""The awaiting shell: each attempt runs in a task, in a copy of the context of the caller."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
+from resilience.hedge._machine import Race
+from resilience.hedge._races import Races
+from resilience.policy import Named
 from resilience.running import running_loop
-
-if TYPE_CHECKING:
-    from resilience.hedge._machine import Race
-    from resilience.hedge._policy import Hedge
 
 __all__ = ("around_async",)
 
@@ -20,54 +19,54 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def around_async(hedge: Hedge, inner: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
-    """Return `inner` hedged."""
+def around_async(races: Races, hedge: Named, inner: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Return `inner` hedged. `hedge` is named in the error if no loop of asyncio runs."""
 
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        # Also for a single attempt: a hedge that still learns would work elsewhere at first, and then fail.
+        # Also for a single attempt: else a hedge would work in another framework until it has learned its delay.
         loop = running_loop(hedge)
-        race = hedge.begin()
+        race = races.begin()
         try:
             if race.is_single:
-                return await _alone(hedge, race, inner(*args, **kwargs))
-            await _Tasks(hedge, race, functools.partial(inner, *args, **kwargs), loop).run()
+                return await _run_alone(races, race, inner(*args, **kwargs))
+            await _TaskRace(races, race, functools.partial(inner, *args, **kwargs), loop).run()
         finally:
-            hedge.leave(race)
-        return cast("R", hedge.handed_on(race))
+            races.end(race)
+        return cast("R", races.outcome(race))
 
     return call
 
 
-async def _alone(hedge: Hedge, race: Race, attempt: Awaitable[R]) -> R:
-    """Await the only attempt in the caller's own task: there is nothing to race with."""
-    number = hedge.started(race)
+async def _run_alone(races: Races, race: Race, attempt: Awaitable[R]) -> R:
+    """Await the only attempt in the task of the caller."""
+    number = races.start_attempt(race)
     try:
         result = await attempt
     except BaseException as error:
-        hedge.ended(race, number, None, error)
+        races.end_attempt(race, number, None, error)
         race.forget()
         raise
-    hedge.ended(race, number, result, None)
+    races.end_attempt(race, number, result, None)
     return result
 
 
-class _Tasks:
-    """The attempts of one call. What happens is noted where it happens; the caller's own task decides."""
+class _TaskRace:
+    """The attempts of one call. Each attempt records its end; the task of the caller decides."""
 
-    __slots__ = ("_call", "_ended", "_hedge", "_is_open", "_loop", "_race", "_running", "_signal")
+    __slots__ = ("_call", "_ended", "_is_open", "_loop", "_race", "_races", "_running", "_signal")
 
     def __init__(
-        self, hedge: Hedge, race: Race, call: Callable[[], Awaitable[Any]], loop: asyncio.AbstractEventLoop
+        self, races: Races, race: Race, call: Callable[[], Awaitable[object]], loop: asyncio.AbstractEventLoop
     ) -> None:
-        self._hedge, self._race, self._call = hedge, race, call
+        self._races, self._race, self._call = races, race, call
         self._loop = loop
         self._running: dict[int, asyncio.Task[None]] = {}
-        self._ended: list[tuple[int, Any, BaseException | None]] = []
+        self._ended: list[tuple[int, object, BaseException | None]] = []
         self._signal: asyncio.Future[None] | None = None
-        self._is_open = True  # whether it still matters how an attempt ends
+        self._is_open = True  # whether the ends of attempts still count
 
     async def run(self) -> None:
-        """Let the attempts race to the end; none is running afterwards, or it ignores that it was cancelled."""
+        """Run the race to its end. Afterwards no attempt runs, unless it ignores its cancellation."""
         race = self._race
         try:
             while not race.is_over:
@@ -76,8 +75,8 @@ class _Tasks:
                 else:
                     await self._wait()
                 while self._ended and not race.is_over:
-                    self._hedge.ended(race, *self._ended.pop(0))
-        except GeneratorExit:  # closed from outside, by a loop that is gone: nothing can be awaited any more
+                    self._races.end_attempt(race, *self._ended.pop(0))
+        except GeneratorExit:  # closed from outside after its loop has gone: awaiting is not possible any more
             race.forget()
             self._close()
             self._cancel()
@@ -96,26 +95,26 @@ class _Tasks:
         self._ended.clear()  # an error that refers to its own frames would be a cycle
 
     def _start(self) -> None:
-        hedge, race = self._hedge, self._race
+        races, race = self._races, self._race
         is_hedge = race.started > 0
-        if is_hedge and not hedge.allows(race):
+        if is_hedge and not races.may_hedge(race):
             return
         number = race.started + 1
         attempt = self._attempt(number)
         try:
             task = self._loop.create_task(attempt)
-        except BaseException:  # by a task factory of somebody else's
+        except BaseException:  # from a task factory of the application
             attempt.close()
             if is_hedge:
-                hedge.release()
+                races.release()
             raise
-        if not task.done():  # where tasks are eager it may be
+        if not task.done():  # an eager task may be
             self._running[number] = task
-        task.add_done_callback(functools.partial(self._gone, number))
-        hedge.started(race)
+        task.add_done_callback(functools.partial(self._on_task_done, number))
+        races.start_attempt(race)
 
     async def _attempt(self, number: int) -> None:
-        # The outcome is noted here and not in a callback of the task: the caller is woken one turn of the loop sooner.
+        # Recorded here and not in a callback of the task: the caller wakes one turn of the loop sooner.
         result, failure = None, None
         try:
             result = await self._call()
@@ -129,11 +128,11 @@ class _Tasks:
         self._wake()
         del failure  # its traceback refers to this frame: no cycle through it
 
-    def _gone(self, number: int, task: asyncio.Task[None]) -> None:
-        """Take note of the end of a task, which never began if it was cancelled soon enough."""
+    def _on_task_done(self, number: int, task: asyncio.Task[None]) -> None:
+        """Record the end of a task. A task that was cancelled early may never have begun."""
         if number > 1:
-            self._hedge.release()
-        self._hedge.lingering.discard(task)
+            self._races.release()
+        self._races.lingering.discard(task)
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if self._running.pop(number, None) is not None:
             if self._is_open:
@@ -142,7 +141,7 @@ class _Tasks:
 
     async def _wait(self) -> None:
         """Wait until an attempt has ended or the next one is due."""
-        seconds = self._race.wait(self._hedge.clock())
+        seconds = self._race.wait(self._races.clock())
         timer = None if seconds is None else self._loop.call_later(seconds, self._elapse)
         self._signal = self._loop.create_future()
         try:
@@ -165,11 +164,11 @@ class _Tasks:
                 task.cancel()
 
     async def _settle(self) -> None:
-        """Cancel what is running and wait for it, even if told to stop meanwhile, but never longer than agreed."""
+        """Cancel the attempts that run and wait for them, through a cancellation too, but at most `cancel_timeout`."""
         self._close()
         self._cancel()
         interruption: asyncio.CancelledError | None = None
-        timer = self._loop.call_later(self._hedge.options.cancel_timeout, self._give_up)
+        timer = self._loop.call_later(self._races.options.cancel_timeout, self._give_up)
         while self._running:
             self._signal = self._loop.create_future()
             try:
@@ -184,6 +183,6 @@ class _Tasks:
                 del interruption  # its traceback refers to this frame: no cycle through it
 
     def _give_up(self) -> None:
-        self._hedge.linger(list(self._running.values()))
+        self._races.linger(list(self._running.values()))
         self._running.clear()
         self._wake()

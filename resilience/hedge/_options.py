@@ -1,4 +1,4 @@
-"""What a hedge can be told."""
+"""The options of a hedge."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ("HedgeOptions",)
 
 @dataclass(frozen=True, kw_only=True)
 class HedgeOptions(Options):
-    """Words of Polly and failsafe-go; a `delay` of 0 sends all attempts at once."""
+    """Options under the names of Polly and failsafe-go. A `delay` of 0 starts all attempts at once."""
 
     delay: float | None = option(
         None, Duration(), "time without an answer before the next attempt", none="the quantile learned from latencies"

@@ -98,6 +98,8 @@ class Retry(PolicyBase):
     kind = "retry"
     retries = True
     settles_once = True
+    counts_calls = True
+    """Whether the budget counts every call of this policy (a `CallCounter`)."""
 
     def __init__(
         self,

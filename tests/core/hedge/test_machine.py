@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from resilience.hedge._machine import Ending, Latencies, Outcome, Race
+from resilience.hedge._machine import Latencies, Race, Rank, RankedOutcome
 
 SECONDS = st.floats(1e-6, 1e5)
 
@@ -101,9 +101,9 @@ def hedged_share(takes: Callable[[random.Random], float]) -> tuple[float, float]
             hedged += number >= 10_000
             race.start(delay)
         if first > second:
-            race.end(Outcome(2, Ending.ANSWERED), second)
+            race.end(RankedOutcome(2, Rank.ANSWERED), second)
         else:
-            race.end(Outcome(1, Ending.ANSWERED), first)
+            race.end(RankedOutcome(1, Rank.ANSWERED), first)
         latency = race.latency(min(first, second))
         if latency is not None:
             latencies.observe(latency)
@@ -140,7 +140,7 @@ def test_quick_failures_do_not_pull_the_quantile_down() -> None:
         race = Race(math.inf if latencies.slow is None else latencies.slow, 2, 0.0)
         race.start(0.0)
         took = 0.001 if number % 2 else 0.1
-        race.end(Outcome(1, Ending.FAILED if number % 2 else Ending.ANSWERED), took)
+        race.end(RankedOutcome(1, Rank.FAILED if number % 2 else Rank.ANSWERED), took)
         if (latency := race.latency(took)) is not None:
             latencies.observe(latency)
     assert latencies.samples == 500
@@ -161,7 +161,7 @@ def test_a_loser_is_cut_off_when_the_winner_comes() -> None:
     race = Race(1.0, 2, 0.0)
     race.start(0.0)
     race.start(1.0)
-    race.end(Outcome(2, Ending.ANSWERED), 1.5)
+    race.end(RankedOutcome(2, Rank.ANSWERED), 1.5)
     assert race.is_over
     assert race.latency(9.0) == 3.0
 
@@ -188,7 +188,7 @@ class Racing(RuleBasedStateMachine):
         self.now, self.limit, self.delay = 0.0, limit, delay
         self.race = Race(delay, limit, self.now)
         self.running: list[int] = []
-        self.ended: list[Outcome] = []
+        self.ended: list[RankedOutcome] = []
         self.refused = False
 
     @precondition(lambda self: not self.race.is_over and self.race.is_due)
@@ -206,16 +206,16 @@ class Racing(RuleBasedStateMachine):
         self.race.elapse()
 
     @precondition(lambda self: not self.race.is_over and self.running)
-    @rule(data=st.data(), ending=st.sampled_from(Ending))
-    def attempt_ends(self, data: st.DataObject, ending: Ending) -> None:
+    @rule(data=st.data(), ending=st.sampled_from(Rank))
+    def attempt_ends(self, data: st.DataObject, ending: Rank) -> None:
         attempt = data.draw(st.sampled_from(self.running))
         self.running.remove(attempt)
-        is_error = ending in {Ending.REFUSED, Ending.FAILED}
-        outcome = Outcome(attempt, ending, error=OSError() if is_error else None)
+        is_error = ending in {Rank.REFUSED, Rank.FAILED}
+        outcome = RankedOutcome(attempt, ending, error=OSError() if is_error else None)
         self.ended.append(outcome)
-        self.refused |= ending is Ending.REFUSED
+        self.refused |= ending is Rank.REFUSED
         self.race.end(outcome, self.now)
-        if ending in {Ending.FAILED, Ending.UNACCEPTABLE, Ending.SUBSTITUTED} and not self.refused:
+        if ending in {Rank.FAILED, Rank.UNACCEPTABLE, Rank.SUBSTITUTED} and not self.refused:
             assert self.race.is_due == (self.race.started < self.limit)
 
     @precondition(lambda self: self.race.is_over)
@@ -226,12 +226,12 @@ class Racing(RuleBasedStateMachine):
     @invariant()
     def best_is_the_latest_of_the_greatest(self) -> None:
         if self.ended:
-            greatest = max(outcome.ending for outcome in self.ended)
-            assert self.race.best is [each for each in self.ended if each.ending == greatest][-1]
+            greatest = max(outcome.rank for outcome in self.ended)
+            assert self.race.best is [each for each in self.ended if each.rank == greatest][-1]
 
     @invariant()
     def is_over_when_nothing_better_can_come(self) -> None:
-        decisive = any(outcome.ending >= Ending.ANSWERED for outcome in self.ended)
+        decisive = any(outcome.rank >= Rank.ANSWERED for outcome in self.ended)
         exhausted = bool(self.ended) and not self.running and not self.race.is_due
         assert self.race.is_over == (decisive or exhausted)
 

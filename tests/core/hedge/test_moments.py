@@ -1,6 +1,6 @@
 """What an attempt that ends says: of failures, of time, and of what is due."""
 
-from resilience.hedge._machine import Ending, Latencies, Outcome, Race, _bucket
+from resilience.hedge._machine import Latencies, Race, Rank, RankedOutcome, _bucket
 
 START = 1000.0
 
@@ -11,10 +11,10 @@ def test_only_errors_that_are_the_callers_to_see_are_failures() -> None:
     for _ in range(4):
         race.start(1000.0)
     error = OSError()
-    race.end(Outcome(1, Ending.UNACCEPTABLE, result=3), 1001.0)
-    race.end(Outcome(2, Ending.SUBSTITUTED, error=error), 1001.0)
+    race.end(RankedOutcome(1, Rank.UNACCEPTABLE, result=3), 1001.0)
+    race.end(RankedOutcome(2, Rank.SUBSTITUTED, error=error), 1001.0)
     assert race.failures == []
-    failed = Outcome(3, Ending.FAILED, error=error)
+    failed = RankedOutcome(3, Rank.FAILED, error=error)
     race.end(failed, 1001.0)
     assert race.failures == [failed]
 
@@ -22,22 +22,22 @@ def test_only_errors_that_are_the_callers_to_see_are_failures() -> None:
 # What the clock says, to the moment
 
 
-def raced(delay: float, ended: float, ending: Ending) -> Race:
+def raced(delay: float, ended: float, ending: Rank) -> Race:
     """Return a call whose first attempt ended so many seconds after it began."""
     race = Race(delay, 2, START)
     race.start(START)
-    race.end(Outcome(1, ending), START + ended)
+    race.end(RankedOutcome(1, ending), START + ended)
     return race
 
 
 def test_a_first_attempt_that_failed_says_how_long_it_took_itself() -> None:
     """What a hedge took afterwards says nothing about the attempt before it."""
-    race = raced(2.0, 1.0, Ending.FAILED)
+    race = raced(2.0, 1.0, Rank.FAILED)
     race.start(START + 1)
-    race.end(Outcome(2, Ending.ANSWERED), START + 3)
+    race.end(RankedOutcome(2, Rank.ANSWERED), START + 3)
     assert race.latency(START + 9) is None
-    assert raced(2.0, 2.0, Ending.FAILED).latency(START + 9) == 4.0
-    assert raced(2.0, 1.5, Ending.ANSWERED).latency(START + 9) == 1.5
+    assert raced(2.0, 2.0, Rank.FAILED).latency(START + 9) == 4.0
+    assert raced(2.0, 1.5, Rank.ANSWERED).latency(START + 9) == 1.5
 
 
 def test_without_a_delay_all_attempts_are_due_at_once() -> None:
@@ -50,9 +50,9 @@ def test_without_a_delay_all_attempts_are_due_at_once() -> None:
 
 def test_after_an_answer_nothing_is_due() -> None:
     """An answer ends the race: no other attempt is to be started."""
-    race = raced(1.0, 0.5, Ending.ANSWERED)
+    race = raced(1.0, 0.5, Rank.ANSWERED)
     assert (race.is_over, race.is_due) == (True, False)
-    assert raced(1.0, 0.5, Ending.FAILED).is_due
+    assert raced(1.0, 0.5, Rank.FAILED).is_due
 
 
 def test_answers_of_no_time_leave_the_window_like_others() -> None:

@@ -1,4 +1,4 @@
-"""What a hedge remembers of its calls, safe for threads."""
+"""The counts and latencies of a hedge, under one lock."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from resilience._support.fork import renew_after_fork
 from resilience.hedge._machine import Latencies, Race
 from resilience.hedge._options import HedgeOptions
 
-__all__ = ("Tally",)
+__all__ = ("HedgeStatistics",)
 
 
-class Tally:
-    """Counts since the start, and the latencies learned."""
+class HedgeStatistics:
+    """Counts since the start, and the latencies of the latest answers."""
 
     def __init__(self, options: HedgeOptions) -> None:
         self._options = options
@@ -21,9 +21,9 @@ class Tally:
         renew_after_fork(self)
 
     def after_fork(self) -> None:
-        """Start afresh: another thread of the parent may have been half-way through a change."""
+        """Start with no counts: a thread of the parent may have been in the middle of a change."""
         options = self._options
-        self._lock = threading.RLock()  # guards everything below; re-entrant, for calls that the collector closes
+        self._lock = threading.RLock()  # guards all that follows; re-entrant, for calls that the collector ends
         self._is_learning = False
         self._latencies = Latencies(options.quantile, options.minimum_samples, options.sliding_window)
         self.slow: float | None = None
@@ -32,12 +32,12 @@ class Tally:
 
     @property
     def typical(self) -> float | None:
-        """Seconds within which half of the answers come; None while too little is known."""
+        """The median latency in seconds; None while too few answers are known."""
         with self._lock:
             return self._latencies.typical
 
     def close(self, race: Race, now: float) -> None:
-        """Count a call that is over, once, and learn from it."""
+        """Count a call that has ended, once, and add its latency."""
         latency = race.latency(now)
         with self._lock:
             if race.is_closed:
@@ -51,7 +51,7 @@ class Tally:
                 self._learn(latency)
 
     def _learn(self, latency: float) -> None:
-        self._is_learning = True  # what a call says that was closed in the midst of this is left out
+        self._is_learning = True  # a call that the collector ends meanwhile is left out
         try:
             self._latencies.observe(latency)
             self.slow = self._latencies.slow
@@ -64,12 +64,12 @@ class Tally:
             self._won += 1
 
     def suppress(self, reason: str) -> None:
-        """Count a hedge that was not made."""
+        """Count a hedge that was denied."""
         with self._lock:
             self._suppressed[reason] += 1
 
     def snapshot(self) -> dict[str, Any]:
-        """Return all of it as plain data."""
+        """Return the counts and the median latency as plain data."""
         with self._lock:
             return {
                 "calls": self._calls,
