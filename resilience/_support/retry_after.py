@@ -1,4 +1,4 @@
-"""How long a server asked its client to stay away, wherever it said so."""
+"""The time for which a server asked its client to wait: on an error, in a header, or in a result."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from resilience.errors import leaves, said_by
 __all__ = ("RETRY_AFTER_MAX", "asked_by", "in_seconds", "longest")
 
 _SECONDS = re.compile(r"\s*(\d{1,12}(?:\.\d{1,9})?)\s*", re.ASCII)
-_LONGEST_TEXT = 64
+_MAX_TEXT = 64
 RETRY_AFTER_MAX = 300.0
-"""Seconds: the longest wait that another service may ask for, unless an option `retry_after_max` says otherwise.
+"""The longest wait, in seconds, that another service may ask for. The option `retry_after_max` overrides it.
 
-A bad node that sends an epoch in place of seconds would otherwise keep a circuit open, or a caller asleep, for years.
+Without a limit, a bad node that sends an epoch instead of seconds would keep a circuit open, or a caller asleep, for
+years.
 """
 Wall = Callable[[], float]
 
 
 def asked_by(outcome: object, wall: Wall = time.time) -> float | None:
-    """Return the seconds that an error or result asks for, None where it asks for nothing, below 0 for never again.
+    """Return the seconds that an error or result asks for. None: it asks for nothing. Below 0: do not call again.
 
-    Read from `retry_after` (as on our own errors), then from the `Retry-After` header of `response.headers` or
-    `headers` (as httpx, requests, aiohttp and urllib have them): seconds, or an HTTP date (RFC 9110, 10.2.3).
-    For an exception group it is the longest time that an error in it asks for.
+    The time is read from `retry_after` (our own errors have it), then from the `Retry-After` header of
+    `response.headers` or `headers` (httpx, requests, aiohttp and urllib have them). The header holds seconds or an HTTP
+    date (RFC 9110, 10.2.3). An exception group asks for the longest time that an error in it asks for.
     """
     if isinstance(outcome, BaseExceptionGroup):
         return longest(asked_by(each, wall) for each in leaves(outcome))
@@ -51,37 +52,37 @@ def asked_by(outcome: object, wall: Wall = time.time) -> float | None:
 
 
 def longest(waits: Iterable[float | None]) -> float | None:
-    """Return the longest of several waits; below 0 (never again) if one of them is, None if none is known."""
+    """Return the longest of several waits; a negative one if there is one; None if none is known."""
     known = [wait for wait in waits if wait is not None]
     return min(known, default=None) if any(wait < 0 for wait in known) else max(known, default=None)
 
 
 def in_seconds(asked: object, wall: Wall = time.time) -> float | None:
-    """Return what a function or attribute says as seconds: a number, a timedelta, or text as in the header."""
+    """Return a number, a timedelta or the text of a header as seconds; None for any other value."""
     if isinstance(asked, str):
         return _parsed(asked, None, wall)
     if isinstance(asked, timedelta):
         return asked.total_seconds()
     if isinstance(asked, bool) or not isinstance(asked, int | float) or asked != asked:  # noqa: PLR0124 - NaN
         return None
-    return float(asked) if abs(asked) <= _LARGEST else math.inf if asked > 0 else -math.inf
+    return float(asked) if abs(asked) <= _MAX_FLOAT else math.inf if asked > 0 else -math.inf
 
 
-_LARGEST = 1e300
+_MAX_FLOAT = 1e300
 
 
 def _header(headers: Any, name: str) -> str | None:
     for spelling in (name, name.lower()):
-        with contextlib.suppress(Exception):  # it only looks like a mapping
+        with contextlib.suppress(Exception):  # it only resembles a mapping
             text = headers.get(spelling)
-            if isinstance(text, str) and len(text) <= _LONGEST_TEXT:
+            if isinstance(text, str) and len(text) <= _MAX_TEXT:
                 return text
     return None
 
 
 def _parsed(text: str, date: str | None, wall: Wall) -> float | None:
-    """Return the seconds a header means; a date is counted from the server's own `Date`, so that clocks may differ."""
-    if len(text) > _LONGEST_TEXT:
+    """Return the seconds that a header means. A date counts from the `Date` of the server, so clocks may differ."""
+    if len(text) > _MAX_TEXT:
         return None
     if match := _SECONDS.fullmatch(text):
         return float(match[1])

@@ -1,4 +1,4 @@
-"""A ceiling on how much of the traffic may be repeated calls, so that repeating cannot become the outage."""
+"""A limit on the share of repeated calls, so that retries cannot multiply an outage."""
 
 from resilience.budget._budget import CallCounter, RetryBudget, as_budget
 from resilience.budget._options import BUDGET_NAME, BudgetOptions

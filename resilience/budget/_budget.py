@@ -1,13 +1,15 @@
-"""The retry budget: lock, clock and events around the counts."""
+"""The retry budget: lock, clock and events around the counts, and the budgets of the process by name."""
 
 from __future__ import annotations
 
 import threading
-from typing import Any, Protocol, Self, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Protocol, Self, cast, runtime_checkable
+from weakref import WeakValueDictionary
 
 from resilience._support.fork import renew_after_fork
-from resilience.budget._machine import Shares
-from resilience.budget._names import KNOWN
+from resilience._support.names import fold
+from resilience.budget._machine import BudgetCounts
 from resilience.budget._options import BUDGET_NAME, BudgetOptions
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
@@ -31,17 +33,67 @@ class CallCounter(Protocol):
     counts_calls: bool
 
 
+class _NamedBudgets:
+    """One budget for each name; `-`, `.`, `/`, `_` and case make no difference.
+
+    A budget whose options were set in code is kept for good: the code need not hold it. Any other is dropped with the
+    last policy or toolkit that uses it.
+    """
+
+    def __init__(self) -> None:
+        self._budgets: WeakValueDictionary[str, RetryBudget] = WeakValueDictionary()
+        self._kept: dict[str, RetryBudget] = {}
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Replace the lock: another thread may have held it at the moment of the fork."""
+        self._lock = threading.RLock()  # guards the names; re-entrant, for finalizers
+
+    def find(self, name: str, make: Callable[[str], RetryBudget]) -> RetryBudget:
+        """Return the budget of this name; `make` makes it if there is none."""
+        with self._lock:
+            found = self._budgets.get(fold(name))
+            if found is None:
+                found = self._budgets.setdefault(fold(name), make(name))
+            return found
+
+    def keep(self, name: str, budget: RetryBudget) -> None:
+        """Keep the budget of this name for good."""
+        self._kept[fold(name)] = budget
+
+
+_NAMED = _NamedBudgets()
+
+
 class RetryBudget:
-    """For each call at its first attempt, `ratio` retries and hedged attempts may be in flight; `minimum` in any case.
+    """Limits repeated calls to a share of the calls in flight, so that retries cannot multiply an outage.
 
-    With a ratio of 0.2 even a total outage is called at most 1.2 times as often as without retries, the minimum aside.
+    For each call at its first attempt, `ratio` retries and hedged attempts may be in flight. `minimum` of them are
+    always allowed. With a ratio of 0.2, a total outage gets at most 1.2 times the calls it would get without retries,
+    apart from the minimum. The model is that of Envoy and failsafe-go: a share of the calls in flight, with a floor for
+    times of little traffic.
 
-    With a name it is the one budget of that name in this process: `RetryBudget("payments")` is the same object
-    everywhere, and `budget="payments"` on a policy means it. What code says about it wins over what is configured
-    (`RESILIENCE_BUDGET__PAYMENTS__RATIO`), and that over the defaults (0.2 and 3). Without a name it is one of its own,
-    shared by passing the object. With `shadow=True` it reports (`budget.exhausted`) what it would refuse, and refuses
-    nothing. Raises `ConfigurationError` where code gives one name two different values. The model is Envoy's and
-    failsafe-go's: a share of what is in flight, with a floor for times of little traffic.
+    A name means one budget in the whole process: `RetryBudget("payments")` is the same object everywhere, and
+    `budget="payments"` on a policy means it. Options given in code win over configured options
+    (`RESILIENCE_BUDGET__PAYMENTS__RATIO`), and these win over the defaults. A budget without a name is shared by
+    passing the object.
+
+    Args:
+        name: The name: letters, digits and `. _ - /`. None (the default) makes a budget of its own.
+        ratio: Retries and hedged attempts in flight for each call at its first attempt, 0 to 1. The default is 0.2.
+        minimum: Retries and hedged attempts in flight that are always allowed. The default is 3.
+        shadow: Whether to report what the budget would refuse (`budget.exhausted`), and refuse nothing.
+        clock: Returns the time in seconds.
+
+    Raises:
+        ConfigurationError: An option has a wrong value, or code gives one name two different values.
+
+    Example:
+        >>> from resilience import Retry, RetryBudget
+        >>> budget = RetryBudget("docs-payments", ratio=0.1)
+        >>> Retry(budget="docs-payments").budget is budget
+        True
     """
 
     kind = "budget"
@@ -56,12 +108,11 @@ class RetryBudget:
         shadow: bool | None = None,
         clock: Clock | None = None,
     ) -> Self:
-        """Return the budget of that name, made where there is none yet."""
+        """Return the budget of this name; make it if there is none."""
         del ratio, minimum, shadow, clock  # `__init__` reads them, for a known budget as well
         if name is None:
             return cls._made(None)
-        known: Self = KNOWN.find(checked(name, "name", BUDGET_NAME), cls._made)
-        return known
+        return cast("Self", _NAMED.find(checked(name, "name", BUDGET_NAME), cls._made))
 
     def __init__(
         self,
@@ -74,15 +125,15 @@ class RetryBudget:
     ) -> None:
         if clock is not None:
             self._clock = checked(clock, "clock", CLOCK)
-        said = {"ratio": ratio, "minimum": minimum, "shadow": shadow}
-        self._say({field: value for field, value in said.items() if value is not None})
+        given = {"ratio": ratio, "minimum": minimum, "shadow": shadow}
+        self._set({field: value for field, value in given.items() if value is not None})
 
     @classmethod
     def _made(cls, name: str | None) -> Self:
         budget = super().__new__(cls)
         budget.name, budget._is_named = name or cls.kind, name is not None
         budget._clock = monotonic
-        budget._said = {}
+        budget._given = {}
         budget._configured = budget.options = BudgetOptions()
         budget.events = Emitter()
         budget.after_fork()
@@ -94,59 +145,59 @@ class RetryBudget:
     events: Emitter
     _is_named: bool
     _clock: Clock
-    _said: dict[str, Any]
+    _given: dict[str, float]
     _configured: BudgetOptions
 
     def after_fork(self) -> None:
-        """Forget the parent's calls: they never end here."""
-        # Guards the counts and the options. Re-entrant: the collector may close an abandoned call in the midst of it,
-        # so no count is read and written with a call in between.
+        """Start with no counts: the calls of the parent never end in the child."""
+        # Guards the counts and the options. Re-entrant: the collector may end an abandoned call in the middle of a
+        # change, so no count is read and written with a call in between.
         self._lock = threading.RLock()
-        self._shares = Shares()
+        self._counts = BudgetCounts()
 
-    def _say(self, values: dict[str, Any]) -> None:
-        BudgetOptions(**values)  # every bad value is reported before anything changes
+    def _set(self, values: dict[str, float]) -> None:
+        BudgetOptions(**cast("dict[str, Any]", values))  # reports every bad value before anything changes
         with self._lock:
             for field, value in values.items():
-                if self._said.get(field, value) != value:
-                    expected = f"{self._said[field]!r}, as budget {self.name!r} was told before"
+                if self._given.get(field, value) != value:
+                    expected = f"{self._given[field]!r}, which budget {self.name!r} was given before"
                     raise ConfigurationError([Problem(field, value, expected)])
-            self._said.update(values)
+            self._given.update(values)
             self._settle()
         if values and self._is_named:
-            KNOWN.keep(self.name, self)
+            _NAMED.keep(self.name, self)
 
     def configure(self, options: BudgetOptions) -> None:
-        """Take `options` in the place of the defaults, from now on; what code has said stays."""
+        """Use `options` in place of the defaults from now on. Options given in code stay."""
         with self._lock:
             self._configured = options
             self._settle()
 
     def _settle(self) -> None:
         fields = {name: getattr(self._configured, name) for name in BudgetOptions.fields()}
-        self.options = BudgetOptions(**{**fields, **self._said})
+        self.options = BudgetOptions(**{**fields, **self._given})
 
     @property
     def calls(self) -> int:
         """Calls in flight."""
-        return self._shares.calls
+        return self._counts.calls
 
     @property
     def retries(self) -> int:
-        """Calls in flight that have been made before."""
-        return self._shares.retries
+        """Calls in flight that are retries."""
+        return self._counts.retries
 
     @property
     def extras(self) -> int:
         """Hedged attempts in flight."""
-        return self._shares.extras
+        return self._counts.extras
 
     def enter(self) -> None:
-        """Count a call as in flight; where an interrupt is raised from here, it is not counted."""
+        """Count a call as in flight. If an interrupt is raised from here, the call is not counted."""
         is_counted = False
         try:
             with self._lock:
-                self._shares.calls += 1
+                self._counts.calls += 1
                 is_counted = True
         except BaseException:
             if is_counted:
@@ -154,71 +205,78 @@ class RetryBudget:
             raise
 
     def leave(self, *, retrying: bool, call: BudgetedCall | None = None) -> None:
-        """Count a call as ended; `retrying` where its last attempt was a retry. A `call` that ended before stays so."""
+        """Count a call as ended.
+
+        Args:
+            retrying: Whether its last attempt was a retry.
+            call: The call, if it records whether the budget counts it. A second `leave` then does nothing.
+        """
         with self._lock:
             if call is None:
-                self._shares.leave(retrying=retrying)
+                self._counts.leave(retrying=retrying)
             elif call.is_counted:
-                self._shares.leave(retrying=retrying)
+                self._counts.leave(retrying=retrying)
                 call.is_counted = False
 
     def spend(self, *, retrying: bool, tell: Emitter | None = None) -> bool:
-        """Return whether a call may (go on to) retry; `retrying` where it is counted as one already.
+        """Return whether a call may retry; if so, the budget counts it as a retry.
 
-        `tell` hears of an exhaustion too: the events of the policy that asks.
+        Args:
+            retrying: Whether the budget counts the call as a retry already.
+            tell: The events of the policy that asks; they report an exhaustion too.
         """
         return retrying or self._spend(tell, is_extra=False)
 
     def spend_extra(self, *, tell: Emitter | None = None) -> bool:
-        """Return whether one hedged attempt may start; where it may, it counts until `release_extra`."""
+        """Return whether one hedged attempt may start. If so, it counts until `release_extra`."""
         return self._spend(tell, is_extra=True)
 
     def release_extra(self) -> None:
         """Count a hedged attempt as ended."""
         with self._lock:
-            self._shares.release_extra()
+            self._counts.release_extra()
 
     def _spend(self, tell: Emitter | None, *, is_extra: bool) -> bool:
         now, is_counted = self._clock(), False
-        shares, options = self._shares, self.options
+        counts, options = self._counts, self.options
         try:
             with self._lock:
-                has_room = shares.has_room(options.ratio, options.minimum)
-                begins = not has_room and shares.refuse(now)
+                has_room = counts.has_room(options.ratio, options.minimum)
+                begins = not has_room and counts.refuse(now)
                 if has_room or options.shadow:
-                    shares.repeat(is_extra=is_extra)
+                    counts.repeat(is_extra=is_extra)
                     is_counted = True
-                facts = {"calls": shares.calls, "retries": shares.retries, "extras": shares.extras} if begins else {}
+                facts = {"calls": counts.calls, "retries": counts.retries, "extras": counts.extras} if begins else {}
             if begins:
                 self._report(facts | {"shadow": options.shadow}, now, tell)
-        except BaseException:  # an interrupt: the caller never hears that it may
+        except BaseException:  # an interrupt: the caller gets no answer
             if is_counted:
                 with self._lock:
-                    shares.undo(is_extra=is_extra)
+                    counts.undo(is_extra=is_extra)
             raise
         return is_counted
 
-    def _report(self, facts: dict[str, Any], now: float, tell: Emitter | None) -> None:
+    def _report(self, facts: dict[str, int], now: float, tell: Emitter | None) -> None:
         for emitter in (self.events, tell):
             if emitter is not None:
                 emitter.emit("budget.exhausted", self.name, now, "warning", **facts)
 
     def describe(self) -> dict[str, Any]:
-        """Return what this budget is and was told, as plain data."""
+        """Return kind, name and options as plain data."""
         return {"kind": self.kind, "name": self.name, "options": self.options.as_data()}
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the counts of this moment: calls, retries and extras in flight, the limit, and all refusals so far."""
+        """Return calls, retries and hedged attempts in flight, the limit of this moment, and the refusals so far."""
         with self._lock:
-            shares, options = self._shares, self.options
+            counts, options = self._counts, self.options
             return {
                 "name": self.name,
-                "calls": shares.calls,
-                "retries": shares.retries,
-                "extras": shares.extras,
-                "limit": shares.limit(options.ratio, options.minimum),
-                "exhausted": not shares.has_room(options.ratio, options.minimum),
-                "refused": shares.refused,
+                "calls": counts.calls,
+                "retries": counts.retries,
+                "extras": counts.extras,
+                "limit": counts.limit(options.ratio, options.minimum),
+                "exhausted": not counts.has_room(options.ratio, options.minimum),
+                "refused": counts.refused,
             }
 
     def __repr__(self) -> str:
@@ -226,7 +284,7 @@ class RetryBudget:
 
 
 def as_budget(given: object) -> RetryBudget | None:
-    """Return the budget an option called `budget` means: an object, the name of one, or None."""
+    """Return the budget that an option `budget` means: the object itself, the budget of a name, or None."""
     if given is None or isinstance(given, RetryBudget):
         return given
     if isinstance(given, str):

@@ -1,4 +1,4 @@
-"""What a retry budget can be told."""
+"""The options of a retry budget."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ BUDGET_NAME = Text("a name of letters, digits and . _ - /", pattern=r"[A-Za-z0-9
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetOptions(Options):
-    """Shares of the calls in flight, after Envoy and failsafe-go. Retries and hedged attempts count together."""
+    """A share of the calls in flight, after Envoy and failsafe-go. Retries and hedged attempts count together."""
 
     ratio: float = option(0.2, Number(0, 1), "retries and hedged attempts in flight for each call at its first attempt")
     minimum: int = option(3, Whole(0), "retries and hedged attempts in flight that are always allowed")
-    shadow: bool = option(False, Flag(), "report what would be refused, refuse nothing")
+    shadow: bool = option(False, Flag(), "report refusals, but refuse nothing")

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from resilience import ConfigurationError, Resilience, RetryBudget
 from resilience.budget import BudgetOptions, as_budget
-from resilience.budget._machine import Shares
+from resilience.budget._machine import BudgetCounts
 from resilience.testing import ManualClock, RecordingListener
 
 
@@ -134,7 +134,7 @@ def test_what_is_said_of_a_name_adds_up() -> None:
     budget = RetryBudget("adding", ratio=0.5)
     RetryBudget("adding", minimum=7, ratio=0.5)
     assert (budget.options.ratio, budget.options.minimum) == (0.5, 7)
-    with pytest.raises(ConfigurationError, match=r"ratio=0\.1: expected 0\.5, as budget 'adding' was told before"):
+    with pytest.raises(ConfigurationError, match=r"ratio=0\.1: expected 0\.5, which budget 'adding' was given before"):
         RetryBudget("adding", ratio=0.1)
     assert budget.options.ratio == 0.5
 
@@ -350,5 +350,5 @@ TestSharesAsTheyShouldBe = SharesAsTheyShouldBe.TestCase
 
 def test_a_new_machine_has_refused_nothing() -> None:
     """The first refusal begins an episode, whatever the clock shows."""
-    assert Shares().refuse(-1e9)
-    assert Shares().refuse(0.0)
+    assert BudgetCounts().refuse(-1e9)
+    assert BudgetCounts().refuse(0.0)
