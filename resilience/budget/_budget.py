@@ -218,25 +218,25 @@ class RetryBudget:
                 self._counts.leave(retrying=retrying)
                 call.is_counted = False
 
-    def spend(self, *, retrying: bool, tell: Emitter | None = None) -> bool:
+    def spend(self, *, retrying: bool, events: Emitter | None = None) -> bool:
         """Return whether a call may retry; if so, the budget counts it as a retry.
 
         Args:
             retrying: Whether the budget counts the call as a retry already.
-            tell: The events of the policy that asks; they report an exhaustion too.
+            events: The events of the policy that asks; they report an exhaustion too.
         """
-        return retrying or self._spend(tell, is_extra=False)
+        return retrying or self._spend(events, is_extra=False)
 
-    def spend_extra(self, *, tell: Emitter | None = None) -> bool:
+    def spend_extra(self, *, events: Emitter | None = None) -> bool:
         """Return whether one hedged attempt may start. If so, it counts until `release_extra`."""
-        return self._spend(tell, is_extra=True)
+        return self._spend(events, is_extra=True)
 
     def release_extra(self) -> None:
         """Count a hedged attempt as ended."""
         with self._lock:
             self._counts.release_extra()
 
-    def _spend(self, tell: Emitter | None, *, is_extra: bool) -> bool:
+    def _spend(self, events: Emitter | None, *, is_extra: bool) -> bool:
         now, is_counted = self._clock(), False
         counts, options = self._counts, self.options
         try:
@@ -248,7 +248,7 @@ class RetryBudget:
                     is_counted = True
                 facts = {"calls": counts.calls, "retries": counts.retries, "extras": counts.extras} if begins else {}
             if begins:
-                self._report(facts | {"shadow": options.shadow}, now, tell)
+                self._report(facts | {"shadow": options.shadow}, now, events)
         except BaseException:  # an interrupt: the caller gets no answer
             if is_counted:
                 with self._lock:
@@ -256,8 +256,8 @@ class RetryBudget:
             raise
         return is_counted
 
-    def _report(self, facts: dict[str, int], now: float, tell: Emitter | None) -> None:
-        for emitter in (self.events, tell):
+    def _report(self, facts: dict[str, int], now: float, events: Emitter | None) -> None:
+        for emitter in (self.events, events):
             if emitter is not None:
                 emitter.emit("budget.exhausted", self.name, now, "warning", **facts)
 

@@ -52,7 +52,7 @@ def _chained(chain: object) -> tuple[Alternative, ...]:
     found = tuple(Alternative(None, each) if callable(each) else Alternative(each, None) for each in chain)
     for early in found[:-1]:
         if early.function is None:
-            reason = "functions, and a value only at the end: what stands after a value is never reached"
+            reason = "functions, and a value only at the end: an element after a value is never reached"
             raise ConfigurationError([Problem("chain", early.value, reason)])
     return found
 

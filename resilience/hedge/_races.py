@@ -73,7 +73,7 @@ class Races:
         deadline = Deadline.current()
         if deadline is not None and deadline.remaining() <= (self.statistics.typical or 0.0):
             return "deadline"  # more than half of the answers would come too late
-        if self._budget is not None and not self._budget.spend_extra(tell=self.events):
+        if self._budget is not None and not self._budget.spend_extra(events=self.events):
             return "budget"
         return None
 

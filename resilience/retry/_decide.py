@@ -103,7 +103,7 @@ class RetryDecision:
         if reason is not None:
             return GiveUp(reason)
         if self._budget is not None:
-            if not self._budget.spend(retrying=attempts.is_retrying, tell=self._events):
+            if not self._budget.spend(retrying=attempts.is_retrying, events=self._events):
                 return GiveUp("budget")
             attempts.is_retrying = True  # before a function of the user may raise
         if tenacity is not None:

@@ -28,7 +28,7 @@ class _Jitter(Duration):
         return super().check(value)
 
     def parse(self, text: str, /) -> Any:
-        """Accept a word in any case, or what a duration accepts."""
+        """Accept a word in any case, or a duration."""
         word = text.strip().lower()
         return word if word in self.words.words else super().parse(text)
 

@@ -75,7 +75,7 @@ def test_a_call_that_retries_already_may_go_on() -> None:
 
 
 def test_exhaustion_is_told_once_an_episode() -> None:
-    """One event tells of an exhaustion, however many are refused; another one follows after a quiet time."""
+    """A run of refusals is one event; another event follows after a quiet time."""
     clock, own, asking = ManualClock(), RecordingListener(), RecordingListener()
     budget, other = RetryBudget(ratio=0, minimum=1, clock=clock), RetryBudget()
     budget.events.subscribe(own)
@@ -83,7 +83,7 @@ def test_exhaustion_is_told_once_an_episode() -> None:
     budget.enter()
     assert budget.spend(retrying=False)
     for _ in range(50):
-        assert not budget.spend(retrying=False, tell=other.events)
+        assert not budget.spend(retrying=False, events=other.events)
         clock.advance(1)
     assert own.kinds == asking.kinds == ["budget.exhausted"]
     facts = {"calls": 1, "retries": 1, "extras": 0, "shadow": False}
@@ -140,7 +140,7 @@ def test_what_is_said_of_a_name_adds_up() -> None:
 
 
 def test_code_wins_over_configuration_in_either_order() -> None:
-    """What code says of a budget stands, whether it comes before or after what is configured."""
+    """Options given in code win, before and after the budget is configured."""
     early = RetryBudget("early", ratio=0.5)
     early.configure(BudgetOptions(ratio=0.1, minimum=9))
     late = RetryBudget("late")
@@ -159,7 +159,7 @@ def test_what_code_said_of_a_name_is_kept() -> None:
 
 
 def test_budgets_are_configured_by_text() -> None:
-    """A variable sets what the budget of that name may spend, whoever in the process uses it (L22)."""
+    """A variable configures the budget of that name for the whole process (L22)."""
     before = RetryBudget("set-by-text")
     toolkit = Resilience.from_env(
         {"RESILIENCE_BUDGET__SET_BY_TEXT__RATIO": "0.1", "RESILIENCE_BUDGET__ALSO__MINIMUM": "0"}
@@ -260,7 +260,7 @@ def test_threads_that_ask_for_a_name_at_once_get_one_budget() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_child_starts_with_nothing_in_flight() -> None:
-    """A forked child counts its own calls only, even where a lock was held at that moment; ends never go below zero."""
+    """A forked child counts its own calls only, even if a lock was held at the fork; no count goes below zero."""
     budget = RetryBudget("forked", ratio=0, minimum=1)
     budget.enter()
     assert budget.spend(retrying=False)
@@ -279,7 +279,7 @@ def test_child_starts_with_nothing_in_flight() -> None:
 
 
 class SharesAsTheyShouldBe(RuleBasedStateMachine):
-    """The counts against a list of the calls in flight; each is True where it retries."""
+    """The counts against a list of the calls in flight; an element is True if the call retries."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -333,7 +333,7 @@ class SharesAsTheyShouldBe(RuleBasedStateMachine):
 
     @invariant()
     def counts_are_exact(self) -> None:
-        """Count what is in flight, and nothing else."""
+        """Count the calls in flight, and no others."""
         budget = self.budget
         assert (budget.calls, budget.retries, budget.extras) == (len(self.calls), sum(self.calls), self.extras)
         assert budget.snapshot()["refused"] == len(self.refusals)

@@ -20,7 +20,7 @@ async def afail(*_: object) -> str:
 
 
 async def in_both_colours(make: Callable[[], Fallback], outcome: Callable[[], Any]) -> Any:
-    """Return what the caller gets, having seen that both colours agree: the value, or the error's type and text."""
+    """Return the outcome for the caller (the value, or the error's type and text), if both colours agree."""
 
     async def awaiting() -> Any:
         return outcome()
@@ -37,7 +37,7 @@ async def in_both_colours(make: Callable[[], Fallback], outcome: Callable[[], An
 
 
 async def test_value_and_function_in_both_colours() -> None:
-    """The value, or what the function makes of the error, stands in for the error."""
+    """The value, or the result of the function, replaces the error."""
 
     async def later(error: Exception) -> str:
         return f"later {error}"
@@ -80,7 +80,7 @@ def test_success_and_other_errors_pass_through() -> None:
 
 
 async def test_predicates_choose_errors() -> None:
-    """A predicate among `on` chooses by what the error says."""
+    """A predicate in `on` can read the text of the error."""
 
     def is_down(error: Exception) -> bool:
         return str(error) == "down"
@@ -119,7 +119,7 @@ async def test_a_plain_function_that_returns_an_awaitable_is_judged_by_its_resul
 
 
 async def test_a_chain_is_tried_in_turn() -> None:
-    """The first alternative that answers is what the caller gets; those after it are not asked."""
+    """The caller gets the first alternative that answers; later alternatives are not called."""
     asked: list[str] = []
 
     def second(error: Exception) -> str:
@@ -251,7 +251,7 @@ def test_coroutine_function_cannot_stand_in_for_a_blocking_call() -> None:
 
 
 def test_use_is_evented() -> None:
-    """Each use is an event that carries the error and what was tried in vain; so is a chain that is exhausted."""
+    """Each use, and each exhausted chain, is an event with the error and the failed alternatives."""
     listener = RecordingListener()
     Pipeline("p", Fallback(chain=[fail, 0], name="spare"), listeners=[listener]).call(fail)
     with pytest.raises(ValueError, match="down"):
@@ -269,7 +269,7 @@ def test_a_turned_down_result_is_evented() -> None:
 
 
 class Outer(PolicyBase):
-    """Records what it is told about calls."""
+    """Records its calls."""
 
     kind = "outer"
 
@@ -321,7 +321,7 @@ async def test_a_breaker_outside_is_not_fooled() -> None:
 
 
 async def test_a_retry_outside_goes_on() -> None:
-    """A retry outside tries again, and the stand-in is what the caller gets in the end."""
+    """A retry outside makes another attempt, and the caller gets the alternative in the end."""
     calls: list[int] = []
 
     def flaky() -> str:
@@ -403,14 +403,14 @@ def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
 
 
 def test_repr() -> None:
-    """A fallback says where its value comes from."""
+    """The representation of a fallback names its alternatives."""
     assert repr(Fallback(1, name="f")) == "<Fallback 'f' value=1>"
     assert repr(Fallback(function=str)) == "<Fallback 'fallback' function=str>"
     assert repr(Fallback(chain=[fail, None], name="f")) == "<Fallback 'f' chain=[fail, None]>"
 
 
 def test_describe_and_snapshot() -> None:
-    """As plain data: the alternatives and what they stand in for, and how often they did."""
+    """describe() and snapshot() return plain data: the alternatives, the outcomes they replace, and the counts."""
 
     def is_down(error: Exception) -> bool:
         return str(error) == "down"

@@ -1,4 +1,4 @@
-"""Blocking functions, options, and what a hedge says about itself."""
+"""Blocking functions, options, and the description of a hedge."""
 
 import asyncio
 import contextvars
@@ -33,7 +33,7 @@ from resilience.testing import RecordingListener
 
 
 class Upstream:
-    """Each attempt takes the next line of the script: what to wait for (an event, or nothing) and what to say then."""
+    """Each attempt takes the next line of the script: an event to wait for (or None), and the outcome."""
 
     def __init__(self, *script: tuple[threading.Event | None, Any]) -> None:
         self.script = script
@@ -99,7 +99,7 @@ def test_failure_starts_the_next_attempt_at_once() -> None:
 
 
 def test_results_that_will_not_do_and_errors() -> None:
-    """An acceptable result wins over one that is not, which wins over an error; the last error tells of the others."""
+    """An acceptable result wins over a rejected one, and that over an error; the last error lists the others."""
     policy, _ = hedge(60, acceptable=bool)
     guarded = Pipeline("p", policy)
     assert guarded(Upstream((None, 0), (None, 1)).ask)() == 1
@@ -207,7 +207,7 @@ def test_timeout_inside_ends_an_attempt() -> None:
 
 
 async def test_plain_function_that_returns_an_awaitable() -> None:
-    """A plain function that turns out to return a coroutine is hedged as what it is from then on."""
+    """A plain function that returns a coroutine is hedged as a coroutine function from then on."""
 
     async def answer() -> str:
         return "answer"
@@ -281,7 +281,7 @@ def test_an_interrupted_caller_leaves_the_place_to_its_threads(attempts: int) ->
 
 
 def test_an_attempt_that_cannot_be_shown_hides_no_error() -> None:
-    """Where the error of another attempt has no text the note names its type, and the last error stands."""
+    """If the text of another attempt's error fails, the note names its type, and the last error stands."""
 
     class UnshownError(Exception):
         def __repr__(self) -> str:
@@ -395,7 +395,7 @@ def test_samples_matter_only_where_the_delay_is_learned() -> None:
 
 
 def test_says_what_it_is_and_how_it_is_doing() -> None:
-    """describe() tells the options and snapshot() the present state, both as plain data."""
+    """describe() returns the options and snapshot() the present state, both as plain data."""
     policy = Hedge("50ms", budget=RetryBudget("search-hedges"), name="h")
     assert policy.describe()["options"] == {
         "delay": 0.05,

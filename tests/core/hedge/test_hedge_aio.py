@@ -135,7 +135,7 @@ def test_failure_starts_the_next_attempt_at_once() -> None:
 
 
 def test_first_acceptable_result_wins_not_the_first_result() -> None:
-    """A result that will not do starts the next attempt; it is what the caller gets if nothing better comes."""
+    """A rejected result starts the next attempt; the caller gets it if no attempt does better."""
 
     async def story(world: World) -> None:
         policy, _ = hedge(world, max_hedges=2, acceptable=lambda result: result == "good")
@@ -264,7 +264,7 @@ def test_unmarked_functions_are_called_as_without_a_hedge() -> None:
 
 
 def test_delay_is_learned() -> None:
-    """Without a delay nothing is hedged until enough answers are known, and then what takes longer than most."""
+    """Without a delay no call is hedged until enough answers are known, and then the slow calls are."""
 
     async def story(world: World) -> None:
         policy, _ = hedge(world, None, minimum_samples=20, sliding_window=100)
@@ -298,7 +298,7 @@ def test_while_learning_errors_are_the_callers_and_teach_nothing() -> None:
 
 
 def test_exhausted_budget_means_no_hedge() -> None:
-    """Without budget there is no hedge, and the first attempt goes on; what a hedge took is given back at its end."""
+    """Without budget there is no hedge, and the first attempt goes on; a hedge gives its place back at its end."""
 
     async def story(world: World) -> None:
         budget = RetryBudget(ratio=0, minimum=1)
@@ -371,7 +371,7 @@ def test_hedge_that_meets_a_retry_in_mid_traffic() -> None:
 
 
 def test_no_hedge_when_the_deadline_is_near() -> None:
-    """No hedge is made when what is left of the deadline is less than half of the answers take."""
+    """No hedge starts when the time until the deadline is shorter than the median latency."""
 
     async def story(world: World) -> None:
         policy, listener = hedge(world, minimum_samples=3)
@@ -580,7 +580,7 @@ def test_failing_predicate_ends_the_call() -> None:
 
 
 def test_loop_that_makes_no_task() -> None:
-    """When the loop refuses to make a task the error is the caller's, and the budget gets back what it gave."""
+    """If the loop refuses to make a task, the caller gets the error, and the budget gets its place back."""
 
     async def story(world: World) -> None:
         budget, loop = RetryBudget(), asyncio.get_running_loop()
@@ -750,7 +750,7 @@ def test_cancelled_trial_gives_its_permit_back() -> None:
 
 
 def test_plain_function_that_returns_an_awaitable() -> None:
-    """A plain function wrapped as what it is, one that returns a coroutine, is hedged like one."""
+    """A plain function that returns a coroutine, wrapped by wrap_async, is hedged like a coroutine function."""
 
     async def story(world: World) -> None:
         upstream = Upstream((9, "first"), (0.1, "second"))

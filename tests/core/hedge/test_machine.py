@@ -128,7 +128,7 @@ def quick(chance: random.Random) -> float:
     ids=["narrow", "wide", "stalls", "heavy tail", "steps", "rare stalls"],
 )
 def test_hedging_does_not_make_the_quantile_collapse(takes: Callable[[random.Random], float]) -> None:
-    """First attempts that lost are counted as slow: the share of hedged calls stays at or below what was asked for."""
+    """First attempts that lost count as slow: the share of hedged calls stays at or below the configured share."""
     share, _ = hedged_share(takes)
     assert 0.03 < share < 0.053
 
@@ -181,7 +181,7 @@ def test_delay_counts_from_the_latest_attempt() -> None:
 
 
 class Racing(RuleBasedStateMachine):
-    """A race against the plainest model of one: a list of what has ended."""
+    """A race against a simple model: a list of the attempts that have ended."""
 
     @initialize(limit=st.integers(1, 4), delay=st.sampled_from([0.0, 1.0]))
     def begin(self, limit: int, delay: float) -> None:

@@ -1,4 +1,4 @@
-"""What an attempt that ends says: of failures, of time, and of what is due."""
+"""The effects of an attempt that ends: on failures, on latencies, and on the next attempt."""
 
 from resilience.hedge._machine import Latencies, Race, Rank, RankedOutcome, _bucket
 
@@ -6,7 +6,7 @@ START = 1000.0
 
 
 def test_only_errors_that_are_the_callers_to_see_are_failures() -> None:
-    """A result that was turned down is no error, and the error behind a stand-in is not told again."""
+    """A rejected result is not a failure, and neither is the error behind a substitute."""
     race = Race(1.0, 4, 1000.0)
     for _ in range(4):
         race.start(1000.0)

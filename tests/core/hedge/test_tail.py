@@ -10,7 +10,7 @@ def played(name: str, seed: int) -> Tail:
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_tail_is_cut_for_five_percent_more_calls(seed: int) -> None:
-    """Where one answer in fifty stalls, hedging at the learned p95 cuts the p99 to a tenth for 5 % more calls."""
+    """If one answer in fifty stalls, hedging at the learned p95 cuts the p99 to a tenth for 5 % more calls."""
     bare, hedged = played("not hedged", seed), played("learned (p95)", seed)
     assert bare.p99 > 0.4
     assert hedged.p99 < bare.p99 / 10

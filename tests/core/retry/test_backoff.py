@@ -130,7 +130,7 @@ def test_jitter_is_set_by_text(text: str, value: Any) -> None:
 
 @pytest.mark.parametrize(("kind", "jitter"), list(itertools.product(KINDS, JITTERS)))
 def test_every_backoff_goes_with_every_jitter(kind: str, jitter: Any) -> None:
-    """Any two of them can be told together, in code and as text, and make a retry that works."""
+    """Any two options combine, in code and as text, into a retry that works."""
     clock = ManualClock()
     calls: list[int] = []
 

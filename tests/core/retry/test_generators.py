@@ -62,7 +62,7 @@ async def test_a_failure_after_an_item_schedules_nothing(run: Run) -> None:
 
 
 async def test_a_failure_after_a_retry_and_an_item_tells_of_both_attempts(run: Run) -> None:
-    """What failed before its first item is tried again; when it then fails half-way, the error says what was tried."""
+    """A generator that fails before its first item is retried; after a later failure, the error lists the attempts."""
     policy, pipeline, listener, clock = retry()
     with pytest.raises(ConnectionError, match="late") as caught:
         await run(pipeline, [False, True])
@@ -97,7 +97,7 @@ async def test_errors_that_are_not_retried_tell_nothing_after_an_item(run: Run) 
 
 
 async def test_a_retry_by_key_knows_it_too(run: Run) -> None:
-    """A retry per key is told of items that are out like any other."""
+    """A keyed retry learns of yielded items as any other retry does."""
     policies: list[Retry] = []
 
     def make(_key: str) -> Retry:

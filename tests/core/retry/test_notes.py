@@ -37,7 +37,7 @@ def test_a_note_tells_each_attempt() -> None:
 
 
 def test_a_long_history_keeps_its_beginning_and_its_end() -> None:
-    """However many attempts, the note stays short and says what it leaves out."""
+    """For any number of attempts, the note stays short and counts the attempts that it leaves out."""
     (note,) = notes(OSError("x" * 10_000 + "\n" * 50), retry(500))
     lines = note.splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["1", "2", "...", "495", "496", "497", "498", "499", "500"]
@@ -53,7 +53,7 @@ def test_messages_are_one_line_each() -> None:
 
 
 def test_an_error_without_text_is_told_by_its_type() -> None:
-    """An error whose text cannot be had is still told, by its type."""
+    """An error whose text fails is listed by its type."""
 
     class Broken(OSError):  # noqa: N818 - a user's name
         def __str__(self) -> str:
@@ -89,7 +89,7 @@ def test_an_error_that_is_raised_again_and_again_keeps_one_note() -> None:
 
 
 def test_each_retry_leaves_its_own_note() -> None:
-    """Retries inside one another each say what they tried, and the inner one what it tried last."""
+    """Nested retries each add a note; the note of the inner one lists its last attempts."""
     found = notes(OSError("x"), retry(2, name="outer"), retry(3, name="inner"))
     assert [note.split(" (")[0] for note in found] == [
         "inner: gave up after 3 attempts in 0.000 s",

@@ -109,7 +109,7 @@ def test_only_idempotent_functions_are_retried_where_told_so() -> None:
 
 
 def test_a_proxy_that_has_every_attribute_is_not_marked() -> None:
-    """What says yes to whatever it is asked, as remote proxies do, was marked by nobody: it is called once."""
+    """An object with every attribute, such as a remote proxy, does not count as marked: it is called once."""
     calls: list[str] = []
 
     class Remote:
@@ -229,7 +229,7 @@ def test_exhaustion_of_a_budget_is_heard_by_the_pipeline() -> None:
 
 
 def test_a_budget_in_shadow_lets_retries_through() -> None:
-    """A shadow budget only tells what it would have refused."""
+    """A shadow budget only reports its refusals."""
     clock, listener = ManualClock(), RecordingListener()
     pipeline = guarded(clock, budget=RetryBudget(ratio=0, minimum=0, shadow=True, clock=clock))
     pipeline.subscribe(listener)
@@ -303,7 +303,7 @@ def test_counts_are_exact_under_threads() -> None:
 
 
 def test_it_says_what_it_was_told() -> None:
-    """describe is plain data: options, what it is for, strategies by name, the budget."""
+    """describe() returns plain data: options, `on`, strategies by name, the budget."""
     budget = RetryBudget("told", ratio=0.5)
     retry = Retry(2, (OSError, _is_bad), budget="told", wait=lambda _: 1.0, after=lambda _: None)
     described = Pipeline("p", retry).describe()["policies"][0]

@@ -65,7 +65,7 @@ async def test_retries_awaiting() -> None:
 
 
 def test_last_error_is_raised_with_a_note() -> None:
-    """When attempts run out the last error itself is raised, saying in a note what was tried."""
+    """When attempts run out, the last error is raised with a note that lists the attempts."""
     listener, clock = RecordingListener(), ManualClock()
     pipeline = guarded(clock, attempts=3, wait_jitter=0)
     pipeline.subscribe(listener)
@@ -106,7 +106,7 @@ def test_first_success_touches_nothing() -> None:
     ],
 )
 def test_what_is_retried(on: Any, error: Callable[[], Exception], calls: int) -> None:
-    """Classes and predicates say what is retried; refusals and errors that call themselves final need asking (L4)."""
+    """Classes and predicates choose the retried errors; refusals and final errors must be named by class (L4)."""
     flaky = Flaky(1, error)
     try:
         guarded(on=on).call(flaky)
@@ -315,7 +315,7 @@ def test_truthy_answers_of_a_predicate_are_a_yes(answer: Any) -> None:
 
 @pytest.mark.parametrize("answer", [None, [], [1], 1, "yes"])
 def test_tenacity_predicates_may_answer_with_any_object(answer: Any) -> None:
-    """tenacity hands through what the predicate returned and takes its truth; so do we, and a number is no wait."""
+    """As in tenacity, only the truth of the predicate's answer counts; a number is not a wait."""
     clock = ManualClock()
     pipeline = guarded(
         clock, attempts=2, wait_initial=2, wait_jitter=0, retry=tenacity.retry_if_result(lambda _: answer)
@@ -364,7 +364,7 @@ def test_error_that_takes_no_note_is_still_the_callers() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_child_counts_its_own_calls() -> None:
-    """A forked child starts with empty counts, even where the lock was held, and its retries work."""
+    """A forked child starts with empty counts, even if the lock was held, and its retries work."""
     retry = Retry(2, wait_initial=0)
     pipeline = Pipeline("p", retry)
     assert pipeline.call(Flaky(1)) == 2

@@ -25,7 +25,7 @@ def refused(*headers: tuple[str, str]) -> httpx.HTTPStatusError:
 
 
 def slept(outcome: Any, **options: Any) -> list[float]:
-    """Return what a retry waits before the attempt after `outcome`, which is raised or returned."""
+    """Return the wait of a retry after `outcome`, which is raised or returned."""
     clock, outcomes = ManualClock(), iter([outcome, None])
 
     def act() -> Any:
@@ -68,7 +68,7 @@ def test_retry_after_is_read_from_a_header(text: str, asked: float | None) -> No
 
 
 def test_a_date_is_counted_from_the_servers_own() -> None:
-    """Where a response says what time it is, a client's wrong clock changes nothing."""
+    """If the response has a `Date`, a wrong clock of the client changes nothing."""
     error = refused(("Retry-After", "Tue, 14 Nov 2023 22:13:50 GMT"), ("Date", "Tue, 14 Nov 2023 22:13:40 GMT"))
     assert asked_by(error, lambda: 0.0) == 10
     error = refused(("Retry-After", "Tue, 14 Nov 2023 22:13:50 GMT"), ("Date", "today"))
@@ -158,7 +158,7 @@ def test_pushback_ends_the_retry(asked: Any) -> None:
     ("answer", "waited"), [(7, 7), (timedelta(seconds=7), 7), ("7", 7), (0, 0.1), (0.01, 0.1), (None, 20), ([], 20)]
 )
 def test_a_function_may_find_it(answer: Any, waited: float) -> None:
-    """`retry_after=` reads errors and results of any kind; where it finds nothing, the usual places are looked at."""
+    """`retry_after=` reads any error or result; if it returns None, the usual places are read."""
     seen = []
 
     def find(outcome: Any) -> Any:
@@ -171,7 +171,7 @@ def test_a_function_may_find_it(answer: Any, waited: float) -> None:
 
 
 def test_a_floor_holds_for_every_wait() -> None:
-    """A wait named by a predicate, or by a tenacity strategy, is not below what the server asked for (L8)."""
+    """A wait from a predicate or a tenacity strategy is not below the wait that the server asked for (L8)."""
     error = AppError("BUSY", retryable=True, retry_after=20)
     assert slept(error, on=(AppError, lambda _: 1.0)) == [20]
     assert slept(OSError(), on=lambda _: 3.0, retry_after=lambda _: 20) == [20]
@@ -180,7 +180,7 @@ def test_a_floor_holds_for_every_wait() -> None:
 
 
 def test_the_cap_is_for_our_own_waits() -> None:
-    """`wait_max` shortens what we chose, never what a server or a predicate asked for."""
+    """`wait_max` limits the backoff, never a wait that a server or a predicate asked for."""
     assert slept(OSError(), wait_initial=9, wait_max=2) == [2]
     assert slept(OSError(), wait_max=2, retry_after=lambda _: 20) == [20]
     assert slept(OSError(), wait_max=2, on=lambda _: 20.0) == [20]

@@ -37,7 +37,7 @@ def active() -> Iterator[None]:
 
 
 def test_nobody_sleeps_without_waits() -> None:
-    """Inside `no_waits` the same attempts are made, at once; events still say what the waits would have been."""
+    """Inside `no_waits` the same attempts are made at once; events still report the waits."""
     listener = RecordingListener()
     pipeline = Pipeline("p", Retry(3, wait_initial=60, wait_max=60, wait_jitter=0), listeners=[listener])
     began = time.monotonic()
@@ -61,7 +61,7 @@ async def test_nobody_sleeps_without_waits_when_awaited() -> None:
 
 
 def test_waits_left_out_count_as_passed() -> None:
-    """Timeout, deadline and tenacity's stops end a retry without waits where they would have ended it with them."""
+    """Timeout, deadline and tenacity's stops end a retry at the same attempt with and without waits."""
     told: dict[str, Any] = {"attempts": None, "wait_initial": 1, "wait_jitter": 0, "backoff": "constant"}
     cases: list[dict[str, Any]] = [
         {"timeout": 4.5},
@@ -89,7 +89,7 @@ def test_attempts_may_be_capped() -> None:
 
 
 def test_it_nests() -> None:
-    """The innermost cap holds, and every way out restores what was."""
+    """The innermost number is in force, and every exit of the block restores the one outside."""
     clock = ManualClock()
     pipeline = Pipeline("p", Retry(5, wait_initial=1, wait_jitter=0, clock=clock), sleeper=clock)
     with no_waits(2):
@@ -134,7 +134,7 @@ def test_bad_caps_are_refused_where_they_are_given() -> None:
 
 @pytest.mark.usefixtures("active")
 def test_retries_can_be_switched_off() -> None:
-    """Switched off, each call is made once and its outcome stands: no predicate is asked, nothing is told."""
+    """Switched off, each call is made once and its outcome stands: no predicate is asked, no event is emitted."""
     listener, budget = RecordingListener(), RetryBudget()
     retry = Retry(on=lambda _: pytest.fail("asked"), on_result=lambda value: value == 0, budget=budget)
     pipeline = Pipeline("p", retry, listeners=[listener])

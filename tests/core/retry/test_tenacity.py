@@ -83,7 +83,7 @@ RETRIES: dict[str, Any] = {
 
 
 class Told:
-    """Keeps what each callback was told, and every sleep."""
+    """Records the arguments of each callback, and every sleep."""
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
@@ -201,7 +201,7 @@ def test_waits_and_stops_decide_as_in_tenacity(clock: ManualClock, wait: str, st
 def test_predicates_and_callbacks_are_asked_as_in_tenacity(
     clock: ManualClock, retry: str, callbacks: tuple[str, ...]
 ) -> None:
-    """Which outcomes are retried, what callbacks see, in which order, and the last word are tenacity's own."""
+    """Retried outcomes, the arguments and order of callbacks, and the final result are the same as with tenacity."""
     check(
         clock,
         lambda told: {
@@ -240,7 +240,7 @@ AWAITED: dict[str, Any] = {
 
 @pytest.mark.parametrize("retry", AWAITED)
 def test_coroutine_functions_are_asked_as_in_tenacity(clock: ManualClock, retry: str) -> None:
-    """Where the call is awaited, predicates, waits, stops and callbacks may be coroutine functions."""
+    """If the call is awaited, predicates, waits, stops and callbacks may be coroutine functions."""
     callbacks = ("after", "before_sleep", "retry_error_callback")
 
     def given(told: Told) -> dict[str, Any]:
@@ -274,7 +274,7 @@ class Always:
 )
 @pytest.mark.parametrize("function", [always, Always(), functools.partial(always)], ids=["def", "object", "partial"])
 def test_what_has_to_be_awaited_guards_no_blocking_call(option: str, function: Any) -> None:
-    """A coroutine function in any place is refused where nothing is awaited, when the call is wrapped."""
+    """A coroutine function in any place is refused when a blocking function is wrapped."""
     pipeline = Pipeline("p", Retry(**{option: function}))
     for wrap in (lambda: pipeline(str), lambda: pipeline.call(str)):
         with pytest.raises(ConfigurationError, match=r"'p\.retry' cannot guard a blocking call"):
@@ -283,7 +283,7 @@ def test_what_has_to_be_awaited_guards_no_blocking_call(option: str, function: A
 
 
 async def test_our_own_predicates_may_be_awaited() -> None:
-    """`on`, `on_result` and `retry_after` may be coroutine functions where the call is awaited."""
+    """`on`, `on_result` and `retry_after` may be coroutine functions if the call is awaited."""
     clock, outcomes = ManualClock(), iter([OSError(), None, KeyError(), "fine"])
 
     async def act() -> Any:
@@ -476,7 +476,7 @@ async def test_cancelled_while_it_is_asked(option: str) -> None:
 
 
 def test_tenacity_log_callbacks_work(caplog: pytest.LogCaptureFixture) -> None:
-    """tenacity's own logging callbacks find what they need."""
+    """tenacity's own logging callbacks work."""
     caplog.set_level(logging.INFO)
     log, clock = logging.getLogger("x"), ManualClock()
     asked: dict[str, Any] = {
