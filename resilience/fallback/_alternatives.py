@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from resilience.errors import ConfigurationError, Problem, named, shown
 
 __all__ = ("UNSET", "Alternative", "ReplacedOutcome", "alternatives")
 
-UNSET: Final[Any] = object()
+UNSET: Final[object] = object()
 """The default of an option for which None is a value."""
 _FUNCTION = "a function that takes the error"
 

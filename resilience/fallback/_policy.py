@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, cast
 
 from resilience._support.matching import Errors, Kinds, known
 from resilience._support.notes import annotate
@@ -24,7 +24,8 @@ _PREDICATE = Opaque(
     lambda value: value is None or is_plain_callable(value),
 )
 _ADVICE = "wrap_async says that a call is awaited"
-_FAILED: Final[Any] = object()
+_AwaitedCall: TypeAlias = Callable[P, Coroutine[Any, Any, R]]
+_FAILED: Final = object()
 """No alternative answered: the caller gets the outcome of the call."""
 
 
@@ -69,10 +70,10 @@ class Fallback(Named):
 
     def __init__(
         self,
-        value: Any = UNSET,
+        value: object = UNSET,
         *,
-        function: Callable[..., Any] | None = None,
-        chain: Sequence[Any] | None = None,
+        function: Callable[..., object] | None = None,
+        chain: Sequence[object] | None = None,
         on: Kinds = Exception,
         on_result: Callable[[Any], bool] | None = None,
         pass_call: bool = False,
@@ -82,7 +83,7 @@ class Fallback(Named):
         super().__init__(name)
         self._alternatives = alternatives(value, function, chain)
         self._on = Errors(on)
-        self._on_result: Callable[[Any], bool] | None = checked(on_result, "on_result", _PREDICATE)
+        self._on_result: Callable[..., object] | None = checked(on_result, "on_result", _PREDICATE)
         self._pass_call: bool = checked(pass_call, "pass_call", Flag())
         self.accepts_leading_args = self._pass_call
         self._clock: Clock = checked(clock, "clock", CLOCK)
@@ -97,15 +98,11 @@ class Fallback(Named):
         """Return the blocking `call` with its outcome replaced for the caller; other policies see the outcome."""
         return self._around(call, leading_args, is_nested=True)
 
-    def around_async(
-        self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0
-    ) -> Callable[P, Coroutine[Any, Any, R]]:
+    def around_async(self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0) -> _AwaitedCall[P, R]:
         """Return the awaiting `call` with its outcome replaced."""
         return self._around_async(call, leading_args, is_nested=False)
 
-    def around_nested_async(
-        self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0
-    ) -> Callable[P, Coroutine[Any, Any, R]]:
+    def around_nested_async(self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0) -> _AwaitedCall[P, R]:
         """Return the awaiting `call` with its outcome replaced for the caller; other policies see the outcome."""
         return self._around_async(call, leading_args, is_nested=True)
 
@@ -125,18 +122,16 @@ class Fallback(Named):
                 answer = run(self._replace(ReplacedOutcome(error), args[own:], kwargs, is_nested=is_nested), _ADVICE)
                 if answer is _FAILED:
                     raise
-                return answer  # type: ignore[no-any-return]  # an alternative has the type that the user gave it
+                return cast("R", answer)
             if not judges_results or self._accepts(result):
                 return result
             rejected = ReplacedOutcome(None, result)
             answer = run(self._replace(rejected, args[own:], kwargs, is_nested=is_nested), _ADVICE)
-            return result if answer is _FAILED else answer
+            return result if answer is _FAILED else cast("R", answer)
 
         return guarded
 
-    def _around_async(
-        self, call: Callable[P, Awaitable[R]], own: int, *, is_nested: bool
-    ) -> Callable[P, Coroutine[Any, Any, R]]:
+    def _around_async(self, call: Callable[P, Awaitable[R]], own: int, *, is_nested: bool) -> _AwaitedCall[P, R]:
         on, judges_results = self._on, self._on_result is not None
 
         async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -148,18 +143,18 @@ class Fallback(Named):
                 answer = await arun(self._replace(ReplacedOutcome(error), args[own:], kwargs, is_nested=is_nested))
                 if answer is _FAILED:
                     raise
-                return answer  # type: ignore[no-any-return]  # an alternative has the type that the user gave it
+                return cast("R", answer)
             if not judges_results or self._accepts(result):
                 return result
             rejected = ReplacedOutcome(None, result)
             answer = await arun(self._replace(rejected, args[own:], kwargs, is_nested=is_nested))
-            return result if answer is _FAILED else answer
+            return result if answer is _FAILED else cast("R", answer)
 
         return guarded
 
     def _replace(
         self, outcome: ReplacedOutcome, args: tuple[object, ...], kwargs: Mapping[str, object], *, is_nested: bool
-    ) -> UserCalls[Any]:
+    ) -> UserCalls[object]:
         """Return the first alternative that answers, `_FAILED` if none does; raise a translated error.
 
         A nested fallback raises a `Substitute`, which carries the alternative past the policies outside.
@@ -168,7 +163,7 @@ class Fallback(Named):
             args, kwargs = (), {}
         try:
             for value, function in self._alternatives:
-                answer: Any = value
+                answer = value
                 if function is not None:
                     try:
                         answer = yield UserCall(function, outcome.value, *args, **kwargs)

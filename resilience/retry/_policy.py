@@ -116,7 +116,7 @@ class Retry(PolicyBase):
         budget: RetryBudget | str | None = None,
         idempotent_only: bool = False,
         on_result: Predicate | None = None,
-        retry_after: Callable[[Any], Any] | None = None,
+        retry_after: Callable[[Any], object] | None = None,
         wait: Strategy | None = None,
         stop: Strategy | None = None,
         retry: Strategy | None = None,
@@ -157,7 +157,7 @@ class Retry(PolicyBase):
         self,
         errors: RetryableErrors,
         on_result: Predicate | None,
-        retry_after: Callable[[Any], object] | None,
+        retry_after: Callable[..., object] | None,
         randomness: Callable[[], float],
     ) -> None:
         for option, value in (("on_result", on_result), ("retry_after", retry_after)):
@@ -209,7 +209,7 @@ class Retry(PolicyBase):
     def _end(self, permit: Attempts, _result: object, /) -> None:
         cast("RetryBudget", self.budget).leave(retrying=permit.is_retrying, call=permit)
 
-    def on_success(self, permit: Any, result: Any, /) -> Verdict:
+    def on_success(self, permit: object, result: object, /) -> Verdict:
         """Decide about a result. A result that is accepted at once costs no record of the call."""
         if result is NO_RESULT or not self._checks_results:
             self._leave_budget(permit)
@@ -226,7 +226,7 @@ class Retry(PolicyBase):
         self._leave_budget(permit)
         return None
 
-    def on_failure(self, permit: Any, error: Exception, /) -> Verdict:
+    def on_failure(self, permit: object, error: Exception, /) -> Verdict:
         """Decide about another attempt after an error."""
         # While a dependency is out, this is the path of every call: the breaker inside refuses it at once.
         answer = None if self._by_class is None else self._by_class(error)
@@ -237,13 +237,13 @@ class Retry(PolicyBase):
             return None
         return self._decide(permit, error, None, answer)
 
-    def no_more_attempts(self, permit: Any, /) -> Attempts:
+    def no_more_attempts(self, permit: object, /) -> Attempts:
         """Record that there is no other attempt, however this one ends."""
         attempts = permit if isinstance(permit, Attempts) else _begun(permit, self._clock())
         attempts.is_last = True
         return attempts
 
-    def on_abandon(self, permit: Any, /) -> None:
+    def on_abandon(self, permit: object, /) -> None:
         """Take the call out of the budget."""
         self._leave_budget(permit)
         if isinstance(permit, Attempts) and permit.is_retry_counted and not permit.is_over:
@@ -252,7 +252,7 @@ class Retry(PolicyBase):
                 self._counts.abandon(permit.number)
 
     def _decide(
-        self, permit: Any, error: Exception | None, result: object, answer: RetryAnswer | None = None
+        self, permit: object, error: Exception | None, result: object, answer: RetryAnswer | None = None
     ) -> Verdict:
         now = self._clock()
         attempts = permit if isinstance(permit, Attempts) else _begun(permit, now)
@@ -333,6 +333,6 @@ class Retry(PolicyBase):
         return f"<Retry {self.name!r} attempts={self.options.attempts}>"
 
 
-def _begun(permit: float | None, now: float) -> Attempts:
+def _begun(permit: object, now: float) -> Attempts:
     """Return a record of the call, made at its first failure. The permit is the time at which the call started."""
-    return Attempts(now if permit is None else permit)
+    return Attempts(now if permit is None else cast("float", permit))
