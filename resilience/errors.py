@@ -190,12 +190,16 @@ def leaves(error: BaseException) -> list[BaseException]:
 
 
 class DeadlineExceededError(ResilienceError):
-    """The time allowed ran out. `seconds` is the allowance; `running` is set when a thread is still at work.
+    """The time for a call or a request has passed.
 
-    `allowed` is set if the caller's deadline ended the call sooner than the service itself would have, or if the call
-    began with less than half of the service's own deadline left: the seconds that the service allows (`math.inf` for
-    no limit). Such an error says nothing about the dependency; see
-    `cut_off_by_caller`.
+    Args:
+        message: The text of the error, for logs.
+        policy: The name of the policy that raised it, "" for a deadline alone.
+        seconds: The time that the call had. 0 means that the call was not made.
+        running: The work that a thread still does, None if the call has ended.
+        allowed: The seconds that the service allows the call (`math.inf` without a limit), if the caller's deadline
+            ended the call sooner, or if the call began with less than half of the service's own deadline left. Such an
+            error shows nothing about the dependency; see `cut_off_by_caller`.
     """
 
     code = "DEADLINE_EXCEEDED"
@@ -224,12 +228,12 @@ class DeadlineExceededError(ResilienceError):
 
     @property
     def is_callers(self) -> bool:
-        """Whether the caller's deadline ended the call sooner than the service itself would have."""
+        """Whether the caller's deadline ended the call sooner than the service would have."""
         return self.allowed is not None
 
     @property
     def is_before_call(self) -> bool:
-        """Whether nothing of the time was left to begin with: the call was not made."""
+        """Whether no time was left at the start, so that the call was not made."""
         return self.seconds == 0.0
 
 
@@ -266,10 +270,21 @@ class PoolSaturatedError(PoolError):
 class AppError(ResilienceError):
     """An error of the service itself, meant for its clients.
 
-    `message` and `details` are public: they are sent to the client as they are. `code` follows
-    `[A-Z][A-Z0-9_]*[A-Z0-9]`, at most 63 characters, so that it is a valid `google.rpc.ErrorInfo.reason` as well.
-    Prefer `ErrorCatalog.error(code)`, which fills in status and message from one place, and its `translations`.
-    `remote_request_id` is set on an error that came from another service: it names the request in that one's logs.
+    The client gets `message` and `details` as they are. Prefer `ErrorCatalog.error(code)`: the catalogue has message,
+    statuses and translations of each code in one place.
+
+    Args:
+        code: `[A-Z][A-Z0-9_]*[A-Z0-9]`, at most 63 characters, which is a valid `google.rpc.ErrorInfo.reason`, too.
+        message: The text that the client gets.
+        details: JSON values that the client gets.
+        http_status: 400 to 599.
+        grpc_status: The name of a gRPC status.
+        category: A word, such as `not_found`.
+        retryable: Whether the same request can succeed later.
+        retry_after: Seconds after which the client can try again, None if unknown.
+        headers: HTTP headers of the answer.
+        translations: The message in other languages, by language tag.
+        remote_request_id: The id of the request in the logs of the service that the error came from.
     """
 
     code = "INTERNAL"
@@ -304,7 +319,14 @@ class AppError(ResilienceError):
 
 
 class Problem:
-    """One thing that is set wrongly: the option or variable, the value it has, and the rule it breaks."""
+    """One wrong setting.
+
+    Args:
+        option: The option or variable.
+        value: Its value.
+        expected: The rule; completes "expected ...".
+        hint: A further remark, such as the default or the name that was probably meant.
+    """
 
     __slots__ = ("expected", "hint", "option", "value")
 
@@ -330,7 +352,7 @@ def _problem(option: str, value: Any, expected: str, hint: str) -> Problem:
 
 
 class ConfigurationError(ResilienceError, ValueError):
-    """Something was set wrongly. `problems` holds all of it, so that one start shows every mistake (L23)."""
+    """At least one setting is wrong. `problems` has all of them, so that one start shows every mistake (L23)."""
 
     code = "CONFIGURATION"
 

@@ -29,7 +29,16 @@ _TURN = (None,)
 
 
 class Event:
-    """One fact. `at` is in monotonic seconds. `sequence` counts the events of an emitter: a gap shows dropped ones."""
+    """One fact.
+
+    Args:
+        kind: `<policy kind>.<fact>`, such as `breaker.opened`.
+        policy: The name of the policy.
+        severity: `debug`, `info`, `warning` or `error`.
+        at: Monotonic seconds.
+        sequence: Counts the events of an emitter. A gap shows dropped events.
+        facts: The fields of the event; docs/events.md lists them.
+    """
 
     __slots__ = ("at", "facts", "kind", "policy", "sequence", "severity")
 
@@ -158,7 +167,7 @@ class Emitter:
         return most
 
     def emit(self, kind: str, policy: str, at: float, severity: str = "info", **facts: Any) -> None:
-        """Record and deliver an event, for callers without a lock. The arguments are those of `record`."""
+        """Record and deliver an event, for callers without a lock. For the arguments see `record`."""
         self.record(kind, policy, at, severity, **facts)
         self.deliver()
 

@@ -164,7 +164,14 @@ def envelope_of(error: BaseException, *, request_id: str = "", trace_id: str = "
 def envelope_of_group(
     group: BaseExceptionGroup[Any], worst: BaseException, *, request_id: str = "", trace_id: str = ""
 ) -> Envelope:
-    """Return the envelope of `worst`, an error in `group`, with the longest `retry_after` of all errors in it."""
+    """Return the envelope of one error of a group, with the longest `retry_after` of all errors in the group.
+
+    Args:
+        group: An exception group of any depth.
+        worst: The error in it that the client gets; see `worst_of`.
+        request_id: The id of the request, "" if it has none.
+        trace_id: The id of the trace, "" if it has none.
+    """
     envelope = envelope_of(worst, request_id=request_id, trace_id=trace_id)
     if not isinstance(worst, ANSWERS):
         return envelope
@@ -220,8 +227,14 @@ def http_envelope(
 ) -> Envelope:
     """Return the envelope of a framework's HTTP error.
 
-    For 400 to 499 `message` and `details` are the developer's and are sent; from 500 on they are withheld, since that
-    is where exception text ends up (L16). Raise an `AppError` to say something there. Other statuses become 500.
+    Args:
+        status: 400 to 599. Another status becomes 500.
+        message: The text that the client gets, if the status is below 500. From 500 on it is withheld, because it may
+            be the text of an exception (L16); raise an `AppError` to send a text of your own.
+        details: JSON values that the client gets, if the status is below 500.
+        headers: HTTP headers of the answer. A `Retry-After` becomes the `retry_after` of the envelope.
+        request_id: The id of the request, "" if it has none.
+        trace_id: The id of the trace, "" if it has none.
     """
     status = status if is_error_status(status) else 500
     meaning = meaning_of(status)
@@ -247,9 +260,12 @@ def _stated_wait(headers: Mapping[str, str]) -> float | None:
 
 
 def validation_envelope(fields: Iterable[Mapping[str, Any]], *, request_id: str = "", trace_id: str = "") -> Envelope:
-    """Return a 422 that says which fields are wrong and why: `field`, `message` and `type` of each, never the input.
+    """Return a 422 with the `field`, `message` and `type` of each violation, never with the input.
 
-    At most 100 fields are listed; `omitted` then counts the rest.
+    Args:
+        fields: The violations. At most 100 are listed; `omitted` counts the others.
+        request_id: The id of the request, "" if it has none.
+        trace_id: The id of the trace, "" if it has none.
     """
     every = list(fields)
     listed = [_field_error(one) for one in every[:_MOST_FIELDS]]

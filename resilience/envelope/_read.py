@@ -31,10 +31,15 @@ def read_envelope(
 ) -> AppError | None:
     """Return the error in a response, in either of our two formats, or None if the response has none. Never raises.
 
-    gRPC status, category and whether to retry come from `catalog` where it knows the code, else from the status: HTTP
-    has no place for them. `retry_after` comes from the body, else from the `Retry-After` header (a date counts from
-    the response's own `Date`, so that no two clocks are compared). `remote_request_id` is the id in the body, else in
-    `X-Request-ID`.
+    `retry_after` comes from the body, else from the `Retry-After` header. A date in it counts from the `Date` of the
+    response, so that no two clocks are compared. `remote_request_id` is the id in the body, else in `X-Request-ID`.
+
+    Args:
+        status: The HTTP status of the response.
+        body: Its body, or the parsed JSON object.
+        headers: Its headers, in any case.
+        catalog: The codes that this service knows. gRPC status, category and `retryable` come from the catalogue if it
+            has the code, else from the status: HTTP does not transport them.
     """
     members = _members(body)
     if not is_error_status(status) or members is None or not is_code(members.get("code")):

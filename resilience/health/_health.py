@@ -185,7 +185,7 @@ class Health:
         return builder.build(_schedule.collect(builder.asked))
 
     async def areport(self, group: str, *, exclude: Iterable[str] = (), only: str | None = None) -> Report:
-        """Return what `report` returns, without blocking. Coroutine functions run in the calling loop."""
+        """Return a report without blocking. For the arguments see `report`. Coroutine functions run in this loop."""
         from resilience.health import _aio  # noqa: PLC0415 - asyncio costs 40 ms, and blocking code needs none
 
         builder = self._builder(group, tuple(exclude), only, _aio.launch_here())
@@ -205,7 +205,7 @@ class Health:
         return reply_to(request, self.report(request.group, exclude=request.exclude, only=request.only))
 
     async def ahandle(self, path: str, query: Query = "", accept: str | None = None) -> Reply:
-        """Answer a probe as `handle` does, without blocking."""
+        """Answer a probe without blocking. For the arguments see `handle`."""
         request = parse_probe(path, query, accept, self.names, self.groups)
         if isinstance(request, Reply):
             return request

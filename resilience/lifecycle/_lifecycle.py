@@ -229,7 +229,7 @@ class Lifecycle:
         interval: Period = None,
         name: str | None = None,
     ) -> None:
-        """Suspend as `wait_for` blocks. Raises `StartupError`."""
+        """Suspend until `check` passes. Raises `StartupError`. For the arguments see `depends_on`."""
         from resilience.lifecycle import _aio  # noqa: PLC0415 - asyncio costs 40 ms, and blocking code needs none
 
         await _aio.wait_for(self._wait_on(check, timeout, interval, name))
