@@ -1,7 +1,7 @@
 """A plugin-based resilience toolkit for existing Python web services.
 
 Names are loaded when they are first used (PEP 562): `import resilience` costs a few milliseconds, and a service that
-only retries never imports what breakers need.
+only retries never imports the packages of a breaker.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from resilience._version import __version__
 from resilience.cli import codes, config, demo, doctor
-from resilience.cli.answer import Answer, Paint
+from resilience.cli.answer import CommandOutput, Paint
 from resilience.errors import ResilienceError
 
 __all__ = ("main",)
@@ -61,13 +61,13 @@ def _run(argv: list[str]) -> int:
         return demo.run(rest)
     if rest:
         commands[arguments.command].error(f"unrecognized arguments: {' '.join(rest)}")  # in argparse's own spelling
-    run: Callable[[argparse.Namespace, Paint], Answer] = _COMMANDS[arguments.command].run
+    run: Callable[[argparse.Namespace, Paint], CommandOutput] = _COMMANDS[arguments.command].run
     answer = run(arguments, Paint(is_on=_has_colours()))
     _show(answer)
     return answer.status
 
 
-def _show(answer: Answer) -> None:
+def _show(answer: CommandOutput) -> None:
     for warning in answer.warnings:
         print(f"resilience: ignored {warning}", file=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):

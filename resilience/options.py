@@ -1,4 +1,4 @@
-"""Rules for option values: the same check and the same error text for code, environment and file.
+"""Options: frozen values with rules, the same check and the same error text for code, environment and file.
 
 A rule turns the value that a user wrote into its working form, or refuses it. Options are frozen dataclasses whose
 fields have rules; building options reports every bad field at once.
@@ -8,20 +8,33 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
-import json
-import math
-import re
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from datetime import timedelta
-from types import BuiltinFunctionType
-from typing import Any, ClassVar, Protocol, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from resilience._support.redaction import Secret, redacted
+from resilience._support.rules import (
+    CLOCK,
+    LONGEST,
+    RANDOMNESS,
+    Choice,
+    Duration,
+    Flag,
+    Instance,
+    Listing,
+    Number,
+    Opaque,
+    Refused,
+    Rule,
+    Text,
+    Whole,
+    is_plain_callable,
+)
 from resilience.errors import ConfigurationError, Problem
 
 __all__ = (
     "CLOCK",
+    "LONGEST",
     "RANDOMNESS",
     "Choice",
     "Duration",
@@ -43,279 +56,42 @@ __all__ = (
     "seconds",
 )
 
-LONGEST = 31_536_000.0
-"""A year in seconds: a duration beyond it is a mistake in the unit, not a wish."""
-
-
-class Refused(ValueError):  # noqa: N818 - never leaves this layer; it becomes a Problem of a ConfigurationError
-    """The value breaks the rule."""
-
-
-class Rule(Protocol):
-    """The rule of an option: which values it accepts."""
-
-    expected: str
-    """Completes the sentence "expected ...", for error messages and the reference."""
-
-    def check(self, value: Any, /) -> Any:
-        """Return the value in its working form, or raise `Refused`."""
-        ...
-
-    def parse(self, text: str, /) -> Any:
-        """Return the working form of text from the environment or a command line, or raise `Refused`."""
-        ...
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Refused
-    try:
-        is_finite = math.isfinite(value)
-    except OverflowError:  # a whole number that no float can hold
-        is_finite = False
-    if not is_finite:
-        raise Refused
-    return value
-
-
-class _Bounded:
-    """Shared by the numeric rules: both ends are inclusive unless `above`, which excludes the lower one."""
-
-    noun: ClassVar[str]
-
-    def __init__(self, minimum: float, maximum: float, *, above: bool = False) -> None:
-        self.minimum, self.maximum, self.above = minimum, maximum, above
-        lower = f"above {minimum:g}" if above else f"from {minimum:g}"
-        self.expected = f"{self.noun} {lower} {'up ' if above else ''}to {_plain(maximum)}"
-
-    def within(self, number: float) -> float:
-        if not self.minimum <= number <= self.maximum or (self.above and number == self.minimum):
-            raise Refused
-        return number
-
-
-def _plain(number: float) -> str:
-    return f"{number:,.0f}" if number == int(number) else f"{number:g}"
-
-
-class Whole(_Bounded):
-    """A whole number."""
-
-    noun = "a whole number"
-
-    def __init__(self, minimum: int = 0, maximum: int = 1_000_000) -> None:
-        super().__init__(minimum, maximum)
-
-    def check(self, value: Any, /) -> int:
-        """Return `value` as int; 3.0 is not a whole number, because 3.7 would then be a question."""
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise Refused
-        return int(self.within(value))
-
-    def parse(self, text: str, /) -> int:
-        """Accept decimal digits, with `_` between them."""
-        try:
-            return self.check(int(text))
-        except ValueError as error:
-            raise Refused from error
-
-
-class Number(_Bounded):
-    """A number, such as a rate or a factor."""
-
-    noun = "a number"
-
-    def check(self, value: Any, /) -> float:
-        """Return `value` as float; NaN and infinity are refused."""
-        return float(self.within(_number(value)))
-
-    def parse(self, text: str, /) -> float:
-        """Accept the text of a float within the bounds."""
-        try:
-            return self.check(float(text))
-        except ValueError as error:
-            raise Refused from error
-
-
-_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(us|ms|min|s|m|h|d)?", re.ASCII)
-
-
-class Duration(_Bounded):
-    """A length of time: seconds as a number, a timedelta, or text such as `250ms`, `30s`, `5m`, `1h30m`."""
-
-    noun = "a duration (seconds, or like 250ms, 30s, 5m)"
-
-    def __init__(self, minimum: float = 0.0, maximum: float = LONGEST, *, above: bool = False) -> None:
-        super().__init__(minimum, maximum, above=above)
-        lower = f"above {minimum:g} s" if above else f"at least {minimum:g} s"
-        self.expected = f"{self.noun} {lower}" + (f", at most {_plain(maximum)} s" if maximum < LONGEST else "")
-
-    def check(self, value: Any, /) -> float:
-        """Return seconds as float."""
-        if isinstance(value, str):
-            return self.parse(value)
-        if isinstance(value, timedelta):
-            value = value.total_seconds()
-        return float(self.within(_number(value)))
-
-    def parse(self, text: str, /) -> float:
-        """Accept a bare number of seconds, or numbers with units one after the other."""
-        text = text.strip()
-        total, position = 0.0, 0
-        while match := _DURATION.match(text, position):
-            number, unit = match.groups()
-            if unit is None and (position or match.end() != len(text)):
-                raise Refused  # "1h30": the unit of 30 is missing
-            total += float(number) * _UNITS[unit or "s"]
-            position = match.end()
-        if not text or position != len(text):
-            raise Refused
-        return float(self.within(_number(total)))
-
 
 def seconds(value: float | str | timedelta, option_name: str, *, above: bool = False) -> float:
-    """Return a duration in seconds, or raise the `ConfigurationError` that names `option_name`."""
+    """Return a duration in seconds.
+
+    Args:
+        value: Seconds, a timedelta, or text such as `"250ms"`.
+        option_name: The name for the error.
+        above: Whether 0 is refused.
+
+    Raises:
+        ConfigurationError: `value` is no duration from 0 to a year.
+
+    Example:
+        >>> seconds("1m30s", "timeout")
+        90.0
+    """
     return float(checked(value, option_name, Duration(above=above)))
 
 
 def checked(value: object, option_name: str, rule: Rule) -> Any:
-    """Return `value` in its working form, or raise the `ConfigurationError` that names `option_name`."""
+    """Return `value` in its working form.
+
+    Args:
+        value: The value that the user wrote.
+        option_name: The name for the error.
+        rule: The rule that the value must keep.
+
+    Raises:
+        ConfigurationError: The rule refuses the value.
+    """
     try:
         return rule.check(value)
     except Refused:
         raise ConfigurationError([Problem(option_name, value, rule.expected)]) from None
 
 
-def is_plain_callable(value: object) -> bool:
-    """Whether calling `value` gives an answer; a coroutine function gives a coroutine, which is always true."""
-    if type(value) is BuiltinFunctionType:
-        return True
-    call = getattr(type(value), "__call__", None)  # noqa: B004 - the method is wanted, not whether there is one
-    return callable(value) and not inspect.iscoroutinefunction(value) and not inspect.iscoroutinefunction(call)
-
-
-class Flag:
-    """A yes or no."""
-
-    expected = "true or false (also yes/no, on/off, 1/0)"
-    _words: ClassVar[dict[str, bool]] = {
-        **dict.fromkeys(("true", "1", "yes", "on"), True),
-        **dict.fromkeys(("false", "0", "no", "off"), False),
-    }
-
-    def check(self, value: Any, /) -> bool:
-        """Accept a bool only: 1 and "no" are questions in code."""
-        if not isinstance(value, bool):
-            raise Refused
-        return value
-
-    def parse(self, text: str, /) -> bool:
-        """Accept the usual words in any case."""
-        try:
-            return self._words[text.strip().lower()]
-        except KeyError:
-            raise Refused from None
-
-
-class Text:
-    """Text of bounded length, optionally of one pattern."""
-
-    def __init__(self, expected: str = "text", *, pattern: str | None = None, longest: int = 1000) -> None:
-        self.expected = f"{expected}, 1 to {longest} characters"
-        self._pattern = re.compile(pattern or r".+", re.DOTALL)
-        self._longest = longest
-
-    def check(self, value: Any, /) -> str:
-        """Return the text unchanged."""
-        if not isinstance(value, str) or len(value) > self._longest or not self._pattern.fullmatch(value):
-            raise Refused
-        return value
-
-    def parse(self, text: str, /) -> str:
-        """Accept the text as it stands."""
-        return self.check(text)
-
-
-class Choice:
-    """One of a few words."""
-
-    def __init__(self, *words: str) -> None:
-        self.words = words
-        self.expected = "one of " + ", ".join(words)
-
-    def check(self, value: Any, /) -> str:
-        """Return the word."""
-        if not isinstance(value, str) or value not in self.words:
-            raise Refused
-        return value
-
-    def parse(self, text: str, /) -> str:
-        """Accept the word in any case."""
-        return self.check(text.strip().lower())
-
-
-class Listing:
-    """Several values of one rule: a sequence in code; commas or a JSON array in text."""
-
-    def __init__(self, each: Rule) -> None:
-        self.each = each
-        self.expected = f"a list (commas or a JSON array), each {each.expected}"
-
-    def check(self, value: Any, /) -> tuple[Any, ...]:
-        """Return a tuple."""
-        if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-            raise Refused
-        return tuple(self.each.check(item) for item in value)
-
-    def parse(self, text: str, /) -> tuple[Any, ...]:
-        """Accept `a,b` or `["a", "b"]`."""
-        if text.lstrip().startswith("["):
-            try:
-                return self.check(json.loads(text))
-            except (ValueError, RecursionError) as error:  # the latter: brackets nested without end
-                raise Refused from error
-        return tuple(self.each.parse(item.strip()) for item in text.split(",") if item.strip())
-
-
-class Instance:
-    """An object of certain types. Only code can give one."""
-
-    def __init__(self, *types: type, expected: str) -> None:
-        self.types = types
-        self.expected = expected
-
-    def check(self, value: Any, /) -> Any:
-        """Return the object."""
-        if not isinstance(value, self.types):
-            raise Refused
-        return value
-
-    def parse(self, _text: str, /) -> Any:
-        """Refuse: there is no text for it."""
-        raise Refused
-
-
-class Opaque:
-    """Whatever `accepts` approves of. Only code can give one."""
-
-    def __init__(self, expected: str, accepts: Callable[[Any], bool]) -> None:
-        self.expected = expected
-        self._accepts = accepts
-
-    def check(self, value: Any, /) -> Any:
-        """Return the object."""
-        if not self._accepts(value):
-            raise Refused
-        return value
-
-    def parse(self, _text: str, /) -> Any:
-        """Refuse: there is no text for it."""
-        raise Refused
-
-
-CLOCK = Opaque("a function without arguments that returns seconds", is_plain_callable)
-RANDOMNESS = Opaque("a function without arguments that returns a number from 0 to 1", is_plain_callable)
 T = TypeVar("T")
 
 
@@ -358,8 +134,8 @@ class Options:
     def _normalised(self) -> Iterable[Problem]:
         for field in dataclasses.fields(self):
             value, rule = getattr(self, field.name), rule_of(field)
-            if value is None and field.metadata["none"] is not None:
-                continue
+            if value is field.default or (value is None and field.metadata["none"] is not None):
+                continue  # a default is in its working form
             try:
                 object.__setattr__(self, field.name, _hidden(field, rule.check(value)))
             except Refused:

@@ -26,7 +26,14 @@ GROUPS = ("resilience.policies", "resilience.adapters", "resilience.listeners")
 
 
 class Plugin:
-    """An installed entry point: group, name in configuration, target, and the distribution that has it."""
+    """An installed entry point.
+
+    Args:
+        group: Such as `resilience.policies`.
+        name: Its name in configuration.
+        target: The object that it names, as `module:attribute`.
+        distribution: The installed package that declares it.
+    """
 
     __slots__ = ("distribution", "group", "name", "target")
 

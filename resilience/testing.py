@@ -34,7 +34,7 @@ class ManualClock:
         self.slept: list[float] = []
         """The length of every sleep, in seconds."""
 
-    def __call__(self) -> float:  # noqa: D102 - the class says what calling it does
+    def __call__(self) -> float:  # noqa: D102 - the class documents the call
         return self.now
 
     def advance(self, seconds: float) -> None:
@@ -69,7 +69,7 @@ class RecordingListener:
 
 
 class _Counts:
-    """Counts what happens to the permits of a policy."""
+    """Counts how the permits of a policy are settled."""
 
     def __init__(self) -> None:
         self.admitted = 0
@@ -118,7 +118,7 @@ class _Counts:
         )
 
 
-class Boom(Exception):  # noqa: N818 - it is what the tests throw, not an error anyone handles
+class Boom(Exception):  # noqa: N818 - the tests raise it, and no code handles it
     """Raised by guarded functions of the suite."""
 
 
@@ -171,7 +171,7 @@ class PolicyConformance:
         assert counts.settled == ["abandon"]
 
     def test_admits_again_however_a_call_ended(self) -> None:
-        """A call gives back what it took, however it ends: the next call is admitted (L2)."""
+        """A call gives its permit back, however it ends: the next call is admitted (L2)."""
         for outcome in (None, Boom(), KeyboardInterrupt()):
             chain, counts = self._chain()
 
@@ -243,7 +243,7 @@ class PolicyConformance:
 def _raised(call: Callable[[], object]) -> BaseException | None:
     try:
         call()
-    except BaseException as error:  # noqa: BLE001 - the suite asks what came out, whatever it is
+    except BaseException as error:  # noqa: BLE001 - the suite checks the exception, of whatever type
         return error
     return None
 
@@ -251,5 +251,5 @@ def _raised(call: Callable[[], object]) -> BaseException | None:
 async def _outcome(awaitable: Awaitable[Any]) -> Any:
     try:
         return await awaitable
-    except BaseException as error:  # noqa: BLE001 - the suite asks what came out, whatever it is
+    except BaseException as error:  # noqa: BLE001 - the suite checks the exception, of whatever type
         return error

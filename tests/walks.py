@@ -185,6 +185,7 @@ WALKS: dict[str, Callable[[], Walk]] = {
 
 def main() -> None:
     """Print the walks."""
+    sys.path.append(str(Path(__file__).parent / "support"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("walks", nargs="*", default=[], help=f"of {', '.join(WALKS)}; all if none is named")
     parser.add_argument("--steps", action="store_true", help="print each call, too")

@@ -155,7 +155,7 @@ def stream_error(
 ) -> tuple[bytes, tuple[str, HeaderList]]:
     """Return body, status and headers for a stream that has failed before any part of it was sent.
 
-    Flask has finished the request by then, so this function does what Flask would do with an unhandled error. It keeps
+    Flask has finished the request by then, so this function acts as Flask does for an unhandled error. It keeps
     the `given` headers that do not describe the body: CORS, cookies, ids.
     """
     if not isinstance(worst_of(error), ANSWERS):

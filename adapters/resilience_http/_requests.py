@@ -160,7 +160,10 @@ class ResilienceAdapter(HTTPAdapter):
         cert: object = None,
         proxies: object = None,
     ) -> Response:
-        """Send a request through the policies, which decide how many attempts are made."""
+        """Send a request through the policies, which decide how many attempts are made.
+
+        For the arguments see `requests.adapters.HTTPAdapter.send`.
+        """
         repeats = may_repeat(request.method or "", request.headers) and isinstance(request.body, bytes | str | None)
         exchange: ClientExchange[Response] = ClientExchange(repeats=repeats)
         settings = {"stream": stream, "timeout": timeout, "verify": verify, "cert": cert, "proxies": proxies}

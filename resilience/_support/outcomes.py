@@ -50,9 +50,9 @@ class Substitute(BaseException):
     of the user catches it.
 
     Args:
-        value: What the caller gets.
+        value: The value for the caller.
         error: The error with which the call ended; None if it returned.
-        result: What the call returned, if it did.
+        result: The result of the call, if it returned.
     """
 
     def __init__(self, value: Any, *, error: Exception | None = None, result: Any = None) -> None:

@@ -94,7 +94,7 @@ class _Pickled:
         return _Pickled, (self.raw,)
 
 
-class _Text(str):
+class _PickledText(str):
     """The text of a value that did not cross; its `repr` is the value's."""
 
     __slots__ = ()
@@ -119,7 +119,7 @@ def _crossing(value: Any, instead: Any) -> Any:
             return kind(packed(each) for each in value)
         return _Pickled(pickle.dumps(value))
     except Exception:  # noqa: BLE001 - locks, sockets, local classes, structures that refer to themselves
-        return None if instead is None else _Text(shown(instead))
+        return None if instead is None else _PickledText(shown(instead))
 
 
 def unpacked(value: Any) -> Any:

@@ -20,7 +20,7 @@ class _Keywords:
 
 
 class Keys:
-    """Makes a call's key: its arguments, or what `function` makes of them.
+    """Makes a call's key: its arguments, or the result of `function` for them.
 
     Where `leading_args` is 1 the first argument is the function that is called: it is part of the key and not shown to
     `function`. Keyword arguments may come in any order; one given by position makes another key.
@@ -53,8 +53,8 @@ def unhashable(policy: str, key: object, error: TypeError) -> TypeError:
         try:
             hash(part)
         except TypeError:
-            what = f"{policy}: a {type(part).__name__} cannot be hashed, so it cannot be part of the key of a call"
-            return TypeError(f"{what}; give key=, a function of the arguments that returns something hashable")
+            message = f"{policy}: a {type(part).__name__} cannot be hashed, so it cannot be part of the key of a call"
+            return TypeError(f"{message}; give key=, a function of the arguments that returns something hashable")
     return error
 
 

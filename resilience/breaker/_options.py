@@ -177,7 +177,13 @@ class BreakerOptions(Options):
     def trip_rules(
         self, now: float, clock: Clock, advance: Callable[[weakref.ref[TripRules], float], None]
     ) -> TripRules:
-        """Return the rules of a closed circuit from `now` on. `advance`: see `rules_in_time`."""
+        """Return the rules of a closed circuit.
+
+        Args:
+            now: Monotonic seconds at which the circuit closes.
+            clock: Returns monotonic seconds.
+            advance: See `rules_in_time`.
+        """
         if not self.looks_back:
             return TripRules(self.limits, NoWindow())
         if isinstance(self.sliding_window, int):

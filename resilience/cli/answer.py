@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ("Answer", "Paint")
+__all__ = ("CommandOutput", "Paint")
 
 
-class Answer(NamedTuple):
+class CommandOutput(NamedTuple):
     """Text for standard output (or, when `is_error`, for standard error), and the exit status."""
 
     text: str

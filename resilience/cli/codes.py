@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resilience.cli.answer import Answer, Paint
+from resilience.cli.answer import CommandOutput, Paint
 from resilience.config import ConfigurationWarning, load
 from resilience.errors import ConfigurationError, PluginError
 from resilience.toolkit import Resilience
@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     lock.add_argument("--lock", nargs="?", const=LOCK_FILE, metavar="FILE", help="write the lock file")
 
 
-def run(arguments: argparse.Namespace, paint: Paint) -> Answer:
+def run(arguments: argparse.Namespace, paint: Paint) -> CommandOutput:
     """Print the catalogue of the service (the toolkit's own codes when none is named), check it, or write its lock."""
     catalog = _own() if arguments.app is None else _catalog(arguments.app)
     if arguments.check is not None:
@@ -49,10 +49,10 @@ def run(arguments: argparse.Namespace, paint: Paint) -> Answer:
     if arguments.lock is not None:
         return _locked(Path(arguments.lock), catalog)
     text = catalog.json() if arguments.json else catalog.markdown()
-    return Answer(text if text.endswith("\n") else text + "\n")
+    return CommandOutput(text if text.endswith("\n") else text + "\n")
 
 
-def _checked(path: Path, catalog: Any, paint: Paint) -> Answer:
+def _checked(path: Path, catalog: Any, paint: Paint) -> CommandOutput:
     from resilience.envelope import changes_since  # noqa: PLC0415 - other commands do not need it
 
     try:
@@ -71,17 +71,17 @@ def _checked(path: Path, catalog: Any, paint: Paint) -> Answer:
         else "no code is gone, and none means something else"
     )
     more = f"; {len(added)} not in {path} yet: run --lock" if added else ""
-    return Answer("\n".join([*lines, f"{end}{more}."]) + "\n", status=1 if broken else 0)
+    return CommandOutput("\n".join([*lines, f"{end}{more}."]) + "\n", status=1 if broken else 0)
 
 
-def _locked(path: Path, catalog: Any) -> Answer:
+def _locked(path: Path, catalog: Any) -> CommandOutput:
     from resilience.envelope import lock_of  # noqa: PLC0415 - imported by services that lock their codes
 
     try:
         path.write_text(lock_of(catalog), encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"--lock {path}: {_reason(error)}") from error
-    return Answer(f"{len(catalog)} codes written to {path}.\n")
+    return CommandOutput(f"{len(catalog)} codes written to {path}.\n")
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,7 @@ import warnings
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from resilience.cli.answer import Answer, Paint
+from resilience.cli.answer import CommandOutput, Paint
 from resilience.config import Config, ConfigurationWarning, Setting, load
 from resilience.config._render import reference
 
@@ -32,19 +32,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", default=None, help="fail on unknown variables")
 
 
-def run(arguments: argparse.Namespace, paint: Paint) -> Answer:
+def run(arguments: argparse.Namespace, paint: Paint) -> CommandOutput:
     """Print the configuration of the environment this runs in. Raises `ConfigurationError` when it is bad."""
     if arguments.reference:
-        return Answer(reference())
+        return CommandOutput(reference())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConfigurationWarning)  # said below, in fewer words
         config = load(strict=arguments.strict)
     settings = config.values(pipeline=arguments.pipeline)
     notes = tuple(str(problem) for problem in config.unknown)
     if arguments.json:
-        return Answer(_json(settings, notes))
+        return CommandOutput(_json(settings, notes))
     text = "\n".join(_table(settings, paint)) if settings else _nothing(config, arguments.pipeline)
-    return Answer(text + "\n", warnings=notes)
+    return CommandOutput(text + "\n", warnings=notes)
 
 
 def _json(settings: Iterable[Setting], notes: tuple[str, ...]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from resilience import _version
-from resilience.cli.answer import Answer, Paint
+from resilience.cli.answer import CommandOutput, Paint
 from resilience.clock import monotonic
 from resilience.config import Config, ConfigurationWarning, load
 from resilience.errors import ConfigurationError, ResilienceError
@@ -47,14 +47,14 @@ def configure(_parser: argparse.ArgumentParser) -> None:
     """Declare the arguments: there are none."""
 
 
-def run(_arguments: argparse.Namespace, paint: Paint) -> Answer:
+def run(_arguments: argparse.Namespace, paint: Paint) -> CommandOutput:
     """Check Python, extras, configuration and Redis. The status is 0 only when nothing is wrong."""
     findings = list(_findings())
     width = max(len(finding.subject) for finding in findings)
     lines = [_line(finding, width, paint) for finding in findings]
     wrong = sum(finding.is_fine is False for finding in findings)
     lines.append("\n" + (f"{wrong} thing{'s' * (wrong > 1)} to fix." if wrong else "All is well."))
-    return Answer("\n".join(lines) + "\n", status=1 if wrong else 0)
+    return CommandOutput("\n".join(lines) + "\n", status=1 if wrong else 0)
 
 
 def _line(finding: Finding, width: int, paint: Paint) -> str:

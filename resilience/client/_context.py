@@ -26,7 +26,7 @@ _MAX_TIMEOUT = 86_400.0
 _MIN_TIMEOUT = 1e-6
 
 
-class _Toolkit(Protocol):
+class _ClientSettings(Protocol):
     """The part of `Resilience` that configures outgoing calls."""
 
     @property
@@ -50,7 +50,7 @@ class ClientContext:
         self._identity_header = self.options.identity_header
 
     @classmethod
-    def of(cls, toolkit: _Toolkit) -> ClientContext:
+    def of(cls, toolkit: _ClientSettings) -> ClientContext:
         """Return the context for the configuration of a `Resilience`."""
         return cls(toolkit.config.client)
 

@@ -17,7 +17,7 @@ _KEYED_KINDS = frozenset({"breaker", "ratelimit", "bulkhead"})
 """Kinds of policies whose state describes one host."""
 
 
-class _Toolkit(Protocol):
+class _PolicySource(Protocol):
     """The part of `Resilience` that makes configured policies."""
 
     def policies(self, name: str, *, key: str = "") -> tuple[Any, ...]: ...
@@ -58,7 +58,7 @@ def default_policies(
 
 
 def configured_policies(
-    toolkit: _Toolkit,
+    toolkit: _PolicySource,
     pipeline: str,
     *,
     retry_on: Callable[[Exception], bool] | type[Exception],

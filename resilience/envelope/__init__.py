@@ -1,7 +1,8 @@
 """Errors as clients see them: a catalogue of codes, one body for all of them, and the way back."""
 
 from resilience.envelope._accept import explicit_quality, wants_problem
-from resilience.envelope._catalog import ErrorCatalog, ErrorDefinition
+from resilience.envelope._catalog import ErrorCatalog
+from resilience.envelope._definition import ErrorDefinition
 from resilience.envelope._envelope import (
     Envelope,
     envelope_of,

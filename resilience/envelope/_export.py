@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from resilience.envelope._catalog import ErrorDefinition
+from resilience.envelope._definition import ErrorDefinition
 
 __all__ = ("as_json", "markdown")
 

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from resilience.envelope._catalog import ErrorCatalog, ErrorDefinition
+from resilience.envelope._catalog import ErrorCatalog
+from resilience.envelope._definition import ErrorDefinition
 from resilience.errors import ConfigurationError, Problem
 
 __all__ = ("changes_since", "lock_of")

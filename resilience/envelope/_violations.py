@@ -16,9 +16,9 @@ _MOST_VALUES = 10_000
 def violations_of(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Return the `errors()` of pydantic, or of a framework that uses it, as `validation_envelope` takes them.
 
-    Of each its place with dots, its message and its type. The text of a validator written by hand is withheld where it
-    repeats what was sent (L16): the value refused or one inside it, from 4 characters on; or where there are more than
-    10,000 of them, which is too many to look at.
+    Each has its place with dots, its message and its type. The text of a hand-written validator is withheld if it
+    repeats at least 4 characters of the refused value or of a value inside it (L16), or if there are more than 10,000
+    values.
     """
     return [
         {

@@ -47,7 +47,13 @@ class Decision:
 
     @classmethod
     def refusal(cls, quota: Quota, cost: int, retry_after: float) -> Decision:
-        """Return a refusal for `retry_after` seconds that was made without a bucket."""
+        """Return a refusal that was made without a bucket.
+
+        Args:
+            quota: The rate and burst of the limiter.
+            cost: The tokens that the call would pay.
+            retry_after: Seconds after which the caller can try again.
+        """
         full_at = quota.capacity - cost * quota.interval + retry_after
         return cls.of(quota, cost, allowed=False, full_at=full_at, made_at=0.0)
 

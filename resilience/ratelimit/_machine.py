@@ -93,7 +93,12 @@ class Quota:
         return Payment(True, full_after)
 
     def refunded(self, full_at: float, paid: float, cost: int) -> float:
-        """Undo the payment that left the bucket full at `paid`, unless a later call has paid after it.
+        """Undo a payment, unless a later call has paid after it, and return the time at which the bucket is full.
+
+        Args:
+            full_at: The time at which the bucket is full now, in seconds.
+            paid: The same time as the payment left it.
+            cost: The tokens that were paid.
 
         Later calls that wait keep their turn, so a refund would let one more call through beside them.
         golang.org/x/time/rate cancels reservations by the same rule.
@@ -102,6 +107,11 @@ class Quota:
 
     def drained(self, full_at: float, now: float, wait: float = 0.0) -> float:
         """Return the time at which the bucket is full if it is emptied now.
+
+        Args:
+            full_at: The time at which the bucket is full without that, in seconds.
+            now: Seconds.
+            wait: The shortest time to the next token, in seconds.
 
         The next token comes after `wait` seconds at the earliest. A bucket that is emptier than that already, because
         calls wait for their turn, stays as it is.

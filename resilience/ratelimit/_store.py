@@ -33,7 +33,7 @@ class Buckets(Protocol):
         ...
 
     def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Coroutine[Any, Any, Decision]:
-        """Pay `cost` tokens, or none; suspends this task instead of blocking its thread. Otherwise like `take`."""
+        """Pay `cost` tokens, or none, without blocking the thread. For the arguments see `take`."""
         ...
 
     def give_back(self, key: str, decision: Decision) -> None:

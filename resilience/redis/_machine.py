@@ -9,7 +9,7 @@ are compared by identity.
     Down  no caller may ask before `trial_at`. After it, one caller gets an `OutageTrial`. The other callers get None:
           they decide without the server.
 
-A permit is an `Up` or an `OutageTrial`. Whoever holds one reports exactly one of three outcomes:
+A permit is an `Up` or an `OutageTrial`. Its holder reports exactly one of three outcomes:
 
     failed     There was no answer. A permit of the present `Up` starts an outage with the pause `FIRST_PAUSE`. The
                present trial starts a new `Down` with a pause twice as long, up to `MAX_PAUSE`.

@@ -26,7 +26,7 @@ T = TypeVar("T", bound=ClosedByAwaiting)
 
 
 class PerLoop(Generic[T]):
-    """Keeps what `build` makes, one for each event loop.
+    """Keeps the objects that `build` makes, one for each event loop.
 
     Args:
         build: Makes the object for the running loop, without I/O.

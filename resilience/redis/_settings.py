@@ -45,7 +45,7 @@ def settings_for(module: str, options: RedisOptions, generations: Generations) -
     Args:
         module: `BLOCKING` or `AWAITING`.
         options: The URL and the timeout.
-        generations: Tells the connection when it is too old.
+        generations: Decides when the connection is too old.
 
     Raises:
         ConfigurationError: There is no URL, or redis-py cannot read it.

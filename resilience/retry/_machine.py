@@ -1,4 +1,4 @@
-"""The attempts of one call: what a retry remembers of them, and the limits that end them.
+"""The attempts of one call, their history, and the limits that end them.
 
 A call moves through three states.
 
@@ -176,7 +176,7 @@ def stop_reason(
         return "attempts"
     if max_attempts is not None and number >= max_attempts:
         return "attempts"
-    if wait > LONGEST:  # no clock counts that far, and a shorter sleep is not what was asked for
+    if wait > LONGEST:  # no clock counts that far, and a shorter sleep would be too short
         return "wait"
     if options.timeout is not None and now + wait - attempts.started >= options.timeout:
         return "timeout"

@@ -51,7 +51,7 @@ Limiter = Callable[[str, str, int | None], "TokenBucket"]
 """Returns the bucket of a name, a rate and a burst: `Resilience.limiter`."""
 
 
-class _Toolkit(Protocol):
+class _GateParts(Protocol):
     """The parts of `Resilience` that the gate is built from."""
 
     @property
@@ -121,7 +121,7 @@ class ServerGate:
         )  # fmt: skip
 
     @classmethod
-    def of(cls, toolkit: _Toolkit, *, key: Callable[[RequestContext], str] | None = None) -> ServerGate:
+    def of(cls, toolkit: _GateParts, *, key: Callable[[RequestContext], str] | None = None) -> ServerGate:
         """Return the gate for the configuration of a `Resilience`."""
         config, limiter = toolkit.config, toolkit.limiter
         in_memory = config.redis.url is None
@@ -252,7 +252,7 @@ class ServerGate:
             _record(context, quota, quota.bucket.acquire(key, cost))
 
     async def acharge(self, context: RequestContext, quota: ServerQuota, key: str | None = None, cost: int = 1) -> None:
-        """Charge `quota` as `charge` does, and suspend the task in place of blocking."""
+        """Charge `quota` without blocking the thread. For the arguments see `charge`."""
         key = self.key_of(context, key)
         if key is not None:
             _record(context, quota, await quota.bucket.aacquire(key, cost))

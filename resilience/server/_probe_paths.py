@@ -21,7 +21,7 @@ PROBE_METHODS = frozenset({"GET", "HEAD"})
 _MARK = "_resilience_is_probe"
 
 
-class _Toolkit(Protocol):
+class _HealthHolder(Protocol):
     """The part of `Resilience` that probes need."""
 
     @property
@@ -30,7 +30,7 @@ class _Toolkit(Protocol):
     def lifecycle(self) -> Lifecycle: ...
 
 
-def health_of(source: _Toolkit | Health) -> Health:
+def health_of(source: _HealthHolder | Health) -> Health:
     """Return the health of a `Resilience`, with its lifecycle attached; a `Health` is returned as it is."""
     if isinstance(source, Health):
         return source

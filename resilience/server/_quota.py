@@ -44,7 +44,7 @@ def quota_headers(charges: Sequence[Charge]) -> tuple[tuple[str, str], ...]:
 
 
 def _state(quota: ServerQuota, decision: Decision) -> str:
-    """Return the member of the `RateLimit` field: what remains (`r`), and in how many seconds there is more (`t`).
+    """Return the member of the `RateLimit` field: the remaining tokens (`r`), and the seconds to the next one (`t`).
 
     A refused client is given its `Retry-After` as `t`, because the draft wants the two to agree.
     """

@@ -44,7 +44,7 @@ class RouteLimit:
     The adapter calls the functions, with arguments of its own, and gives the results to `charge_for`.
 
     Raises:
-        ConfigurationError: An argument is wrong. A bad rate fails where it is written, not at the first request.
+        ConfigurationError: An argument is wrong. A bad rate fails at its own line, not at the first request.
     """
 
     def __init__(

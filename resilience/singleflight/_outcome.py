@@ -15,7 +15,7 @@ E = TypeVar("E", bound=BaseException)
 
 
 class FollowerSignal(Enum):
-    """What a follower gets if it gets no outcome."""
+    """The answer for a follower without an outcome."""
 
     LOOK_AGAIN = "the call was given up: look for another one, or make it"
     LEAD = "the leader was interrupted: make the call"
@@ -51,7 +51,7 @@ class SharedOutcome:
 
 
 def outcome_of(result: object, error: Exception | Substitute | None = None) -> SharedOutcome | FollowerSignal:
-    """Return what the followers of a call get that ended with `error`, or else with `result`."""
+    """Return the answer for the followers of a call that ended with `error`, or else with `result`."""
     return SharedOutcome(result, error) if is_shareable(result) else FollowerSignal.CALL_ALONE
 
 

@@ -28,6 +28,11 @@ class TimeLimit:
 
     Another policy may end its calls in its own way, such as a policy for a transport that has timeouts. It then shares
     the `time_limit` of a `Timeout`: its calls get the same time, and are counted and reported in the same way.
+
+    Args:
+        name: The name of the policy.
+        options: The options of the `Timeout`.
+        clock: Returns monotonic seconds.
     """
 
     def __init__(self, name: str, options: TimeoutOptions, clock: Clock) -> None:

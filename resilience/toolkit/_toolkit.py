@@ -39,7 +39,7 @@ _OPEN = frozenset({"redis", "health"})
 """The parts that hold connections or background work."""
 
 
-class _Open(Protocol):
+class _OpenPart(Protocol):
     """A part that holds connections or background work."""
 
     def close(self) -> None:
@@ -338,7 +338,7 @@ class Resilience:
 
         return self._once("store", build)
 
-    def _open_parts(self) -> list[_Open]:
+    def _open_parts(self) -> list[_OpenPart]:
         """Return the parts that hold connections or background work and that have been built."""
         with self._lock:
             return [thing for (kind, _), (thing, _) in self._built.items() if kind in _OPEN]

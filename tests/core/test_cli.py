@@ -13,7 +13,7 @@ import pytest
 
 from resilience import __main__ as command_line
 from resilience.cli import demo, doctor
-from resilience.cli.answer import Answer, Paint
+from resilience.cli.answer import CommandOutput, Paint
 
 ATTEMPTS = "RESILIENCE_PIPELINE__PAYMENTS__RETRY__ATTEMPTS"
 SECRET = "hunter2"  # noqa: S105 - the one that must never show
@@ -468,7 +468,7 @@ def test_a_closed_pipe_has_the_status_of_one(
 ) -> None:
     """The status a shell gives to what a closed pipe ended."""
 
-    def closed(_arguments: argparse.Namespace, _paint: Paint) -> Answer:
+    def closed(_arguments: argparse.Namespace, _paint: Paint) -> CommandOutput:
         raise BrokenPipeError
 
     monkeypatch.setattr("resilience.cli.config.run", closed)
@@ -478,7 +478,7 @@ def test_a_closed_pipe_has_the_status_of_one(
 def test_an_interrupt_is_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C ends the command with the usual status and no traceback."""
 
-    def interrupted(_arguments: argparse.Namespace, _paint: Paint) -> Answer:
+    def interrupted(_arguments: argparse.Namespace, _paint: Paint) -> CommandOutput:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("resilience.cli.config.run", interrupted)

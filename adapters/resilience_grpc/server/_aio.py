@@ -51,13 +51,13 @@ def aio_server_interceptors(
 ) -> list[grpc.aio.ServerInterceptor]:
     """Return the interceptors that guard every RPC of a `grpc.aio.server(interceptors=...)`.
 
-    Put them before all others. They do what `server_interceptors` does for a server on threads.
+    Put them before all others. They guard as `server_interceptors` does for a server on threads.
 
     Args:
         resilience: The toolkit of the service. Default: `Resilience.from_env()`.
         authenticate: Takes the context of an RPC and returns who calls, as in `server_interceptors`. It may be a
             coroutine function.
-        validate: Takes each request message and returns or raises what is wrong with it, as in `server_interceptors`.
+        validate: Checks each request message, as in `server_interceptors`.
             It may be a coroutine function.
         key: Takes the context of an RPC and returns the key of its quota. Default: the `rate_limit_key` setting.
         migration_thread_pool: The threads for methods that are plain functions. Pass the pool of the server if it has

@@ -117,3 +117,13 @@ def test_defaults_are_the_defaults_of_the_options() -> None:
             options = getattr(config, known.pattern)
             assert isinstance(options, Options)
             assert options == known.options()
+
+
+@pytest.mark.parametrize("known", SECTIONS, ids=lambda known: known.pattern)
+def test_defaults_are_in_their_working_form(known: Section) -> None:
+    """A default is never checked again: its rule would return it unchanged, and it is no secret."""
+    for field in known.options.fields().values():
+        if field.default is not None:
+            checked = rule_of(field).check(field.default)
+            assert (checked, type(checked)) == (field.default, type(field.default))
+            assert not field.metadata["secret"]
