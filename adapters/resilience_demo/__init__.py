@@ -1,7 +1,7 @@
-"""The toolkit at work: a shop under load whose payment provider breaks down and comes back.
+"""The toolkit at work: a shop under load, and a payment provider that fails and recovers.
 
-With `--all` it is three services that call each other, of which one is killed and one is drained.
-Everything is real: servers under uvicorn on free loopback ports, traffic over HTTP, Valkey where it is installed.
+With `--all` the demo runs three services that call each other. It kills one instance and drains another.
+Everything is real: servers under uvicorn on free loopback ports, traffic over HTTP, Valkey if it is installed.
 Needs the `demo` extra: `pip install "resilience-plugins[demo]"`.
 """
 
@@ -20,15 +20,18 @@ __all__ = ("main",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Play the demo. Return 0 when all that was promised was kept, 1 when not, 128 + n when ended by signal n.
+    """Run the demo and return its exit status.
 
-    Raises `PluginError` when something it needs is not installed.
+    The status is 0 if every promise was kept, 1 if one was broken, and 128 + n if signal n ended the demo.
+
+    Raises:
+        PluginError: a package that the demo needs is not installed.
     """
     arguments = _parser().parse_args(argv)
     if arguments.all:
         return _chain(is_short=arguments.fast)
     _needs.check()
-    # asyncio, httpx and rich are imported once it is known that they are there.
+    # Imports asyncio, httpx and rich, which `check` has found.
     from resilience_demo._play_aio import play  # noqa: PLC0415 - see above
 
     return play(SHORT if arguments.fast else FULL, _view(is_plain=arguments.fast))
@@ -36,13 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _chain(*, is_short: bool) -> int:
     _needs.check(_needs.CHAIN)
-    from resilience_demo.chain import FULL, SHORT, Lines, play  # noqa: PLC0415 - as above
+    from resilience_demo.chain import FULL, SHORT, ChainLines, play  # noqa: PLC0415 - imports what `check` has found
 
-    return play(SHORT if is_short else FULL, Lines())
+    return play(SHORT if is_short else FULL, ChainLines())
 
 
 def _view(*, is_plain: bool) -> View:
-    """Return the screen where it fits, lines where a script or a small window reads them."""
+    """Return the live screen if the terminal has room for it, otherwise plain lines."""
     from resilience_demo._lines import Lines  # noqa: PLC0415 - see above
     from resilience_demo._screen import HEIGHT, WIDTH, Screen  # noqa: PLC0415 - see above
 
@@ -50,7 +53,7 @@ def _view(*, is_plain: bool) -> View:
     if is_plain or not sys.stdout.isatty():
         return Lines()
     if size.columns < WIDTH or size.lines < HEIGHT:
-        print(f"A terminal of {WIDTH} x {HEIGHT} shows this live; here it comes as lines.")  # noqa: T201 - to a person
+        print(f"A terminal of {WIDTH} x {HEIGHT} shows this live; here it comes as lines.")  # noqa: T201 - for the user
         return Lines()
     return Screen()
 

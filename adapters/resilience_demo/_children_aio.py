@@ -1,4 +1,4 @@
-"""The servers of the demo: real processes, each ended by its own handle."""
+"""The servers of the demo, as child processes. Each `Child` ends only its own process."""
 
 from __future__ import annotations
 
@@ -14,45 +14,46 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import IO, Self
 
-from resilience_demo._leash import GRACE
+from resilience_demo._parent_watch import GRACE
 
 __all__ = ("BrokenStageError", "Child", "Children")
 
 START = 30.0
-"""Seconds a server gets to start."""
-_GLANCE = 0.05
-_LAST_WORDS = 2000
+"""Seconds within which a server must start."""
+_POLL_INTERVAL = 0.05
+_MAX_LOG_TAIL = 2000
+"""Characters of its log that a failed server's error quotes."""
 _TRIES = 3
 
 
 class BrokenStageError(Exception):
-    """A server did not start, or ended before its time."""
+    """A server did not start, or ended while the demo needed it."""
 
 
 class Child:
-    """One process, its port, and what it wrote to standard error."""
+    """One process, its port, and its standard error."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, log: IO[bytes]) -> None:
         self.name = name
         self.process = process
         self.port = 0
         self.may_end = False
-        """Whether its end is part of the play."""
+        """Whether the script ends this process. `Children.watch` then ignores its end."""
         self._log = log
 
     @property
     def words(self) -> str:
-        """What runs where."""
+        """The name, address and process id."""
         return f"{self.name} on 127.0.0.1:{self.port} (pid {self.process.pid})"
 
     async def lines(self) -> AsyncIterator[str]:
-        """Go through what it says, to its end."""
+        """Yield the lines of its standard output until the process closes it."""
         assert self.process.stdout is not None  # noqa: S101 - every child is started with a pipe
         async for line in self.process.stdout:
             yield line.decode()
 
     async def take_port(self) -> None:
-        """Read the port it listens on from its first line."""
+        """Read the port on which the process listens from its first line of output."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(START):
                 async for line in self.lines():
@@ -61,7 +62,7 @@ class Child:
         raise BrokenStageError(self.complaint())
 
     async def listens(self) -> None:
-        """Wait until it takes connections on its port."""
+        """Wait until the process accepts connections on its port."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(START):
                 while self.process.returncode is None:
@@ -74,21 +75,23 @@ class Child:
 
     @property
     def said(self) -> str:
-        """What it has written to standard error so far; nothing once it has been stopped."""
+        """The text of its standard error so far. Empty after `stop`."""
         if self._log.closed:
             return ""
         size = os.fstat(self._log.fileno()).st_size
-        return os.pread(self._log.fileno(), size, 0).decode(errors="replace")  # where it writes next is not moved
+        return os.pread(self._log.fileno(), size, 0).decode(
+            errors="replace"
+        )  # does not move the offset at which the child writes
 
     def complaint(self) -> str:
-        """Return why it is not there, in its own last words."""
-        said = self.said.strip()[-_LAST_WORDS:]
+        """Return how the process failed, with the end of its standard error."""
+        said = self.said.strip()[-_MAX_LOG_TAIL:]
         status = self.process.returncode
         how = "does not answer" if status is None else f"ended with status {status}"
         return f"{self.name} {how}" + (f":\n{said}" if said else "")
 
     async def stop(self) -> None:
-        """Ask it to end, wait a bounded time, and end it."""
+        """Send SIGTERM, and SIGKILL if the process has not ended after `GRACE` seconds."""
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.terminate()
@@ -100,14 +103,14 @@ class Child:
         self._log.close()
 
     async def kill(self) -> None:
-        """End it as `kill -9` does, with what it started."""
+        """Send SIGKILL to the process and to the processes that it started."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # it leads a group of its own
+            os.killpg(self.process.pid, signal.SIGKILL)  # the process leads its own group
         await self.process.wait()
 
 
 class Children:
-    """All of them. Leaving the `async with` block ends every one, whatever the reason for leaving."""
+    """All child processes. The end of the `async with` block stops every one, also after an error or a cancellation."""
 
     def __init__(self) -> None:
         self.running: list[Child] = []
@@ -119,19 +122,19 @@ class Children:
         await asyncio.gather(*(child.stop() for child in self.running))
 
     async def serve(self, name: str, path: Path, *pipelines: str, environ: Mapping[str, str] | None = None) -> Child:
-        """Start the example at `path` under uvicorn, to report what `pipelines` do."""
+        """Start the example at `path` under uvicorn. It reports the events of `pipelines`."""
         command = (sys.executable, "-m", "resilience_demo._serve", str(path), *pipelines)
         child = await self._start(name, command, environ)
         await child.take_port()
         return child
 
     async def valkey(self, binary: Path) -> Child | None:
-        """Start Valkey, with nothing kept on disk; None where it does not start on this machine."""
-        for _ in range(_TRIES):  # between our finding a free port and its taking it, somebody else may
+        """Start Valkey without persistence. Return None if it does not start on this machine."""
+        for _ in range(_TRIES):  # another process can take the port before Valkey binds it
             port = _free_port()
             quiet = ("--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--loglevel", "warning")
             valkey = (str(binary), "--port", str(port), *quiet)
-            child = await self._start("Valkey", (sys.executable, "-m", "resilience_demo._leash", *valkey))
+            child = await self._start("Valkey", (sys.executable, "-m", "resilience_demo._parent_watch", *valkey))
             child.port = port
             if await _pongs(child):
                 return child
@@ -140,30 +143,30 @@ class Children:
         return None
 
     async def run(self, name: str, port: int, *command: str, environ: Mapping[str, str]) -> Child:
-        """Start a program that will listen on `port`, and wait until it does."""
-        leashed = (sys.executable, "-m", "resilience_demo._leash", *command)
-        child = await self._start(name, leashed, environ)
+        """Start a program and wait until it listens on `port`."""
+        watched = (sys.executable, "-m", "resilience_demo._parent_watch", *command)
+        child = await self._start(name, watched, environ)
         child.port = port
         await child.listens()
         return child
 
     async def watch(self) -> None:
-        """Wait until one of them ends before its time, and raise `BrokenStageError`."""
+        """Wait until a process ends that the script does not end, and raise `BrokenStageError`."""
         while True:
             for child in self.running:
                 if child.process.returncode is not None and not child.may_end:
                     raise BrokenStageError(child.complaint())
-            await asyncio.sleep(_GLANCE)
+            await asyncio.sleep(_POLL_INTERVAL)
 
     async def _start(self, name: str, command: tuple[str, ...], environ: Mapping[str, str] | None = None) -> Child:
-        log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process is; it has no name to leave behind
+        log = tempfile.TemporaryFile()  # noqa: SIM115 - `stop` closes it; the file has no name that could remain
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
             env=environ,
-            process_group=0,  # Ctrl-C is for us; we end them in order
+            process_group=0,  # Ctrl-C signals only the demo, which then stops its children
         )
         child = Child(name, process, log)
         self.running.append(child)
@@ -177,7 +180,7 @@ def _free_port() -> int:
 
 
 async def _pongs(child: Child) -> bool:
-    """Tell whether the server answers a PING before its time to start is over."""
+    """Return whether the server answers a PING within `START` seconds."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(START):
             while child.process.returncode is None:

@@ -1,4 +1,4 @@
-"""What the toolkit did, as the shop reports it. Pure."""
+"""The state of the shop's pipeline, read from the lines that the shop's `Reporter` writes. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ("Inside", "Transition")
 
 @dataclass(frozen=True)
 class Transition:
-    """The breaker changed its state `at` seconds after the traffic began."""
+    """A change of the breaker's state, `at` seconds after the start of the traffic."""
 
     at: float
     kind: str
@@ -20,7 +20,7 @@ class Transition:
 
 @dataclass
 class Inside:
-    """The last report, and every transition of the breaker."""
+    """The last report of the shop, and all transitions of its breaker."""
 
     breaker: str = "closed"
     in_use: int = 0
@@ -29,27 +29,29 @@ class Inside:
     transitions: list[Transition] = field(default_factory=list)
 
     def hear(self, line: str, start: float) -> list[Transition]:
-        """Take in one line and return the transitions that are news.
+        """Read one line and return the transitions in it.
 
-        `start` is when the traffic began, by the monotonic clock that all processes of a machine share.
+        `start` is the start of the traffic on the monotonic clock, which all processes of a machine share.
         """
         facts = json.loads(line)
         self.breaker = facts.get("breaker", self.breaker)
         self.in_use = facts.get("in_use", self.in_use)
         self.places = facts.get("places", self.places)
         self.counts = facts.get("counts", self.counts)
-        news = [Transition(told["at"] - start, told["kind"], _words(told)) for told in facts.get("news", ())]
+        news = [Transition(entry["at"] - start, entry["kind"], _words(entry)) for entry in facts.get("news", ())]
         self.transitions += news
         return news
 
     def count(self, kind: str) -> int:
-        """Return how many events of `kind` there were."""
+        """Return the number of events of `kind`."""
         return self.counts.get(kind, 0)
 
 
-def _words(told: dict[str, Any]) -> str:
-    if told["kind"] == "breaker.opened":
-        counts = f", {told['failures']} of {told['calls']} calls failed" if told["calls"] >= told["failures"] else ""
-        return f"breaker opened: {told['reason']}{counts}"
-    state = "closed" if told["kind"] == "breaker.closed" else "half-open"
-    return f"breaker {state}: {told['reason']}"
+def _words(entry: dict[str, Any]) -> str:
+    if entry["kind"] == "breaker.opened":
+        counts = (
+            f", {entry['failures']} of {entry['calls']} calls failed" if entry["calls"] >= entry["failures"] else ""
+        )
+        return f"breaker opened: {entry['reason']}{counts}"
+    state = "closed" if entry["kind"] == "breaker.closed" else "half-open"
+    return f"breaker {state}: {entry['reason']}"

@@ -1,4 +1,4 @@
-"""The demo as plain lines, for scripts and small terminals: no colours, no markup, nothing drawn twice."""
+"""The demo as plain lines, for scripts and small terminals: no colours, no markup, no redrawing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from resilience_demo._record import GUARDED, PLAIN, PRICES, Tally
 from resilience_demo._stage import Stage
 from resilience_demo._verdict import Criterion, milliseconds
 
-__all__ = ("INSTALLED", "Lines", "deeds")
+__all__ = ("INSTALLED", "Lines", "policy_summaries")
 
 INSTALLED = {GUARDED: "with", PLAIN: "without"}
 _HEAD = ("phase", "toolkit", "orders", "ok", "errors", "rejected", "p50", "p95", "max")
@@ -19,60 +19,60 @@ _ROW = "{:<10} {:<8} {:>6} {:>6} {:>7} {:>9} {:>9} {:>9} {:>9}"
 
 
 class Lines:
-    """Writes a line when something happens, and the table at the end."""
+    """Writes a line for each event, and a table at the end."""
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = sys.stdout if out is None else out
 
     def opened(self, stage: Stage) -> None:
-        """Say which servers run."""
+        """Write a line for each server."""
         for server in stage.servers:
-            self._say(f"started  {server}")
-        self._say(f"{stage.script.seconds:g} s of traffic, the same with the toolkit and without it:")
+            self._write(f"started  {server}")
+        self._write(f"{stage.script.seconds:g} s of traffic, the same with the toolkit and without it:")
 
     def phase(self, stage: Stage) -> None:
-        """Say what happens now."""
+        """Write the start, name and description of the phase."""
         if stage.phase is not None:
-            self._say(f"{stage.marks[stage.phase.name]:6.2f} s  {stage.phase.name}: {stage.phase.words}")
+            self._write(f"{stage.marks[stage.phase.name]:6.2f} s  {stage.phase.name}: {stage.phase.words}")
 
     def news(self, transition: Transition) -> None:
-        """Say what the breaker did."""
-        self._say(f"{transition.at:6.2f} s  {transition.words}")
+        """Write the transition of the breaker."""
+        self._write(f"{transition.at:6.2f} s  {transition.words}")
 
     def tick(self, stage: Stage) -> None:
-        """Say nothing: a script wants results."""
+        """Write nothing."""
 
     def ended(self, stage: Stage, criteria: list[Criterion]) -> None:
-        """Say how it went: the table, what each policy did, and each promise."""
-        self._say("")
+        """Write the table, the actions of each policy, and each promise."""
+        self._write("")
         for row in _rows(stage):
-            self._say(row)
-        self._say("")
-        for name, deed in deeds(stage):
-            self._say(f"{name:<9} {deed}")
-        self._say("")
+            self._write(row)
+        self._write("")
+        for name, summary in policy_summaries(stage):
+            self._write(f"{name:<9} {summary}")
+        self._write("")
         for criterion in criteria:
-            self._say(f"{'PASS' if criterion.is_met else 'FAIL'}  {criterion.name}: {criterion.measured}")
+            self._write(f"{'PASS' if criterion.is_met else 'FAIL'}  {criterion.name}: {criterion.measured}")
 
     def interrupted(self) -> None:
-        """Say that it was stopped."""
-        self._say("stopped")
+        """Write that a signal stopped the demo."""
+        self._write("stopped")
 
     def failed(self, words: str) -> None:
-        """Say why there is no result."""
-        self._say(f"FAIL  {words}")
+        """Write why the demo has no result."""
+        self._write(f"FAIL  {words}")
 
     def close(self) -> None:
-        """Leave nothing unsaid."""
+        """Flush the output."""
         self._out.flush()
 
-    def _say(self, line: str) -> None:
+    def _write(self, line: str) -> None:
         self._out.write(line + "\n")
         self._out.flush()
 
 
-def deeds(stage: Stage) -> Iterator[tuple[str, str]]:
-    """Yield what each policy has done so far, in words."""
+def policy_summaries(stage: Stage) -> Iterator[tuple[str, str]]:
+    """Yield the name of each policy and a summary of its actions so far."""
     inside, prices = stage.inside, stage.record.total(PRICES)
     yield "retry", f"tried again {inside.count('retry.scheduled')} x, gave up {inside.count('retry.exhausted')} x"
     kinds = [transition.kind for transition in inside.transitions]

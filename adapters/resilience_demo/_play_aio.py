@@ -1,4 +1,4 @@
-"""The performance: start the servers, let the customers in, break the provider, repair it, judge."""
+"""Runs the demo: starts the servers, sends the traffic, breaks and repairs the provider, judges the promises."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ __all__ = ("play",)
 
 _TICK = 0.25
 _LAST_REPORT = 0.3
-_PATIENCE = 10.0
-_FIRST = ("/orders", "/plain/orders") * 5
-"""Served before anything is counted: imports and first connections are no part of the story."""
+"""Seconds for the last report of the shop to arrive."""
+_CLIENT_TIMEOUT = 10.0
+_WARM_UP = ("/orders", "/plain/orders") * 5
+"""Orders before the demo counts, so that imports and first connections do not change the latencies."""
 
 
 def play(script: Script, view: View) -> int:
-    """Perform `script` before `view` and return the exit status."""
+    """Run `script`, show it in `view` and return the exit status."""
     return asyncio.run(until_signalled(_shown(script, view), view.interrupted))
 
 
@@ -66,12 +67,12 @@ async def _open_shop(stage: Stage, children: Children, provider: Child) -> Child
 
 
 async def _ready(shop: Child) -> None:
-    """Wait until the shop says that it has started, and has served its first few customers."""
+    """Wait until the shop reports that it has started, and send it the orders of the warm-up."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(START), _client(shop) as http:
-            while not await _has_started(http):  # noqa: ASYNC110 - another process tells, and only when asked
+            while not await _has_started(http):  # noqa: ASYNC110 - polls another process
                 await asyncio.sleep(0.05)
-            for path in _FIRST:
+            for path in _WARM_UP:
                 await http.post(path, json=ORDER)
             return
     raise BrokenStageError(shop.complaint())
@@ -84,7 +85,7 @@ async def _has_started(http: httpx.AsyncClient) -> bool:
 
 
 async def _acts(stage: Stage, view: View, children: Children, provider: Child, shop: Child) -> None:
-    """Let everything happen at once until the last phase is over, or a server breaks down."""
+    """Run the phases, the traffic and the view together until the last phase ends or a server fails."""
     start = monotonic()
 
     def clock() -> float:
@@ -118,7 +119,7 @@ async def _listen(stage: Stage, view: View, shop: Child, start: float) -> None:
     async for line in shop.lines():
         for transition in stage.inside.hear(line, start):
             view.news(transition)
-    await asyncio.Event().wait()  # the shop has ended: `watch` knows and says why
+    await asyncio.Event().wait()  # the shop has ended: `watch` raises the reason
 
 
 async def _show(stage: Stage, view: View, clock: Clock) -> None:
@@ -131,4 +132,4 @@ async def _show(stage: Stage, view: View, clock: Clock) -> None:
 def _client(server: Child) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
     url = f"http://127.0.0.1:{server.port}"
-    return httpx.AsyncClient(base_url=url, timeout=_PATIENCE, limits=limits, trust_env=False)
+    return httpx.AsyncClient(base_url=url, timeout=_CLIENT_TIMEOUT, limits=limits, trust_env=False)

@@ -1,4 +1,4 @@
-"""What the customers saw: every answer, by phase and side. Pure."""
+"""The answers that the customers got, by phase and side. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ("GUARDED", "OUTCOMES", "PLAIN", "PRICES", "Answer", "Record", "Tally", "outcome_of")
+__all__ = ("GUARDED", "OUTCOMES", "PLAIN", "PRICES", "Record", "Tally", "TrafficAnswer", "outcome_of")
 
 GUARDED, PLAIN, PRICES = "guarded", "plain", "prices"
 OUTCOMES = ("ok", "error", "rejected")
@@ -16,8 +16,8 @@ _OK = range(200, 300)
 _REJECTED = frozenset({"CIRCUIT_OPEN", "RATE_LIMITED", "BULKHEAD_FULL"})
 
 
-class Answer(NamedTuple):
-    """One request and what became of it; `began` is seconds since the traffic did."""
+class TrafficAnswer(NamedTuple):
+    """One request and its outcome. `began` is in seconds since the start of the traffic."""
 
     side: str
     phase: str
@@ -28,7 +28,7 @@ class Answer(NamedTuple):
 
 
 def outcome_of(status: int, code: str) -> str:
-    """Return `ok`, `rejected` where the toolkit refused before calling, or `error`."""
+    """Return `ok`, `rejected` if the toolkit refused the call to the provider, or `error`."""
     if status in _OK:
         return "ok"
     return "rejected" if code in _REJECTED else "error"
@@ -36,14 +36,14 @@ def outcome_of(status: int, code: str) -> str:
 
 @dataclass
 class Tally:
-    """Answers of one side in one phase."""
+    """The answers of one side in one phase."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     unsent: int = 0
 
-    def add(self, answer: Answer) -> None:
-        """Count one more."""
+    def add(self, answer: TrafficAnswer) -> None:
+        """Count one answer."""
         self.outcomes[answer.outcome] += 1
         self.seconds.append(answer.seconds)
 
@@ -51,7 +51,7 @@ class Tally:
         return Tally(self.outcomes + other.outcomes, self.seconds + other.seconds, self.unsent + other.unsent)
 
     def percentile(self, share: float) -> float | None:
-        """Return the latency that `share` of the answers did not exceed; None where there are none."""
+        """Return the latency that `share` of the answers did not exceed. None if no answer is counted."""
         if not self.seconds:
             return None
         ranked = sorted(self.seconds)
@@ -59,23 +59,23 @@ class Tally:
 
 
 class Record:
-    """All that the customers saw so far. An answer belongs to the phase in which it was asked for."""
+    """All answers so far. An answer belongs to the phase that `blamed` in `_traffic_aio` returns."""
 
     def __init__(self) -> None:
         self.tallies: defaultdict[tuple[str, str], Tally] = defaultdict(Tally)
-        self.answers: list[Answer] = []
+        self.answers: list[TrafficAnswer] = []
         self.waiting: Counter[str] = Counter()
-        """Requests under way, by side."""
+        """Requests in flight, by side."""
 
-    def add(self, answer: Answer) -> None:
-        """Note one answer."""
+    def add(self, answer: TrafficAnswer) -> None:
+        """Record one answer."""
         self.answers.append(answer)
         self.tallies[answer.side, answer.phase].add(answer)
 
     def of(self, side: str, *phases: str) -> Tally:
-        """Return what `side` saw in `phases` together."""
+        """Return the answers of `side` in all `phases` together."""
         return sum((self.tallies.get((side, phase), Tally()) for phase in phases), Tally())
 
     def total(self, side: str) -> Tally:
-        """Return what `side` saw from beginning to end."""
+        """Return the answers of `side` in all phases."""
         return sum((tally for (known, _), tally in self.tallies.items() if known == side), Tally())

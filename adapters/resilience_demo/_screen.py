@@ -1,4 +1,4 @@
-"""The demo live in a terminal, by rich."""
+"""The demo as a live screen in a terminal, drawn with rich."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from resilience_demo import _chart
 from resilience_demo._inside import Transition
-from resilience_demo._lines import deeds
+from resilience_demo._lines import policy_summaries
 from resilience_demo._record import GUARDED, OUTCOMES, PLAIN, Tally
 from resilience_demo._script import Phase
 from resilience_demo._stage import Stage
@@ -22,13 +22,13 @@ from resilience_demo._verdict import Criterion
 __all__ = ("HEIGHT", "WIDTH", "Screen")
 
 WIDTH, HEIGHT = 96, 29
-"""The smallest window it fits in."""
+"""The size of the smallest terminal that shows the screen."""
 
-_WIDEST = 130
+_MAX_WIDTH = 130
 _TITLES = {GUARDED: "with the toolkit: POST /orders", PLAIN: "without: POST /plain/orders"}
 _COLOURS = {"ok": "green", "error": "red", "rejected": "yellow", "": ""}
 _STATES = {"closed": "green", "open": "red", "half-open": "yellow"}
-_NEWS = 3
+_MAX_NEWS = 3
 _RECENT = 1.0
 _SECOND = 1.0
 _COLUMNS = {"ok": 4, "error": 5, "refused": 7, "p50": 5, "p95": 5, "max": 5}
@@ -36,53 +36,53 @@ _GAUGE = 10
 
 
 class Screen:
-    """Draws everything anew several times a second, and leaves the last picture standing."""
+    """Draws the whole screen several times a second. The last picture remains in the terminal."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
         self._live = Live(console=self._console, auto_refresh=False)
-        self._news: deque[Transition] = deque(maxlen=_NEWS)
+        self._news: deque[Transition] = deque(maxlen=_MAX_NEWS)
 
     def opened(self, stage: Stage) -> None:
-        """Name the servers, and take over the terminal."""
+        """Print the servers and start the live display."""
         for server in stage.servers:
             self._console.print(Text(f"started  {server}", style="dim"))
         self._live.start()
 
     def phase(self, stage: Stage) -> None:
-        """Show what has changed."""
+        """Draw the new phase."""
         self.tick(stage)
 
     def news(self, transition: Transition) -> None:
-        """Keep it for the next picture."""
+        """Keep the transition for the next picture."""
         self._news.append(transition)
 
     def tick(self, stage: Stage) -> None:
-        """Draw how things are."""
+        """Draw the present state."""
         log = [Text(f"{known.at:6.2f} s  {known.words}", style="dim") for known in self._news]
-        self._draw(stage, log + [Text()] * (_NEWS - len(log)))
+        self._draw(stage, log + [Text()] * (_MAX_NEWS - len(log)))
 
     def ended(self, stage: Stage, criteria: list[Criterion]) -> None:
-        """Draw how it went."""
+        """Draw the promises and their figures."""
         stage.phase = None
         self._draw(stage, [_promise(criterion) for criterion in criteria])
 
     def interrupted(self) -> None:
-        """Say that it was stopped."""
+        """Print that a signal stopped the demo."""
         self.close()
         self._console.print("stopped")
 
     def failed(self, words: str) -> None:
-        """Say why there is no result."""
+        """Print why the demo has no result."""
         self.close()
         self._console.print(Text(words, style="red"))
 
     def close(self) -> None:
-        """Give the terminal back."""
+        """Stop the live display."""
         self._live.stop()
 
     def _draw(self, stage: Stage, last: Iterable[RenderableType]) -> None:
-        width = min(self._console.width, _WIDEST)
+        width = min(self._console.width, _MAX_WIDTH)
         sides = Table.grid(padding=0)
         sides.add_row(*(_side(stage, side, width // 2) for side in _TITLES))
         inside = Panel(_inside(stage), title="inside the payments pipeline", title_align="left", width=width // 2 * 2)
@@ -99,18 +99,18 @@ def _head(stage: Stage, width: int) -> RenderableType:
     head.width = width
     head.add_column(ratio=1)
     head.add_column(justify="right")
-    head.add_row(_way(stage), clock)
+    head.add_row(_timeline(stage), clock)
     head.add_row(words, "")
     return head
 
 
-def _way(stage: Stage) -> Text:
-    """Return the phases as a way, with what lies behind, the present one, and what is to come."""
-    way = Text()
+def _timeline(stage: Stage) -> Text:
+    """Return the phases in order, each marked as past, present or future."""
+    timeline = Text()
     for number, phase in enumerate(stage.script.phases):
-        way.append(" ── " if number else " ", style="dim")
-        way.append(*_milestone(stage, phase))
-    return way
+        timeline.append(" ── " if number else " ", style="dim")
+        timeline.append(*_milestone(stage, phase))
+    return timeline
 
 
 def _milestone(stage: Stage, phase: Phase) -> tuple[str, str]:
@@ -127,7 +127,7 @@ def _side(stage: Stage, side: str, width: int) -> Panel:
 
 
 def _now(stage: Stage, side: str) -> Text:
-    """Return what happened in the last second; when all is over, what has happened at all."""
+    """Return the rates of the last second. After the last phase, return the totals."""
     if stage.phase is None:
         tally = stage.record.total(side)
         return _counts(f"{len(tally.seconds):>5}", f"{tally.outcomes['ok']:>5}", stage.record.waiting[side], stage)
@@ -182,8 +182,8 @@ def _inside(stage: Stage) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold", width=8)
     table.add_column(width=11)
-    for name, deed in deeds(stage):
-        table.add_row(name, _gauge(stage, name), deed)
+    for name, summary in policy_summaries(stage):
+        table.add_row(name, _gauge(stage, name), summary)
     return table
 
 
@@ -193,7 +193,7 @@ def _gauge(stage: Stage, name: str) -> Text:
         return Text(f"● {inside.breaker}", style=f"bold {_STATES[inside.breaker]}")
     if name == "bulkhead" and inside.places:
         cells = min(_GAUGE, inside.places)
-        taken = -(-inside.in_use * cells // inside.places)  # rounded up: one call under way is seen
+        taken = -(-inside.in_use * cells // inside.places)  # rounded up, so that one call in flight is visible
         return Text("■" * taken + "□" * (cells - taken), style="cyan")
     return Text()
 

@@ -1,7 +1,7 @@
-"""One example under uvicorn: `python -m resilience_demo._serve examples/fastapi_shop.py payments`.
+"""Serves one example under uvicorn: `python -m resilience_demo._serve examples/fastapi_shop.py payments`.
 
-It takes a free loopback port, says which on its first line, reports what the pipeline named does, and ends with the
-pipe it reads from.
+The program listens on a free loopback port and writes the port as its first line. It reports the events of the named
+pipelines. It ends when its standard input closes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import ModuleType
 
 import uvicorn
 
-from resilience_demo._leash import end_with
+from resilience_demo._parent_watch import end_with
 from resilience_demo._report import Reporter
 
 __all__ = ("load", "main")
@@ -25,27 +25,27 @@ __all__ = ("load", "main")
 def main(argv: list[str]) -> int:
     """Serve the example until SIGTERM, or until standard input ends."""
     path, *pipelines = argv
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn stops in good order, then raises it once more
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn shuts down, then raises SIGTERM again
     end_with(sys.stdin.fileno(), lambda: signal.raise_signal(signal.SIGTERM))
     module = load(Path(path))
     listening = _socket()
     config = uvicorn.Config(module.app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
-    _say(json.dumps({"port": listening.getsockname()[1]}))
+    _write_line(json.dumps({"port": listening.getsockname()[1]}))
     for name in pipelines:
-        Reporter(getattr(module, name), _say).start()
+        Reporter(getattr(module, name), _write_line).start()
     uvicorn.Server(config).run(sockets=[listening])
     return 0
 
 
 def _socket() -> socket.socket:
-    """Return a socket on a free port. asyncio sends without delay only where the protocol was named as TCP."""
+    """Return a socket on a free port. asyncio sets TCP_NODELAY only if the socket names TCP as its protocol."""
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
     return listening
 
 
 def load(path: Path) -> ModuleType:
-    """Import the file at `path` under its own name."""
+    """Import the file at `path` as a module with the name of the file."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python module")
@@ -55,7 +55,7 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-def _say(line: str) -> None:
+def _write_line(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

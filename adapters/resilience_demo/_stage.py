@@ -1,4 +1,4 @@
-"""All there is to show, and what a show can do with it."""
+"""The state of the demo, and the protocol of the views that show it."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ __all__ = ("Stage", "View")
 
 @dataclass
 class Stage:
-    """The state of the performance. Times are seconds since the traffic began."""
+    """The state of the demo. Times are in seconds since the start of the traffic."""
 
     script: Script
     record: Record = field(default_factory=Record)
     inside: Inside = field(default_factory=Inside)
     marks: dict[str, float] = field(default_factory=dict)
-    """When each phase really began, by its name."""
+    """The start of each phase, by its name."""
     servers: list[str] = field(default_factory=list)
-    """What runs where, in words."""
+    """The name, address and process id of each server."""
     state: str = ""
-    """Where the limiters keep their counts, in words."""
+    """The place in which the limiters count: Valkey or memory."""
     phase: Phase | None = None
     elapsed: float = 0.0
 
 
 class View(Protocol):
-    """Shows a performance to somebody."""
+    """Shows the demo to the user."""
 
     def opened(self, stage: Stage) -> None:
-        """Show that the servers run."""
+        """Show the servers."""
 
     def phase(self, stage: Stage) -> None:
         """Show that the next phase has begun."""
@@ -45,16 +45,16 @@ class View(Protocol):
         """Show that the breaker changed its state."""
 
     def tick(self, stage: Stage) -> None:
-        """Show how things are; called several times a second."""
+        """Show the present state. The demo calls this several times a second."""
 
     def ended(self, stage: Stage, criteria: list[Criterion]) -> None:
-        """Show how it went."""
+        """Show the results."""
 
     def interrupted(self) -> None:
-        """Show that somebody stopped it."""
+        """Show that a signal stopped the demo."""
 
     def failed(self, words: str) -> None:
-        """Show why there is no result."""
+        """Show why the demo has no result."""
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""

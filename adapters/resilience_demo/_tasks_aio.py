@@ -1,4 +1,4 @@
-"""Things that go on at the same time: until the first has ended, or somebody wants all of it to end."""
+"""Runs coroutines together: until the first ends, until all end, or until a signal arrives."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 R = TypeVar("R")
 
 
-async def until_signalled(performance: Coroutine[Any, Any, int], interrupted: Callable[[], object]) -> int:
-    """Cancel the performance at the first signal, let it clean up whatever signals follow, and return 128 + n.
+async def until_signalled(demo: Coroutine[Any, Any, int], interrupted: Callable[[], object]) -> int:
+    """Run `demo` and return its result, or 128 + n if signal n arrives.
 
-    `interrupted` is called when that has been done.
+    The first signal cancels the demo. Later signals do not disturb its cleanup. `interrupted` is called after
+    the cleanup.
     """
-    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(performance)
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(demo)
     received: list[int] = []
 
     def receive(number: int) -> None:
@@ -37,7 +38,7 @@ async def until_signalled(performance: Coroutine[Any, Any, int], interrupted: Ca
 
 
 async def first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Run all of them until one ends, and raise what it raised."""
+    """Run the coroutines until one ends, and cancel the others. Raise the exception of the ended one, if any."""
     tasks = [asyncio.ensure_future(each) for each in coroutines]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -50,7 +51,10 @@ async def first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
 
 
 async def all_of(*coroutines: Coroutine[Any, Any, R]) -> list[R]:
-    """Run all of them and return what they return; raise what the first one raises, once the others are cancelled."""
+    """Run the coroutines and return their results.
+
+    If one raises, the others are cancelled, and the first exception is raised after they have ended.
+    """
     tasks = [asyncio.ensure_future(each) for each in coroutines]
     try:
         return list(await asyncio.gather(*tasks))

@@ -1,4 +1,4 @@
-"""The customers: orders that come at a fixed rate, and shoppers who wait for each answer, all bounded in number."""
+"""The traffic: orders at a fixed rate, and shoppers that wait for each answer. The number in flight is bounded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from resilience.clock import monotonic
-from resilience_demo._record import GUARDED, PLAIN, PRICES, Answer, outcome_of
+from resilience_demo._record import GUARDED, PLAIN, PRICES, TrafficAnswer, outcome_of
 from resilience_demo._script import Phase
 from resilience_demo._stage import Stage
 
@@ -21,7 +21,7 @@ ORDER = {"item": "tea", "quantity": 1}
 
 
 class Traffic:
-    """Asks the shop at `http` what the script says, the same of both sides, and records every answer."""
+    """Sends the load of the script to the shop at `http`, the same to both sides, and records every answer."""
 
     def __init__(self, stage: Stage, http: httpx.AsyncClient, clock: Callable[[], float]) -> None:
         self._stage = stage
@@ -29,7 +29,7 @@ class Traffic:
         self._clock = clock
 
     async def flow(self) -> None:
-        """Go on until cancelled."""
+        """Send requests until the task is cancelled."""
         script = self._stage.script
         async with asyncio.TaskGroup() as group:
             for side in (GUARDED, PLAIN):
@@ -39,16 +39,16 @@ class Traffic:
             group.create_task(self._at_rate(PRICES, script.lookers, group))
 
     async def _at_rate(self, side: str, rate: float, group: asyncio.TaskGroup) -> None:
-        """Ask `rate` times a second, whatever becomes of the answers."""
+        """Send `rate` requests a second, independent of the answers."""
         for due in beats(monotonic(), 1 / rate):
             await asyncio.sleep(max(0.0, due - monotonic()))
-            if self._stage.record.waiting[side] < self._stage.script.most_waiting:
+            if self._stage.record.waiting[side] < self._stage.script.max_waiting:
                 group.create_task(self._ask(side))
             else:
                 self._stage.record.tallies[side, blamed(None, self._stage.phase)].unsent += 1
 
     async def _shop(self, side: str) -> None:
-        """Ask, wait for the answer, pause, ask again."""
+        """Send a request, wait for the answer, pause, and repeat."""
         while True:
             await self._ask(side)
             await asyncio.sleep(self._stage.script.pause)
@@ -61,7 +61,7 @@ class Traffic:
         finally:
             record.waiting[side] -= 1
         phase = blamed(asked, self._stage.phase)
-        record.add(Answer(side, phase, began, self._clock() - began, outcome, code))
+        record.add(TrafficAnswer(side, phase, began, self._clock() - began, outcome, code))
 
     async def _answer(self, side: str) -> tuple[str, str]:
         method, body = ("GET", None) if side == PRICES else ("POST", ORDER)
@@ -74,14 +74,18 @@ class Traffic:
 
 
 def blamed(asked: Phase | None, answered: Phase | None) -> str:
-    """Return the phase an order counts for: the one it was asked in, unless the provider went down meanwhile."""
+    """Return the name of the phase to which an order belongs.
+
+    An order belongs to the phase in which it was sent. If an outage began while it was in flight, it belongs to the
+    phase in which its answer came.
+    """
     went_down = answered is not None and answered.is_outage and asked is not None and not asked.is_outage
     phase = answered if went_down or asked is None else asked
     return "" if phase is None else phase.name
 
 
 def code_of(response: httpx.Response) -> str:
-    """Return the code of an envelope, or nothing."""
+    """Return the code in an envelope, or an empty string if the body has none."""
     try:
         body: Any = response.json()
     except ValueError:
@@ -90,5 +94,5 @@ def code_of(response: httpx.Response) -> str:
 
 
 def beats(start: float, interval: float) -> Iterator[float]:
-    """Yield when things are due, one interval after the other, for ever."""
+    """Yield times without end, the first one at `start`, then one per interval."""
     return (start + number * interval for number in itertools.count())

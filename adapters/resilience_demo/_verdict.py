@@ -1,4 +1,4 @@
-"""Did the toolkit do what it promises? Pure."""
+"""Judges whether the toolkit kept the promises of the demo. Pure."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from resilience_demo._stage import Stage
 __all__ = ("Criterion", "judge", "milliseconds")
 
 FAST = 0.25
-"""Seconds within which half of the guarded orders have to be answered while the provider is down.
+"""Seconds within which half of the guarded orders must be answered while the provider is down.
 
-Less than the 300 ms one call to the provider is given: so quick is only who did not wait for it.
+The shop allows 300 ms for a call to the provider, so a faster answer did not wait for the provider.
 """
 
-FEWEST = 20
-"""Orders during the outage without which nothing can be said."""
+MIN_ORDERS = 20
+"""The least number of orders during the outage from which the demo judges."""
 
 
 class Criterion(NamedTuple):
-    """One promise, whether it was kept, and the figure that says so."""
+    """One promise, whether it was kept, and the measured figure."""
 
     name: str
     is_met: bool
@@ -31,7 +31,7 @@ class Criterion(NamedTuple):
 
 
 def judge(stage: Stage) -> list[Criterion]:
-    """Return the three promises of the demo."""
+    """Return the three promises of the demo, each with its result."""
     begins, ends = _outage(stage)
     opened = _first(stage.inside.transitions, "breaker.opened", begins, ends)
     return [_opened(opened, begins), _closed(stage.inside, opened, ends), _failed_fast(stage)]
@@ -58,7 +58,7 @@ def _failed_fast(stage: Stage) -> Criterion:
     names = [phase.name for phase in stage.script.phases if phase.is_outage]
     guarded, plain = stage.record.of(GUARDED, *names), stage.record.of(PLAIN, *names)
     median = guarded.percentile(0.5)
-    if median is None or len(guarded.seconds) < FEWEST:
+    if median is None or len(guarded.seconds) < MIN_ORDERS:
         return Criterion(name, False, f"only {len(guarded.seconds)} guarded orders were answered during the outage")
     measured = (
         f"half of the orders during the outage were answered within {milliseconds(median)}, "
@@ -68,7 +68,7 @@ def _failed_fast(stage: Stage) -> Criterion:
 
 
 def _outage(stage: Stage) -> tuple[float, float]:
-    """Return when the provider went and when it came back; infinity for what did not happen."""
+    """Return the start and the end of the outage. A time is infinite if it did not come."""
     marks = [(phase.is_outage, stage.marks.get(phase.name, math.inf)) for phase in stage.script.phases]
     begins = next((at for is_down, at in marks if is_down), math.inf)
     ends = next((at for is_down, at in marks if not is_down and at > begins), math.inf)
@@ -80,5 +80,5 @@ def _first(transitions: Iterable[Transition], kind: str, after: float, before: f
 
 
 def milliseconds(seconds: float | None) -> str:
-    """Return a latency as people read it; nothing measured is a dash."""
+    """Return a latency in ms as text, or a dash for None."""
     return "-" if seconds is None else f"{seconds * 1000:,.0f} ms"

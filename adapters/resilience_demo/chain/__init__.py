@@ -1,9 +1,12 @@
-"""Three services that call each other, as processes: one error crosses all of them, one is killed, one is drained."""
+"""The demo of three services that call each other.
+
+One error crosses all services. Then the demo kills one instance and drains another.
+"""
 
 from __future__ import annotations
 
-from resilience_demo.chain._lines import Lines
+from resilience_demo.chain._lines import ChainLines
 from resilience_demo.chain._play_aio import play
 from resilience_demo.chain._script import FULL, SHORT
 
-__all__ = ("FULL", "SHORT", "Lines", "play")
+__all__ = ("FULL", "SHORT", "ChainLines", "play")

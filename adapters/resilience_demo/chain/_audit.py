@@ -1,4 +1,4 @@
-"""The books of the stock, read from its file: customers may be told anything, this is what was booked."""
+"""Reads the ledger of the stock, which records the bookings independently of the answers to customers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ("audit",)
 
 
 def audit(ledger: Path, item: str) -> Audit:
-    """Return what the ledger says of `item`."""
+    """Return the bookings and the remaining number of `item`."""
     with contextlib.closing(sqlite3.connect(ledger)) as database:
         parcels = "SELECT count(*), coalesce(sum(asked > 1), 0) FROM parcels WHERE item = ?"
         booked, asked_again = database.execute(parcels, (item,)).fetchone()

@@ -1,4 +1,4 @@
-"""One error on its way: raised by the stock (gRPC), passed on by the warehouse (Flask), told by the shop (FastAPI)."""
+"""Follows one error: the stock (gRPC) raises it, the warehouse (Flask) forwards it, the shop (FastAPI) returns it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from resilience_demo.chain._stage import Crossing, Sighting
 
 __all__ = ("cross", "sightings")
 
-_GIVEN = 5.0
+_TIMEOUT = 5.0
 _SOLD_OUT = "scone"
 _LINE = re.compile(r"WARNING (\w+): (\w+) for parcel (\S+), request (\S+), trace (\S+), (\d+) ms left")
 
 
 async def cross(http: httpx.AsyncClient, servers: Iterable[Child]) -> Crossing:
-    """Order something sold out, and find out who tells what of it."""
-    crossing = Crossing(f"demo-{secrets.token_hex(4)}", secrets.token_hex(16), _GIVEN)
+    """Order a sold-out item and collect the reports of its error from the logs and from the answer."""
+    crossing = Crossing(f"demo-{secrets.token_hex(4)}", secrets.token_hex(16), _TIMEOUT)
     headers = {
         "X-Request-ID": crossing.request_id,
         "traceparent": f"00-{crossing.trace_id}-{secrets.token_hex(8)}-01",
-        "X-Request-Timeout": f"{_GIVEN:g}s",
+        "X-Request-Timeout": f"{_TIMEOUT:g}s",
     }
     parcel = str(uuid.uuid4())
     response = await http.put(f"/parcels/{parcel}", json={"item": _SOLD_OUT}, headers=headers)
@@ -35,7 +35,7 @@ async def cross(http: httpx.AsyncClient, servers: Iterable[Child]) -> Crossing:
 
 
 def sightings(log: str, parcel: str) -> list[Sighting]:
-    """Return what a log says of the parcel that could not be sent."""
+    """Return the lines of a log about the error of one parcel."""
     return [
         Sighting(service, "its log", code, request_id, trace_id, int(left) / 1000)
         for service, code, number, request_id, trace_id, left in _LINE.findall(log)

@@ -1,4 +1,4 @@
-"""The customers: they order at a fixed rate, whatever becomes of the answers, and nobody asks twice."""
+"""The customers: orders at a fixed rate, independent of the answers. A customer never repeats an order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import httpx
 
 from resilience.clock import Clock, monotonic
 from resilience_demo._traffic_aio import beats, code_of
-from resilience_demo.chain._record import Order, Record
+from resilience_demo.chain._record import ChainRecord, Order
 
 __all__ = ("ORDERED", "Customers")
 
@@ -17,30 +17,30 @@ ORDERED = "tea"
 
 
 class Customers:
-    """Order from the shop at `http`, and record every answer."""
+    """Sends orders to the shop at `http` and records every answer."""
 
-    def __init__(self, record: Record, http: httpx.AsyncClient, clock: Clock) -> None:
+    def __init__(self, record: ChainRecord, http: httpx.AsyncClient, clock: Clock) -> None:
         self._record = record
         self._http = http
         self._clock = clock
-        self._come = True
+        self._is_sending = True
 
     async def flow(self, rate: float) -> None:
-        """Send `rate` orders a second, until cancelled."""
+        """Send `rate` orders a second until the task is cancelled."""
         async with asyncio.TaskGroup() as group:
             for due in beats(monotonic(), 1 / rate):
                 await asyncio.sleep(max(0.0, due - monotonic()))
-                if self._come:
+                if self._is_sending:
                     group.create_task(self.order())
 
     async def leave(self) -> None:
-        """Send nothing more, and wait until every order has its answer: the client's patience is bounded."""
-        self._come = False
-        while self._record.waiting:  # noqa: ASYNC110 - a count, which only goes down
+        """Stop sending and wait until every order has its answer. The timeout of the client bounds the wait."""
+        self._is_sending = False
+        while self._record.waiting:  # noqa: ASYNC110 - polls a count that only falls
             await asyncio.sleep(0.01)
 
     async def order(self) -> Order:
-        """Order one thing, once."""
+        """Send one order, without a retry."""
         began = self._clock()
         self._record.sent += 1
         answer: tuple[int, str, str, str] = (0, "cancelled", "", "")

@@ -1,4 +1,4 @@
-"""What happens to the instances while customers order: one is killed, another one is told to end."""
+"""The incidents while customers order: a kill of one instance, and a drain of another."""
 
 from __future__ import annotations
 
@@ -7,60 +7,60 @@ import contextlib
 import signal
 
 from resilience_demo._children_aio import Child
-from resilience_demo.chain._cast_aio import Cast
+from resilience_demo.chain._launcher_aio import Launcher
 from resilience_demo.chain._readiness_aio import readiness
-from resilience_demo.chain._stage import Drain, Outage, Stage, View
+from resilience_demo.chain._stage import ChainStage, ChainView, Drain, Outage
 
 __all__ = ("drain", "kill")
 
 _UNREADY = 503
-_GLANCE = 0.02
-_PATIENCE = 15.0
-"""Seconds an instance gets to come back, or to end: what has not happened then did not happen."""
+_POLL_INTERVAL = 0.02
+_MAX_WAIT = 15.0
+"""Seconds within which an instance must book again, or end. Otherwise the promise is broken."""
 
 
-async def kill(stage: Stage, view: View, cast: Cast, stock: Child) -> None:
-    """Kill an instance of the stock, start it again after a while, and wait until it has booked something new."""
-    before = cast.repeated
+async def kill(stage: ChainStage, view: ChainView, launcher: Launcher, stock: Child) -> None:
+    """Kill an instance of the stock, start a successor, and wait until the successor has booked a new order."""
+    before = launcher.repeated
     stock.may_end = True
     outage = stage.outage = Outage(stock.name, stage.clock())
     view.news(outage.killed, f"kill -9 {stock.name}")
     await stock.kill()
     await asyncio.sleep(stage.script.away)
-    successor = await cast.stock(stock.name)
+    successor = await launcher.stock(stock.name)
     outage.started = stage.clock()
     view.news(outage.started, f"started again: {successor.words}")
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_PATIENCE):
-            while not _has_booked(stage, outage):  # noqa: ASYNC110 - customers tell, one answer at a time
-                await asyncio.sleep(_GLANCE)
+        async with asyncio.timeout(_MAX_WAIT):
+            while not _has_booked(stage, outage):  # noqa: ASYNC110 - polls the answers of the customers
+                await asyncio.sleep(_POLL_INTERVAL)
             outage.booked = stage.clock()
             view.news(outage.booked, f"{stock.name} books again")
-    outage.repeated = cast.repeated - before
+    outage.repeated = launcher.repeated - before
 
 
-def _has_booked(stage: Stage, outage: Outage) -> bool:
+def _has_booked(stage: ChainStage, outage: Outage) -> bool:
     return any(order.booked_by == outage.name and order.began >= outage.started for order in stage.record.orders)
 
 
-async def drain(stage: Stage, view: View, cast: Cast, warehouse: Child) -> None:
-    """Tell an instance of the warehouse to end, and watch how it does."""
-    before = cast.repeated
+async def drain(stage: ChainStage, view: ChainView, launcher: Launcher, warehouse: Child) -> None:
+    """Send SIGTERM to an instance of the warehouse, and record its readiness until it ends."""
+    before = launcher.repeated
     warehouse.may_end = True
     draining = stage.drain = Drain(warehouse.name, stage.clock())
     warehouse.process.send_signal(signal.SIGTERM)
-    view.news(draining.told, f"SIGTERM to {warehouse.name}")
+    view.news(draining.signalled, f"SIGTERM to {warehouse.name}")
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_MAX_WAIT):
             while warehouse.process.returncode is None:
-                await _look(stage, view, draining, warehouse.port)
-                await asyncio.sleep(_GLANCE)
+                await _check_readiness(stage, view, draining, warehouse.port)
+                await asyncio.sleep(_POLL_INTERVAL)
             draining.ended, draining.status = stage.clock(), warehouse.process.returncode
             view.news(draining.ended, f"{warehouse.name} has ended, with status {draining.status}")
-    draining.repeated = cast.repeated - before
+    draining.repeated = launcher.repeated - before
 
 
-async def _look(stage: Stage, view: View, draining: Drain, port: int) -> None:
+async def _check_readiness(stage: ChainStage, view: ChainView, draining: Drain, port: int) -> None:
     if await readiness(port) != _UNREADY:
         return
     draining.accepted += 1

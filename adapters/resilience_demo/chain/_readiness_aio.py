@@ -1,31 +1,31 @@
-"""Is it ready? Asked as a kubelet asks: on a connection of its own, with little patience."""
+"""Probes the readiness of a server as a kubelet does: on a new connection, with a short timeout."""
 
 from __future__ import annotations
 
 import asyncio
 
-__all__ = ("NOBODY", "readiness")
+__all__ = ("NO_ANSWER", "readiness")
 
-NOBODY = 0
-"""In place of a status: no connection, or no answer in time."""
+NO_ANSWER = 0
+"""The status if the connection fails or no answer comes in time."""
 
-_PATIENCE = 1.0
-_QUESTION = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+_TIMEOUT = 1.0
+_REQUEST = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 
 
 async def readiness(port: int) -> int:
     """Return the status with which the server on `port` answers `/readyz`."""
     try:
-        async with asyncio.timeout(_PATIENCE):
-            return await _asked(port)
-    except (OSError, ValueError, IndexError):  # a TimeoutError is an OSError; the others are answers cut short
-        return NOBODY
+        async with asyncio.timeout(_TIMEOUT):
+            return await _probe(port)
+    except (OSError, ValueError, IndexError):  # TimeoutError is an OSError; the others mean a malformed answer
+        return NO_ANSWER
 
 
-async def _asked(port: int) -> int:
+async def _probe(port: int) -> int:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        writer.write(_QUESTION)
+        writer.write(_REQUEST)
         return int((await reader.readline()).split()[1])
     finally:
         writer.close()

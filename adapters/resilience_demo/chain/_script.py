@@ -1,39 +1,42 @@
-"""How long each part of the play takes, how many customers come, and what the servers are started with."""
+"""The length of each part of the demo, the rate of the orders, and the environment of the servers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ("FULL", "SHORT", "Script", "environment")
+__all__ = ("FULL", "SHORT", "ChainScript", "environment")
 
-_OURS = ("RESILIENCE_", "GUNICORN_")
+_OWN = ("RESILIENCE_", "GUNICORN_")
 _PASSED_ON = "RESILIENCE_PIPELINE__"
 
 
 @dataclass(frozen=True)
-class Script:
-    """Seconds of each part, and orders per second all the while."""
+class ChainScript:
+    """The length of each part in seconds, and `rate` in orders per second."""
 
     rate: float
     steady: float
-    """Before anything happens."""
+    """Before the first incident."""
     away: float
     """Between the end of an instance and the start of its successor."""
     rest: float
     """After each incident."""
 
 
-FULL = Script(rate=30, steady=4, away=2, rest=3)
-SHORT = Script(rate=20, steady=1.5, away=0.5, rest=0.5)  # machines that run scripts are busy: fewer customers
+FULL = ChainScript(rate=30, steady=4, away=2, rest=3)
+SHORT = ChainScript(
+    rate=20, steady=1.5, away=0.5, rest=0.5
+)  # machines that run scripts are often busy, so the rate is lower
 
 
 def environment(inherited: Mapping[str, str], **own: str) -> dict[str, str]:
-    """Return what a server is started with: of the settings around us, only those of pipelines count.
+    """Return the environment of a server.
 
-    Somebody else's Redis or limits have no place in a demo; trying other retries does.
+    Of the variables of the toolkit and of gunicorn in `inherited`, only those of pipelines remain: users can try other
+    retries, and the demo never uses the Redis or the limits of another application.
     """
-    kept = {name: value for name, value in inherited.items() if not name.startswith(_OURS)}
+    kept = {name: value for name, value in inherited.items() if not name.startswith(_OWN)}
     tried = {name: value for name, value in inherited.items() if name.startswith(_PASSED_ON)}
-    # Machines that play this are small, and busy with six servers: nobody is to run out of time for that.
+    # Six servers can overload a small machine. The long deadline keeps that load from failing orders.
     return {**kept, "RESILIENCE_SERVER__DEADLINE": "10s", **own, **tried}

@@ -1,4 +1,4 @@
-"""One address for several instances, like a Service of Kubernetes: new connections go to those that are ready."""
+"""One address for several instances, like a Service of Kubernetes: it connects clients to ready instances."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Self
 
 from resilience_demo._tasks_aio import first_of
-from resilience_demo.chain._readiness_aio import NOBODY, readiness
+from resilience_demo.chain._readiness_aio import NO_ANSWER, readiness
 
 __all__ = ("Service",)
 
@@ -17,18 +17,19 @@ _INTERVAL = 0.1
 _CHUNK = 65_536
 _READY = 200
 _MISSES = 3
-"""Questions in a row without an answer after which an instance is left out, as Kubernetes counts them."""
+"""Consecutive probes without an answer after which an instance is unready (`failureThreshold` of Kubernetes)."""
 
 
 class Service:
-    """Carries bytes between clients and instances, knowing nothing of HTTP; repeats nothing, and hides nothing.
+    """Forwards bytes between clients and instances. It does not parse HTTP, and it repeats no request.
 
-    `told` hears when an instance is taken in or left out. Leaving the `async with` block breaks off what is carried.
+    The service calls `on_change(name, is_ready)` when an instance becomes ready or unready. The end of the
+    `async with` block closes all connections.
     """
 
-    def __init__(self, instances: Mapping[str, int], told: Callable[[str, bool], object]) -> None:
+    def __init__(self, instances: Mapping[str, int], on_change: Callable[[str, bool], object]) -> None:
         self._instances = instances
-        self._told = told
+        self._on_change = on_change
         self._ready: set[str] = set()
         self._turns = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -53,39 +54,42 @@ class Service:
         return len(self._ready) == len(self._instances)
 
     async def _watch(self, name: str) -> None:
-        """Ask one instance ten times a second, and believe what it says at once; silence only when it lasts."""
+        """Probe one instance ten times a second.
+
+        An answer counts at once. Missing answers count after `_MISSES` in a row.
+        """
         missed = 0
         while True:
             status = await readiness(self._instances[name])
-            missed = missed + 1 if status == NOBODY else 0
+            missed = missed + 1 if status == NO_ANSWER else 0
             if missed in {0, _MISSES}:
-                self._put(name, is_ready=status == _READY)
+                self._set_ready(name, is_ready=status == _READY)
             await asyncio.sleep(_INTERVAL)
 
-    def _put(self, name: str, *, is_ready: bool) -> None:
+    def _set_ready(self, name: str, *, is_ready: bool) -> None:
         if is_ready != (name in self._ready):
             (self._ready.add if is_ready else self._ready.discard)(name)
-            self._told(name, is_ready)
+            self._on_change(name, is_ready)
 
     def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._keep(asyncio.ensure_future(self._carry(reader, writer)))
+        self._keep(asyncio.ensure_future(self._forward(reader, writer)))
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Connect a client with the instance whose turn it is, until either of them has enough."""
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Connect a client to the next ready instance until either side closes its connection."""
         ready = sorted(self._ready)
         with contextlib.suppress(OSError), contextlib.closing(writer):
             if ready:
                 name = ready[next(self._turns) % len(ready)]
                 back, forth = await asyncio.open_connection("127.0.0.1", self._instances[name])
                 with contextlib.closing(forth):
-                    await first_of(_pour(reader, forth), _pour(back, writer))
+                    await first_of(_copy(reader, forth), _copy(back, writer))
 
 
-async def _pour(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
     while data := await source.read(_CHUNK):
         target.write(data)
         await target.drain()

@@ -1,4 +1,4 @@
-"""All there is to show, and what a show can do with it."""
+"""The state of the demo of three services, and the protocol of the views that show it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from resilience.clock import monotonic
-from resilience_demo.chain._record import Record
-from resilience_demo.chain._script import Script
+from resilience_demo.chain._record import ChainRecord
+from resilience_demo.chain._script import ChainScript
 
 if TYPE_CHECKING:
     from resilience_demo._verdict import Criterion
 
-__all__ = ("Audit", "Crossing", "Drain", "Outage", "Sighting", "Stage", "View")
+__all__ = ("Audit", "ChainStage", "ChainView", "Crossing", "Drain", "Outage", "Sighting")
 
 
 class Sighting(NamedTuple):
-    """One error as one service told of it; `left` is the time it still had for the request, in seconds."""
+    """The report of one error by one service. `left` is the remaining time of the request in seconds."""
 
     service: str
     source: str
@@ -29,63 +29,63 @@ class Sighting(NamedTuple):
 
 @dataclass
 class Crossing:
-    """One order for something sold out: what the customer sent along, and where what came of it was seen."""
+    """One order for a sold-out item: the ids that the customer sent, and the reports of the error."""
 
     request_id: str
     trace_id: str
     given: float
-    """Seconds the customer was going to wait."""
+    """The deadline of the customer, in seconds from the order."""
     sightings: list[Sighting] = field(default_factory=list)
 
 
 @dataclass
 class Outage:
-    """An instance that was killed. Times are seconds since the customers came, infinite for what did not happen."""
+    """An instance that was killed. Times are in seconds since the first order, infinite if the event did not come."""
 
     name: str
     killed: float
     started: float = math.inf
     booked: float = math.inf
-    """When it had booked its first new order."""
+    """The time of its first new booking."""
     repeated: int = 0
-    """Attempts that any service made again meanwhile."""
+    """Retries by all services during the incident."""
 
 
 @dataclass
 class Drain:
-    """An instance that was told to end. Times are as above."""
+    """An instance that received SIGTERM. Times have the same unit and the same meaning of infinity as in `Outage`."""
 
     name: str
-    told: float
+    signalled: float
     unready: float = math.inf
-    """When it first answered 503 to the question whether it is ready."""
+    """The time of its first 503 answer to `/readyz`."""
     accepted: int = 0
-    """Connections it took, and answered, after that."""
+    """Connections that it accepted and answered from then on."""
     ended: float = math.inf
     status: int | None = None
     repeated: int = 0
-    """Attempts that any service made again meanwhile."""
+    """Retries by all services during the incident."""
 
 
 class Audit(NamedTuple):
-    """What the books of the stock say."""
+    """The figures of one item in the ledger of the stock."""
 
     parcels: int = 0
     remaining: int = 0
     asked_again: int = 0
-    """Parcels for which the stock was asked more than once."""
+    """Parcels that the stock was asked to book more than once."""
 
 
 @dataclass
-class Stage:
-    """The state of the play."""
+class ChainStage:
+    """The state of the demo of three services."""
 
-    script: Script
-    record: Record = field(default_factory=Record)
+    script: ChainScript
+    record: ChainRecord = field(default_factory=ChainRecord)
     servers: list[str] = field(default_factory=list)
-    """What runs where, in words."""
+    """The name, address and process id of each server."""
     began: float | None = None
-    """When the customers came, by the monotonic clock."""
+    """The time of the first order on the monotonic clock, or None before it."""
     crossing: Crossing | None = None
     outage: Outage | None = None
     drain: Drain | None = None
@@ -93,33 +93,33 @@ class Stage:
     after: Audit = field(default_factory=Audit)
 
     def clock(self) -> float:
-        """Return the seconds since the customers came; none have gone before."""
+        """Return the seconds since the first order, or 0 before it."""
         return 0.0 if self.began is None else monotonic() - self.began
 
 
-class View(Protocol):
-    """Shows the play to somebody."""
+class ChainView(Protocol):
+    """Shows the demo to the user."""
 
-    def opened(self, stage: Stage) -> None:
-        """Show that the servers run."""
+    def opened(self, stage: ChainStage) -> None:
+        """Show the servers."""
 
     def crossed(self, crossing: Crossing) -> None:
-        """Show what became of the error."""
+        """Show the reports of the error."""
 
     def customers(self, rate: float) -> None:
-        """Show that customers come from now on."""
+        """Show the rate of the orders that begin now."""
 
     def news(self, at: float, words: str) -> None:
-        """Show that something happened."""
+        """Show one event."""
 
-    def tick(self, at: float, record: Record) -> None:
-        """Show how things are; called once a second."""
+    def tick(self, at: float, record: ChainRecord) -> None:
+        """Show the numbers of orders. The demo calls this once a second."""
 
     def ended(self, criteria: list[Criterion]) -> None:
-        """Show how it went."""
+        """Show the results."""
 
     def interrupted(self) -> None:
-        """Show that somebody stopped it."""
+        """Show that a signal stopped the demo."""
 
     def failed(self, words: str) -> None:
-        """Show why there is no result."""
+        """Show why the demo has no result."""

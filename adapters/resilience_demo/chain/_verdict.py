@@ -1,4 +1,4 @@
-"""Was any order lost, and did all end as it should? Pure."""
+"""Judges whether the demo of three services kept its promises. Pure."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterator
 
 from resilience_demo._verdict import Criterion, milliseconds
 from resilience_demo.chain._record import Order
-from resilience_demo.chain._stage import Crossing, Drain, Outage, Stage
+from resilience_demo.chain._stage import ChainStage, Crossing, Drain, Outage
 
 __all__ = ("judge",)
 
-FEWEST = 5
-"""Orders during an incident without which nothing can be said of it."""
+MIN_ORDERS = 5
+"""The least number of orders during an incident from which the demo judges."""
 
 _SERVICES = {"shop", "warehouse", "stock"}
 
 
-def judge(stage: Stage) -> list[Criterion]:
-    """Return the promises of the demo, each with the figure that says whether it was kept."""
+def judge(stage: ChainStage) -> list[Criterion]:
+    """Return the promises of the demo, each with its result and its figure."""
     return [
         *(_of_crossing(stage.crossing) if stage.crossing else ()),
         *(_of_outage(stage, stage.outage) if stage.outage else ()),
@@ -34,8 +34,8 @@ def _of_crossing(crossing: Crossing) -> Iterator[Criterion]:
     ids = {(sighting.request_id, sighting.trace_id) for sighting in seen}
     services = {sighting.service for sighting in seen}
     is_one = len(codes) == 1 and ids == {(crossing.request_id, crossing.trace_id)} and services == _SERVICES
-    told = f"{' and '.join(sorted(codes))}, {len(ids)} request id and trace, told by {len(services)} of 3 services"
-    yield Criterion("one error crosses all", is_one, told)
+    reported = f"{' and '.join(sorted(codes))}, {len(ids)} request id and trace, told by {len(services)} of 3 services"
+    yield Criterion("one error crosses all", is_one, reported)
     lefts = [sighting.left for sighting in seen if sighting.left is not None]
     is_known = len(lefts) == len(_SERVICES) - 1 and all(0 < left < crossing.given for left in lefts)
     known = [f"{milliseconds(seen_by.left)} left at the {seen_by.service}" for seen_by in seen if seen_by.left]
@@ -43,7 +43,7 @@ def _of_crossing(crossing: Crossing) -> Iterator[Criterion]:
     yield Criterion("one deadline for all", is_known, ", ".join([given, *(known or ["nobody knows"])]))
 
 
-def _of_outage(stage: Stage, outage: Outage) -> Iterator[Criterion]:
+def _of_outage(stage: ChainStage, outage: Outage) -> Iterator[Criterion]:
     orders = stage.record.during(outage.killed, outage.started)
     repeated = f"{outage.repeated} attempts repeated"
     yield Criterion("kill loses no order", *_without_loss(orders, f"while {outage.name} was gone", repeated))
@@ -51,8 +51,8 @@ def _of_outage(stage: Stage, outage: Outage) -> Iterator[Criterion]:
     yield Criterion("killed instance books again", outage.booked < math.inf, back)
 
 
-def _of_drain(stage: Stage, drain: Drain) -> Iterator[Criterion]:
-    orders = stage.record.during(drain.told, drain.ended)
+def _of_drain(stage: ChainStage, drain: Drain) -> Iterator[Criterion]:
+    orders = stage.record.during(drain.signalled, drain.ended)
     mine = [order for order in orders if order.packed_by == drain.name and order.is_sold]
     finished = f"{len(mine)} of them packed by it, {drain.repeated} attempts repeated"
     yield Criterion("drain loses no order", *_without_loss(orders, f"while {drain.name} drained", finished))
@@ -63,30 +63,30 @@ def _of_drain(stage: Stage, drain: Drain) -> Iterator[Criterion]:
 def _unready(drain: Drain) -> str:
     if not drain.accepted:
         return "never said 503 to /readyz"
-    return f"503 after {milliseconds(drain.unready - drain.told)}, then {drain.accepted} more connections answered"
+    return f"503 after {milliseconds(drain.unready - drain.signalled)}, then {drain.accepted} more connections answered"
 
 
 def _ended(drain: Drain) -> str:
     if drain.status is None:
         return "has not ended in time"
-    return f"with status {drain.status}, {drain.ended - drain.told:.2f} s after SIGTERM"
+    return f"with status {drain.status}, {drain.ended - drain.signalled:.2f} s after SIGTERM"
 
 
 def _without_loss(orders: list[Order], when: str, more: str) -> tuple[bool, str]:
     lost = sum(not order.is_sold for order in orders)
-    return len(orders) >= FEWEST and not lost, f"{len(orders)} orders {when}, {lost} lost; {more}"
+    return len(orders) >= MIN_ORDERS and not lost, f"{len(orders)} orders {when}, {lost} lost; {more}"
 
 
-def _no_order_lost(stage: Stage) -> Criterion:
+def _no_order_lost(stage: ChainStage) -> Criterion:
     record = stage.record
     counts = f"{record.sent} sent, {record.sold} sold, {record.sent - record.sold} lost"
     reasons = sorted({order.code or str(order.status) for order in record.lost})
-    is_met = record.sent >= FEWEST and record.sold == record.sent
+    is_met = record.sent >= MIN_ORDERS and record.sold == record.sent
     return Criterion("no order lost", is_met, counts + (f" ({', '.join(reasons)})" if reasons else ""))
 
 
-def _booked_once(stage: Stage) -> Criterion:
-    """Judge by the books: of every parcel sold there is one, and the shelves lack as many things."""
+def _booked_once(stage: ChainStage) -> Criterion:
+    """Judge by the ledger: each sold parcel is booked once, and the shelf has lost one item per booking."""
     booked, taken = stage.after.parcels - stage.before.parcels, stage.before.remaining - stage.after.remaining
     asked = stage.after.asked_again - stage.before.asked_again
     is_met = booked == taken and stage.record.sold <= booked <= stage.record.sent

