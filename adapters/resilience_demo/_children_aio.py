@@ -42,7 +42,7 @@ class Child:
         self._log = log
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """The name, address and process id."""
         return f"{self.name} on 127.0.0.1:{self.port} (pid {self.process.pid})"
 
@@ -59,7 +59,7 @@ class Child:
                 async for line in self.lines():
                     self.port = int(json.loads(line)["port"])
                     return
-        raise BrokenStageError(self.complaint())
+        raise BrokenStageError(self.failure())
 
     async def listens(self) -> None:
         """Wait until the process accepts connections on its port."""
@@ -71,21 +71,20 @@ class Child:
                         writer.close()
                         return
                     await asyncio.sleep(0.02)
-        raise BrokenStageError(self.complaint())
+        raise BrokenStageError(self.failure())
 
     @property
-    def said(self) -> str:
+    def log_text(self) -> str:
         """The text of its standard error so far. Empty after `stop`."""
         if self._log.closed:
             return ""
         size = os.fstat(self._log.fileno()).st_size
-        return os.pread(self._log.fileno(), size, 0).decode(
-            errors="replace"
-        )  # does not move the offset at which the child writes
+        # `pread` does not move the offset at which the child writes.
+        return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
-    def complaint(self) -> str:
+    def failure(self) -> str:
         """Return how the process failed, with the end of its standard error."""
-        said = self.said.strip()[-_MAX_LOG_TAIL:]
+        said = self.log_text.strip()[-_MAX_LOG_TAIL:]
         status = self.process.returncode
         how = "does not answer" if status is None else f"ended with status {status}"
         return f"{self.name} {how}" + (f":\n{said}" if said else "")
@@ -155,7 +154,7 @@ class Children:
         while True:
             for child in self.running:
                 if child.process.returncode is not None and not child.may_end:
-                    raise BrokenStageError(child.complaint())
+                    raise BrokenStageError(child.failure())
             await asyncio.sleep(_POLL_INTERVAL)
 
     async def _start(self, name: str, command: tuple[str, ...], environ: Mapping[str, str] | None = None) -> Child:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
-from resilience_demo._inside import Transition
+from resilience_demo._pipeline_state import Transition
 from resilience_demo._record import GUARDED, PLAIN, PRICES, Tally
 from resilience_demo._stage import Stage
 from resilience_demo._verdict import Criterion, milliseconds
@@ -73,15 +73,18 @@ class Lines:
 
 def policy_summaries(stage: Stage) -> Iterator[tuple[str, str]]:
     """Yield the name of each policy and a summary of its actions so far."""
-    inside, prices = stage.inside, stage.record.total(PRICES)
-    yield "retry", f"tried again {inside.count('retry.scheduled')} x, gave up {inside.count('retry.exhausted')} x"
-    kinds = [transition.kind for transition in inside.transitions]
+    pipeline, prices = stage.pipeline, stage.record.total(PRICES)
+    yield "retry", f"tried again {pipeline.count('retry.scheduled')} x, gave up {pipeline.count('retry.exhausted')} x"
+    kinds = [transition.kind for transition in pipeline.transitions]
     opened, closed = kinds.count("breaker.opened"), kinds.count("breaker.closed")
-    yield "breaker", f"opened {opened} x, closed {closed} x, {inside.count('breaker.rejected')} calls refused at once"
+    yield "breaker", f"opened {opened} x, closed {closed} x, {pipeline.count('breaker.rejected')} calls refused at once"
     over = f"{prices.outcomes['rejected']} over the limit"
     yield "limiter", f"GET /prices: {prices.outcomes['ok']} answered, {over}; counted {stage.state}"
-    yield "bulkhead", f"{inside.count('bulkhead.rejected')} calls refused while all {inside.places} places were taken"
-    yield "timeout", f"{inside.count('timeout.elapsed')} calls cut short"
+    yield (
+        "bulkhead",
+        f"{pipeline.count('bulkhead.rejected')} calls refused while all {pipeline.places} places were taken",
+    )
+    yield "timeout", f"{pipeline.count('timeout.elapsed')} calls cut short"
 
 
 def _rows(stage: Stage) -> Iterator[str]:

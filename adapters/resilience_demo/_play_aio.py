@@ -47,7 +47,7 @@ async def _perform(stage: Stage, view: View) -> list[Criterion]:
     async with Children() as children:
         provider = await children.serve("provider", _needs.example("flaky_upstream.py"))
         shop = await _open_shop(stage, children, provider)
-        stage.servers = [child.words for child in children.running]
+        stage.servers = [child.description for child in children.running]
         await first_of(_ready(shop), children.watch())
         view.opened(stage)
         await _acts(stage, view, children, provider, shop)
@@ -75,7 +75,7 @@ async def _ready(shop: Child) -> None:
             for path in _WARM_UP:
                 await http.post(path, json=ORDER)
             return
-    raise BrokenStageError(shop.complaint())
+    raise BrokenStageError(shop.failure())
 
 
 async def _has_started(http: httpx.AsyncClient) -> bool:
@@ -117,7 +117,7 @@ async def _begin(stage: Stage, phase: Phase, admin: httpx.AsyncClient, clock: Cl
 
 async def _listen(stage: Stage, view: View, shop: Child, start: float) -> None:
     async for line in shop.lines():
-        for transition in stage.inside.hear(line, start):
+        for transition in stage.pipeline.read_line(line, start):
             view.news(transition)
     await asyncio.Event().wait()  # the shop has ended: `watch` raises the reason
 

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from resilience_demo import _chart
-from resilience_demo._inside import Transition
 from resilience_demo._lines import policy_summaries
+from resilience_demo._pipeline_state import Transition
 from resilience_demo._record import GUARDED, OUTCOMES, PLAIN, Tally
 from resilience_demo._script import Phase
 from resilience_demo._stage import Stage
@@ -85,8 +85,8 @@ class Screen:
         width = min(self._console.width, _MAX_WIDTH)
         sides = Table.grid(padding=0)
         sides.add_row(*(_side(stage, side, width // 2) for side in _TITLES))
-        inside = Panel(_inside(stage), title="inside the payments pipeline", title_align="left", width=width // 2 * 2)
-        self._live.update(Group(_head(stage, width), sides, inside, *last), refresh=True)
+        panel = Panel(_policies(stage), title="inside the payments pipeline", title_align="left", width=width // 2 * 2)
+        self._live.update(Group(_head(stage, width), sides, panel, *last), refresh=True)
 
 
 def _head(stage: Stage, width: int) -> RenderableType:
@@ -178,7 +178,7 @@ def _short(seconds: float | None) -> str:
     return f"{seconds * 1000:.0f}ms" if seconds < _SECOND else f"{seconds:.1f}s"
 
 
-def _inside(stage: Stage) -> Table:
+def _policies(stage: Stage) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold", width=8)
     table.add_column(width=11)
@@ -188,12 +188,12 @@ def _inside(stage: Stage) -> Table:
 
 
 def _gauge(stage: Stage, name: str) -> Text:
-    inside = stage.inside
+    pipeline = stage.pipeline
     if name == "breaker":
-        return Text(f"● {inside.breaker}", style=f"bold {_STATES[inside.breaker]}")
-    if name == "bulkhead" and inside.places:
-        cells = min(_GAUGE, inside.places)
-        taken = -(-inside.in_use * cells // inside.places)  # rounded up, so that one call in flight is visible
+        return Text(f"● {pipeline.breaker}", style=f"bold {_STATES[pipeline.breaker]}")
+    if name == "bulkhead" and pipeline.places:
+        cells = min(_GAUGE, pipeline.places)
+        taken = -(-pipeline.in_use * cells // pipeline.places)  # rounded up, so that one call in flight is visible
         return Text("■" * taken + "□" * (cells - taken), style="cyan")
     return Text()
 

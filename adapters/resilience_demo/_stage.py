@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from resilience_demo._inside import Inside, Transition
+from resilience_demo._pipeline_state import PipelineState, Transition
 from resilience_demo._record import Record
 from resilience_demo._script import Phase, Script
 
@@ -21,7 +21,7 @@ class Stage:
 
     script: Script
     record: Record = field(default_factory=Record)
-    inside: Inside = field(default_factory=Inside)
+    pipeline: PipelineState = field(default_factory=PipelineState)
     marks: dict[str, float] = field(default_factory=dict)
     """The start of each phase, by its name."""
     servers: list[str] = field(default_factory=list)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from resilience_demo._inside import Inside, Transition
+from resilience_demo._pipeline_state import PipelineState, Transition
 from resilience_demo._record import GUARDED, PLAIN
 from resilience_demo._stage import Stage
 
@@ -33,8 +33,8 @@ class Criterion(NamedTuple):
 def judge(stage: Stage) -> list[Criterion]:
     """Return the three promises of the demo, each with its result."""
     begins, ends = _outage(stage)
-    opened = _first(stage.inside.transitions, "breaker.opened", begins, ends)
-    return [_opened(opened, begins), _closed(stage.inside, opened, ends), _failed_fast(stage)]
+    opened = _first(stage.pipeline.transitions, "breaker.opened", begins, ends)
+    return [_opened(opened, begins), _closed(stage.pipeline, opened, ends), _failed_fast(stage)]
 
 
 def _opened(opened: Transition | None, begins: float) -> Criterion:
@@ -43,13 +43,13 @@ def _opened(opened: Transition | None, begins: float) -> Criterion:
     return Criterion("breaker opened", True, f"{opened.at - begins:.2f} s after the provider hung")
 
 
-def _closed(inside: Inside, opened: Transition | None, ends: float) -> Criterion:
+def _closed(pipeline: PipelineState, opened: Transition | None, ends: float) -> Criterion:
     name = "breaker closed again"
-    closed = None if opened is None else _first(inside.transitions, "breaker.closed", max(ends, opened.at))
+    closed = None if opened is None else _first(pipeline.transitions, "breaker.closed", max(ends, opened.at))
     if closed is None:
-        return Criterion(name, False, f"never, after the provider was back; it is {inside.breaker}")
-    if inside.breaker != "closed":
-        return Criterion(name, False, f"it is {inside.breaker} at the end")
+        return Criterion(name, False, f"never, after the provider was back; it is {pipeline.breaker}")
+    if pipeline.breaker != "closed":
+        return Criterion(name, False, f"it is {pipeline.breaker} at the end")
     return Criterion(name, True, f"{closed.at - ends:.2f} s after the provider was back")
 
 

@@ -29,7 +29,7 @@ async def cross(http: httpx.AsyncClient, servers: Iterable[Child]) -> Crossing:
     }
     parcel = str(uuid.uuid4())
     response = await http.put(f"/parcels/{parcel}", json={"item": _SOLD_OUT}, headers=headers)
-    crossing.sightings = [sighting for child in servers for sighting in sightings(child.said, parcel)]
+    crossing.sightings = [sighting for child in servers for sighting in sightings(child.log_text, parcel)]
     crossing.sightings.append(_answered(response))
     return crossing
 

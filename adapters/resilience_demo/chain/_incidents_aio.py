@@ -29,7 +29,7 @@ async def kill(stage: ChainStage, view: ChainView, launcher: Launcher, stock: Ch
     await asyncio.sleep(stage.script.away)
     successor = await launcher.stock(stock.name)
     outage.started = stage.clock()
-    view.news(outage.started, f"started again: {successor.words}")
+    view.news(outage.started, f"started again: {successor.description}")
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_MAX_WAIT):
             while not _has_booked(stage, outage):  # noqa: ASYNC110 - polls the answers of the customers

@@ -66,7 +66,7 @@ class Launcher:
     @property
     def repeated(self) -> int:
         """The number of retries that the services have logged."""
-        return sum(child.said.count("retry.scheduled") for child in self._children.running)
+        return sum(child.log_text.count("retry.scheduled") for child in self._children.running)
 
 
 def _held_port() -> socket.socket:

@@ -62,7 +62,7 @@ async def _run(stage: ChainStage, view: ChainView, children: Children, launcher:
         instances, lambda name, is_ready: _report_readiness(stage, view, name, is_ready=is_ready)
     ) as service:
         servers = await _open(launcher, service)
-        stage.servers = [child.words for child in children.running]
+        stage.servers = [child.description for child in children.running]
         stage.servers.append(f"service on 127.0.0.1:{service.port}, in front of {' and '.join(WAREHOUSES)}")
         async with _client(servers["shop"]) as http:
             await _first_customers(stage, service, http)

@@ -25,8 +25,8 @@ from resilience import Bulkhead, CircuitBreaker, Pipeline, PluginError
 from resilience.testing import ManualClock
 from resilience_demo import _chart, _needs, _play_aio, _serve
 from resilience_demo._children_aio import BrokenStageError, Children
-from resilience_demo._inside import Inside, Transition
 from resilience_demo._lines import Lines
+from resilience_demo._pipeline_state import PipelineState, Transition
 from resilience_demo._record import GUARDED, PLAIN, PRICES, Record, Tally, TrafficAnswer, outcome_of
 from resilience_demo._report import Reporter
 from resilience_demo._screen import HEIGHT, WIDTH, Screen
@@ -215,7 +215,7 @@ def test_the_shop_reports_what_its_policies_do() -> None:
     breaker = CircuitBreaker(fail_max=2, clock=clock)
     pipeline = Pipeline("payments", breaker, Bulkhead(3))
     reporter = Reporter(pipeline, lambda _: None)
-    inside = Inside()
+    state = PipelineState()
 
     @pipeline
     def charge() -> None:
@@ -224,14 +224,14 @@ def test_the_shop_reports_what_its_policies_do() -> None:
     for _ in range(2):
         with pytest.raises(OSError):
             charge()
-    news = inside.hear(reporter.line(), clock() - 2.5)
+    news = state.read_line(reporter.line(), clock() - 2.5)
     assert news == [Transition(2.5, "breaker.opened", "breaker opened: consecutive failures, 2 of 2 calls failed")]
-    assert (inside.breaker, inside.in_use, inside.places) == ("open", 0, 3)
-    assert inside.count("breaker.opened") == 1
-    assert inside.hear(reporter.line(), 0.0) == []
+    assert (state.breaker, state.in_use, state.places) == ("open", 0, 3)
+    assert state.count("breaker.opened") == 1
+    assert state.read_line(reporter.line(), 0.0) == []
     breaker.close()
-    assert inside.hear(reporter.line(), 0.0)[0].words.startswith("breaker closed: ")
-    assert len(inside.transitions) == 2
+    assert state.read_line(reporter.line(), 0.0)[0].words.startswith("breaker closed: ")
+    assert len(state.transitions) == 2
 
 
 def test_a_reporter_ends_when_its_reader_has_closed() -> None:
@@ -324,8 +324,8 @@ def test_a_column_shows_the_commonest_outcome() -> None:
 def played(change: Callable[[Stage], object] = lambda stage: None) -> Stage:
     """Return the stage of a demo that kept all promises, changed by `change`."""
     stage = Stage(SHORT, marks={"healthy": 0.0, "hanging": 2.0, "broken": 6.0, "recovered": 8.0}, elapsed=12.0)
-    stage.inside.transitions = [Transition(2.5, "breaker.opened", "it opened"), Transition(8.7, "breaker.closed", "")]
-    stage.inside.places = 8
+    stage.pipeline.transitions = [Transition(2.5, "breaker.opened", "it opened"), Transition(8.7, "breaker.closed", "")]
+    stage.pipeline.places = 8
     for side, seconds in ((GUARDED, 0.01), (PLAIN, 2.0), (PRICES, 0.01)):
         for number in range(30):
             stage.record.add(TrafficAnswer(side, "hanging", 2.0 + number / 10, seconds, "rejected", "CIRCUIT_OPEN"))
@@ -352,10 +352,10 @@ def test_all_promises_kept() -> None:
 @pytest.mark.parametrize(
     ("change", "name", "measured"),
     [
-        (lambda stage: stage.inside.transitions.clear(), "breaker opened", "never, while the provider was down"),
+        (lambda stage: stage.pipeline.transitions.clear(), "breaker opened", "never, while the provider was down"),
         (lambda stage: stage.marks.clear(), "breaker opened", "never, while the provider was down"),
-        (lambda stage: stage.inside.transitions.pop(), "breaker closed again", "never, after the provider was back"),
-        (lambda stage: setattr(stage.inside, "breaker", "open"), "breaker closed again", "it is open at the end"),
+        (lambda stage: stage.pipeline.transitions.pop(), "breaker closed again", "never, after the provider was back"),
+        (lambda stage: setattr(stage.pipeline, "breaker", "open"), "breaker closed again", "it is open at the end"),
         (lambda stage: stage.record.tallies.clear(), "failed fast", "only 0 guarded orders were answered"),
         (
             lambda stage: stage.record.tallies[GUARDED, "hanging"].seconds.extend([0.3] * 40),
@@ -379,7 +379,7 @@ def test_the_screen_fits_its_smallest_window() -> None:
         out = io.StringIO()
         screen = Screen(Console(file=out, width=WIDTH, height=HEIGHT, force_terminal=True, color_system=None))
         stage = played(lambda stage, phase=phase: setattr(stage, "phase", phase))  # type: ignore[misc]  # bound now
-        stage.inside.in_use = 1
+        stage.pipeline.in_use = 1
         screen.opened(stage)
         screen.news(Transition(2.5, "breaker.opened", "it opened"))
         screen.phase(stage)
@@ -408,7 +408,7 @@ def test_the_last_picture_holds_the_verdict() -> None:
 def test_lines_hold_no_markup() -> None:
     """Every line is plain ASCII text: the servers, the events, the table and the promises."""
     out = io.StringIO()
-    lines, stage = Lines(out), played(lambda stage: stage.inside.transitions.clear())
+    lines, stage = Lines(out), played(lambda stage: stage.pipeline.transitions.clear())
     stage.servers = ["shop on 127.0.0.1:9 (pid 1)"]
     lines.opened(stage)
     lines.phase(stage)

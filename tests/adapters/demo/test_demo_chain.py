@@ -205,10 +205,10 @@ async def test_a_log_can_be_read_while_it_is_written() -> None:
         assert child.process.stdin is not None
         for number in range(3):
             child.process.stdin.write(f"{number}\n".encode())
-            while child.said.count("\n") <= number:
+            while child.log_text.count("\n") <= number:
                 await asyncio.sleep(0.01)
-        assert child.said == "0\n1\n2\n"
-    assert child.said == ""
+        assert child.log_text == "0\n1\n2\n"
+    assert child.log_text == ""
 
 
 async def test_nothing_of_all_is_left_over() -> None:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ("Inside", "Transition")
+__all__ = ("PipelineState", "Transition")
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Transition:
 
 
 @dataclass
-class Inside:
+class PipelineState:
     """The last report of the shop, and all transitions of its breaker."""
 
     breaker: str = "closed"
@@ -28,7 +28,7 @@ class Inside:
     counts: dict[str, int] = field(default_factory=dict)
     transitions: list[Transition] = field(default_factory=list)
 
-    def hear(self, line: str, start: float) -> list[Transition]:
+    def read_line(self, line: str, start: float) -> list[Transition]:
         """Read one line and return the transitions in it.
 
         `start` is the start of the traffic on the monotonic clock, which all processes of a machine share.
