@@ -163,7 +163,7 @@ def grpc() -> Walk:
     class Failing(Threads):
         def act(self, text: str, servicer: Any) -> str:
             steps.clear()
-            return super().act(text, servicer)
+            raise resilience.AppError("WALK_N001", "gone", http_status=404)
 
     with recording() as steps, running("sync", Resilience(), Failing()) as server:
         for _ in range(2):

@@ -12,14 +12,13 @@ from urllib.parse import quote
 from resilience.envelope._framework_errors import ANSWERS, worst_of
 from resilience.envelope._languages import ENGLISH, chosen
 from resilience.envelope._machine import (
-    GRPC_TO_HTTP,
     INTERNAL,
     INTERNAL_MESSAGE,
-    grpc_status_for,
-    is_code,
+    Sendable,
     is_error_status,
     meaning_of,
     seconds_known,
+    sendable,
 )
 from resilience.envelope._wire import JSON_TYPE, PROBLEM_TYPE, encoded, retry_after_line, safe_headers
 from resilience.errors import AppError, ResilienceError, leaves, said_by, shown
@@ -142,9 +141,13 @@ def envelope_of(error: BaseException, *, request_id: str = "", trace_id: str = "
     """
     if isinstance(error, BaseExceptionGroup):
         return envelope_of_group(error, worst_of(error), request_id=request_id, trace_id=trace_id)
-    if not isinstance(error, ResilienceError) or not _has_code(error):
+    if not isinstance(error, ResilienceError):
         return Envelope(request_id=request_id, trace_id=trace_id)
-    status, grpc = _statuses(error)
+    facts = sendable(error.code, error.http_status, error.grpc_status, error.retry_after)
+    if not facts.has_code or facts.http_status != error.http_status or facts.grpc_status != error.grpc_status:
+        _log_replaced(error, facts)
+    if not facts.has_code:
+        return Envelope(request_id=request_id, trace_id=trace_id)
     message, details, headers = _public(error)
     return Envelope(
         code=error.code,
@@ -153,9 +156,9 @@ def envelope_of(error: BaseException, *, request_id: str = "", trace_id: str = "
         headers=headers,
         request_id=request_id,
         trace_id=trace_id,
-        retry_after=seconds_known(error.retry_after),
-        http_status=status,
-        grpc_status=grpc,
+        retry_after=facts.retry_after,
+        http_status=facts.http_status,
+        grpc_status=facts.grpc_status,
         translations=error.translations if isinstance(error, AppError) else {},
         is_remote=error.is_remote,
     )
@@ -182,23 +185,15 @@ def envelope_of_group(
     return envelope if longest is None else replace(envelope, retry_after=longest[0], is_remote=longest[1])
 
 
-def _has_code(error: ResilienceError) -> bool:
-    is_sound = is_code(error.code)
-    if not is_sound:
+def _log_replaced(error: ResilienceError, facts: Sendable) -> None:
+    """Log the fact of an error that no client can get."""
+    if not facts.has_code:
         _log.error("answered as %s: %s is no code a client could rely on", INTERNAL, shown(error.code), exc_info=error)
-    return is_sound
-
-
-def _statuses(error: ResilienceError) -> tuple[int, str]:
-    """Return both statuses, the gRPC one in place of one there is not; without an HTTP status that is an error, 500."""
-    if not is_error_status(error.http_status):
+    elif facts.http_status != error.http_status:
         _log.error("%s answered as 500: its http_status is %s", error.code, shown(error.http_status), exc_info=error)
-        return 500, "INTERNAL"
-    if error.grpc_status in GRPC_TO_HTTP:
-        return error.http_status, error.grpc_status
-    shown_status = shown(error.grpc_status)
-    _log.error("%s: its grpc_status is %s, which gRPC does not have", error.code, shown_status, exc_info=error)
-    return error.http_status, grpc_status_for(error.http_status)
+    else:
+        shown_status = shown(error.grpc_status)
+        _log.error("%s: its grpc_status is %s, which gRPC does not have", error.code, shown_status, exc_info=error)
 
 
 def _public(error: ResilienceError) -> tuple[str, dict[str, Any], dict[str, str]]:

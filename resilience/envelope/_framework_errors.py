@@ -34,6 +34,8 @@ def worst_of(error: BaseException, status_of: Callable[[Any], int | None] = lamb
         error: an error, or a group of any depth.
         status_of: returns the HTTP status of a framework's own error; None for an error that it does not know.
     """
+    if not isinstance(error, BaseExceptionGroup):
+        return error
     return max(leaves(error), key=lambda each: _rank(each, status_of))
 
 

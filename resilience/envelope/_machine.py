@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeGuard
 
 __all__ = (
     "CATEGORIES",
@@ -172,7 +172,7 @@ def is_code(code: object) -> bool:
     return isinstance(code, str) and len(code) <= _LONGEST_CODE and _CODE.fullmatch(code) is not None
 
 
-def is_error_status(status: object) -> bool:
+def is_error_status(status: object) -> TypeGuard[int]:
     """Return whether `status` is an HTTP client or server error, 400 to 599."""
     return isinstance(status, int) and not isinstance(status, bool) and 400 <= status <= 599  # noqa: PLR2004 - HTTP's own
 
@@ -223,8 +223,33 @@ def is_retryable_grpc(grpc_status: str) -> bool:
     return grpc_status in _RETRYABLE_GRPC
 
 
-def seconds_known(value: Any) -> float | None:
+def seconds_known(value: object) -> float | None:
     """Return a wait in seconds, None for a value that is negative, NaN, infinite or longer than a year."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return round(float(value), 3) if 0 <= value <= _LONGEST_WAIT else None  # milliseconds are enough
+
+
+class Sendable(NamedTuple):
+    """The facts of an error in the form in which a client can get them; a wrong one is replaced."""
+
+    has_code: bool
+    http_status: int
+    grpc_status: str
+    retry_after: float | None
+
+
+def sendable(code: object, http_status: object, grpc_status: object, retry_after: object) -> Sendable:
+    """Return the facts of an error in the form in which a client can get them.
+
+    Args:
+        code: Its code.
+        http_status: Its HTTP status. If it is no error status, the answer is a 500.
+        grpc_status: Its gRPC status. If gRPC does not have it, it follows from the HTTP status.
+        retry_after: Its wait in seconds.
+    """
+    if not is_error_status(http_status):
+        http_status, grpc_status = 500, "INTERNAL"
+    elif grpc_status not in GRPC_TO_HTTP:
+        grpc_status = grpc_status_for(http_status)
+    return Sendable(is_code(code), http_status, str(grpc_status), seconds_known(retry_after))
