@@ -399,9 +399,9 @@ def test_a_package_has_few_files() -> None:
 
 
 def test_class_names_are_unique() -> None:
-    """No two classes of the code base have the same name; the demo, a program, may repeat one."""
+    """No two classes of the code base have the same name."""
     homes: dict[str, list[str]] = {}
-    for path in CORE + THIN:
+    for path in SOURCES:
         for node in tree_of(path).body:
             if isinstance(node, ast.ClassDef):
                 homes.setdefault(node.name.lstrip("_"), []).append(module_of(path))
@@ -430,7 +430,7 @@ def prose_of(path: Path) -> str:
     return "\n".join(dict.fromkeys([*found, *(each.string for each in tokens if each.type == tokenize.COMMENT)]))
 
 
-@pytest.mark.parametrize("path", CORE + THIN, ids=module_of)
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
 def test_prose_is_plain(path: Path) -> None:
     """A file has each construction of `PROSE` at most twice as often as the admired libraries."""
     prose = prose_of(path)
