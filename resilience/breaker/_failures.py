@@ -216,7 +216,7 @@ def listed(option: str, values: Iterable[T] | None) -> Iterable[T]:
 
 def _one_or_more(option: str, values: Iterable[Condition] | Condition) -> Iterable[Condition]:
     """Return the values of an option that takes a list, one exception class, one function, or None."""
-    if type(values) is tuple:
+    if isinstance(values, tuple):
         return values
     if isinstance(values, type) or (callable(values) and not isinstance(values, Iterable)):
         return (values,)
