@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from resilience._support.executor import Executor
 from resilience.budget import CallCounter, RetryBudget, as_budget
 from resilience.clock import Clock, monotonic
+from resilience.events import Emitter
 from resilience.hedge import _sync
 from resilience.hedge._accept import AcceptRule, HedgeOn
 from resilience.hedge._options import HedgeOptions
@@ -107,8 +108,16 @@ class Hedge(Named):
         self._races = Races(
             self.name, self.options, AcceptRule(on, acceptable), self.budget, checked(clock, "clock", CLOCK)
         )
-        self.events = self._races.events
         self._executor = Executor(self.options.max_threads)
+
+    @property
+    def events(self) -> Emitter:
+        """The emitter of this hedge. Hedges that one setting configures, such as one per method, can share it."""
+        return self._races.events
+
+    @events.setter
+    def events(self, events: Emitter) -> None:
+        self._races.events = events
 
     def renamed(self) -> None:
         """Use the new name in events and notes."""

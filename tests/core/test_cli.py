@@ -84,7 +84,7 @@ def test_config_as_json_holds_the_same() -> None:
         "source": "default",
         "default": None,
         "default_text": "none",
-        "doc": "time a request may take",
+        "doc": "time that a request may take",
     }
 
 
