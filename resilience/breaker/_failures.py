@@ -58,7 +58,7 @@ class FailureRules:
     `slow_after` is the time in seconds that the service allows a call, if no deadline says so. It matters for cut-offs.
     """
 
-    __slots__ = ("_retry_after", "_slow_after", "excluded", "record_result", "recorded")
+    __slots__ = ("_retry_after", "_slow_after", "excluded", "overriding_rule", "record_result", "recorded")
 
     def __init__(
         self,
@@ -77,28 +77,41 @@ class FailureRules:
         self.record_result = _checked_function("record_result", record_result)
         self._retry_after = _checked_function("retry_after", retry_after)
         self._slow_after = slow_after
+        self.overriding_rule: Callable[[BaseException], bool] | None = None
+        """The `is_system_error` of a subclass of the breaker, used in place of `is_failure`."""
 
-    def classify(self, error: Exception, is_failure: Callable[[BaseException], bool]) -> ErrorClass:
-        """Classify `error`; `is_failure` is the breaker's `is_system_error`.
+    def is_failure(self, error: BaseException) -> bool:
+        """Return whether `error` is a failure of the dependency; a group is, if one of its errors is."""
+        if self.excluded.conditions and self.excluded(error):
+            return False
+        if isinstance(error, BaseExceptionGroup) and not self.recorded(error):
+            return any(map(self.overriding_rule or self.is_failure, leaves(error)))
+        if self.recorded.conditions:
+            return self.recorded(error)
+        return said_by(error, "is_answer") is not True  # the dependency answered that the request is at fault
 
-        An exception group is classified by the worst error in it: one failure makes it a failure.
-        """
+    def classify(self, error: Exception) -> ErrorClass:
+        """Classify an error. A group is classified by the worst error in it: one failure makes it a failure."""
         if isinstance(error, BaseExceptionGroup):
-            return self._classify_group(error, is_failure)
+            return self._classify_group(error)
         if _is_refusal(error):
             return Harmless.IGNORED
         cut_off = self._cut_off(error)
         if cut_off is not None:
             return cut_off
-        if not is_failure(error):
+        if self.overriding_rule is None and not self.excluded.conditions and not self.recorded.conditions:
+            is_failure = (
+                said_by(error, "is_answer") is not True
+            )  # as `is_failure` does: most breakers have no conditions
+        else:
+            is_failure = (self.overriding_rule or self.is_failure)(error)
+        if not is_failure:
             return self._harmless(error)
         if self._retry_after is None and said_by(error, "retry_after") is None:  # as most errors
             return _FAILED
         return CountedFailure(self.asked_delay(error))
 
-    def _classify_group(
-        self, group: BaseExceptionGroup[BaseException], is_failure: Callable[[BaseException], bool]
-    ) -> ErrorClass:
+    def _classify_group(self, group: BaseExceptionGroup[BaseException]) -> ErrorClass:
         errors = [(error, self._cut_off(error)) for error in leaves(group) if not _is_refusal(error)]
         cut_offs = [cut_off for _, cut_off in errors if cut_off is not None]
         if len(cut_offs) == len(errors):
@@ -106,7 +119,7 @@ class FailureRules:
         if self.excluded(group):
             return Harmless.IGNORED
         others = [error for error, cut_off in errors if cut_off is None]
-        has_failed = any(map(is_failure, others))
+        has_failed = any(map(self.overriding_rule or self.is_failure, others))
         has_success = not has_failed and any(self._harmless(error) is Harmless.SUCCESS for error in others)
         if has_failed or (has_success and self.recorded(group)):
             return CountedFailure(self.asked_delay(group))

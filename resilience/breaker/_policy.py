@@ -164,7 +164,7 @@ class CircuitBreaker(PolicyBase, PybreakerFace):  # type: ignore[misc]  # pybrea
         """Count a failure, unless the error says nothing about the dependency."""
         circuit = self._circuit
         try:
-            found = self._failures.classify(error, self.is_system_error)
+            found = self._failures.classify(error)
         except BaseException:  # conditions are functions of the user
             circuit.abandon(permit)
             raise

@@ -18,7 +18,7 @@ from resilience.breaker._circuit import Circuit
 from resilience.breaker._failures import Condition, FailureRules
 from resilience.breaker._options import BreakerOptions
 from resilience.breaker._states import HalfOpen
-from resilience.errors import ConfigurationError, Problem, leaves, named, said_by
+from resilience.errors import ConfigurationError, Problem, named
 from resilience.options import is_plain_callable
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ class PybreakerFace(pybreaker.CircuitBreaker):
         self._circuit = circuit
         self.events = circuit.events
         self._failures = failures
+        if type(self).is_system_error is not PybreakerFace.is_system_error:
+            failures.overriding_rule = self.is_system_error
         self._hooks = _ListenerHooks(self)
         self._checks_successes = failures.record_result is not None
         """Whether a success has to be more than counted: results are checked, or pybreaker listeners are there."""
@@ -296,14 +298,7 @@ class PybreakerFace(pybreaker.CircuitBreaker):
 
         An exception group is a failure if one of its errors is.
         """
-        failures = self._failures
-        if failures.excluded.conditions and failures.excluded(exception):
-            return False
-        if isinstance(exception, BaseExceptionGroup) and not failures.recorded(exception):
-            return any(map(self.is_system_error, leaves(exception)))
-        if failures.recorded.conditions:
-            return failures.recorded(exception)
-        return said_by(exception, "is_answer") is not True  # the dependency answered that the request is at fault
+        return self._failures.is_failure(exception)
 
     @property
     def excluded_exceptions(self) -> tuple[Any, ...]:
