@@ -26,6 +26,9 @@ from resilience.server import RequestContext, ServerGate, ServerOptions
 from resilience.singleflight import SingleFlight
 from resilience.testing import ManualClock
 
+# The limits are short: on a machine that stands still, another one may end the call.
+pytestmark = pytest.mark.realtime
+
 COLOURS = pytest.mark.parametrize("colour", ["blocking", "awaiting"])
 PATIENCE = 0.02
 """Seconds for which an impatient caller waits."""
