@@ -174,8 +174,8 @@ async def test_request_parameter() -> None:
     assert await statuses(app, "/", "/") == [200, 429]
 
 
-async def test_paths_nobody_serves() -> None:
-    """Who looks for paths that are not there is refused by our server's limit, never by theirs."""
+async def test_unserved_paths() -> None:
+    """Our server's limit refuses a client that scans paths without a route; theirs never does."""
     theirs, app = Slow(application_limits=["2/minute"]).app, ours(SERVER__RATE_LIMIT="2/minute")
     assert await statuses(theirs, *["/nowhere"] * 3) == [404] * 3
     assert await statuses(app, *["/nowhere"] * 3) == [404, 404, 429]
