@@ -141,7 +141,7 @@ CLOSED = Case(
         Contender("pyresilience, window", _sync(lambda: _pyresilience(work, 100)), _WINDOW),
         Contender("interlock-cb, window", _sync(lambda: _interlock(work)), _WINDOW),
     ),
-    note="One thread. pybreaker holds its lock while the function runs; the others here do not.",
+    note="One thread. pybreaker holds its lock while the function runs; the other libraries do not.",
 )
 
 CLOSED_AIO = Case(
@@ -157,7 +157,7 @@ CLOSED_AIO = Case(
         Contender("pyresilience, window", _aio(lambda: _pyresilience(awork, 100)), _WINDOW),
         Contender("interlock-cb, window", _aio(lambda: _interlock(awork)), _WINDOW),
     ),
-    note="pybreaker is not here: its decorator does not count the failures of a coroutine function.",
+    note="pybreaker is left out, because its decorator does not count the failures of a coroutine function.",
 )
 
 OPEN = Case(
@@ -194,7 +194,7 @@ OPEN = Case(
             _WINDOW,
         ),
     ),
-    note="Nobody listens to events. Each circuit was opened by 25 failing calls.",
+    note="Events have no listener. 25 failing calls opened each circuit.",
 )
 
 CASES = (CLOSED, CLOSED_AIO, OPEN)

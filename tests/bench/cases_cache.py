@@ -1,4 +1,4 @@
-"""Caches and single flights: what a hit costs, and a call that nobody shares."""
+"""Caches and single flights: the cost of a hit, and of an unshared call."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ CASES = (
     ),
     Case(
         "single-flight",
-        "A call nobody shares, blocking",
+        "An unshared call, blocking",
         Contender("bare call", lambda _session: samples.calls(work, 1)),
         (Contender("resilience", _sync(_single), "by the arguments"),),
     ),
     Case(
         "aio-single-flight",
-        "A call nobody shares, awaiting",
+        "An unshared call, awaiting",
         Contender("bare call", lambda session: samples.awaits(session, awork)),
-        (Contender("resilience", _aio(_single), "by the arguments; the call has a task of its own"),),
+        (Contender("resilience", _aio(_single), "by the arguments; the call has its own task"),),
     ),
 )

@@ -22,7 +22,7 @@ _HOW = {
     ),
     "resilience, on Redis": "the same with the rate limit on Redis: one round trip a request",
     "resilience, defaults": "FlaskResilience(app) with nothing configured: request id, probes, one shape for errors",
-    "Flask-Limiter": "a default limit; a limit is all it does",
+    "Flask-Limiter": "a default limit; it does nothing else",
     "Flask-Limiter, on Redis": "the same on Redis",
 }
 _BUDGETS = {"resilience": 0.90, "resilience, on Redis": 0.65}
@@ -113,6 +113,6 @@ CASES = (
         Contender("bare application", _inside("bare"), _HOW["bare"]),
         _contenders(_inside, {}),
         unit=Unit.SHARE,
-        note="Requests are handed to the application as WSGI calls. What the server adds is missing from both sides.",
+        note="Requests reach the application as WSGI calls. The cost of the server is missing in all rows.",
     ),
 )

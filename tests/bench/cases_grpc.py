@@ -17,7 +17,7 @@ from harness import Case, Contender, Sample, Session, Unavailable, Unit
 __all__ = ("CASES",)
 
 _HOW = {
-    "bare": "one unary method that returns what it is sent",
+    "bare": "one unary method that returns its request",
     "resilience": (
         "the interceptors: request id, rate limit by address, at most 200 RPCs at once, a deadline of 10 s, one shape "
         "for errors"

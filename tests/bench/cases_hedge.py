@@ -41,11 +41,11 @@ CASES = (
         "Answered before the hedge, awaiting",
         Contender("bare call", lambda session: samples.awaits(session, awork)),
         (
-            Contender("resilience, delay=1s", _fixed, "one hedge after 1 s; each attempt is a task of its own"),
+            Contender("resilience, delay=1s", _fixed, "one hedge after 1 s; each attempt has its own task"),
             Contender(
                 "resilience, unmarked",
                 lambda session: samples.awaits(session, Pipeline("bench", Hedge("1s"))(unmarked)),
-                "not marked as idempotent: the hedge is left out of the chain",
+                "the function is not marked as idempotent, so the chain has no hedge",
             ),
         ),
     ),
@@ -57,7 +57,7 @@ CASES = (
             Contender(
                 "resilience, delay=1s",
                 _blocking,
-                "one hedge after 1 s; each attempt is made by another thread (its CPU time is not in the figure)",
+                "one hedge after 1 s; another thread makes each attempt (the figure does not contain its CPU time)",
             ),
         ),
     ),

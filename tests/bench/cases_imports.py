@@ -49,7 +49,7 @@ CASES = (
         "Importing, above a bare interpreter",
         Contender("python -c pass", _started("pass")),
         (
-            Contender("import resilience", _started("import resilience"), "names are loaded when first used", 25),
+            Contender("import resilience", _started("import resilience"), "names are loaded at their first use", 25),
             Contender(
                 "the same, Pipeline and Retry used",
                 _started("from resilience import Pipeline, Retry"),
@@ -63,7 +63,7 @@ CASES = (
                 _started(
                     "from resilience import Bulkhead, CircuitBreaker, Fallback, Pipeline, RateLimit, Retry, Timeout"
                 ),
-                "it is a pybreaker.CircuitBreaker, and pybreaker imports redis where that is installed",
+                "it is a pybreaker.CircuitBreaker, and pybreaker imports redis if redis is installed",
             ),
             Contender("Resilience.from_env()", _started("from resilience import Resilience; Resilience.from_env()")),
             Contender("import circuitbreaker", _started("import circuitbreaker", "circuitbreaker")),

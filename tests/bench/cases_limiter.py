@@ -63,13 +63,13 @@ ACQUIRE = Case(
         Contender(
             "resilience, acquire(key), buckets in use",
             lambda _session: samples.keyed(TokenBucket(_SLOW, _BURST).acquire, _KEYS),
-            "token bucket; the answer says what remains and when to come back",
+            "token bucket; the answer has the remaining tokens and the time until the next one",
             350,
         ),
         Contender(
             "resilience, acquire(key), buckets full again",
             lambda _session: samples.keyed(TokenBucket(_PLENTY).acquire, _KEYS),
-            "every call finds a bucket that has been forgotten since, as for clients that stay below their rate",
+            "the limiter has forgotten the bucket of each call, as for clients that stay below their rate",
         ),
         Contender("pyresilience", _pyresilience, "token bucket without keys; the answer is yes or no"),
         Contender("limits, fixed window", _limits("FixedWindowRateLimiter"), "the answer is yes or no"),
@@ -131,7 +131,7 @@ REDIS = Case(
     "One decision on Redis, blocking, one thread",
     Contender("PING", _ping, "redis-py, one connection"),
     (
-        Contender("resilience, TokenBucket.acquire(key)", _acquire, "one script for all who ask in one turn", 0.85),
+        Contender("resilience, TokenBucket.acquire(key)", _acquire, "one script for all callers of one turn", 0.85),
         Contender("limits, fixed window", _limits_redis, "redis-py; a script as well"),
     ),
     unit=Unit.SHARE,
@@ -176,8 +176,8 @@ REDIS_AIO = Case(
     (Contender("resilience, TokenBucket.aacquire(key)", _aacquire, "one script, one round trip"),),
     unit=Unit.SHARE,
     note=(
-        "In elapsed time. Tasks that ask in the same turn of their loop share one script call. The goal was 150,000 "
-        "decisions a second."
+        "In elapsed time. Tasks that request a token in the same turn of their loop share one script call. The goal "
+        "was 150,000 decisions a second."
     ),
     largest=20_000,
 )

@@ -24,11 +24,11 @@ _HOW = {
         "install(app): request id, rate limit by address, at most 200 requests at once, a deadline of 10 s, probes, "
         "one shape for errors"
     ),
-    "resilience, on Redis": "the same with the rate limit on Redis, asked for all requests of a loop turn at once",
+    "resilience, on Redis": "the same with the rate limit on Redis, with one decision for all requests of a loop turn",
     "resilience, defaults": "install(app) with nothing configured: request id, probes, one shape for errors",
-    "slowapi": "SlowAPIASGIMiddleware with a default limit; a limit is all it does",
+    "slowapi": "SlowAPIASGIMiddleware with a default limit; it does nothing else",
     "slowapi, on Redis": "the same on Redis, which blocks the loop for the round trip",
-    "slowapi, BaseHTTPMiddleware": "SlowAPIMiddleware, the one its documentation shows",
+    "slowapi, BaseHTTPMiddleware": "SlowAPIMiddleware, as in the documentation of slowapi",
     "pyresilience": "its ASGI middleware with rate limit, bulkhead and timeout; one limit for all clients",
 }
 _BUDGETS = {"resilience": 0.90, "resilience, on Redis": 0.70}
@@ -187,6 +187,6 @@ CASES = (
         Contender("bare application", _inside("bare"), _HOW["bare"]),
         _contenders(_inside, {}),
         unit=Unit.SHARE,
-        note="Requests are handed to the application as ASGI calls. What the server adds is missing from both sides.",
+        note="Requests reach the application as ASGI calls. The cost of the server is missing in all rows.",
     ),
 )

@@ -17,21 +17,22 @@ __all__ = ("Played", "aligned", "cells", "page", "with_scenarios")
 _INTRODUCTION = """\
 # Performance
 
-What a guarded call costs more than the bare one, beside what other libraries cost.
+This page compares the cost of a guarded call with the cost of a bare call, here and with other libraries.
 
-This page is generated. `python tests/bench/run.py --write` measures and writes it again (minutes; `--quick` prints
-the tables in seconds, `--only CASE` measures one, by the name in brackets). `tox -e bench` brings the libraries along.
+This page is generated. `python tests/bench/run.py --write` measures all cases and writes the page; it takes minutes.
+`--quick` prints the tables in seconds. `--only CASE` measures one case, by its name in brackets. `tox -e bench`
+installs the other libraries.
 
 Measured on {today}: {python}, {machine}.
 With {versions}.
 
-**{met} of {judged} budgets are met.** A budget is what was set as the goal before the code was written, on a machine on
-which the circuitbreaker package adds 525 ns to a call: its row says how fast this one is.
+**{met} of {judged} budgets are met.** A budget is a goal that was set before the code was written, for a machine on
+which the circuitbreaker package adds 525 ns to a call. The row of circuitbreaker shows the speed of this machine.
 
-Contenders take turns within each round, with the garbage collector off, and each is held against the bare call of the
-same round. A figure is the median over 15 rounds; in each the best of three samples of at least 5 ms counts. What
-happens inside the process is measured in CPU time. Awaiting loops let the event loop run every 64 calls. Compare
-figures of one table with each other: on another machine all of them move together.
+The contenders run in turn in each round, with the garbage collector off. Each contender is compared with the bare call
+of the same round. A figure is the median over 15 rounds; a round counts the best of three samples of at least 5 ms.
+Work inside the process is measured in CPU time. Awaiting loops let the event loop run every 64 calls. Compare only
+figures of one table with each other, because all of them change together on another machine.
 """
 
 Measured = tuple[Case, Sequence[Figure]]
@@ -40,9 +41,9 @@ Played = tuple[Scenario, Sequence[Sequence[str]]]
 _SCENARIOS = """
 ## Scenarios
 
-What happens when an upstream dies, limps or is flooded. Played in virtual time, with seeded chance, through the real
-awaiting code of each library: `python tests/bench/run.py --only scenarios` prints the same figures on any machine.
-Peers are told the time in the one way each of them offers, named below its table."""
+The scenarios show an upstream that dies, works badly or gets too many calls. They run in virtual time, with seeded
+randomness, through the real awaiting code of each library. So `python tests/bench/run.py --only scenarios` prints the
+same figures on any machine. Each library offers one way to replace its clock; the list below each table names it."""
 
 _HEADINGS = {
     Unit.NANOSECONDS: ("", "one call, ns", "added, ns", "x bare", "budget, ns", "verdict"),

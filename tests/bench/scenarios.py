@@ -162,8 +162,9 @@ SCENARIOS = (
     Scenario(
         "scenarios-outage",
         "The upstream dies for 12 s, errors within 50 ms",
-        "500 calls/s; circuits stay open for 5 s. Wasted: calls that reached the dead upstream. Well again: from when "
-        "it is back to the last caller who got no answer; up to 5 s, depending on where in its open time a circuit is.",
+        "500 calls/s; circuits stay open for 5 s. Wasted: calls that reached the dead upstream. Well again: from the "
+        "return of the upstream to the last caller without an answer; up to 5 s, depending on the open time that a "
+        "circuit has left.",
         _OUTAGE,
         (bare(), WINDOW, SECONDS, CONSECUTIVE, *PEERS),
         _outage_row(0.05, 12),
@@ -171,8 +172,8 @@ SCENARIOS = (
     Scenario(
         "scenarios-hang",
         "The upstream hangs for 12 s, errors after 5 s",
-        "As above, but every call to it hangs for 5 s before it fails. What a breaker cannot see before a call returns "
-        "it cannot count, unless it counts running calls; a timeout inside helps any breaker.",
+        "The same load, but every call to the upstream hangs for 5 s before it fails. A breaker cannot count a call "
+        "before its end, unless the breaker counts running calls. A timeout inside helps any breaker.",
         _OUTAGE,
         (bare(), WINDOW, RUNNING, LEASED, TIMED, CONSECUTIVE, *PEERS),
         _outage_row(5.0, 12),
@@ -181,7 +182,7 @@ SCENARIOS = (
         "scenarios-burst",
         "+300 % traffic, the upstream is well",
         "100 calls/s for 20 s, 400 for 20 s, 100 for 20 s; answers take 20 ms, 80 ms during the burst. Every refusal "
-        "is a false one.",
+        "is wrong.",
         ("calls", "refused at 0.5 % errors", "refused at 2 % errors"),
         (WINDOW, STRICT, SECONDS, RUNNING, CONSECUTIVE, *PEERS),
         _burst_row,
@@ -189,8 +190,8 @@ SCENARIOS = (
     Scenario(
         "scenarios-cold",
         "The upstream comes back cold",
-        "500 calls/s; it dies for 6 s and bears 50 calls/s when it is back, 50 more with each second; what is beyond "
-        "that fails. Well again: from when it is back to the last caller who got no answer.",
+        "500 calls/s. The upstream dies for 6 s. When it is back, it can serve 50 calls/s, and 50 more with each "
+        "second; further calls fail. Well again: from the return of the upstream to the last caller without an answer.",
         ("well again after, s", "errors meanwhile", "refused meanwhile"),
         (bare(), WINDOW, RAMPED, CONSECUTIVE, *PEERS),
         _cold_row,
@@ -199,17 +200,17 @@ SCENARIOS = (
         "scenarios-partial",
         "The upstream fails 40 % of its calls",
         "500 calls/s for 60 s, from second 5 on with 40 % errors. A threshold above the error rate needs a window wide "
-        "enough to tell the two apart: of 100 calls, 50 fail by chance every few seconds. circuitbreaker is closed "
-        "again by any call that succeeds late, from before it opened.",
+        "enough to tell the two apart: of 100 calls, 50 fail by chance every few seconds. Any late success of "
+        "a call from before the opening closes circuitbreaker again.",
         ("refused", "calls made", "of them failed", "callers served"),
         (bare(), WIDE, WINDOW, STRICT, STRICT_RAMPED, CONSECUTIVE, *PEERS),
         _partial_row,
     ),
     Scenario(
         "scenarios-retries",
-        "Total outage: calls made for each call asked for",
-        "Every call fails within 50 ms, for 30 s: what an upstream has to bear when it tries to come back. At 50 "
-        "calls/s hardly more than three are in flight, and the floor of the budget (3) is what allows retries.",
+        "Total outage: attempts for each call",
+        "Every call fails within 50 ms, for 30 s: this is the load on an upstream that tries to recover. At 50 "
+        "calls/s hardly more than three calls are in flight, and the floor of the budget (3) allows the retries.",
         _TRIES,
         (NAIVE, *BUDGETED, *OTHERS),
         _amplification_row,

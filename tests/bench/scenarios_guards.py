@@ -193,6 +193,6 @@ OTHERS = (
         "pyresilience, budget",
         _pyresilience_retry,
         lambda: Never,
-        "3 attempts; its budget as it comes: 100 retries, 10 more a second, whatever the traffic",
+        "3 attempts; its default budget: 100 retries, 10 more a second, for any traffic",
     ),
 )
