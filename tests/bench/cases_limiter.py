@@ -132,7 +132,7 @@ REDIS = Case(
     Contender("PING", _ping, "redis-py, one connection"),
     (
         Contender("resilience, TokenBucket.acquire(key)", _acquire, "one script for all callers of one turn", 0.85),
-        Contender("limits, fixed window", _limits_redis, "redis-py; a script as well"),
+        Contender("limits, fixed window", _limits_redis, "redis-py; also a script"),
     ),
     unit=Unit.SHARE,
     note="A real server on loopback, in elapsed time.",

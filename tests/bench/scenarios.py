@@ -199,9 +199,9 @@ SCENARIOS = (
     Scenario(
         "scenarios-partial",
         "The upstream fails 40 % of its calls",
-        "500 calls/s for 60 s, from second 5 on with 40 % errors. A threshold above the error rate needs a window wide "
-        "enough to tell the two apart: of 100 calls, 50 fail by chance every few seconds. Any late success of "
-        "a call from before the opening closes circuitbreaker again.",
+        "500 calls/s for 60 s, from second 5 on with 40 % errors. A threshold above the error rate needs a window that "
+        "is wide enough to distinguish the two: of 100 calls, 50 fail by chance every few seconds. Any late success "
+        "of a call from before the opening closes circuitbreaker again.",
         ("refused", "calls made", "of them failed", "callers served"),
         (bare(), WIDE, WINDOW, STRICT, STRICT_RAMPED, CONSECUTIVE, *PEERS),
         _partial_row,
