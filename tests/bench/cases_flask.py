@@ -101,8 +101,8 @@ CASES = (
         _contenders(_served, _BUDGETS),
         unit=Unit.SHARE,
         note=(
-            f"Real processes on loopback, one gthread worker of 4 threads, {_CONNECTIONS} kept-alive connections. Time "
-            "is what the worker spends on a CPU for one request, so `a second` is what one core can serve."
+            f"Real processes on loopback, one gthread worker of 4 threads, {_CONNECTIONS} kept-alive connections. A "
+            "figure is the CPU time of the worker for one request, so `a second` is the capacity of one core."
         ),
         smallest=300,  # the system accounts for CPU time in ticks of some milliseconds
         largest=300,

@@ -92,8 +92,8 @@ def _case(stack: str, title: str, note: str, budget: float | None) -> Case:
         contenders[1:],
         unit=Unit.SHARE,
         note=(
-            f"Real processes on loopback, {_AT_ONCE} calls under way on one channel. Time is what the server's process "
-            f"spends on a CPU for one call, so `a second` is what one core can serve.{note}"
+            f"Real processes on loopback, {_AT_ONCE} calls in flight on one channel. A figure is the CPU time of the "
+            f"server's process for one call, so `a second` is the capacity of one core.{note}"
         ),
         smallest=500,  # the system accounts for CPU time in ticks of some milliseconds
         largest=500,

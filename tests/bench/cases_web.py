@@ -175,8 +175,8 @@ CASES = (
         _contenders(_served, _BUDGETS),
         unit=Unit.SHARE,
         note=(
-            f"Real processes on loopback, {_CONNECTIONS} kept-alive connections. Time is what the "
-            "server's process spends on a CPU for one request, so `a second` is what one core can serve."
+            f"Real processes on loopback, {_CONNECTIONS} kept-alive connections. A figure is the CPU "
+            "time of the server's process for one request, so `a second` is the capacity of one core."
         ),
         smallest=300,  # the system accounts for CPU time in ticks of some milliseconds
         largest=300,
