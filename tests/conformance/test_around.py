@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import example_modules
 import pytest
 
 from resilience import Cache, Fallback, Pipeline, SingleFlight, Timeout
@@ -15,7 +16,10 @@ MAKES: dict[str, Callable[[], Any]] = {
     "single flight": SingleFlight,
     "timeout": lambda: Timeout(60),
 }
-around = pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
+plugin = example_modules.load("plugin_steps")
+THIRD_PARTY: dict[str, Callable[[], Any]] = {"last answer": plugin.LastAnswer, "one thread": plugin.OneThread}
+builtin = pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
+around = pytest.mark.parametrize("make", [*MAKES.values(), *THIRD_PARTY.values()], ids=[*MAKES, *THIRD_PARTY])
 
 
 class BoomError(Exception):
@@ -85,7 +89,7 @@ async def test_a_cancelled_caller_is_cancelled(make: Callable[[], Any]) -> None:
     assert log == ["began", "ended"]
 
 
-@around
+@builtin
 def test_says_what_it_is(make: Callable[[], Any]) -> None:
     """It has a kind and a name, describes itself as plain data, and shows how it is without changing anything."""
     pipeline = Pipeline("p", make())
