@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, Unpack, cast
 
@@ -134,7 +133,8 @@ class CircuitBreaker(PolicyBase, PybreakerFace):  # type: ignore[misc]  # pybrea
         """Let the engine ask the circuit itself; a subclass that overrides `admit` is asked for each call."""
         if type(self).admit is not CircuitBreaker.admit:
             return steps
-        return replace(steps, admit=self._circuit.admit, fast_permit=self._circuit)
+        steps.admit, steps.fast_permit = self._circuit.admit, self._circuit  # in place: `replace` costs a new key 5 us
+        return steps
 
     def admit(self) -> Permit:
         """Return a permit, or raise `CircuitOpenError`."""
