@@ -37,7 +37,7 @@ from resilience_http import AsyncResilienceTransport
 
 PRICES = {"tea": 450, "cake": 620, "scone": 380}
 
-# What this shop starts from. Each is a variable of the environment, which wins:
+# The defaults of this shop. A variable of the environment comes before each of them:
 # RESILIENCE_PIPELINE__PAYMENTS__RETRY__ATTEMPTS=4 uvicorn examples.fastapi_shop:app
 SETTINGS = {
     "RESILIENCE_SERVICE__NAME": "shop",
@@ -70,7 +70,7 @@ toolkit.catalog.define("ORDERS_W001", "The warehouse does not answer.", http_sta
 
 
 class Order(BaseModel):
-    """What a customer wants."""
+    """An order of a customer."""
 
     item: str
     quantity: int = 1
@@ -91,7 +91,7 @@ async def charge(http: httpx.AsyncClient, cents: int, key: str) -> dict[str, Any
 
 
 def log_event(event: Event) -> None:
-    """Have the log tell of requests that are repeated, and of the breaker."""
+    """Log repeated requests, and the events of the breaker."""
     log.warning("%s %s", event.kind, event.policy)
 
 
@@ -153,7 +153,7 @@ async def send(number: uuid.UUID, order: Order) -> dict[str, Any]:
 
 @app.get("/prices", dependencies=[Depends(rate_limit("10/second"))])
 async def prices() -> dict[str, int]:
-    """Tell what things cost, in cents; ten times a second to any one address."""
+    """Return all prices in cents, ten times a second per client address."""
     return PRICES
 
 
@@ -165,7 +165,7 @@ async def provider_answers() -> None:
 
 
 def price_of(order: Order) -> int:
-    """Return what an order costs, in cents."""
+    """Return the price of an order, in cents."""
     if order.item not in PRICES:
         raise toolkit.catalog.error("ORDERS_V001", details={"item": order.item, "sold": sorted(PRICES)})
     return PRICES[order.item] * order.quantity

@@ -1,4 +1,4 @@
-"""The payment provider of the example shop: a service nobody of the shop's team can repair.
+"""The payment provider of the example shop: a service that the shop's team cannot repair.
 
 Run it beside the shop, and break it while you watch::
 
@@ -43,7 +43,7 @@ class Provider:
         self.calls = itertools.count(1)
 
     async def work(self) -> None:
-        """Take as long as the mode says, and fail where it says so."""
+        """Take as long as the mode says, and fail if it says so."""
         mode, is_blip = self.mode, next(self.calls) % BLIP_EVERY == 0
         await asyncio.sleep(HANG_SECONDS if mode is Mode.HANGING else WORK_SECONDS)
         if mode is not Mode.HEALTHY or is_blip:
@@ -69,7 +69,7 @@ async def charge(payment: dict[str, Any]) -> dict[str, Any]:
 
 @app.get("/health")
 async def health() -> dict[str, str]:
-    """Tell how it is doing, as slowly and as badly as everything else."""
+    """Return the health of the provider, as slowly and as badly as all other answers."""
     await provider.work()
     return {"status": "ok"}
 

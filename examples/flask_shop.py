@@ -1,4 +1,4 @@
-"""The warehouse of the example shop, on Flask: it packs parcels, and has the stock book out what is in them.
+"""The warehouse of the example shop, on Flask: it packs parcels, and the stock books out their content.
 
 The middle one of three services that call each other. Start them in three terminals, from the root of the repository::
 
@@ -31,7 +31,7 @@ from resilience.server import current_request
 from resilience_flask import FlaskResilience
 from resilience_grpc import LazyChannel, channel_options, client_interceptors
 
-# What this service starts from. Each is a variable of the environment, which wins.
+# The defaults of this service. A variable of the environment comes before each of them.
 SETTINGS = {
     "RESILIENCE_SERVICE__NAME": "warehouse",
     "RESILIENCE_SERVER__DEADLINE": "2s",
@@ -53,7 +53,7 @@ FlaskResilience(app, toolkit)
 
 @toolkit.pipeline("shop.Stock").subscribe
 def log_event(event: Event) -> None:
-    """Have the log tell of calls that are repeated, and of the breaker."""
+    """Log repeated calls, and the events of the breaker."""
     log.warning("%s %s", event.kind, event.policy)
 
 
@@ -77,7 +77,7 @@ NAME = os.environ.get("HOSTNAME", "warehouse")
 
 @app.put("/parcels/<uuid:number>")
 def pack(number: UUID) -> dict[str, Any]:
-    """Pack a parcel. Whoever asks again for the same number gets the same one: nothing is booked out twice."""
+    """Pack a parcel. A repeated request with the same number gets the same parcel: nothing is booked out twice."""
     try:
         booked = book({**request.get_json(), "number": str(number)})
     except AppError as error:
@@ -87,7 +87,7 @@ def pack(number: UUID) -> dict[str, Any]:
 
 
 def on_whose_behalf() -> str:
-    """Return what all services of the chain write into their logs: one request, one trace, and ever less time."""
+    """Return the log text of each service of the chain: the same request and trace, with less and less time."""
     asked, deadline = current_request(), Deadline.current()
     ids = "nobody" if asked is None else f"request {asked.request_id}, trace {asked.trace_id or '-'}"
     return ids if deadline is None else f"{ids}, {deadline.remaining() * 1000:.0f} ms left"

@@ -1,4 +1,4 @@
-"""The stock of the example shop, on gRPC: it knows what is on the shelves, and books out what is sent.
+"""The stock of the example shop, on gRPC: it counts the goods on the shelves, and books out sent parcels.
 
 The last of three services that call each other. Start them in three terminals, from the root of the repository::
 
@@ -35,7 +35,7 @@ SHELVES = {"tea": 10_000, "cake": 100, "scone": 0}
 WALK_SECONDS = 0.1
 """To the shelf, and back."""
 
-# What this service starts from. Each is a variable of the environment, which wins.
+# The defaults of this service. A variable of the environment comes before each of them.
 SETTINGS = {
     "RESILIENCE_SERVICE__NAME": "stock",
     "RESILIENCE_SERVER__DEADLINE": "2s",
@@ -50,7 +50,7 @@ ANOTHER = toolkit.catalog.define("STOCK_V001", "This number stands for another p
 
 
 class Ledger:
-    """What is on the shelves, and every parcel booked out: a file that all instances share, or the memory of one."""
+    """The goods on the shelves, and every parcel booked out: a file that all instances share, or the memory of one."""
 
     def __init__(self, path: str) -> None:
         self._lock = threading.Lock()  # a connection has one transaction at a time
@@ -107,14 +107,14 @@ def book(parcel: dict[str, Any], _context: grpc.ServicerContext) -> dict[str, st
 
 
 def on_whose_behalf() -> str:
-    """Return what all services of the chain write into their logs: one request, one trace, and ever less time."""
+    """Return the log text of each service of the chain: the same request and trace, with less and less time."""
     asked, deadline = current_request(), Deadline.current()
     ids = "nobody" if asked is None else f"request {asked.request_id}, trace {asked.trace_id or '-'}"
     return ids if deadline is None else f"{ids}, {deadline.remaining() * 1000:.0f} ms left"
 
 
 def mistakes(parcel: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return what is wrong with a request: its caller gets INVALID_ARGUMENT, with every field."""
+    """Return the violations of a request: its caller gets INVALID_ARGUMENT, with every field."""
     rules = {"number": str, "item": str, "quantity": int}
     found = [(name, f"is no {kind.__name__}") for name, kind in rules.items() if not isinstance(parcel.get(name), kind)]
     if not found and parcel["quantity"] < 1:
@@ -137,7 +137,7 @@ def build() -> grpc.Server:
 
 
 def serve(address: str) -> None:
-    """Serve until SIGTERM; then finish what is under way, and end."""
+    """Serve until SIGTERM; then finish the requests in flight, and end."""
     server = build()
     server.add_insecure_port(address)
     with toolkit.lifecycle:

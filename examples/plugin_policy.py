@@ -1,4 +1,4 @@
-"""A policy somebody else could publish: a total quota of calls, such as a metered API allows.
+"""A policy that a third party could publish: a total quota of calls, such as a metered API allows.
 
 To publish one, put this entry point into your `pyproject.toml`, and users load it by name::
 
