@@ -39,21 +39,21 @@ class Lifespan:
         lifecycle = self.resilience.lifecycle
         lifecycle.install_signals()  # the server has installed its own by now: they are called after ours
         try:
-            await lifecycle.aprepare()
+            await lifecycle.server.prepare()
             async with self.inner(app) as state:
                 lifecycle.started()
                 try:
                     yield state
                 finally:
                     lifecycle.drain()
-                    await lifecycle.await_drain_hooks()
+                    await lifecycle.server.await_drain_hooks()
         finally:
             await lifecycle.astop()
 
 
 def set_ready(lifecycle: Lifecycle) -> None:
     """Make the service ready if there are no start hooks; else log why it is not ready."""
-    if not lifecycle.started_if_no_hooks() and lifecycle.state == STARTING:
+    if not lifecycle.server.started_if_no_hooks() and lifecycle.state == STARTING:
         _log.warning("not ready: start hooks and dependencies are run by install(app) in the lifespan, or by astart()")
 
 

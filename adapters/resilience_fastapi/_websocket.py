@@ -33,7 +33,7 @@ class WebSocketExchange:
         self._is_open = self._is_due = self._is_closed_by_us = False
         self._timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._unwatch = lifecycle.watch_drain(self._on_drain)
+        self._unwatch = lifecycle.server.watch_drain(self._on_drain)
         if self._unwatch is None:
             self._start_timer()
 

@@ -104,7 +104,7 @@ class FlaskResilience:
         middleware = self._middleware_of(app)
         health, lifecycle = middleware.resilience.health, middleware.resilience.lifecycle
         return HealthServer(
-            health, port, host, before=lifecycle.started_if_no_hooks, serves=lambda: middleware.has_served
+            health, port, host, before=lifecycle.server.started_if_no_hooks, serves=lambda: middleware.has_served
         )
 
     def _middleware_of(self, app: Flask | None) -> FlaskMiddleware:

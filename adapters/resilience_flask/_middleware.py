@@ -63,7 +63,7 @@ class FlaskMiddleware:
         self._probes.update(*routes_of(self.app))
         self._exempt = frozenset(endpoint for endpoint in self.app.view_functions if is_exempt(self.app, endpoint))
         self.watch_process()
-        self.resilience.lifecycle.started_if_no_hooks()
+        self.resilience.lifecycle.server.started_if_no_hooks()
         self.has_served = True
 
     def watch_process(self) -> None:
@@ -76,7 +76,7 @@ class FlaskMiddleware:
         lifecycle = self.resilience.lifecycle
         if not self.app.testing:
             lifecycle.install_signals()
-            lifecycle.stop_at_exit()
+            lifecycle.server.stop_at_exit()
 
     def _receive(self, environ: WSGIEnvironment) -> RequestContext:
         picked = {}

@@ -246,7 +246,7 @@ class Health:
         state = self._lifecycle.state
         if group == "startup":
             ok, reason = state != STARTING, state
-        elif state == READY and self._lifecycle.drain_file_exists:
+        elif state == READY and self._lifecycle.server.drain_file_exists:
             ok, reason = False, "the drain file exists"
         else:
             ok, reason = state == READY, state
@@ -257,7 +257,7 @@ class Health:
 
     def _background_launch(self) -> Launch:
         """Return the launch for background runs: in the loop that serves, because clients may be bound to it."""
-        loop = None if self._lifecycle is None else self._lifecycle.loop
+        loop = None if self._lifecycle is None else self._lifecycle.server.loop
         if loop is None or not loop.is_running():
             return _schedule.launch
         from resilience.health import _aio  # noqa: PLC0415 - asyncio costs 40 ms, and blocking code needs none

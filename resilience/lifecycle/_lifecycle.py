@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import signal
-import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -13,15 +11,14 @@ from resilience.clock import Clock, monotonic
 from resilience.events import Emitter
 from resilience.lifecycle._hooks import Closable, DependencyWait, HookStage, wait_for, wait_until
 from resilience.lifecycle._life import Life
-from resilience.lifecycle._machine import READY, STARTING
+from resilience.lifecycle._machine import READY
 from resilience.lifecycle._options import LifecycleOptions, Period
+from resilience.lifecycle._server_lifecycle import ServerLifecycle
 from resilience.lifecycle._signals import SIGNALS
 from resilience.options import CLOCK, LONGEST, Instance, checked, seconds
 from resilience.running import running_loop
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
-
     from resilience.lifecycle._aio import AsyncLife
 
 __all__ = ("Lifecycle",)
@@ -65,7 +62,8 @@ class Lifecycle:
         self._in_flight = self._life.in_flight
         self.events: Emitter = self._life.events
         """Emits one event for each transition, failed hook, signal, and attempt to reach a dependency."""
-        self._stops_at_exit = False
+        self.server: ServerLifecycle = ServerLifecycle(self._life)
+        """For adapters: connects the start and the end of a server to this lifecycle."""
 
     def __repr__(self) -> str:
         return f"<Lifecycle {self.state}, {self.in_flight} in flight>"
@@ -94,22 +92,9 @@ class Lifecycle:
         return self._life.is_leaving
 
     @property
-    def drain_file_exists(self) -> bool:
-        """Whether the file named by the option `drain_file` exists now."""
-        return self._life.drain_file_exists
-
-    @property
     def in_flight(self) -> int:
         """The number of requests between `enter()` and `leave()`."""
         return self._in_flight.count
-
-    @property
-    def loop(self) -> AbstractEventLoop | None:
-        """The event loop that called `astart()`. None in blocking code, before the start and after the end.
-
-        Background work that may hold async clients of the service runs in this loop.
-        """
-        return self._life.loop
 
     @property
     def stop_timeout(self) -> float:
@@ -251,23 +236,12 @@ class Lifecycle:
         """Start as `start` does. Async hooks and checks run in the calling loop. Raises `StartupError`."""
         await self._async_life.start()
 
-    async def aprepare(self) -> None:
-        """Start, but do not become ready: an adapter calls `started()` after the application's own start."""
-        await self._async_life.prepare()
-
     def started(self) -> bool:
         """Declare the start finished, without hooks. Return whether the state changed.
 
         It does not change if the process is ready or draining. After the end, this begins a new life.
         """
         return self._life.started()
-
-    def started_if_no_hooks(self) -> bool:
-        """Declare the start finished, unless there is a start hook or a dependency. Return whether the state changed.
-
-        For adapters, at the first request under a server that does not announce its start. A stopped process stays so.
-        """
-        return self._life.state is STARTING and not self._life.needs_start and self._life.started()
 
     # Drain.
 
@@ -279,14 +253,6 @@ class Lifecycle:
         """
         return self._life.drain()
 
-    def watch_drain(self, wake: Callable[[], None]) -> Callable[[], None] | None:
-        """Call `wake` when a drain begins, in the thread that begins it. For adapters; a service uses `on_drain`.
-
-        `wake` must not wait. Return a function that ends the watch, and may be called twice. If a drain has begun
-        already, return None and do not call `wake`.
-        """
-        return self._life.watch_drain(wake)
-
     def wait_draining(self, timeout: Period = None) -> bool:
         """Block until a drain begins, or for `timeout` (default: a year). Return whether it has begun."""
         return wait_until(lambda: self.is_draining, _limit(timeout))
@@ -296,10 +262,6 @@ class Lifecycle:
         from resilience.lifecycle import _aio  # noqa: PLC0415 - asyncio costs 40 ms, and blocking code needs none
 
         return await _aio.wait_until(lambda: self.is_draining, _limit(timeout))
-
-    async def await_drain_hooks(self) -> bool:
-        """Suspend until no drain hook is running. Return whether that came within their timeouts."""
-        return await self._async_life.wait_drain_hooks()
 
     def wait_idle(self, timeout: Period = None) -> bool:
         """Block until no request is in flight. Return whether that came within `timeout` (default: `drain_timeout`)."""
@@ -344,15 +306,6 @@ class Lifecycle:
         """Declare the end, without hooks. Return whether the state changed."""
         return self._life.stopped()
 
-    def stop_at_exit(self) -> None:
-        """Call `stop()` when the interpreter ends, for servers that do not announce the end (WSGI).
-
-        Nothing is called if this object has been garbage-collected by then.
-        """
-        if not self._stops_at_exit:
-            self._stops_at_exit = True
-            atexit.register(_stop_if_begun, weakref.ref(self._life))
-
     def install_signals(self, *numbers: int) -> bool:
         """Drain on `SIGTERM` (or `numbers`), before the present handler gets the signal.
 
@@ -383,12 +336,6 @@ class Lifecycle:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._async_life.leave_block(has_failed=error is not None)
-
-
-def _stop_if_begun(reference: weakref.ref[Life]) -> None:
-    life = reference()
-    if life is not None:
-        life.stop_if_begun()
 
 
 def _limit(timeout: Period) -> float:

@@ -157,8 +157,8 @@ def test_watchers_of_the_drain() -> None:
     """A watcher of the drain is called once, by any thread, unless the drain has begun or the watch has ended."""
     lifecycle, heard = Lifecycle(), list[str]()
     forgotten = lambda: heard.append("forgotten")  # noqa: E731 - watched for, and taken back
-    assert lifecycle.watch_drain(lambda: heard.append(lifecycle.state))
-    unwatch = lifecycle.watch_drain(forgotten)
+    assert lifecycle.server.watch_drain(lambda: heard.append(lifecycle.state))
+    unwatch = lifecycle.server.watch_drain(forgotten)
     assert unwatch is not None
     unwatch()
     unwatch()
@@ -167,7 +167,7 @@ def test_watchers_of_the_drain() -> None:
     lifecycle.drain()
     lifecycle.drain()
     assert heard == ["draining"]
-    assert not lifecycle.watch_drain(lambda: heard.append("late"))
+    assert not lifecycle.server.watch_drain(lambda: heard.append("late"))
     lifecycle.stopped()
     assert heard == ["draining"]
 

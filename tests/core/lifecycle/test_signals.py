@@ -246,7 +246,7 @@ class TestScripts:
         source = (
             SCRIPT
             + """
-    lifecycle.stop_at_exit()
+    lifecycle.server.stop_at_exit()
     lifecycle.started()
 """
         )
@@ -349,7 +349,7 @@ WSGI = """
     life = toolkit.lifecycle
     life.on_stop(lambda: say("hook stops"))
     life.install_signals()
-    life.stop_at_exit()
+    life.server.stop_at_exit()
     life.started()
     def app(environ, respond):
         life.enter()
@@ -487,7 +487,7 @@ def test_a_dropped_lifecycle_is_forgotten() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
     lifecycle = Lifecycle(LifecycleOptions(drain_delay=30))
     lifecycle.install_signals()
-    lifecycle.stop_at_exit()
+    lifecycle.server.stop_at_exit()
     gone = weakref.ref(lifecycle)
     del lifecycle
     gc.collect()

@@ -212,7 +212,7 @@ def test_a_start_that_is_due_is_not_skipped(due: Any) -> None:
     """`started_if_no_hooks` changes nothing if there is a start hook or a dependency."""
     lifecycle, log = Lifecycle(), list[str]()
     due(lifecycle, lambda: log.append("run"))
-    assert not lifecycle.started_if_no_hooks()
+    assert not lifecycle.server.started_if_no_hooks()
     assert (lifecycle.state, log) == ("starting", [])
     lifecycle.start()
     assert (lifecycle.state, log) == ("ready", ["run"])
@@ -221,10 +221,10 @@ def test_a_start_that_is_due_is_not_skipped(due: Any) -> None:
 def test_a_start_without_steps_is_over_at_once() -> None:
     """Without hooks `started_if_no_hooks` makes a new process ready, and leaves a stopped one stopped."""
     lifecycle = Lifecycle()
-    assert (lifecycle.started_if_no_hooks(), lifecycle.started_if_no_hooks()) == (True, False)
+    assert (lifecycle.server.started_if_no_hooks(), lifecycle.server.started_if_no_hooks()) == (True, False)
     assert lifecycle.is_ready
     lifecycle.stop()
-    assert not lifecycle.started_if_no_hooks()
+    assert not lifecycle.server.started_if_no_hooks()
     assert lifecycle.state == "stopped"
 
 
@@ -290,7 +290,7 @@ async def test_hooks_run_where_their_clients_live() -> None:
     lifecycle.on_drain(deregister)
     await lifecycle.astart()
     await asyncio.to_thread(lifecycle.drain)
-    assert await lifecycle.await_drain_hooks()
+    assert await lifecycle.server.await_drain_hooks()
     assert loops == [asyncio.get_running_loop()]
     await lifecycle.astop()
 
@@ -422,7 +422,7 @@ def test_the_drain_file(tmp_path: Path) -> None:
     lifecycle.started()
     assert lifecycle.is_ready
     path.touch()
-    assert (lifecycle.is_ready, lifecycle.drain_file_exists, lifecycle.state) == (False, True, "ready")
+    assert (lifecycle.is_ready, lifecycle.server.drain_file_exists, lifecycle.state) == (False, True, "ready")
     path.unlink()
     assert lifecycle.is_ready
 
