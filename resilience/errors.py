@@ -83,6 +83,9 @@ class ResilienceError(Portable, Exception):
     """The fixed text a remote client sees; `str(error)` is for our own logs and never leaves the process."""
 
 
+_REFUSAL_FACTS = 3
+
+
 class RejectedError(ResilienceError):
     """One of our policies refused the call before it was made.
 
@@ -96,12 +99,31 @@ class RejectedError(ResilienceError):
     grpc_status = "UNAVAILABLE"
     public_message = "The service is temporarily unable to handle the request."
 
-    __slots__ = ("policy", "retry_after")  # refusing has to be cheap: an error's dictionary is a quarter of its cost
+    def __init__(self, message: str = "", /, *, policy: str = "", retry_after: float | None = None) -> None:
+        # A refusal has to be cheap. The facts stand in `args`, as those of an `OSError`: a dictionary would cost half
+        # as much again, and no class with slots can be an `OSError`, which every error of requests is.
+        self.args = (message, policy, retry_after)
 
-    def __init__(self, _message: str, /, *, policy: str = "", retry_after: float | None = None) -> None:
-        # `BaseException.__new__` has put the message into `args` already. Passing it on would cost 150 ns.
-        self.policy = policy
-        self.retry_after = retry_after
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+    @property
+    def policy(self) -> str:
+        """The name of the policy that refused the call."""
+        return self.args[1] if len(self.args) == _REFUSAL_FACTS else ""
+
+    @policy.setter
+    def policy(self, name: str) -> None:
+        self.args = (str(self), name, self.retry_after)
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds until a call may be admitted, None if that is not known."""
+        return self.args[2] if len(self.args) == _REFUSAL_FACTS else None
+
+    @retry_after.setter
+    def retry_after(self, seconds: float | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]  # kept in `args`
+        self.args = (str(self), self.policy, seconds)
 
 
 class RateLimitedError(RejectedError):

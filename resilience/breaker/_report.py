@@ -33,10 +33,7 @@ _new = CircuitOpenError.__new__
 
 def circuit_open(message: str, policy: str, retry_after: float | None) -> CircuitOpenError:
     """Return the refusal. It is made without a call of `__init__`, because refusals have to be cheap."""
-    error = _new(CircuitOpenError, message)
-    error.policy = policy
-    error.retry_after = retry_after
-    return error
+    return _new(CircuitOpenError, message, policy, retry_after)
 
 
 def kind_and_facts(change: StateChange, machine: CircuitMachine, now: float) -> tuple[str, dict[str, Any]]:

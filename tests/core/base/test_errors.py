@@ -75,3 +75,29 @@ def test_an_error_whose_attributes_raise_says_nothing() -> None:
     assert said_by(ApiError({}), "retry_after") is None
     assert said_by(OSError(), "retry_after") is None
     assert running_behind(ApiError({})) is None
+
+
+class QuotaError(RejectedError):
+    """A refusal of a third party, with arguments of its own."""
+
+    def __init__(self, calls: int, quota: str) -> None:
+        super().__init__(f"{calls} calls are used up", policy=quota, retry_after=60.0)
+
+
+def test_a_refusal_has_its_facts_whatever_its_class_takes() -> None:
+    """Message, policy and wait of a refusal are those given to its base class, and can be changed."""
+    refusal = QuotaError(100, "daily")
+    assert (str(refusal), refusal.policy, refusal.retry_after) == ("100 calls are used up", "daily", 60.0)
+    assert refusal.args == ("100 calls are used up", "daily", 60.0)
+    refusal.policy, refusal.retry_after = "hourly", None
+    assert (str(refusal), refusal.policy, refusal.retry_after) == ("100 calls are used up", "hourly", None)
+    assert (str(RejectedError()), RejectedError().policy, RejectedError().retry_after) == ("", "", None)
+
+
+def test_a_refusal_can_be_an_os_error_too() -> None:
+    """The class of a refusal has no slots, so that a client's error, an `OSError`, can be one as well."""
+
+    class UnreachableError(CircuitOpenError, ConnectionError): ...
+
+    error = UnreachableError("open", policy="payments", retry_after=3.0)
+    assert (str(error), error.policy, error.retry_after) == ("open", "payments", 3.0)
