@@ -27,6 +27,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from resilience._support.background import RunningWork, running_together
+from resilience._support.given_facts import cut_off_by_caller, leaves, said_by
 from resilience._support.portable import Portable, facts_of, packed, unpacked
 from resilience._support.printable import described, named, one_line, shown
 
@@ -167,48 +168,6 @@ def _running_behind_all(errors: list[BaseException]) -> RunningWork | None:
         return works[0] if works else None
 
     return running_together(works)
-
-
-def said_by(outcome: object, name: str) -> Any:
-    """Return the attribute `name` of an error or result of a third party, None if it has none."""
-    try:
-        return getattr(outcome, name, None)
-    except Exception:  # noqa: BLE001 - a property may raise anything; urllib's HTTPError raises KeyError
-        return None
-
-
-_MOST_CAUSES = 8
-
-
-def cut_off_by_caller(error: BaseException | None) -> BaseException | None:
-    """Return the cut-off that `error` is or was raised from, None if the caller's deadline did not end the call.
-
-    A cut-off says of itself, as `is_callers`, that the caller stopped waiting before the call had used the time that
-    the service allows (or had used up half of the service's own deadline before the call). A healthy dependency
-    cannot prevent it, so no policy counts it against the dependency, retries it, or spends a budget on it. Errors of
-    plugins and adapters may carry the attribute, too, with `allowed` (seconds).
-    """
-    for _ in range(_MOST_CAUSES):
-        if error is None or said_by(error, "is_callers") is True:
-            return error
-        error = error.__cause__
-    return None
-
-
-def leaves(error: BaseException) -> list[BaseException]:
-    """Return the errors in an exception group (PEP 654), those of nested groups included; else `error` itself.
-
-    An `asyncio.TaskGroup` raises such a group. Policies and envelopes judge the errors in it, not the group.
-    """
-    found: list[BaseException] = []
-    pending = [error]
-    while pending:
-        each = pending.pop()
-        if isinstance(each, BaseExceptionGroup):
-            pending.extend(reversed(each.exceptions))
-        else:
-            found.append(each)
-    return found
 
 
 class DeadlineExceededError(ResilienceError):

@@ -31,6 +31,7 @@ LEVELS = {
     "_support.printable": -2,
     "_support.portable": -1,
     "_support.background": -1,
+    "_support.given_facts": -1,
     "_version": 0,
     "_support.fork": 0,
     "_support.keys": 0,
