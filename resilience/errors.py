@@ -90,7 +90,12 @@ _REFUSAL_FACTS = 3
 class RejectedError(ResilienceError):
     """One of our policies refused the call before it was made.
 
-    `policy` names which. Never scored as a failure of the dependency and never retried unless asked for (L4).
+    Never scored as a failure of the dependency and never retried unless asked for (L4).
+
+    Args:
+        message: The text of the error, for logs.
+        policy: The name of the policy that refused the call.
+        retry_after: Seconds until a call may be admitted, None if that is not known.
     """
 
     code = "REJECTED"
