@@ -80,3 +80,4 @@ class TransportTimeout:
     def _count(self, error: DeadlineExceededError, seconds: float | None) -> None:
         if seconds is not None and isinstance(error, self._errors):
             self._timeout.time_limit.exceeded(seconds)
+            error.policy = error.policy or self.name  # a retry outside asks whose time is over

@@ -125,9 +125,9 @@ class RetryDecision:
             answer = yield from self._ask(error, result)
         else:
             # tenacity's default, every Exception, would sleep out the open time of a circuit breaker inside.
-            is_refusal = self._errors.is_unnamed_refusal(error)
+            is_out = self._errors.is_unnamed_refusal(error) or self._errors.is_unwanted_timeout(error)
             # tenacity takes any true value for a yes.
-            answer = not is_refusal and bool((yield UserCall(tenacity.retry, attempts.state)))
+            answer = not is_out and bool((yield UserCall(tenacity.retry, attempts.state)))
         if answer is not False:
             yield from tenacity.after(attempts)
         return answer

@@ -62,6 +62,7 @@ class RetryOptions(Options):
     wait_exp_base: float = option(2.0, Number(1, 100), "growth of an exponential wait from attempt to attempt")
     budget: str | None = option(None, BUDGET_NAME, "the retry budget to spend, shared by its name", none="no budget")
     idempotent_only: bool = option(False, Flag(), "retry functions marked with @idempotent only")
+    on_timeout: bool = option(True, Flag(), "retry an attempt that a timeout of the same pipeline, inside, has ended")
 
     @property
     def max_retry_after(self) -> float:

@@ -7,8 +7,9 @@ import random
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+from resilience._engine._steps import Member, Steps
 from resilience._support.fork import renew_after_fork
 from resilience._support.matching import known
 from resilience._support.notes import annotate
@@ -27,9 +28,6 @@ from resilience.retry._predicates import On, Predicate, RetryableErrors, RetryAn
 from resilience.retry._switches import SWITCHES
 from resilience.retry._tenacity import Strategy, TenacityStrategies
 
-if TYPE_CHECKING:
-    from resilience._engine._steps import Steps
-
 __all__ = ("Retry",)
 
 _RANDOMNESS = Opaque("a function without arguments that returns a number from 0 to 1", is_plain_callable)
@@ -41,9 +39,10 @@ class Retry(PolicyBase):
     """Makes a failed call again, after a wait that grows from attempt to attempt and is varied at random.
 
     A call is made up to `attempts` times in all, while it raises an error of `on`. Refusals of our own policies (such
-    as an open circuit) and errors that say they are not retryable are not retried, unless `on` names their class. If a
-    server asks for a longer wait (`retry_after` on the error, or a `Retry-After` header), the retry waits that long. No
-    wait starts that would end after `timeout` or after the deadline in force.
+    as an open circuit) and errors that say they are not retryable are not retried, unless `on` names their class. An
+    attempt that a `Timeout` further inside in the same pipeline has ended is retried whatever `on` is, unless
+    `on_timeout` is False. If a server asks for a longer wait (`retry_after` on the error, or a `Retry-After` header),
+    the retry waits that long. No wait starts that would end after `timeout` or after the deadline in force.
 
     When the retry gives up, the last error is raised unchanged, with a note that lists the attempts. A last result that
     `on_result` rejected is returned. The names of the options are stamina's. `wait`, `stop`, `retry`, `before_sleep`,
@@ -67,6 +66,8 @@ class Retry(PolicyBase):
         wait_exp_base: The factor from one exponential wait to the next, 1 to 100.
         budget: A `RetryBudget`, or the name of one. It limits the share of retries among the calls in flight.
         idempotent_only: Retry only functions marked with `resilience.idempotent`.
+        on_timeout: Whether an attempt is made again that a `Timeout` inside has ended. The call may have done its work
+            all the same. `retry=` decides about such an attempt as about any other, but False here comes first.
         on_result: A predicate over the result: true, or a wait, asks for another attempt.
         retry_after: A function that finds the wait a server asked for in the error or result. Below 0 ends the retry.
         wait: A tenacity strategy that computes the wait.
@@ -81,7 +82,8 @@ class Retry(PolicyBase):
         randomness: Returns a number in [0, 1), for jitter.
 
     Raises:
-        ConfigurationError: An option has a wrong value, or `on_result` is given beside `retry`.
+        ConfigurationError: An option has a wrong value, `on_result` is given beside `retry`, or `on` names the class
+            that `on_timeout=False` excludes.
 
     Example:
         >>> from resilience import Pipeline, Retry
@@ -115,6 +117,7 @@ class Retry(PolicyBase):
         wait_exp_base: float = 2.0,
         budget: RetryBudget | str | None = None,
         idempotent_only: bool = False,
+        on_timeout: bool = True,
         on_result: Predicate | None = None,
         retry_after: Callable[[Any], object] | None = None,
         wait: Strategy | None = None,
@@ -140,6 +143,7 @@ class Retry(PolicyBase):
             wait_exp_base=wait_exp_base,
             budget=None if self.budget is None else self.budget.name,
             idempotent_only=idempotent_only,
+            on_timeout=on_timeout,
         )
         # With `stop=`, tenacity decides alone; `attempts` is still checked.
         self.options = options if stop is None else dataclasses.replace(options, attempts=None)
@@ -147,7 +151,8 @@ class Retry(PolicyBase):
         strategies["retry_error_callback"] = retry_error_callback
         given = {option: strategy for option, strategy in strategies.items() if strategy is not None}
         self._tenacity = TenacityStrategies(self, given) if given else None
-        errors = RetryableErrors(on, () if self._tenacity is None else self._tenacity.named_classes())
+        named = () if self._tenacity is None else self._tenacity.named_classes()
+        errors = RetryableErrors(on, named, on_timeout=self.options.on_timeout)
         self._use(errors, on_result, retry_after, checked(randomness, "randomness", _RANDOMNESS))
         self._clock: Clock = checked(clock, "clock", CLOCK)
         self.after_fork()
@@ -166,7 +171,7 @@ class Retry(PolicyBase):
         if on_result is not None and self._tenacity is not None and self._tenacity.retry is not None:
             raise ConfigurationError([Problem("on_result", on_result, "None beside retry=, which judges results too")])
         self.events = Emitter()
-        self._on = errors.names
+        self._errors, self._on = errors, errors.names
         self._by_class = errors.by_class if self._tenacity is None else None
         self._on_result = on_result
         self._decision = RetryDecision(
@@ -187,6 +192,16 @@ class Retry(PolicyBase):
             on_success=self.on_success if self._checks_results else self._end if is_counted else None,
             applies_to=is_idempotent if self.options.idempotent_only else None,
         )
+
+    def bind(self, policies: tuple[Member, ...]) -> None:
+        """Find the timeouts inside: they end the attempts of this retry.
+
+        Args:
+            policies: All policies of the pipeline that takes the retry in, the outermost first.
+        """
+        records = [Steps.of(policy) for policy in policies]
+        position = [steps.policy is self for steps in records].index(True)
+        self._errors.inner_timeouts |= {steps.name for steps in records[position + 1 :] if steps.kind == "timeout"}
 
     def applies_to(self, fn: object) -> bool:
         """Return whether a call of `fn` may be made again."""

@@ -10,6 +10,7 @@ from resilience._support.user_calls import UserCall, UserCalls
 from resilience.errors import (
     REFUSALS,
     ConfigurationError,
+    DeadlineExceededError,
     Problem,
     RejectedError,
     ResilienceError,
@@ -18,8 +19,14 @@ from resilience.errors import (
 )
 from resilience.errors import named as display_name
 from resilience.options import is_plain_callable
+from resilience.timeout import Deadline
 
 __all__ = ("On", "Predicate", "PredicateAnswer", "RetryAnswer", "RetryableErrors", "normalize")
+
+_OF_A_CLIENT = "client"
+"""The policy that the errors of our own clients name. They end a request at the deadline in force."""
+_MARGIN = 0.05
+"""Seconds. A client ends its request so long, at most, before the deadline that it keeps."""
 
 RetryAnswer: TypeAlias = bool | float
 """Whether an outcome is worth another attempt. A number means yes, after this many seconds."""
@@ -40,9 +47,18 @@ class RetryableErrors:
 
     An exception group is retried if every error in it is; the wait is then the longest that a predicate returns. A
     class in `on` may name the group itself. Predicates never see a group.
+
+    A timeout inside the retry is part of each attempt: an attempt that it ended is retried if `on_timeout` is true, and
+    not otherwise, whatever `on` is. Any other `DeadlineExceededError` is an error as any other: that of a function that
+    a pipeline of its own guards, or of a remote service.
+
+    Args:
+        on: Classes and predicates.
+        named: Classes that tenacity's strategies name.
+        on_timeout: Whether an attempt that a timeout inside has ended is retried.
     """
 
-    def __init__(self, on: On | tuple[On, ...], named: tuple[type, ...] = ()) -> None:
+    def __init__(self, on: On | tuple[On, ...], named: tuple[type, ...] = (), *, on_timeout: bool = True) -> None:
         given = on if isinstance(on, tuple) else (on,)
         for each in given:
             if not (issubclass(each, Exception) if isinstance(each, type) else callable(each)):
@@ -52,6 +68,12 @@ class RetryableErrors:
         self._classes = tuple(each for each in given if isinstance(each, type))
         self._predicates = tuple(each for each in given if not isinstance(each, type))
         self._named = tuple(each for each in (*self._classes, *named) if issubclass(each, ResilienceError))
+        self._on_timeout = on_timeout
+        self.inner_timeouts: frozenset[str] = frozenset()
+        """The names of the timeouts that stand inside the retry, in all pipelines that hold it."""
+        if not on_timeout and any(issubclass(DeadlineExceededError, each) for each in self._named):
+            expected = "true if `on` names DeadlineExceededError, which a timeout raises"
+            raise ConfigurationError([Problem("on_timeout", on_timeout, expected)])
         self.names = [getattr(each, "__name__", None) or display_name(each) for each in given]
         self.awaits = not all(map(is_plain_callable, self._predicates))
         """Whether a predicate is a coroutine function."""
@@ -62,13 +84,36 @@ class RetryableErrors:
             return isinstance(error, self._named)
         if cut_off_by_caller(error) is not None:
             return False
-        if isinstance(error, ResilienceError) and not error.retryable:
-            return isinstance(error, self._named)
+        if isinstance(error, ResilienceError) and (answer := self._of_ours(error)) is not None:
+            return answer
         if isinstance(error, BaseExceptionGroup):
             return self._group_by_class(leaves(error), is_named=isinstance(error, self._classes))
         if isinstance(error, self._classes):
             return True
         return None if self._predicates else False
+
+    def _of_ours(self, error: ResilienceError) -> bool | None:
+        if self.is_timeout_of_attempt(error):
+            return self._on_timeout
+        return None if error.retryable else isinstance(error, self._named)
+
+    def is_timeout_of_attempt(self, error: BaseException | None) -> bool:
+        """Return whether a timeout inside the retry has ended the attempt, in person or by the client that it limits.
+
+        A client of ours in the guarded function ends its request a margin before the deadline that the timeout set.
+        """
+        if not self.inner_timeouts or not isinstance(error, DeadlineExceededError) or error.is_before_call:
+            return False
+        if error.policy in self.inner_timeouts:
+            return error.retryable
+        if error.policy != _OF_A_CLIENT:
+            return False
+        deadline = Deadline.current()
+        return error.retryable or deadline is None or deadline.remaining() > _MARGIN
+
+    def is_unwanted_timeout(self, error: Exception | None) -> bool:
+        """Return whether a timeout inside has ended the attempt, and such attempts are not retried."""
+        return not self._on_timeout and self.is_timeout_of_attempt(error)
 
     def _group_by_class(self, errors: list[Any], *, is_named: bool) -> bool | None:
         if any(map(self._has_to_be_named, errors)):
@@ -84,6 +129,8 @@ class RetryableErrors:
             return True
         if not isinstance(error, ResilienceError) or isinstance(error, self._named):
             return False
+        if self.is_timeout_of_attempt(error):
+            return not self._on_timeout
         return isinstance(error, RejectedError) or not error.retryable
 
     def is_unnamed_refusal(self, error: Exception | None) -> bool:

@@ -1,7 +1,14 @@
+import asyncio
+import contextlib
+import itertools
 import re
 import shlex
+import socket
+import threading
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -43,6 +50,65 @@ async def test_one_line_of_middleware_does_what_it_says() -> None:
         missing = await client.get("/nowhere")
     assert (missing.status_code, missing.json()["code"]) == (404, "NOT_FOUND")
     assert missing.headers["x-request-id"] == missing.json()["request_id"]
+
+
+def second_example() -> str:
+    """Return the code of the example that decorates outbound calls."""
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    return next(block for block in blocks if "payments = " in block)
+
+
+class Bank:
+    """A server that drops its first connection, leaves the second one without an answer, and answers the others."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._open: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):  # the listener is closed
+            for number in itertools.count(1):
+                connection, _ = self._listener.accept()
+                self._open.append(connection)
+                connection.recv(4096)
+                if number == 1:
+                    connection.close()
+                elif number > 2:
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\n12.50")
+
+    def close(self) -> None:
+        """Stop, and break every connection."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(5)
+        for connection in self._open:
+            connection.close()
+
+
+@pytest.fixture
+def bank() -> Iterator[Bank]:
+    server = Bank()
+    yield server
+    server.close()
+
+
+def test_the_first_pipeline_repeats_errors_and_timeouts(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first pipeline repeats an error of the HTTP client and an attempt that timed out, and prints both."""
+    monkeypatch.setenv("BANK_URL", bank.url)
+    namespace: dict[str, Any] = {}
+    exec(second_example(), namespace)  # noqa: S102 - the README's own example
+    dropped, elapsed, late, answer = capsys.readouterr().out.splitlines()
+    assert dropped.startswith("<Event retry.scheduled policy='payments.retry' #1, attempt=1")
+    assert "RemoteProtocolError" in dropped
+    assert elapsed.startswith("<Event timeout.elapsed policy='payments.timeout' #1, seconds=0.8")
+    assert late.startswith("<Event retry.scheduled policy='payments.retry' #2, attempt=2")
+    assert answer == "12.50"
+    assert asyncio.run(namespace["rate"]("EUR")) == "12.50"
 
 
 def test_variables_of_the_readme_are_understood() -> None:

@@ -284,6 +284,17 @@ def test_a_timeout_policy_is_kept_by_grpc_itself(upstream: Upstream, make: Make,
     assert timeout.snapshot() == {"busy_threads": 0, "late_threads": 0, "elapsed": 1}
 
 
+@pytest.mark.parametrize(("on_timeout", "calls"), [(True, 2), (False, 1)], ids=["on", "off"])
+def test_the_timeout_of_an_attempt_is_repeated(upstream: Upstream, make: Make, *, on_timeout: bool, calls: int) -> None:
+    """A retry repeats an attempt that the `Timeout` inside ended, whatever errors it names, unless it says not to."""
+    retry = Retry(2, on=ConnectionError, wait_initial=0, on_timeout=on_timeout)
+    client = make(retry, Timeout(0.2), idempotent=["shop.Orders/Get"])
+    upstream.otherwise = hanging()
+    with pytest.raises(DeadlineExceededError):
+        client.get()
+    assert len(upstream.seen) == calls
+
+
 @pytest.mark.parametrize("kind", ["list", "chat"])
 def test_a_timeout_policy_leaves_streams_alone(upstream: Upstream, make: Make, kind: str) -> None:
     """A `Timeout` does not end a stream. Only the timeout of the call and the deadline in force do."""

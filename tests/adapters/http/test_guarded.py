@@ -326,6 +326,30 @@ class TestDeadline:
         assert client.get(upstream.url).status == 200
         assert len(upstream.seen) == 3
 
+    @pytest.mark.parametrize(("on_timeout", "requests"), [(True, 2), (False, 1)], ids=["on", "off"])
+    def test_the_timeout_of_an_attempt_is_repeated(
+        self, caller: Make, upstream: Upstream, *, on_timeout: bool, requests: int
+    ) -> None:
+        """A retry of connection errors repeats an attempt that the `Timeout` inside ended, unless it says not to."""
+        upstream.delay = 3
+        retry = Retry(2, on=ConnectionError, wait_initial=0, on_timeout=on_timeout)
+        client = caller(pipeline=Pipeline("p", retry, Timeout(0.15)))
+        with pytest.raises(DeadlineExceededError):
+            client.get(upstream.url)
+        assert len(upstream.seen) == requests
+
+    @pytest.mark.parametrize(("on_timeout", "requests"), [(True, 2), (False, 1)], ids=["on", "off"])
+    def test_a_client_that_ends_an_attempt_at_its_deadline_is_repeated(
+        self, caller: Make, upstream: Upstream, *, on_timeout: bool, requests: int
+    ) -> None:
+        """A guarded client ends its request at the deadline of a `Timeout` around it: the attempt has timed out."""
+        upstream.delay = 3
+        client = caller(pipeline=Pipeline("client"))
+        around = Pipeline("p", Retry(2, on=ConnectionError, wait_initial=0, on_timeout=on_timeout), Timeout(0.15))
+        with pytest.raises(DeadlineExceededError):
+            around.call(client.get, upstream.url)
+        assert len(upstream.seen) == requests
+
 
 class TestLimits:
     def test_limits_are_per_host(self, caller: Make, upstream: Upstream, other_upstream: Upstream) -> None:
