@@ -38,6 +38,7 @@ LEVELS = {
     "_support.awaiting": 0,
     "_support.names": 0,
     "_support.notes": 0,
+    "_support.numbers": 0,
     "_support.outcomes": 0,
     "_support.redaction": 0,
     "errors": 0,

@@ -12,7 +12,7 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from resilience.errors import ConfigurationError
 from resilience.events import Emitter
@@ -205,11 +205,11 @@ class Steps:
             raise ConfigurationError(f"{self.name!r} cannot guard a blocking call: {reason}")
         return self
 
-    def settle(self, permit: object, ended: Exception | Substitute) -> Any:
-        """Settle `permit` by an error, or by the outcome that a substitute stands for; return the verdict."""
-        error = ended if isinstance(ended, Exception) else ended.error
+    def settle(self, permit: object, given: Substitute) -> Verdict:
+        """Settle `permit` by the outcome that a substitute stands for; return the verdict."""
+        error = given.error
         if error is None:
-            return None if self.on_success is None else self.on_success(permit, cast("Substitute", ended).result)
+            return None if self.on_success is None else self.on_success(permit, given.result)
         verdict = self.on_failure(permit, error)
         if verdict is not None:
             self.discard(error, verdict)

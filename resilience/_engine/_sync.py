@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from resilience._engine._colour import Defer, ReturnedAwaitable
 from resilience._engine._keyed_call import by_key
@@ -103,11 +103,11 @@ def _guard(steps: Steps, inner: Callable[P, R], sleep: Sleep, defer: Defer | Non
     """Return `inner` guarded by one policy.
 
     An empty `**kwargs` is not passed on: it would cost a dictionary for each policy of each call. Most functions return
-    results of one type: the closure remembers the last type, so that it need not search for awaitables again. No
-    verdict is `Pending`: `Steps.blocking` has refused such policies.
+    results of one type: the closure remembers the last type, so that it need not search for awaitables again.
     """
-    admit, fast, settle = admission(steps, sleep), steps.fast_permit, steps.settle
-    on_success, on_abandon, interrupted = steps.on_success, steps.on_abandon, steps.on_interrupt
+    admit, fast, discard = admission(steps, sleep), steps.fast_permit, steps.discard
+    on_success, on_failure, on_abandon = steps.on_success, steps.on_failure, steps.on_abandon
+    interrupted = steps.on_interrupt
     plain: type = type(None)
     later: Callable[P, R] | None = None
 
@@ -118,6 +118,7 @@ def _guard(steps: Steps, inner: Callable[P, R], sleep: Sleep, defer: Defer | Non
         permit = fast.fast_permit if fast is not None else None
         if permit is None and admit is not None:
             permit = admit()
+        verdict: Any  # never `Pending`: `blocking` refused such policies
         is_settled = False
         try:
             while True:
@@ -125,10 +126,16 @@ def _guard(steps: Steps, inner: Callable[P, R], sleep: Sleep, defer: Defer | Non
                     result = inner(*args, **kwargs) if kwargs else inner(*args)  # type: ignore[call-arg]  # none to pass
                     if type(result) is not plain:
                         plain = _plain(result)
-                except (Exception, Substitute) as error:
-                    verdict = settle(permit, error)
-                    is_settled = verdict is None
-                    if is_settled:
+                except Exception as error:
+                    verdict = on_failure(permit, error)
+                    if verdict is None:
+                        is_settled = True
+                        raise
+                    discard(error, verdict)
+                except Substitute as given:
+                    verdict = steps.settle(permit, given)
+                    if verdict is None:
+                        is_settled = True
                         raise
                 except BaseException:
                     is_settled = True
@@ -143,7 +150,9 @@ def _guard(steps: Steps, inner: Callable[P, R], sleep: Sleep, defer: Defer | Non
                     del result  # the discarded result must not keep its resources while the call waits
                 if isinstance(verdict, Replace):
                     return verdict.value  # type: ignore[no-any-return]  # the replacement has the type of the function's result
-                permit = held(steps, verdict.permit, verdict.after, sleep)  # pyright: ignore[reportAttributeAccessIssue]  # no `Pending`
+                permit, after = verdict.permit, verdict.after
+                if after > 0:
+                    held(steps, permit, after, sleep)
         except ReturnedAwaitable as signal:
             if defer is None:
                 raise

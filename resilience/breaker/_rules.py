@@ -7,7 +7,8 @@ import weakref
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from resilience.breaker._window import CallCounts, Numbers, TimeWindow, Window
+from resilience._support.numbers import Numbers
+from resilience.breaker._window import CallCounts, TimeWindow, Window
 from resilience.clock import Clock
 
 __all__ = ("OutcomeRules", "Trip", "TripLimits", "TripRules", "rules_in_time")

@@ -49,6 +49,23 @@ class RetryDecision:
             errors.awaits or (tenacity is not None and tenacity.awaits) or not all(map(is_plain_callable, functions))
         )
         """Whether a function to be asked is a coroutine function."""
+        self.asks = tenacity is not None or retry_after is not None
+        """Whether there is a function to ask even if it is known that the outcome is worth another attempt."""
+
+    def at_once(
+        self, attempts: Attempts, error: Exception | None, result: object, now: float, answer: RetryAnswer
+    ) -> float | GiveUp | None:
+        """Return what `next_wait` returns, if `answer` is known and the retry `asks` no function of the user."""
+        wait = self._wait(attempts, error, result, answer if SWITCHES.is_active else False, None)
+        if wait is None or isinstance(wait, GiveUp):
+            return wait
+        refused = self._against(attempts, now, wait)
+        if refused is not None:
+            return refused
+        attempts.record(error, result, wait)
+        if SWITCHES.no_waits:
+            attempts.skipped += wait
+        return wait
 
     def next_wait(
         self, attempts: Attempts, error: Exception | None, result: object, now: float, answer: RetryAnswer | None
@@ -63,53 +80,63 @@ class RetryDecision:
             answer: Whether the outcome is worth another attempt (a number is the wait), or None if that is not known
                 yet. A retry with tenacity strategies always passes None.
         """
-        options, tenacity = self._options, self._tenacity
-        now += attempts.skipped
-
-        # Is the outcome worth another attempt?
+        tenacity, asked = self._tenacity, None
         if not SWITCHES.is_active:
             answer = False
         elif answer is None:
-            answer = yield from self._classify(attempts, error, result, now)
+            answer = yield from self._classify(attempts, error, result, now + attempts.skipped)
+        if answer is not False and not attempts.is_last:
+            if answer is True and tenacity is not None and tenacity.wait is not None:
+                answer = max(0.0, float((yield UserCall(tenacity.wait, attempts.state))))
+            if self._retry_after is not None:
+                asked = in_seconds((yield UserCall(self._retry_after, result if error is None else error)))
+        wait = self._wait(attempts, error, result, answer, asked)
+        if wait is None or isinstance(wait, GiveUp):
+            return wait
+        if tenacity is not None and (yield from tenacity.stops(attempts, wait)):
+            return GiveUp("stop")
+        refused = self._against(attempts, now, wait)
+        if refused is not None:
+            return refused
+        if tenacity is not None:
+            yield from tenacity.before_sleep(attempts, wait)
+        attempts.record(error, result, wait)
+        if SWITCHES.no_waits:
+            attempts.skipped += wait
+        return wait
+
+    def _wait(
+        self, attempts: Attempts, error: Exception | None, result: object, answer: RetryAnswer, asked: float | None
+    ) -> float | GiveUp | None:
+        """Return the wait if the outcome is worth another attempt. The time that the server asked for is a floor."""
         if answer is False:
             return None if error is None else NOT_RETRYABLE
         if attempts.is_last:
             return GiveUp("started")
-
-        # How long is the wait? A predicate decides, or tenacity, or the backoff; the server's own time is a floor.
-        if answer is not True:
-            wait = answer
-        elif tenacity is not None and tenacity.wait is not None:
-            wait = max(0.0, float((yield UserCall(tenacity.wait, attempts.state))))
-        else:
-            wait = backoff(options, attempts.number, attempts.previous, self._random)
-        outcome = result if error is None else error
-        asked = None if self._retry_after is None else in_seconds((yield UserCall(self._retry_after, outcome)))
-        floor = asked_by(outcome) if asked is None else asked
-        if floor is not None and floor < 0:
+        options = self._options
+        wait = backoff(options, attempts.number, attempts.previous, self._random) if answer is True else answer
+        floor = asked_by(result if error is None else error) if asked is None else asked
+        if not floor:
+            return wait
+        if floor < 0:
             return GiveUp("pushback")
-        if floor:
-            if floor > options.max_retry_after:  # a shorter sleep would end in another refusal
-                return self._floor_too_high
-            wait = max(wait, above_floor(options, floor, self._random))
+        if floor > options.max_retry_after:  # a shorter sleep would end in another refusal
+            return self._floor_too_high
+        return max(wait, above_floor(options, floor, self._random))
 
-        # Is anything against it? The budget comes last of all checks, because it is spent.
-        if tenacity is not None and (yield from tenacity.stops(attempts, wait)):
-            return GiveUp("stop")
-        deadline = Deadline.current()
-        remaining = None if deadline is None else deadline.remaining() - attempts.skipped
+    def _against(self, attempts: Attempts, now: float, wait: float) -> GiveUp | None:
+        """Return the limit that forbids another attempt after `wait`. The budget comes last, because it is spent."""
+        deadline, skipped = Deadline.current(), attempts.skipped
+        remaining = None if deadline is None else deadline.remaining() - skipped
         max_attempts = SWITCHES.max_attempts() if SWITCHES.no_waits else None
-        reason = stop_reason(options, attempts, now, wait, remaining, max_attempts)
+        reason = stop_reason(self._options, attempts, now + skipped, wait, remaining, max_attempts)
         if reason is not None:
             return GiveUp(reason)
         if self._budget is not None:
             if not self._budget.spend(retrying=attempts.is_retrying, events=self._events):
                 return GiveUp("budget")
             attempts.is_retrying = True  # before a function of the user may raise
-        if tenacity is not None:
-            yield from tenacity.before_sleep(attempts, wait)
-        attempts.record(error, result, wait, is_skipped=bool(SWITCHES.no_waits))
-        return wait
+        return None
 
     def _classify(
         self, attempts: Attempts, error: Exception | None, result: object, now: float

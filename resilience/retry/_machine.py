@@ -15,7 +15,7 @@ exception from a function of the user). Each call is counted as ended once.
 Where things are counted:
 
 - `Attempts` counts for one call. One thread or task at a time works with it, so it needs no lock.
-- `RetryCounts` counts for one policy, but only calls that failed at least once. The policy changes it under its lock.
+- `RetryCounts` counts for one policy, but only calls that failed at least once. To count takes no lock.
   A retried call that succeeds is not counted: successes are the rest. So a success costs nothing.
 - A `RetryBudget` counts calls in flight, over several policies. `Attempts.is_counted` and `is_retrying` say what the
   budget has counted for this call, so that it is taken out exactly once.
@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
+from resilience._support.numbers import Numbers
 from resilience.options import LONGEST
 from resilience.retry._options import RetryOptions
 
@@ -47,33 +48,43 @@ _Entry: TypeAlias = tuple[int, str, str, float | None]
 class Attempts:
     """The permit of a call that is retried, or that a budget counts."""
 
-    # Defaults of the class: with a budget there is one instance for each call, and most calls never fail.
-    number = 1
-    """The attempt under way; 1 is the call itself."""
-    previous = 0.0
-    """The last wait, in seconds."""
-    skipped = 0.0
-    """Seconds of waits that `no_waits()` left out. They count as passed."""
-    is_last = False
-    """Whether no other attempt is possible, because a generator has already yielded items."""
-    is_retry_counted = False
-    """Whether the retry is in `RetryCounts`."""
-    is_over = False
-    """Whether the end of the call is in `RetryCounts`."""
-    is_counted = False
-    """Whether a budget counts this call."""
-    is_retrying = False
-    """Whether the budget counts it as a retry."""
-    state: object = None
-    """The `tenacity.RetryCallState` of the call, if tenacity strategies are asked."""
-    _history: tuple[_Entry, ...] = ()
+    __slots__ = (
+        "_history",
+        "is_counted",
+        "is_last",
+        "is_over",
+        "is_retry_counted",
+        "is_retrying",
+        "number",
+        "previous",
+        "skipped",
+        "started",
+        "state",
+    )
 
     def __init__(self, started: float) -> None:
         self.started = started
+        self.number = 1
+        """The attempt under way; 1 is the call itself."""
+        self.previous = 0.0
+        """The last wait, in seconds."""
+        self.skipped = 0.0
+        """Seconds of waits that `no_waits()` left out. They count as passed."""
+        self.is_last = False
+        """Whether no other attempt is possible, because a generator has already yielded items."""
+        self.is_retry_counted = False
+        """Whether the retry is in `RetryCounts`."""
+        self.is_over = False
+        """Whether the end of the call is in `RetryCounts`."""
+        self.is_counted = False
+        """Whether a budget counts this call."""
+        self.is_retrying = False
+        """Whether the budget counts it as a retry."""
+        self.state: object = None
+        """The `tenacity.RetryCallState` of the call, if tenacity strategies are asked."""
+        self._history: tuple[_Entry, ...] = ()
 
-    def record(
-        self, error: Exception | None, result: object, wait: float | None = None, *, is_skipped: bool = False
-    ) -> None:
+    def record(self, error: Exception | None, result: object, wait: float | None = None) -> None:
         """Record how the attempt under way ended. If there is a `wait`, another attempt follows after it."""
         message = ""
         if error is None:
@@ -91,8 +102,6 @@ class Attempts:
         if wait is not None:
             self.number += 1
             self.previous = wait
-            if is_skipped:
-                self.skipped += wait
 
     def report(self) -> list[str]:
         """Return the history: one line for each attempt, and one line for the attempts that it leaves out."""
@@ -118,38 +127,44 @@ NOT_RETRYABLE = GiveUp("not retryable")
 
 
 class RetryCounts:
-    """How the calls ended that failed at least once. Not thread-safe."""
+    """How the calls ended that failed at least once. To count is atomic; `as_data` lets in one thread at a time."""
 
-    __slots__ = ("abandoned", "failed_with_retry", "failed_without_retry", "retried", "retries")
+    __slots__ = ("_abandoned", "_failed_with_retry", "_failed_without_retry", "_retried", "_retries")
 
     def __init__(self) -> None:
-        self.retries = self.retried = self.failed_with_retry = self.failed_without_retry = self.abandoned = 0
+        self._retries, self._retried, self._abandoned = Numbers(), Numbers(), Numbers()
+        self._failed_with_retry, self._failed_without_retry = Numbers(), Numbers()
 
     def retry(self, number: int) -> None:
         """Count a retry that follows attempt `number`."""
-        self.retries += 1
-        self.retried += number == 1
+        self._retries.next()
+        if number == 1:
+            self._retried.next()
 
     def fail(self, number: int) -> None:
         """Count a call that was given up at attempt `number`."""
         if number > 1:
-            self.failed_with_retry += 1
+            self._failed_with_retry.next()
         else:
-            self.failed_without_retry += 1
+            self._failed_without_retry.next()
 
     def abandon(self, number: int) -> None:
         """Count a call that ended by a cancellation, an interrupt, or an exception from a function of the user."""
-        self.abandoned += number > 1
+        if number > 1:
+            self._abandoned.next()
 
     def as_data(self) -> dict[str, int]:
         """Return every count. A retried call that is still under way counts as a success."""
+        # Read in this order, so that no call that ends meanwhile makes the successes fewer than they are.
+        failed, abandoned = self._failed_with_retry.last(), self._abandoned.last()
+        retried = self._retried.last()
         return {
-            "retries": self.retries,
-            "retried_calls": self.retried,
-            "succeeded_with_retry": self.retried - self.failed_with_retry - self.abandoned,
-            "failed_with_retry": self.failed_with_retry,
-            "failed_without_retry": self.failed_without_retry,
-            "abandoned_with_retry": self.abandoned,
+            "retries": self._retries.last(),
+            "retried_calls": retried,
+            "succeeded_with_retry": retried - failed - abandoned,
+            "failed_with_retry": failed,
+            "failed_without_retry": self._failed_without_retry.last(),
+            "abandoned_with_retry": abandoned,
         }
 
 

@@ -7,7 +7,7 @@ import random
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from resilience._engine._steps import Member, Steps
 from resilience._support.fork import renew_after_fork
@@ -32,6 +32,9 @@ __all__ = ("Retry",)
 
 _RANDOMNESS = Opaque("a function without arguments that returns a number from 0 to 1", is_plain_callable)
 _FUNCTION = Opaque("a function that takes the result, or for retry_after the error or result", callable)
+_Permit: TypeAlias = Attempts | float | None
+"""A permit is the record of a call that failed or that a budget counts, else the time at which the call began, or None
+if that does not matter."""
 _ADVICE = "write it as `async def` and guard a coroutine function"
 
 
@@ -209,10 +212,10 @@ class Retry(PolicyBase):
 
     def after_fork(self) -> None:
         """Start with a fresh lock and no counts: the calls of the parent never end in the child."""
-        self._lock = threading.RLock()  # guards the counts; re-entrant, for generators that the collector closes
+        self._lock = threading.RLock()  # for readers of the counts; re-entrant, as a listener or finalizer may read
         self._counts = RetryCounts()
 
-    def admit(self) -> Attempts | float | None:
+    def admit(self) -> _Permit:
         """Return the record of a call that a budget counts, else the time at which the call began, if it matters."""
         if self.budget is None:
             return self._clock() if self._needs_start else None
@@ -224,7 +227,7 @@ class Retry(PolicyBase):
     def _end(self, permit: Attempts, _result: object, /) -> None:
         cast("RetryBudget", self.budget).leave(retrying=permit.is_retrying, call=permit)
 
-    def on_success(self, permit: object, result: object, /) -> Verdict:
+    def on_success(self, permit: _Permit, result: object, /) -> Verdict:
         """Decide about a result. A result that is accepted at once costs no record of the call."""
         if result is NO_RESULT or not self._checks_results:
             self._leave_budget(permit)
@@ -241,70 +244,76 @@ class Retry(PolicyBase):
         self._leave_budget(permit)
         return None
 
-    def on_failure(self, permit: object, error: Exception, /) -> Verdict:
+    def on_failure(self, permit: _Permit, error: Exception, /) -> Verdict:
         """Decide about another attempt after an error."""
         # While a dependency is out, this is the path of every call: the breaker inside refuses it at once.
         answer = None if self._by_class is None else self._by_class(error)
         if answer is False and getattr(permit, "number", 1) == 1:
             self._leave_budget(permit)
-            with self._lock:
-                self._counts.fail(1)
+            self._counts.fail(1)
             return None
         return self._decide(permit, error, None, answer)
 
-    def no_more_attempts(self, permit: object, /) -> Attempts:
+    def no_more_attempts(self, permit: _Permit, /) -> Attempts:
         """Record that there is no other attempt, however this one ends."""
-        attempts = permit if isinstance(permit, Attempts) else _begun(permit, self._clock())
+        attempts = permit if isinstance(permit, Attempts) else Attempts(self._clock() if permit is None else permit)
         attempts.is_last = True
         return attempts
 
-    def on_abandon(self, permit: object, /) -> None:
+    def on_abandon(self, permit: _Permit, /) -> None:
         """Take the call out of the budget."""
         self._leave_budget(permit)
         if isinstance(permit, Attempts) and permit.is_retry_counted and not permit.is_over:
             permit.is_over = True
-            with self._lock:
-                self._counts.abandon(permit.number)
+            self._counts.abandon(permit.number)
 
     def _decide(
-        self, permit: object, error: Exception | None, result: object, answer: RetryAnswer | None = None
+        self, permit: _Permit, error: Exception | None, result: object, answer: RetryAnswer | None = None
     ) -> Verdict:
         now = self._clock()
-        attempts = permit if isinstance(permit, Attempts) else _begun(permit, now)
-        decision = self._settle(attempts, error, result, now, answer)
-        if self.awaits:
-            return Pending(arun(decision))
+        attempts = permit if isinstance(permit, Attempts) else Attempts(now if permit is None else permit)
+        decision = self._decision
         try:
-            return run(decision, _ADVICE)
+            if answer is not None and not decision.asks:
+                decided = decision.at_once(attempts, error, result, now, answer)
+                verdict = self._settle(attempts, error, result, now, decided)
+                if verdict is None:
+                    self._leave_budget(attempts)
+                return verdict
+            asking = self._ask(attempts, error, result, now, answer)
+            return Pending(arun(asking)) if self.awaits else run(asking, _ADVICE)
         except BaseException:  # from a function of the user, or an interrupt
             self.on_abandon(attempts)
             raise
 
-    def _settle(
+    def _ask(
         self, attempts: Attempts, error: Exception | None, result: object, now: float, answer: RetryAnswer | None
     ) -> UserCalls[Decision]:
-        """Decide about another attempt; count and report the decision."""
-        number = attempts.number
+        """Decide about another attempt with the functions of the user."""
         decided = yield from self._decision.next_wait(attempts, error, result, now, answer)
+        verdict: Decision = self._settle(attempts, error, result, now, decided)
+        if verdict is None:
+            if self._tenacity is not None and isinstance(decided, GiveUp) and decided is not NOT_RETRYABLE:
+                verdict = yield from self._tenacity.replacement(attempts)
+            self._leave_budget(attempts)  # only now: the call is not over while a function of the user runs
+        return verdict
+
+    def _settle(
+        self, attempts: Attempts, error: Exception | None, result: object, now: float, decided: float | GiveUp | None
+    ) -> RetryAfter | None:
+        """Count and report the decision about another attempt."""
+        number = attempts.number
         if isinstance(decided, GiveUp):
             attempts.is_over = True
-            with self._lock:
-                self._counts.fail(number)
-            is_worth_it = decided is not NOT_RETRYABLE
-            if is_worth_it or number > 1:
+            self._counts.fail(number)
+            if decided is not NOT_RETRYABLE or number > 1:
                 self._report_exhausted(attempts, error, result, decided.reason, now)
-            replacement: Decision = None
-            if is_worth_it and self._tenacity is not None:
-                replacement = yield from self._tenacity.replacement(attempts)
-            if self.budget is not None:
-                self._leave_budget(attempts)
-            return replacement
-        if decided is None:
-            self._leave_budget(attempts)
             return None
-        with self._lock:
-            self._counts.retry(number)
-            attempts.is_retry_counted = True
+        if decided is None:
+            return None
+        number -= 1  # the next attempt is recorded already
+        self._counts.retry(number)
+        attempts.is_retry_counted = True
         if self.events.listeners:
             facts = {"attempt": number, "wait": decided, "error": error}
             self.events.emit("retry.scheduled", self.name, now, "warning", **facts)
@@ -323,7 +332,7 @@ class Retry(PolicyBase):
             facts = {"attempts": number, "reason": reason, "elapsed": elapsed, "error": error}
             self.events.emit("retry.exhausted", self.name, now, "error", **facts)
 
-    def _leave_budget(self, permit: object) -> None:
+    def _leave_budget(self, permit: _Permit) -> None:
         """Take the call out of the budget, once: its outcome is final."""
         if isinstance(permit, Attempts) and permit.is_counted:
             cast("RetryBudget", self.budget).leave(retrying=permit.is_retrying, call=permit)
@@ -346,8 +355,3 @@ class Retry(PolicyBase):
 
     def __repr__(self) -> str:
         return f"<Retry {self.name!r} attempts={self.options.attempts}>"
-
-
-def _begun(permit: object, now: float) -> Attempts:
-    """Return a record of the call, made at its first failure. The permit is the time at which the call started."""
-    return Attempts(now if permit is None else cast("float", permit))
