@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 from resilience import Resilience
 from resilience.errors import ConfigurationError
 from resilience.server import ServerGate
-from resilience_fastapi._errors import add_handlers
+from resilience_fastapi._errors import ErrorHandlers
 from resilience_fastapi._lifespan import Lifespan
 from resilience_fastapi._middleware import ResilienceMiddleware
 
@@ -49,7 +49,7 @@ def install(
     toolkit = Resilience.of(resilience)
     ServerGate.of(toolkit)  # raises for a bad setting now: Starlette builds the layer at the first request
     app.add_middleware(ResilienceMiddleware, resilience=toolkit, key=key, answers_probes=True)
-    add_handlers(app)
+    ErrorHandlers(app, toolkit).register()
     app.router.lifespan_context = Lifespan(app.router.lifespan_context, toolkit)
     return toolkit
 

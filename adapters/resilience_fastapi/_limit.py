@@ -5,8 +5,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar
 
-from fastapi import params
-from starlette.exceptions import HTTPException, WebSocketException
+from fastapi import HTTPException, WebSocketException, params
 from starlette.requests import HTTPConnection
 from starlette.status import WS_1013_TRY_AGAIN_LATER
 from starlette.types import Scope

@@ -11,11 +11,11 @@ from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from resilience import Resilience
-from resilience.envelope import ANSWERS, envelope_of, worst_of
+from resilience.envelope import ANSWERS, worst_of
 from resilience.running import needs_asyncio
 from resilience.server import PROBE_METHODS, DeadlineWheel, ProbePaths, RequestContext, ServerGate, is_preflight
 from resilience.timeout import Deadline
-from resilience_fastapi._errors import adopt_error_handler, call_handler, find_handler, ids_of, make_response
+from resilience_fastapi._errors import ErrorHandlers, adopt_error_handler
 from resilience_fastapi._exchange import (
     CLOSE,
     SCOPE_KEY,
@@ -71,6 +71,7 @@ class ResilienceMiddleware:
         self._cors = cors_inside(app)
         self._wheel: DeadlineWheel[ASGIExchange, RunningCall] | None = None
         self._has_inspected_app = False
+        self._errors = ErrorHandlers(None, resilience)
         self._app_answers_errors = False
         self._has_lifespan = False
         resilience.health.attach(resilience.lifecycle)
@@ -128,12 +129,18 @@ class ResilienceMiddleware:
 
     def _inspect_app(self, scope: Scope) -> None:
         """Look at the finished application once, at its first request: handlers and routes may be added until then."""
-        self._has_inspected_app = True
-        self._app_answers_errors = adopt_error_handler(scope.get("app"))
+        self._adopt_app(scope)
         self._probes.update(*routes_of(scope.get("app", self.app)))
         if not self._has_lifespan:
             # A server that runs the lifespan does so before the first request; this server never will.
             set_ready(self.resilience.lifecycle)
+
+    def _adopt_app(self, scope: Scope) -> None:
+        """Take the error handlers of the application around this layer: later, the scope names the innermost one."""
+        self._has_inspected_app = True
+        app = scope.get("app")
+        self._errors = ErrorHandlers(app, self.resilience)
+        self._app_answers_errors = adopt_error_handler(app)
 
     def _answers_probe(self, scope: Scope, path: str) -> bool:
         return scope["method"] in PROBE_METHODS and self._probes.answers(path)
@@ -210,17 +217,13 @@ class ResilienceMiddleware:
         await exchange.respond(await self._error_response(exchange.scope, error))
 
     async def _error_response(self, scope: Scope, error: Exception) -> ASGIApp:
-        """Return the response of the application's own handler for `error`, else its envelope; with CORS headers."""
-        handler, handled = find_handler(scope.get("app"), error)
-        if handler is None:
-            return through_cors(self._cors, make_response(scope, envelope_of(error, **ids_of(scope))))
-        return through_cors(self._cors, await call_handler(handler, Request(scope), handled))
+        """Return the response to `error`: of the application's own handler, else ours. With CORS headers."""
+        return through_cors(self._cors, await self._errors.respond(Request(scope), error))
 
     async def _serve_mounted(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve an application that is mounted inside one with this layer: only its errors are answered here."""
         if not self._has_inspected_app:
-            self._has_inspected_app = True
-            self._app_answers_errors = adopt_error_handler(scope.get("app"))
+            self._adopt_app(scope)
         is_started = closes_connection = False
 
         async def watched(message: Message) -> None:

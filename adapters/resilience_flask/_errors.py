@@ -1,19 +1,28 @@
-"""Exceptions as responses: an envelope, unless the application has a handler of its own."""
+"""Exceptions as responses: the handlers of the application are asked first, then ours.
+
+The order is Flask's, with our handlers behind all handlers of the application: for the status (of the blueprint, then
+of the application), then for the nearest class (in the same order). So an error that is ours and also another
+library's goes to the application's handler for the class of that library. The application's handler for `Exception` is
+the last resort: it gets the errors that no other handler answers, and no refusals.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias
 
 from flask import Flask, Response, current_app, got_request_exception, request
+from flask.typing import ErrorHandlerCallable, ResponseReturnValue
 from werkzeug.exceptions import HTTPException, InternalServerError
 
+from resilience import AppError, Resilience
 from resilience.envelope import ANSWERS, Envelope, envelope_of, envelope_of_group, http_envelope, split_detail, worst_of
 from resilience.errors import ResilienceError, one_line
-from resilience.server import envelope_ids, render_error
-from resilience_flask._flask_internals import app_handlers, handler_for, has_own_body
+from resilience.server import envelope_ids, render_error, sent_envelope
+from resilience_flask._flask_internals import app_handlers, handler_for, has_own_body, last_resort
+from resilience_flask._native import native_response, refusal_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -50,42 +59,48 @@ def _make_response(envelope: Envelope, kept: Iterable[tuple[str, str]] = ()) -> 
     return response
 
 
-def add_handlers(app: Flask) -> None:
+def add_handlers(app: Flask, resilience: Resilience) -> None:
     """Register our handlers if the application has none. A handler that it registers later takes their place."""
     known = app_handlers(app)
-    for kind, handler in (
-        (HTTPException, _on_http_exception),
-        (ResilienceError, _on_our_error),
-        (ExceptionGroup, _on_group),
-    ):
-        if kind not in known:
+    for kind, handler in _OURS.items():
+        if kind not in known and (kind is not HTTPException or not _is_native(resilience)):
             app.register_error_handler(kind, handler)
 
 
-def _on_http_exception(error: HTTPException) -> Any:
+def _is_native(resilience: Resilience) -> bool:
+    """Return whether the bodies of Flask stay: refusals are HTTP errors of Werkzeug then."""
+    return resilience.config.server.errors == "native"
+
+
+def _on_http_exception(error: HTTPException) -> ResponseReturnValue:
+    handler = _own_handler(error) or last_resort()
+    if handler is not None:
+        return _call(handler, error)
     if _is_trapped(error):
         raise error
     if error.code is None or error.code < _FIRST_ERROR_STATUS or has_own_body(error):
         return error
-    handled = _call_catch_all(error)
-    if handled is not None:
-        return handled
     headers = [line for line in error.get_headers(request.environ) if line[0].lower() != "content-type"]
     message, details = split_detail(_own_description(error))
     envelope = http_envelope(error.code, message=message, details=details, headers=dict(headers), **_ids())
     return _make_response(envelope, headers)
 
 
+def _own_handler(error: BaseException) -> ErrorHandlerCallable | None:
+    """Return the application's own handler for the nearest class of an error, below `Exception`; None without one."""
+    return handler_for(error, _OURS.values())
+
+
+def _call(handler: ErrorHandlerCallable, error: BaseException) -> ResponseReturnValue:
+    """Call a handler of either colour, as Flask does."""
+    answer: ResponseReturnValue = current_app.ensure_sync(handler)(error)
+    return answer
+
+
 def _is_trapped(error: HTTPException) -> bool:
     """Return whether the application wants this error to be unhandled (`TRAP_HTTP_EXCEPTIONS`)."""
     is_last_resort = isinstance(error, InternalServerError) and error.original_exception is not None
     return not is_last_resort and current_app.trap_http_exception(error)
-
-
-def _call_catch_all(error: Exception) -> Any:
-    """Return the answer of the application's handler for all exceptions, which ours must not hide; None without it."""
-    handler = app_handlers(current_app).get(Exception)
-    return None if handler is None else current_app.ensure_sync(handler)(error)
 
 
 def _own_description(error: HTTPException) -> object:
@@ -99,26 +114,53 @@ def _own_description(error: HTTPException) -> object:
         return error.description
 
 
-def _on_our_error(error: ResilienceError) -> Any:
-    if isinstance(error, ANSWERS):
-        return _make_response(envelope_of(error, **_ids()))
-    handled = _call_catch_all(error)
-    if handled is None:
+def _on_our_error(error: ResilienceError) -> ResponseReturnValue:
+    is_answer = isinstance(error, ANSWERS)
+    handler = _own_handler(error) or (None if is_answer else last_resort())
+    if handler is not None:
+        return _call(handler, error)
+    if not is_answer:
         raise error
-    return handled
+    return _answer(error, envelope_of(error, **_ids()))
 
 
-def _on_group(group: ExceptionGroup[Exception]) -> Any:
+def _on_group(group: ExceptionGroup[Exception]) -> ResponseReturnValue:
     """Answer an exception group as the worst error in it. If that error is unhandled, so is the group."""
     worst = worst_of(group, _status_of)
-    handler, kind = handler_for(worst)
-    if isinstance(worst, ANSWERS) and handler in {None, _on_our_error}:
-        return _make_response(envelope_of_group(group, worst, **_ids()))
-    if isinstance(worst, HTTPException) or (kind is not None and kind is not Exception):
-        return current_app.handle_user_exception(cast("Exception", worst))
+    for error in (group, worst):
+        handler = _own_handler(error)
+        if handler is not None:
+            return _call(handler, error)
+    if isinstance(worst, HTTPException):
+        return current_app.handle_user_exception(worst)
+    if isinstance(worst, ANSWERS):
+        return _answer(worst, envelope_of_group(group, worst, **_ids()))
+    handler = last_resort()
     if handler is None:
         raise group
-    return current_app.ensure_sync(handler)(group)
+    return _call(handler, group)
+
+
+_OURS: dict[type[Exception], ErrorHandlerCallable] = {
+    HTTPException: _on_http_exception,
+    ResilienceError: _on_our_error,
+    ExceptionGroup: _on_group,
+}
+"""Our handlers, by the class that they are registered for."""
+
+
+def _answer(error: ResilienceError, envelope: Envelope) -> ResponseReturnValue:
+    """Return the answer to an error that is ours to answer."""
+    if isinstance(error, AppError) or not _is_native(current_app.extensions["resilience"]):
+        return _make_response(envelope)
+    sent = _sent(request.environ, envelope)
+    refusal = refusal_of(sent)
+    handled = current_app.handle_http_exception(refusal)  # the application may have a handler for the status
+    return native_response(refusal, sent, request.environ) if handled is refusal else handled
+
+
+def _sent(environ: WSGIEnvironment, envelope: Envelope) -> Envelope:
+    return sent_envelope(environ.get(CONTEXT), envelope, environ.get("HTTP_ACCEPT_LANGUAGE"))
 
 
 def _status_of(error: object) -> int | None:
@@ -158,15 +200,21 @@ def stream_error(
     Flask has finished the request by then, so this function acts as Flask does for an unhandled error. It keeps
     the `given` headers that do not describe the body: CORS, cookies, ids.
     """
-    if not isinstance(worst_of(error), ANSWERS):
+    worst = worst_of(error)
+    if not isinstance(worst, ANSWERS):
         _report(app, environ, error)
     envelope = envelope_of(error, **envelope_ids(environ.get(CONTEXT)))
-    body, own = _render(environ, envelope)
-    own["Content-Length"] = str(len(body))
-    dropped = _BODY_HEADERS.union(name.lower() for name in own) - {"vary"}
+    if _is_native(app.extensions["resilience"]) and not isinstance(worst, AppError):
+        sent = _sent(environ, envelope)
+        refusal = refusal_of(sent) if isinstance(worst, ANSWERS) else InternalServerError()
+        response = native_response(refusal, sent, environ)
+        body, own = response.get_data(), list(response.headers)
+    else:
+        body, headers = _render(environ, envelope)
+        own = [*headers.items(), ("Content-Length", str(len(body))), ("Vary", "Accept")]
+    dropped = _BODY_HEADERS.union(name.lower() for name, _ in own) - {"vary"}
     kept = [(name, value) for name, value in given if name.lower() not in dropped]
-    status = f"{envelope.http_status} {_reason(envelope.http_status)}"
-    return body, (status, [*kept, *own.items(), ("Vary", "Accept")])
+    return body, (f"{envelope.http_status} {_reason(envelope.http_status)}", [*kept, *own])
 
 
 def _report(app: Flask, environ: WSGIEnvironment, error: Exception) -> None:

@@ -79,7 +79,7 @@ class FlaskResilience:
         except AssertionError:
             reason = "the application has served a request; call it where the application is built"
             raise ConfigurationError(f"init_app(app): {reason}") from None
-        add_handlers(app)
+        add_handlers(app, middleware.resilience)
         # By its name: `app.logger` would configure logging, perhaps before the application does.
         logging.getLogger(app.name).addFilter(OneLine())
         app.wsgi_app = middleware  # type: ignore[method-assign]  # as Flask's documentation puts middleware in

@@ -3,7 +3,8 @@
 All of them are there in Flask 3.0.0 with Werkzeug 3.0.1, and in the current versions.
 
 - `Flask.error_handler_spec`, by blueprint, status and class (described in Flask's API documentation as an internal data
-  structure): `app_handlers`, `handler_for`. If it changes, our handlers are registered over those of the application.
+  structure): `app_handlers`, `handler_for`, `last_resort`. If it changes, our handlers are registered over those of the
+  application.
 - The overridden `get_body` and `get_response` of an `HTTPException`: `has_own_body`. If they are renamed, errors with a
   body of their own get an envelope.
 - `Flask.log_exception` as the name of the function that logs an unhandled error: `OneLine`. If it is renamed, a path
@@ -17,31 +18,47 @@ All of them are there in Flask 3.0.0 with Werkzeug 3.0.1, and in the current ver
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Collection
+from typing import cast
 
 from flask import Flask, current_app, request
+from flask.typing import ErrorHandlerCallable
 from werkzeug.exceptions import HTTPException
 
 from resilience.errors import one_line
 
-__all__ = ("OneLine", "app_handlers", "handler_for", "has_own_body")
+__all__ = ("OneLine", "app_handlers", "handler_for", "has_own_body", "last_resort")
 
 _LOG_FUNCTION = "log_exception"
 
 
-def app_handlers(app: Flask) -> dict[type[Exception], Any]:
+def app_handlers(app: Flask) -> dict[type[Exception], ErrorHandlerCallable]:
     """Return the error handlers of an application by class, without those of blueprints and statuses."""
     return app.error_handler_spec[None][None]
 
 
-def handler_for(error: BaseException) -> tuple[Any, type[BaseException] | None]:
-    """Return the handler that Flask would call for an error that is no HTTP error, and the class that it is for."""
+def handler_for(error: BaseException, ours: Collection[object]) -> ErrorHandlerCallable | None:
+    """Return the application's own handler for the nearest class of an error below `Exception`, None without one.
+
+    In Flask's order: all handlers of the blueprints, from the innermost one, then those of the application.
+
+    Args:
+        error: The error. Handlers for a status are not looked up.
+        ours: The handlers to pass over.
+    """
     for name in (*request.blueprints, None):
         known = current_app.error_handler_spec[name][None]
         for kind in type(error).__mro__:
-            if issubclass(kind, Exception) and kind in known:
-                return known[kind], kind
-    return None, None
+            handler = None if kind is Exception else known.get(cast("type[Exception]", kind))
+            if handler is not None and not any(handler is each for each in ours):
+                return handler
+    return None
+
+
+def last_resort() -> ErrorHandlerCallable | None:
+    """Return the application's handler for `Exception`, a blueprint's or its own; None without one."""
+    known = (current_app.error_handler_spec[name][None].get(Exception) for name in (*request.blueprints, None))
+    return next((handler for handler in known if handler is not None), None)
 
 
 def has_own_body(error: HTTPException) -> bool:

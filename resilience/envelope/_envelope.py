@@ -28,7 +28,6 @@ __all__ = ("Envelope", "envelope_of", "envelope_of_group", "http_envelope", "val
 _log = logging.getLogger("resilience")
 
 _TELLS_WHEN = frozenset({429, 503})
-_SERVER_SIDE = 500
 _MOST_FIELDS = 100
 _LONGEST_TEXT = 300
 _BLANK = "about:blank"
@@ -224,20 +223,19 @@ def http_envelope(
 
     Args:
         status: 400 to 599. Another status becomes 500.
-        message: The text that the client gets, if the status is below 500. From 500 on it is withheld, because it may
-            be the text of an exception (L16); raise an `AppError` to send a text of your own.
-        details: JSON values that the client gets, if the status is below 500.
+        message: The text that the application has chosen for its client; None or "" for our sentence of the status.
+            It is sent on every status: only the text of an exception is never sent (L16).
+        details: JSON values that the application has chosen for its client.
         headers: HTTP headers of the answer. A `Retry-After` becomes the `retry_after` of the envelope.
         request_id: The id of the request, "" if it has none.
         trace_id: The id of the trace, "" if it has none.
     """
     status = status if is_error_status(status) else 500
     meaning = meaning_of(status)
-    withheld = status >= _SERVER_SIDE
     return Envelope(
         code=meaning.code,
-        message=meaning.message if withheld or not message else str(message),
-        details={} if withheld else dict(details or {}),
+        message=str(message) if message else meaning.message,
+        details=dict(details or {}),
         headers=dict(headers or {}),
         request_id=request_id,
         trace_id=trace_id,

@@ -2,7 +2,7 @@
 
 from resilience.server._context import RequestContext, current_request
 from resilience.server._deadline_wheel import DeadlineWheel
-from resilience.server._errors import envelope_ids, render_error
+from resilience.server._errors import envelope_ids, render_error, sent_envelope
 from resilience.server._gate import ServerGate
 from resilience.server._headers import is_preflight
 from resilience.server._options import ServerOptions
@@ -28,4 +28,5 @@ __all__ = (
     "is_probe",
     "mark_probe",
     "render_error",
+    "sent_envelope",
 )

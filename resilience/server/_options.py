@@ -68,7 +68,12 @@ class ServerOptions(Options):
         Listing(Proxy()),
         "proxies whose X-Forwarded-For (and identity_header) counts; unix means every peer of a Unix socket",
     )
-    errors: str = option("json", Choice("json", "problem"), "default shape of error bodies")
+    errors: str = option(
+        "json",
+        Choice("json", "problem", "native"),
+        "shape of error bodies: one envelope for all errors, or a problem document; native keeps the bodies of the "
+        "framework and of the application, and refusals have the shape of the framework's own errors",
+    )
     problem_type_base: str = option(
         "about:blank", Text("a URI", longest=500), "start of the `type` of a problem+json body"
     )

@@ -84,9 +84,9 @@ def test_categories() -> None:
         assert statuses_for(category) == (400 if category == "client" else row.statuses[0], row.grpc)
 
 
-@pytest.mark.parametrize("status", [404, 409, 418])
+@pytest.mark.parametrize("status", [404, 409, 418, 500, 503])
 async def test_messages_of_frameworks(status: int) -> None:
-    """A message given to a 4xx is the client's; without one Flask's is our sentence, and FastAPI's the phrase."""
+    """A message given to an HTTP error is sent; without one Flask's is our sentence, and FastAPI's the phrase."""
     flask, fastapi = Flask(__name__), FastAPI()
 
     @flask.get("/<text>")

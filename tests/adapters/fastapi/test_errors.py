@@ -97,7 +97,8 @@ ERRORS: dict[str, Exception] = {
     "seconds": HTTPException(503, headers={"Retry-After": "7"}),
     "moved": HTTPException(307, headers={"Location": "/elsewhere"}),
     "unchanged": HTTPException(304),
-    "leak": HTTPException(500, SECRET),
+    "closed": HTTPException(503, "Closed until Monday."),
+    "why": HTTPException(500, {"step": "payment"}),
 }
 
 
@@ -260,6 +261,8 @@ async def test_http_exceptions(browse: Any) -> None:
     assert answers["text"].json()["message"] == "No such hat."
     assert answers["facts"].json()["details"] == {"held_by": "ann"}
     assert answers["list"].json()["details"] == {"detail": ["a", "b"]}
+    assert answers["closed"].json()["message"] == "Closed until Monday."
+    assert answers["why"].json()["details"] == {"step": "payment"}
     assert answers["later"].headers["Retry-After"] == "Fri, 31 Dec 2027 23:59:59 GMT"
     assert answers["seconds"].headers.get_list("Retry-After") == ["7"]
     assert answers["seconds"].json()["retry_after"] == 7

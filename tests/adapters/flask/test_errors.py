@@ -50,7 +50,7 @@ def raises(app: Flask, error: Exception | type[Exception], path: str = "/") -> N
         (PoolTimeoutError("secret"), 503, "POOL_TIMEOUT"),
         (NotFound(), 404, "NOT_FOUND"),
         (Conflict("that is taken"), 409, "CONFLICT"),
-        (InternalServerError("secret"), 500, "INTERNAL"),
+        (InternalServerError(), 500, "INTERNAL"),
         (ValueError("secret"), 500, "INTERNAL"),
         (ConfigurationError("secret"), 500, "INTERNAL"),
     ],
@@ -114,6 +114,16 @@ def test_what_the_developer_said(app: Flask, browse: Any, said: Any, message: st
     answer = browse(app).get("/")
     assert (answer.json["message"], answer.json["details"]) == (message, details)
     assert browse(app).get("/key").json["message"] == "The request is not valid."
+
+
+@pytest.mark.parametrize("mode", ["json", "problem", "native"])
+@pytest.mark.parametrize("status", [400, 500, 502, 503, 504])
+def test_a_message_of_the_application_arrives(app: Flask, browse: Any, toolkit: Any, mode: str, status: int) -> None:
+    """The text of `abort(status, text)` was written for the client, and is sent on every status in every mode."""
+    app.add_url_rule("/", "root", lambda: abort(status, "closed until Monday"))
+    FlaskResilience(app, toolkit(server__errors=mode))
+    answer = browse(app).get("/")
+    assert (answer.status_code, "closed until Monday" in answer.text) == (status, True)
 
 
 def test_headers_stay(app: Flask, browse: Any) -> None:
