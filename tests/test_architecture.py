@@ -32,6 +32,7 @@ LEVELS = {
     "_support.portable": -1,
     "_support.background": -1,
     "_support.given_facts": -1,
+    "_support.joined": -0.5,
     "_version": 0,
     "_support.fork": 0,
     "_support.keys": 0,

@@ -13,11 +13,13 @@ import copy
 import pickle
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from resilience._support.printable import shown
 
-__all__ = ("Portable", "facts_of", "packed", "unpacked")
+__all__ = ("Portable", "copied_as", "facts_of", "packed", "unpacked")
+
+K = TypeVar("K")
 
 _PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 _under_way: ContextVar[frozenset[int]] = ContextVar("errors being pickled", default=frozenset())
@@ -50,16 +52,20 @@ class Portable:
         return _itself, (type(self),)
 
     def __copy__(self) -> Self:
-        error: Any = self
-        facts = _with_cause(error)
-        if _NOTES in facts:
-            facts[_NOTES] = list(facts[_NOTES])  # a note on the copy is no note on the original
-        return _filled(type(self), error.args, facts)  # type: ignore[no-any-return]  # of the class it is given
+        return copied_as(self, type(self))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         error: Any = self
         facts = {name: _deep(fact, memo) for name, fact in _with_cause(error).items()}
         return _filled(type(self), tuple(_deep(each, memo) for each in error.args), facts)  # type: ignore[no-any-return]  # an error of this class
+
+
+def copied_as(error: Any, kind: type[K]) -> K:
+    """Return a shallow copy of an error, of the class `kind`. No constructor is called."""
+    facts = _with_cause(error)
+    if _NOTES in facts:
+        facts[_NOTES] = list(facts[_NOTES])  # a note on the copy is no note on the original
+    return _filled(kind, error.args, facts)  # type: ignore[no-any-return]  # of the class it is given
 
 
 def facts_of(error: Any) -> dict[str, Any]:

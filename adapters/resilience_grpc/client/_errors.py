@@ -19,9 +19,8 @@ from resilience.envelope import ErrorCatalog
 from resilience.errors import (
     AppError,
     DeadlineExceededError,
-    Portable,
     ResilienceError,
-    facts_of,
+    joined_with,
     one_line,
     packed,
     unpacked,
@@ -166,14 +165,6 @@ class CallError(grpc.RpcError):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {one_line(self)}>"
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Portable.__reduce__(cast("Any", self))  # before that of `AioRpcError`
-
-    def made_as(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """Return how the class is made: no module has it under a name."""
-        stack, kind = type(self).__bases__  # as `_class_of_both` has given them
-        return _class_of_both, (kind, stack)
-
 
 class SyncCallError(CallError, grpc.Call, grpc.Future):  # type: ignore[type-arg]  # the stubs' Future is generic, grpcio's is not
     """On `grpc` a failed call is also the call object that its interceptors return. The call has ended."""
@@ -227,17 +218,6 @@ class AioCallError(CallError, grpc.aio.AioRpcError):
     """On `grpc.aio`, call objects look for this class."""
 
 
-_classes: dict[tuple[type, type], type] = {}
-
-
-def _class_of_both(kind: type, stack: type) -> type:
-    both = _classes.get((kind, stack))
-    if both is None:
-        both = types.new_class(kind.__name__, (stack, kind), exec_body=lambda body: body.update(__module__=__name__))
-        _classes[kind, stack] = both
-    return both
-
-
 def as_call_error(error: ResilienceError | CallError, status: CallStatus | None = None, *, is_aio: bool) -> CallError:
     """Return an error of this library as an error that grpcio could have raised.
 
@@ -251,18 +231,12 @@ def as_call_error(error: ResilienceError | CallError, status: CallStatus | None 
         return error
     if status is None:
         status = CallStatus(StatusCode.__members__.get(error.grpc_status, StatusCode.UNKNOWN), str(error))
-    kind = _class_of_both(type(error), AioCallError if is_aio else SyncCallError)
-    both: Any = kind.__new__(kind, *error.args)
-    both.args = error.args
-    for name, fact in facts_of(error).items():
-        setattr(both, name, fact)
+    both: Any = joined_with(error, AioCallError if is_aio else SyncCallError, overrides=True)
     both.call_status = status
     both.code = _CallableCode(error.code, status.status)
     if isinstance(error, AppError):
         both.details = _CallableDetails(error.details, status.text)
-    both.__cause__, both.__context__ = error.__cause__, error.__context__
-    both.__suppress_context__ = error.__suppress_context__
-    return cast("CallError", both.with_traceback(error.__traceback__))
+    return cast("CallError", both)
 
 
 class _FailedRpc(Protocol):

@@ -14,7 +14,7 @@ from resilience import (
     RejectedError,
     ResilienceError,
 )
-from resilience.errors import Problem, RunningWork, running_behind, said_by
+from resilience.errors import Problem, RunningWork, joined_with, running_behind, said_by
 
 
 @pytest.mark.parametrize(
@@ -101,3 +101,31 @@ def test_a_refusal_can_be_an_os_error_too() -> None:
 
     error = UnreachableError("open", policy="payments", retry_after=3.0)
     assert (str(error), error.policy, error.retry_after) == ("open", "payments", 3.0)
+
+
+def test_a_joined_error_is_of_both_classes() -> None:
+    """It has text, facts, notes and cause of ours, is an error of theirs, and stays one in another process."""
+    ours = DeadlineExceededError("late", policy="p", seconds=0.5, allowed=3.0)
+    ours.add_note("second attempt")
+    ours.__cause__ = KeyError("slow")
+    theirs: Any = joined_with(ours, ConnectionError)
+    assert joined_with(theirs, OSError) is theirs
+    assert type(joined_with(ours, ConnectionError)) is type(theirs)
+    theirs.add_note("of theirs alone")
+    assert ours.__notes__ == ["second attempt"]
+    for error in (theirs, copy.copy(theirs), copy.deepcopy(theirs), pickle.loads(pickle.dumps(theirs))):
+        assert isinstance(error, DeadlineExceededError)
+        assert isinstance(error, ConnectionError)
+        assert (str(error), error.policy, error.seconds, error.is_callers) == ("late", "p", 0.5, True)
+        assert error.__notes__ == ["second attempt", "of theirs alone"]
+        assert repr(error.__cause__) == "KeyError('slow')"
+
+
+def test_classes_that_cannot_be_joined_are_an_error() -> None:
+    """A class with slots has a layout of its own, which no class with fields of C can share."""
+
+    class SlottedError(RejectedError):
+        __slots__ = ("quota",)
+
+    with pytest.raises(TypeError, match="conflict"):
+        joined_with(SlottedError("no"), OSError)
