@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from resilience.envelope import ErrorCatalog, read_envelope
+from resilience.errors import joined_with, said_by
 
 __all__ = ("MAX_ENVELOPE", "fits", "may_be_envelope", "raise_for_envelope")
 
@@ -37,13 +38,22 @@ def raise_for_envelope(response: R, *, catalog: ErrorCatalog | None = None) -> R
 
     Raises:
         AppError: The body is one of our envelopes. The error has the code, message and details that the service gave.
+            It is also the error that `response.raise_for_status()` raises.
         Exception: Any other error, raised by `response.raise_for_status()`.
     """
     answer: Any = response
     if answer.status_code < _IS_ERROR:
         return response
     error = read_envelope(answer.status_code, answer.content, answer.headers, catalog=catalog)
+    try:
+        answer.raise_for_status()
+    except Exception as theirs:
+        if error is None:
+            raise
+        if said_by(theirs, "response") is not response:  # httpx: without a request there is no error of its status
+            raise error from None
+        facts = {"request": said_by(theirs, "request"), "response": response}
+        raise joined_with(error, type(theirs), facts) from None
     if error is not None:
         raise error
-    answer.raise_for_status()
     return response

@@ -16,8 +16,9 @@ import httpx
 
 from resilience import ErrorCatalog, Pipeline, Resilience, idempotent
 from resilience_http._envelope import MAX_ENVELOPE
+from resilience_http._errors import REFUSED_OR_LATE
 from resilience_http._exchange import ClientExchange
-from resilience_http._httpx_bodies import PartlyReadBody, SyncTrackedBody
+from resilience_http._httpx_bodies import ERRORS, PartlyReadBody, SyncTrackedBody
 from resilience_http._httpx_internals import InnerTransport, hand_over_options
 from resilience_http._httpx_parts import HTTPXFailedResponse, TransportParts
 
@@ -31,8 +32,9 @@ class ResilienceTransport(httpx.BaseTransport):
     request is repeated only if that does no harm (an idempotent method, or an `Idempotency-Key` header) and its body is
     bytes. A bulkhead holds its permit until the response is closed.
 
-    A request raises a `RejectedError` if a policy refuses it. If the deadline in force leaves no time, it raises an
-    error that is both a `DeadlineExceededError` and a `httpx.TimeoutException`.
+    If a policy refuses a request, the error is a `RejectedError` and a `httpx.ConnectError` (a `BulkheadFullError` and
+    a `httpx.PoolTimeout` if a bulkhead is full). If the time has passed, the error is a `DeadlineExceededError` and a
+    `httpx.TimeoutException`. An `AppError` raised for an answer is a `httpx.HTTPStatusError`, too.
 
     Args:
         inner: The transport that makes the requests; None for `httpx.HTTPTransport` with the options of the client.
@@ -102,8 +104,10 @@ class ResilienceTransport(httpx.BaseTransport):
                 answer = pipelines.sending_once.call(call.send_once, request)
         except HTTPXFailedResponse as failed:
             answer = failed.response
+        except REFUSED_OR_LATE as error:
+            raise ERRORS.as_theirs(error, request) from error.__cause__
         if parts.may_hold_envelope(answer) and (raw := _read(answer, MAX_ENVELOPE)) is not None:
-            parts.raise_envelope(answer, raw)
+            parts.raise_envelope(request, answer, raw)
         return answer
 
     def close(self) -> None:

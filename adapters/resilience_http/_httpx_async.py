@@ -14,8 +14,9 @@ import httpx
 from resilience import ErrorCatalog, Pipeline, Resilience, idempotent
 from resilience.running import running_loop
 from resilience_http._envelope import MAX_ENVELOPE
+from resilience_http._errors import REFUSED_OR_LATE
 from resilience_http._exchange import DRAIN_TIMEOUT, MAX_READ_AHEAD, ClientExchange, StepTimeouts
-from resilience_http._httpx_bodies import TrackedBody
+from resilience_http._httpx_bodies import ERRORS, TrackedBody
 from resilience_http._httpx_internals import InnerTransport, hand_over_options
 from resilience_http._httpx_parts import HTTPXFailedResponse, TransportParts
 
@@ -100,8 +101,10 @@ class AsyncResilienceTransport(httpx.AsyncBaseTransport):
                 answer = await pipelines.sending_once.acall(call.send_once, request)
         except HTTPXFailedResponse as failed:
             answer = failed.response
+        except REFUSED_OR_LATE as error:
+            raise ERRORS.as_theirs(error, request) from error.__cause__
         if parts.may_hold_envelope(answer) and (raw := await _read(answer, MAX_ENVELOPE)) is not None:
-            parts.raise_envelope(answer, raw)
+            parts.raise_envelope(request, answer, raw)
         return answer
 
     async def aclose(self) -> None:

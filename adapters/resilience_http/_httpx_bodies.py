@@ -1,4 +1,4 @@
-"""Bodies of httpx responses. Each holds a connection, and the permits of bulkheads, until it is closed."""
+"""Bodies of httpx responses, which hold connections and permits until they are closed; and the errors that end them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,23 @@ from typing import Any
 import httpx
 
 from resilience.timeout import Deadline
+from resilience_http._errors import Counterparts, ErrorKinds
 from resilience_http._exchange import DRAIN_TIMEOUT, MAX_READ_AHEAD, StepTimeouts
-from resilience_http._httpx_errors import HTTPXDeadlineError
 
-__all__ = ("PartlyReadBody", "SyncTrackedBody", "TrackedBody")
+__all__ = ("ERRORS", "PartlyReadBody", "SyncTrackedBody", "TrackedBody")
+
+ERRORS = ErrorKinds(
+    transient=(httpx.TransportError, httpx.HTTPStatusError),
+    permanent=(httpx.UnsupportedProtocol, httpx.LocalProtocolError),
+    ours=(httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.PoolTimeout),
+    counterparts=Counterparts(
+        late=httpx.TimeoutException,
+        full=httpx.PoolTimeout,  # as if the client's own limit of connections were reached
+        refused=httpx.ConnectError,  # the class that says that no request was sent
+        status=httpx.HTTPStatusError,
+    ),
+)
+"""The exceptions of httpx, by their meaning."""
 
 
 class TrackedBody:
@@ -27,7 +40,7 @@ class TrackedBody:
     def check(self) -> None:
         """Raise if the caller has no time left: a body that arrives byte by byte meets every read timeout."""
         if self._times.is_spent:
-            raise HTTPXDeadlineError("the deadline passed before the answer was complete", request=self._request)
+            raise ERRORS.deadline_error("the deadline passed before the answer was complete", self._request)
 
     def settle(self) -> None:
         """Give the permits back."""

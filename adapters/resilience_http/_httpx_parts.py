@@ -14,17 +14,10 @@ from resilience.errors import Portable
 from resilience.timeout import Deadline
 from resilience_http._envelope import MAX_ENVELOPE, fits, may_be_envelope
 from resilience_http._exchange import MAX_READ_AHEAD, ClientExchange, StepTimeouts, is_spent, retry_after_of
-from resilience_http._httpx_bodies import TrackedBody
-from resilience_http._httpx_errors import HTTPXDeadlineError
-from resilience_http._pipeline import ErrorKinds, PipelinePair, host_of, pipeline_for
+from resilience_http._httpx_bodies import ERRORS, TrackedBody
+from resilience_http._pipeline import PipelinePair, host_of, pipeline_for
 
 __all__ = ("HTTPXFailedResponse", "TransportParts")
-
-_ERRORS = ErrorKinds(
-    transient=(httpx.TransportError, httpx.HTTPStatusError),
-    permanent=(httpx.UnsupportedProtocol, httpx.LocalProtocolError),
-    ours=(httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.PoolTimeout),
-)
 
 
 class HTTPXFailedResponse(Portable, httpx.HTTPStatusError):
@@ -64,7 +57,7 @@ class TransportParts:
         catalog: ErrorCatalog | None,
     ) -> None:
         self.toolkit = Resilience.of(resilience)
-        self.pipelines = PipelinePair(pipeline_for(self.toolkit, pipeline, _ERRORS), _when_closed)
+        self.pipelines = PipelinePair(pipeline_for(self.toolkit, pipeline, ERRORS), _when_closed)
         self._client_context = ClientContext.of(self.toolkit)
         self._margin = self._client_context.options.margin
         self._sends_context = sends_context
@@ -87,7 +80,7 @@ class TransportParts:
             if not self._sends_context:
                 self._client_context.refuse_if_spent()
         except DeadlineExceededError as spent:
-            raise HTTPXDeadlineError(str(spent), request=request, seconds=0.0) from None
+            raise ERRORS.deadline_error(str(spent), request, seconds=0.0) from None
         headers = request.headers.copy()
         for name, text in carried.items():
             headers.setdefault(name, text)
@@ -106,18 +99,18 @@ class TransportParts:
 
     def late(
         self, exchange: ClientExchange[httpx.Response], request: httpx.Request, times: StepTimeouts
-    ) -> HTTPXDeadlineError | None:
+    ) -> Exception | None:
         """Return the error to raise for a timeout of httpx, if a deadline has ended the step; else None."""
         return self.deadline_error(exchange, request, times) if times.is_spent else None
 
     def deadline_error(
         self, exchange: ClientExchange[httpx.Response], request: httpx.Request, times: StepTimeouts
-    ) -> HTTPXDeadlineError:
+    ) -> Exception:
         """Return the error of a deadline that has passed."""
         retryable = not is_spent(exchange.deadline, self._margin)
         seconds, allowed = times.allowance.seconds, times.allowance.allowed
         message = "the deadline passed before the answer"
-        return HTTPXDeadlineError(message, request=request, seconds=seconds, retryable=retryable, allowed=allowed)
+        return ERRORS.deadline_error(message, request, seconds=seconds, allowed=allowed, retryable=retryable)
 
     def check_response(
         self,
@@ -137,8 +130,8 @@ class TransportParts:
         """Return whether a response may be an error that is raised as its `AppError`."""
         return self.raises_envelopes and may_be_envelope(response.status_code, response.headers)
 
-    def raise_envelope(self, response: httpx.Response, raw: bytes) -> None:
-        """Raise the `AppError` of a response, if its body is an envelope."""
+    def raise_envelope(self, request: httpx.Request, response: httpx.Response, raw: bytes) -> None:
+        """Raise the `AppError` of a response whose body `raw` has been read and is an envelope."""
         pieces = (raw[at : at + MAX_READ_AHEAD] for at in range(0, len(raw), MAX_READ_AHEAD))
         copy, body = httpx.Response(response.status_code, headers=response.headers, content=pieces), b""
         with contextlib.suppress(httpx.DecodingError):
@@ -148,7 +141,9 @@ class TransportParts:
                     return
         error = read_envelope(response.status_code, body, response.headers, catalog=self._catalog)
         if error is not None:
-            raise error
+            response.request = request
+            response.read()  # `raw` again, for the handler of the error
+            raise ERRORS.as_theirs(error, request, response)
 
 
 def _when_closed(response: object, settle: Callable[[], None]) -> bool:

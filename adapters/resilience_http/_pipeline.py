@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
-from resilience import DeadlineExceededError, Keyed, Pipeline, Policy, Resilience
+from resilience import Keyed, Pipeline, Policy, Resilience
 from resilience.client import configured_policies, default_policies, may_call_again, while_open
 from resilience.errors import ConfigurationError, Problem
 from resilience.policy import AroundPolicy
+from resilience_http._errors import ErrorKinds
 
-__all__ = ("ErrorKinds", "PipelinePair", "host_of", "per_host", "pipeline_for")
+__all__ = ("PipelinePair", "host_of", "per_host", "pipeline_for")
 
 _DEFAULT_NAME = "http"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-class ErrorKinds(NamedTuple):
-    """The exceptions of a library, by their meaning."""
-
-    transient: tuple[type[Exception], ...]
-    """Another attempt may succeed."""
-    permanent: tuple[type[Exception], ...]
-    """Of these classes, those after which another attempt will fail as well."""
-    ours: tuple[type[Exception], ...]
-    """They say nothing about the host: no request was sent."""
-
-    def is_transient(self, error: Exception) -> bool:
-        """Return whether another attempt may succeed."""
-        if isinstance(error, DeadlineExceededError):
-            return error.retryable and not error.is_before_call
-        return isinstance(error, self.transient) and not isinstance(error, self.permanent)
 
 
 def host_of(request: Any) -> str:

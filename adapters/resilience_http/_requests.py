@@ -17,6 +17,7 @@ from resilience.envelope import read_envelope
 from resilience.errors import Portable
 from resilience.timeout import Deadline
 from resilience_http._envelope import MAX_ENVELOPE, fits, may_be_envelope
+from resilience_http._errors import REFUSED_OR_LATE, Counterparts, ErrorKinds
 from resilience_http._exchange import (
     MAX_READ_AHEAD,
     MIN_TIMEOUT,
@@ -26,7 +27,7 @@ from resilience_http._exchange import (
     longest_step,
     retry_after_of,
 )
-from resilience_http._pipeline import ErrorKinds, PipelinePair, host_of, pipeline_for
+from resilience_http._pipeline import PipelinePair, host_of, pipeline_for
 from resilience_http._requests_internals import peek_body, shut_down_read, when_released
 
 __all__ = ("ResilienceAdapter",)
@@ -40,6 +41,12 @@ _ERRORS = ErrorKinds(
     ),
     permanent=(requests.exceptions.SSLError,),
     ours=(ValueError,),  # InvalidURL, InvalidHeader and their like
+    counterparts=Counterparts(
+        late=requests.Timeout,
+        full=requests.ConnectionError,
+        refused=requests.ConnectionError,
+        status=requests.HTTPError,
+    ),
 )
 
 
@@ -65,28 +72,15 @@ class RequestsFailedResponse(Portable, requests.HTTPError):
         _close([self.answer])
 
 
-class RequestsDeadlineError(DeadlineExceededError, requests.Timeout):
-    """The deadline in force has passed, not a timeout of the session. `except` clauses for either class catch it."""
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        request: PreparedRequest,
-        seconds: float | None = None,
-        retryable: bool = False,
-        allowed: float | None = None,
-    ) -> None:
-        requests.Timeout.__init__(self, message, request=request)
-        self.policy, self.seconds, self.running, self.allowed = "client", seconds, None, allowed
-        self.retryable = retryable  # only if the time of one attempt is over and the caller has more
-
-
 class ResilienceAdapter(HTTPAdapter):
     """Guards every request of a `requests.Session`: `session.mount("https://", ResilienceAdapter())`.
 
     Unless a request has `stream=True`, its body is read within the guarded call, so that a body that breaks off is a
     failure too. A bulkhead holds its permit for a stream until the stream is read or closed.
+
+    If a policy refuses a request, the error is a `RejectedError` and a `requests.ConnectionError`. If the time has
+    passed, the error is a `DeadlineExceededError` and a `requests.Timeout`. An `AppError` raised for an answer is a
+    `requests.HTTPError`, too.
 
     A request raises a `RejectedError` if a policy refuses it. If the deadline in force leaves no time, it raises an
     error that is both a `DeadlineExceededError` and a `requests.Timeout`.
@@ -188,7 +182,7 @@ class ResilienceAdapter(HTTPAdapter):
             if not self._sends_context:
                 self.client_context.refuse_if_spent()
         except DeadlineExceededError as spent:
-            raise RequestsDeadlineError(str(spent), request=request, seconds=0.0) from None
+            raise _ERRORS.deadline_error(str(spent), request, seconds=0.0) from None
         sent = request.copy()
         for name, text in carried.items():
             sent.headers.setdefault(name, text)
@@ -208,16 +202,18 @@ class ResilienceAdapter(HTTPAdapter):
                 answer = self._pipelines.sending_once.call(call.send_once, request)
         except RequestsFailedResponse as failed:
             answer = failed.answer
+        except REFUSED_OR_LATE as error:
+            raise _ERRORS.as_theirs(error, request) from error.__cause__
         if self._raises_envelopes and may_be_envelope(answer.status_code, answer.headers):
-            self._raise_envelope(answer)
+            self._raise_envelope(request, answer)
         return answer
 
-    def _raise_envelope(self, answer: Response) -> None:
+    def _raise_envelope(self, request: PreparedRequest, answer: Response) -> None:
         body = peek_body(answer, MAX_ENVELOPE)
         if body is not None:
             error = read_envelope(answer.status_code, body, answer.headers, catalog=self._catalog)
             if error is not None:
-                raise error
+                raise _ERRORS.as_theirs(error, request, answer)
 
 
 class _RequestsAttempts:
@@ -248,12 +244,12 @@ class _RequestsAttempts:
             margin = adapter.client_context.options.margin
             if allowance.snapshot.left - margin > MIN_TIMEOUT:
                 raise
-            raise RequestsDeadlineError(
+            raise _ERRORS.deadline_error(
                 "the deadline passed before the answer",
-                request=request,
+                request,
                 seconds=allowance.seconds,
-                retryable=not is_spent(exchange.deadline, margin),
                 allowed=allowance.allowed,
+                retryable=not is_spent(exchange.deadline, margin),
             ) from error
         if not is_failure(answer.status_code):
             return answer

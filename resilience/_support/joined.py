@@ -6,7 +6,8 @@ well. The class of each pair is made once, when the first error of the pair is r
 
 from __future__ import annotations
 
-import types
+from collections.abc import Mapping
+from types import MappingProxyType, new_class
 from typing import Any, TypeVar
 
 from resilience._support.portable import Portable, copied_as
@@ -17,15 +18,18 @@ E = TypeVar("E", bound=Exception)
 _classes: dict[tuple[type, type], type] = {}
 
 
-def joined_with(error: Exception, other: type[E], *, overrides: bool = False) -> E:
+def joined_with(
+    error: Exception, other: type[E], facts: Mapping[str, object] = MappingProxyType({}), *, overrides: bool = False
+) -> E:
     """Return `error` as an error that is of the class `other`, too.
 
-    Text, facts, notes, cause and traceback are those of `error`. No constructor is called: set the attributes that the
-    constructor of `other` would set. The result can be pickled and copied, as `error` can.
+    Text, facts, notes, cause and traceback are those of `error`. No constructor is called. The result can be pickled
+    and copied, as `error` can.
 
     Args:
         error: An error of this library.
         other: The class to join. An error that is of this class already is returned as it is.
+        facts: The attributes that the constructor of `other` would set.
         overrides: Whether the members of `other` win over those of the class of `error`.
 
     Raises:
@@ -43,6 +47,8 @@ def joined_with(error: Exception, other: type[E], *, overrides: bool = False) ->
     given: Any = error
     joined: Any = copied_as(error, _class_of(*pair))
     joined.__context__, joined.__traceback__ = given.__context__, given.__traceback__
+    for name, fact in facts.items():
+        setattr(joined, name, fact)
     return joined  # type: ignore[no-any-return]  # of both classes
 
 
@@ -58,5 +64,5 @@ def _class_of(first: type, second: type) -> type:
         "__reduce__": Portable.__reduce__,  # before that of a class with fields of C
         "made_as": lambda _self: (_class_of, (first, second)),
     }
-    made = types.new_class(ours.__name__, (first, second), exec_body=lambda namespace: namespace.update(body))
+    made = new_class(ours.__name__, (first, second), exec_body=lambda namespace: namespace.update(body))
     return _classes.setdefault((first, second), made)  # atomic: if two threads make the class, one class stays

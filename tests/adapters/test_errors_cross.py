@@ -29,7 +29,7 @@ from resilience import AppError, CircuitOpenError, ConfigurationError, DeadlineE
 from resilience.errors import Problem, RateLimitedError, RejectedError, RunningWork, StartupError
 from resilience.policy import Substitute
 from resilience_grpc.client._errors import AioCallError, CallError, CallStatus, SyncCallError, as_call_error
-from resilience_http import _httpx_errors, _httpx_parts, _requests
+from resilience_http import _httpx_parts, _requests
 
 PACKAGES = (resilience, resilience_fastapi, resilience_flask, resilience_grpc, resilience_http)
 TRAILING = (("x-request-id", "r-9"), ("grpc-retry-pushback-ms", "1500"), ("blob-bin", b"\x00\xff"))
@@ -92,13 +92,7 @@ MADE: dict[type[BaseException], Callable[[], BaseException]] = {
     StartupError: lambda: StartupError("no", step="db"),
     Substitute: lambda: Substitute(7, error=AppError("X_1", details={"a": 1})),
     _httpx_parts.HTTPXFailedResponse: lambda: _httpx_parts.HTTPXFailedResponse(_request(), _response(), allowed=2.0),
-    _httpx_errors.HTTPXDeadlineError: lambda: _httpx_errors.HTTPXDeadlineError(
-        "late", request=_request(), seconds=0.5, retryable=True
-    ),
     _requests.RequestsFailedResponse: lambda: _requests.RequestsFailedResponse(_prepared(), _answer(), allowed=2.0),
-    _requests.RequestsDeadlineError: lambda: _requests.RequestsDeadlineError(
-        "late", request=_prepared(), seconds=0.5, retryable=True
-    ),
     CallError: lambda: _call_error(is_aio=False),
     SyncCallError: lambda: _call_error(is_aio=False),
     AioCallError: lambda: _call_error(is_aio=True),

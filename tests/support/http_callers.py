@@ -28,6 +28,8 @@ class SyncCaller:
     broken: type[Exception] = httpx.TransportError
     timed_out: type[Exception] = httpx.TimeoutException
     failed: type[Exception] = httpx.HTTPStatusError
+    full: type[Exception] = httpx.PoolTimeout
+    any_error: type[Exception] = httpx.HTTPError
 
     def __init__(self, resilience: Resilience | None = None, connections: int = 10, **options: Any) -> None:
         inner = httpx.HTTPTransport(limits=httpx.Limits(max_connections=connections))
@@ -72,6 +74,8 @@ class RequestsCaller(SyncCaller):
     broken = requests.RequestException
     timed_out = requests.Timeout
     failed = requests.HTTPError
+    full = requests.ConnectionError
+    any_error = requests.RequestException
 
     def __init__(self, resilience: Resilience | None = None, connections: int = 10, **options: Any) -> None:
         toolkit = Resilience() if resilience is None else resilience
