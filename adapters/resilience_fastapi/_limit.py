@@ -23,6 +23,7 @@ __all__ = ("rate_limit",)
 
 T = TypeVar("T", bound=Callable[..., Any])
 _EXEMPT = "_resilience_exempt_from"
+_STANDALONE = "resilience.standalone"
 
 Key: TypeAlias = str | Callable[[HTTPConnection], str | Awaitable[str]]
 
@@ -72,7 +73,10 @@ class RouteDependency(params.Depends):
 
 
 async def _charge(limit: RouteLimit, rate: str, connection: HTTPConnection) -> None:
-    context: RequestContext = connection.scope.get(SCOPE_KEY) or _standalone_context(connection)
+    scope = connection.scope
+    context: RequestContext | None = scope.get(SCOPE_KEY) or scope.get(_STANDALONE)
+    if context is None:  # one for all limits of a request
+        context = scope[_STANDALONE] = _standalone_context(connection)
     gate = context.gate or _standalone()
     if context.user is None:
         context.user = user_of(connection.scope)

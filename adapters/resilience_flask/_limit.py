@@ -20,6 +20,7 @@ __all__ = ("exempt", "is_exempt", "rate_limit")
 
 T = TypeVar("T", bound="Callable[..., Any] | Blueprint | Flask")
 _EXEMPT = "_resilience_is_exempt"
+_STANDALONE = "resilience.standalone"
 
 
 def rate_limit(
@@ -142,9 +143,12 @@ def _route() -> str:
 
 def _charge_standalone(limit: RouteLimit, rate: str) -> None:
     """Charge in an application without our middleware, and answer a refusal as Werkzeug does."""
-    gate = _standalone()
+    gate, environ = _standalone(), request.environ
+    context: RequestContext | None = environ.get(_STANDALONE)
+    if context is None:  # one for all limits of a request
+        context = environ[_STANDALONE] = gate.receive({}, request.remote_addr)
     try:
-        _charge_context(gate.receive({}, request.remote_addr), gate, limit, rate)
+        _charge_context(context, gate, limit, rate)
     except RateLimitedError as refusal:
         seconds = refusal.retry_after
         raise TooManyRequests(retry_after=None if seconds is None else -int(-seconds // 1)) from refusal

@@ -8,7 +8,7 @@ from resilience.ratelimit._options import RateLimitOptions
 from resilience.ratelimit._policy import RateLimit
 from resilience.ratelimit._rate import Rate
 from resilience.ratelimit._redis import RedisStore
-from resilience.ratelimit._store import Buckets, LocalBuckets, SpendingBuckets, Store
+from resilience.ratelimit._store import Buckets, LocalBuckets, RefundingBuckets, SpendingBuckets, Store
 
 __all__ = (
     "Buckets",
@@ -20,6 +20,7 @@ __all__ = (
     "RateLimit",
     "RateLimitOptions",
     "RedisStore",
+    "RefundingBuckets",
     "SpendingBuckets",
     "Store",
     "TokenBucket",

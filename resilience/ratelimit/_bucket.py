@@ -14,7 +14,7 @@ from resilience.ratelimit._machine import Quota
 from resilience.ratelimit._memory import MemoryStore
 from resilience.ratelimit._options import RateLimitOptions
 from resilience.ratelimit._rate import Rate, as_rate
-from resilience.ratelimit._store import Buckets, LocalBuckets, Store
+from resilience.ratelimit._store import Buckets, LocalBuckets, RefundingBuckets, Store
 
 __all__ = ("TokenBucket", "checked_store", "quota_of")
 
@@ -134,6 +134,25 @@ class TokenBucket:
         other = TokenBucket(rate, burst, self._store, name=self.name, shadow=self.shadow, clock=self._clock)
         other.events = self.events
         return other
+
+    def refund(self, key: str, decision: Decision) -> None:
+        """Pay the tokens of a decision back, once: the call that has paid them did not take place.
+
+        A refund is the inverse of the payment: if it is the last of all limits of a request that refuses, the others
+        are as if the request had not come. Between payment and refund the tokens are missing for other calls. On Redis
+        this blocks for up to the connection's timeout. If Redis does not answer, the payment stands.
+
+        Args:
+            key: The key that has paid.
+            decision: The decision of `acquire`. A refusal, or a decision of a limiter in shadow, needs no refund.
+        """
+        if decision.is_paid and not self.shadow and isinstance(self._buckets, RefundingBuckets):
+            self._buckets.refund(key, decision)
+
+    async def arefund(self, key: str, decision: Decision) -> None:
+        """Pay the tokens of a decision back without blocking the event loop. Otherwise like `refund`."""
+        if decision.is_paid and not self.shadow and isinstance(self._buckets, RefundingBuckets):
+            await self._buckets.arefund(key, decision)
 
     def reset(self, key: str = "") -> None:
         """Fill the bucket of `key`. On Redis this blocks for up to its timeout, and does nothing during an outage."""

@@ -1,4 +1,4 @@
-"""Encodes payments for the script `token_bucket.lua`, and decodes its replies.
+"""Encodes payments for the script `token_bucket.lua` and refunds for `refund.lua`, and decodes the replies.
 
 The numbers of Lua on Redis are doubles. They are exact up to 2^53, so a quota is expressed in whole units: `token`
 units pay for one token, and `refill` units come back in a microsecond.
@@ -90,6 +90,11 @@ class BucketCodec:
         limit = self._units.limit(allowance) if allowance else capacity
         checked_key(key)  # before the cache, which needs a key that has a hash
         return self.redis_key(key), (token, refill, limit, cost)
+
+    def encode_refund(self, key: str, cost: int) -> tuple[bytes, tuple[int, int]]:
+        """Return the Redis key and the arguments of the script `refund.lua`."""
+        token, refill, _ = self._units
+        return self.redis_key(key), (refill, cost * token)
 
     def _redis_key(self, key: str) -> bytes:
         """Return the Redis key. All of it is a hash tag, so that keys added later live on the same node."""

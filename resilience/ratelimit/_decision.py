@@ -57,6 +57,18 @@ class Decision:
         full_at = quota.capacity - cost * quota.interval + retry_after
         return cls.of(quota, cost, allowed=False, full_at=full_at, made_at=0.0)
 
+    def undone(self) -> Decision:
+        """Return the state of the bucket after a refund of this payment."""
+        if not self.is_paid:
+            return self
+        full_at = max(self.made_at, self.quota.returned(self.full_at, self.cost))
+        return Decision.of(self.quota, 0, allowed=True, full_at=full_at, made_at=self.made_at)
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether tokens were taken: not by a refusal, nor by an admission without a bucket during an outage."""
+        return self.allowed and self.cost > 0 and self.full_at > self.made_at
+
     @property
     def limit(self) -> int:
         """The size of the bucket."""

@@ -17,6 +17,12 @@ for as long as the bucket is below empty, so calls get their turns in the order 
 cancelled is refunded, but only if no later call has paid. Later calls keep their turn, and their number includes the
 payment before it.
 
+Refunds. A request under several limits pays all of them, or none: if one refuses, the others are paid back
+(`Quota.returned`). A refund is the inverse of a payment, so the bucket is then as if there had been no payment. Between
+payment and refund the tokens are missing for other calls. A bucket that would have been full meanwhile keeps the refill
+of that time, which would have been lost. So over any time t at most `rate * t + burst` tokens are paid, and those that
+are paid back in that time.
+
 Rounding. Floats round, so one token may be used a thousandth of itself early (`_EARLY`). The error does not accumulate,
 because each payment starts from a number that was stored, not from a sum of differences.
 
@@ -104,6 +110,17 @@ class Quota:
         golang.org/x/time/rate cancels reservations by the same rule.
         """
         return full_at - cost * self.interval if full_at == paid else full_at
+
+    def returned(self, full_at: float, cost: int) -> float:
+        """Undo a payment, also if later calls have paid after it, and return the time at which the bucket is full.
+
+        Args:
+            full_at: The time at which the bucket is full now, in seconds.
+            cost: The tokens that were paid.
+
+        Only for buckets without calls that wait for their turn.
+        """
+        return full_at - cost * self.interval
 
     def drained(self, full_at: float, now: float, wait: float = 0.0) -> float:
         """Return the time at which the bucket is full if it is emptied now.

@@ -184,6 +184,18 @@ class MemoryBuckets:
             if full_at is not None:
                 self._cells[key].append(self._quota.refunded(full_at, decision.full_at, decision.cost))
 
+    def refund(self, key: str, decision: Decision) -> None:
+        """Undo a payment, also if later calls have paid after it. A bucket that is gone was full."""
+        key = stored_key(key)
+        with self._shared.lock:
+            full_at = self._claim(key)
+            if full_at is not None:
+                self._cells[key].append(self._quota.returned(full_at, decision.cost))
+
+    async def arefund(self, key: str, decision: Decision) -> None:
+        """Undo a payment; never suspends."""
+        self.refund(key, decision)
+
     def look(self, key: str = "") -> Decision:
         """Return the state of a bucket, taking nothing."""
         key = stored_key(key)

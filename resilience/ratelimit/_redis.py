@@ -13,8 +13,7 @@ from resilience.ratelimit._batch import ThreadBatches
 from resilience.ratelimit._codec import BucketCodec
 from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._machine import Quota
-from resilience.ratelimit._memory import MemoryStore
-from resilience.ratelimit._store import Buckets
+from resilience.ratelimit._memory import MemoryBuckets, MemoryStore
 from resilience.redis import LuaScript, OutageGuard, RedisConnection
 from resilience.redis._errors import raised
 from resilience.redis._exchange import Reply, exchange, packed
@@ -27,7 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ("RedisBuckets", "RedisStore")
 
+_NO_CLOCK = 0.0
+"""The `made_at` of a decision on Redis; that of a local decision is the time on a monotonic clock."""
+
 _SCRIPT = Path(__file__).with_name("token_bucket.lua")
+_REFUND = Path(__file__).with_name("refund.lua")
 
 
 class _ScriptRunner:
@@ -37,6 +40,7 @@ class _ScriptRunner:
         self.connection = connection
         self.outage = outage
         self.script = LuaScript(_SCRIPT.read_text(encoding="utf-8"))
+        self.refunds = LuaScript(_REFUND.read_text(encoding="utf-8"))
         self.thread_batches = ThreadBatches(connection, self.script)
 
     @functools.cached_property
@@ -91,7 +95,7 @@ class RedisStore:
 class RedisBuckets:
     """The buckets of one quota on one Redis, and those of this process for an outage."""
 
-    def __init__(self, quota: Quota, codec: BucketCodec, runner: _ScriptRunner, local: Buckets) -> None:
+    def __init__(self, quota: Quota, codec: BucketCodec, runner: _ScriptRunner, local: MemoryBuckets) -> None:
         self._quota = quota
         self._codec = codec
         self._runner = runner
@@ -141,6 +145,25 @@ class RedisBuckets:
 
     def give_back(self, key: str, decision: Decision) -> None:
         """Keep the payment. A round trip would be a wait where none is allowed; the limit errs on the strict side."""
+
+    def refund(self, key: str, decision: Decision) -> None:
+        """Undo a payment, in Redis or in this process, and block for one round trip. During an outage it stands."""
+        if decision.made_at != _NO_CLOCK:
+            self._local.refund(key, decision)
+            return
+        with self._outage.attempt() as attempt:
+            if attempt.may_try:
+                self._runner.refunds.run(self._runner.connection.pool, *self._codec.encode_refund(key, decision.cost))
+
+    async def arefund(self, key: str, decision: Decision) -> None:
+        """Undo a payment, and suspend this task for one round trip. Otherwise like `refund`."""
+        if decision.made_at != _NO_CLOCK:
+            self._local.refund(key, decision)
+            return
+        script, calls = self._runner.refunds, (self._codec.encode_refund(key, decision.cost),)
+        with self._outage.attempt() as attempt:
+            if attempt.may_try:
+                raised((await self._runner.connection.aio_pool.run(lambda link: script.acall(link, calls)))[0])
 
     def reset(self, key: str = "") -> None:
         """Fill the bucket of `key`, here and on Redis if it can be reached. Blocks for up to the timeout."""

@@ -14,7 +14,16 @@ from resilience.errors import ConfigurationError, Problem
 from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._machine import Quota
 
-__all__ = ("Buckets", "LocalBuckets", "SpendingBuckets", "Store", "checked_cost", "checked_key", "stored_key")
+__all__ = (
+    "Buckets",
+    "LocalBuckets",
+    "RefundingBuckets",
+    "SpendingBuckets",
+    "Store",
+    "checked_cost",
+    "checked_key",
+    "stored_key",
+)
 
 _MAX_COST = 1_000_000_000
 
@@ -51,6 +60,19 @@ class SpendingBuckets(Buckets, Protocol):
 
     def spend(self, key: str, /) -> Decision | None:
         """Pay one token; returns the refusal, or None if the token was paid."""
+        ...
+
+
+@runtime_checkable
+class RefundingBuckets(Buckets, Protocol):
+    """Buckets that can undo a payment."""
+
+    def refund(self, key: str, decision: Decision) -> None:
+        """Undo the payment of `decision`, also if later calls have paid after it; may block."""
+        ...
+
+    def arefund(self, key: str, decision: Decision) -> Coroutine[Any, Any, None]:
+        """Undo the payment of `decision` without blocking the thread."""
         ...
 
 

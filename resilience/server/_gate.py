@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from resilience.bulkhead import Bulkhead
 from resilience.clock import monotonic
@@ -22,7 +22,7 @@ from resilience.server._headers import (
     timeout_of,
 )
 from resilience.server._options import ServerOptions
-from resilience.server._quota import ServerQuota, quota_headers
+from resilience.server._quota import Charge, ServerQuota, quota_headers
 from resilience.server._rate_key import KeyRule, bounded
 from resilience.server._trace import BAGGAGE, TRACEPARENT, TRACESTATE, trace_id_of
 from resilience.timeout import Deadline
@@ -30,7 +30,7 @@ from resilience.timeout import Deadline
 if TYPE_CHECKING:
     from resilience.envelope import Envelope, ErrorCatalog
     from resilience.lifecycle import Lifecycle
-    from resilience.ratelimit import Decision, TokenBucket
+    from resilience.ratelimit import TokenBucket
 
 __all__ = ("ServerGate",)
 
@@ -236,6 +236,7 @@ class ServerGate:
     def charge(self, context: RequestContext, quota: ServerQuota, key: str | None = None, cost: int = 1) -> None:
         """Charge `quota` with `cost`. May block, for as long as Redis may take.
 
+        All limits of a request are charged, or none: if one refuses, all that the request has paid before is paid back.
         A CORS preflight is not charged. Nor is a request that is counted by address, if its address cannot be known.
 
         Args:
@@ -248,14 +249,26 @@ class ServerGate:
             RateLimitedError: The quota is spent.
         """
         key = self.key_of(context, key)
-        if key is not None:
-            _record(context, quota, quota.bucket.acquire(key, cost))
+        if key is None:
+            return
+        decision = quota.bucket.acquire(key, cost)
+        if not decision.allowed:
+            for paid, before, payer in context.charges:
+                paid.bucket.refund(payer, before)
+            _refuse(context, (quota, decision, key))
+        context.charges += ((quota, decision, key),)
 
     async def acharge(self, context: RequestContext, quota: ServerQuota, key: str | None = None, cost: int = 1) -> None:
         """Charge `quota` without blocking the thread. For the arguments see `charge`."""
         key = self.key_of(context, key)
-        if key is not None:
-            _record(context, quota, await quota.bucket.aacquire(key, cost))
+        if key is None:
+            return
+        decision = await quota.bucket.aacquire(key, cost)
+        if not decision.allowed:
+            for paid, before, payer in context.charges:
+                await paid.bucket.arefund(payer, before)
+            _refuse(context, (quota, decision, key))
+        context.charges += ((quota, decision, key),)
 
     def key_of(self, context: RequestContext, key: str | None = None) -> str | None:
         """Return the key to charge, at most 128 characters: `key`, or that of the server's rule.
@@ -309,9 +322,10 @@ class ServerGate:
         return self.lifecycle is not None and self.lifecycle.is_draining
 
 
-def _record(context: RequestContext, quota: ServerQuota, decision: Decision) -> None:
-    """Keep a decision for the headers of the answer, and raise `RateLimitedError` if it is a refusal."""
-    context.charges += ((quota, decision),)
-    if not decision.allowed:
-        name = quota.bucket.name
-        raise RateLimitedError(f"{name}: quota spent", policy=name, retry_after=decision.retry_after)
+def _refuse(context: RequestContext, refusal: Charge) -> NoReturn:
+    """Raise a refusal, after all other charges were paid back. The headers show the buckets as they are then."""
+    refunded = [(quota, decision.undone(), key) for quota, decision, key in context.charges]
+    context.charges = (*refunded, refusal)
+    quota, decision, _ = refusal
+    name = quota.bucket.name
+    raise RateLimitedError(f"{name}: quota spent", policy=name, retry_after=decision.retry_after)

@@ -33,14 +33,17 @@ class ServerQuota:
         self.policy = f"{self.label};q={bucket.rate.amount};w={bucket.rate.period_seconds}"
 
 
-Charge: TypeAlias = tuple[ServerQuota, Decision]
-"""One decision about one request."""
+Charge: TypeAlias = tuple[ServerQuota, Decision, str]
+"""One decision about one request, and the key that it was made for."""
 
 
 def quota_headers(charges: Sequence[Charge]) -> tuple[tuple[str, str], ...]:
     """Return the `RateLimit-Policy` and `RateLimit` fields for some decisions."""
-    policies = ", ".join([quota.policy for quota, _ in charges])
-    return ("RateLimit-Policy", policies), ("RateLimit", ", ".join([_state(*charge) for charge in charges]))
+    policies = ", ".join([quota.policy for quota, _, _ in charges])
+    return ("RateLimit-Policy", policies), (
+        "RateLimit",
+        ", ".join([_state(quota, decision) for quota, decision, _ in charges]),
+    )
 
 
 def _state(quota: ServerQuota, decision: Decision) -> str:

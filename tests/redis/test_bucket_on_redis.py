@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from redis_process import RedisProcess
+from redis_process import RedisProcess, free_port
 from spender import spend
 
 from resilience.errors import ConfigurationError, RateLimitedError
 from resilience.pipeline import Pipeline
 from resilience.ratelimit import RateLimit, RedisStore, TokenBucket
 from resilience.redis import RedisConnection
+from resilience.server import ServerGate
 
 pytestmark = pytest.mark.redis
 
@@ -336,3 +337,61 @@ def test_cluster_ready() -> None:
     limiter = TokenBucket("1/minute", store=RedisStore(connection), name="n")
     key = limiter._buckets._codec.redis_key("a}b")  # type: ignore[attr-defined]  # white box: what goes over the wire
     assert key == b"{shop:eu:ratelimit:n:a}b}"
+
+
+async def test_refunds(any_server: RedisProcess) -> None:
+    """A refund is the inverse of a payment, in both colours, also after later payments and for a part of a token."""
+    with connected(any_server.url) as store:
+        limiter = TokenBucket("7/day", 20, store, name="refunds")
+        first = limiter.acquire("k", 5)
+        assert limiter.acquire("k", 4).remaining == 11
+        limiter.refund("k", first)
+        assert limiter.acquire("k").remaining == 15
+        await limiter.arefund("k", await limiter.aacquire("k", 15))
+        assert limiter.acquire("k", 15).allowed
+        refusal = limiter.acquire("k")
+        assert not refusal.allowed
+        limiter.refund("k", refusal)
+        assert not limiter.acquire("k").allowed
+
+
+def test_a_refund_never_overfills(store: RedisStore) -> None:
+    """A bucket that is full, or that Redis has forgotten, stays full."""
+    limiter = TokenBucket("100/minute", 2, store, name="full")
+    decision = limiter.acquire("k")
+    limiter.reset("k")
+    limiter.refund("k", decision)
+    assert [limiter.acquire("k").allowed for _ in range(3)] == [True, True, False]
+
+
+async def test_limits_of_a_request_are_charged_or_none_under_load(store: RedisStore) -> None:
+    """Of many requests at once, of which all are refused by a second limit, none has cost the first one a token."""
+
+    def limiter(name: str, rate: str, burst: int | None) -> TokenBucket:
+        return TokenBucket(rate, burst, store, name=name)
+
+    gate = ServerGate(limiter=limiter)
+    wide, tight = (gate.quota_for(rate, rate, name=f"load-{rate}") for rate in ("500/day", "1/day"))
+    tight.bucket.acquire("k")
+
+    async def request() -> None:
+        context = gate.receive({})
+        await gate.acharge(context, wide, "k")
+        with pytest.raises(RateLimitedError):
+            await gate.acharge(context, tight, "k")
+
+    await asyncio.gather(*(request() for _ in range(100)))
+    assert (await wide.bucket.aacquire("k")).remaining == 499
+
+
+@pytest.mark.parametrize(("outage", "is_paid"), [("local", True), ("allow", False)])
+async def test_a_refund_without_redis_goes_to_the_buckets_of_the_process(outage: str, *, is_paid: bool) -> None:
+    """A payment is paid back where it was made, and an admission that took nothing is not."""
+    with connected(f"redis://127.0.0.1:{free_port()}", outage=outage, timeout=0.2) as store:
+        limiter = TokenBucket("2/day", store=store, name="local")
+        decisions = [limiter.acquire("k"), await limiter.aacquire("k")]
+        assert [each.is_paid for each in decisions] == [is_paid, is_paid]
+        limiter.refund("k", decisions[0])
+        await limiter.arefund("k", decisions[1])
+        assert limiter.acquire("k", 2).allowed
+        assert limiter.acquire("k").allowed is not is_paid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
 from typing import Any
@@ -470,3 +471,42 @@ async def test_a_preflight_is_let_in() -> None:
         await gate.acharge(context, gate.quota, "k")
         assert RouteLimit("1/minute").charge_for(gate, context, "PUT /", rate="1/minute", key="k", cost=1) is None
         assert (context.charges, gate.bulkhead.concurrent_calls, in_flight(gate)) == ((), 0, under_way)
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+async def test_all_limits_of_a_request_are_charged_or_none(colour: str) -> None:
+    """If one limit of a request refuses, all limits that it has paid before are as if it had not come."""
+    gate = make_gate(rate_limit="9/minute")
+    wide = gate.quota_for("9/minute", "9/minute", name="wide")
+    tight = gate.quota_for("1/minute", "1/minute", name="tight")
+    assert gate.quota is not None
+
+    async def request() -> bool:
+        context = gate.receive({}, "203.0.113.9")
+        try:
+            for quota, cost in ((gate.quota, 1), (wide, 3), (tight, 1)):
+                assert quota is not None
+                if colour == "sync":
+                    gate.charge(context, quota, "k", cost)
+                else:
+                    await gate.acharge(context, quota, "k", cost)
+        except RateLimitedError:
+            return False
+        return True
+
+    assert [await request() for _ in range(4)] == [True, False, False, False]
+    left = [quota.bucket.snapshot("k")["remaining"] for quota in (gate.quota, wide, tight)]
+    assert left == [8, 6, 0]
+
+
+def test_headers_of_a_refusal_show_the_buckets_after_the_refund() -> None:
+    """A client reads in the `RateLimit` fields what it can still spend: the refused request has cost it nothing."""
+    gate = make_gate(rate_limit="5/minute", rate_limit_headers=True)
+    tight = gate.quota_for("1/minute", "1/minute", name="tight")
+    assert gate.quota is not None
+    first, refused = gate.receive({}, "203.0.113.9"), gate.receive({}, "203.0.113.9")
+    for context in (first, refused):
+        with contextlib.suppress(RateLimitedError):
+            gate.charge(context, gate.quota, "k")
+            gate.charge(context, tight, "k")
+    assert dict(gate.quota_headers(refused))["RateLimit"] == '"default";r=4;t=12, "1/minute";r=0;t=60'

@@ -1,0 +1,33 @@
+-- Pays tokens back to one token bucket, in one round trip, on the server's own clock. See token_bucket.lua.
+--
+-- KEYS[1]  the bucket
+-- ARGV     refill   units that come back in a microsecond
+--          units    units to pay back
+--
+-- A bucket that is gone, that is full or that cannot be read stays as it is: it reads as full. Returns the units that
+-- are missing from a full bucket after the call.
+
+local refill, units = tonumber(ARGV[1]), tonumber(ARGV[2])
+
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+
+local state = redis.pcall('GET', KEYS[1])
+if type(state) ~= 'string' then
+  return 0
+end
+local full, fraction = string.match(state, '^(%d+):(%d+)$')
+if not full then
+  return 0
+end
+
+local missing = (full - now) * refill + fraction - units
+if missing <= 0 then
+  redis.call('DEL', KEYS[1])
+  return 0
+end
+local rest = math.fmod(missing, refill)
+local micros = (missing - rest) / refill
+local value = string.format('%.0f:%.0f', now + micros, rest)
+redis.call('SET', KEYS[1], value, 'PX', string.format('%.0f', math.ceil(micros / 1000) + 1))
+return missing
