@@ -20,7 +20,7 @@ from resilience.breaker._machine import CircuitMachine, StateChange
 from resilience.breaker._options import BreakerOptions
 from resilience.breaker._plan import AUTOMATIC, DISABLED, FORCED_OPEN, METRICS_ONLY, Mode
 from resilience.breaker._report import SEVERITY, circuit_open, figures_of, kind_and_facts
-from resilience.breaker._rules import OutcomeRules, TripRules
+from resilience.breaker._rules import OutcomeRules, TripRules, advance_under_lock
 from resilience.breaker._states import UNTRACKED, Closed, Open, Permit, Refusal, TimedCall, Trial
 from resilience.breaker._storage import GuardedStorage, OnChange
 from resilience.clock import Clock
@@ -101,9 +101,10 @@ class Circuit:
             elif type(epoch) is Closed and epoch.running is not None:
                 now = self.now()
                 if now <= epoch.running.due:
-                    timed = epoch.running.begin(epoch, now)
-                    timed.report = self._record_timed_success
-                    return timed
+                    call = TimedCall()  # `begin`, inlined
+                    call.circuit, call.epoch, call.started, call.number = self, epoch, now, None
+                    epoch.running.calls[call] = None
+                    return call
         return self._admit_locked()
 
     def _admit_locked(self) -> Permit:
@@ -126,10 +127,8 @@ class Circuit:
             self.events.deliver()
             if isinstance(answer, Refusal):
                 return self._refuse(answer, mode, now)
-            if isinstance(answer, Trial):
-                answer.report = self._record_success
-            elif isinstance(answer, TimedCall):
-                answer.report = self._record_timed_success
+            if isinstance(answer, TimedCall | Trial):
+                answer.circuit = self
         except BaseException:  # an interrupt: the caller has no permit to give back
             if not isinstance(answer, Refusal):
                 self.abandon(answer)
@@ -148,17 +147,22 @@ class Circuit:
 
     # Outcomes
 
-    def _record_timed_success(self, permit: TimedCall) -> None:
+    def record_timed_success(self, permit: TimedCall, /) -> None:
         """Count a timed success; without the lock if it was quick and was not counted as slow meanwhile."""
         epoch, now = permit.epoch, self.now()
         running = epoch.running if type(epoch) is Closed else None
-        # `is_slow`, inlined: this is the path of every success if slow calls count
-        if running is not None and now - permit.started <= running.slow_after and running.end(permit):
-            epoch.record_success()
+        # `is_slow` and `end`, inlined: this is the path of every success if slow calls count
+        if running is None or now - permit.started > running.slow_after or running.calls.pop(permit, self) is not None:
+            self.record_success(permit)
+            return
+        rule = epoch.rule
+        if type(rule) is TripRules and now < rule.window.edge and self.mode is None:
+            rule.count_success()
         else:
-            self._record_success(permit)
+            epoch.record_success()
 
-    def _record_success(self, permit: TimedCall | Trial) -> None:
+    def record_success(self, permit: TimedCall | Trial, /) -> None:
+        """Count a success under the lock."""
         with self.lock:
             now = self.now()
             if self._counts_at(now):
@@ -312,7 +316,7 @@ class Circuit:
         options = self.options
         if self._storage is not None and options.consecutive is not None and not options.looks_back:
             return _storage.StoredFailures(self._storage, options.consecutive)
-        return options.trip_rules(now, self.now, functools.partial(_advance, weakref.ref(self)))
+        return options.trip_rules(now, self.now, functools.partial(advance_under_lock, weakref.ref(self)))
 
     # Storage
 
@@ -391,10 +395,3 @@ class Circuit:
 
 def _rules_of(circuit: weakref.ref[Circuit]) -> Callable[[float], OutcomeRules]:
     return lambda now: cast("Circuit", circuit())._new_rules(now)  # noqa: SLF001 - a part of the circuit
-
-
-def _advance(circuit: weakref.ref[Circuit], rules: weakref.ref[TripRules], now: float) -> None:
-    owner, counting = circuit(), rules()
-    if owner is not None and counting is not None:
-        with owner.lock:
-            counting.advance(now)

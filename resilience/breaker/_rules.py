@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from resilience._support.numbers import Numbers
 from resilience.breaker._window import CallCounts, TimeWindow, Window
 from resilience.clock import Clock
 
-__all__ = ("OutcomeRules", "Trip", "TripLimits", "TripRules", "rules_in_time")
+__all__ = ("OutcomeRules", "Trip", "TripLimits", "TripRules", "advance_under_lock", "rules_in_time")
 
 
 class Trip(NamedTuple):
@@ -62,6 +63,8 @@ class TripRules:
         self.limits = limits
         self.window = window
         self._numbers = Numbers()
+        self.count_success: Callable[[], object] = self._numbers.next
+        """Counts a success whose caller has moved the window; atomic."""
         self.record_success: Callable[[], object] = self._numbers.next
         self._run = 0
         self._run_end = 0
@@ -179,3 +182,17 @@ def _count_in_time(
 def _reaches(part: int, rate: float | None, whole: int) -> bool:
     # Less a little: 0.07 * 100 is slightly more than 7.
     return rate is not None and part > 0 and part >= rate * whole - 1e-9
+
+
+class _Locked(Protocol):
+    """The circuit that the rules belong to."""
+
+    lock: AbstractContextManager[object]
+
+
+def advance_under_lock(owner: weakref.ref[_Locked], rules: weakref.ref[TripRules], now: float) -> None:
+    """Let time pass in the window of `rules`, if they and their circuit still exist."""
+    circuit, counting = owner(), rules()
+    if circuit is not None and counting is not None:
+        with circuit.lock:
+            counting.advance(now)

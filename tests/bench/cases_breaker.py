@@ -17,6 +17,7 @@ __all__ = ("CASES",)
 _WINDOW = "opens at 50 % of the last 100 calls, judged from 20 on"
 _IN_TIME = "opens at 50 % of the calls of the last 60 s, judged from 20 on"
 _TIMED = f"{_WINDOW}; calls above 60 s are slow, and counted while they run"
+_TIMED_IN_TIME = f"{_IN_TIME}; calls above 60 s are slow, and counted while they run"
 _KEYED = f"a breaker for each argument; {_WINDOW}"
 _RUN = "opens after 5 failures in a row"
 _LONG = 3600
@@ -49,9 +50,13 @@ def _in_time() -> CircuitBreaker:
     return CircuitBreaker(failure_rate_threshold=0.5, sliding_window="60s", minimum_calls=20, reset_timeout=_LONG)
 
 
-def _timed() -> CircuitBreaker:
+def _timed(window: int | str = 100) -> CircuitBreaker:
     return CircuitBreaker(
-        failure_rate_threshold=0.5, slow_call_rate_threshold=0.5, minimum_calls=20, reset_timeout=_LONG
+        failure_rate_threshold=0.5,
+        slow_call_rate_threshold=0.5,
+        sliding_window=window,
+        minimum_calls=20,
+        reset_timeout=_LONG,
     )
 
 
@@ -131,7 +136,13 @@ CLOSED = Case(
         Contender("resilience, in a row, in a pipeline", _sync(lambda: _piped(_run(), work)), _RUN),
         Contender("resilience, 60 s, in a pipeline", _sync(lambda: _piped(_in_time(), work)), _IN_TIME),
         Contender("resilience, slow calls, in a pipeline", _sync(lambda: _piped(_timed(), work)), _TIMED),
-        Contender("resilience, one per key, in a pipeline", _sync(lambda: _piped(_keyed(), work)), _KEYED),
+        Contender(
+            "resilience, 60 s and slow calls, in a pipeline",
+            _sync(lambda: _piped(_timed("60s"), work)),
+            _TIMED_IN_TIME,
+            450,
+        ),
+        Contender("resilience, one per key, in a pipeline", _sync(lambda: _piped(_keyed(), work)), _KEYED, 700),
         Contender("resilience, in a row, @breaker", _sync(lambda: _run()(work)), _RUN),
         Contender("resilience, in a row, breaker.call", _called(_run), _RUN),
         Contender("circuitbreaker", _sync(lambda: _circuitbreaker(work)), f"decorator, {_RUN}; not thread-safe"),
@@ -152,6 +163,12 @@ CLOSED_AIO = Case(
         Contender("resilience, window, in a pipeline", _aio(lambda: _piped(_window(), awork)), _WINDOW, 300),
         Contender("resilience, window, @breaker", _aio(lambda: _window()(awork)), _WINDOW),
         Contender("resilience, in a row, in a pipeline", _aio(lambda: _piped(_run(), awork)), _RUN),
+        Contender(
+            "resilience, 60 s and slow calls, in a pipeline",
+            _aio(lambda: _piped(_timed("60s"), awork)),
+            _TIMED_IN_TIME,
+            550,
+        ),
         Contender("circuitbreaker", _aio(lambda: _circuitbreaker(awork)), f"decorator, {_RUN}"),
         Contender("pyresilience", _aio(lambda: _pyresilience(awork)), _RUN),
         Contender("pyresilience, window", _aio(lambda: _pyresilience(awork, 100)), _WINDOW),

@@ -177,21 +177,30 @@ class SteppedCircuit(Circuit):
         super().__setattr__(name, value)
 
 
-class SteppedRunning(RunningCalls):
-    """The running calls, which begin and end without the lock: each step is a gate for either thread."""
+class SteppedCalls(dict[TimedCall, None]):
+    """The timed calls that are running, which begin and end without the lock: each step is a gate for either thread."""
 
-    __slots__ = ()
     stage: ClassVar[Stage]
 
-    def begin(self, epoch: Closed | Ramp, now: float) -> TimedCall:
+    def __setitem__(self, call: TimedCall, value: None) -> None:
         self.stage.gate()
-        return super().begin(epoch, now)
+        super().__setitem__(call, value)
 
-    def end(self, call: TimedCall) -> bool:
+    def pop(self, call: TimedCall, default: Any) -> Any:  # type: ignore[override]  # the one form that is used
         self.stage.gate()
-        is_out = super().end(call)
+        found = super().pop(call, default)
         self.stage.gate()
-        return is_out
+        return found
+
+
+class SteppedRunning(RunningCalls):
+    """Running calls that begin and end in steps."""
+
+    __slots__ = ()
+
+    def __init__(self, slow_after: float, now: float) -> None:
+        super().__init__(slow_after, now)
+        self.calls = SteppedCalls()
 
 
 class World:
@@ -201,7 +210,7 @@ class World:
         self.clock = Clock(stage)
         self.events: list[Event] = []
         self._stage = stage
-        SteppedRunning.stage = SteppedCircuit.stage = stage
+        SteppedCalls.stage = SteppedCircuit.stage = stage
         plain: dict[str, Any] = {"reset_timeout": 10, "reset_timeout_jitter": 0, "half_open_lease": 100}
         self.breaker = made = CircuitBreaker(clock=self.clock, **(plain | scenario.options))
         self.circuit = made._circuit
