@@ -19,6 +19,8 @@ import pytest
 
 import resilience
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parent.parent
 CORE = sorted((ROOT / "resilience").rglob("*.py"))
 ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
@@ -252,6 +254,7 @@ print("asyncio" in sys.modules)
 """
 
 
+@pytest.mark.everywhere
 def test_a_blocking_program_never_imports_asyncio() -> None:
     """Every policy is built and used, and a toolkit is started and closed, in blocking code without asyncio."""
     done = subprocess.run([sys.executable, "-c", BLOCKING_PROGRAM], capture_output=True, text=True, check=False)

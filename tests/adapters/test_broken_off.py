@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import httpx
 import pytest
+from legs import everywhere
 from unix_server import SERVERS, Server
 
 pytestmark = pytest.mark.servers
@@ -14,7 +15,7 @@ Start = Callable[..., Server]
 BROKEN_OFF = "was broken off by its deadline"
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", everywhere(SERVERS, ["uvicorn", "gunicorn"]))
 @pytest.mark.parametrize("path", ["/slow", "/guarded"])
 def test_one_line_and_no_traceback(start: Start, name: str, path: str) -> None:
     """A stream is broken off so that its client notices, and each one costs the log one line with the request's id."""

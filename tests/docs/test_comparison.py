@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "comparison.md").read_text()
 ROW = re.compile(r"^\| (?!\||---)(.+?) \| (.+) \|$", re.MULTILINE)

@@ -1,6 +1,7 @@
 """docs/events.md and the code name the same events."""
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from resilience.breaker import _report
+
+pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "events.md"
@@ -19,16 +22,25 @@ PARTS = {"health", "lifecycle"}
 """Parts that are no policy and tell events of their own."""
 
 
-def calls(*methods: str, folder: Path | None = None) -> Iterator[ast.Call]:
-    """Yield every call of a method or class of one of these names, in the sources of that folder."""
+@functools.cache
+def calls_by_name() -> dict[str, list[tuple[Path, ast.Call]]]:
+    """Return every call in the sources, by the name of its method or class, with its folder."""
+    found: dict[str, list[tuple[Path, ast.Call]]] = {}
     for path, tree in TREES.items():
-        for node in ast.walk(tree) if folder in {None, path.parent} else ():
+        for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-                if name in methods:
-                    yield node
+                found.setdefault(name, []).append((path.parent, node))
+    return found
 
 
+def calls(*methods: str, folder: Path | None = None) -> Iterator[ast.Call]:
+    """Yield every call of a method or class of one of these names, in the sources of that folder."""
+    for method in methods:
+        yield from (node for where, node in calls_by_name().get(method, ()) if folder in {None, where})
+
+
+@functools.cache
 def policy_kinds(folder: Path | None = None) -> set[str]:
     """Return what the classes of a folder call themselves: `kind = "..."`."""
     found = set()

@@ -18,6 +18,8 @@ from manifests import FOLDER, Image, container_of, deployments, environment_of, 
 
 from resilience import ConfigurationError, Resilience
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "howto" / "kubernetes.md").read_text()
 VERSIONS = ["1.30", "1.34", "1.37"]

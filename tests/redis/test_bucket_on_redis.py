@@ -81,16 +81,21 @@ def test_exact_under_eight_processes(any_server: RedisProcess) -> None:
     for worker in workers:
         worker.start()
     together.wait(60)
-    start = time.monotonic()
-    total = sum(admitted.get(timeout=60) for _ in workers)
+    spent = [admitted.get(timeout=60) for _ in workers]
+    total = sum(each.tokens for each in spent)
     with connected(any_server.url) as store:  # what they left in the bucket
         limiter = TokenBucket("500/second", 1000, store, name="shared")
+        asked = time.monotonic()
         while limiter.acquire("k"):
             total += 1
-        elapsed = time.monotonic() - start
+            asked = time.monotonic()
+        answered = time.monotonic()
     for worker in workers:
         worker.join(10)
-    assert total == pytest.approx(500 * elapsed + 1000, rel=0.01)
+    # The server's time lies between the moments before and after a decision, which a busy machine can hold apart.
+    least = asked - min(each.answered for each in spent)
+    most = answered - min(each.asked for each in spent)
+    assert 0.99 * (500 * least + 1000) <= total <= 1.01 * (500 * most + 1000)
 
 
 def test_client_clocks_do_not_matter(store: RedisStore, redis_server: RedisProcess) -> None:

@@ -43,6 +43,7 @@ TINY = Script(tuple(Phase(phase.name, phase.mode, 0.1, phase.words) for phase in
 # As a whole
 
 
+@pytest.mark.everywhere
 @pytest.mark.servers
 @pytest.mark.realtime
 def test_the_fast_demo_keeps_its_promises() -> None:

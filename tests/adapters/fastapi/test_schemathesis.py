@@ -15,6 +15,7 @@ from resilience import CircuitBreaker
 from resilience.envelope import ENVELOPE_SCHEMA, JSON_TYPE, PROBLEM_SCHEMA, PROBLEM_TYPE
 
 schemathesis = pytest.importorskip("schemathesis", reason="it wants a newer rich than the oldest we take: group `fuzz`")
+pytestmark = pytest.mark.once
 checks = pytest.importorskip("schemathesis.checks", reason="comes with schemathesis")
 
 shop = load("fastapi_shop")

@@ -24,7 +24,7 @@ from resilience.errors import AppError, RateLimitedError
 from resilience.server import current_request
 from resilience_fastapi import install, rate_limit
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.everywhere]
 
 
 def shop() -> FastAPI:

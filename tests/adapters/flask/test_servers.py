@@ -105,6 +105,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         yield build
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("worker", WORKERS)
 def test_serves_and_drains(start: Any, worker: str) -> None:
     """Under each kind of worker all is as in process; at SIGTERM what is in flight is finished and stop hooks run."""

@@ -14,7 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from server_process import started
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.everywhere]
 
 COMMON = """
 import asyncio, time

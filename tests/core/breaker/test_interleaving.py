@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import pytest
+from legs import sampled
 
 from resilience import CircuitBreaker, CircuitOpenError
 from resilience.breaker import _machine, _policy
@@ -568,6 +569,7 @@ def workers() -> Iterator[tuple[Worker, Worker]]:
         worker.end()
 
 
+# The gates are attributes and locks of ours: an order means the same on every Python. All run on one, a sample on each.
 CALLS = frozenset({"admit", "success", "failure", "abandon"})
 CASES = [
     pytest.param(scenario, names, id="-".join((scenario.name, *names)))
@@ -585,7 +587,7 @@ UNORDERED = {
 """The effects of timed calls, which take no lock, that no order of one thread after the other has."""
 
 
-@pytest.mark.parametrize(("scenario", "names"), CASES)
+@pytest.mark.parametrize(("scenario", "names"), sampled(CASES, every=7))
 def test_every_order_keeps_the_laws(workers: tuple[Worker, Worker], scenario: Scenario, names: tuple[str, str]) -> None:
     """However two threads interleave: permits, counts, events and the door agree, as if one had come first."""
     check_every_order(workers, scenario, names)

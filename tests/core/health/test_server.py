@@ -20,7 +20,7 @@ from resilience.errors import ConfigurationError
 from resilience.health import Health, HealthServer
 from resilience.health._server import _MAX_CONNECTIONS
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.everywhere]
 
 
 def ask(port: int, path: str = "/livez", method: str = "GET", **headers: str) -> tuple[int, str]:

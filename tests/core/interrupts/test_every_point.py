@@ -1080,11 +1080,19 @@ def chain() -> Subject:
     return call, check
 
 
+# The points differ between Pythons, so each leg interrupts each scenario at all of them. How our `except` clauses take
+# the two kinds does not differ: on all legs but one a scenario meets one kind, the next scenario the other kind.
+CASES = [
+    pytest.param(name, kind, id=f"{name}-{kind.__name__}", marks=[pytest.mark.once] if (row + column) % 2 else [])
+    for row, name in enumerate(SCENARIOS)
+    for column, kind in enumerate(KINDS)
+]
+
+
 # `threading` prints the KeyError of a thread whose start was interrupted; see `executor._Worker.start`.
 @pytest.mark.filterwarnings("ignore:Exception ignored in thread started by:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize(("name", "kind"), CASES)
 def test_an_interrupt_at_any_point_leaves_the_policy_as_good_as_new(name: str, kind: type[BaseException]) -> None:
     """Wherever an interrupt strikes in a guarded call: no place, lock or thread is lost, and the next calls work."""
     struck = list(every_interrupt(SCENARIOS[name], kind))

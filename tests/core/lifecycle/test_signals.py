@@ -297,6 +297,7 @@ APP = """
 """
 
 
+@pytest.mark.everywhere
 @pytest.mark.servers
 class TestUvicorn:
     def serve(self, run: Run, delay: str) -> ServerProcess:
@@ -366,6 +367,7 @@ WSGI = """
 """
 
 
+@pytest.mark.everywhere
 @pytest.mark.servers
 @pytest.mark.parametrize("worker", ["sync", "gthread", "gevent"])
 def test_gunicorn_drains(run: Run, worker: str) -> None:
