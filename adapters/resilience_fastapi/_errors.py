@@ -150,7 +150,7 @@ class ErrorHandlers:
 
         None if the error is unhandled.
         """
-        worst = worst_of(error, _status_of)
+        worst = _answering(error)
         for each in (error,) if worst is error else (error, worst):
             own = self._own_handler(each)
             if own is not None:
@@ -171,7 +171,7 @@ class ErrorHandlers:
 
     async def _send(self, connection: HTTPConnection, error: Exception) -> Response | None:
         """Answer an error that is ours to answer."""
-        worst = cast("ResilienceError", worst_of(error, _status_of))
+        worst = cast("ResilienceError", _answering(error))
         if isinstance(connection, WebSocket) and not _can_deny(connection):
             code = WS_1013_TRY_AGAIN_LATER if worst.retryable else WS_1011_INTERNAL_ERROR
             await connection.close(code, worst.code[:_MAX_REASON])
@@ -193,6 +193,11 @@ class ErrorHandlers:
         handler = self._own_handler(refusal) or http_exception_handler
         response: Response | None = await _call_handler(handler, connection, refusal)
         return response
+
+
+def _answering(error: Exception) -> BaseException:
+    """Return the error that decides the answer: the worst error of a group, any other error itself."""
+    return worst_of(error, _status_of) if isinstance(error, ExceptionGroup) else error
 
 
 def _is_default(handler: object) -> bool:

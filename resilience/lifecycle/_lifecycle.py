@@ -60,6 +60,11 @@ class Lifecycle:
         )
         self._life = Life(self.options, checked(clock, "clock", CLOCK))
         self._in_flight = self._life.in_flight
+        # Not methods around them: each request of a server calls both.
+        self.enter: Callable[[], None] = self._in_flight.enter
+        """Count one more request in flight. Each `enter` needs exactly one `leave`."""
+        self.leave: Callable[[], None] = self._in_flight.leave
+        """Count one request less. Takes no lock, unless a caller waits for the last request."""
         self.events: Emitter = self._life.events
         """Emits one event for each transition, failed hook, signal, and attempt to reach a dependency."""
         self.server: ServerLifecycle = ServerLifecycle(self._life)
@@ -100,14 +105,6 @@ class Lifecycle:
     def stop_timeout(self) -> float:
         """Seconds that all drain and stop hooks together may take."""
         return self._life.stop_timeout
-
-    def enter(self) -> None:
-        """Count one more request in flight. Each `enter` needs exactly one `leave`."""
-        self._in_flight.enter()
-
-    def leave(self) -> None:
-        """Count one request less. Takes no lock, unless a caller waits for the last request."""
-        self._in_flight.leave()
 
     # Hooks.
 

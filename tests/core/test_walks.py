@@ -20,7 +20,7 @@ MOST_MOVES = {
     "refusal": 3,
     "retry": 32,
     "fastapi": 15,
-    "grpc": 17,
+    "grpc": 15,
     "environment": 205,
 }
 

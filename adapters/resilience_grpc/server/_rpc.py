@@ -166,7 +166,8 @@ class RpcGuard:
         its error, a mapping, a log handler. The client then gets a bare INTERNAL.
         """
         try:
-            if not isinstance(worst_of(error), ANSWERS):
+            worst = worst_of(error) if isinstance(error, BaseExceptionGroup) else error
+            if not isinstance(worst, ANSWERS):
                 _log.error("unhandled error in %s, request %s", one_line(method), request.request_id, exc_info=error)
             envelope = envelope_of(error, request_id=request.request_id, trace_id=request.trace_id)
             envelope = envelope.bounded(self.gate.options.retry_after_max)
