@@ -14,14 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 from resilience._support.fork import renew_after_fork
-from resilience.errors import named, shown
+from resilience._support.log_writer import write_line
+from resilience.errors import named, one_line, shown
+from resilience.event_log import EVENT_LOG, EventLog, LogOptions, PolicyLog
 from resilience.options import Opaque, checked, is_plain_callable
 
-__all__ = ("LISTENER", "Emitter", "Event", "Listener")
+__all__ = ("EVENT_LOG", "LISTENER", "Emitter", "Event", "EventLog", "Listener", "LogOptions")
 
-# Unlike most libraries we add no NullHandler. uvicorn, gunicorn and grpcio configure their own loggers only, so in a
-# service without logging configuration a NullHandler would hide a failed readiness check.
-_log = logging.getLogger("resilience")
 _MOST_PENDING = 1000
 """The most events that wait for a slow listener, and the most that one caller delivers."""
 _TURN = (None,)
@@ -67,14 +66,18 @@ class Emitter:
     finds another thread delivering leaves its event to that thread, so a listener that makes a guarded call itself
     causes no deadlock and no change of the order.
 
+    Each event goes to the log first, if `event_log` says so, and then to the listeners. An event that is not logged
+    and has no listener is not built.
+
     A caller delivers at most 1,000 events; the next event brings the others. If more than 1,000 events wait, the oldest
     are dropped. The emitter counts them in `dropped` and logs a warning; listeners see a gap in `sequence`.
     """
 
-    __slots__ = ("__weakref__", "_lock", "_pending", "_sequence", "_turns", "_unlogged", "dropped", "listeners")
+    __slots__ = ("__weakref__", "_lock", "_sequence", "_turns", "_unlogged", "dropped", "listeners", "log", "pending")
 
     def __init__(self) -> None:
         self.listeners: tuple[Listener, ...] = ()
+        self.log = PolicyLog(EVENT_LOG)
         self.dropped = 0
         """Events that were never delivered, because listeners were too slow."""
         self._unlogged = ""  # the policy whose dropped events are not logged yet
@@ -84,14 +87,34 @@ class Emitter:
 
     def after_fork(self) -> None:
         """Make new locks, and drop the queue: the parent process delivers it."""
-        self._pending: deque[Event] = deque(maxlen=_MOST_PENDING)
+        self.pending: deque[tuple[Event, int | None]] = deque(maxlen=_MOST_PENDING)
         # Guards registration and numbering. Re-entrant, as a finalizer may emit in the very thread that holds it.
         self._lock = threading.RLock()
         self._turns: list[None] = [*_TURN]
 
     def __bool__(self) -> bool:
-        """Whether there is a listener. Without one, no event is built."""
+        """Whether there is a listener."""
         return bool(self.listeners)
+
+    def wants(self, kind: str, at: float) -> bool:
+        """Whether to emit an event of this kind. If not, the log counts it as left out.
+
+        Ask before you collect the facts of an event that is frequent in an outage, such as a refusal.
+        """
+        sample = self.log.samples.get(kind)
+        if sample is None or at >= sample.quiet_until or self.listeners:
+            return True
+        next(sample.left_out)
+        return False
+
+    @property
+    def wants_details(self) -> bool:
+        """Whether to emit an event that the log has only in the mode `all`."""
+        return bool(self.listeners) or self.log.log.has_details
+
+    def log_to(self, log: EventLog) -> None:
+        """Log events from now on as `log` says."""
+        self.log.log = log
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Add `listener`, and return a function that removes it. A second call of that function does nothing."""
@@ -114,7 +137,7 @@ class Emitter:
             self.listeners = tuple(listeners)
 
     def record(self, kind: str, policy: str, at: float, severity: str = "info", **facts: Any) -> None:
-        """Queue an event, if there is a listener.
+        """Queue an event, if it is logged or there is a listener.
 
         Args:
             kind: `<policy kind>.<fact>`, such as `breaker.opened`.
@@ -123,17 +146,20 @@ class Emitter:
             severity: `debug`, `info`, `warning` or `error`.
             facts: The fields of the event.
         """
-        if not self.listeners:
-            return
-        event = Event(kind, policy, severity, at, 0, facts)
+        left_out = self.log.take(kind, at)
+        if left_out is not None or self.listeners:
+            self._queue(Event(kind, policy, severity, at, 0, facts), left_out)
+
+    def _queue(self, event: Event, left_out: int | None) -> None:
+        """Queue an event for the listeners and, unless `left_out` is None, for the log."""
         with self._lock:
             self._sequence += 1
             event.sequence = self._sequence
-            if len(self._pending) == _MOST_PENDING:
+            if len(self.pending) == _MOST_PENDING:
                 if self.dropped % _MOST_PENDING == 0:  # one log line per 1,000 dropped events
-                    self._unlogged = policy
+                    self._unlogged = event.policy
                 self.dropped += 1
-            self._pending.append(event)
+            self.pending.append((event, left_out))
 
     def deliver(self) -> None:
         """Call every listener with every queued event."""
@@ -142,8 +168,9 @@ class Emitter:
         left = _MOST_PENDING
         if self._unlogged:
             policy, self._unlogged = self._unlogged, ""
-            _log.warning("listeners of %r are too slow: %d events dropped so far", policy, self.dropped)
-        while self._pending and left:
+            dropped = f"{self.dropped} events dropped so far"
+            write_line(logging.WARNING, f"listeners of {one_line(repr(policy))} are too slow: {dropped}")
+        while self.pending and left:
             try:
                 del turns[-1]
             except IndexError:  # another thread delivers, or a caller of ours in this one
@@ -159,11 +186,11 @@ class Emitter:
         A method of its own: Python 3.13 leaves the jump back of a loop, at which it looks for signals, out of the `try`
         that the loop stands in.
         """
-        while self._pending and most:
+        while self.pending and most:
             most -= 1
-            event = self._pending[0]
-            del self._pending[0]
-            self._tell(event)
+            event, left_out = self.pending[0]
+            del self.pending[0]
+            self._tell(event, left_out)
         return most
 
     def emit(self, kind: str, policy: str, at: float, severity: str = "info", **facts: Any) -> None:
@@ -171,11 +198,24 @@ class Emitter:
         self.record(kind, policy, at, severity, **facts)
         self.deliver()
 
-    def _tell(self, event: Event) -> None:
+    def forward(self, event: Event, policy: str, **facts: Any) -> None:
+        """Deliver an event of another emitter, which has logged it, to the listeners here.
+
+        Args:
+            event: The event.
+            policy: The name of the policy that the listeners get.
+            facts: The fields that the listeners get in addition.
+        """
+        if self.listeners:
+            self._queue(Event(event.kind, policy, event.severity, event.at, 0, {**event.facts, **facts}), None)
+            self.deliver()
+
+    def _tell(self, event: Event, left_out: int | None) -> None:
+        if left_out is not None:
+            self.log.write(event.kind, event.policy, event.facts, left_out)
         for listener in self.listeners:
             try:
                 listener(event)
-            except Exception:  # noqa: BLE001 - a listener's failure is its own
-                _log.exception(
-                    "listener %s failed on %s #%d of %r", named(listener), event.kind, event.sequence, event.policy
-                )
+            except Exception as error:  # noqa: BLE001 - a listener's failure is its own
+                at = f"{event.kind} #{event.sequence} of {one_line(repr(event.policy))}"
+                write_line(logging.ERROR, f"listener {named(listener)} failed on {at}", error=error)

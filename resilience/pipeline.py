@@ -12,7 +12,7 @@ from resilience._engine._chain import Chain, GuardedBlock
 from resilience._engine._steps import KeyedPolicy, Member, Steps
 from resilience.clock import SYSTEM_SLEEPER, Sleeper
 from resilience.errors import ConfigurationError, Problem
-from resilience.events import LISTENER
+from resilience.events import LISTENER, Emitter, EventLog
 from resilience.options import Listing, Opaque, Text, checked
 from resilience.policy import AroundPolicy, Policy
 
@@ -85,6 +85,12 @@ class Pipeline(Chain):
                 end()
 
         return unsubscribe
+
+    def log_to(self, log: EventLog) -> None:
+        """Log the events of the policies as `log` says. The toolkit calls this for its pipelines."""
+        for steps in self._steps:
+            if isinstance(steps.events, Emitter):
+                steps.events.log_to(log)
 
     def with_policies(self, *policies: Member) -> Pipeline:
         """Return a pipeline with this name and sleeper that has `policies` in place of its own."""

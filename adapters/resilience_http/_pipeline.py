@@ -64,7 +64,7 @@ def pipeline_for(toolkit: Resilience, wanted: Pipeline | str | None, errors: Err
                 breaker_key=host_of,
                 breaker_name=f"{_DEFAULT_NAME}.breaker",
             )
-            return Pipeline(_DEFAULT_NAME, *policies)
+            return toolkit.adopt(Pipeline(_DEFAULT_NAME, *policies))
         return _configured(toolkit, _DEFAULT_NAME, errors)
     given: object = wanted
     if not isinstance(given, str):
@@ -75,7 +75,7 @@ def pipeline_for(toolkit: Resilience, wanted: Pipeline | str | None, errors: Err
 
 def _configured(toolkit: Resilience, name: str, errors: ErrorKinds) -> Pipeline:
     policies = configured_policies(toolkit, name, retry_on=errors.is_transient, exclude=errors.ours, key=host_of)
-    return Pipeline(name, *policies)
+    return toolkit.adopt(Pipeline(name, *policies))
 
 
 class PipelinePair:

@@ -18,7 +18,7 @@ from resilience.errors import ConfigurationError
 from resilience.events import Emitter
 from resilience.policy import AroundPolicy, Policy, PolicyBase, RetryAfter, Substitute, Verdict
 
-__all__ = ("TRANSPARENT", "AwaitedCall", "Call", "KeyedPolicy", "Member", "Slot", "Steps", "is_idle")
+__all__ = ("TRANSPARENT", "AwaitedCall", "Call", "KeyedPolicy", "Member", "Slot", "Steps", "events_of", "is_idle")
 
 Call: TypeAlias = Callable[..., Any]
 """A guarded function, or a compiled call around it: arguments and results pass through the engine unread."""
@@ -72,6 +72,12 @@ class _Around(Protocol):
 
 class _AroundAsync(Protocol):
     def __call__(self, call: Callable[..., Awaitable[Any]], /) -> AwaitedCall: ...
+
+
+def events_of(policy: object) -> Emitter | None:
+    """Return the events of a policy, None if it has none. A record of all steps would cost a new key 5 us."""
+    events = getattr(policy, "events", None)
+    return events if isinstance(events, Emitter) else None
 
 
 def is_idle(policy: object) -> bool:

@@ -24,6 +24,7 @@ from resilience.breaker._rules import OutcomeRules, TripRules, advance_under_loc
 from resilience.breaker._states import UNTRACKED, Closed, Open, Permit, Refusal, TimedCall, Trial
 from resilience.breaker._storage import GuardedStorage, OnChange
 from resilience.clock import Clock
+from resilience.event_log import NOT_QUIET
 from resilience.events import Emitter
 from resilience.timeout import neutral_remaining
 
@@ -60,6 +61,8 @@ class Circuit:
         self.now: Clock = clock
         self.after_fork()
         renew_after_fork(self)
+        self._refusals = NOT_QUIET  # until the first refusal: a keyed policy gives the circuit its log later
+        self._last_error: type[Exception] | None = None  # the error itself would keep the frames of the call
         self._changes = 0  # of the state so far, each one from when the storage knows it
         # Both refer to the circuit weakly: with a cycle, a circuit would stay in memory until the collector runs.
         self._storage = None if storage is None else self._guard(storage)
@@ -95,7 +98,9 @@ class Circuit:
                 now = self.now()
                 left = epoch.until - now
                 if left > 0 and epoch.cut_offs is None:
-                    if self.events.listeners:
+                    if now < (refusals := self._refusals).quiet_until and not self.events.listeners:
+                        next(refusals.left_out)  # as `events.wants` does
+                    else:
                         self._report_refusal(now, left)
                     raise circuit_open(self._open_message, self.name, left)
             elif type(epoch) is Closed and epoch.running is not None:
@@ -137,13 +142,15 @@ class Circuit:
 
     def _refuse(self, refusal: Refusal, mode: Mode | None, now: float) -> Permit:
         if mode is None or mode.word == FORCED_OPEN:
-            self._report_refusal(now, refusal.retry_after)
+            self._report_refusal(now, refusal.retry_after, refusal.why)
             raise circuit_open(f"circuit {self.name!r} {refusal.why}", self.name, refusal.retry_after)
-        self._report_refusal(now, refusal.retry_after, shadow=True)
+        self._report_refusal(now, refusal.retry_after, refusal.why, shadow=True)
         return UNTRACKED
 
-    def _report_refusal(self, now: float, retry_after: float | None, **more: object) -> None:
-        self.events.emit("breaker.rejected", self.name, now, "warning", retry_after=retry_after, **more)
+    def _report_refusal(self, now: float, retry_after: float | None, why: str = "is open", **more: object) -> None:
+        more |= {"retry_after": retry_after, "why": why}
+        self.events.emit("breaker.rejected", self.name, now, "warning", **more)
+        self._refusals = self.events.log.sample("breaker.rejected")
 
     # Outcomes
 
@@ -173,8 +180,8 @@ class Circuit:
                 self.machine.abandon(permit)
         self.events.deliver()
 
-    def record_failure(self, permit: Permit, asked: float) -> StateChange | None:
-        """Count a failure and return the change that it caused. The caller delivers the events."""
+    def record_failure(self, permit: Permit, asked: float, error: Exception | None = None) -> StateChange | None:
+        """Count a failure (of a result: no `error`). Return its change of the state; the caller delivers the events."""
         if self._storage is not None and self._counts_at(self.now()):
             _storage.record_failure(permit, self.machine)
         with self.lock:
@@ -182,6 +189,7 @@ class Circuit:
             if not self._counts_at(now):
                 self.machine.abandon(permit)
                 return None
+            self._last_error = None if error is None else type(error)
             if self._storage is not None and isinstance(permit, Trial):
                 _storage.record_trial(permit, self.machine, self._storage, is_success=False)
             return self._apply(now, self.machine.record_failure, permit, now, asked)
@@ -246,11 +254,7 @@ class Circuit:
         if publish and self._storage is not None:
             _storage.publish(change, self.machine, self._storage)
         self._changes += 1
-        if not self.events.listeners:
-            return
-        kind, facts = kind_and_facts(change, self.machine, now)
-        if self.mode is not None and self.mode.word == METRICS_ONLY:
-            facts["shadow"] = True
+        kind, facts = kind_and_facts(change, self.machine, now, self.mode, self._last_error)
         self.events.record(kind, self.name, now, SEVERITY[change.after], **facts)
 
     def _update_fast_permit(self) -> None:
@@ -295,8 +299,7 @@ class Circuit:
 
     def _counts_at(self, now: float) -> bool:
         """Return whether calls that end now count."""
-        mode = self.mode_at(now)
-        return mode is None or mode.counts
+        return (mode := self.mode_at(now)) is None or mode.counts
 
     # Settings
 

@@ -175,10 +175,10 @@ class CircuitBreaker(PolicyBase, PybreakerFace):  # type: ignore[misc]  # pybrea
         elif isinstance(found, CutOff):
             circuit.record_cut_off(permit, found)
         else:
-            change = circuit.record_failure(permit, found.asked)
+            change = circuit.record_failure(permit, found.asked, error)
             if self._hooks.listeners:
                 self._hooks.failure(error)
-            if self.events.listeners:
+            if self.events.pending:
                 self.events.deliver()
             if change is not None and circuit.options.throw_new_error_on_trip and self.current_state == "open":
                 message = f"circuit {self.name!r} opened"

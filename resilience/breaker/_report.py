@@ -7,7 +7,7 @@ from typing import Any
 import pybreaker
 
 from resilience.breaker._machine import CircuitMachine, StateChange
-from resilience.breaker._plan import Mode
+from resilience.breaker._plan import METRICS_ONLY, Mode
 from resilience.breaker._states import Closed, HalfOpen, Open, Ramp
 from resilience.errors import RejectedError
 
@@ -36,7 +36,9 @@ def circuit_open(message: str, policy: str, retry_after: float | None) -> Circui
     return _new(CircuitOpenError, message, policy, retry_after)
 
 
-def kind_and_facts(change: StateChange, machine: CircuitMachine, now: float) -> tuple[str, dict[str, Any]]:
+def kind_and_facts(
+    change: StateChange, machine: CircuitMachine, now: float, mode: Mode | None, last_error: type[Exception] | None
+) -> tuple[str, dict[str, Any]]:
     """Return the event of a change: its kind, and the states, the rule, and the counts of the epoch that ended."""
     failures, calls, slow = change.counts
     facts: dict[str, Any] = {"before": change.before, "after": change.after, "reason": change.reason}
@@ -44,6 +46,9 @@ def kind_and_facts(change: StateChange, machine: CircuitMachine, now: float) -> 
     epoch = machine.epoch
     if isinstance(epoch, Open):
         facts |= {"retry_after": max(0.0, epoch.until - now), "openings": machine.openings}
+        facts["last_error"] = None if last_error is None else last_error.__name__
+    if mode is not None and mode.word == METRICS_ONLY:
+        facts["shadow"] = True
     return "breaker.ramped" if change.before == change.after == "closed" else EVENTS[change.after], facts
 
 

@@ -32,6 +32,8 @@ import pybreaker
 
 from resilience._support.executor import Executor, Work
 from resilience._support.fork import renew_after_fork
+from resilience._support.log_writer import write_line
+from resilience._support.printable import one_line
 from resilience.breaker._machine import CircuitMachine, StateChange
 from resilience.breaker._rules import Trip
 from resilience.breaker._states import CLOSED, OPEN, Closed, Open, Permit, Trial
@@ -57,7 +59,6 @@ FIRST_PAUSE: Final = 0.1
 MAX_PAUSE: Final = 5.0
 _GRACE: Final = 0.005
 """Extra seconds for an answer that arrived while this process did not run."""
-_log = logging.getLogger("resilience")
 
 
 @functools.cache
@@ -135,11 +136,8 @@ class GuardedStorage:
         with self._lock:
             is_new, self._away = self._away is None, self._away or object()
         if is_new:
-            trace = None if isinstance(error, TimeoutError) else error
-            _log.warning(
-                "storage %r of a breaker is left alone: %s", self.storage.name, type(error).__name__, exc_info=trace
-            )
-            self._report(error)
+            self._report(error)  # the log names only the type of the error: its text may hold an address
+            write_line(logging.DEBUG, f"error of the storage {one_line(repr(self.storage.name))}", error=error)
         self._watch()
 
     def _report(self, error: Exception | None) -> None:

@@ -13,7 +13,7 @@ from resilience.budget._machine import BudgetCounts
 from resilience.budget._options import BUDGET_NAME, BudgetOptions
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
-from resilience.events import Emitter
+from resilience.events import Emitter, Event
 from resilience.options import CLOCK, checked
 
 __all__ = ("CallCounter", "RetryBudget", "as_budget")
@@ -257,9 +257,9 @@ class RetryBudget:
         return is_counted
 
     def _report(self, facts: dict[str, int], now: float, events: Emitter | None) -> None:
-        for emitter in (self.events, events):
-            if emitter is not None:
-                emitter.emit("budget.exhausted", self.name, now, "warning", **facts)
+        self.events.emit("budget.exhausted", self.name, now, "warning", **facts)
+        if events is not None:
+            events.forward(Event("budget.exhausted", self.name, "warning", now, 0, facts), self.name)
 
     def describe(self) -> dict[str, Any]:
         """Return kind, name and options as plain data."""

@@ -165,8 +165,9 @@ class Admission:
         """Count a call that gets no place, emit its event, and return its error."""
         with self._lock:
             self.rejected_calls += 1
-        facts = {"reason": reason, self._limit_option: self.limit, **({"shadow": True} if self._shadow else {})}
-        self.events.emit(f"{self.kind}.rejected", self.name, self._clock(), "warning", **facts)
+        if self.events.wants(kind := f"{self.kind}.rejected", now := self._clock()):
+            facts = {"reason": reason, self._limit_option: self.limit, **({"shadow": True} if self._shadow else {})}
+            self.events.emit(kind, self.name, now, "warning", **facts)
         return BulkheadFullError(message, policy=self.name, retry_after=retry_after)
 
     def _seconds_to_wait(self) -> float:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from resilience.config._names import Key
     from resilience.config._options import ServiceOptions
     from resilience.errors import Problem
+    from resilience.event_log import LogOptions
     from resilience.health._options import HealthOptions
     from resilience.lifecycle._options import LifecycleOptions
     from resilience.options import Options
@@ -65,6 +66,11 @@ class Config:
     def service(self) -> ServiceOptions:
         """The settings of the service itself."""
         return cast("ServiceOptions", self._options("service"))
+
+    @functools.cached_property
+    def log(self) -> LogOptions:
+        """The settings of the log of events."""
+        return cast("LogOptions", self._options("log"))
 
     @functools.cached_property
     def redis(self) -> RedisOptions:

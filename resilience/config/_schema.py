@@ -123,6 +123,7 @@ SECTIONS = (
     Section("client", "resilience.client._options:ClientOptions"),
     Section("health", "resilience.health._options:HealthOptions", "resilience.health:Health"),
     Section("lifecycle", "resilience.lifecycle._options:LifecycleOptions", "resilience.lifecycle:Lifecycle"),
+    Section("log", "resilience.event_log._options:LogOptions"),
     Section(
         "limiter.*",
         "resilience.ratelimit._options:RateLimitOptions",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from resilience.errors import AppError
 
@@ -30,7 +31,7 @@ class ErrorDefinition:
         self,
         message: str | None = None,
         *,
-        details: Mapping[str, object] | None = None,
+        details: Mapping[str, Any] | None = None,
         retry_after: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> AppError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 from resilience.envelope._catalog import ErrorCatalog
 from resilience.envelope._definition import ErrorDefinition
@@ -39,19 +40,19 @@ def changes_since(lock: str, catalog: ErrorCatalog) -> tuple[list[str], list[str
     return broken, sorted(now.keys() - locked.keys())
 
 
-def _meaning(one: ErrorDefinition) -> dict[str, object]:
+def _meaning(one: ErrorDefinition) -> dict[str, Any]:
     return {name: getattr(one, name) for name in _MEANING}
 
 
-def _changed(before: dict[str, object], after: dict[str, object]) -> Iterator[str]:
+def _changed(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
     return (name for name in _MEANING if before.get(name) != after[name])
 
 
-def _shown(value: object) -> str:
+def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _read(lock: str) -> dict[str, dict[str, object]]:
+def _read(lock: str) -> dict[str, dict[str, Any]]:
     try:
         content = json.loads(lock)
     except (ValueError, RecursionError):
@@ -62,5 +63,5 @@ def _read(lock: str) -> dict[str, dict[str, object]]:
     return codes
 
 
-def _is_meaning(found: object) -> bool:
+def _is_meaning(found: Any) -> bool:
     return isinstance(found, dict) and all(type(found.get(name)) is kind for name, kind in _MEANING.items())

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 
-from resilience._engine._steps import Steps, is_idle
+from resilience._engine._steps import Steps, events_of, is_idle
 from resilience._support.fork import renew_after_fork
 from resilience._support.keys import bounded_key
 from resilience.clock import Clock, monotonic
@@ -176,6 +176,8 @@ class Keyed(Named):
         policy = self._checked(self._make(_text(key)))
         if isinstance(policy, Named):
             cast("Named", policy).name = self.name
+        if (events := events_of(policy)) is not None:
+            events.log = self.events.log.of_key(_text(key))
         made = KeySlot(policy)
         with self._lock:
             slot = made if self._is_at_work else self._change(self._slots.add, key, made, self._clock())
@@ -199,14 +201,14 @@ class Keyed(Named):
             self._forward(key, slot)
 
     def _forward(self, key: Hashable, slot: KeySlot) -> None:
-        events, text = Steps.of(slot.policy).events, _text(key)
+        events, text = events_of(slot.policy), _text(key)
         with self._lock:
             is_forwarded, slot.is_forwarded = slot.is_forwarded, True
-        if is_forwarded or not isinstance(events, Emitter):
+        if is_forwarded or events is None:
             return
 
         def forward(event: Event) -> None:
-            self.events.emit(event.kind, self.name, event.at, event.severity, **{**event.facts, "key": text})
+            self.events.forward(event, self.name, key=text)
 
         events.subscribe(forward)
 

@@ -112,12 +112,16 @@ class TokenBucket:
         self._buckets = self._store.open(self._quota, self._clock)
         self.events = Emitter()
         self.shadow: bool = checked(shadow, "shadow", Flag())
-        asked = _ShadowBuckets(self._buckets, self._report) if self.shadow else self._buckets
+        asked = _ShadowBuckets(self._buckets, self.report) if self.shadow else self._buckets
         self.acquire, self.aacquire = asked.take, asked.atake
 
-    def _report(self, refusal: Decision) -> None:
-        wait = refusal.retry_after
-        self.events.emit("ratelimit.rejected", self.name, self._clock(), "warning", retry_after=wait, shadow=True)
+    def report(self, refusal: Decision) -> None:
+        """Emit the event of a refusal. In shadow the limiter does so itself; else the code that asked it may do so."""
+        if self.events.wants("ratelimit.rejected", now := self._clock()):
+            facts: dict[str, object] = {"retry_after": refusal.retry_after, "rate": str(self.rate)}
+            if self.shadow:
+                facts["shadow"] = True
+            self.events.emit("ratelimit.rejected", self.name, now, "warning", **facts)
 
     def with_rate(self, rate: str | Rate, burst: int | None = None) -> TokenBucket:
         """Return a limiter of another rate over the same buckets, for rates that are computed.

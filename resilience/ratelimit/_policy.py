@@ -195,11 +195,11 @@ class RateLimit(PolicyBase):
     def _refused(self, decision: Decision) -> RateLimitedError:
         wait = decision.retry_after
         self.rejected += 1
-        if self.events:
-            facts: dict[str, object] = {"retry_after": wait}
+        if self.events.wants("ratelimit.rejected", now := self._clock()):
+            facts: dict[str, object] = {"retry_after": wait, "rate": self.options.rate}
             if self.options.shadow:
                 facts["shadow"] = True
-            self.events.emit("ratelimit.rejected", self.name, self._clock(), "warning", **facts)
+            self.events.emit("ratelimit.rejected", self.name, now, "warning", **facts)
         return RateLimitedError(f"{self.name}: {self.options.rate} exceeded", policy=self.name, retry_after=wait)
 
     def on_success(self, _permit: object, result: object, /) -> None:
@@ -271,6 +271,6 @@ def _forward_events(store: Store, policy: RateLimit) -> None:
 
     def forward(event: Event) -> None:
         if (alive := living()) is not None:
-            alive.events.emit(event.kind, alive.name, event.at, event.severity, **event.facts)
+            alive.events.forward(event, alive.name)
 
     source.subscribe(forward)

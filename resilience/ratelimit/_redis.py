@@ -82,7 +82,14 @@ class RedisStore:
         self.connection = connection
         self.events = Emitter()
         lease = 2 * connection.options.timeout
-        self.outage = OutageGuard("ratelimit", self.events, lease=lease, clock=clock, evict=connection.evict)
+        self.outage = OutageGuard(
+            "ratelimit",
+            self.events,
+            lease=lease,
+            clock=clock,
+            evict=connection.evict,
+            facts={"outage": connection.options.outage},
+        )
         self._runner = _ScriptRunner(connection, self.outage)
         self._local = MemoryStore()
 

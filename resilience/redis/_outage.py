@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
 from resilience._support.fork import renew_after_fork
@@ -43,6 +44,7 @@ class OutageGuard:
         events: Where the events go.
         lease: How many seconds a trial may take before another caller takes its place.
         clock: Returns seconds that never go back.
+        facts: Further facts of the event of an outage, such as the outage mode.
         evict: Called at an outage, and after each trial that failed. The connections that exist may lead to a server
             that is no longer the right one.
     """
@@ -55,7 +57,9 @@ class OutageGuard:
         lease: float,
         clock: Clock = monotonic,
         evict: Callable[[], object] = _nothing,
+        facts: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
+        self._facts = facts
         self._kind = kind
         self._events = events
         self._clock = clock
@@ -110,7 +114,8 @@ class OutageGuard:
             now, before = self._clock(), self._availability.epoch
             if self._availability.failed(permit, now, self._random()):
                 # Facts name the kind of error only: its text may hold addresses, and listeners export what they get.
-                facts = {"error": type(error).__name__}
+                facts: dict[str, object] = {"error": type(error).__name__}
+                facts |= {"retry_after": self._availability.trial_after(now), **self._facts}
                 if (code := code_of(error)) is not None:
                     facts["code"] = code
                 self._events.record(f"{self._kind}.outage", "redis", now, "error", **facts)

@@ -314,7 +314,7 @@ class Retry(PolicyBase):
         number -= 1  # the next attempt is recorded already
         self._counts.retry(number)
         attempts.is_retry_counted = True
-        if self.events.listeners:
+        if self.events.wants_details:
             facts = {"attempt": number, "wait": decided, "error": error}
             self.events.emit("retry.scheduled", self.name, now, "warning", **facts)
         return RetryAfter(0.0 if SWITCHES.no_waits else decided, attempts)
@@ -328,7 +328,7 @@ class Retry(PolicyBase):
             history, begins = attempts.report(), f"{self.name}: gave up after "
             lines = (f"{begins}{number} attempts in {elapsed:.3f} s ({reason})", *history)
             annotate(error, begins, ["\n  ".join(lines)])
-        if self.events.listeners:
+        if self.events.wants("retry.exhausted", now):
             facts = {"attempts": number, "reason": reason, "elapsed": elapsed, "error": error}
             self.events.emit("retry.exhausted", self.name, now, "error", **facts)
 

@@ -29,6 +29,7 @@ from resilience.timeout import Deadline
 
 if TYPE_CHECKING:
     from resilience.envelope import Envelope, ErrorCatalog
+    from resilience.event_log import EventLog
     from resilience.lifecycle import Lifecycle
     from resilience.ratelimit import TokenBucket
 
@@ -60,6 +61,8 @@ class _GateParts(Protocol):
     def catalog(self) -> ErrorCatalog: ...
     @property
     def lifecycle(self) -> Lifecycle: ...
+    @property
+    def event_log(self) -> EventLog: ...
     @property
     def limiter(self) -> Limiter: ...
 
@@ -127,6 +130,8 @@ class ServerGate:
         in_memory = config.redis.url is None
         gate = cls(config.server, limiter=limiter, limiter_waits=not in_memory, lifecycle=toolkit.lifecycle, key=key)
         gate.catalog = toolkit.catalog
+        if gate.bulkhead is not None:
+            gate.bulkhead.events.log_to(toolkit.event_log)
         return gate
 
     def receive(
@@ -328,4 +333,5 @@ def _refuse(context: RequestContext, refusal: Charge) -> NoReturn:
     context.charges = (*refunded, refusal)
     quota, decision, _ = refusal
     name = quota.bucket.name
+    quota.bucket.report(decision)
     raise RateLimitedError(f"{name}: quota spent", policy=name, retry_after=decision.retry_after)

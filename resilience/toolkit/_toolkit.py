@@ -14,6 +14,7 @@ from resilience.config._problems import Missing, NoPipeline
 from resilience.config._schema import DEFAULT, section
 from resilience.config._warning import warn
 from resilience.errors import ConfigurationError, Problem
+from resilience.events import EventLog
 from resilience.options import Refused
 from resilience.pipeline import NAME, Pipeline
 from resilience.toolkit._machine import compose
@@ -73,6 +74,8 @@ class Resilience:
     def __init__(self, config: Config | None = None) -> None:
         self._config = Config() if config is None else _checked_config(config)
         self._built: dict[tuple[str, str], tuple[Any, tuple[Any, ...]]] = {}
+        self.event_log = EventLog(self._config.log)
+        """Decides which events of this toolkit's parts are logged."""
         self.after_fork()
         renew_after_fork(self)
         # The process keeps a budget for as long as an object refers to it.
@@ -130,6 +133,7 @@ class Resilience:
 
     def _new_lifecycle(self) -> Lifecycle:
         lifecycle = cast("Lifecycle", section("lifecycle").constructor(self._config.lifecycle))
+        lifecycle.events.log_to(self.event_log)
         lifecycle.close_on_stop(self, name="toolkit")  # the first to be added is the last to run
         return lifecycle
 
@@ -171,8 +175,19 @@ class Resilience:
             if self._config.is_strict:
                 raise ConfigurationError([problem])
             warn(f"{problem}, so its calls pass through unchanged. RESILIENCE_STRICT=true refuses it")
-        build = lambda: Pipeline(name, *compose(policies, self._configured(name)))  # noqa: E731 - two uses of one line
+        build = lambda: self.adopt(Pipeline(name, *compose(policies, self._configured(name))))  # noqa: E731 - two uses of one line
         return self._named(("pipeline", name), build, policies)
+
+    def adopt(self, pipeline: Pipeline) -> Pipeline:
+        """Return `pipeline`, whose events are from now on logged as the section `log` of this toolkit says.
+
+        Adapters call this for the pipelines that they make.
+
+        Args:
+            pipeline: A pipeline.
+        """
+        pipeline.log_to(self.event_log)
+        return pipeline
 
     def existing_pipeline(self, name: str) -> Pipeline:
         """Return the pipeline of this name, if it is configured, inherits a policy, or has policies from code.
@@ -306,6 +321,7 @@ class Resilience:
             raise ConfigurationError([Missing(variable(key), "a rate such as 100/second, here or in code")])
         shadow = configured is not None and configured.shadow
         bucket = section("limiter.*").constructor(rate, burst, self._store, name=name, shadow=shadow)
+        bucket.events.log_to(self.event_log)
         return cast("TokenBucket", bucket)
 
     def _new_redis(self) -> RedisConnection:
@@ -334,7 +350,9 @@ class Resilience:
         def build() -> Store:
             from resilience.ratelimit import RedisStore  # noqa: PLC0415 - imported by services with a URL
 
-            return RedisStore(connection)
+            store = RedisStore(connection)
+            store.events.log_to(self.event_log)
+            return store
 
         return self._once("store", build)
 

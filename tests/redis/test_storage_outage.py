@@ -198,7 +198,10 @@ def test_errors_of_a_storage_fail_no_call(access: str, caplog: pytest.LogCapture
         with pytest.raises(DownError):
             breaker.call(fail)
     breaker.open()
-    assert len([record for record in caplog.records if "left alone: ConnectionError" in record.getMessage()]) == 1
+    assert (
+        len([record for record in caplog.records if "left its storage alone: ConnectionError" in record.getMessage()])
+        == 1
+    )
     storage.acts.clear()
     wait_until(lambda: breaker.fail_counter == 1)  # the storage's
 

@@ -576,3 +576,16 @@ def test_the_first_call_tells_of_a_pipeline_that_is_none(make: Make) -> None:
         make(pipeline=lambda _method: 7).get()
     with pytest.raises(ConfigurationError, match="no pipeline 'paymnets' is configured"):
         make(pipeline=lambda _method: "paymnets").get()
+
+
+def test_the_log_names_the_service(upstream: Upstream, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """A line about a channel's circuit has the name of the service that the circuit belongs to."""
+    upstream.otherwise = failing()
+    client = make(toolkit=Resilience.from_env({"RESILIENCE_PIPELINE__DEFAULT__BREAKER__FAIL_MAX": "3"}))
+    for _ in range(5):
+        with pytest.raises(grpc.RpcError):
+            client.get()
+    opened, refused = caplog.messages
+    why = "3 of 3 calls failed (consecutive failures), last"
+    assert opened.startswith(f"circuit 'shop.Orders.breaker' opened: {why} ")
+    assert refused.startswith("circuit 'shop.Orders.breaker' is open: a call was refused; next trial in ")

@@ -216,7 +216,7 @@ class World:
         self.breaker = made = CircuitBreaker(clock=self.clock, **(plain | scenario.options))
         self.circuit = made._circuit
         counts_after = scenario.prepare is edge
-        self.lock = lock(stage, lambda: counts_after or bool(made.events._pending))
+        self.lock = lock(stage, lambda: counts_after or bool(made.events.pending))
         self.circuit.lock = self.lock
         self.reported: list[tuple[Any, str]] = []
         self.permits: list[Any] = scenario.prepare(self)
@@ -503,7 +503,7 @@ def check_events(world: World) -> None:
     """Check that events came in order and lead from the first state to the last one (L6)."""
     sequence = [event.sequence for event in world.events]
     assert sequence == sorted(sequence)
-    assert not world.breaker.events._pending
+    assert not world.breaker.events.pending
     changes = [event for event in world.events if "before" in event.facts]
     modes = [event.facts for event in changes if event.kind == "breaker.mode_changed"]
     states = [event.facts for event in changes if event.kind != "breaker.mode_changed"]

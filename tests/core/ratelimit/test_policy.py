@@ -170,7 +170,7 @@ def test_events_only_for_listeners() -> None:
         pipeline.call(len, "")
     (event,) = seen
     assert (event.kind, event.policy, event.severity) == ("ratelimit.rejected", "orders.ratelimit", "warning")
-    assert event.facts == {"retry_after": pytest.approx(60)}
+    assert event.facts == {"retry_after": pytest.approx(60), "rate": "1/minute"}
 
 
 def test_name_and_key_choose_the_bucket() -> None:

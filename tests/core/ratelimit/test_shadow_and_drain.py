@@ -37,7 +37,7 @@ def test_shadow_refuses_nothing_and_tells_what_it_would() -> None:
         clock.advance(0.05)
     assert 0 < refused == shadow.rejected == real.rejected == len(told.events)
     assert told.events[0].kind == "ratelimit.rejected"
-    assert told.events[0].facts == {"retry_after": pytest.approx(0.05), "shadow": True}
+    assert told.events[0].facts == {"retry_after": pytest.approx(0.05), "rate": real.options.rate, "shadow": True}
     assert not clock.slept
 
 
@@ -72,7 +72,7 @@ def test_bucket_in_shadow_says_yes_to_all() -> None:
     answers = [bucket.acquire("a"), bucket.acquire("a"), asyncio.run(bucket.aacquire("a")), bucket.acquire("b")]
     assert all(answers)
     assert [(event.kind, event.policy) for event in told.events] == [("ratelimit.rejected", "uploads")] * 2
-    assert told.events[0].facts == {"retry_after": pytest.approx(1), "shadow": True}
+    assert told.events[0].facts == {"retry_after": pytest.approx(1), "rate": "1/second", "shadow": True}
     assert answers[1].remaining == 0
 
 

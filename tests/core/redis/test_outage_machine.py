@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,7 +100,7 @@ def test_guard_reports_each_change_once() -> None:
     now = [0.0]
     events, seen = Emitter(), list[Event]()
     events.subscribe(seen.append)
-    guard = OutageGuard("ratelimit", events, lease=1, clock=lambda: now[0])
+    guard = OutageGuard("ratelimit", events, lease=1, clock=lambda: now[0], facts={"outage": "local"})
     for _ in range(3):
         with guard.attempt() as attempt:
             if attempt.may_try:
@@ -110,7 +111,8 @@ def test_guard_reports_each_change_once() -> None:
         assert attempt.may_try
     assert [*away, guard.is_down] == [True, False]
     assert [event.kind for event in seen] == ["ratelimit.outage", "ratelimit.recovered"]
-    assert seen[0].facts == {"error": "ConnectionError"}
+    assert seen[0].facts.pop("retry_after") == pytest.approx(0.075, abs=0.025)
+    assert seen[0].facts == {"error": "ConnectionError", "outage": "local"}
 
 
 def test_guard_lets_interrupts_through() -> None:
