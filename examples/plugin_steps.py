@@ -50,18 +50,16 @@ class Places(PolicyBase):
         return steps if self._max_wait else replace(steps, admit_blocking=None, admit_awaiting=None)
 
     def admit(self) -> object:
-        """Take a place, or refuse the call. Generators and blocks read no fast permit, and come here."""
-        return self.fast_permit or self._permit(has_place=self._free.acquire(blocking=False))
+        """Take a place, or refuse the call."""
+        return self._permit(has_place=self._free.acquire(blocking=False))
 
     def admit_blocking(self) -> object:
         """Take a place; block the thread until one is free."""
-        return self.fast_permit or self._permit(has_place=self._free.acquire(timeout=self._max_wait))
+        return self._permit(has_place=self._free.acquire(timeout=self._max_wait))
 
     async def admit_awaiting(self) -> object:
         """Take a place; suspend the task until one is free. A cancelled task has taken nothing."""
         running_loop(self)  # raises a clear error if the task is not one of asyncio
-        if self.fast_permit is not None:
-            return self.fast_permit
         until = time.monotonic() + self._max_wait
         while not (has_place := self._free.acquire(blocking=False)) and time.monotonic() < until:  # noqa: ASYNC110 - a semaphore of threads has no event for tasks
             await asyncio.sleep(0.001)

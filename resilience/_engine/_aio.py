@@ -116,6 +116,9 @@ async def held(steps: Steps, permit: object, after: float, sleep: AwaitingSleep)
 
 async def admitted(steps: Steps, sleep: AwaitingSleep) -> object:
     """Return the permit of a call, sleeping first if the policy asks for it."""
+    permit = None if steps.fast_permit is None else steps.fast_permit.fast_permit
+    if permit is not None:
+        return permit
     if steps.admit_awaiting is not None:
         return await steps.admit_awaiting()
     permit = None if steps.admit is None else steps.admit()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 from resilience._engine._keyed_call import by_key
 from resilience._engine._steps import TRANSPARENT, Steps
@@ -13,26 +13,29 @@ from resilience.policy import NO_RESULT, STARTED, Replace
 __all__ = ("compile_sync_generator",)
 
 P = ParamSpec("P")
+Y = TypeVar("Y")
+S = TypeVar("S")
+R = TypeVar("R")
 
 
-class _Progress(Generator[Any, Any, Any]):
+class _Progress(Generator[Y, S, R]):
     """A generator that knows whether it has yielded an item: after that it cannot be started again."""
 
-    _generator: Generator[Any, Any, Any]
+    _generator: Generator[Y, S, R]
     started = False
 
-    def over(self, generator: Generator[Any, Any, Any]) -> _Progress:
+    def over(self, generator: Generator[Y, S, R]) -> _Progress[Y, S, R]:
         """Run `generator` next, and return this."""
         self._generator = generator
         return self
 
-    def send(self, value: Any) -> Any:
+    def send(self, value: S) -> Y:
         item = self._generator.send(value)
         if item is not STARTED:
             self.started = True
         return item
 
-    def throw(self, *error: Any) -> Any:
+    def throw(self, *error: Any) -> Y:
         item = self._generator.throw(*error)
         self.started = True
         return item
@@ -42,8 +45,8 @@ class _Progress(Generator[Any, Any, Any]):
 
 
 def compile_sync_generator(
-    policies: tuple[Steps, ...], fn: Callable[P, Generator[Any, Any, Any]], sleep: Sleep
-) -> Callable[P, Generator[Any, Any, Any]]:
+    policies: tuple[Steps, ...], fn: Callable[P, Generator[Y, S, R]], sleep: Sleep
+) -> Callable[P, Generator[Y, S, R]]:
     """Compose `policies` around a generator function. The call holds its permits from its first item to its end."""
     call = fn
     for steps in reversed(policies):
@@ -52,27 +55,28 @@ def compile_sync_generator(
     return _guard_generator(TRANSPARENT, call, sleep) if policies and policies[0].slot is not None else call
 
 
-def _compose(
-    steps: Steps, inner: Callable[P, Generator[Any, Any, Any]], sleep: Sleep
-) -> Callable[P, Generator[Any, Any, Any]]:
+def _compose(steps: Steps, inner: Callable[P, Generator[Y, S, R]], sleep: Sleep) -> Callable[P, Generator[Y, S, R]]:
     if steps.slot is not None:
         return by_key(steps, lambda known: _compose(known, inner, sleep))
     return _guard_generator(steps.blocking(), inner, sleep)
 
 
 def _guard_generator(
-    steps: Steps, inner: Callable[P, Generator[Any, Any, Any]], sleep: Sleep
-) -> Callable[P, Generator[Any, Any, Any]]:
-    admit, last, interrupted = admission(steps, sleep), steps.no_more_attempts, steps.on_interrupt
+    steps: Steps, inner: Callable[P, Generator[Y, S, R]], sleep: Sleep
+) -> Callable[P, Generator[Y, S, R]]:
+    admit, fast = admission(steps, sleep), steps.fast_permit
+    last, interrupted = steps.no_more_attempts, steps.on_interrupt
     on_success, on_failure, on_abandon = steps.on_success, steps.on_failure, steps.on_abandon
 
-    def call(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
-        permit = None if admit is None else admit()
+    def call(*args: P.args, **kwargs: P.kwargs) -> Generator[Y, S, R]:
+        permit = None if fast is None else fast.fast_permit
+        if permit is None and admit is not None:
+            permit = admit()
         verdict: Any  # never `Pending`: `blocks` refused such policies
         is_settled = False
         try:
             while True:
-                progress = _Progress()
+                progress: _Progress[Y, S, R] = _Progress()
                 try:
                     result = yield from progress.over(inner(*args, **kwargs))
                 except Exception as error:
@@ -103,7 +107,7 @@ def _guard_generator(
                         on_abandon(verdict.permit)
                         return result
                 if isinstance(verdict, Replace):
-                    return verdict.value
+                    return verdict.value  # type: ignore[no-any-return]  # the replacement has the type of the result
                 permit = verdict.permit
                 held(steps, permit, verdict.after, sleep)
         except BaseException:  # an interrupt before a step or in it

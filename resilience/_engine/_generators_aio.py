@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, ParamSpec
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from resilience._engine._aio import AwaitingSleep, admitted, decided, held
 from resilience._engine._keyed_call import by_key
@@ -16,11 +16,13 @@ from resilience.policy import NO_RESULT, STARTED, Pending, Replace
 __all__ = ("compile_async_block", "compile_async_generator")
 
 P = ParamSpec("P")
+Y = TypeVar("Y")
+S = TypeVar("S")
 
 
 def compile_async_generator(
-    policies: tuple[Steps, ...], fn: Callable[P, AsyncGenerator[Any, Any]], sleep: AwaitingSleep
-) -> Callable[P, AsyncGenerator[Any, Any]]:
+    policies: tuple[Steps, ...], fn: Callable[P, AsyncGenerator[Y, S]], sleep: AwaitingSleep
+) -> Callable[P, AsyncGenerator[Y, S]]:
     """Compose `policies` around an async generator function; permits are held from its first item to its end."""
     call = fn
     for steps in reversed(policies):
@@ -30,14 +32,14 @@ def compile_async_generator(
 
 
 def _compose(
-    steps: Steps, inner: Callable[P, AsyncGenerator[Any, Any]], sleep: AwaitingSleep
-) -> Callable[P, AsyncGenerator[Any, Any]]:
+    steps: Steps, inner: Callable[P, AsyncGenerator[Y, S]], sleep: AwaitingSleep
+) -> Callable[P, AsyncGenerator[Y, S]]:
     if steps.slot is not None:
         return by_key(steps, lambda known: _compose(known, inner, sleep))
     return _guard_generator(steps, inner, sleep)
 
 
-class _Stream:
+class _Stream(Generic[Y, S]):
     """Forwards send, throw and close to an async generator, one item at a time, as `yield from` does in a generator.
 
     A generator that is dropped is closed by its event loop. If the loop is closed by then, no code of the generator
@@ -49,13 +51,13 @@ class _Stream:
 
     __slots__ = ("_abandon", "_unsettled", "generator", "sent", "started", "thrown")
 
-    generator: AsyncGenerator[Any, Any]
+    generator: AsyncGenerator[Y, S]
 
     def __init__(self, abandon: Callable[[], object]) -> None:
         self._abandon = abandon
         self._unsettled = [True]
         self.started = False
-        self.sent: Any = None
+        self.sent: Any = None  # this starts a generator, whatever S is
         self.thrown: BaseException | None = None
 
     def __del__(self) -> None:
@@ -66,7 +68,7 @@ class _Stream:
         if self.ended():
             self._abandon()
 
-    async def step(self) -> Any:
+    async def step(self) -> Y:
         sent, thrown, self.sent, self.thrown = self.sent, self.thrown, None, None
         item = await (self.generator.asend(sent) if thrown is None else self.generator.athrow(thrown))
         if item is not STARTED:
@@ -86,15 +88,15 @@ class _Stream:
 
 
 def _guard_generator(
-    steps: Steps, inner: Callable[P, AsyncGenerator[Any, Any]], sleep: AwaitingSleep
-) -> Callable[P, AsyncGenerator[Any, Any]]:
+    steps: Steps, inner: Callable[P, AsyncGenerator[Y, S]], sleep: AwaitingSleep
+) -> Callable[P, AsyncGenerator[Y, S]]:
     on_success, on_failure, on_abandon = steps.on_success, steps.on_failure, steps.on_abandon
     last = steps.no_more_attempts
 
-    async def call(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, Any]:
+    async def call(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Y, S]:
         permit = await admitted(steps, sleep)
         while True:
-            stream = _Stream(functools.partial(on_abandon, permit))
+            stream: _Stream[Y, S] = _Stream(functools.partial(on_abandon, permit))
             try:
                 stream.generator = inner(*args, **kwargs)  # raises if the arguments do not fit
                 while True:
@@ -107,7 +109,11 @@ def _guard_generator(
                     except BaseException as error:  # noqa: BLE001 - it belongs to the inner generator, which is handed it
                         stream.thrown = error
             except StopAsyncIteration:
-                verdict = on_success(permit, NO_RESULT) if stream.ended() and on_success is not None else None
+                verdict = None
+                if stream.ended():
+                    if stream.started and last is not None:
+                        permit = last(permit)
+                    verdict = None if on_success is None else on_success(permit, NO_RESULT)
                 if type(verdict) is Pending:
                     verdict = await decided(steps, permit, verdict)
             except Exception as error:
@@ -158,7 +164,7 @@ async def _block() -> AsyncGenerator[None, None]:
 
 
 def _scoped(
-    scope: Callable[[], AbstractAsyncContextManager[Any]], inner: Callable[[], AsyncGenerator[None, None]]
+    scope: Callable[[], AbstractAsyncContextManager[object]], inner: Callable[[], AsyncGenerator[None, None]]
 ) -> Callable[[], AsyncGenerator[None, None]]:
     async def call() -> AsyncGenerator[None, None]:
         async with scope(), asynccontextmanager(inner)():

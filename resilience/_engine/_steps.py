@@ -37,7 +37,7 @@ class Slot(Protocol):
         ...
 
     @property
-    def compiled(self) -> dict[Any, Call]:
+    def compiled(self) -> dict[Callable[[], object], Call]:
         """A dictionary that belongs to the engine: it adds and removes its entries."""
         ...
 
@@ -152,11 +152,11 @@ class Steps:
     """Changes the steps of the policy of each key."""
 
     # When a function is wrapped and a pipeline is composed.
-    applies_to: Callable[[Any], bool] | None = None
+    applies_to: Callable[[object], bool] | None = None
     """Whether the policy guards this function. None: it guards every function."""
     join: Callable[[str], object] | None = None
     """Takes the name of the pipeline, before names are compared: a policy without a name derives one."""
-    bind: Callable[[tuple[Any, ...]], object] | None = None
+    bind: Callable[[tuple[Member, ...]], object] | None = None
     """Takes all policies of the pipeline, once they have their names."""
     events: Emitter | None = None
     describe: Callable[[], Facts] = dict

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
-from resilience._support.numbers import Numbers
-from resilience.breaker._window import CallCounts, TimeWindow, Window
+from resilience.breaker._window import CallCounts, Numbers, TimeWindow, Window
 from resilience.clock import Clock
 
 __all__ = ("OutcomeRules", "Trip", "TripLimits", "TripRules", "advance_under_lock", "rules_in_time")

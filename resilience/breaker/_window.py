@@ -1,6 +1,6 @@
 """The window: which outcomes the rules of a closed circuit look back on.
 
-Every outcome has a number. To take the next number is atomic (`Numbers`).
+Every outcome has a number. The numbers come from one `itertools.count`, whose `next` is atomic in CPython.
 
 - A plain success takes the next number and does nothing else: one C call, no lock.
 - A failure or a slow call takes a number, too. Its caller holds the lock of the circuit, and the window remembers the
@@ -10,6 +10,8 @@ So "the last 100 calls" are the last 100 numbers, and the failures among them ar
 The order of the outcomes *is* the order of their numbers. So the counts are exact under any interleaving of threads,
 although successes take no lock.
 
+A counter can be read only by advancing it. `Numbers` counts the advances that were reads, and subtracts them.
+
 A window of time works on the same numbers. It has ten buckets. A bucket remembers the number of its first outcome and
 how many of its outcomes failed or were slow. The number of calls in the window is the newest number minus the first
 number of the oldest bucket. Only the change of buckets needs the lock, ten times per window.
@@ -18,11 +20,15 @@ number of the oldest bucket. Only the change of buckets needs the lock, ten time
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections import deque
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-__all__ = ("CallCounts", "CallWindow", "NoWindow", "TimeWindow", "Window")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ("CallCounts", "CallWindow", "NoWindow", "Numbers", "TimeWindow", "Window")
 
 _BUCKETS = 10
 
@@ -33,6 +39,26 @@ class CallCounts(NamedTuple):
     failures: int
     calls: int
     slow: int = 0
+
+
+class Numbers:
+    """Numbers the outcomes, from 1 on."""
+
+    __slots__ = ("_reads", "next")
+
+    def __init__(self) -> None:
+        self.next: Callable[[], int] = itertools.count(1).__next__
+        """Take a number, atomically. The raw number includes the reads; `take` subtracts them."""
+        self._reads = 0
+
+    def take(self) -> int:
+        """Return the number of a new outcome."""
+        return self.next() - self._reads
+
+    def last(self) -> int:
+        """Return the number of the newest outcome, 0 if there is none."""
+        self._reads += 1
+        return self.next() - self._reads
 
 
 class Window(Protocol):

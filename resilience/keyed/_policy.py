@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 
-from resilience._engine._steps import Steps, events_of, is_idle
+from resilience._engine._steps import Call, Steps, events_of, is_idle
 from resilience._support.fork import renew_after_fork
 from resilience._support.keys import bounded_key
 from resilience.clock import Clock, monotonic
@@ -35,7 +35,7 @@ class KeySlot:
         self.policy = policy
         self.is_forwarded = False
         """Whether the events of the policy are forwarded."""
-        self.compiled: dict[Any, Callable[..., Any]] = {}
+        self.compiled: dict[Callable[[], object], Call] = {}
 
 
 class _ForwardingEmitter(Emitter):

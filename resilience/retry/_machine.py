@@ -30,9 +30,9 @@ six attempts, so a call with a thousand attempts holds no more memory than a cal
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple, TypeAlias
 
-from resilience._support.numbers import Numbers
 from resilience.options import LONGEST
 from resilience.retry._options import RetryOptions
 
@@ -127,43 +127,47 @@ NOT_RETRYABLE = GiveUp("not retryable")
 
 
 class RetryCounts:
-    """How the calls ended that failed at least once. To count is atomic; `as_data` lets in one thread at a time."""
+    """How the calls ended that failed at least once. To count is atomic; `as_data` lets in one thread at a time.
 
-    __slots__ = ("_abandoned", "_failed_with_retry", "_failed_without_retry", "_retried", "_retries")
+    A count is an `itertools.count`, whose `next` is atomic in CPython. It can be read only by advancing it, so `_reads`
+    is subtracted.
+    """
+
+    __slots__ = ("_abandoned", "_failed_with_retry", "_failed_without_retry", "_reads", "_retried", "_retries")
 
     def __init__(self) -> None:
-        self._retries, self._retried, self._abandoned = Numbers(), Numbers(), Numbers()
-        self._failed_with_retry, self._failed_without_retry = Numbers(), Numbers()
+        self._retries, self._retried, self._abandoned = itertools.count(), itertools.count(), itertools.count()
+        self._failed_with_retry, self._failed_without_retry = itertools.count(), itertools.count()
+        self._reads = 0
 
     def retry(self, number: int) -> None:
         """Count a retry that follows attempt `number`."""
-        self._retries.next()
+        next(self._retries)
         if number == 1:
-            self._retried.next()
+            next(self._retried)
 
     def fail(self, number: int) -> None:
         """Count a call that was given up at attempt `number`."""
-        if number > 1:
-            self._failed_with_retry.next()
-        else:
-            self._failed_without_retry.next()
+        next(self._failed_with_retry if number > 1 else self._failed_without_retry)
 
     def abandon(self, number: int) -> None:
         """Count a call that ended by a cancellation, an interrupt, or an exception from a function of the user."""
         if number > 1:
-            self._abandoned.next()
+            next(self._abandoned)
 
     def as_data(self) -> dict[str, int]:
         """Return every count. A retried call that is still under way counts as a success."""
-        # Read in this order, so that no call that ends meanwhile makes the successes fewer than they are.
-        failed, abandoned = self._failed_with_retry.last(), self._abandoned.last()
-        retried = self._retried.last()
+        # Ends are read before beginnings: a call that ends meanwhile must not make the successes too few.
+        ends = (self._failed_without_retry, self._failed_with_retry, self._abandoned)
+        counts = [next(count) - self._reads for count in (*ends, self._retried, self._retries)]
+        self._reads += 1
+        failed_at_once, failed, abandoned, retried, retries = counts
         return {
-            "retries": self._retries.last(),
+            "retries": retries,
             "retried_calls": retried,
             "succeeded_with_retry": retried - failed - abandoned,
             "failed_with_retry": failed,
-            "failed_without_retry": self._failed_without_retry.last(),
+            "failed_without_retry": failed_at_once,
             "abandoned_with_retry": abandoned,
         }
 

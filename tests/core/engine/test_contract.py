@@ -1,8 +1,9 @@
 """The parts of the contract that few policies use: stand-ins, awaited verdicts, serving, meeting, standing permits."""
 
 import asyncio
+import contextlib
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any
 
@@ -341,15 +342,76 @@ class Door(PolicyBase):
         return None
 
 
-@pytest.mark.parametrize("function", [number, anumber])
+def _numbers(text: str) -> Iterator[int]:
+    yield int(text)
+
+
+async def _anumbers(text: str) -> AsyncIterator[int]:
+    yield int(text)
+
+
+async def _ended(outcome: Any) -> None:
+    """Await a call, or take all items."""
+    if hasattr(outcome, "__aiter__"):
+        assert [item async for item in outcome] == [1]
+    elif hasattr(outcome, "__iter__"):
+        assert list(outcome) == [1]
+    elif hasattr(outcome, "__await__"):
+        await outcome
+
+
+@pytest.mark.parametrize("function", [number, anumber, _numbers, _anumbers])
 async def test_fast_permit_is_used_without_asking(function: Callable[..., Any]) -> None:
-    """A call uses the standing permit; where there is none at that moment it asks, in either colour."""
+    """A call of any colour uses the fast permit; if there is none at that moment, it asks."""
     door = Door()
     guarded = Pipeline("p", door)(function)
-    await called(guarded, "1")
+    await _ended(guarded("1"))
     door.fast_permit = None
-    await called(guarded, "1")
+    await _ended(guarded("1"))
     assert door.seen == ["standing", "asked"]
+
+
+async def test_fast_permit_is_used_by_blocks() -> None:
+    """A block uses the fast permit; if there is none at that moment, it asks."""
+    door = Door()
+    pipeline = Pipeline("p", door)
+    for permit in ("standing", None):
+        door.fast_permit = permit
+        with pipeline.guard():
+            pass
+        async with pipeline.guard():
+            pass
+    assert door.seen == ["standing", "standing", "asked", "asked"]
+
+
+class Final(PolicyBase):
+    """Marks the permit of a generator that cannot be started again."""
+
+    def __init__(self) -> None:
+        super().__init__("final")
+        self.seen: list[Any] = []
+
+    def admit(self) -> str:
+        return "first"
+
+    def no_more_attempts(self, permit: str) -> str:
+        return f"{permit} and last"
+
+    def on_success(self, permit: Any, _result: Any, /) -> None:
+        self.seen.append(permit)
+
+    def on_failure(self, permit: Any, _error: Exception, /) -> None:
+        self.seen.append(permit)
+
+
+@pytest.mark.parametrize("text", ["1", "no number"])
+@pytest.mark.parametrize("function", [_numbers, _anumbers])
+async def test_no_more_attempts_comes_before_each_outcome(function: Callable[..., Any], text: str) -> None:
+    """`no_more_attempts` is called before a success, too, if items are out; not if the generator failed before."""
+    final = Final()
+    with contextlib.suppress(ValueError):
+        await _ended(Pipeline("p", final)(function)(text))
+    assert final.seen == ["first and last" if text == "1" else "first"]
 
 
 async def test_partials_are_guarded_as_what_they_call() -> None:
