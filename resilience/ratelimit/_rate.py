@@ -1,4 +1,4 @@
-"""Rates in the notation of the limits package: `100/minute`, `5 per 2 minutes`, `10/second`.
+"""Rates in the notation of the limits package: `100/minute`, `5 per 2 minutes`, `10/second`; and its short units.
 
 The grammar is small. It is restated here because importing limits costs 100 ms; a property test compares the two.
 """
@@ -16,12 +16,18 @@ __all__ = ("EXPECTED", "Rate", "RateText", "as_rate")
 _DAY = 86_400
 # The units of limits: a month is 30 days, and a year is 12 such months.
 _UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": _DAY, "month": 30 * _DAY, "year": 360 * _DAY}
+_SHORT_UNITS = {"s": 1, "sec": 1, "min": 60, "h": 3600, "hr": 3600, "d": _DAY}
+"""Beyond limits. There is no `m`: it could be a minute or a month."""
 _NOTATION = re.compile(r"\s*([0-9]+)\s*(?:/|per)\s*([0-9]+)?\s*([a-z]+)\s*", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[,;|]")
 _MAX_AMOUNT = 1_000_000_000
 _MAX_PERIOD = 10 * 360 * _DAY
 
-EXPECTED = "a rate such as 100/minute or 5 per 2 minutes (units second, minute, hour, day, month, year)"
+_AMBIGUOUS = "m"
+EXPECTED = (
+    "a rate such as 100/minute, 5/s or 5 per 2 minutes "
+    "(units s, sec, second, min, minute, h, hour, d, day, month, year; not m)"
+)
 _SINGLE_RATE = "one rate: a bucket has one size; put several limits one after the other in a pipeline"
 _BOUNDS = f"a rate of 1 to {_MAX_AMOUNT:,} per 1 second to 10 years"
 
@@ -74,13 +80,30 @@ def as_rate(rate: object, option: str = "rate") -> Rate:
     if _SEPARATORS.search(rate):
         raise ConfigurationError([Problem(option, rate, _SINGLE_RATE)])
     match = _NOTATION.fullmatch(rate)
-    unit = _UNITS.get(match[3].lower()) or _UNITS.get(match[3].lower().removesuffix("s")) if match else None
+    unit = None if match is None else _unit(match[3].lower())
     if match is None or unit is None:
-        raise ConfigurationError([Problem(option, rate, EXPECTED)])
+        raise ConfigurationError([Problem(option, rate, EXPECTED, _hint(rate, match))])
     amount, period = int(match[1]), int(match[2] or 1) * unit
     if not (_is_whole(amount, _MAX_AMOUNT) and _is_whole(period, _MAX_PERIOD)):
         raise ConfigurationError([Problem(option, rate, _BOUNDS)])
     return Rate(amount, period)
+
+
+def _unit(name: str) -> int | None:
+    """Return the seconds of a unit, which may be a plural."""
+    for word in (name, name.removesuffix("s")):
+        if (seconds := _UNITS.get(word) or _SHORT_UNITS.get(word)) is not None:
+            return seconds
+    return None
+
+
+def _hint(rate: str, match: re.Match[str] | None) -> str:
+    """Return the lines that a reader of the error can write instead."""
+    if match is not None and match[3].lower() == _AMBIGUOUS:
+        before = rate[: match.start(3)].strip()
+        return f"m could be a minute or a month: write {before}min or {before}month"
+    number = rate.strip()
+    return f"write {number}/second or {number}/minute" if number.isdecimal() else ""
 
 
 class RateText:

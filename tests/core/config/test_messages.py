@@ -8,8 +8,9 @@ from resilience.config._names import Key
 from resilience.config._read import Entry
 from resilience.config._schema import section
 from resilience.errors import ConfigurationError
+from resilience.ratelimit._rate import EXPECTED
 
-RATE = "a rate such as 100/minute or 5 per 2 minutes (units second, minute, hour, day, month, year)"
+RATE = EXPECTED
 DURATION = "a duration (seconds, or like 250ms, 30s, 5m)"
 WINDOW = "a whole number of calls from 1 to 1,000,000, or a duration with its unit, like 60s or 5m"
 

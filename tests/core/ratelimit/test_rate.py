@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import re
+
 import limits
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resilience import Resilience, TokenBucket
 from resilience.errors import ConfigurationError
 from resilience.ratelimit import Rate, RateLimitOptions
 from resilience.ratelimit._rate import as_rate
 
 UNITS = ["second", "minute", "hour", "day", "month", "year"]
+SHORT = {"s": "second", "sec": "second", "min": "minute", "h": "hour", "hr": "hour", "d": "day"}
+SHORT_AT_THE_END = re.compile(r"(?<![a-z])(s|sec|min|h|hr|d)s?\s*$", re.IGNORECASE)
 spaces = st.sampled_from(["", " ", "  "])
 
 
@@ -34,12 +39,12 @@ def test_what_limits_reads_we_read_the_same(
 
 @given(st.text(alphabet="0123456789/ persconduhyamit,;K\u017f\u0660\n-.", max_size=20))
 def test_what_limits_refuses_we_refuse(text: str) -> None:
-    """We read no text as a rate that limits does not."""
+    """We read no text as a rate that limits does not, but for the short units."""
     try:
         ours = as_rate(text)
     except ConfigurationError:
         return
-    theirs = limits.parse(text)
+    theirs = limits.parse(SHORT_AT_THE_END.sub(lambda found: SHORT[found[1].lower()] + " ", text))
     assert (ours.amount, ours.period_seconds) == (theirs.amount, theirs.get_expiry())
 
 
@@ -71,6 +76,46 @@ def test_no_rate(bad: object) -> None:
     """A text that is no rate is refused with the option, the value and an example of a rate."""
     with pytest.raises(ConfigurationError, match=r"rate=.*expected a rate"):
         as_rate(bad)
+
+
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [
+        ("100/s", "100/second"),
+        ("100 / S", "100/second"),
+        ("100 per s", "100/second"),
+        ("5/sec", "5/second"),
+        ("5/secs", "5/second"),
+        ("5/min", "5/minute"),
+        ("5 per 2 mins", "5 per 2 minutes"),
+        ("10/5s", "10 per 5 seconds"),
+        ("3/h", "3/hour"),
+        ("3 per 6 hrs", "3 per 6 hours"),
+        ("2/d", "2/day"),
+    ],
+)
+def test_short_units(text: str, means: str) -> None:
+    """The short units of seconds, minutes, hours and days are units of a rate, in every place that takes a rate."""
+    assert str(as_rate(text)) == means
+    assert str(TokenBucket(text).rate) == means
+    settings = {"RESILIENCE_SERVER__RATE_LIMIT": text, "RESILIENCE_LIMITER__API__RATE": text}
+    with Resilience.from_env(settings) as toolkit:
+        assert str(toolkit.limiter("api").rate) == means
+
+
+@pytest.mark.parametrize("text", ["5/m", "5 per M", "5 per 2 m"])
+def test_a_minute_or_a_month(text: str) -> None:
+    """`m` could be a minute or a month, so it is refused with both lines that can be meant."""
+    with pytest.raises(ConfigurationError, match=r"m could be a minute or a month: write 5.*min or 5.*month"):
+        as_rate(text)
+    with pytest.raises(ConfigurationError, match=r"RESILIENCE_LIMITER__API__RATE=.*not m"):
+        Resilience.from_env({"RESILIENCE_LIMITER__API__RATE": text})
+
+
+def test_a_number_is_no_rate() -> None:
+    """A number alone is refused with the lines that can be meant."""
+    with pytest.raises(ConfigurationError, match="write 100/second or 100/minute"):
+        as_rate("100")
 
 
 @pytest.mark.parametrize("several", ["1/second;5/minute", "1/second, 5/minute", "1/second|5/minute"])
