@@ -140,7 +140,8 @@ class Options:
                 object.__setattr__(self, field.name, _hidden(field, rule.check(value)))
             except Refused:
                 shown = redacted(value, secret=field.metadata["secret"])
-                yield Problem(field.name, shown, _expected(field), f"default {field.default!r}")
+                hint = _remark(value, rule) or f"default {field.default!r}"
+                yield Problem(field.name, shown, _expected(field), hint)
 
     def _together(self) -> Iterable[Problem]:
         """Override: problems of fields that are fine alone and wrong together."""
@@ -159,6 +160,18 @@ class Options:
 
 _PLAIN = frozenset((bool, int, float, str, timedelta, type(None)))
 _known = functools.lru_cache(256, typed=True)(lambda kind, **values: kind(**values))
+
+
+def _remark(value: object, rule: Rule) -> str:
+    """Return the line that was probably meant by a value of another kind, or ""."""
+    if isinstance(value, type) and issubclass(value, BaseException):
+        return f"a class of errors is another option: write on={value.__name__}"
+    if callable(value):
+        return 'a policy is no decorator: put it into a pipeline, as in @Pipeline("name", policy)'
+    is_share = isinstance(rule, Number) and rule.maximum == 1
+    if is_share and isinstance(value, int | float) and 1 < value <= 100:  # noqa: PLR2004 - percent
+        return f"{value:g} % is {value / 100:g}"
+    return ""
 
 
 def _hidden(field: dataclasses.Field[Any], value: Any) -> Any:

@@ -6,15 +6,16 @@ breaker, rate limit, bulkhead, thread pool, timeout - so that each attempt is ju
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from resilience._engine._chain import Chain, GuardedBlock
-from resilience._engine._steps import KeyedPolicy, Member, Steps
+from resilience._engine._misuse import POLICIES, check_decorated, check_name, no_policy, refused_block
+from resilience._engine._steps import Member, Steps
+from resilience._support.fixed import Fixed
 from resilience.clock import SYSTEM_SLEEPER, Sleeper
-from resilience.errors import ConfigurationError, Problem
+from resilience.errors import ConfigurationError
 from resilience.events import LISTENER, Emitter, EventLog
 from resilience.options import Listing, Opaque, Text, checked
-from resilience.policy import AroundPolicy, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,7 @@ _SLEEPER = Opaque(
 )
 
 
-class Pipeline(Chain):
+class Pipeline(Fixed, Chain):
     """Guards the calls to one dependency by policies, the first one outermost.
 
     Use it as a decorator on `def`, `async def`, methods, generator and async generator functions; as
@@ -64,7 +65,12 @@ class Pipeline(Chain):
         listeners: tuple[Listener, ...] | list[Listener] = (),
         sleeper: Sleeper = SYSTEM_SLEEPER,
     ) -> None:
-        _check_kinds(name, policies)
+        label: object = name
+        if not isinstance(label, str):
+            check_name(label)
+        for policy in cast("tuple[Any, ...]", policies):
+            if isinstance(policy, type) or not isinstance(policy, POLICIES):
+                raise no_policy(name, policy)
         super().__init__(checked(name, "Pipeline.name", NAME), policies, checked(sleeper, "Pipeline.sleeper", _SLEEPER))
         for steps in self._steps:
             if steps.join is not None:
@@ -75,6 +81,20 @@ class Pipeline(Chain):
                 steps.bind(policies)
         for listener in checked(listeners, "Pipeline.listeners", _LISTENERS):
             self.subscribe(listener)
+        self._is_made = True
+
+    if not TYPE_CHECKING:  # a type checker refuses these lines by itself
+
+        def __call__(self, *functions: Any, **options: Any) -> Any:
+            """Guard a function; refuse `@pipeline()`, and options that belong to a policy."""
+            check_decorated(self.name, functions, options)
+            return super().__call__(*functions)
+
+        def __enter__(self) -> NoReturn:
+            """Refuse `with pipeline:`."""
+            raise refused_block(self.name)
+
+        __exit__ = __aenter__ = __aexit__ = __enter__
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Send every event of the policies to `listener`; the function returned ends this."""
@@ -115,15 +135,6 @@ class Pipeline(Chain):
 def _named(steps: Steps) -> dict[str, Any]:
     """Return the kind and the name of a policy, which need not describe itself by them."""
     return {"kind": steps.kind, "name": steps.name}
-
-
-def _check_kinds(name: str, policies: tuple[object, ...]) -> None:
-    for policy in policies:
-        if isinstance(policy, type):
-            raise ConfigurationError(f"pipeline {name!r}: {policy.__name__} is a class; give it an instance")
-        if not isinstance(policy, Policy | AroundPolicy | KeyedPolicy | Steps):
-            expected = "a policy: name, admit, on_success, on_failure, on_abandon (or name, around, around_async)"
-            raise ConfigurationError([Problem(f"Pipeline({name!r})", policy, expected)])
 
 
 def _check_names(name: str, names: list[str]) -> None:

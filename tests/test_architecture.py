@@ -36,6 +36,7 @@ LEVELS = {
     "_support.given_facts": -1,
     "_support.joined": -0.5,
     "_version": 0,
+    "_support.fixed": 0,
     "_support.fork": 0,
     "_support.keys": 0,
     "_support.awaiting": 0,

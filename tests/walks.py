@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import resilience
 from resilience import CircuitBreaker, Pipeline, Resilience, Retry
+from resilience._support.fixed import Fixed
 
 _CORE = Path(resilience.__file__).parent
 
@@ -56,6 +57,8 @@ def recording() -> Iterator[list[Step]]:
     def hook(frame: Any, event: str, _argument: Any) -> None:
         file = frame.f_code.co_filename
         package = next((part for part in reversed(Path(file).parts[:-1]) if part.startswith("resilience")), None)
+        if frame.f_code is Fixed.__setattr__.__code__:
+            return  # an assignment is not a call that a reader sees
         if event == "call" and package is not None and frame.f_globals.get("__name__", "").startswith("resilience"):
             name = ".".join(frame.f_globals["__name__"].split(".")[:-1]) + "/" + Path(file).name
             steps.append(Step(name, frame.f_code.co_qualname))

@@ -18,6 +18,7 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar, cast, overload
 
 from resilience._engine import _aio, _generators, _generators_aio, _sync
 from resilience._engine._colour import Colour, code_of, colour_of
+from resilience._engine._misuse import check_call, check_function
 from resilience._engine._steps import AwaitedCall, Call, Member, Steps
 from resilience.clock import SYSTEM_SLEEPER, Sleeper
 from resilience.errors import ConfigurationError, Problem
@@ -91,7 +92,7 @@ class Chain:
         self._selections: dict[tuple[bool, ...], Chain] = {}
         self._direct: weakref.WeakSet[Call] | None = None  # most chains have no listeners to come later
 
-    def __call__(self, fn: F) -> F:
+    def __call__(self, fn: F, /) -> F:
         """Return `fn` guarded, in its own colour and with its own signature."""
         return self._wrap(fn, None)
 
@@ -120,8 +121,7 @@ class Chain:
     def _wrap(self, fn: F, through: Call | None) -> F:
         if isinstance(fn, staticmethod | classmethod):
             return cast("F", type(fn)(self._wrap(fn.__func__, through)))
-        if not callable(fn):
-            raise ConfigurationError([Problem(self.name, fn, "a function, method or other callable to guard")])
+        check_function(self.name, fn)
         inner = fn if through is None else functools.partial(through, fn)
         return cast("F", functools.wraps(fn)(self._for(fn)._compile(inner, colour_of(fn))))  # noqa: SLF001 - a chain like this one
 
@@ -148,6 +148,7 @@ class Chain:
 
         `pipeline(fn)` finds out at the first call that `fn` returns an awaitable.
         """
+        check_call(self.name, "wrap_async", fn)
         return functools.wraps(fn)(self._for(fn)._compile_async(fn))  # noqa: SLF001 - a chain like this one
 
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -159,6 +160,7 @@ class Chain:
             return self._for(fn).call(fn, *args, **kwargs)
         code = getattr(fn, "__code__", None)  # inlined: most functions have one
         if type(code) is not CodeType:
+            check_call(self.name, "call", fn)
             code = code_of(fn)
         if code.co_flags & _SUSPENDS:
             return cast("R", self._caller(colour_of(fn))(fn, *args, **kwargs))
@@ -180,6 +182,7 @@ class Chain:
             return self._for(fn).acall(fn, *args, **kwargs)
         code = getattr(fn, "__code__", None)
         if type(code) is not CodeType:
+            check_call(self.name, "acall", fn)
             code = code_of(fn)
         if code.co_flags & _ITERATES:
             raise ConfigurationError(

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeAlias, TypeVar, cast
 from resilience.errors import ConfigurationError, Problem, leaves, named
 from resilience.options import is_plain_callable
 
-__all__ = ("Errors", "Kind", "Kinds", "known", "refuse_awaitable")
+__all__ = ("Errors", "Kind", "Kinds", "instead_of", "known", "refuse_awaitable")
 
 T = TypeVar("T")
 Kind: TypeAlias = type[Exception] | Callable[[Exception], bool]
@@ -30,7 +30,7 @@ class Errors:
         for each in given:
             fits = issubclass(each, Exception) if isinstance(each, type) else is_plain_callable(each)
             if not fits:
-                raise ConfigurationError([Problem(option, each, _EXPECTED)])
+                raise ConfigurationError([Problem(option, each, _EXPECTED, instead_of(option, each))])
         if not given:
             raise ConfigurationError([Problem(option, kinds, _EXPECTED)])
         self._given = given
@@ -48,6 +48,19 @@ class Errors:
     def names(self) -> list[str]:
         """The classes and predicates by name, in the order given."""
         return [named(each) for each in self._given]
+
+
+def instead_of(option: str, given: object) -> str:
+    """Return the remark for a value that names no errors: the line to write instead, or "" if that is not clear."""
+    if isinstance(given, str):
+        return f"give the class, without quotes: {option}={given}" if given.isidentifier() else ""
+    if isinstance(given, list | set | frozenset) and all(isinstance(each, type) for each in given):
+        return f"give a tuple: {option}=({', '.join(sorted(each.__name__ for each in given))})"
+    if isinstance(given, Exception):
+        return f"give the class: {option}={type(given).__name__}"
+    if isinstance(given, type) and issubclass(given, BaseException):
+        return f"{given.__name__} is not an Exception: a cancellation or an interrupt ends the call"
+    return ""
 
 
 def known(ask: object, answer: T, advice: str = "give a function that answers at once") -> T:

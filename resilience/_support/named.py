@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from resilience._support.fixed import Fixed
+from resilience.errors import ConfigurationError
+from resilience.errors import named as display_name
 from resilience.options import Options, Text, checked
 
 __all__ = ("Named",)
@@ -13,7 +16,7 @@ __all__ = ("Named",)
 _NAME = Text("a name", longest=100)
 
 
-class Named:
+class Named(Fixed):
     """Base of policies: has a name, or takes one from the first pipeline that contains it.
 
     Args:
@@ -24,6 +27,8 @@ class Named:
     kind: str = "policy"
     sources: Mapping[str, str] = MappingProxyType({})
     """The source of each option, if the policy was configured by text."""
+
+    _assignable = frozenset({"sources"})
 
     def __init__(self, name: str | None = None) -> None:
         self._name = None if name is None else checked(name, "name", _NAME)
@@ -46,6 +51,17 @@ class Named:
 
     def renamed(self) -> None:
         """Do nothing. It is called after each change of the name: override it if something is kept under the name."""
+
+    if not TYPE_CHECKING:  # a type checker says by itself that a policy cannot be called
+
+        def __call__(self, function: object = None, /, *_args: object, **_options: object) -> NoReturn:
+            """Raise: a policy is no decorator."""
+            kind = type(self).__name__
+            what = f"{display_name(function)} " if callable(function) else "a call "
+            raise ConfigurationError(
+                f"{kind} is a policy and cannot guard {what}by itself: put it into a pipeline and use that as the "
+                f'decorator, as in @Pipeline("name", {kind}(...))'
+            )
 
     def describe(self) -> dict[str, Any]:
         """Return kind, name, options and the sources of the options, as plain data."""

@@ -75,6 +75,7 @@ class CircuitBreaker(PolicyBase, PybreakerFace):  # type: ignore[misc]  # pybrea
         'closed'
     """
 
+    __call__ = PybreakerFace.__call__  # a breaker is a decorator, too
     kind = "breaker"
     settles_once = True
 
@@ -122,6 +123,7 @@ class CircuitBreaker(PolicyBase, PybreakerFace):  # type: ignore[misc]  # pybrea
         for listener in listed("listeners", listeners):
             self.add_listener(listener)
         self._circuit.follow_storage()
+        self._is_made = True
 
     def renamed(self) -> None:
         """Use the new name in events and errors."""

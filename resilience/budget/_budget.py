@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, Self, cast, runtime_checkable
 from weakref import WeakValueDictionary
 
+from resilience._support.fixed import Fixed
 from resilience._support.fork import renew_after_fork
 from resilience._support.names import fold
 from resilience.budget._machine import BudgetCounts
@@ -66,7 +67,7 @@ class _NamedBudgets:
 _NAMED = _NamedBudgets()
 
 
-class RetryBudget:
+class RetryBudget(Fixed):
     """Limits repeated calls to a share of the calls in flight, so that retries cannot multiply an outage.
 
     For each call at its first attempt, `ratio` retries and hedged attempts may be in flight. `minimum` of them are
@@ -98,6 +99,7 @@ class RetryBudget:
 
     kind = "budget"
     options: BudgetOptions
+    _assignable = frozenset({"options"})  # `configure` changes them
 
     def __new__(
         cls,
@@ -138,6 +140,7 @@ class RetryBudget:
         budget.events = Emitter()
         budget.after_fork()
         renew_after_fork(budget)
+        budget._is_made = True
         return budget
 
     name: str

@@ -18,11 +18,14 @@ class ConcurrencyLimit(Named):
     _limit_option: str
     """The option that sets the limit."""
 
+    _changed_by = "resize(limit)"
+
     def __init__(self, name: str | None, admission: Admission) -> None:
         super().__init__(name)
         self._admission = admission
         self._admission.name = self.name
         self.events = admission.events
+        self._is_made = True
 
     def renamed(self) -> None:
         """Use the new name in errors and events."""
@@ -65,7 +68,7 @@ class ConcurrencyLimit(Named):
         Raises:
             ConfigurationError: `limit` is not a number that the option allows.
         """
-        self.options = dataclasses.replace(self.options, **{self._limit_option: limit})
+        vars(self)["options"] = dataclasses.replace(self.options, **{self._limit_option: limit})
         self._admission.resize(limit)
 
     def snapshot(self) -> dict[str, int]:

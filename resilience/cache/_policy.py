@@ -112,9 +112,24 @@ class Cache(Named):
         self._clock: Clock = checked(clock, "clock", CLOCK)
         self._random: Callable[[], float] = checked(randomness, "randomness", _RANDOMNESS)
         self.events = Emitter()
-        self.hits = self.misses = self.stale_served = 0
         self._results = Results(self.options.max_size)
         self._sharing: set[ref[_SharesCalls]] = set()  # the policies inside that share calls in flight
+        self._is_made = True
+
+    @property
+    def hits(self) -> int:
+        """Calls so far that a fresh result answered."""
+        return self._results.hits
+
+    @property
+    def misses(self) -> int:
+        """Calls so far that had to be made."""
+        return self._results.misses
+
+    @property
+    def stale_served(self) -> int:
+        """Failed calls so far that a stale result answered."""
+        return self._results.stale_served
 
     def choose_steps(self, steps: Steps) -> Steps:
         """Leave out the steps of a cache inside other policies, unless a stale result may stand in for an error."""
@@ -166,7 +181,7 @@ class Cache(Named):
             except TypeError as error:
                 raise unhashable(self.name, key, error) from None
             if entry is not None and clock() < entry.fresh_until:
-                self.hits += 1
+                results.hits += 1
                 pending_hits.append(entry)
                 if len(pending_hits) >= MAX_PENDING_HITS:
                     results.report_hits()
@@ -198,7 +213,7 @@ class Cache(Named):
             except TypeError as error:
                 raise unhashable(self.name, key, error) from None
             if entry is not None and clock() < entry.fresh_until:
-                self.hits += 1
+                results.hits += 1
                 pending_hits.append(entry)
                 if len(pending_hits) >= MAX_PENDING_HITS:
                     results.report_hits()
@@ -217,7 +232,7 @@ class Cache(Named):
 
     def _miss(self, index: FunctionIndex, key: Hashable) -> CacheMiss:
         """Count and return a call that has to be made."""
-        self.misses += 1
+        self._results.misses += 1
         return self._results.miss(index, key)
 
     def _stale(self, miss: CacheMiss, error: Exception, is_nested: bool) -> CacheEntry | None:  # noqa: FBT001 - called by two lines of this class
@@ -225,7 +240,7 @@ class Cache(Named):
         entry, now = miss.entry, self._clock()
         if entry is None or now >= entry.expires_at or not self._results.is_current(miss) or error not in self._on:
             return None
-        self.stale_served += 1
+        self._results.stale_served += 1
         facts: dict[str, object] = {"error": error, "expired_for": now - entry.fresh_until}
         self.events.emit("cache.stale_served", self.name, now, "warning", **facts)
         if is_nested:
@@ -274,8 +289,9 @@ class Cache(Named):
 
     def snapshot(self) -> dict[str, int]:
         """Return how many results are kept, and how calls were answered so far."""
-        size, evicted = self._results.count(self._clock())
-        counts = {"hits": self.hits, "misses": self.misses, "stale": self.stale_served, "evicted": evicted}
+        results = self._results
+        size, evicted = results.count(self._clock())
+        counts = {"hits": results.hits, "misses": results.misses, "stale": results.stale_served, "evicted": evicted}
         return {"size": size, **counts}
 
     def __repr__(self) -> str:

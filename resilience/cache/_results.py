@@ -72,6 +72,7 @@ class Results:
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
+        self.hits = self.misses = self.stale_served = 0
         self.pending_hits: deque[CacheEntry] = deque()
         """Entries that answered a call, which the store does not know yet: a lock for each hit would cost too much."""
         self._indexes: WeakSet[FunctionIndex] = WeakSet()

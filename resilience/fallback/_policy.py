@@ -89,6 +89,7 @@ class Fallback(Named):
         self._clock: Clock = checked(clock, "clock", CLOCK)
         self.events = Emitter()
         self.used = self.exhausted = 0
+        self._is_made = True
 
     def around(self, call: Callable[P, R], /, *, leading_args: int = 0) -> Callable[P, R]:
         """Return the blocking `call` with its outcome replaced."""
@@ -189,11 +190,11 @@ class Fallback(Named):
         return not (is_rejected and known(self._on_result, is_rejected))
 
     def _report_used(self, outcome: ReplacedOutcome) -> None:
-        self.used += 1
+        vars(self)["used"] += 1  # an assignment would go through `Fixed`
         self.events.emit("fallback.used", self.name, self._clock(), "warning", **outcome.facts)
 
     def _report_exhausted(self, outcome: ReplacedOutcome) -> None:
-        self.exhausted += 1
+        vars(self)["exhausted"] += 1
         if outcome.error is not None:
             begins = f"{self.name}: the alternative "
             tried = zip(self._alternatives, outcome.failures, strict=True)

@@ -109,6 +109,7 @@ class Hedge(Named):
             self.name, self.options, AcceptRule(on, acceptable), self.budget, checked(clock, "clock", CLOCK)
         )
         self._executor = Executor(self.options.max_threads)
+        self._is_made = True
 
     @property
     def events(self) -> Emitter:

@@ -85,6 +85,9 @@ class Keyed(Named):
         1
     """
 
+    # A call sets an attribute twice, so a check of each assignment would cost every call. See `Fixed`.
+    __setattr__ = object.__setattr__  # type: ignore[assignment]  # of C: its first parameter is not annotated
+
     def __init__(
         self,
         make: Callable[[str], AnyPolicy],
@@ -99,7 +102,10 @@ class Keyed(Named):
         self.options = KeyedOptions.of(max_keys=max_keys, idle=cast("float", idle))
         for option, function in (("make", make), ("key", key)):
             if not is_plain_callable(function) or isinstance(function, AnyPolicy):
-                raise ConfigurationError([Problem(option, function, "a function (not a coroutine function)")])
+                given: object = function
+                kind = type(given).__name__
+                hint = f"write {option}=lambda key: {kind}(...)" if isinstance(given, AnyPolicy) else ""
+                raise ConfigurationError([Problem(option, given, "a function (not a coroutine function)", hint)])
         self._make, self._key = make, key
         self._clock: Clock = checked(clock, "clock", CLOCK)
         self.template = self._checked(make("template"))
@@ -147,6 +153,16 @@ class Keyed(Named):
             return change(*args, **kwargs)
         finally:
             self._is_at_work = False
+
+    @property
+    def max_keys(self) -> int:
+        """The number of keys that are kept."""
+        return self.options.max_keys
+
+    @property
+    def idle(self) -> float:
+        """Seconds without a call after which a key is dropped."""
+        return self.options.idle
 
     def get(self, key: Hashable) -> AnyPolicy | None:
         """Return the policy of `key`, for example to open its circuit; None if the key is not kept."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, final
 
+from resilience._support.fixed import Fixed
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter
@@ -58,7 +59,7 @@ class AsyncAcquire(Protocol):
 
 
 @final
-class TokenBucket:
+class TokenBucket(Fixed):
     """Allows `burst` calls at once and `rate` of them over time, for each key by itself.
 
     Over any time t at most `rate` x t + `burst` calls are allowed. A refusal costs nothing, and a call that costs more
@@ -93,6 +94,8 @@ class TokenBucket:
 
     # Both are the store's own functions, not methods around them: a limiter is asked on every request, and a method in
     # between costs 45 ns of 260.
+    _assignable = frozenset({"events"})  # `with_rate` hands them on
+    _changed_by = "with_rate(rate)"
     acquire: Acquire
     aacquire: AsyncAcquire
 
@@ -114,6 +117,7 @@ class TokenBucket:
         self.shadow: bool = checked(shadow, "shadow", Flag())
         asked = _ShadowBuckets(self._buckets, self.report) if self.shadow else self._buckets
         self.acquire, self.aacquire = asked.take, asked.atake
+        self._is_made = True
 
     def report(self, refusal: Decision) -> None:
         """Emit the event of a refusal. In shadow the limiter does so itself; else the code that asked it may do so."""

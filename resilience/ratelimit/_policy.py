@@ -113,6 +113,7 @@ class RateLimit(PolicyBase):
         _forward_events(self._store, self)
         self._open()
         self._drains = None if drain_on is None else _drain_predicate(drain_on, self._buckets)
+        self._is_made = True
 
     def renamed(self) -> None:
         """Use the buckets that are kept under the new name."""
@@ -194,7 +195,7 @@ class RateLimit(PolicyBase):
 
     def _refused(self, decision: Decision) -> RateLimitedError:
         wait = decision.retry_after
-        self.rejected += 1
+        vars(self)["rejected"] += 1  # an assignment would go through `Fixed`
         if self.events.wants("ratelimit.rejected", now := self._clock()):
             facts: dict[str, object] = {"retry_after": wait, "rate": self.options.rate}
             if self.options.shadow:

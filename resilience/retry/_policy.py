@@ -160,6 +160,7 @@ class Retry(PolicyBase):
         self._clock: Clock = checked(clock, "clock", CLOCK)
         self.after_fork()
         renew_after_fork(self)
+        self._is_made = True
 
     def _use(
         self,

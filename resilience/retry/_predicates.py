@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, TypeAlias
 
+from resilience._support.matching import instead_of
 from resilience._support.user_calls import UserCall, UserCalls
 from resilience.errors import (
     REFUSALS,
@@ -62,7 +63,8 @@ class RetryableErrors:
         given = on if isinstance(on, tuple) else (on,)
         for each in given:
             if not (issubclass(each, Exception) if isinstance(each, type) else callable(each)):
-                raise ConfigurationError([Problem("on", each, "an Exception class, a predicate, or a tuple of them")])
+                expected = "an Exception class, a predicate, or a tuple of them"
+                raise ConfigurationError([Problem("on", each, expected, instead_of("on", each))])
         if not given:
             raise ConfigurationError([Problem("on", on, "at least one Exception class or predicate")])
         self._classes = tuple(each for each in given if isinstance(each, type))

@@ -77,6 +77,7 @@ class SingleFlight(Named):
         self.options = SingleFlightOptions.of(max_wait=cast("float | None", max_wait))
         self._key: Callable[..., Hashable] | None = checked(key, "key", KEY)
         self._group = FlightGroup(self.name, self.options.max_wait)
+        self._is_made = True
 
     def renamed(self) -> None:
         """Use the new name in errors."""

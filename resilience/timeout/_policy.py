@@ -79,6 +79,7 @@ class Timeout(Named):
         """The time, the errors and the counts of this policy, for another policy that ends its calls in its own way."""
         self.events = self.time_limit.events
         self._executor = Executor(self.options.max_threads)
+        self._is_made = True
 
     def renamed(self) -> None:
         """Use the new name in errors and events."""

@@ -15,9 +15,9 @@ from resilience.config._schema import DEFAULT, section
 from resilience.config._warning import warn
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import EventLog
-from resilience.options import Refused
-from resilience.pipeline import NAME, Pipeline
+from resilience.pipeline import Pipeline
 from resilience.toolkit._machine import compose
+from resilience.toolkit._names import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -70,6 +70,8 @@ class Resilience:
         >>> [policy.name for policy in toolkit.pipeline("payments").policies]
         ['payments.retry']
     """
+
+    __slots__ = ("__weakref__", "_budgets", "_built", "_config", "_lock", "event_log")  # none is set by mistake
 
     def __init__(self, config: Config | None = None) -> None:
         self._config = Config() if config is None else _checked_config(config)
@@ -170,7 +172,7 @@ class Resilience:
             ConfigurationError: The name is already in use with other policies; or the toolkit is strict and the name
                 is the cause for the warning.
         """
-        _check_name("pipeline", name)
+        check_name("pipeline", name)
         if not policies and self._config.pipelines and (problem := self._missing_pipeline(name)) is not None:
             if self._config.is_strict:
                 raise ConfigurationError([problem])
@@ -197,7 +199,7 @@ class Resilience:
         Raises:
             ConfigurationError: No such pipeline exists. The error lists the names that exist.
         """
-        _check_name("pipeline", name)
+        check_name("pipeline", name)
         if (problem := self._missing_pipeline(name)) is not None:
             raise ConfigurationError([problem])
         return self.pipeline(name)
@@ -225,7 +227,7 @@ class Resilience:
         Raises:
             ConfigurationError: No rate is given or configured, or the name is already in use with another rate.
         """
-        _check_name("limiter", name)
+        check_name("limiter", name)
         return self._named(("limiter", name), lambda: self._bucket(name, rate, burst), (rate, burst))
 
     def budget(self, name: str) -> RetryBudget:
@@ -367,13 +369,6 @@ def _checked_config(config: Any) -> Config:
         expected = "a Config, such as resilience.config.load() returns"
         raise ConfigurationError([Problem("config", type(config).__name__, expected)])
     return config
-
-
-def _check_name(kind: str, name: str) -> None:
-    try:
-        NAME.check(name)
-    except Refused:
-        raise ConfigurationError([Problem(f"{kind} name", name, NAME.expected)]) from None
 
 
 def _under_variables(pattern: str, error: ConfigurationError) -> ConfigurationError:

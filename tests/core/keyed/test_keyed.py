@@ -498,9 +498,9 @@ def test_calls_composed_for_a_wrapper_go_with_it() -> None:
 def test_key_function_that_fails_reaches_the_caller() -> None:
     """What the key function raises is the caller's, and so is a key that cannot be hashed."""
     with pytest.raises(ZeroDivisionError):
-        Pipeline("p", Keyed(lambda _key: Bulkhead(1), lambda: 1 // 0))(int)()
+        Pipeline("p", Keyed(lambda _key: Bulkhead(1), lambda: 1 // 0))(lambda: 0)()
     with pytest.raises(TypeError, match="unhashable"):
-        Pipeline("p", Keyed(lambda _key: Bulkhead(1), cast(Any, list)))(int)()
+        Pipeline("p", Keyed(lambda _key: Bulkhead(1), cast(Any, list)))(lambda: 0)()
 
 
 async def test_block_has_no_key() -> None:

@@ -276,7 +276,7 @@ class Always:
 def test_what_has_to_be_awaited_guards_no_blocking_call(option: str, function: Any) -> None:
     """A coroutine function in any place is refused when a blocking function is wrapped."""
     pipeline = Pipeline("p", Retry(**{option: function}))
-    for wrap in (lambda: pipeline(str), lambda: pipeline.call(str)):
+    for wrap in (lambda: pipeline(ascii), lambda: pipeline.call(str)):
         with pytest.raises(ConfigurationError, match=r"'p\.retry' cannot guard a blocking call"):
             wrap()
     assert pipeline(always) is not None
