@@ -373,6 +373,18 @@ def test_trials_are_for_all_callers() -> None:
     assert isinstance(trial, Trial)
 
 
+def test_the_row_of_cut_off_trials_ends_with_the_open_time() -> None:
+    """When the open time after cut-off trials is up, it takes a whole lease again to open the circuit."""
+    model = circuit()
+    half_open(model)
+    cut_off(model, 1.0)
+    assert cut_off(model, 6.0) is not None
+    assert cut_off(model, 17.0) is None
+    assert isinstance(model.epoch, HalfOpen)
+    assert cut_off(model, 20.9) is None
+    assert cut_off(model, 21.0) is not None
+
+
 def test_a_slow_trial_that_is_cut_off_has_failed() -> None:
     """A trial that was slow when it was cut off opens the circuit for all callers."""
     model = circuit(SLOW, slow_after=2.0)

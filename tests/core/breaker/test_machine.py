@@ -9,6 +9,7 @@ from resilience.breaker._machine import CircuitMachine, StateChange
 from resilience.breaker._plan import OpenTime, Plan, TrialRule
 from resilience.breaker._rules import TripLimits, TripRules
 from resilience.breaker._states import (
+    UNTRACKED,
     Closed,
     Epoch,
     HalfOpen,
@@ -134,6 +135,85 @@ def test_late_failure_of_an_old_epoch_is_void() -> None:
     assert model.record_failure(late, 1.0) is None
     assert isinstance(model.epoch, Closed)
     assert model.retry_after(1.0) is None
+
+
+def test_a_more_patient_caller_takes_over_one_permit() -> None:
+    """If no permit is available, the oldest trial of a clearly less patient caller gives up its own, and no other."""
+    model = half_open(permits=3)
+    assert isinstance(model.epoch, HalfOpen)
+    trials = [model.admit(0.0, patience)[0] for patience in (9.0, 1.0, 1.0)]
+    taken, _ = model.admit(1.0, 5.0)
+    assert isinstance(taken, Trial)
+    assert list(model.epoch.in_flight) == [trials[0], trials[2], taken]
+    assert model.epoch.available == 0
+
+
+def test_no_trial_gives_up_its_permit_while_another_is_available() -> None:
+    """A patient caller takes a permit that is available, and leaves an impatient trial its own."""
+    model = half_open(permits=2)
+    assert isinstance(model.epoch, HalfOpen)
+    impatient, _ = model.admit(0.0, 1.0)
+    patient, _ = model.admit(0.0, 5.0)
+    assert list(model.epoch.in_flight) == [impatient, patient]
+
+
+def test_a_refused_caller_looks_at_ten_trials() -> None:
+    """The work of a refusal is bounded: an impatient trial behind ten patient ones keeps its permit."""
+    model = half_open(permits=11)
+    for _ in range(10):
+        admitted(model, 0.0)
+    model.admit(0.0, 1.0)
+    assert isinstance(model.admit(0.0, 5.0)[0], Refusal)
+    assert isinstance(model.epoch, HalfOpen)
+    model.abandon(next(iter(model.epoch.in_flight)))
+    admitted(model, 0.0)
+    assert isinstance(model.admit(0.0, 5.0)[0], Trial)
+
+
+def test_an_untracked_call_counts_nowhere() -> None:
+    """The permit of a call that the circuit does not track takes every outcome, and counts none."""
+    UNTRACKED.record_success()
+    assert UNTRACKED.rule.record_failure(0.0) is None
+    assert UNTRACKED.rule.counts(0.0) == CallCounts(0, 0)
+    assert UNTRACKED.rule.successes() is None
+
+
+def test_an_opening_knows_whether_an_operator_made_it() -> None:
+    """Only an opening by hand is marked as one."""
+    model = machine()
+    model.open(0.0, "test")
+    assert isinstance(model.epoch, Open)
+    assert model.epoch.is_by_hand is False
+    model.open(0.0, "test", is_by_hand=True)
+    assert model.epoch.is_by_hand is True
+
+
+def test_openings_without_closed_time_in_between_all_count() -> None:
+    """A failed trial makes the next open time longer by the whole factor, whatever the decay: it had no closed time."""
+    grown = Plan(OpenTime(10.0, growth=2.0, decay=0.5), TrialRule(1, 1), 5.0, 1000.0)
+    model = CircuitMachine(lambda _now: TripRules(TripLimits(1), NoWindow()), grown)
+    failing(model, 0.0)
+    assert model.retry_after(0.0) == 10.0
+    model.record_failure(admitted(model, 10.0), 10.0)
+    assert model.retry_after(10.0) == 20.0
+
+
+def test_a_failure_whose_call_was_not_timed_is_not_slow() -> None:
+    """A circuit that times calls also takes the failure of a call without a start time, as a plain failure."""
+    limits = TripLimits(failures=5, slow_rate=1.0, minimum=10)
+    model = CircuitMachine(lambda _now: TripRules(limits, CallWindow(10)), plan(slow_after=2.0))
+    assert isinstance(model.epoch, Closed)
+    assert model.record_failure(model.epoch, 100.0) is None
+    assert model.counts(100.0) == CallCounts(1, 1, 0)
+
+
+def test_a_dependency_may_ask_for_at_most_the_cap() -> None:
+    """Up to the cap the open time is at least as long as asked for; above it, jitter makes it shorter than the cap."""
+    time = OpenTime(1.0, jitter=0.5, asked_cap=10.0)
+    assert time.seconds(1, 9.9, lambda: 0.5) == 10.0
+    assert time.seconds(1, 10.0, lambda: 0.5) == 10.0
+    assert time.seconds(1, 10.1, lambda: 0.5) == 7.5
+    assert time.seconds(1, 10.1, lambda: 0.0) == 10.0
 
 
 def failing(model: CircuitMachine, now: float, *, floor: float = 0.0) -> StateChange | None:

@@ -209,3 +209,68 @@ def test_cut_offs_are_evidence_after_exactly_the_time_allowed() -> None:
     row.add(1.0)
     assert [row.are_evidence(now, 4.0) for now in (8.9, 9.0)] == [False, True]
     assert [row.are_evidence(now, 60.0) for now in (14.9, 15.0)] == [False, True]
+
+
+def test_a_slow_success_matches_no_rule_about_failures() -> None:
+    """If a slow success completes the minimum of calls, it does not open the circuit for the failures before it."""
+    for is_over in (True, False):
+        rules = TripRules(TripLimits(failure_rate=0.5, slow_rate=0.9, minimum=4), CallWindow(10))
+        assert [rules.record_failure(0.0) for _ in range(3)] == [None] * 3
+        trip = rules.record_slow(0.0) if is_over else rules.record_slow_running(0.0)[1]
+        assert trip is None
+        assert rules.record_failure(0.0) == Trip("failure rate", CallCounts(4, 5, 1))
+
+
+def test_successes_are_the_outcomes_that_are_no_failures() -> None:
+    """A slow call that still runs is no success yet; it is one when it ends well."""
+    rules = TripRules(TripLimits(slow_rate=1.0, minimum=100), CallWindow(100))
+    for _ in range(5):
+        rules.record_success()
+    for _ in range(3):
+        rules.record_failure(0.0)
+    rules.record_slow(0.0)
+    assert rules.successes() == 6
+    rules.record_slow_running(0.0)
+    assert rules.successes() == 6
+    rules.record_late_success()
+    assert rules.successes() == 7
+
+
+def test_a_success_ends_the_run_that_the_counts_show() -> None:
+    """With consecutive failures only, the counts are those of the unbroken run: none after a success."""
+    rules = TripRules(TripLimits(5), NoWindow())
+    rules.record_failure(0.0)
+    rules.record_failure(0.0)
+    assert rules.counts(0.0) == CallCounts(2, 2)
+    rules.record_success()
+    assert rules.counts(0.0) == CallCounts(0, 0)
+
+
+def test_a_late_success_ends_the_run() -> None:
+    """A call that was counted as slow and then succeeds leaves no failure in the run."""
+    rules = TripRules(TripLimits(2, slow_rate=1.0, minimum=100), CallWindow(100))
+    rules.record_failure(0.0)
+    rules.record_slow_running(0.0)
+    rules.record_late_success()
+    assert rules.record_failure(0.0) is None
+    assert rules.record_failure(0.0) is not None
+
+
+def test_a_late_failure_after_a_success_begins_a_run() -> None:
+    """A late failure does not join the failures before a success that came in between: it is the first of a run."""
+    rules = TripRules(TripLimits(3, slow_rate=1.0, minimum=100), CallWindow(100))
+    rules.record_failure(0.0)
+    rules.record_failure(0.0)
+    number, _ = rules.record_slow_running(0.0)
+    rules.record_success()
+    assert rules.record_late_failure(number, 0.0) is None
+    assert rules.record_failure(0.0) is None
+    assert rules.record_failure(0.0) is not None
+
+
+def test_a_bucket_of_time_counts_every_slow_call() -> None:
+    """Slow calls of one bucket add up."""
+    window = TimeWindow(10.0, 0.0)
+    for number in (1, 2, 3):
+        window.add_slow(number)
+    assert window.counts(3) == CallCounts(0, 3, 3)
