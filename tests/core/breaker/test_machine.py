@@ -20,6 +20,7 @@ from resilience.breaker._states import (
     RunningCalls,
     TimedCall,
     Trial,
+    _NoRules,
 )
 from resilience.breaker._window import CallCounts, CallWindow, NoWindow, TimeWindow
 
@@ -172,15 +173,19 @@ def test_a_refused_caller_looks_at_ten_trials() -> None:
 
 def test_an_untracked_call_counts_nowhere() -> None:
     """The permit of a call that the circuit does not track takes every outcome, and counts none."""
-    UNTRACKED.record_success()
-    assert UNTRACKED.rule.record_failure(0.0) is None
-    assert UNTRACKED.rule.counts(0.0) == CallCounts(0, 0)
-    assert UNTRACKED.rule.successes() is None
+    for untracked in (UNTRACKED, Closed(_NoRules())):
+        untracked.record_success()
+        assert untracked.rule.record_failure(0.0) is None
+        assert untracked.rule.counts(0.0) == CallCounts(0, 0)
+        assert untracked.rule.successes() is None
 
 
 def test_an_opening_knows_whether_an_operator_made_it() -> None:
     """Only an opening by hand is marked as one."""
-    model = machine()
+    model = machine(limit=1)
+    failing(model, 0.0)
+    assert isinstance(model.epoch, Open)
+    assert model.epoch.is_by_hand is False
     model.open(0.0, "test")
     assert isinstance(model.epoch, Open)
     assert model.epoch.is_by_hand is False

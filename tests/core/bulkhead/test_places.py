@@ -92,6 +92,30 @@ class PlacesModel(RuleBasedStateMachine):
 TestPlaces = PlacesModel.TestCase
 
 
+def test_a_place_has_a_holder_until_its_release() -> None:
+    """The bulkhead knows which callers hold a place; a caller in the queue holds none."""
+    places: Places[str] = Places(1, 1)
+    assert not places.holds("first")
+    places.arrive("first", 0.0, 10.0)
+    places.arrive("second", 0.0, 10.0)
+    assert (places.holds("first"), places.holds("second")) == (True, False)
+    places.release("first", 1.0)
+    assert (places.holds("first"), places.holds("second")) == (False, True)
+
+
+def test_a_caller_waits_for_whole_turns() -> None:
+    """Two places serve two waiters in one turn: only every second caller before a new one costs it a hold more."""
+    places: Places[int] = Places(2, 10)
+    for holder in (1, 2, 3):
+        places.arrive(holder, 0.0, 100.0)
+    assert places.release(1, 4.0) == 3  # a hold of four seconds
+    waits = []
+    for waiter in (4, 5, 6, 7):
+        waits.append(places.minimum_wait(4.0))
+        places.arrive(waiter, 4.0, 100.0)
+    assert waits == [0.0, 0.0, 4.0, 4.0]
+
+
 def begins(line: list[tuple[float, float]], frees: list[float], until: float) -> bool:
     """Return whether a caller that joins `line` (until, hold) at 0 gets one of the places, free at `frees`, in time."""
     free = sorted(frees)

@@ -144,3 +144,13 @@ def test_a_bucket_that_takes_a_lifetime() -> None:
     """A bucket that Redis could not count exactly is refused where it is made."""
     with pytest.raises(ConfigurationError, match="burst=1000000000: expected a bucket that 1/hour fills within"):
         units_of(Quota("q", Rate(1, 3600), 10**9))
+
+
+def test_a_payment_is_one_token_and_no_credit() -> None:
+    """By default a call pays one token, and the bucket goes no further than empty."""
+    quota = Quota("default", Rate(1, 1), 2)
+    first = quota.spend(0.0, 0.0)
+    assert first == (True, 1.0)
+    second = quota.spend(first.full_at, 0.0)
+    assert second == (True, 2.0)
+    assert quota.spend(second.full_at, 0.5) == (False, 2.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from resilience.redis._errors import ExchangeFailure
 from resilience.redis._pool_machine import ATTEMPT_INTERVAL, Link, NotAskedError, PoolMachine, StillConnectingError
 
 PATIENCE = 0.025
@@ -174,3 +175,102 @@ def test_close_hands_out_what_is_idle() -> None:
     assert pool.close() == [idle]
     pool.release(used)
     assert pool.close() == [used]
+
+
+@pytest.mark.parametrize("failure", ExchangeFailure)
+@pytest.mark.parametrize("waited", [0.0, 0.01])
+def test_the_first_exchange_of_a_link_blames_the_server(failure: ExchangeFailure, waited: float) -> None:
+    """A link that fails in its first use was not closed by a server that had found it idle for too long."""
+    link = Link("a", object())
+    assert link.was_closed(failure, waited) is False
+
+
+def test_a_link_that_was_used_before_may_have_been_closed_meanwhile() -> None:
+    """The loss of such a link says that the server closed it; a late or unreadable reply does not."""
+    pool = places()
+    link = connected(pool, "a")
+    pool.release(link)
+    assert link.was_closed(ExchangeFailure.CLOSED, 0.0) is True
+    assert link.was_closed(ExchangeFailure.CLOSED, 0.01) is True
+    assert link.was_closed(ExchangeFailure.LATE, 0.0) is False
+    assert link.was_closed(ExchangeFailure.OTHER, 0.01) is False
+
+
+def test_a_late_reply_after_a_wait_says_nothing_about_the_server() -> None:
+    """The caller that waited for its link had too little time left: it did not ask the server for long enough."""
+    pool = places()
+    link = connected(pool, "a")
+    pool.release(link)
+    with pytest.raises(NotAskedError, match=r"^the wait for a connection left too little time for an answer$"):
+        link.was_closed(ExchangeFailure.LATE, 0.01)
+
+
+def test_a_new_link_is_in_step_and_its_first_use_ends_at_its_release() -> None:
+    """A link is new until it comes back for the first time."""
+    pool = places()
+    link = connected(pool, "a")
+    assert (link.connection, link.epoch, link.is_in_step, link.is_new) == ("a", pool.epoch, True, True)
+    pool.release(link)
+    assert link.is_new is False
+
+
+def test_a_caller_without_a_link_gets_the_reason_as_text() -> None:
+    """The error says whether other callers use every connection or the first one is still being made."""
+    pool = places(maximum=1)
+    pool.join("first", 0.0)
+    assert pool.begin_connecting(0.0)
+    assert str(pool.leave("first")) == "connecting takes longer than a call may wait"
+    with pytest.raises(StillConnectingError, match=r"^connecting takes longer than a call may wait$"):
+        pool.join("second", PATIENCE)
+    pool.connected(Link("a", pool.epoch))
+    held = pool.take()
+    assert held is not None
+    pool.join("third", 1.0)
+    assert str(pool.leave("third")) == "every connection is in use"
+
+
+def test_a_caller_that_was_served_has_left_already() -> None:
+    """A caller that gives up at the moment in which it gets a link has no reason to report."""
+    pool = places()
+    pool.join("first", 0.0)
+    assert pool.begin_connecting(0.0)
+    assert pool.connected(Link("a", pool.epoch)) == "first"
+    assert pool.leave("first") is None
+
+
+def test_idle_links_and_links_in_use_fill_the_pool() -> None:
+    """The pool connects once more only while idle links and links in use together are fewer than the maximum."""
+    pool = places(maximum=2)
+    first = connected(pool, "a")
+    second = connected(pool, "b")
+    pool.release(second)
+    pool.join("third", 0.0)
+    assert not pool.begin_connecting(0.0)
+    assert pool.take() is second
+    assert pool.release(first) == "third"
+
+
+def test_growth_pauses_only_after_a_failed_addition() -> None:
+    """A successful attempt ends the pause that a failed one began."""
+    pool = places(maximum=3)
+    held = connected(pool, "a")
+    pool.join("second", 0.0)
+    assert pool.begin_connecting(0.0)
+    assert pool.failed(OSError("max number of clients reached"), 5.0) == []
+    assert not pool.begin_connecting(5.99)
+    assert pool.begin_connecting(6.0)
+    pool.connected(Link("b", pool.epoch))
+    pool.join("third", 6.0)
+    assert pool.begin_connecting(6.0)
+    assert held.epoch is pool.epoch
+
+
+def test_a_failed_attempt_is_no_news_for_callers_of_links_that_work() -> None:
+    """While another link is in use, a caller waits for it instead of failing with the last attempt to connect."""
+    pool = places()
+    link = connected(pool, "a")
+    pool.join("second", 0.0)
+    assert pool.begin_connecting(0.0)
+    pool.failed(OSError("refused"), 0.0)
+    pool.join("third", 0.1)
+    assert [pool.release(link), pool.release(link)] == ["second", "third"]
