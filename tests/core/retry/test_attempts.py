@@ -14,16 +14,23 @@ def failed(number: int) -> Attempts:
 
 
 def test_a_record_with_a_wait_leads_to_the_next_attempt() -> None:
-    """The wait becomes the last wait. It counts as skipped only if it was not waited for."""
+    """The wait becomes the last wait; without a wait, the attempt under way stays the last one."""
     attempts = Attempts(0.0)
+    assert (attempts.number, attempts.previous, attempts.skipped) == (1, 0.0, 0.0)
     attempts.record(OSError(), None, 1.5)
-    assert (attempts.number, attempts.previous, attempts.skipped) == (2, 1.5, 0.0)
-    attempts.record(OSError(), None, 2.5, is_skipped=True)
-    assert (attempts.number, attempts.previous, attempts.skipped) == (3, 2.5, 2.5)
-    attempts.record(OSError(), None, 3.5, is_skipped=True)
-    assert (attempts.number, attempts.previous, attempts.skipped) == (4, 3.5, 6.0)
+    assert (attempts.number, attempts.previous) == (2, 1.5)
+    attempts.record(OSError(), None, 2.5)
+    assert (attempts.number, attempts.previous) == (3, 2.5)
     attempts.record(OSError(), None)
-    assert (attempts.number, attempts.previous, attempts.skipped) == (4, 3.5, 6.0)
+    assert (attempts.number, attempts.previous, attempts.skipped) == (3, 2.5, 0.0)
+
+
+def test_a_call_that_begins_is_counted_nowhere() -> None:
+    """A new record says that neither the budget nor the counts of the retry know the call yet."""
+    attempts = Attempts(3.0)
+    flags = (attempts.is_last, attempts.is_retry_counted, attempts.is_over, attempts.is_counted, attempts.is_retrying)
+    assert flags == (False,) * 5
+    assert (attempts.started, attempts.state, attempts._history) == (3.0, None, ())
 
 
 def test_a_result_is_reported_by_its_type() -> None:
