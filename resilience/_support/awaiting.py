@@ -1,19 +1,25 @@
-"""The result of an awaitable, for blocking code.
+"""The type of an awaited function, and the result of an awaitable for blocking code.
 
 This module does not import asyncio when it is imported: blocking programs do not pay for it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Awaitable
 
-__all__ = ("resolve",)
+__all__ = ("CoroutineFunction", "resolve")
 
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
+
+CoroutineFunction: TypeAlias = Callable[P, Coroutine[Any, Any, R]]
+"""A function whose calls are awaited."""
 
 
 def resolve(awaitable: Awaitable[T], loop: AbstractEventLoop | None = None) -> T:

@@ -25,19 +25,19 @@ class Secret(str):
         return repr(redacted(str(self), secret=True))
 
 
-def hidden(value: Any) -> Any:
+def hidden(value: object) -> Any:
     """Return a copy of a mapping in which every text is a `Secret`, at any depth; any other value as it is."""
     if isinstance(value, Mapping):
         return {name: hidden(each) for name, each in value.items()}
     return Secret(value) if isinstance(value, str) else value
 
 
-def type_of(value: Any) -> str:
+def type_of(value: object) -> str:
     """Return the name of the type of a value, as it was before it was hidden."""
     return "str" if isinstance(value, Secret) else type(value).__name__
 
 
-def redacted(value: Any, *, secret: bool) -> Any:
+def redacted(value: object, *, secret: bool) -> Any:
     """Return `value` fit to be shown: a secret as `***`, a URL without its password and parameters."""
     if value is None or (isinstance(value, str) and not value):
         return value

@@ -43,7 +43,7 @@ class Rule(Protocol):
     expected: str
     """Completes the sentence "expected ...", for error messages and the reference."""
 
-    def check(self, value: Any, /) -> Any:
+    def check(self, value: object, /) -> Any:
         """Return the value in its working form, or raise `Refused`."""
         ...
 
@@ -52,7 +52,7 @@ class Rule(Protocol):
         ...
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Refused
     try:
@@ -92,7 +92,7 @@ class Whole(_Bounded):
     def __init__(self, minimum: int = 0, maximum: int = 1_000_000) -> None:
         super().__init__(minimum, maximum)
 
-    def check(self, value: Any, /) -> int:
+    def check(self, value: object, /) -> int:
         """Return `value` as int; 3.0 is not a whole number, because 3.7 would then be a question."""
         if isinstance(value, bool) or not isinstance(value, int):
             raise Refused
@@ -111,7 +111,7 @@ class Number(_Bounded):
 
     noun = "a number"
 
-    def check(self, value: Any, /) -> float:
+    def check(self, value: object, /) -> float:
         """Return `value` as float; NaN and infinity are refused."""
         return float(self.within(_number(value)))
 
@@ -143,7 +143,7 @@ class Duration(_Bounded):
         lower = f"above {minimum:g} s" if above else f"at least {minimum:g} s"
         self.expected = f"{self.noun} {lower}" + (f", at most {_plain(maximum)} s" if maximum < LONGEST else "")
 
-    def check(self, value: Any, /) -> float:
+    def check(self, value: object, /) -> float:
         """Return seconds as float."""
         if isinstance(value, str):
             return self.parse(value)
@@ -183,7 +183,7 @@ class Flag:
         **dict.fromkeys(("false", "0", "no", "off"), False),
     }
 
-    def check(self, value: Any, /) -> bool:
+    def check(self, value: object, /) -> bool:
         """Accept a bool only: 1 and "no" are questions in code."""
         if not isinstance(value, bool):
             raise Refused
@@ -211,7 +211,7 @@ class Text:
         self._pattern = re.compile(pattern or r".+", re.DOTALL)
         self._longest = longest
 
-    def check(self, value: Any, /) -> str:
+    def check(self, value: object, /) -> str:
         """Return the text unchanged."""
         if not isinstance(value, str) or len(value) > self._longest or not self._pattern.fullmatch(value):
             raise Refused
@@ -229,7 +229,7 @@ class Choice:
         self.words = words
         self.expected = "one of " + ", ".join(words)
 
-    def check(self, value: Any, /) -> str:
+    def check(self, value: object, /) -> str:
         """Return the word."""
         if not isinstance(value, str) or value not in self.words:
             raise Refused
@@ -247,7 +247,7 @@ class Listing:
         self.each = each
         self.expected = f"a list (commas or a JSON array), each {each.expected}"
 
-    def check(self, value: Any, /) -> tuple[Any, ...]:
+    def check(self, value: object, /) -> tuple[Any, ...]:
         """Return a tuple."""
         if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
             raise Refused
@@ -270,7 +270,7 @@ class Instance:
         self.types = types
         self.expected = expected
 
-    def check(self, value: Any, /) -> Any:
+    def check(self, value: object, /) -> Any:
         """Return the object."""
         if not isinstance(value, self.types):
             raise Refused
@@ -288,7 +288,7 @@ class Opaque:
         self.expected = expected
         self._accepts = accepts
 
-    def check(self, value: Any, /) -> Any:
+    def check(self, value: object, /) -> Any:
         """Return the object."""
         if not self._accepts(value):
             raise Refused

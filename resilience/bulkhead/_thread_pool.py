@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast
 
+from resilience._support.awaiting import CoroutineFunction
 from resilience._support.executor import Executor, Work
 from resilience.bulkhead._admission import Admission
 from resilience.bulkhead._concurrency_limit import ConcurrencyLimit
@@ -148,7 +149,7 @@ class ThreadPoolBulkhead(ConcurrencyLimit):
 
         return pooled
 
-    def run_in_threads(self, call: Callable[P, R], /) -> Callable[P, Coroutine[Any, Any, R]]:
+    def run_in_threads(self, call: Callable[P, R], /) -> CoroutineFunction[P, R]:
         """Run the blocking `call` in a thread of the pool, and await its end."""
         admission = self._admission
 
@@ -168,7 +169,7 @@ class ThreadPoolBulkhead(ConcurrencyLimit):
 
         return pooled
 
-    def around_async(self, call: Callable[P, Awaitable[R]], /) -> Callable[P, Coroutine[Any, Any, R]]:
+    def around_async(self, call: Callable[P, Awaitable[R]], /) -> CoroutineFunction[P, R]:
         """Refuse: the engine gives blocking functions to `run_in_threads`, and this one makes a coroutine."""
         raise ConfigurationError([Problem(self.name, call, _BLOCKING)])
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 from weakref import ref
 
+from resilience._support.awaiting import CoroutineFunction
 from resilience._support.matching import Errors, Kinds, known
 from resilience._support.sharing import KEY, Keys, is_shareable, unhashable
 from resilience.cache._machine import CacheEntry
@@ -107,7 +108,7 @@ class Cache(Named):
             jitter=jitter,
         )
         self._key: Callable[..., Hashable] | None = checked(key, "key", KEY)
-        self._cache_if: Callable[[Any], bool] | None = checked(cache_if, "cache_if", _CACHE_IF)
+        self._cache_if = checked(cache_if, "cache_if", _CACHE_IF)
         self._on = Errors(on)
         self._clock: Clock = checked(clock, "clock", CLOCK)
         self._random: Callable[[], float] = checked(randomness, "randomness", _RANDOMNESS)
@@ -152,9 +153,7 @@ class Cache(Named):
         """Answer the blocking `call` from its earlier results."""
         return self._blocking(call, leading_args=leading_args)
 
-    def around_async(
-        self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0
-    ) -> Callable[P, Coroutine[Any, Any, R]]:
+    def around_async(self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0) -> CoroutineFunction[P, R]:
         """Answer the awaiting `call` from its earlier results."""
         return self._awaiting(call, leading_args=leading_args)
 
@@ -164,7 +163,7 @@ class Cache(Named):
 
     def around_nested_async(
         self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0
-    ) -> Callable[P, Coroutine[Any, Any, R]]:
+    ) -> CoroutineFunction[P, R]:
         """Answer the awaiting `call` inside other policies: a stale result is raised as a `Substitute`."""
         return self._awaiting(call, leading_args=leading_args, is_nested=True)
 
@@ -200,7 +199,7 @@ class Cache(Named):
 
     def _awaiting(
         self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0, is_nested: bool = False
-    ) -> Callable[P, Coroutine[Any, Any, R]]:
+    ) -> CoroutineFunction[P, R]:
         index, results = self._results.new_index(Keys(self._key, leading_args)), self._results
         keys, is_plain, find = index.keys, index.keys.are_arguments, index.entries.get
         clock, pending_hits = self._clock, results.pending_hits

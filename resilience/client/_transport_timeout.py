@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, TypeVar
 
+from resilience._support.awaiting import CoroutineFunction
 from resilience.errors import DeadlineExceededError
 from resilience.timeout import Deadline, Timeout, allowed_by_service
 
@@ -56,7 +57,7 @@ class TransportTimeout:
 
         return timed
 
-    def around_async(self, call: Callable[P, Awaitable[R]], /) -> Callable[P, Coroutine[Any, Any, R]]:
+    def around_async(self, call: Callable[P, Awaitable[R]], /) -> CoroutineFunction[P, R]:
         """Make the awaiting `call` under a deadline."""
 
         async def timed(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -139,7 +139,7 @@ class ErrorCatalog:
         code: str,
         message: str | None = None,
         *,
-        details: Mapping[str, Any] | None = None,
+        details: Mapping[str, object] | None = None,
         retry_after: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> AppError:
@@ -194,13 +194,13 @@ def _is_stock(envelope: Envelope, known: ErrorDefinition) -> bool:
     return any(status == envelope.http_status and status.phrase == message for status in HTTPStatus)
 
 
-def _checked_domain(domain: Any) -> str:
+def _checked_domain(domain: object) -> str:
     if isinstance(domain, str) and 1 <= len(domain) <= _LONGEST_DOMAIN:
         return domain
     raise ConfigurationError([Problem("domain", domain, "a name of 1 to 253 characters")])
 
 
-def _checked_language(language: Any) -> str:
+def _checked_language(language: object) -> str:
     if is_language(language):
         return tag_of(language)
     raise ConfigurationError([_no_language("language", language)])
@@ -233,7 +233,13 @@ def _builtin(meant: Meant) -> ErrorDefinition:
 
 
 def _wrong(
-    code: Any, message: Any, http_status: Any, grpc_status: Any, category: Any, retryable: Any, description: Any
+    code: object,
+    message: object,
+    http_status: object,
+    grpc_status: object,
+    category: object,
+    retryable: object,
+    description: object,
 ) -> Iterator[Problem]:
     if not is_code(code):
         yield Problem("code", code, "capitals, digits and _, such as ORDERS_V001; 2 to 63 characters")

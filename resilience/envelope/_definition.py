@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from resilience.errors import AppError
 
@@ -31,7 +30,7 @@ class ErrorDefinition:
         self,
         message: str | None = None,
         *,
-        details: Mapping[str, Any] | None = None,
+        details: Mapping[str, object] | None = None,
         retry_after: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> AppError:

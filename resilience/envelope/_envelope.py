@@ -164,7 +164,7 @@ def envelope_of(error: BaseException, *, request_id: str = "", trace_id: str = "
 
 
 def envelope_of_group(
-    group: BaseExceptionGroup[Any], worst: BaseException, *, request_id: str = "", trace_id: str = ""
+    group: BaseExceptionGroup[BaseException], worst: BaseException, *, request_id: str = "", trace_id: str = ""
 ) -> Envelope:
     """Return the envelope of one error of a group, with the longest `retry_after` of all errors in the group.
 
@@ -195,7 +195,7 @@ def _log_replaced(error: ResilienceError, facts: Sendable) -> None:
         _log.error("%s: its grpc_status is %s, which gRPC does not have", error.code, shown_status, exc_info=error)
 
 
-def _public(error: ResilienceError) -> tuple[str, dict[str, Any], dict[str, str]]:
+def _public(error: ResilienceError) -> tuple[str, dict[str, object], dict[str, str]]:
     if isinstance(error, AppError):
         return str(error.message), _mapping(error, "details"), _mapping(error, "headers")
     return error.public_message, {}, {}
@@ -214,7 +214,7 @@ def http_envelope(
     status: int,
     *,
     message: str | None = None,
-    details: Mapping[str, Any] | None = None,
+    details: Mapping[str, object] | None = None,
     headers: Mapping[str, str] | None = None,
     request_id: str = "",
     trace_id: str = "",
@@ -252,7 +252,9 @@ def _stated_wait(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def validation_envelope(fields: Iterable[Mapping[str, Any]], *, request_id: str = "", trace_id: str = "") -> Envelope:
+def validation_envelope(
+    fields: Iterable[Mapping[str, object]], *, request_id: str = "", trace_id: str = ""
+) -> Envelope:
     """Return a 422 with the `field`, `message` and `type` of each violation, never with the input.
 
     Args:
@@ -262,11 +264,11 @@ def validation_envelope(fields: Iterable[Mapping[str, Any]], *, request_id: str 
     """
     every = list(fields)
     listed = [_field_error(one) for one in every[:_MOST_FIELDS]]
-    details: dict[str, Any] = {"fields": listed}
+    details: dict[str, object] = {"fields": listed}
     if len(every) > len(listed):
         details["omitted"] = len(every) - len(listed)
     return http_envelope(422, details=details, request_id=request_id, trace_id=trace_id)
 
 
-def _field_error(one: Mapping[str, Any]) -> dict[str, str]:
+def _field_error(one: Mapping[str, object]) -> dict[str, str]:
     return {name: str(one.get(name, ""))[:_LONGEST_TEXT] for name in ("field", "message", "type")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from resilience.envelope._machine import is_error_status, is_retryable
 from resilience.errors import AppError, DeadlineExceededError, PoolError, RejectedError, ResilienceError, leaves
@@ -14,7 +13,7 @@ ANSWERS: tuple[type[ResilienceError], ...] = (AppError, DeadlineExceededError, P
 """Errors that a client gets as they are. Others (a bad configuration, a missing plugin) are logged and answered 500."""
 
 
-def split_detail(detail: Any) -> tuple[str | None, Mapping[str, Any] | None]:
+def split_detail(detail: object) -> tuple[str | None, Mapping[str, object] | None]:
     """Return message and details for the detail of a framework's HTTP error, which can be any JSON value."""
     if detail is None or isinstance(detail, str):
         return detail, None
@@ -24,7 +23,7 @@ def split_detail(detail: Any) -> tuple[str | None, Mapping[str, Any] | None]:
 _SERVER_SIDE = 500
 
 
-def worst_of(error: BaseException, status_of: Callable[[Any], int | None] = lambda _: None) -> BaseException:
+def worst_of(error: BaseException, status_of: Callable[[object], int | None] = lambda _: None) -> BaseException:
     """Return the error that answers for an exception group (PEP 654); any other error is returned as it is.
 
     An unhandled error is the worst. Then come server errors before client errors, errors that are not retryable before
@@ -39,7 +38,7 @@ def worst_of(error: BaseException, status_of: Callable[[Any], int | None] = lamb
     return max(leaves(error), key=lambda each: _rank(each, status_of))
 
 
-def _rank(error: BaseException, status_of: Callable[[Any], int | None]) -> tuple[int, bool, int]:
+def _rank(error: BaseException, status_of: Callable[[object], int | None]) -> tuple[int, bool, int]:
     if isinstance(error, ANSWERS):
         status = error.http_status if is_error_status(error.http_status) else _SERVER_SIDE
         return status // _SERVER_SIDE, not error.retryable, status

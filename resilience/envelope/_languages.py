@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from typing import TypeGuard
 
 from resilience.envelope._accept import ranges
 
@@ -21,7 +22,7 @@ def tag_of(language: str) -> str:
     return language.replace("_", "-").lower()
 
 
-def is_language(language: object) -> bool:
+def is_language(language: object) -> TypeGuard[str]:
     """Return whether this is a language tag such as `de` or `pt-BR`."""
     return isinstance(language, str) and _TAG.fullmatch(tag_of(language)) is not None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 from resilience.envelope._catalog import ErrorCatalog
 from resilience.envelope._definition import ErrorDefinition
@@ -40,19 +39,19 @@ def changes_since(lock: str, catalog: ErrorCatalog) -> tuple[list[str], list[str
     return broken, sorted(now.keys() - locked.keys())
 
 
-def _meaning(one: ErrorDefinition) -> dict[str, Any]:
+def _meaning(one: ErrorDefinition) -> dict[str, object]:
     return {name: getattr(one, name) for name in _MEANING}
 
 
-def _changed(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
+def _changed(before: dict[str, object], after: dict[str, object]) -> Iterator[str]:
     return (name for name in _MEANING if before.get(name) != after[name])
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _read(lock: str) -> dict[str, dict[str, Any]]:
+def _read(lock: str) -> dict[str, dict[str, object]]:
     try:
         content = json.loads(lock)
     except (ValueError, RecursionError):
@@ -63,5 +62,5 @@ def _read(lock: str) -> dict[str, dict[str, Any]]:
     return codes
 
 
-def _is_meaning(found: Any) -> bool:
+def _is_meaning(found: object) -> bool:
     return isinstance(found, dict) and all(type(found.get(name)) is kind for name, kind in _MEANING.items())

@@ -167,7 +167,7 @@ _RETRYABLE = frozenset({408, 425, 429, 502, 503, 504})
 _RETRYABLE_GRPC = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"})
 
 
-def is_code(code: object) -> bool:
+def is_code(code: object) -> TypeGuard[str]:
     """Return whether `code` can be a client's constant and a `google.rpc.ErrorInfo.reason`."""
     return isinstance(code, str) and len(code) <= _LONGEST_CODE and _CODE.fullmatch(code) is not None
 

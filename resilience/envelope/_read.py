@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from resilience.envelope._catalog import ErrorCatalog
 from resilience.envelope._machine import (
@@ -27,7 +26,7 @@ _OURS = ErrorCatalog()
 
 
 def read_envelope(
-    status: int, body: bytes | Mapping[str, Any], headers: Mapping[str, str], *, catalog: ErrorCatalog | None = None
+    status: int, body: bytes | Mapping[str, object], headers: Mapping[str, str], *, catalog: ErrorCatalog | None = None
 ) -> AppError | None:
     """Return the error in a response, in either of our two formats, or None if the response has none. Never raises.
 
@@ -42,12 +41,12 @@ def read_envelope(
             has the code, else from the status: HTTP does not transport them.
     """
     members = _members(body)
-    if not is_error_status(status) or members is None or not is_code(members.get("code")):
+    if not is_error_status(status) or members is None or not is_code(code := members.get("code")):
         return None
     message, details = members.get("message", members.get("detail")), members.get("details")
     if not isinstance(message, str):
         return None
-    error = _saying(message[:_LONGEST_MESSAGE], status, members["code"], catalog)
+    error = _saying(message[:_LONGEST_MESSAGE], status, code, catalog)
     error.details = dict(details) if isinstance(details, Mapping) else {}
     stated = seconds_known(members.get("retry_after"))
     lowered = {str(name).lower(): str(value).strip() for name, value in headers.items()}
@@ -57,7 +56,7 @@ def read_envelope(
     return error
 
 
-def _request_id(stated: Any, headers: Mapping[str, str]) -> str:
+def _request_id(stated: object, headers: Mapping[str, str]) -> str:
     """Return the id of the request at the other side. Text that could forge a log line is no id."""
     text = stated if isinstance(stated, str) and stated else headers.get("x-request-id", "")
     return text if len(text) <= _LONGEST_ID and text.isascii() and text.isprintable() else ""
@@ -72,7 +71,7 @@ def _saying(message: str, status: int, code: str, catalog: ErrorCatalog | None) 
     return AppError(code, message, http_status=status, grpc_status=grpc, category=category, retryable=retryable)
 
 
-def _members(body: Any) -> Mapping[str, Any] | None:
+def _members(body: object) -> Mapping[str, object] | None:
     if isinstance(body, Mapping):
         return body
     if not isinstance(body, bytes | bytearray) or len(body) > _LARGEST:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import cast
 
 __all__ = ("violations_of",)
 
@@ -13,7 +13,7 @@ _SHORTEST_SECRET = 4
 _MOST_VALUES = 10_000
 
 
-def violations_of(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+def violations_of(errors: Iterable[Mapping[str, object]]) -> list[dict[str, str]]:
     """Return the `errors()` of pydantic, or of a framework that uses it, as `validation_envelope` takes them.
 
     Each has its place with dots, its message and its type. The text of a hand-written validator is withheld if it
@@ -22,7 +22,7 @@ def violations_of(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
     """
     return [
         {
-            "field": ".".join(map(str, one.get("loc", ()))),
+            "field": ".".join(str(step) for step in cast("Iterable[object]", one.get("loc", ()))),
             "message": _message(one),
             "type": str(one.get("type", "")),
         }
@@ -30,13 +30,13 @@ def violations_of(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
-def _message(one: Mapping[str, Any]) -> str:
+def _message(one: Mapping[str, object]) -> str:
     message = str(one.get("msg", ""))
     is_telling = one.get("type") in _WRITTEN_BY_HAND and _may_repeat(message, one.get("input"))
     return _WITHHELD if is_telling else message
 
 
-def _may_repeat(message: str, value: Any) -> bool:
+def _may_repeat(message: str, value: object) -> bool:
     """Whether a message repeats a part of a value, or the value is too large to find out. It can be nested deeply."""
     pending, seen = [value], 0
     while pending:
@@ -52,5 +52,5 @@ def _may_repeat(message: str, value: Any) -> bool:
     return False
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

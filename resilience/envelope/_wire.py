@@ -30,7 +30,7 @@ _OURS = frozenset({"content-length", "content-type", "transfer-encoding", "retry
 """Headers that describe our body or that we work out ourselves."""
 
 
-def encoded(body: dict[str, Any]) -> bytes:
+def encoded(body: Mapping[str, object]) -> bytes:
     """Return `body` as JSON; whatever JSON has no form for becomes text, and never an exception.
 
     ASCII throughout, so that even half a surrogate pair in a message can be sent.
@@ -51,7 +51,7 @@ _FORMS: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
 )
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return a JSON form of `value`: its type's name where showing more could show too much (L16)."""
     for kinds, form in _FORMS:
         if isinstance(value, kinds):
@@ -59,7 +59,7 @@ def _plain(value: Any) -> Any:
     return _named(value)
 
 
-def _tidy(value: Any, depth: int) -> Any:
+def _tidy(value: object, depth: int) -> object:
     """Return `value` rebuilt from JSON types, cut off at a depth that is certainly a mistake."""
     if depth > _DEEPEST:
         return "..."
@@ -69,7 +69,7 @@ def _tidy(value: Any, depth: int) -> Any:
         return _named(value)
 
 
-def _rebuilt(value: Any, depth: int) -> Any:
+def _rebuilt(value: object, depth: int) -> object:
     if isinstance(value, Mapping):
         return {str(_scalar(key)): _tidy(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -77,7 +77,7 @@ def _rebuilt(value: Any, depth: int) -> Any:
     return _scalar(value)
 
 
-def _scalar(value: Any) -> Any:
+def _scalar(value: object) -> object:
     if isinstance(value, enum.Enum):
         value = value.value
     if isinstance(value, float):
@@ -90,7 +90,7 @@ def _scalar(value: Any) -> Any:
     return plain if isinstance(plain, str | float) else _named(value)
 
 
-def _named(value: Any) -> str:
+def _named(value: object) -> str:
     return f"<{type(value).__name__}>"
 
 

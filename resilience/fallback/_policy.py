@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, cast
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
+from resilience._support.awaiting import CoroutineFunction
 from resilience._support.matching import Errors, Kinds, known
 from resilience._support.notes import annotate
 from resilience._support.user_calls import UserCall, UserCalls, arun, run
@@ -24,7 +25,6 @@ _PREDICATE = Opaque(
     lambda value: value is None or is_plain_callable(value),
 )
 _ADVICE = "wrap_async says that a call is awaited"
-_AwaitedCall: TypeAlias = Callable[P, Coroutine[Any, Any, R]]
 _FAILED: Final = object()
 """No alternative answered: the caller gets the outcome of the call."""
 
@@ -99,11 +99,13 @@ class Fallback(Named):
         """Return the blocking `call` with its outcome replaced for the caller; other policies see the outcome."""
         return self._around(call, leading_args, is_nested=True)
 
-    def around_async(self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0) -> _AwaitedCall[P, R]:
+    def around_async(self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0) -> CoroutineFunction[P, R]:
         """Return the awaiting `call` with its outcome replaced."""
         return self._around_async(call, leading_args, is_nested=False)
 
-    def around_nested_async(self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0) -> _AwaitedCall[P, R]:
+    def around_nested_async(
+        self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0
+    ) -> CoroutineFunction[P, R]:
         """Return the awaiting `call` with its outcome replaced for the caller; other policies see the outcome."""
         return self._around_async(call, leading_args, is_nested=True)
 
@@ -132,7 +134,7 @@ class Fallback(Named):
 
         return guarded
 
-    def _around_async(self, call: Callable[P, Awaitable[R]], own: int, *, is_nested: bool) -> _AwaitedCall[P, R]:
+    def _around_async(self, call: Callable[P, Awaitable[R]], own: int, *, is_nested: bool) -> CoroutineFunction[P, R]:
         on, judges_results = self._on, self._on_result is not None
 
         async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:

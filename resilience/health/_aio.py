@@ -77,7 +77,7 @@ def launch_in(loop: asyncio.AbstractEventLoop) -> Launch:
     return launch
 
 
-def _is_coroutine_function(function: Any) -> bool:
+def _is_coroutine_function(function: object) -> bool:
     while isinstance(function, functools.partial):
         function = function.func
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)

@@ -44,7 +44,7 @@ class CheckFailedError(Exception):
     """
 
 
-def failure_of_result(result: Any) -> str:
+def failure_of_result(result: object) -> str:
     """Return why the result of a check is a failure. Empty for a pass, which is any result but False."""
     return "it returned False" if result is False else ""
 

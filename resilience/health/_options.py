@@ -6,7 +6,6 @@ import difflib
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from resilience.errors import Problem
 from resilience.options import Duration, Flag, Options, Whole, option
@@ -36,7 +35,7 @@ class HealthOptions(Options):
     details: bool = option(False, Flag(), "show why a check failed; otherwise only the log has the reason")
 
 
-def problems_of(name: Any, check: Any, groups: Any, failure: Any) -> Iterable[Problem]:
+def problems_of(name: object, check: object, groups: object, failure: object) -> Iterable[Problem]:
     """Yield each problem of a check that `Health.add` is to add."""
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in {PING, LIFECYCLE}:
         yield Problem("name", name, "letters, digits and . _ -, at most 63 characters; not ping or lifecycle")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar, cast
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, TypeVar, cast
 
+from resilience._support.awaiting import CoroutineFunction
 from resilience.hedge._machine import Race
 from resilience.hedge._races import Races
 from resilience.policy import Named
@@ -19,7 +20,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def around_async(races: Races, hedge: Named, inner: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+def around_async(races: Races, hedge: Named, inner: Callable[P, Awaitable[R]]) -> CoroutineFunction[P, R]:
     """Return `inner` hedged. `hedge` is named in the error if no loop of asyncio runs."""
 
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 
+from resilience._support.awaiting import CoroutineFunction
 from resilience._support.executor import Executor
 from resilience.budget import CallCounter, RetryBudget, as_budget
 from resilience.clock import Clock, monotonic
@@ -158,7 +159,7 @@ class Hedge(Named):
         """Return the blocking `call` hedged: each attempt runs in a thread."""
         return _sync.around(self._races, self._executor, call)
 
-    def around_async(self, call: Callable[P, Awaitable[R]], /) -> Callable[P, Coroutine[Any, Any, R]]:
+    def around_async(self, call: Callable[P, Awaitable[R]], /) -> CoroutineFunction[P, R]:
         """Return the awaiting `call` hedged: each attempt runs in a task."""
         from resilience.hedge import _aio  # noqa: PLC0415 - it imports asyncio, which blocking programs do without
 

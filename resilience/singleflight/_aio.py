@@ -7,6 +7,7 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
+from resilience._support.awaiting import CoroutineFunction
 from resilience._support.sharing import Keys, unhashable
 from resilience.policy import Substitute
 from resilience.running import running_loop
@@ -191,7 +192,7 @@ def _signal_of(task: asyncio.Task[object]) -> SharedOutcome | FollowerSignal:
 
 def around_async(
     group: FlightGroup, flights: LoopFlights, keys: Keys, call: Callable[P, Awaitable[R]]
-) -> Callable[P, Coroutine[Any, Any, R]]:
+) -> CoroutineFunction[P, R]:
     """Return `call`, made once for callers in the same loop that come while it is in flight."""
 
     def find(in_flight: dict[Hashable, _TaskFlight], key: Hashable, *, is_second: bool) -> _TaskFlight | None:

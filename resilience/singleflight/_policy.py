@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from datetime import timedelta
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar, cast
 
+from resilience._support.awaiting import CoroutineFunction
 from resilience._support.sharing import KEY, Keys
 from resilience.options import checked
 from resilience.policy import Named
@@ -87,9 +88,7 @@ class SingleFlight(Named):
         """Share the blocking `call` among threads."""
         return _sync.around(self._group, ThreadFlights(Keys(self._key, leading_args)), call)
 
-    def around_async(
-        self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0
-    ) -> Callable[P, Coroutine[Any, Any, R]]:
+    def around_async(self, call: Callable[P, Awaitable[R]], /, *, leading_args: int = 0) -> CoroutineFunction[P, R]:
         """Share the awaiting `call` among the tasks of a loop."""
         from resilience.singleflight import _aio  # noqa: PLC0415 - it imports asyncio
 

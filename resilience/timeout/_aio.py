@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from resilience._support.awaiting import CoroutineFunction
 from resilience.errors import running_behind
 from resilience.running import needs_asyncio
 from resilience.timeout._deadline import CURRENT_FRAME, EnforcedDeadline, leave_frame
@@ -167,7 +168,7 @@ class TimedBlock:
         self._call = None if seconds is None else CallDeadline(self._time, seconds)
 
 
-def around_async(time: TimeLimit, inner: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+def around_async(time: TimeLimit, inner: Callable[P, Awaitable[R]]) -> CoroutineFunction[P, R]:
     """Return `inner`, limited to the time that `time` allows each call."""
 
     async def timed(*args: P.args, **kwargs: P.kwargs) -> R:

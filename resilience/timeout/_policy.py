@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextvars
 import functools
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
+from resilience._support.awaiting import CoroutineFunction
 from resilience._support.executor import Executor, Shortage, Work
 from resilience.clock import Clock, monotonic
 from resilience.errors import RunningWork
@@ -144,7 +145,7 @@ class Timeout(Named):
 
         return timed
 
-    def around_async(self, call: Callable[P, Awaitable[R]], /) -> Callable[P, Coroutine[Any, Any, R]]:
+    def around_async(self, call: Callable[P, Awaitable[R]], /) -> CoroutineFunction[P, R]:
         """Cancel the awaiting `call` in time."""
         from resilience.timeout import _aio  # noqa: PLC0415 - it imports asyncio
 
