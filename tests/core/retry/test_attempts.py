@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from resilience.retry._machine import Attempts
+import math
+from typing import Any
+
+import pytest
+
+from resilience.options import LONGEST
+from resilience.retry import RetryOptions
+from resilience.retry._machine import Attempts, RetryCounts, stop_reason
 
 
 def failed(number: int) -> Attempts:
@@ -58,3 +65,59 @@ def test_the_history_keeps_little_of_a_message() -> None:
     attempts.record(OSError("x" * 1000), None)
     assert [message for _, _, message, _ in attempts._history] == ["x" * 160]
     assert attempts.report() == ["1 OSError: " + "x" * 80 + "..."]
+
+
+def test_a_message_of_eighty_characters_is_shown_whole() -> None:
+    """Three points mean that something was left out."""
+    attempts = Attempts(0.0)
+    attempts.record(OSError("x" * 80), None)
+    assert attempts.report() == ["1 OSError: " + "x" * 80]
+
+
+def test_a_call_that_ends_at_its_first_attempt_was_not_retried() -> None:
+    """The counts of retried calls contain only calls with a second attempt, however they ended."""
+    counts = RetryCounts()
+    counts.abandon(1)
+    counts.fail(1)
+    assert counts.as_data() == dict.fromkeys(counts.as_data(), 0) | {"failed_without_retry": 1}
+    counts.retry(1)
+    counts.retry(2)
+    counts.abandon(3)
+    counts.retry(1)
+    counts.fail(2)
+    counts.retry(1)
+    assert counts.as_data() == {
+        "retries": 4,
+        "retried_calls": 3,
+        "succeeded_with_retry": 1,
+        "failed_with_retry": 1,
+        "failed_without_retry": 1,
+        "abandoned_with_retry": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("number", "wait", "limits", "reason"),
+    [
+        (2, 1.0, {}, None),
+        (3, 1.0, {}, "attempts"),
+        (1, 1.0, {"max_attempts": 2}, None),
+        (2, 1.0, {"max_attempts": 2}, "attempts"),
+        (1, LONGEST, {}, None),
+        (1, math.nextafter(LONGEST, math.inf), {}, "wait"),
+        (1, 1.0, {"remaining": 1.01}, None),
+        (1, 1.0, {"remaining": 1.0}, "deadline"),
+    ],
+)
+def test_a_limit_ends_the_attempts(number: int, wait: float, limits: dict[str, Any], reason: str | None) -> None:
+    """No attempt begins beyond a limit, no wait begins that would end at a limit, and the reason is the limit."""
+    attempts = Attempts(0.0)
+    attempts.number = number
+    options = RetryOptions(attempts=3)
+    assert stop_reason(options, attempts, 5.0, wait, **({"remaining": None} | limits)) == reason
+
+
+@pytest.mark.parametrize(("now", "reason"), [(13.9, None), (14.0, "timeout")])
+def test_the_total_time_counts_from_the_first_attempt(now: float, reason: str | None) -> None:
+    """No wait begins that would end `timeout` seconds after the call began."""
+    assert stop_reason(RetryOptions(timeout=5.0), Attempts(10.0), now, 1.0, None) == reason

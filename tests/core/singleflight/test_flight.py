@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from resilience.singleflight._machine import Flight
+from resilience.timeout import Deadline, LatestDeadline
 
 
 class FlightModel(RuleBasedStateMachine):
@@ -55,3 +56,20 @@ class FlightModel(RuleBasedStateMachine):
 
 
 TestFlight = FlightModel.TestCase
+
+
+def test_a_new_flight_is_under_way() -> None:
+    """A flight keeps what it was made with, has no followers, and has not ended."""
+    leader, deadline = object(), LatestDeadline(Deadline(5.0))
+    flight: Flight[str] = Flight(3, leader, deadline)
+    assert (flight.epoch, flight.leader, flight.deadline, flight.waiting) == (3, leader, deadline, 0)
+    assert (flight.ran_short, flight.is_over) == (False, False)
+
+
+def test_no_follower_joins_a_flight_that_is_over() -> None:
+    """A caller that comes after the outcome was handed out does not wait, and leaves nothing behind."""
+    flight: Flight[str] = Flight()
+    assert flight.join("early")
+    assert flight.finish() == ["early"]
+    assert not flight.join("late")
+    assert flight.waiting == 0
