@@ -1,5 +1,6 @@
 """The store against a model: which entries it keeps, which it removes, and when."""
 
+import math
 from typing import Any
 
 from hypothesis import strategies as st
@@ -88,3 +89,32 @@ def test_an_entry_leaves_its_own_place_only() -> None:
     new.remove_from_index()
     new.remove_from_index()
     assert home == {}
+
+
+def test_an_entry_answers_only_while_the_store_has_it() -> None:
+    """An entry that the store does not have is neither fresh nor good in place of an error, at any time."""
+    store, entry = EntryStore(MOST), CacheEntry({}, "key", 1)
+    assert (entry.fresh_until, entry.expires_at) == (-math.inf, -math.inf)
+    store.add(entry, 1.0, 2.0, 0.0)
+    assert (entry.fresh_until, entry.expires_at) == (1.0, 2.0)
+    store.remove(entry)
+    assert (entry.fresh_until, entry.expires_at) == (-math.inf, -math.inf)
+
+
+def test_every_eviction_counts() -> None:
+    """The store counts the entries that it removed before their time."""
+    store = EntryStore(1)
+    for number in range(4):
+        store.add(CacheEntry({}, number, None), 10.0, 10.0, 0.0)
+    assert (store.size, store.evicted) == (1, 3)
+
+
+def test_the_use_of_an_entry_that_has_gone_is_ignored() -> None:
+    """A thread may report the use of an entry that another thread has removed meanwhile."""
+    store = EntryStore(MOST)
+    kept, gone = CacheEntry({}, "kept", 1), CacheEntry({}, "gone", 2)
+    for entry in (kept, gone):
+        store.add(entry, 1.0, 1.0, 0.0)
+    store.remove(gone)
+    store.mark_used([gone, kept])
+    assert store.size == 1

@@ -30,6 +30,24 @@ def test_idle_value_is_forgotten() -> None:
     assert (known.peek("a"), len(known)) == (None, 1)
 
 
+def test_idle_time_counts_from_the_last_use() -> None:
+    """A value that is used again, or is busy when it would go, is kept for the whole idle time from then on."""
+    busy: set[str] = set()
+    known: RecentKeys[str] = RecentKeys(3, 10.0, busy.__contains__)
+    known.add("a", "a", 0.0)
+    known.use("a", 5.0)
+    known.add("b", "b", 10.0)
+    known.use("b", 14.9)
+    assert known.peek("a") == "a"
+    busy.add("a")
+    known.use("b", 15.0)
+    busy.clear()
+    known.use("b", 24.9)
+    assert known.peek("a") == "a"
+    known.use("b", 25.0)
+    assert known.peek("a") is None
+
+
 def test_busy_value_is_never_forgotten() -> None:
     """A busy value outlives both bounds: the next one in line goes, or the bound is exceeded."""
     known = recent(most=1, busy=("a", "b"))

@@ -274,3 +274,23 @@ def test_a_failed_attempt_is_no_news_for_callers_of_links_that_work() -> None:
     pool.failed(OSError("refused"), 0.0)
     pool.join("third", 0.1)
     assert [pool.release(link), pool.release(link)] == ["second", "third"]
+
+
+def test_the_patience_counts_from_the_begin_of_connecting() -> None:
+    """Callers wait for an attempt to connect for as long as any of them could have waited, at any time of day."""
+    pool = places()
+    pool.join("first", 1000.0)
+    assert pool.begin_connecting(1000.0)
+    pool.join("second", 1000.0 + PATIENCE / 2)
+    with pytest.raises(StillConnectingError):
+        pool.join("third", 1000.0 + 2 * PATIENCE)
+
+
+def test_every_renewal_begins_another_epoch() -> None:
+    """A link of the epoch that began with one renewal is closed after the next one."""
+    pool = places()
+    pool.renew()
+    link = connected(pool, "a")
+    pool.renew()
+    assert pool.release(link) is None
+    assert pool.stale() == [link]

@@ -73,3 +73,13 @@ def test_no_follower_joins_a_flight_that_is_over() -> None:
     assert flight.finish() == ["early"]
     assert not flight.join("late")
     assert flight.waiting == 0
+
+
+def test_followers_get_the_outcome_in_the_order_of_arrival() -> None:
+    """The caller that has waited longest is served first, as the next leader and with the outcome."""
+    flight: Flight[str] = Flight()
+    for follower in ("first", "second", "third"):
+        flight.join(follower)
+    assert flight.successor() == "first"
+    assert flight.leave("first")
+    assert flight.finish() == ["second", "third"]
