@@ -34,6 +34,18 @@ def test_answers_that_took_no_time_leave_the_window_too(values: list[float], qua
     assert learned(values, quantile, window) == learned(values[-window:], quantile, window)
 
 
+def test_the_oldest_answer_leaves_the_window_first() -> None:
+    """A full window replaces its answers in the order in which they came, again and again."""
+    latencies = Latencies(0.99, 1, 3)  # of three answers, the longest
+    longest = []
+    for value in (8.0, 4.0, 2.0, 1.0, 1.0, 1.0, 16.0, 1.0, 1.0, 1.0):
+        latencies.observe(value)
+        assert latencies.slow is not None
+        longest.append(latencies.slow)
+    expected = [8.0, 8.0, 8.0, 4.0, 2.0, 1.0, 16.0, 16.0, 16.0, 1.0]
+    assert longest == pytest.approx(expected, rel=0.05)
+
+
 @given(st.lists(SECONDS, min_size=1, max_size=100))
 def test_typical_is_the_median(values: list[float]) -> None:
     """Half of the answers came within the typical latency."""
