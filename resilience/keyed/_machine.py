@@ -1,22 +1,34 @@
 """The keys that are kept: the most recently used ones, each until it has been idle for too long.
 
-Entries stand in the order of their last use, the oldest first. Two rules remove entries, and neither removes a busy
-value:
+Every use has a number, one more than the use before. Two rules remove entries, and neither removes a busy value:
 
 - Idle: an entry that was not used for `max_idle` seconds. Each use and each addition looks at the oldest entry at most
-  once, and only after `_due`, the time at which the entry looked at last would be idle. A busy entry counts as used.
+  once, and only after `due`, the time at which the entry looked at last would be idle. A busy entry counts as used.
 - Surplus: if there are more than `max_keys` entries after an addition, the oldest ones that are not busy, without the
   new one. If all others are busy, the number of entries exceeds `max_keys` until some become idle.
 
-A method never takes a lock or reads a clock: the caller passes `now`, and lets one thread in at a time. The work of an
-addition is constant, except for the busy entries that it must skip.
+The order. A heap holds an item for each entry: the number of a use, and the key. A use does not touch the heap, which
+would need a lock: it only writes its number and its time into the entry. So the number in the heap may be too low, and
+is never too high. The oldest entry is found by raising numbers that are too low until the first item of the heap has
+the number of its entry: all other entries were used after it.
+
+Locks. The machine takes none, and reads no clock: the caller passes `now`. For all methods but `touch` the caller lets
+one thread in at a time. `touch` needs no lock. An entry is removed by `_drop` alone. It compares the number, marks the
+entry and deletes it without a call in between, so no other thread runs meanwhile: CPython switches threads at calls and
+backward jumps. A `touch` that comes before has written another number, and the entry stays. A `touch` that comes after
+finds the mark, and returns None.
+
+The work of an addition is constant, except for the entries that were used since the last addition, each of which is put
+right once, and for the busy entries that it must skip.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 __all__ = ("RecentKeys",)
@@ -25,11 +37,13 @@ T = TypeVar("T")
 
 
 class _KeyEntry(Generic[T]):
-    __slots__ = ("used", "value")
+    __slots__ = ("is_dropped", "number", "used", "value")
 
-    def __init__(self, value: T, used: float) -> None:
+    def __init__(self, value: T, used: float, number: int) -> None:
         self.value = value
         self.used = used
+        self.number = number
+        self.is_dropped = False
 
 
 class RecentKeys(Generic[T]):
@@ -45,8 +59,10 @@ class RecentKeys(Generic[T]):
         self._max_keys = max_keys
         self._max_idle = max_idle
         self._is_busy = is_busy
-        self._entries: OrderedDict[Hashable, _KeyEntry[T]] = OrderedDict()
-        self._due = -math.inf
+        self._entries: dict[Hashable, _KeyEntry[T]] = {}
+        self._heap: list[tuple[int, Hashable]] = []
+        self._next_number = itertools.count().__next__
+        self.due = -math.inf
         """Before this time no value is idle for too long."""
 
     def __len__(self) -> int:
@@ -54,7 +70,7 @@ class RecentKeys(Generic[T]):
 
     def items(self) -> Iterator[tuple[Hashable, T]]:
         """Yield keys and values, least recently used first."""
-        for key, entry in self._entries.items():
+        for key, entry in sorted(self._entries.items(), key=lambda item: item[1].number):
             yield key, entry.value
 
     def peek(self, key: Hashable) -> T | None:
@@ -62,49 +78,79 @@ class RecentKeys(Generic[T]):
         entry = self._entries.get(key)
         return None if entry is None else entry.value
 
-    def use(self, key: Hashable, now: float) -> T | None:
-        """Return the value of `key` and make it the most recently used; None if the key is not kept."""
+    def touch(self, key: Hashable, now: float) -> T | None:
+        """Return the value of `key` and make it the most recently used; None if the key is not kept. Needs no lock."""
         entry = self._entries.get(key)
         if entry is None:
             return None
+        entry.number = self._next_number()
         entry.used = now
-        self._entries.move_to_end(key)
-        if now >= self._due:
-            self._drop_idle(now)
-        return entry.value
+        return None if entry.is_dropped else entry.value
+
+    def use(self, key: Hashable, now: float) -> T | None:
+        """Do as `touch`, and drop the oldest value if it is idle for too long."""
+        value = self.touch(key, now)
+        if value is not None:
+            self.drop_idle(now)
+        return value
 
     def add(self, key: Hashable, value: T, now: float) -> T:
         """Keep `value` unless `key` has a value already; return the value of the key."""
         known = self.use(key, now)
         if known is not None:
             return known
-        self._entries[key] = _KeyEntry(value, now)
-        if now >= self._due:
-            self._drop_idle(now)
+        number = self._next_number()
+        heapq.heappush(self._heap, (number, key))
+        self._entries[key] = _KeyEntry(value, now, number)
+        self.drop_idle(now)
         if len(self._entries) > self._max_keys:
             self._drop_surplus(key)
         return value
 
-    def _drop_idle(self, now: float) -> None:
+    def drop_idle(self, now: float) -> None:
         """Drop the oldest value if it is idle for too long. A busy value counts as used now."""
-        key, oldest = next(iter(self._entries.items()))
-        self._due = oldest.used + self._max_idle
-        if now < self._due:
+        if now < self.due or not self._entries:
+            return
+        number, key, oldest = self._oldest()
+        self.due = oldest.used + self._max_idle
+        if now < self.due:
             return
         if self._is_busy(oldest.value):
-            oldest.used = now
-            self._entries.move_to_end(key)
+            self.touch(key, now)
         else:
-            del self._entries[key]
+            self._drop(number, key, oldest)
+
+    def _oldest(self) -> tuple[int, Hashable, _KeyEntry[T]]:
+        """Bring the least recently used entry to the front of the heap, and return it with its number and key."""
+        heap = self._heap
+        while True:
+            if not heap:  # an interrupt struck in `_drop_surplus`
+                heap += sorted(((entry.number, key) for key, entry in self._entries.items()), key=itemgetter(0))
+            number, key = heap[0]
+            entry = self._entries.get(key)
+            if entry is None:
+                heapq.heappop(heap)  # dropped before
+            elif entry.number == number:
+                return number, key, entry
+            else:
+                heapq.heapreplace(heap, (entry.number, key))
+
+    def _drop(self, number: int, key: Hashable, entry: _KeyEntry[T]) -> bool:
+        """Drop an entry and return True, unless it was used meanwhile. Its item in the heap goes later."""
+        if entry.number != number:
+            return False
+        entry.is_dropped = True
+        del self._entries[key]
+        return True
 
     def _drop_surplus(self, newest: Hashable) -> None:
         """Drop the oldest values beyond `max_keys` that are not busy, but never the newest."""
-        surplus = len(self._entries) - self._max_keys
-        free: list[Hashable] = []
-        for key, entry in self._entries.items():
-            if key != newest and not self._is_busy(entry.value):
-                free.append(key)
-                if len(free) == surplus:  # more than 1 if earlier surplus was busy
-                    break
-        for key in free:
-            del self._entries[key]
+        skipped: list[tuple[int, Hashable]] = []
+        try:
+            while len(self._entries) > self._max_keys and len(skipped) < len(self._entries):
+                number, key, entry = self._oldest()
+                if key == newest or self._is_busy(entry.value) or not self._drop(number, key, entry):
+                    skipped.append(heapq.heappop(self._heap))
+        finally:
+            for item in skipped:
+                heapq.heappush(self._heap, item)

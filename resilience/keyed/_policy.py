@@ -117,27 +117,27 @@ class Keyed(Named):
 
     def after_fork(self) -> None:
         """Keep the policies, under a fresh lock: a thread of the parent may have held the old one."""
-        # Guards the slots; neither `key` nor `make` runs under it. Re-entrant, for finalizers that make calls: during a
-        # change they can read the slots, but change nothing.
+        # Guards additions and removals; neither `key` nor `make` runs under it. Re-entrant, for finalizers that make
+        # calls: during a change they can use the slots, but add none.
         self._lock = threading.RLock()
         self._is_at_work = False
 
     def slot(self, /, *args: Any, **kwargs: Any) -> KeySlot:
         """Return the slot for a call with these arguments; make it at the first call with their key."""
         key = self._key(*args, **kwargs) if kwargs else self._key(*args)
-        with self._lock:
-            if self._is_at_work:
-                slot = self._slots.peek(key)
-            else:  # `_change`, inlined
-                self._is_at_work = True
-                try:
-                    slot = self._slots.use(key, self._clock())
-                finally:
-                    self._is_at_work = False
+        slots, now = self._slots, self._clock()
+        slot = slots.touch(key, now)
         if slot is not None:
+            if now >= slots.due:
+                self._drop_idle(now)
             return slot
         bounded = _bounded(key)  # only now: a key that is too long is in no slot
         return self._new_slot(bounded) if bounded is key else self._slot_of(bounded)
+
+    def _drop_idle(self, now: float) -> None:
+        with self._lock:
+            if not self._is_at_work:
+                self._change(self._slots.drop_idle, now)
 
     def _slot_of(self, key: Hashable) -> KeySlot:
         with self._lock:

@@ -1,3 +1,7 @@
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -75,6 +79,48 @@ def test_first_value_of_a_key_stays() -> None:
     known = recent()
     assert known.add("a", "first", 0.0) == "first"
     assert known.add("a", "second", 0.0) == "first"
+
+
+def test_value_that_is_used_while_it_is_to_go_stays() -> None:
+    """A use that comes before the removal keeps the value, by either rule, although it takes no lock."""
+
+    def use_meanwhile(value: str) -> bool:
+        assert known.touch(value, 20.0) == value
+        return False
+
+    known: RecentKeys[str] = RecentKeys(2, 10.0, use_meanwhile)
+    for key in "ab":
+        known.add(key, key, 0.0)
+    known.add("c", "c", 5.0)  # surplus: both others are used meanwhile
+    assert [key for key, _ in known.items()] == ["c", "a", "b"]
+    known.use("b", 100.0)  # the oldest is idle for too long, and is used meanwhile
+    assert {key for key, _ in known.items()} == set("abc")
+
+
+def test_threads_that_use_and_add_at_once() -> None:
+    """Uses without a lock leave the bound and the order as they are, however threads take turns."""
+    known, lock = recent(most=3), threading.Lock()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def work(seed: int) -> None:
+        for number in range(seed, seed + 2000):
+            key = "abcdef"[number * 7 % 6]
+            found = known.touch(key, 0.0)
+            if found is None:
+                with lock:
+                    found = known.add(key, key, 0.0)
+            assert found == key
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+    known.add("x", "x", 1.0)
+    known.add("y", "y", 2.0)
+    known.add("z", "z", 3.0)
+    assert [key for key, _ in known.items()] == ["x", "y", "z"]
 
 
 class RecentModel(RuleBasedStateMachine):
