@@ -26,14 +26,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
+import httpx2
 from fastapi import Depends, FastAPI
 from pydantic import BaseModel
 
-from resilience import DeadlineExceededError, Resilience
+from resilience import Resilience, ResilienceError
 from resilience.events import Event
 from resilience_fastapi import error_responses, install, rate_limit
-from resilience_http import AsyncResilienceTransport
+from resilience_http.httpx2 import AsyncResilienceTransport
 
 PRICES = {"tea": 450, "cake": 620, "scone": 380}
 
@@ -76,7 +76,7 @@ class Order(BaseModel):
     quantity: int = 1
 
 
-async def ask_provider(http: httpx.AsyncClient, cents: int, key: str) -> dict[str, Any]:
+async def ask_provider(http: httpx2.AsyncClient, cents: int, key: str) -> dict[str, Any]:
     """Charge a customer. The key makes a second attempt safe: the provider takes the money once."""
     response = await http.post("/charges", json={"cents": cents}, headers={"Idempotency-Key": key})
     response.raise_for_status()
@@ -85,7 +85,7 @@ async def ask_provider(http: httpx.AsyncClient, cents: int, key: str) -> dict[st
 
 
 @payments
-async def charge(http: httpx.AsyncClient, cents: int, key: str) -> dict[str, Any]:
+async def charge(http: httpx2.AsyncClient, cents: int, key: str) -> dict[str, Any]:
     """Charge a customer: retried, refused while the circuit is open, limited, in bounded number and time."""
     return await ask_provider(http, cents, key)
 
@@ -95,11 +95,11 @@ def log_event(event: Event) -> None:
     log.warning("%s %s", event.kind, event.policy)
 
 
-def warehouse() -> httpx.AsyncClient:
+def warehouse() -> httpx2.AsyncClient:
     """Return a client that repeats what may be repeated, and raises the errors of the other side as they were there."""
     guarded = AsyncResilienceTransport(resilience=toolkit, pipeline="warehouse", raises_envelopes=True)
     guarded.pipeline.subscribe(log_event)
-    return httpx.AsyncClient(transport=guarded, base_url=os.environ.get("SHOP_WAREHOUSE_URL", "http://127.0.0.1:9002"))
+    return httpx2.AsyncClient(transport=guarded, base_url=os.environ.get("SHOP_WAREHOUSE_URL", "http://127.0.0.1:9002"))
 
 
 @asynccontextmanager
@@ -107,8 +107,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Hold a connection pool to the warehouse, and one to the provider for each way of calling it."""
     provider = os.environ.get("SHOP_PROVIDER_URL", "http://127.0.0.1:9001")
     async with (
-        httpx.AsyncClient(base_url=provider) as app.state.http,
-        httpx.AsyncClient(base_url=provider) as app.state.plain,
+        httpx2.AsyncClient(base_url=provider) as app.state.http,
+        httpx2.AsyncClient(base_url=provider) as app.state.plain,
         warehouse() as app.state.warehouse,
     ):
         yield
@@ -124,7 +124,7 @@ async def order(order: Order) -> dict[str, Any]:
     """Sell something. While the provider is down the answer is a quick 503 with Retry-After."""
     try:
         return await charge(app.state.http, price_of(order), str(uuid.uuid4()))
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         raise toolkit.catalog.error("ORDERS_P001") from error
 
 
@@ -133,7 +133,7 @@ async def plain_order(order: Order) -> dict[str, Any]:
     """Sell something as most shops do: by calling the provider, and hoping."""
     try:
         return await ask_provider(app.state.plain, price_of(order), str(uuid.uuid4()))
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         raise toolkit.catalog.error("ORDERS_P001") from error
 
 
@@ -144,9 +144,9 @@ async def send(number: uuid.UUID, order: Order) -> dict[str, Any]:
     try:
         response = await app.state.warehouse.put(f"/parcels/{number}", json=order.model_dump())
         response.raise_for_status()
-    except DeadlineExceededError:
-        raise
-    except httpx.HTTPError as error:
+    except ResilienceError:
+        raise  # a refusal, or the warehouse's own error: each has its code
+    except httpx2.HTTPError as error:
         raise toolkit.catalog.error("ORDERS_W001") from error
     return {**response.json(), "due": due}
 

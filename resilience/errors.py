@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from resilience._support.background import RunningWork, running_together
 from resilience._support.given_facts import cut_off_by_caller, leaves, said_by
-from resilience._support.joined import joined_with
+from resilience._support.joined import joined_class, joined_with
 from resilience._support.portable import Portable, facts_of, packed, unpacked
 from resilience._support.printable import described, named, one_line, shown
 
@@ -57,6 +57,7 @@ __all__ = (
     "cut_off_by_caller",
     "described",
     "facts_of",
+    "joined_class",
     "joined_with",
     "leaves",
     "named",

@@ -274,6 +274,7 @@ def test_core_knows_no_framework(path: Path) -> None:
         "flask",
         "grpc",
         "httpx",
+        "httpx2",
         "requests",
         "resilience_fastapi",
         "resilience_flask",

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.all:
         return _chain(is_short=arguments.fast)
     _needs.check()
-    # Imports asyncio, httpx and rich, which `check` has found.
+    # Imports asyncio, httpx2 and rich, which `check` has found.
     from resilience_demo._play_aio import play  # noqa: PLC0415 - see above
 
     return play(SHORT if arguments.fast else FULL, _view(is_plain=arguments.fast))

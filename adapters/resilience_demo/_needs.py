@@ -11,8 +11,8 @@ from resilience.errors import PluginError
 
 __all__ = ("CHAIN", "check", "example", "valkey_binary")
 
-_MODULES = ("fastapi", "httpx", "rich", "uvicorn")
-CHAIN = ("fastapi", "flask", "grpc", "grpc_health", "grpc_status", "gunicorn", "httpx", "rich", "uvicorn")
+_MODULES = ("fastapi", "httpx2", "rich", "uvicorn")
+CHAIN = ("fastapi", "flask", "grpc", "grpc_health", "grpc_status", "gunicorn", "httpx2", "rich", "uvicorn")
 """The packages for `--all`."""
 _HERE = Path(__file__).parent
 _PLACES = (_HERE / "examples", _HERE.parent.parent / "examples")

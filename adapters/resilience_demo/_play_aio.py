@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 
-import httpx
+import httpx2
 
 from resilience.clock import Clock, monotonic
 from resilience_demo import _needs
@@ -35,7 +35,7 @@ def play(script: Script, view: View) -> int:
 async def _shown(script: Script, view: View) -> int:
     try:
         criteria = await _perform(Stage(script), view)
-    except (BrokenStageError, httpx.HTTPError) as error:
+    except (BrokenStageError, httpx2.HTTPError) as error:
         view.failed(str(error))
         return 1
     finally:
@@ -78,8 +78,8 @@ async def _ready(shop: Child) -> None:
     raise BrokenStageError(shop.failure())
 
 
-async def _has_started(http: httpx.AsyncClient) -> bool:
-    with contextlib.suppress(httpx.HTTPError):
+async def _has_started(http: httpx2.AsyncClient) -> bool:
+    with contextlib.suppress(httpx2.HTTPError):
         return (await http.get("/startupz")).is_success
     return False
 
@@ -101,7 +101,7 @@ async def _acts(stage: Stage, view: View, children: Children, provider: Child, s
         )
 
 
-async def _direct(stage: Stage, view: View, admin: httpx.AsyncClient, clock: Clock) -> None:
+async def _direct(stage: Stage, view: View, admin: httpx2.AsyncClient, clock: Clock) -> None:
     for phase in stage.script.phases:
         await _begin(stage, phase, admin, clock)
         view.phase(stage)
@@ -109,7 +109,7 @@ async def _direct(stage: Stage, view: View, admin: httpx.AsyncClient, clock: Clo
     await asyncio.sleep(_LAST_REPORT)
 
 
-async def _begin(stage: Stage, phase: Phase, admin: httpx.AsyncClient, clock: Clock) -> None:
+async def _begin(stage: Stage, phase: Phase, admin: httpx2.AsyncClient, clock: Clock) -> None:
     stage.marks[phase.name] = clock()
     stage.phase = phase
     (await admin.put(f"/admin/mode/{phase.mode}")).raise_for_status()
@@ -129,7 +129,7 @@ async def _show(stage: Stage, view: View, clock: Clock) -> None:
         await asyncio.sleep(_TICK)
 
 
-def _client(server: Child) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+def _client(server: Child) -> httpx2.AsyncClient:
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
     url = f"http://127.0.0.1:{server.port}"
-    return httpx.AsyncClient(base_url=url, timeout=_CLIENT_TIMEOUT, limits=limits, trust_env=False)
+    return httpx2.AsyncClient(base_url=url, timeout=_CLIENT_TIMEOUT, limits=limits, trust_env=False)

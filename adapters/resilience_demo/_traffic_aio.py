@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
+import httpx2
 
 from resilience.clock import monotonic
 from resilience_demo._record import GUARDED, PLAIN, PRICES, TrafficAnswer, outcome_of
@@ -23,7 +23,7 @@ ORDER = {"item": "tea", "quantity": 1}
 class Traffic:
     """Sends the load of the script to the shop at `http`, the same to both sides, and records every answer."""
 
-    def __init__(self, stage: Stage, http: httpx.AsyncClient, clock: Callable[[], float]) -> None:
+    def __init__(self, stage: Stage, http: httpx2.AsyncClient, clock: Callable[[], float]) -> None:
         self._stage = stage
         self._http = http
         self._clock = clock
@@ -67,7 +67,7 @@ class Traffic:
         method, body = ("GET", None) if side == PRICES else ("POST", ORDER)
         try:
             response = await self._http.request(method, _PATHS[side], json=body)
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             return "error", type(error).__name__
         code = "" if response.is_success else code_of(response)
         return outcome_of(response.status_code, code), code
@@ -84,7 +84,7 @@ def blamed(asked: Phase | None, answered: Phase | None) -> str:
     return "" if phase is None else phase.name
 
 
-def code_of(response: httpx.Response) -> str:
+def code_of(response: httpx2.Response) -> str:
     """Return the code in an envelope, or an empty string if the body has none."""
     try:
         body: Any = response.json()

@@ -1,7 +1,8 @@
-"""Guards outgoing HTTP: transports for httpx, and an adapter for requests. You use the client itself as before.
+"""Guards outgoing HTTP: transports for httpx2 and httpx, and an adapter for requests. You use the client as before.
 
-Each needs its library: `pip install "resilience-plugins[httpx]"` or `"resilience-plugins[requests]"`. A library is
-imported when you use the first name that needs it.
+The transports for httpx2 are in `resilience_http.httpx2`. Those for httpx are here, and in `resilience_http.httpx`.
+Each library is an extra: `pip install "resilience-plugins[httpx2]"`, `[httpx]` or `[requests]`. It is imported when you
+use the first name that needs it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ from resilience.plugins import lazy_names
 TYPE_CHECKING = False  # as at the root of `resilience`
 if TYPE_CHECKING:
     from resilience_http._envelope import raise_for_envelope
-    from resilience_http._httpx import ResilienceTransport
-    from resilience_http._httpx_async import AsyncResilienceTransport
     from resilience_http._pipeline import host_of, per_host
     from resilience_http._requests import ResilienceAdapter
+    from resilience_http.httpx import AsyncResilienceTransport, ResilienceTransport
 
 __all__ = (
     "AsyncResilienceTransport",
@@ -29,10 +29,10 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "_envelope": ("raise_for_envelope",),
-        "_httpx": ("ResilienceTransport",),
-        "_httpx_async": ("AsyncResilienceTransport",),
         "_pipeline": ("host_of", "per_host"),
         "_requests": ("ResilienceAdapter",),
+        "httpx._aio": ("AsyncResilienceTransport",),
+        "httpx._sync": ("ResilienceTransport",),
     },
-    {"_httpx": "httpx", "_httpx_async": "httpx", "_requests": "requests"},
+    {"_requests": "requests", "httpx._aio": "httpx", "httpx._sync": "httpx"},
 )

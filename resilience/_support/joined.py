@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 from resilience._support.portable import Portable, copied_as
 
-__all__ = ("joined_with",)
+__all__ = ("joined_class", "joined_with")
 
 E = TypeVar("E", bound=Exception)
+K = TypeVar("K")
 _classes: dict[tuple[type, type], type] = {}
 
 
@@ -45,15 +46,18 @@ def joined_with(
         return error
     pair = (other, type(error)) if overrides else (type(error), other)
     given: Any = error
-    joined: Any = copied_as(error, _class_of(*pair))
+    joined: Any = copied_as(error, joined_class(*pair))
     joined.__context__, joined.__traceback__ = given.__context__, given.__traceback__
     for name, fact in facts.items():
         setattr(joined, name, fact)
     return joined  # type: ignore[no-any-return]  # of both classes
 
 
-def _class_of(first: type, second: type) -> type:
-    """Return the class of a pair. Pickles name this function, because no module has the class under a name."""
+def joined_class(first: type[K], second: type) -> type[K]:
+    """Return the class of errors that are of both classes, the same one each time. One of the two must be `Portable`.
+
+    Pickles name this function, because no module has the class under a name.
+    """
     found = _classes.get((first, second))
     if found is not None:
         return found
@@ -62,7 +66,7 @@ def _class_of(first: type, second: type) -> type:
         "__module__": ours.__module__,  # for tracebacks, which show module and name
         "__doc__": f"A `{first.__name__}` and a `{second.__name__}`.",
         "__reduce__": Portable.__reduce__,  # before that of a class with fields of C
-        "made_as": lambda _self: (_class_of, (first, second)),
+        "made_as": lambda _self: (joined_class, (first, second)),
     }
     made = new_class(ours.__name__, (first, second), exec_body=lambda namespace: namespace.update(body))
     return _classes.setdefault((first, second), made)  # atomic: if two threads make the class, one class stays

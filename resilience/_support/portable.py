@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import pickle
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -70,9 +71,15 @@ def copied_as(error: Any, kind: type[K]) -> K:
 
 def facts_of(error: Any) -> dict[str, Any]:
     """Return all attributes of an error, those in slots included."""
-    slots = {name for kind in type(error).__mro__ for name in _names(vars(kind).get("__slots__", ()))}
-    held = {name: getattr(error, name) for name in slots if not name.startswith("__") and hasattr(error, name)}
+    kind: Any = type(error)
+    held = {name: getattr(error, name) for name in _slots_of(kind) if hasattr(error, name)}
     return {**vars(error), **held}
+
+
+@functools.lru_cache(maxsize=256)
+def _slots_of(kind: type) -> frozenset[str]:
+    names = {name for each in kind.__mro__ for name in _names(vars(each).get("__slots__", ()))}
+    return frozenset(name for name in names if not name.startswith("__"))
 
 
 def _names(slots: Any) -> tuple[str, ...]:

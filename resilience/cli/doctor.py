@@ -29,6 +29,7 @@ _EXTRAS = {
     "fastapi": "fastapi",
     "flask": "flask",
     "grpc": "grpc",
+    "httpx2": "httpx2",
     "httpx": "httpx",
     "requests": "requests",
 }

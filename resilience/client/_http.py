@@ -8,8 +8,8 @@ from resilience._support.retry_after import asked_by as asked_wait
 
 __all__ = ("IDEMPOTENT_METHODS", "asked_wait", "is_failure", "is_worth_repeating", "may_repeat")
 
-IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
-"""Methods whose requests have the same effect if they arrive twice (RFC 9110, 9.2.2)."""
+IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE", "QUERY"})
+"""Methods whose requests have the same effect if they arrive twice (RFC 9110, 9.2.2; QUERY: RFC 10008)."""
 
 _TOO_MANY, _SERVER_SIDE = 429, 500
 _PERMANENT = frozenset({501, 505, 506, 508, 510, 511})

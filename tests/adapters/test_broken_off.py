@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import httpx
+import httpx2
 import pytest
 from legs import everywhere
 from unix_server import SERVERS, Server
@@ -21,7 +21,7 @@ def test_one_line_and_no_traceback(start: Start, name: str, path: str) -> None:
     """A stream is broken off so that its client notices, and each one costs the log one line with the request's id."""
     server = start(name, RESILIENCE_SERVER__DEADLINE="300ms")
     for number in range(3):
-        with pytest.raises(httpx.RemoteProtocolError):
+        with pytest.raises(httpx2.RemoteProtocolError):
             server.client.get(path, headers={"X-Request-ID": f"id-{number}"})
     assert server.get("/livez").status_code == 200
     assert [server.output.count(f"request id-{number} {BROKEN_OFF}") for number in range(3)] == [1, 1, 1]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
-import httpx
+import httpx2
 import pybreaker
 import pytest
 import requests
@@ -26,10 +26,11 @@ import resilience_flask
 import resilience_grpc
 import resilience_http
 from resilience import AppError, CircuitOpenError, ConfigurationError, DeadlineExceededError
-from resilience.errors import Problem, RateLimitedError, RejectedError, RunningWork, StartupError
+from resilience.errors import Problem, RateLimitedError, RejectedError, RunningWork, StartupError, joined_class
 from resilience.policy import Substitute
 from resilience_grpc.client._errors import AioCallError, CallError, CallStatus, SyncCallError, as_call_error
-from resilience_http import _httpx_parts, _requests
+from resilience_http import _requests
+from resilience_http._transports._parts import FailedResponseError
 
 PACKAGES = (resilience, resilience_fastapi, resilience_flask, resilience_grpc, resilience_http)
 TRAILING = (("x-request-id", "r-9"), ("grpc-retry-pushback-ms", "1500"), ("blob-bin", b"\x00\xff"))
@@ -63,12 +64,17 @@ def _is_named(kind: type) -> bool:
     return getattr(importlib.import_module(kind.__module__), kind.__name__, None) is kind
 
 
-def _request() -> httpx.Request:
-    return httpx.Request("POST", "http://shop.example/orders", headers={"X-Mine": "1"}, content=b"order")
+def _request() -> httpx2.Request:
+    return httpx2.Request("POST", "http://shop.example/orders", headers={"X-Mine": "1"}, content=b"order")
 
 
-def _response() -> httpx.Response:
-    return httpx.Response(503, headers={"Retry-After": "7"}, content=b'{"code":"X"}', request=_request())
+def _response() -> httpx2.Response:
+    return httpx2.Response(503, headers={"Retry-After": "7"}, content=b'{"code":"X"}', request=_request())
+
+
+def failed_response(*args: Any, **facts: Any) -> BaseException:
+    """Return the error that policies get: an error of the library, too, whose class no module has by name."""
+    return joined_class(FailedResponseError, httpx2.HTTPStatusError)(*args, **facts)
 
 
 def _prepared() -> requests.PreparedRequest:
@@ -91,7 +97,7 @@ MADE: dict[type[BaseException], Callable[[], BaseException]] = {
     DeadlineExceededError: lambda: DeadlineExceededError("late", policy="p", seconds=1.5, allowed=3.0),
     StartupError: lambda: StartupError("no", step="db"),
     Substitute: lambda: Substitute(7, error=AppError("X_1", details={"a": 1})),
-    _httpx_parts.HTTPXFailedResponse: lambda: _httpx_parts.HTTPXFailedResponse(_request(), _response(), allowed=2.0),
+    FailedResponseError: lambda: failed_response(_request(), _response(), allowed=2.0),
     _requests.RequestsFailedResponse: lambda: _requests.RequestsFailedResponse(_prepared(), _answer(), allowed=2.0),
     CallError: lambda: _call_error(is_aio=False),
     SyncCallError: lambda: _call_error(is_aio=False),
@@ -147,7 +153,7 @@ def test_every_error_crosses(kind: type[BaseException]) -> None:
     for way, twin in crossed(error).items():
         assert type(twin) is type(error), way
         assert (str(twin), facts(twin), twin.__notes__) == (str(error), facts(error), ["tried twice"]), way
-        if isinstance(error, resilience.ResilienceError | httpx.HTTPStatusError | requests.HTTPError | grpc.RpcError):
+        if isinstance(error, resilience.ResilienceError | httpx2.HTTPStatusError | requests.HTTPError | grpc.RpcError):
             cause: Any = twin.__cause__
             assert (type(cause), cause.args) == (ConnectionResetError, (104, "reset")), way
             assert twin.__suppress_context__, way
@@ -190,7 +196,7 @@ def test_metadata_of_a_call_crosses(make: Callable[[], Any]) -> None:
 def test_request_and_response_cross() -> None:
     """The failed answer that a policy judged has its request, its headers and its body."""
     for error, body in (
-        (MADE[_httpx_parts.HTTPXFailedResponse](), b'{"code":"X"}'),
+        (MADE[FailedResponseError](), b'{"code":"X"}'),
         (MADE[_requests.RequestsFailedResponse](), b"busy"),
     ):
         for way, twin in crossed(error).items():
@@ -201,15 +207,15 @@ def test_request_and_response_cross() -> None:
 
 def test_an_unread_answer_crosses_without_its_body() -> None:
     """A streamed answer keeps its head."""
-    response = httpx.Response(503, stream=httpx.ByteStream(b"later"), request=_request())
-    twin = pickle.loads(pickle.dumps(_httpx_parts.HTTPXFailedResponse(_request(), response)))
+    response = httpx2.Response(503, stream=httpx2.ByteStream(b"later"), request=_request())
+    twin = pickle.loads(pickle.dumps(failed_response(_request(), response)))
     assert (twin.response.status_code, str(twin)) == (503, "shop.example answered 503")
 
 
 def test_what_cannot_be_unpickled_costs_only_itself() -> None:
     """The cause of a class whose constructor wants more than it keeps does not break the error that it caused."""
     error = CircuitOpenError("open", policy="p", retry_after=3.0)
-    error.__cause__ = httpx.HTTPStatusError("busy", request=_request(), response=_response())
+    error.__cause__ = httpx2.HTTPStatusError("busy", request=_request(), response=_response())
     with pytest.raises(TypeError):
         pickle.loads(pickle.dumps(error.__cause__))
     back = pickle.loads(pickle.dumps(error))
@@ -253,7 +259,7 @@ def test_a_copy_has_its_own_notes() -> None:
 
 def test_groups_of_errors_cross() -> None:
     """An exception group crosses with all errors in it."""
-    group = BaseExceptionGroup("g", [made(CircuitOpenError), made(AppError), made(_httpx_parts.HTTPXFailedResponse)])
+    group = BaseExceptionGroup("g", [made(CircuitOpenError), made(AppError), made(FailedResponseError)])
     for way, twin in crossed(group).items():
         assert [type(each) for each in twin.exceptions] == [type(each) for each in group.exceptions], way
         assert twin.exceptions[0].retry_after == 1.5, way

@@ -23,7 +23,8 @@ from resilience_grpc import (
     drain,
     server_interceptors,
 )
-from resilience_http import AsyncResilienceTransport, ResilienceAdapter, ResilienceTransport
+from resilience_http import ResilienceAdapter
+from resilience_http.httpx2 import AsyncResilienceTransport, ResilienceTransport
 
 
 def _on_a_server(call: Callable[..., Any]) -> Callable[[Any], Any]:

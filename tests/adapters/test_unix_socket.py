@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from unix_server import SERVERS, Server, end, wait_for
 
@@ -76,7 +76,7 @@ def test_behind_a_real_nginx(start: Start, name: str, tmp_path: Path) -> None:
     if binary is None:
         pytest.skip("no nginx: put one on PATH, or name it in TEST_NGINX")
     server = start(name, **{**settings_of_example(), "RESILIENCE_SERVER__RATE_LIMIT": "2/minute"})
-    with proxied(binary, server.path, tmp_path) as url, httpx.Client(base_url=url) as client:
+    with proxied(binary, server.path, tmp_path) as url, httpx2.Client(base_url=url) as client:
         answers: list[Any] = [client.get("/", headers={"X-Forwarded-For": f"6.6.6.{number}"}) for number in range(3)]
     assert [each.status_code for each in answers] == [200, 200, 429]
     assert answers[0].json() == "127.0.0.1"
@@ -101,7 +101,7 @@ def proxied(binary: str, path: Path, directory: Path) -> Iterator[str]:
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_for(lambda: httpx.get(f"{url}/livez").status_code == 200, process, log)
+        wait_for(lambda: httpx2.get(f"{url}/livez").status_code == 200, process, log)
         yield url
     finally:
         end(process)

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI, HTTPException
 from flask import Flask, abort
@@ -100,7 +100,7 @@ async def test_messages_of_frameworks(status: int) -> None:
     FlaskResilience(flask)
     install(fastapi)
     client = flask.test_client()
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(fastapi), base_url="http://test") as other:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(fastapi), base_url="http://test") as other:
         given = client.get("/mine").get_json()["message"], (await other.get("/mine")).json()["message"]
         usual = client.get("/plain").get_json()["message"], (await other.get("/plain")).json()["message"]
     assert given == ("mine", "mine")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI
 from flask import Flask
@@ -75,8 +75,8 @@ async def test_in_fastapi(written: io.StringIO, path: str) -> None:
     app.get("/thread")(fail)
     app.get("/task")(fail_awaiting)
     install(app)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
         assert (await client.get(path, headers={"X-Request-ID": "5f0c"})).status_code == 500
     (promised,) = re.findall(r"`(request 5f0c ended .*?)`", PAGE)
     assert written.getvalue() == f"WARNING shop [5f0c] here\nERROR resilience [5f0c] {promised}\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI, Request
 from flask import Flask
@@ -58,9 +58,9 @@ def ours(**settings: str) -> FastAPI:
     return app
 
 
-async def ask(app: FastAPI, *paths: str, method: str = "GET", **headers: str) -> list[httpx.Response]:
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
+async def ask(app: FastAPI, *paths: str, method: str = "GET", **headers: str) -> list[httpx2.Response]:
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
         return [await client.request(method, path) for path in paths]
 
 

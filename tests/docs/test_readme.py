@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI
 
@@ -45,7 +45,7 @@ async def test_one_line_of_middleware_does_what_it_says() -> None:
     exec(code, namespace)  # noqa: S102 - the README's own example
     app = namespace["app"]
     assert isinstance(app, FastAPI)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client:
         assert (await client.get("/livez")).status_code == 200
         missing = await client.get("/nowhere")
     assert (missing.status_code, missing.json()["code"]) == (404, "NOT_FOUND")

@@ -2,7 +2,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 
-import httpx
+import httpx2
 import pytest
 import uvicorn
 from example_modules import load
@@ -26,32 +26,32 @@ async def provider() -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def shop(provider: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
+async def shop(provider: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx2.AsyncClient]:
     """Give the shop as it is in the file; a variable says that four calls are enough to judge by."""
     monkeypatch.setenv("SHOP_PROVIDER_URL", provider)
     monkeypatch.setenv("RESILIENCE_PIPELINE__PAYMENTS__BREAKER__MINIMUM_CALLS", "4")
     app = load("fastapi_shop").app
-    transport = httpx.ASGITransport(app)
+    transport = httpx2.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://shop") as client,
+        httpx2.AsyncClient(transport=transport, base_url="http://shop") as client,
     ):
         yield client
 
 
 async def change_mode(provider: str, mode: str) -> None:
-    async with httpx.AsyncClient() as admin:
+    async with httpx2.AsyncClient() as admin:
         (await admin.put(f"{provider}/admin/mode/{mode}")).raise_for_status()
 
 
 @pytest.mark.parametrize("path", ["/orders", "/plain/orders"])
-async def test_an_order_is_paid(shop: httpx.AsyncClient, path: str) -> None:
+async def test_an_order_is_paid(shop: httpx2.AsyncClient, path: str) -> None:
     """Both ways of ordering sell the same thing for the same money."""
     response = await shop.post(path, json=TEA)
     assert (response.status_code, response.json()) == (201, {"paid": 900})
 
 
-async def test_what_is_not_sold_has_a_code(shop: httpx.AsyncClient) -> None:
+async def test_what_is_not_sold_has_a_code(shop: httpx2.AsyncClient) -> None:
     """An order for something else gets the shop's own code and what it could order instead."""
     response = await shop.post("/orders", json={"item": "coffee"})
     assert response.status_code == 422
@@ -59,7 +59,7 @@ async def test_what_is_not_sold_has_a_code(shop: httpx.AsyncClient) -> None:
     assert "tea" in response.json()["details"]["sold"]
 
 
-async def test_the_price_list_is_limited(shop: httpx.AsyncClient) -> None:
+async def test_the_price_list_is_limited(shop: httpx2.AsyncClient) -> None:
     """Ten requests for the price list are answered, the next is told when to come back."""
     answers = [await shop.get("/prices") for _ in range(14)]
     assert [answer.status_code for answer in answers[:10]] == [200] * 10
@@ -68,7 +68,7 @@ async def test_the_price_list_is_limited(shop: httpx.AsyncClient) -> None:
     assert "retry-after" in answers[-1].headers
 
 
-async def test_a_blip_is_hidden_by_a_second_attempt(shop: httpx.AsyncClient) -> None:
+async def test_a_blip_is_hidden_by_a_second_attempt(shop: httpx2.AsyncClient) -> None:
     """One call in 25 fails on a good day: customers of the guarded way never see it, the others do."""
     guarded = [(await shop.post("/orders", json=TEA)).status_code for _ in range(30)]
     plain = [(await shop.post("/plain/orders", json=TEA)).status_code for _ in range(30)]
@@ -76,7 +76,7 @@ async def test_a_blip_is_hidden_by_a_second_attempt(shop: httpx.AsyncClient) -> 
     assert set(plain) == {201, 502}
 
 
-async def test_a_broken_provider_opens_the_circuit(shop: httpx.AsyncClient, provider: str) -> None:
+async def test_a_broken_provider_opens_the_circuit(shop: httpx2.AsyncClient, provider: str) -> None:
     """Once enough calls have failed the shop answers at once, says when to come back, and stays in service."""
     await change_mode(provider, "broken")
     codes = [(await shop.post("/orders", json=TEA)).json()["code"] for _ in range(6)]
@@ -90,7 +90,7 @@ async def test_a_broken_provider_opens_the_circuit(shop: httpx.AsyncClient, prov
 
 
 @pytest.mark.realtime
-async def test_a_hanging_provider_is_not_waited_for(shop: httpx.AsyncClient, provider: str) -> None:
+async def test_a_hanging_provider_is_not_waited_for(shop: httpx2.AsyncClient, provider: str) -> None:
     """A call that hangs is cut short after 300 ms, twice; without the toolkit the customer waits it out."""
     await change_mode(provider, "hanging")
     guarded, plain = await asyncio.gather(shop.post("/orders", json=TEA), shop.post("/plain/orders", json=TEA))
@@ -100,6 +100,6 @@ async def test_a_hanging_provider_is_not_waited_for(shop: httpx.AsyncClient, pro
 
 async def test_only_this_machine_may_break_the_provider() -> None:
     """The switch of the provider is for loopback alone."""
-    transport = httpx.ASGITransport(load("flaky_upstream").app, client=("192.0.2.1", 1))
-    async with httpx.AsyncClient(transport=transport, base_url="http://provider") as stranger:
+    transport = httpx2.ASGITransport(load("flaky_upstream").app, client=("192.0.2.1", 1))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://provider") as stranger:
         assert (await stranger.put("/admin/mode/broken")).status_code == 403

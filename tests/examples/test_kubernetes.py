@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import yaml
 from example_modules import load
@@ -145,10 +145,10 @@ async def test_probes_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     async def statuses() -> dict[str, int]:
         return {probe: (await client.get(path)).status_code for probe, path in paths.items()}
 
-    transport = httpx.ASGITransport(shop.app)
+    transport = httpx2.ASGITransport(shop.app)
     async with (
         shop.app.router.lifespan_context(shop.app),
-        httpx.AsyncClient(transport=transport, base_url="http://shop.example") as client,
+        httpx2.AsyncClient(transport=transport, base_url="http://shop.example") as client,
     ):
         assert set((await statuses()).values()) == {200}
         shop.toolkit.lifecycle.drain()

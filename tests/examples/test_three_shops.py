@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from shop_chain import Chain, running
 
@@ -28,9 +28,9 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
         yield chain
 
 
-def ask(chain: Chain, item: str, number: uuid.UUID | None = None, /, **headers: str) -> httpx.Response:
+def ask(chain: Chain, item: str, number: uuid.UUID | None = None, /, **headers: str) -> httpx2.Response:
     path = f"/parcels/{number or uuid.uuid4()}"
-    with httpx.Client(base_url=f"http://127.0.0.1:{chain.shop.port}", timeout=20, trust_env=False) as http:
+    with httpx2.Client(base_url=f"http://127.0.0.1:{chain.shop.port}", timeout=20, trust_env=False) as http:
         return http.put(path, json={"item": item}, headers={**SENT, **headers})
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import grpc
 import grpc.aio
-import httpx
+import httpx2
 
 from resilience import AppError, CircuitBreaker, Pipeline, RateLimitedError
+from resilience.errors import joined_class
 from resilience_grpc.client._errors import CallStatus, as_call_error
-from resilience_http._httpx_parts import HTTPXFailedResponse
+from resilience_http._transports._parts import FailedResponseError
 
 __all__ = ("OrderError", "fail")
 
@@ -36,5 +37,6 @@ def fail(name: str) -> None:
 
 
 def _busy() -> None:
-    request = httpx.Request("GET", "http://shop.example/")
-    raise HTTPXFailedResponse(request, httpx.Response(503, headers={"Retry-After": "7"}, request=request))
+    request = httpx2.Request("GET", "http://shop.example/")
+    failed = joined_class(FailedResponseError, httpx2.HTTPStatusError)
+    raise failed(request, httpx2.Response(503, headers={"Retry-After": "7"}, request=request))

@@ -7,10 +7,13 @@ import contextvars
 from typing import Any, NamedTuple
 
 import httpx
+import httpx2
 import requests
 
+import resilience_http.httpx
+import resilience_http.httpx2
 from resilience import Resilience
-from resilience_http import AsyncResilienceTransport, ResilienceAdapter, ResilienceTransport
+from resilience_http import ResilienceAdapter
 
 
 class Got(NamedTuple):
@@ -22,19 +25,46 @@ class Got(NamedTuple):
 
 
 class SyncCaller:
-    """`httpx.Client`."""
+    """`httpx2.Client`."""
 
-    refused: type[Exception] = httpx.ConnectError
-    broken: type[Exception] = httpx.TransportError
-    timed_out: type[Exception] = httpx.TimeoutException
-    failed: type[Exception] = httpx.HTTPStatusError
-    full: type[Exception] = httpx.PoolTimeout
-    any_error: type[Exception] = httpx.HTTPError
+    library: Any = httpx2
+    guards: Any = resilience_http.httpx2
 
     def __init__(self, resilience: Resilience | None = None, connections: int = 10, **options: Any) -> None:
-        inner = httpx.HTTPTransport(limits=httpx.Limits(max_connections=connections))
-        self.guard: Any = ResilienceTransport(inner, Resilience() if resilience is None else resilience, **options)
-        self.client: Any = httpx.Client(transport=self.guard, timeout=httpx.Timeout(5, pool=0.5))
+        library, toolkit = self.library, Resilience() if resilience is None else resilience
+        inner = library.HTTPTransport(limits=library.Limits(max_connections=connections))
+        self.guard: Any = self.guards.ResilienceTransport(inner, toolkit, **options)
+        self.client: Any = library.Client(transport=self.guard, timeout=library.Timeout(5, pool=0.5))
+
+    @property
+    def refused(self) -> type[Exception]:
+        """The error of a connection that cannot be made."""
+        return self.library.ConnectError  # type: ignore[no-any-return]  # of any library
+
+    @property
+    def broken(self) -> type[Exception]:
+        """The error of a connection that breaks off."""
+        return self.library.TransportError  # type: ignore[no-any-return]  # of any library
+
+    @property
+    def timed_out(self) -> type[Exception]:
+        """The error of a timeout."""
+        return self.library.TimeoutException  # type: ignore[no-any-return]  # of any library
+
+    @property
+    def failed(self) -> type[Exception]:
+        """The error of `raise_for_status`."""
+        return self.library.HTTPStatusError  # type: ignore[no-any-return]  # of any library
+
+    @property
+    def full(self) -> type[Exception]:
+        """The error of a client without a free connection."""
+        return self.library.PoolTimeout  # type: ignore[no-any-return]  # of any library
+
+    @property
+    def any_error(self) -> type[Exception]:
+        """The class of all errors."""
+        return self.library.HTTPError  # type: ignore[no-any-return]  # of any library
 
     def request(self, method: str, url: str, body: Any = None, **options: Any) -> Got:
         response = self.client.request(method, url, content=body, **options)
@@ -48,13 +78,13 @@ class SyncCaller:
 
 
 class AsyncCaller(SyncCaller):
-    """`httpx.AsyncClient`, in an event loop of its own."""
+    """`httpx2.AsyncClient`, in an event loop of its own."""
 
     def __init__(self, resilience: Resilience | None = None, connections: int = 10, **options: Any) -> None:
-        inner = httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=connections))
-        toolkit = Resilience() if resilience is None else resilience
-        self.guard = AsyncResilienceTransport(inner, toolkit, **options)
-        self.client = httpx.AsyncClient(transport=self.guard, timeout=httpx.Timeout(5, pool=0.5))
+        library, toolkit = self.library, Resilience() if resilience is None else resilience
+        inner = library.AsyncHTTPTransport(limits=library.Limits(max_connections=connections))
+        self.guard = self.guards.AsyncResilienceTransport(inner, toolkit, **options)
+        self.client = library.AsyncClient(transport=self.guard, timeout=library.Timeout(5, pool=0.5))
         self.runner = asyncio.Runner()
 
     def request(self, method: str, url: str, body: Any = None, **options: Any) -> Got:
@@ -67,15 +97,29 @@ class AsyncCaller(SyncCaller):
         self.runner.close()
 
 
+class OldSyncCaller(SyncCaller):
+    """`httpx.Client`."""
+
+    library = httpx
+    guards = resilience_http.httpx
+
+
+class OldAsyncCaller(AsyncCaller):
+    """`httpx.AsyncClient`, in an event loop of its own."""
+
+    library = httpx
+    guards = resilience_http.httpx
+
+
 class RequestsCaller(SyncCaller):
     """`requests.Session`."""
 
-    refused = requests.ConnectionError
-    broken = requests.RequestException
-    timed_out = requests.Timeout
-    failed = requests.HTTPError
-    full = requests.ConnectionError
-    any_error = requests.RequestException
+    refused: Any = requests.ConnectionError
+    broken: Any = requests.RequestException
+    timed_out: Any = requests.Timeout
+    failed: Any = requests.HTTPError
+    full: Any = requests.ConnectionError
+    any_error: Any = requests.RequestException
 
     def __init__(self, resilience: Resilience | None = None, connections: int = 10, **options: Any) -> None:
         toolkit = Resilience() if resilience is None else resilience

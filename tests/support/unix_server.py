@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
+import httpx2
 
 __all__ = ("SERVERS", "Server", "end", "wait_for")
 
@@ -53,8 +53,8 @@ class Server:
                 stdout=log,
                 stderr=log,
             )
-        wait_for(self.listens, self.process, self.log)  # httpx leaks the socket of a connection that is refused
-        self.client = httpx.Client(transport=httpx.HTTPTransport(uds=str(self.path)), base_url="http://shop.example")
+        wait_for(self.listens, self.process, self.log)  # httpx2 leaks the socket of a connection that is refused
+        self.client = httpx2.Client(transport=httpx2.HTTPTransport(uds=str(self.path)), base_url="http://shop.example")
         wait_for(lambda: self.get("/livez").status_code == 200, self.process, self.log)
 
     def listens(self) -> bool:
@@ -62,7 +62,7 @@ class Server:
             probe.connect(str(self.path))
         return True
 
-    def get(self, path: str = "/", forwarded: str | None = None) -> httpx.Response:
+    def get(self, path: str = "/", forwarded: str | None = None) -> httpx2.Response:
         return self.client.get(path, headers={} if forwarded is None else {"X-Forwarded-For": forwarded})
 
     @property
@@ -77,7 +77,7 @@ class Server:
 def wait_for(holds: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
     patience = time.monotonic() + 30
     while True:
-        with contextlib.suppress(OSError, httpx.HTTPError):
+        with contextlib.suppress(OSError, httpx2.HTTPError):
             if holds():
                 return
         assert process.poll() is None, log.read_text()

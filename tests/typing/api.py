@@ -6,6 +6,7 @@ from typing import Any, assert_type
 import grpc
 import grpc.aio
 import httpx
+import httpx2
 import pybreaker
 import requests
 import tenacity
@@ -59,6 +60,8 @@ from resilience_http import (
     per_host,
     raise_for_envelope,
 )
+from resilience_http.httpx2 import AsyncResilienceTransport as AsyncGuard2
+from resilience_http.httpx2 import ResilienceTransport as Guard2
 
 breaker = CircuitBreaker(failure_rate_threshold=0.5, sliding_window=100, minimum_calls=20, reset_timeout=30)
 payments = Pipeline(
@@ -167,6 +170,11 @@ def outgoing() -> None:
         transport=AsyncResilienceTransport(pipeline=Pipeline("p", per_host(lambda host: CircuitBreaker())))
     )
     requests.Session().mount("https://", ResilienceAdapter(raises_envelopes=True, pool_maxsize=5))
+    httpx2.Client(transport=Guard2(httpx2.HTTPTransport(), Resilience(), pipeline="payments"))
+    httpx2.AsyncClient(transport=AsyncGuard2(httpx2.AsyncHTTPTransport()))
+    assert_type(Guard2().handle_request(httpx2.Request("GET", "http://localhost")), httpx2.Response)
+    assert_type(ResilienceTransport().handle_request(httpx.Request("GET", "http://localhost")), httpx.Response)
+    assert_type(Guard2().inner, httpx2.BaseTransport)
     assert_type(raise_for_envelope(httpx.get("http://localhost")), httpx.Response)
     assert_type(raise_for_envelope(requests.get("http://localhost", timeout=1)), requests.Response)
     assert_type(client_headers(margin="20ms"), dict[str, str])

@@ -7,7 +7,7 @@ import secrets
 import uuid
 from collections.abc import Iterable
 
-import httpx
+import httpx2
 
 from resilience_demo._children_aio import Child
 from resilience_demo.chain._stage import Crossing, Sighting
@@ -19,7 +19,7 @@ _SOLD_OUT = "scone"
 _LINE = re.compile(r"WARNING (\w+): (\w+) for parcel (\S+), request (\S+), trace (\S+), (\d+) ms left")
 
 
-async def cross(http: httpx.AsyncClient, servers: Iterable[Child]) -> Crossing:
+async def cross(http: httpx2.AsyncClient, servers: Iterable[Child]) -> Crossing:
     """Order a sold-out item and collect the reports of its error from the logs and from the answer."""
     crossing = Crossing(f"demo-{secrets.token_hex(4)}", secrets.token_hex(16), _TIMEOUT)
     headers = {
@@ -43,7 +43,7 @@ def sightings(log: str, parcel: str) -> list[Sighting]:
     ]
 
 
-def _answered(response: httpx.Response) -> Sighting:
+def _answered(response: httpx2.Response) -> Sighting:
     body = response.json()
     code, request_id, trace_id = (body.get(name, "") for name in ("code", "request_id", "trace_id"))
     return Sighting("shop", f"HTTP {response.status_code}", code, request_id, trace_id)

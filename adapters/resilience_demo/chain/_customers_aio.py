@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 
-import httpx
+import httpx2
 
 from resilience.clock import Clock, monotonic
 from resilience_demo._traffic_aio import beats, code_of
@@ -19,7 +19,7 @@ ORDERED = "tea"
 class Customers:
     """Sends orders to the shop at `http` and records every answer."""
 
-    def __init__(self, record: ChainRecord, http: httpx.AsyncClient, clock: Clock) -> None:
+    def __init__(self, record: ChainRecord, http: httpx2.AsyncClient, clock: Clock) -> None:
         self._record = record
         self._http = http
         self._clock = clock
@@ -54,7 +54,7 @@ class Customers:
     async def _answer(self) -> tuple[int, str, str, str]:
         try:
             response = await self._http.put(f"/parcels/{uuid.uuid4()}", json={"item": ORDERED})
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             return 0, type(error).__name__, "", ""
         if not response.is_success:
             return response.status_code, code_of(response), "", ""

@@ -19,7 +19,7 @@ WAREHOUSES = ("warehouse-1", "warehouse-2")
 # Newer versions of gunicorn open a control socket at a fixed path, which two instances cannot share.
 _GUNICORN = "control_socket_disable = True\n"
 
-# Longer than the client keeps an idle connection (httpx: 5 s). Otherwise the client can send a request on a
+# Longer than the client keeps an idle connection (httpx2: 5 s). Otherwise the client can send a request on a
 # connection that gunicorn closes at that moment.
 _KEEP_ALIVE = ("--keep-alive", "10")
 

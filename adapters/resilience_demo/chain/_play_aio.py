@@ -7,7 +7,7 @@ import contextlib
 import tempfile
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from resilience.clock import monotonic
 from resilience_demo._children_aio import START, BrokenStageError, Child, Children
@@ -41,7 +41,7 @@ def play(script: ChainScript, view: ChainView) -> int:
 async def _shown(stage: ChainStage, view: ChainView) -> int:
     try:
         await _perform(stage, view)
-    except (BrokenStageError, httpx.HTTPError) as error:
+    except (BrokenStageError, httpx2.HTTPError) as error:
         view.failed(str(error))
         return 1
     criteria = judge(stage)
@@ -83,7 +83,7 @@ async def _open(launcher: Launcher, service: Service) -> dict[str, Child]:
     return {child.name: child for child in started}
 
 
-async def _first_customers(stage: ChainStage, service: Service, http: httpx.AsyncClient) -> None:
+async def _first_customers(stage: ChainStage, service: Service, http: httpx2.AsyncClient) -> None:
     """Wait until the service has found all instances ready, and `_WARM_UP` orders have succeeded together."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(START):
@@ -100,7 +100,7 @@ async def _all_sold(customers: Customers) -> bool:
 
 
 async def _busy(
-    stage: ChainStage, view: ChainView, launcher: Launcher, servers: dict[str, Child], http: httpx.AsyncClient
+    stage: ChainStage, view: ChainView, launcher: Launcher, servers: dict[str, Child], http: httpx2.AsyncClient
 ) -> None:
     """Send orders while the incidents happen. Return when every order has an answer."""
     stage.began = monotonic()
@@ -135,7 +135,7 @@ def _report_readiness(stage: ChainStage, view: ChainView, name: str, *, is_ready
         view.news(stage.clock(), f"service: {words}")
 
 
-def _client(shop: Child) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+def _client(shop: Child) -> httpx2.AsyncClient:
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
     url = f"http://127.0.0.1:{shop.port}"
-    return httpx.AsyncClient(base_url=url, timeout=_CLIENT_TIMEOUT, limits=limits, trust_env=False)
+    return httpx2.AsyncClient(base_url=url, timeout=_CLIENT_TIMEOUT, limits=limits, trust_env=False)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from demo_process import PATIENCE, PID, alive, demo, gone, read_until
 from rich.console import Console
@@ -286,7 +286,7 @@ async def test_traffic_is_bounded_and_survives_the_shop() -> None:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         for max_waiting in (0, 5):
             stage = Stage(dataclasses.replace(TINY, rate=200, shoppers=0, max_waiting=max_waiting), phase=HEALTHY)
-            async with httpx.AsyncClient(base_url=url) as http:
+            async with httpx2.AsyncClient(base_url=url) as http:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(Traffic(stage, http, time.monotonic).flow(), 0.2)
             tally = stage.record.total(GUARDED)
@@ -300,7 +300,7 @@ async def test_traffic_is_bounded_and_survives_the_shop() -> None:
 )
 def test_an_answer_of_any_shape_is_counted(body: bytes, code: str) -> None:
     """The code comes from an envelope. Any other body gives an empty code."""
-    assert code_of(httpx.Response(503, content=body)) == code
+    assert code_of(httpx2.Response(503, content=body)) == code
 
 
 def test_a_chart_has_a_row_for_each_power_of_ten() -> None:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from demo_process import PATIENCE, PID, alive, demo, gone, read_until
 from rich.console import Console
@@ -266,10 +266,10 @@ class Front:
         """Return the name of the answering instance for each new connection, or an empty name without an answer."""
         answers = []
         for _ in range(number):
-            async with httpx.AsyncClient(trust_env=False) as http:
+            async with httpx2.AsyncClient(trust_env=False) as http:
                 try:
                     answers.append((await http.get(f"http://127.0.0.1:{self.service.port}/")).text)
-                except httpx.TransportError:
+                except httpx2.TransportError:
                     answers.append("")
         return answers
 
@@ -362,23 +362,23 @@ async def test_a_probe_has_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("answer", "order"),
     [
-        (httpx.Response(200, json={"packed_by": "w", "booked_by": "s"}), (200, "", "w", "s")),
-        (httpx.Response(503, json={"code": "UNAVAILABLE"}), (503, "UNAVAILABLE", "", "")),
-        (httpx.ReadError("gone"), (0, "ReadError", "", "")),
+        (httpx2.Response(200, json={"packed_by": "w", "booked_by": "s"}), (200, "", "w", "s")),
+        (httpx2.Response(503, json={"code": "UNAVAILABLE"}), (503, "UNAVAILABLE", "", "")),
+        (httpx2.ReadError("gone"), (0, "ReadError", "", "")),
     ],
 )
 async def test_every_order_is_sent_once_and_counted(answer: Any, order: tuple[int, str, str, str]) -> None:
     """Each order is sent once and recorded once, with a success, an error or no answer."""
-    sent: list[httpx.Request] = []
+    sent: list[httpx2.Request] = []
 
-    def shop(request: httpx.Request) -> httpx.Response:
+    def shop(request: httpx2.Request) -> httpx2.Response:
         sent.append(request)
         if isinstance(answer, Exception):
             raise answer
-        return httpx.Response(answer.status_code, content=answer.content, headers=answer.headers)
+        return httpx2.Response(answer.status_code, content=answer.content, headers=answer.headers)
 
     record = ChainRecord()
-    async with httpx.AsyncClient(transport=httpx.MockTransport(shop), base_url="http://shop") as http:
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(shop), base_url="http://shop") as http:
         customers = Customers(record, http, lambda: 1.0)
         flowing = asyncio.create_task(customers.flow(rate=1000))
         while len(record.orders) < 3:

@@ -9,14 +9,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import uvicorn
 from fastapi import FastAPI
 
 from resilience import Resilience
 
-Browse = Callable[..., contextlib.AbstractAsyncContextManager[httpx.AsyncClient]]
+Browse = Callable[..., contextlib.AbstractAsyncContextManager[httpx2.AsyncClient]]
 
 
 @pytest.fixture
@@ -34,9 +34,9 @@ def browse() -> Browse:
     """Open a client of an application in this process; errors reach it as responses, as over a network."""
 
     @contextlib.asynccontextmanager
-    async def open_client(app: Any, client: tuple[str, int] = ("203.0.113.9", 1)) -> AsyncIterator[httpx.AsyncClient]:
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=client)
-        async with httpx.AsyncClient(transport=transport, base_url="http://shop.example") as browser:
+    async def open_client(app: Any, client: tuple[str, int] = ("203.0.113.9", 1)) -> AsyncIterator[httpx2.AsyncClient]:
+        transport = httpx2.ASGITransport(app, raise_app_exceptions=False, client=client)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://shop.example") as browser:
             yield browser
 
     return open_client

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx
+import httpx2
 from example_modules import load
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -27,11 +27,11 @@ OPERATIONS = [(path, method) for path, item in app.openapi()["paths"].items() fo
 ACCEPT = st.sampled_from(["*/*", JSON_TYPE, PROBLEM_TYPE, "text/html", "application/problem+json;q=0.1, */*"])
 
 
-class Unreachable(httpx.AsyncBaseTransport):
+class Unreachable(httpx2.AsyncBaseTransport):
     """The provider's address, with nobody there."""
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectError("nobody there", request=request)
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("nobody there", request=request)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -47,10 +47,10 @@ async def test_errors_are_as_documented(
 ) -> None:
     """Whatever is sent to an operation, an error is an envelope of the documented schema, and no fault of ours."""
     path, documented = operation
-    async with httpx.AsyncClient(transport=Unreachable(), base_url="http://provider.example") as nobody:
+    async with httpx2.AsyncClient(transport=Unreachable(), base_url="http://provider.example") as nobody:
         app.state.http = app.state.plain = nobody
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://shop.example") as client:
+        transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://shop.example") as client:
             answer = await client.request(
                 method or documented, path, content=body, headers={"Content-Type": content_type, "Accept": accept}
             )

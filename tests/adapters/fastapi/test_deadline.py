@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import anyio.to_thread
-import httpx
+import httpx2
 import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -163,7 +163,7 @@ async def test_error_after_the_504_is_still_raised(toolkit: Any) -> None:
             raise ValueError("on the way out")
 
     install(app, toolkit(server__deadline="20ms"))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop.example") as client:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://shop.example") as client:
         with pytest.raises(ValueError, match="on the way out"):
             await client.get("/")
 
@@ -200,7 +200,7 @@ async def test_outside_cancellation_before_the_deadline_goes_on(toolkit: Any) ->
             await asyncio.sleep(5)
 
     install(app, toolkit(server__deadline="100ms"))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop.example") as client:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://shop.example") as client:
         request = asyncio.create_task(client.get("/"))
         await asyncio.wait_for(begun.wait(), 5)
         request.cancel()
@@ -224,7 +224,9 @@ async def test_serves_a_task_already_cancelled(toolkit: Any) -> None:
         try:
             await asyncio.sleep(5)
         except asyncio.CancelledError:
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop.example") as client:
+            async with httpx2.AsyncClient(
+                transport=httpx2.ASGITransport(app), base_url="http://shop.example"
+            ) as client:
                 statuses.append((await client.get("/")).status_code)
 
     task = asyncio.create_task(clean_up())
@@ -279,7 +281,7 @@ def test_thread_keeps_its_place(serve: Any, toolkit: Any, kind: str) -> None:
         app.add_middleware(BaseHTTPMiddleware, dispatch=lambda request, call_next: call_next(request))
     resilience = toolkit(server__deadline="100ms", server__max_concurrent_requests="1")
     install(app, resilience)
-    with httpx.Client(base_url=serve(app)) as client:
+    with httpx2.Client(base_url=serve(app)) as client:
         start = time.monotonic()
         answer = client.get("/", timeout=4)
         assert time.monotonic() - start < 2
@@ -356,7 +358,7 @@ def test_begun_stream_is_broken_off(serve: Any, toolkit: Any) -> None:
     resilience = toolkit(server__deadline="100ms")
     install(app, resilience)
     url = serve(app)
-    with httpx.stream("GET", url, timeout=4) as answer, pytest.raises(httpx.RemoteProtocolError):
+    with httpx2.stream("GET", url, timeout=4) as answer, pytest.raises(httpx2.RemoteProtocolError):
         answer.read()
     assert answer.status_code == 200
     assert resilience.lifecycle.in_flight == 0

@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import uvicorn
 from fastapi import BackgroundTasks, FastAPI, WebSocket
@@ -40,10 +40,10 @@ def test_probes_answer_while_all_threads_are_busy(serve: Any) -> None:
     resilience = install(app)
     url = serve(app)
     with ThreadPoolExecutor(45) as crowd:
-        answers = [crowd.submit(httpx.get, f"{url}/slow", timeout=30) for _ in range(45)]
+        answers = [crowd.submit(httpx2.get, f"{url}/slow", timeout=30) for _ in range(45)]
         try:
             assert all(running.acquire(timeout=10) for _ in range(40))
-            probes = [httpx.get(url + path, timeout=2).status_code for path in ("/livez", "/readyz", "/startupz")]
+            probes = [httpx2.get(url + path, timeout=2).status_code for path in ("/livez", "/readyz", "/startupz")]
             assert resilience.lifecycle.in_flight >= 40
         finally:
             gate.set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI, HTTPException, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
@@ -70,7 +70,7 @@ def native(toolkit: Any) -> Any:
     return build
 
 
-def said(answer: httpx.Response) -> tuple[int, bytes, dict[str, str]]:
+def said(answer: httpx2.Response) -> tuple[int, bytes, dict[str, str]]:
     headers = {name: text for name, text in answer.headers.items() if name not in {"x-request-id", "connection"}}
     return answer.status_code, answer.content, headers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from example_modules import load
 from hypothesis import HealthCheck, given, settings
@@ -21,15 +21,15 @@ checks = pytest.importorskip("schemathesis.checks", reason="comes with schemathe
 shop = load("fastapi_shop")
 
 
-class Others(httpx.AsyncBaseTransport):
+class Others(httpx2.AsyncBaseTransport):
     """The services behind the shop, in the mood of the moment."""
 
     mood: int | None = 200
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if self.mood is None:
-            raise httpx.ConnectError("nobody there", request=request)
-        return httpx.Response(self.mood, json={"paid": 450})
+            raise httpx2.ConnectError("nobody there", request=request)
+        return httpx2.Response(self.mood, json={"paid": 450})
 
 
 others = Others()
@@ -39,7 +39,7 @@ others = Others()
 async def serve(scope: Any, receive: Any, send: Any) -> None:
     """Serve the shop without its lifespan, which would hold connections until the interpreter ends."""
     assert scope["type"] == "http"
-    behind = httpx.AsyncClient(transport=others, base_url="http://behind.example")
+    behind = httpx2.AsyncClient(transport=others, base_url="http://behind.example")
     shop.app.state.http = shop.app.state.plain = shop.app.state.warehouse = behind
     await shop.app(scope, receive, send)
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import pytest
 from fastapi import Depends, FastAPI, Query, WebSocket
 from fastapi.middleware.cors import CORSMiddleware
@@ -59,7 +59,7 @@ def test_unhandled_error_is_logged_once(serve: Any, caplog: pytest.LogCaptureFix
     app.add_middleware(CORSMiddleware, allow_origins=["*"])
     install(app)
     caplog.set_level(logging.ERROR)
-    with httpx.Client(base_url=serve(app)) as client:
+    with httpx2.Client(base_url=serve(app)) as client:
         answer = client.get("/boom", headers={"Origin": "https://a.example", "X-Request-ID": "abc"})
         assert client.get("/three").text == "abc"  # on a new connection: the client was told to close the first
     assert answer.headers["Connection"] == "close"
@@ -75,7 +75,7 @@ def test_failed_stream_is_aborted(serve: Any, caplog: pytest.LogCaptureFixture) 
     app = shop()
     resilience = install(app)
     caplog.set_level(logging.CRITICAL)
-    with httpx.Client(base_url=serve(app)) as client, pytest.raises(httpx.RemoteProtocolError):
+    with httpx2.Client(base_url=serve(app)) as client, pytest.raises(httpx2.RemoteProtocolError):
         client.get("/stream")
     assert resilience.lifecycle.in_flight == 0
 
@@ -154,7 +154,7 @@ class TestWebsockets:
             for text in ("a", "b"):
                 socket.send(text)
                 assert socket.recv(5) == text.upper()
-            assert httpx.get(f"{url}/openapi.json").status_code == 200
+            assert httpx2.get(f"{url}/openapi.json").status_code == 200
             assert socket.response is not None
             assert socket.response.headers["X-Request-ID"] == "abc"
         assert seen == [("abc", None, 1)] * 2

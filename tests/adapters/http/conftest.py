@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from http_callers import AsyncCaller, RequestsCaller, SyncCaller
+from http_callers import AsyncCaller, OldAsyncCaller, OldSyncCaller, RequestsCaller, SyncCaller
 from http_upstreams import Breaking, Upstream, running, serving
 
-from resilience import Resilience
+from resilience import Pipeline, Resilience
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +60,49 @@ def breaking() -> Iterator[Callable[..., Breaking]]:
         yield start
 
 
-@pytest.fixture(params=[SyncCaller, AsyncCaller, RequestsCaller], ids=["httpx", "httpx-async", "requests"])
+CALLERS: dict[str, type[SyncCaller]] = {
+    "httpx2": SyncCaller,
+    "httpx2-async": AsyncCaller,
+    "httpx": OldSyncCaller,
+    "httpx-async": OldAsyncCaller,
+    "requests": RequestsCaller,
+}
+
+
+@pytest.fixture(params=CALLERS)
 def caller(request: pytest.FixtureRequest) -> Iterator[Callable[..., SyncCaller]]:
     """Make clients of each library and colour."""
     with contextlib.ExitStack() as clients:
 
         def make(resilience: Resilience | None = None, **options: Any) -> SyncCaller:
-            client: SyncCaller = request.param(resilience, **options)
+            client = CALLERS[request.param](resilience, **options)
             clients.callback(client.close)
             return client
 
         yield make
+
+
+@pytest.fixture(params=["httpx2", "httpx"])
+def guards(request: pytest.FixtureRequest) -> Any:
+    """Give the package of each library's transports."""
+    return importlib.import_module(f"resilience_http.{request.param}")
+
+
+@pytest.fixture
+def httpx(guards: Any) -> Any:
+    """Give the library itself: `httpx2`, or `httpx`, in the tests of which nothing else differs."""
+    return importlib.import_module(guards.__name__.removeprefix("resilience_http."))
+
+
+@pytest.fixture
+def transport(guards: Any, httpx: Any) -> Callable[..., Any]:
+    """Make transports for awaiting clients from policies."""
+
+    def make(*policies: Any, connections: int = 10, **options: Any) -> Any:
+        inner = httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=connections))
+        return guards.AsyncResilienceTransport(inner, Resilience(), pipeline=Pipeline("p", *policies), **options)
+
+    return make
 
 
 @pytest.fixture

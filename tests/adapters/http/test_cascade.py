@@ -8,14 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI
 
 from resilience import AppError, Resilience
 from resilience.server import RequestContext, current_request
 from resilience_fastapi import install
-from resilience_http import AsyncResilienceTransport
+from resilience_http.httpx2 import AsyncResilienceTransport
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -34,7 +34,7 @@ class Service:
         app, toolkit = FastAPI(), Resilience()
         install(app, toolkit)
         transport = AsyncResilienceTransport(resilience=toolkit, raises_envelopes=True)
-        client = httpx.AsyncClient(transport=transport, base_url=self.next_url)
+        client = httpx2.AsyncClient(transport=transport, base_url=self.next_url)
 
         @app.get("/")
         async def serve() -> dict[str, Any]:
@@ -59,14 +59,14 @@ def chain(serve: Callable[[Any], str]) -> tuple[str, list[Service]]:
     return serve(first.app()), [first, middle, last]
 
 
-def ask(url: str, timeout: str) -> httpx.Response:
+def ask(url: str, timeout: str) -> httpx2.Response:
     sent = {
         "X-Request-Timeout": timeout,
         "X-Request-Id": "abc",
         "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01",
         "baggage": "tenant=blue",
     }
-    return httpx.get(url, headers=sent, timeout=10)
+    return httpx2.get(url, headers=sent, timeout=10)
 
 
 @pytest.mark.realtime
@@ -116,8 +116,8 @@ def test_requests_do_not_mix(chain: tuple[str, list[Service]]) -> None:
     """Fifty requests at once keep their ids and deadlines apart in every service."""
     url, services = chain
 
-    async def ask_all() -> list[httpx.Response]:
-        async with httpx.AsyncClient(timeout=20) as client:
+    async def ask_all() -> list[httpx2.Response]:
+        async with httpx2.AsyncClient(timeout=20) as client:
             calls = [
                 client.get(url, headers={"X-Request-Id": f"id-{n}", "X-Request-Timeout": f"{10 + n}s"})
                 for n in range(50)

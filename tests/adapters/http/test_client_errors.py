@@ -12,6 +12,7 @@ from typing import Any
 
 import flask
 import httpx
+import httpx2
 import pybreaker
 import pytest
 import requests
@@ -41,7 +42,8 @@ from resilience import (
 from resilience.events import Event
 from resilience_fastapi import install
 from resilience_flask import FlaskResilience
-from resilience_http import AsyncResilienceTransport, ResilienceAdapter, raise_for_envelope
+from resilience_http import ResilienceAdapter, raise_for_envelope
+from resilience_http.httpx2 import AsyncResilienceTransport, ResilienceTransport
 
 Make = Callable[..., SyncCaller]
 ENVELOPE = b'{"code":"ORDERS_V001","message":"No such order.","details":{"order":7}}'
@@ -204,16 +206,16 @@ def test_a_class_that_cannot_be_joined_is_raised_as_it_is(caller: Make) -> None:
     client = caller(pipeline=Pipeline("p", Refusing(SlottedRefusalError("no", policy="slots"))))
     error = raised_by(client)
     check_classes(error, SlottedRefusalError)
-    assert isinstance(error, client.any_error) == (client.any_error is httpx.HTTPError)
+    assert isinstance(error, client.any_error) == (client.any_error is not requests.RequestException)
 
 
 def test_a_mistake_is_no_error_of_the_network() -> None:
     """A mistake, such as a missing event loop, is not answered from a cache: it is no error of the library."""
     guard = AsyncResilienceTransport(resilience=Resilience())
-    sending = guard.handle_async_request(httpx.Request("GET", "http://shop.example/7"))
+    sending = guard.handle_async_request(httpx2.Request("GET", "http://shop.example/7"))
     with pytest.raises(ConfigurationError) as caught:
         sending.send(None)
-    assert not isinstance(caught.value, httpx.HTTPError)
+    assert not isinstance(caught.value, httpx2.HTTPError)
 
 
 class TestEnvelopes:
@@ -246,7 +248,7 @@ class TestEnvelopes:
     def test_a_response_without_a_request(self) -> None:
         """A response that no client has received is raised as its `AppError`."""
         with pytest.raises(AppError, match="No such order"):
-            raise_for_envelope(httpx.Response(404, content=ENVELOPE, headers={"Content-Type": "application/json"}))
+            raise_for_envelope(httpx2.Response(404, content=ENVELOPE, headers={"Content-Type": "application/json"}))
 
 
 def test_fastapi_answers_for_a_refusal() -> None:
@@ -258,8 +260,8 @@ def test_fastapi_answers_for_a_refusal() -> None:
     def price() -> None:
         caller.get("http://shop.example/7")
 
-    async def get() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app.example") as client:
+    async def get() -> httpx2.Response:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://app.example") as client:
             return await client.get("/")
 
     answer = asyncio.run(get())
@@ -269,13 +271,13 @@ def test_fastapi_answers_for_a_refusal() -> None:
     caller.close()
 
 
-@pytest.mark.parametrize("library", ["httpx", "requests"])
+@pytest.mark.parametrize("library", ["httpx2", "requests"])
 def test_flask_answers_for_a_refusal(library: str, caplog: pytest.LogCaptureFixture) -> None:
     """So does Flask, and the log shows no other error."""
     caplog.set_level(logging.ERROR)
     app = flask.Flask("shop")
     FlaskResilience(app, Resilience())
-    client = (SyncCaller if library == "httpx" else RequestsCaller)(pipeline=Pipeline("p", opened()))
+    client = (SyncCaller if library == "httpx2" else RequestsCaller)(pipeline=Pipeline("p", opened()))
 
     @app.get("/")
     def price() -> str:
@@ -299,3 +301,10 @@ def test_requests_has_every_attribute_of_its_error() -> None:
     assert error.request is not None
     assert (error.errno, error.strerror, error.filename) == (None, None, None)
     session.close()
+
+
+def test_a_transport_of_the_other_library_is_refused() -> None:
+    """A client of httpx with a transport for httpx2 gets an error that names the import, not a failed assertion."""
+    client = httpx.Client(transport=ResilienceTransport(resilience=Resilience()))  # type: ignore[arg-type]  # the mistake
+    with client, pytest.raises(ConfigurationError, match=r"for httpx2, .* of httpx: .* from resilience_http\.httpx"):
+        client.get("http://shop.example/7")

@@ -33,11 +33,29 @@ def _begin(client: SyncCaller, answer: Any) -> Any:
     """Return the iterator of a body of which a part is read."""
     if isinstance(client, AsyncCaller):
         parts = answer.aiter_bytes(1_000)
-        assert client.runner.run(anext(parts))
+
+        async def first() -> Any:
+            return await anext(parts)  # in the loop, which then closes the iterator if it is dropped
+
+        assert client.runner.run(first())
         return parts
     parts = answer.iter_content(1_000) if isinstance(answer, requests.Response) else answer.iter_bytes(1_000)
     assert next(parts)
     return parts
+
+
+def _drop(client: SyncCaller, held: list[Any]) -> None:
+    """Drop what is held, in the event loop if there is one: the loop closes iterators that are dropped."""
+
+    async def drop() -> None:
+        held.clear()
+        gc.collect()
+        await asyncio.sleep(0.05)
+
+    if isinstance(client, AsyncCaller):
+        client.runner.run(drop())
+    held.clear()
+    gc.collect()
 
 
 @pytest.fixture
@@ -67,13 +85,9 @@ def test_begun(caller: Make, upstream: Upstream) -> None:
     bulkhead = Bulkhead(1)
     client = caller(pipeline=Pipeline("p", bulkhead))
     upstream.answers(200, LONG)
-    parts = _begin(client, _open(client, upstream.url))
+    held = [_begin(client, _open(client, upstream.url))]
     assert bulkhead.concurrent_calls == 1
-    del parts
-    gc.collect()
-    if isinstance(client, AsyncCaller):
-        client.runner.run(asyncio.sleep(0.05))  # the loop closes iterators that the collector has found
-        gc.collect()
+    _drop(client, held)
     assert bulkhead.concurrent_calls == 0
 
 
@@ -119,8 +133,7 @@ def test_envelopes(caller: Make, upstream: Upstream) -> None:
     bulkhead = Bulkhead(1)
     client = caller(pipeline=Pipeline("p", bulkhead), raises_envelopes=True)
     upstream.script.append((404, {"content-type": "application/json"}, b" " * 2_000_000))
-    answer = _open(client, upstream.url)
+    held = [_open(client, upstream.url)]
     assert bulkhead.concurrent_calls == 1
-    del answer
-    gc.collect()
+    _drop(client, held)
     assert bulkhead.concurrent_calls == 0

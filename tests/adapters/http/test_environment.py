@@ -1,4 +1,4 @@
-"""Proxies of the environment and options beside the transport, for each colour of httpx and for requests."""
+"""Proxies of the environment and options beside the transport, for httpx2 and httpx, and for requests."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
 import pytest
 from http_callers import AsyncCaller, RequestsCaller, SyncCaller
 from http_upstreams import Upstream
 
 from resilience import CircuitBreaker, CircuitOpenError, Pipeline
 from resilience.errors import ConfigurationError
-from resilience_http import AsyncResilienceTransport, ResilienceTransport
 
 
 class Proxy(http.server.ThreadingHTTPServer):
@@ -65,26 +63,26 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 class OwnSync(SyncCaller):
     """A client whose transport builds its connections itself."""
 
-    def __init__(self, pipeline: Pipeline | None = None, **options: Any) -> None:
-        self.guard = ResilienceTransport(pipeline=pipeline)
-        self.client = httpx.Client(transport=self.guard, timeout=5, **options)
+    def __init__(self, guards: Any, library: Any, pipeline: Pipeline | None = None, **options: Any) -> None:
+        self.guard = guards.ResilienceTransport(pipeline=pipeline)
+        self.client = library.Client(transport=self.guard, timeout=5, **options)
 
 
 class OwnAsync(AsyncCaller):
-    def __init__(self, pipeline: Pipeline | None = None, **options: Any) -> None:
+    def __init__(self, guards: Any, library: Any, pipeline: Pipeline | None = None, **options: Any) -> None:
         import asyncio  # noqa: PLC0415 - for the runner alone
 
-        self.guard = AsyncResilienceTransport(pipeline=pipeline)
-        self.client = httpx.AsyncClient(transport=self.guard, timeout=5, **options)
+        self.guard = guards.AsyncResilienceTransport(pipeline=pipeline)
+        self.client = library.AsyncClient(transport=self.guard, timeout=5, **options)
         self.runner = asyncio.Runner()
 
 
-@pytest.fixture(params=[OwnSync, OwnAsync], ids=["httpx", "httpx-async"])
-def own(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+@pytest.fixture(params=[OwnSync, OwnAsync], ids=["blocking", "async"])
+def own(request: pytest.FixtureRequest, guards: Any, httpx: Any) -> Iterator[Callable[..., Any]]:
     with contextlib.ExitStack() as clients:
 
         def make(**options: Any) -> Any:
-            client = request.param(**options)
+            client = request.param(guards, httpx, **options)
             clients.callback(client.close)
             return client
 
@@ -114,7 +112,7 @@ def test_a_proxy_beside_the_transport_is_guarded(own: Callable[..., Any], upstre
         client.get(upstream.url)
 
 
-def test_limits_and_verify_reach_the_connections(own: Callable[..., Any]) -> None:
+def test_limits_and_verify_reach_the_connections(own: Callable[..., Any], httpx: Any) -> None:
     """`limits=` and `verify=` beside our transport shape its connections."""
     context = ssl.create_default_context()
     client = own(limits=httpx.Limits(max_connections=3), verify=context, http1=True)
@@ -125,25 +123,25 @@ def test_limits_and_verify_reach_the_connections(own: Callable[..., Any]) -> Non
 
 @pytest.mark.parametrize(
     "options",
-    [{"proxy": "http://user:secret@127.0.0.1:1"}, {"verify": False}, {"limits": httpx.Limits(max_connections=1)}],
-    ids=["proxy", "verify", "limits"],
+    [{"proxy": "http://user:secret@127.0.0.1:1"}, {"verify": False}, {"http2": True}],
+    ids=["proxy", "verify", "http2"],
 )
-def test_options_that_would_have_no_effect_are_refused(options: dict[str, Any]) -> None:
+def test_options_that_would_have_no_effect_are_refused(options: dict[str, Any], guards: Any, httpx: Any) -> None:
     """An option beside a transport that holds a given one is refused by name, and no password is shown."""
     name = next(iter(options))
     with pytest.raises(ConfigurationError, match=f"{name}=") as refused:
-        httpx.Client(transport=ResilienceTransport(httpx.HTTPTransport()), **options)
+        httpx.Client(transport=guards.ResilienceTransport(httpx.HTTPTransport()), **options)
     assert "secret" not in str(refused.value)
-    shared = ResilienceTransport()
+    shared = guards.ResilienceTransport()
     httpx.Client(transport=shared).close()
     httpx.Client(transport=shared).close()
     with pytest.raises(ConfigurationError, match=f"{name}="):
         httpx.Client(transport=shared, **options)
 
 
-def test_other_clients_are_untouched(upstream: Upstream) -> None:
+def test_other_clients_are_untouched(upstream: Upstream, httpx: Any) -> None:
     """A client without our transport is built as ever."""
-    with httpx.Client(transport=httpx.HTTPTransport(), limits=httpx.Limits(max_connections=1), verify=False) as client:  # noqa: S501 - over plain HTTP
+    with httpx.Client(transport=httpx.HTTPTransport(), limits=httpx.Limits(max_connections=1), verify=False) as client:
         assert client.get(upstream.url).status_code == 200
 
 

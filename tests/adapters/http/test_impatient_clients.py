@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import requests
 from fastapi import FastAPI, Request
@@ -20,7 +20,8 @@ from werkzeug.serving import make_server
 from resilience import Resilience
 from resilience_fastapi import install
 from resilience_flask import FlaskResilience
-from resilience_http import AsyncResilienceTransport, ResilienceAdapter, ResilienceTransport
+from resilience_http import ResilienceAdapter
+from resilience_http.httpx2 import AsyncResilienceTransport, ResilienceTransport
 
 pytestmark = pytest.mark.realtime
 ALLOWED = 2.0
@@ -39,7 +40,7 @@ class Service:
     def __init__(self, url: str, guard: Any, events: list[str]) -> None:
         self.url, self.guard, self.events = url, guard, events
         self._local = threading.local()
-        self._clients: list[httpx.Client] = []
+        self._clients: list[httpx2.Client] = []
 
     def ask(self, is_impatient: bool) -> bool:  # noqa: FBT001 - what `attack` calls
         """Make one request; return whether it was answered."""
@@ -48,7 +49,7 @@ class Service:
     def send(self, method: str, **options: Any) -> bool:
         """Make one request, on a connection of the thread's own; return whether it was answered."""
         if not hasattr(self._local, "client"):
-            self._local.client = httpx.Client(timeout=10)
+            self._local.client = httpx2.Client(timeout=10)
             self._clients.append(self._local.client)
         return bool(self._local.client.request(method, self.url, **options).is_success)
 
@@ -66,9 +67,9 @@ class Service:
 def _awaiting_fastapi(serve: Callable[[Any], str], upstream: Upstream) -> tuple[str, Any]:
     app, toolkit = FastAPI(), Resilience.from_env(SETTINGS)
     install(app, toolkit)
-    inner = httpx.AsyncHTTPTransport(limits=httpx.Limits(max_keepalive_connections=0))  # none is left to be closed
+    inner = httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_keepalive_connections=0))  # none is left to be closed
     guard = AsyncResilienceTransport(inner, toolkit)
-    client = httpx.AsyncClient(transport=guard, timeout=ALLOWED)
+    client = httpx2.AsyncClient(transport=guard, timeout=ALLOWED)
 
     @app.get("/")
     async def index() -> str:
@@ -81,7 +82,7 @@ def _blocking_fastapi(serve: Callable[[Any], str], stack: contextlib.ExitStack, 
     app, toolkit = FastAPI(), Resilience.from_env(SETTINGS)
     install(app, toolkit)
     guard = ResilienceTransport(resilience=toolkit)
-    client = stack.enter_context(httpx.Client(transport=guard, timeout=ALLOWED))
+    client = stack.enter_context(httpx2.Client(transport=guard, timeout=ALLOWED))
 
     @app.get("/")
     def index() -> str:
@@ -111,14 +112,14 @@ def _flask(stack: contextlib.ExitStack, upstream: Upstream) -> tuple[str, Any]:
     return f"http://127.0.0.1:{server.server_port}", guard
 
 
-@pytest.fixture(params=["fastapi-httpx-async", "fastapi-httpx", "flask-requests"])
+@pytest.fixture(params=["fastapi-httpx2-async", "fastapi-httpx2", "flask-requests"])
 def service(request: pytest.FixtureRequest, serve: Callable[[Any], str], upstream: Upstream) -> Iterator[Service]:
     """Start a service of each framework, with the default pipeline of its HTTP client."""
     events: list[str] = []
     with contextlib.ExitStack() as stack:
         if request.param == "flask-requests":
             url, guard = _flask(stack, upstream)
-        elif request.param == "fastapi-httpx":
+        elif request.param == "fastapi-httpx2":
             url, guard = _blocking_fastapi(serve, stack, upstream)
         else:
             url, guard = _awaiting_fastapi(serve, upstream)
@@ -144,7 +145,7 @@ def test_a_hanging_upstream_is_found_out_by_impatient_clients_alone(service: Ser
     assert until_open(service.ask, lambda: service.state)
 
     def answer() -> tuple[int, str]:
-        refusal = httpx.get(service.url, headers=HEADER)
+        refusal = httpx2.get(service.url, headers=HEADER)
         return refusal.status_code, refusal.json()["code"]
 
     assert until_answer_is((503, "CIRCUIT_OPEN"), answer) == (503, "CIRCUIT_OPEN")
@@ -161,9 +162,9 @@ def test_a_client_that_sends_its_body_slowly_costs_no_other_user_a_request(
     """Law: a client that uses up the service's own deadline before the call is made fails alone as well."""
     app, toolkit = FastAPI(), Resilience.from_env({**SETTINGS, "RESILIENCE_SERVER__DEADLINE": "1s"})
     install(app, toolkit)
-    inner = httpx.AsyncHTTPTransport(limits=httpx.Limits(max_keepalive_connections=0))
+    inner = httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_keepalive_connections=0))
     guard = AsyncResilienceTransport(inner, toolkit)
-    client = httpx.AsyncClient(transport=guard)
+    client = httpx2.AsyncClient(transport=guard)
 
     @app.post("/")
     async def index(request: Request) -> str:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import resilience_http
+import resilience_http.httpx2
 from resilience import plugins
 
 WITHOUT = """
@@ -16,31 +17,34 @@ sys.modules["{library}"] = None
 import resilience_http
 resilience_http.{other}
 try:
-    resilience_http.{name}
+    from {package} import {name}
 except ModuleNotFoundError as error:
     print(error.name, error)
 """
 
 
 @pytest.mark.parametrize(
-    ("library", "name", "other"),
+    ("library", "package", "name", "other"),
     [
-        ("httpx", "ResilienceTransport", "ResilienceAdapter"),
-        ("httpx", "AsyncResilienceTransport", "ResilienceAdapter"),
-        ("requests", "ResilienceAdapter", "ResilienceTransport"),
+        ("httpx2", "resilience_http.httpx2", "ResilienceTransport", "ResilienceTransport"),
+        ("httpx2", "resilience_http.httpx2", "AsyncResilienceTransport", "ResilienceAdapter"),
+        ("httpx", "resilience_http.httpx", "ResilienceTransport", "ResilienceAdapter"),
+        ("httpx", "resilience_http", "AsyncResilienceTransport", "ResilienceAdapter"),
+        ("requests", "resilience_http", "ResilienceAdapter", "ResilienceTransport"),
     ],
 )
-def test_missing_library_is_named(library: str, name: str, other: str) -> None:
+def test_missing_library_is_named(library: str, package: str, name: str, other: str) -> None:
     """Each name needs its own library alone; without it the error says which extra to install."""
-    code = WITHOUT.format(library=library, name=name, other=other)
+    code = WITHOUT.format(library=library, package=package, name=name, other=other)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
-    assert done.stdout.startswith(f"{library} resilience_http.{name} needs {library}")
+    assert done.stdout.startswith(f"{library} {package}.{name} needs {library}")
     assert f"resilience-plugins[{library}]" in done.stdout
 
 
 def test_import_costs_nothing() -> None:
     """Importing the package imports neither library."""
-    code = "import sys, resilience_http; print({'httpx', 'requests'} & set(sys.modules))"
+    packages = "resilience_http, resilience_http.httpx, resilience_http.httpx2"
+    code = f"import sys, {packages}; print({{'httpx', 'httpx2', 'requests'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -54,7 +58,16 @@ def test_names() -> None:
         _ = resilience_http.Transport
 
 
+def test_asyncio_is_for_awaiting_clients() -> None:
+    """A program with a blocking client does not import asyncio."""
+    without = "import sys; sys.modules['redis'] = None"  # it imports asyncio itself
+    code = f"{without}; from resilience_http.httpx2 import ResilienceTransport; print('asyncio' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_plugins() -> None:
-    """Both are found by name."""
+    """Each is found by the name of its library."""
     assert plugins.load("resilience.adapters", "httpx") is resilience_http.ResilienceTransport
+    assert plugins.load("resilience.adapters", "httpx2") is resilience_http.httpx2.ResilienceTransport
     assert plugins.load("resilience.adapters", "requests") is resilience_http.ResilienceAdapter

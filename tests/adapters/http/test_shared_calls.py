@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI
 from http_upstreams import Upstream
@@ -14,14 +14,14 @@ from impatient_callers import HEADER, attack
 
 from resilience import Pipeline, Resilience, SingleFlight
 from resilience_fastapi import install
-from resilience_http import AsyncResilienceTransport, ResilienceTransport
+from resilience_http.httpx2 import AsyncResilienceTransport, ResilienceTransport
 
 pytestmark = pytest.mark.realtime
 SETTINGS = {"RESILIENCE_LIFECYCLE__SIGNALS": "false"}
 
 
 def awaiting(url: str, toolkit: Resilience) -> tuple[FastAPI, Pipeline]:
-    client = httpx.AsyncClient(transport=(guard := AsyncResilienceTransport(resilience=toolkit)))
+    client = httpx2.AsyncClient(transport=(guard := AsyncResilienceTransport(resilience=toolkit)))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -42,7 +42,7 @@ def awaiting(url: str, toolkit: Resilience) -> tuple[FastAPI, Pipeline]:
 
 
 def blocking(url: str, toolkit: Resilience) -> tuple[FastAPI, Pipeline]:
-    client = httpx.Client(transport=(guard := ResilienceTransport(resilience=toolkit)))
+    client = httpx2.Client(transport=(guard := ResilienceTransport(resilience=toolkit)))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -76,7 +76,7 @@ def test_an_impatient_client_fails_nobody_who_shares_its_call(
         policy.events.subscribe(lambda event: opened.append(event.kind) if event.kind == "breaker.opened" else None)
     install(app, toolkit)
     url = serve(app)
-    with httpx.Client(timeout=10) as client:
+    with httpx2.Client(timeout=10) as client:
 
         def ask(is_impatient: bool) -> bool:  # noqa: FBT001 - what `attack` calls
             return client.get(url, headers=HEADER if is_impatient else None).is_success

@@ -1,14 +1,14 @@
-"""httpx under trio: what is refused, and the two ways that trio's users have."""
+"""httpx2 under trio: what is refused, and the two ways that trio's users have."""
 
 from __future__ import annotations
 
-import httpx
+import httpx2
 import pytest
 import trio
 from http_upstreams import Upstream
 
 from resilience import CircuitBreaker, ConfigurationError, Pipeline, Resilience, Retry
-from resilience_http import AsyncResilienceTransport, ResilienceTransport
+from resilience_http.httpx2 import AsyncResilienceTransport, ResilienceTransport
 
 REFUSAL = (
     "AsyncResilienceTransport needs asyncio, and this coroutine runs under trio; "
@@ -25,7 +25,7 @@ def test_async_client_is_refused_before_a_request_is_sent(upstream: Upstream) ->
 
     async def refused() -> list[str]:
         texts = []
-        async with httpx.AsyncClient(
+        async with httpx2.AsyncClient(
             transport=AsyncResilienceTransport(None, Resilience(), pipeline=pipeline)
         ) as client:
             for _ in range(2):
@@ -44,7 +44,7 @@ def test_pipeline_guards_a_plain_client_on_trio(upstream: Upstream) -> None:
     orders = Pipeline("orders", breaker)
 
     async def fetch() -> int:
-        async with httpx.AsyncClient() as client:
+        async with httpx2.AsyncClient() as client:
             response = await orders.acall(client.get, upstream.url)
         return response.status_code
 
@@ -56,7 +56,7 @@ def test_blocking_client_serves_trio_in_a_thread(upstream: Upstream) -> None:
     """A blocking client with our transport makes requests for trio in a thread."""
 
     async def fetch() -> int:
-        with httpx.Client(transport=ResilienceTransport(None, Resilience())) as client:
+        with httpx2.Client(transport=ResilienceTransport(None, Resilience())) as client:
             response = await trio.to_thread.run_sync(client.get, upstream.url)
         return response.status_code
 

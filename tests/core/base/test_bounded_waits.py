@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from resilience import (
@@ -224,7 +224,7 @@ def test_the_wait_of_this_service_is_its_own() -> None:
 def test_unreadable_headers_raise_nothing(text: str) -> None:
     """Digits without end, foreign digits and words are no time, on the way in and on the way out."""
     assert asked_by(BusyError(header=text)) is None
-    assert asked_by(httpx.Response(503, headers=[(b"Retry-After", text.encode())])) is None
+    assert asked_by(httpx2.Response(503, headers=[(b"Retry-After", text.encode())])) is None
     assert http_envelope(503, headers={"Retry-After": text}).retry_after is None
     body = b'{"code": "X_1", "message": "m"}'
     error = read_envelope(503, body, {"Retry-After": text})

@@ -7,7 +7,7 @@ import pytest
 from resilience.client import is_failure, is_worth_repeating, may_repeat
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE", "get"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE", "QUERY", "get"])
 def test_idempotent_methods_may_be_repeated(method: str) -> None:
     """RFC 9110 says which methods do no harm when they arrive twice."""
     assert may_repeat(method, {})

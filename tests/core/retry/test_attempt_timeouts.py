@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import tenacity
 
@@ -212,7 +212,7 @@ def test_refusals_stay_unrepeated(refusing: Callable[[], Any]) -> None:
     """A refusal is not the timeout of an attempt: a retry repeats it only if a class in `on` names it (L4)."""
     policy, listener = refusing(), RecordingListener()
     policies = [policy] if isinstance(policy, Timeout) else [policy, Timeout(10)]
-    pipeline = Pipeline("p", Retry(attempts=3, on=httpx.TransportError, wait_initial=0), *policies)
+    pipeline = Pipeline("p", Retry(attempts=3, on=httpx2.TransportError, wait_initial=0), *policies)
     pipeline.subscribe(listener)
     hanging, failing = Hanging(1), threading.Thread(target=lambda: pipeline.call(hanging))
     if isinstance(policy, CircuitBreaker):
@@ -232,16 +232,16 @@ def test_refusals_stay_unrepeated(refusing: Callable[[], Any]) -> None:
     assert [event.kind for event in listener.events if event.kind.startswith("retry")] == []
 
 
-class RefusedRequestError(CircuitOpenError, httpx.TransportError):
+class RefusedRequestError(CircuitOpenError, httpx2.TransportError):
     """A refusal that is an error of the client as well, as an adapter raises it."""
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"on": httpx.TransportError},
-        {"on": lambda error: isinstance(error, httpx.TransportError)},
-        {"retry": tenacity.retry_if_exception_type(httpx.TransportError)},
+        {"on": httpx2.TransportError},
+        {"on": lambda error: isinstance(error, httpx2.TransportError)},
+        {"retry": tenacity.retry_if_exception_type(httpx2.TransportError)},
     ],
     ids=["class", "predicate", "tenacity"],
 )

@@ -4,7 +4,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from resilience import AppError, Pipeline, Retry
@@ -18,10 +18,10 @@ def wall() -> float:
     return NOON
 
 
-def refused(*headers: tuple[str, str]) -> httpx.HTTPStatusError:
-    request = httpx.Request("GET", "http://x")
-    response = httpx.Response(503, headers=list(headers), request=request)
-    return httpx.HTTPStatusError("busy", request=request, response=response)
+def refused(*headers: tuple[str, str]) -> httpx2.HTTPStatusError:
+    request = httpx2.Request("GET", "http://x")
+    response = httpx2.Response(503, headers=list(headers), request=request)
+    return httpx2.HTTPStatusError("busy", request=request, response=response)
 
 
 def slept(outcome: Any, **options: Any) -> list[float]:
