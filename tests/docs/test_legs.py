@@ -35,6 +35,7 @@ def test_one_leg_runs_all_tests() -> None:
     command = TOX.get("testenv:py311", "commands")
     assert not re.search(r" (-m|-k|--ignore|--deselect|tests/)", command)
     assert "--cov-fail-under=95" in command
+    assert "`.venv/bin/tox -e py311` runs all tests" in (ROOT / "README.md").read_text()
 
 
 def test_the_other_legs_leave_out_the_three_kinds_that_the_page_names() -> None:

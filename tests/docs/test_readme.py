@@ -95,6 +95,7 @@ def bank() -> Iterator[Bank]:
     server.close()
 
 
+@pytest.mark.realtime
 def test_the_first_pipeline_repeats_errors_and_timeouts(
     bank: Bank, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

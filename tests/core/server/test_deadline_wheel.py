@@ -108,5 +108,6 @@ async def test_many_at_work_are_all_called() -> None:
         del rung.enter("met", 60 + number)["met"]
     rung.enter("early", 0.01)
     await waited_for(rung, 3)
-    assert rung.calls[:3] == ["early", "0", "1"]
-    assert len({*rung.calls}) == len(rung.calls)
+    others = [member for member in rung.calls if member != "early"]  # a busy machine has reached their time, too
+    assert "early" in rung.calls
+    assert others == [str(number) for number in range(len(others))]
