@@ -295,7 +295,13 @@ class Chain:
 
 
 def _rebind(compiled: Any, known: Call, function: Call, seen: set[int]) -> None:
-    """Put `function` in place of `known` into a compiled call: into the closures of the engine that hold `known`."""
+    """Put `function` in place of `known` into a compiled call: into the closures of the engine that hold `known`.
+
+    A function that a breaker has decorated may get a pybreaker listener later, and announces its calls from then on.
+    Other ways have a price. To go through `through` from the start costs each call 125 ns, which is more than half of
+    the breaker. To read the function from an object costs each call of every pipeline 3 ns, or 2 %. A setter for each
+    closure costs nothing, but stands in six places of the drivers, for an event that few programs have, once.
+    """
     for cell in compiled.__closure__ or ():
         held = cell.cell_contents
         if held is known:

@@ -27,7 +27,7 @@ class Fixed:
             cls.__setattr__ = object.__setattr__  # type: ignore[assignment,method-assign]  # see the docstring
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name[0] != "_" and self._is_made and name not in self._assignable:
+        if self._is_made and name[0] != "_" and name not in self._assignable:
             has_setter = getattr(getattr(type(self), name, None), "fset", None) is not None
             if not has_setter:
                 raise AttributeError(_refusal(self, name), name=name, obj=self)

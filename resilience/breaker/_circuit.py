@@ -19,7 +19,7 @@ from resilience.breaker._cut_offs import CutOff
 from resilience.breaker._machine import CircuitMachine, StateChange
 from resilience.breaker._options import BreakerOptions
 from resilience.breaker._plan import AUTOMATIC, DISABLED, FORCED_OPEN, METRICS_ONLY, Mode
-from resilience.breaker._report import SEVERITY, circuit_open, figures_of, kind_and_facts
+from resilience.breaker._report import SEVERITY, CircuitOpenError, figures_of, kind_and_facts, new_refusal
 from resilience.breaker._rules import OutcomeRules, TripRules, advance_under_lock
 from resilience.breaker._states import UNTRACKED, Closed, Open, Permit, Refusal, TimedCall, Trial
 from resilience.breaker._storage import GuardedStorage, OnChange
@@ -102,7 +102,7 @@ class Circuit:
                         next(refusals.left_out)  # as `events.wants` does
                     else:
                         self._report_refusal(now, left)
-                    raise circuit_open(self._open_message, self.name, left)
+                    raise new_refusal(CircuitOpenError, self._open_message, self.name, left)
             elif type(epoch) is Closed and epoch.running is not None:
                 now = self.now()
                 if now <= epoch.running.due:
@@ -143,7 +143,7 @@ class Circuit:
     def _refuse(self, refusal: Refusal, mode: Mode | None, now: float) -> Permit:
         if mode is None or mode.word == FORCED_OPEN:
             self._report_refusal(now, refusal.retry_after, refusal.why)
-            raise circuit_open(f"circuit {self.name!r} {refusal.why}", self.name, refusal.retry_after)
+            raise new_refusal(CircuitOpenError, f"circuit {self.name!r} {refusal.why}", self.name, refusal.retry_after)
         self._report_refusal(now, refusal.retry_after, refusal.why, shadow=True)
         return UNTRACKED
 

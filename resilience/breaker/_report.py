@@ -11,7 +11,7 @@ from resilience.breaker._plan import METRICS_ONLY, Mode
 from resilience.breaker._states import Closed, HalfOpen, Open, Ramp
 from resilience.errors import RejectedError
 
-__all__ = ("EVENTS", "SEVERITY", "CircuitOpenError", "circuit_open", "figures_of", "kind_and_facts")
+__all__ = ("EVENTS", "SEVERITY", "CircuitOpenError", "figures_of", "kind_and_facts", "new_refusal")
 
 EVENTS = {"closed": "breaker.closed", "open": "breaker.opened", "half-open": "breaker.half_opened"}
 SEVERITY = {"closed": "info", "open": "error", "half-open": "warning"}
@@ -28,12 +28,8 @@ class CircuitOpenError(RejectedError, pybreaker.CircuitBreakerError):
     code = "CIRCUIT_OPEN"
 
 
-_new = CircuitOpenError.__new__
-
-
-def circuit_open(message: str, policy: str, retry_after: float | None) -> CircuitOpenError:
-    """Return the refusal. It is made without a call of `__init__`, because refusals have to be cheap."""
-    return _new(CircuitOpenError, message, policy, retry_after)
+new_refusal = CircuitOpenError.__new__
+"""Makes a refusal from the class, the message, the policy and `retry_after`, without `__init__`: it has to be cheap."""
 
 
 def kind_and_facts(
