@@ -31,6 +31,7 @@ from resilience._support.given_facts import cut_off_by_caller, leaves, said_by
 from resilience._support.joined import joined_class, joined_with
 from resilience._support.portable import Portable, facts_of, packed, unpacked
 from resilience._support.printable import described, named, one_line, shown
+from resilience._support.usage import UsageWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -54,6 +55,7 @@ __all__ = (
     "ResilienceError",
     "RunningWork",
     "StartupError",
+    "UsageWarning",
     "cut_off_by_caller",
     "described",
     "facts_of",

@@ -12,12 +12,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from resilience._support.usage import warn_once
 from resilience.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-__all__ = ("needs_asyncio", "running_loop")
+__all__ = ("needs_asyncio", "running_loop", "warn_if_loop_waits")
 
 _ADVICE = "run the coroutine on asyncio, or make the call in blocking code, in a thread"
 
@@ -40,6 +41,23 @@ def running_loop(user: object) -> AbstractEventLoop:
         if asyncio.current_task(loop) is not None:  # None if trio runs as a guest of the loop
             return loop
     raise needs_asyncio(user)
+
+
+def warn_if_loop_waits(user: object, wait: float) -> None:
+    """Warn once if a blocking wait of `user` is about to stop an event loop, and with it all tasks of the loop."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    name = str(getattr(user, "name", user))
+    warn_once(
+        ("blocking wait", name),
+        f"{name} blocks a running event loop with time.sleep for {wait:.3g} s: all tasks of the loop stop. Guard a "
+        f"coroutine function, or make the call in a thread: await asyncio.to_thread(function, ...)",
+    )
 
 
 def needs_asyncio(user: object) -> ConfigurationError:

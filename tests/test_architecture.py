@@ -32,6 +32,7 @@ THIN = [path for path in ADAPTERS if "resilience_demo" not in path.parts]
 LEVELS = {
     "_support.printable": -2,
     "_support.portable": -1,
+    "_support.usage": -1,
     "_support.background": -1,
     "_support.given_facts": -1,
     "_support.joined": -0.5,

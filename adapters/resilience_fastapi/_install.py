@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 
 from resilience import Resilience
-from resilience.errors import ConfigurationError
+from resilience.errors import ConfigurationError, Problem
 from resilience.server import ServerGate
 from resilience_fastapi._errors import ErrorHandlers
 from resilience_fastapi._lifespan import Lifespan
@@ -39,6 +40,9 @@ def install(
     Raises:
         ConfigurationError: The application has started, has another toolkit already, or is configured badly.
     """
+    given: object = app
+    if not isinstance(given, FastAPI):
+        raise ConfigurationError([Problem("app", given, "a FastAPI application", _instead(given))])
     installed = _installed(app)
     if installed is not None:
         if resilience not in {None, installed}:
@@ -52,6 +56,19 @@ def install(
     ErrorHandlers(app, toolkit).register()
     app.router.lifespan_context = Lifespan(app.router.lifespan_context, toolkit)
     return toolkit
+
+
+def _instead(given: object) -> str:
+    """Return the line that was probably meant."""
+    if isinstance(given, APIRouter):
+        return "guard the application that includes the router: install(app)"
+    if isinstance(given, type):
+        return f"give an instance: install({given.__name__}())"
+    if isinstance(given, Resilience):
+        return "the application comes first: install(app, resilience)"
+    if isinstance(given, Starlette):
+        return "for Starlette, write app.add_middleware(ResilienceMiddleware)"
+    return "for Flask, write FlaskResilience(app)" if hasattr(given, "wsgi_app") else ""
 
 
 def _installed(app: FastAPI) -> Resilience | None:

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeAlias, TypeVar
 
 from fastapi import HTTPException, WebSocketException, params
@@ -12,7 +12,7 @@ from starlette.types import Scope
 
 from resilience import Resilience
 from resilience.envelope import envelope_of
-from resilience.errors import RateLimitedError
+from resilience.errors import ConfigurationError, RateLimitedError, named
 from resilience.server import RequestContext, RouteLimit, ServerGate, is_preflight
 from resilience_fastapi._errors import ids_of
 from resilience_fastapi._exchange import SCOPE_KEY
@@ -35,6 +35,8 @@ class RouteDependency(params.Depends):
     def __init__(self, limit: RouteLimit) -> None:
         super().__init__(self)
         self._limit = limit
+        # FastAPI awaits a callable object if its attribute `__call__` is a coroutine function; Python calls the type's.
+        vars(self)["__call__"] = self._charge
 
     # By identity: two limits count apart, also if they are written alike.
     def __eq__(self, other: object) -> bool:
@@ -54,7 +56,16 @@ class RouteDependency(params.Depends):
         setattr(endpoint, _EXEMPT, (*getattr(endpoint, _EXEMPT, ()), self))
         return endpoint
 
-    async def __call__(self, connection: HTTPConnection) -> None:
+    def __call__(self, connection: HTTPConnection) -> Coroutine[Any, Any, None]:
+        """Return the coroutine that charges the client; refuse a function, as a decorator gets it."""
+        given: object = connection
+        if not isinstance(given, HTTPConnection):
+            line = f'@app.get("/path", dependencies=[rate_limit("{self._limit.rate}")])'
+            reason = f"rate_limit is a dependency, not a decorator of {named(given)}"
+            raise ConfigurationError(f"{reason}: write {line}")
+        return self._charge(connection)
+
+    async def _charge(self, connection: HTTPConnection) -> None:
         """Charge the client, or raise `RateLimitedError`; `HTTPException` if the application does not answer that."""
         if self in getattr(connection.scope.get("endpoint"), _EXEMPT, ()):
             return

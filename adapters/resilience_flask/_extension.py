@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from weakref import WeakSet
 
-from flask import Flask, current_app
+from flask import Blueprint, Flask, current_app
 
 from resilience import Resilience
-from resilience.errors import ConfigurationError
+from resilience.errors import ConfigurationError, Problem
 from resilience.health import HealthServer
 from resilience.options import Secret
 from resilience_flask._errors import add_handlers
@@ -68,6 +68,9 @@ class FlaskResilience:
             ConfigurationError: The application has served a request, has another toolkit already, or is configured
                 badly. It is unchanged then.
         """
+        given: object = app
+        if not isinstance(given, Flask):
+            raise ConfigurationError([Problem("app", given, "a Flask application", _instead(given))])
         known = app.extensions.get(_NAME)
         if known is not None:
             if self._given not in {None, known}:
@@ -112,6 +115,17 @@ class FlaskResilience:
         if len(wrapped) != 1:
             raise ConfigurationError("serve_health(app=...): name an application this FlaskResilience guards")
         return wrapped[0]
+
+
+def _instead(given: object) -> str:
+    """Return the line that was probably meant."""
+    if isinstance(given, Blueprint):
+        return "guard the application that registers the blueprint: FlaskResilience(app)"
+    if isinstance(given, type):
+        return f"give an instance: FlaskResilience({given.__name__}(__name__))"
+    if isinstance(given, Resilience):
+        return "the application comes first: FlaskResilience(app, resilience)"
+    return "for FastAPI, write install(app)" if hasattr(given, "add_middleware") else ""
 
 
 def _environment(config: Mapping[str, object]) -> dict[str, str]:

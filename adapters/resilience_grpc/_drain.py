@@ -10,6 +10,7 @@ import grpc.aio
 
 from resilience import Resilience
 from resilience.options import seconds
+from resilience_grpc._colour_checks import check_server
 from resilience_grpc._health import health_of
 
 __all__ = ("adrain", "drain")
@@ -41,6 +42,7 @@ def drain(
         >>> drain(grpc.server(ThreadPoolExecutor(8)), Resilience(), grace="5s")
         True
     """
+    check_server(server, "drain", is_aio=False)
     attached = health_of(server)
     toolkit = Resilience.of(attached[0] if resilience is None and attached is not None else resilience)
     lifecycle = toolkit.lifecycle
@@ -68,6 +70,7 @@ async def adrain(
         resilience: The toolkit that counts the RPCs. Default: that of `add_health`, else `Resilience.from_env()`.
         grace: How long RPCs may go on, in seconds or as text. Default: the `drain_timeout` setting.
     """
+    check_server(server, "adrain", is_aio=True)
     attached = health_of(server)
     toolkit = Resilience.of(attached[0] if resilience is None and attached is not None else resilience)
     lifecycle = toolkit.lifecycle

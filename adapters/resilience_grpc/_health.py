@@ -24,6 +24,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from resilience import Resilience
 from resilience.health import Report
 from resilience.options import seconds
+from resilience_grpc._colour_checks import check_server
 from resilience_grpc._grpcio_internals import serve_in
 from resilience_grpc._types import Behaviour
 
@@ -66,6 +67,7 @@ def add_health(
         >>> server = grpc.server(ThreadPoolExecutor(8))
         >>> toolkit = add_health(server, Resilience(), services=["shop.Orders"])
     """
+    check_server(server, "add_health")
     toolkit = Resilience.of(resilience)
     toolkit.health.attach(toolkit.lifecycle)
     source = _HealthSource(toolkit, services, seconds(interval, "interval", above=True))

@@ -11,7 +11,9 @@ from typing import Any, ParamSpec, TypeVar
 from resilience._engine._colour import Defer, ReturnedAwaitable
 from resilience._engine._keyed_call import by_key
 from resilience._engine._steps import TRANSPARENT, Steps
+from resilience.clock import SYSTEM_SLEEPER
 from resilience.policy import Replace, Substitute, Wait
+from resilience.running import warn_if_loop_waits
 
 __all__ = ("Sleep", "admission", "compile_sync", "held")
 
@@ -92,6 +94,8 @@ def held(steps: Steps, permit: object, after: float, sleep: Sleep) -> object:
     """Sleep while the call holds `permit`; an interrupt of the sleep gives it back."""
     if after > 0:
         try:
+            if sleep == SYSTEM_SLEEPER.sleep:
+                warn_if_loop_waits(steps.policy, after)
             sleep(after)
         except BaseException:
             steps.on_abandon(permit)

@@ -49,6 +49,7 @@ class Attempts:
     """The permit of a call that is retried, or that a budget counts."""
 
     __slots__ = (
+        "__weakref__",
         "_history",
         "is_counted",
         "is_last",

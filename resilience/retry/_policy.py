@@ -23,6 +23,7 @@ from resilience.options import CLOCK, Opaque, checked, is_plain_callable
 from resilience.policy import NO_RESULT, Decision, Pending, PolicyBase, RetryAfter, Verdict
 from resilience.retry._decide import RetryDecision
 from resilience.retry._machine import NOT_RETRYABLE, Attempts, GiveUp, RetryCounts
+from resilience.retry._nesting import mark_retried
 from resilience.retry._options import RetryOptions
 from resilience.retry._predicates import On, Predicate, RetryableErrors, RetryAnswer, normalize
 from resilience.retry._switches import SWITCHES
@@ -182,6 +183,8 @@ class Retry(PolicyBase):
             self.options, errors, on_result, retry_after, self._tenacity, self.budget, randomness, self.events
         )
         self.awaits = self._decision.awaits
+        # The last attempt alone: the first one is the path of a passing failure.
+        self._marks_after = max(1, (self.options.attempts or 3) - 1)
         self._needs_start = self.options.timeout is not None or self._tenacity is not None
         self._checks_results = on_result is not None or (self._tenacity is not None and self._tenacity.judges_results)
 
@@ -315,6 +318,8 @@ class Retry(PolicyBase):
         number -= 1  # the next attempt is recorded already
         self._counts.retry(number)
         attempts.is_retry_counted = True
+        if number == self._marks_after:
+            mark_retried(self.name, self.options.attempts, attempts)
         if self.events.wants_details:
             facts = {"attempt": number, "wait": decided, "error": error}
             self.events.emit("retry.scheduled", self.name, now, "warning", **facts)

@@ -116,6 +116,7 @@ def at_every_step(
         raise error
 
 
+@pytest.mark.filterwarnings("ignore:the retry .* runs inside")
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_call_in_the_midst_of_a_call(make: Callable[[], Any]) -> None:
     """A finalizer or signal handler that makes a guarded call in the midst of another waits for nothing held by it."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import grpc
 
 from resilience import Resilience
 from resilience import idempotent as idempotent_function
 from resilience.errors import ResilienceError
+from resilience_grpc._colour_checks import refuse_server
 from resilience_grpc._grpcio_internals import cancellable_attempt, makes_future
 from resilience_grpc.client._call import AttemptSuperseded
 from resilience_grpc.client._errors import CallError, as_call_error
@@ -115,6 +116,10 @@ class _BlockingInterceptor(
         """Guard a call with streamed requests and streamed responses."""
         call = self._stream(continuation, client_call_details, request_iterator, is_resendable=False)
         return cast("_CallIterator[Response]", call)
+
+    def intercept_service(self, *_arguments: object) -> NoReturn:
+        """Refuse a server, which accepts any interceptor and calls this method."""
+        refuse_server()
 
     def _unary(
         self,

@@ -16,6 +16,7 @@ import grpc.aio
 from resilience import Deadline, Resilience
 from resilience.errors import leaves
 from resilience.server import RequestContext
+from resilience_grpc._colour_checks import refuse_blocking_server
 from resilience_grpc._grpcio_internals import abort_behind
 from resilience_grpc._method_names import is_infrastructure
 from resilience_grpc._types import Codec
@@ -79,12 +80,20 @@ class _LoopInterceptor(grpc.aio.ServerInterceptor):
         self._deadlines = TaskDeadlines()
         self._handlers = HandlerCache(self._build)
 
-    async def intercept_service(  # type: ignore[override]  # the stub says that any class of messages goes through
+    def intercept_service(  # type: ignore[override]  # the stub says that any class of messages goes through
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Coroutine[Any, Any, Handler | None]:
+        """Return the guarded handler of this call. Health, reflection and unknown methods are returned as they are."""
+        refuse_blocking_server()
+        return self._handler(continuation, handler_call_details)
+
+    async def _handler(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """Return the guarded handler of this call. Health, reflection and unknown methods are returned as they are."""
         handler = await continuation(handler_call_details)
         name = handler_call_details.method
         return handler if handler is None or is_infrastructure(name) else self._handlers.guarded(name, handler)

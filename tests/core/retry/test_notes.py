@@ -88,6 +88,7 @@ def test_an_error_that_is_raised_again_and_again_keeps_one_note() -> None:
     assert "4 attempts" in error.__notes__[1]
 
 
+@pytest.mark.filterwarnings("ignore:the retry .* runs inside")
 def test_each_retry_leaves_its_own_note() -> None:
     """Nested retries each add a note; the note of the inner one lists its last attempts."""
     found = notes(OSError("x"), retry(2, name="outer"), retry(3, name="inner"))

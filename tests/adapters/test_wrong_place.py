@@ -1,0 +1,142 @@
+"""Adapters that get the wrong object: each is refused where it is given, with the line to write."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import grpc
+import grpc.aio
+import pytest
+from fastapi import APIRouter, Depends, FastAPI
+from flask import Blueprint, Flask
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from resilience import ConfigurationError, Resilience
+from resilience_fastapi import install, rate_limit
+from resilience_flask import FlaskResilience
+from resilience_grpc import (
+    add_health,
+    adrain,
+    aio_client_interceptors,
+    aio_server_interceptors,
+    client_interceptors,
+    drain,
+    server_interceptors,
+)
+
+
+def threaded_server() -> grpc.Server:
+    return grpc.server(ThreadPoolExecutor(1))
+
+
+async def drain_of_loop() -> None:
+    drain(grpc.aio.server(), Resilience())  # type: ignore[arg-type]  # the mistake
+
+
+GIVEN: dict[str, tuple[Callable[[Any], Any], object, str]] = {
+    "router": (install, APIRouter(), "guard the application that includes the router: install(app)"),
+    "Flask in FastAPI": (install, Flask("shop"), "for Flask, write FlaskResilience(app)"),
+    "Starlette": (install, Starlette(), "for Starlette, write app.add_middleware(ResilienceMiddleware)"),
+    "FastAPI class": (install, FastAPI, "give an instance: install(FastAPI())"),
+    "swapped": (install, Resilience(), "the application comes first: install(app, resilience)"),
+    "no application": (install, None, "app=None: expected a FastAPI application"),
+    "FastAPI in Flask": (FlaskResilience, FastAPI(), "for FastAPI, write install(app)"),
+    "blueprint": (FlaskResilience, Blueprint("a", "a"), "guard the application that registers the blueprint"),
+    "Flask class": (FlaskResilience, Flask, "give an instance: FlaskResilience(Flask(__name__))"),
+    "Flask swapped": (FlaskResilience, Resilience(), "the application comes first: FlaskResilience(app, resilience)"),
+    "module name": (FlaskResilience, __name__, "expected a Flask application"),
+    "health": (add_health, Resilience(), "add_health(server)="),
+    "drain": (lambda _: asyncio.run(drain_of_loop()), None, "write await adrain(server)"),
+    "adrain": (lambda server: asyncio.run(adrain(server)), threaded_server(), "write drain(server)"),
+}
+
+
+@pytest.mark.parametrize("mistake", GIVEN)
+def test_a_wrong_application_or_server_is_refused(mistake: str) -> None:
+    """Each object that is no application or server of this adapter is refused, with the line to write."""
+    take, given, text = GIVEN[mistake]
+    with pytest.raises(ConfigurationError, match=re.escape(text)):
+        take(given)
+
+
+def test_a_rate_limit_is_no_decorator() -> None:
+    """FastAPI's `rate_limit` above an endpoint is refused at once, above and below the route."""
+    limit: Any = rate_limit("5/minute")
+
+    def endpoint() -> int:
+        return 1
+
+    text = '@app.get("/path", dependencies=[rate_limit("5/minute")])'
+    for decorated in (endpoint, FastAPI().get("/")(endpoint)):
+        with pytest.raises(ConfigurationError, match=re.escape(text)) as caught:
+            limit(decorated)
+        assert "not a decorator of" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_rate_limit_is_a_dependency_in_each_form() -> None:
+    """In a list, in `Depends` and as the default of a parameter, the limit is charged."""
+    app, limit = FastAPI(), rate_limit("1/hour")
+    install(app, Resilience())
+    app.get("/list", dependencies=[limit])(lambda: 1)
+    app.get("/depends", dependencies=[Depends(limit)])(lambda: 1)
+
+    @app.get("/default")
+    def default(_: None = limit) -> int:  # type: ignore[assignment]  # FastAPI reads the dependency
+        return 1
+
+    with TestClient(app) as client:
+        for path in ("/list", "/depends", "/default"):
+            assert [client.get(path).status_code for _ in range(2)] == [200, 429], path
+
+
+def test_grpcio_refuses_interceptors_of_the_other_colour() -> None:
+    """Where grpcio looks at its interceptors, those of the other colour or side are refused when they are given."""
+    channel = grpc.insecure_channel("localhost:1")
+
+    async def aio_server() -> None:
+        grpc.aio.server(interceptors=server_interceptors(Resilience()))  # type: ignore[arg-type]  # the mistake
+
+    async def aio_channel() -> None:
+        guards: Any = client_interceptors(Resilience())
+        grpc.aio.insecure_channel("localhost:1", interceptors=guards)
+
+    with pytest.raises(ValueError, match="must be ServerInterceptor"):
+        asyncio.run(aio_server())
+    with pytest.raises(ValueError, match="must be UnaryUnaryClientInterceptor"):
+        asyncio.run(aio_channel())
+    for guards in (aio_client_interceptors(Resilience()), server_interceptors(Resilience())):
+        with pytest.raises(TypeError, match="must be"):
+            grpc.intercept_channel(channel, *guards)
+    channel.close()
+
+
+@pytest.mark.parametrize(
+    ("guards", "text"),
+    [
+        (lambda: aio_server_interceptors(Resilience()), "write server_interceptors() for grpc.server"),
+        (lambda: client_interceptors(Resilience()), "client_interceptors are for channels"),
+    ],
+    ids=["aio", "client"],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_server_of_threads_says_at_the_first_call(
+    guards: Callable[[], Any], text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server of `grpc` takes any interceptor; at the first call the log has the line to write."""
+    server = grpc.server(ThreadPoolExecutor(1), interceptors=guards())
+    add_health(server, Resilience())
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"", timeout=10)
+        assert cast(Any, caught.value).code() is grpc.StatusCode.UNKNOWN
+    server.stop(0).wait()
+    assert text in caplog.text
