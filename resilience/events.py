@@ -219,3 +219,19 @@ class Emitter:
             except Exception as error:  # noqa: BLE001 - a listener's failure is its own
                 at = f"{event.kind} #{event.sequence} of {one_line(repr(event.policy))}"
                 write_line(logging.ERROR, f"listener {named(listener)} failed on {at}", error=error)
+
+
+class ForwardingEmitter(Emitter):
+    """Emits the events of several emitters. It calls `start`, which begins to forward them, for each listener."""
+
+    __slots__ = ("_start",)
+
+    def __init__(self, start: Callable[[], None]) -> None:
+        super().__init__()
+        self._start = start
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Add `listener`; the function returned removes it."""
+        end = super().subscribe(listener)
+        self._start()
+        return end

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,15 @@ def pytest_collection_finish() -> None:
     """Leave the collected tests, millions of objects, out of each garbage collection that a test asks for."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def own_default_toolkit() -> Iterator[None]:
+    """Give each test a default toolkit of its own: circuits opened by one test must not refuse calls of another."""
+    yield
+    toolkit = sys.modules.get("resilience.toolkit")
+    if toolkit is not None:
+        toolkit.Resilience.forget_default()
 
 
 @pytest.fixture(scope="session")

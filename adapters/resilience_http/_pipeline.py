@@ -1,18 +1,19 @@
-"""The pipeline of a request: yours, the configured one, or the default; with breakers and limits per host."""
+"""The pipeline of a request: yours, or that of a name in the toolkit, with breakers and limits per host."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from resilience import Keyed, Pipeline, Policy, Resilience
-from resilience.client import configured_policies, default_policies, may_call_again, while_open
+from resilience.client import may_call_again, while_open
 from resilience.errors import ConfigurationError, Problem
 from resilience.policy import AroundPolicy
 from resilience_http._errors import ErrorKinds
 
-__all__ = ("PipelinePair", "host_of", "per_host", "pipeline_for")
+__all__ = ("PipelinePair", "host_of", "per_host", "pipeline_for", "toolkit_of")
 
 _DEFAULT_NAME = "http"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -42,13 +43,18 @@ def per_host(make: Callable[[str], Policy | AroundPolicy], **options: Any) -> Ke
     return Keyed(make, host_of, **options)
 
 
+def toolkit_of(given: Resilience | None) -> Resilience:
+    """Return the toolkit of a client: the given one, or that of the process."""
+    return Resilience.default() if given is None else Resilience.of(given)
+
+
 def pipeline_for(toolkit: Resilience, wanted: Pipeline | str | None, errors: ErrorKinds) -> Pipeline:
-    """Return the pipeline of a client.
+    """Return the pipeline of a client. Its state belongs to the toolkit, the name and the host, not to the client.
 
     Args:
-        toolkit: The toolkit with the configuration.
-        wanted: A pipeline; or the name of a configured pipeline, whose breaker and limits become one per host. None for
-            the pipeline named `http`, or for the default policies if none is configured.
+        toolkit: The toolkit with the configuration and the state.
+        wanted: A pipeline; or the name of a configured pipeline, whose breaker, limits and bulkhead become one per
+            host. None for the pipeline named `http`.
         errors: The exceptions of the library.
 
     Raises:
@@ -56,32 +62,31 @@ def pipeline_for(toolkit: Resilience, wanted: Pipeline | str | None, errors: Err
     """
     if isinstance(wanted, Pipeline):
         return wanted
-    if wanted is None:
-        if not toolkit.config.values(pipeline=_DEFAULT_NAME):
-            policies = default_policies(
-                errors.is_transient,
-                exclude=errors.ours,
-                breaker_key=host_of,
-                breaker_name=f"{_DEFAULT_NAME}.breaker",
-            )
-            return toolkit.adopt(Pipeline(_DEFAULT_NAME, *policies))
-        return _configured(toolkit, _DEFAULT_NAME, errors)
-    given: object = wanted
-    if not isinstance(given, str):
-        raise ConfigurationError([Problem("pipeline", given, "a Pipeline, or the name of one that is configured")])
-    # A pipeline that only code has made is taken as it is. An unknown name is refused.
-    return _configured(toolkit, given, errors) if toolkit.policies(given) else toolkit.existing_pipeline(given)
+    if wanted is not None:
+        given: object = wanted
+        if not isinstance(given, str):
+            raise ConfigurationError([Problem("pipeline", given, "a Pipeline, or the name of one that is configured")])
+        toolkit.existing_pipeline(given)  # an unknown name is refused
+    name = _DEFAULT_NAME if wanted is None else wanted
+    return toolkit.client_pipeline(name, host_of, retry_on=errors.is_transient, exclude=errors.ours)
 
 
-def _configured(toolkit: Resilience, name: str, errors: ErrorKinds) -> Pipeline:
-    policies = configured_policies(toolkit, name, retry_on=errors.is_transient, exclude=errors.ours, key=host_of)
-    return toolkit.adopt(Pipeline(name, *policies))
+_WhenClosed: TypeAlias = Callable[[object, Callable[[], None]], bool]
 
 
 class PipelinePair:
     """Two pipelines with the same policies: the second one without policies that may call again."""
 
-    def __init__(self, pipeline: Pipeline, when_closed: Callable[[object, Callable[[], None]], bool]) -> None:
+    def __init__(self, pipeline: Pipeline, when_closed: _WhenClosed) -> None:
         policies = [while_open(policy, when_closed) for policy in pipeline.policies]
         self.repeating = pipeline.with_policies(*policies)
         self.sending_once = pipeline.with_policies(*[policy for policy in policies if not may_call_again(policy)])
+
+    @classmethod
+    def of(cls, pipeline: Pipeline, when_closed: _WhenClosed) -> PipelinePair:
+        """Return the pair of a pipeline. Clients that are made per request share it, and the calls compiled for it."""
+        pairs = _PAIRS.setdefault(pipeline, {})
+        return pairs.get(when_closed) or pairs.setdefault(when_closed, cls(pipeline, when_closed))
+
+
+_PAIRS: weakref.WeakKeyDictionary[Pipeline, dict[_WhenClosed, PipelinePair]] = weakref.WeakKeyDictionary()

@@ -27,7 +27,7 @@ from resilience_http._exchange import (
     longest_step,
     retry_after_of,
 )
-from resilience_http._pipeline import PipelinePair, host_of, pipeline_for
+from resilience_http._pipeline import PipelinePair, host_of, pipeline_for, toolkit_of
 from resilience_http._requests_internals import peek_body, shut_down_read, when_released
 
 __all__ = ("ResilienceAdapter",)
@@ -89,9 +89,9 @@ class ResilienceAdapter(HTTPAdapter):
     unpickles it uses its own configuration. An adapter with a `Resilience` or a `Pipeline` raises `TypeError`.
 
     Args:
-        resilience: The toolkit; None for `Resilience.from_env()`.
+        resilience: The toolkit; None for `Resilience.default()`. It has the circuits, limits and bulkheads.
         pipeline: A `Pipeline`; or the name of a configured pipeline, whose breaker, limits and bulkhead become one per
-            host. None for the pipeline named `http`, or for the default policies if none is configured.
+            host. None for the pipeline named `http`. Below its settings, every client has a retry and a breaker.
         sends_context: Whether requests carry request id, trace and deadline. Use False for hosts that are not yours.
         raises_envelopes: Whether an error answer with one of our envelopes is raised as its `AppError`.
         catalog: The catalog that knows the codes of these errors.
@@ -122,8 +122,8 @@ class ResilienceAdapter(HTTPAdapter):
 
     def _build(self) -> None:
         resilience, pipeline = self._given
-        self.toolkit = Resilience.of(resilience)
-        self._pipelines = PipelinePair(pipeline_for(self.toolkit, pipeline, _ERRORS), when_released)
+        self.toolkit = toolkit_of(resilience)
+        self._pipelines = PipelinePair.of(pipeline_for(self.toolkit, pipeline, _ERRORS), when_released)
         self.client_context = ClientContext.of(self.toolkit)
 
     def __getstate__(self) -> object:

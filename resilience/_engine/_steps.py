@@ -18,7 +18,18 @@ from resilience.errors import ConfigurationError
 from resilience.events import Emitter
 from resilience.policy import AroundPolicy, Policy, PolicyBase, RetryAfter, Substitute, Verdict
 
-__all__ = ("TRANSPARENT", "AwaitedCall", "Call", "KeyedPolicy", "Member", "Slot", "Steps", "events_of", "is_idle")
+__all__ = (
+    "TRANSPARENT",
+    "AwaitedCall",
+    "Call",
+    "KeyedPolicy",
+    "Member",
+    "Slot",
+    "Steps",
+    "events_of",
+    "is_idle",
+    "is_refusing",
+)
 
 Call: TypeAlias = Callable[..., Any]
 """A guarded function, or a compiled call around it: arguments and results pass through the engine unread."""
@@ -83,6 +94,11 @@ def events_of(policy: object) -> Emitter | None:
 def is_idle(policy: object) -> bool:
     """Return whether nothing is lost if `policy` is dropped now: no call uses it, and no operator has set it."""
     return bool(getattr(policy, "is_idle", True))
+
+
+def is_refusing(policy: object) -> bool:
+    """Return whether `policy` refuses calls, now or soon, that a new policy in its place would admit."""
+    return bool(getattr(policy, "is_refusing", False))
 
 
 def _nothing(_permit: object, /) -> None:

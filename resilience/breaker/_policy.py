@@ -255,6 +255,12 @@ class CircuitBreaker(PolicyBase, PybreakerFace):  # type: ignore[misc]  # pybrea
         is_held = isinstance(epoch, Open) and epoch.is_by_hand and now < epoch.until
         return word == self.options.first_mode and not is_held
 
+    @property
+    def is_refusing(self) -> bool:
+        """Whether the circuit is open and its time is not over. Takes no lock."""
+        epoch = self._circuit.machine.epoch
+        return isinstance(epoch, Open) and self._circuit.now() < epoch.until
+
     def snapshot(self) -> dict[str, Any]:
         """Return state, mode, counts, rates and remaining open time (seconds), as plain data."""
         return self._circuit.snapshot()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from resilience.cli.answer import CommandOutput, Paint
 from resilience.config import Config, ConfigurationWarning, Setting, load
+from resilience.config._client_layer import CLIENT_DEFAULT
 from resilience.config._render import reference
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ("configure", "run")
 
 _WIDEST_VALUE = 32
+_DEFAULTS = frozenset({"default", CLIENT_DEFAULT})
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,18 +55,20 @@ def _json(settings: Iterable[Setting], notes: tuple[str, ...]) -> str:
 
 
 def _nothing(config: Config, name: str) -> str:
-    names = sorted(
-        {setting.section.split()[1] for setting in config.values() if setting.section.startswith("pipeline")}
-    )
-    known = f"; configured: {', '.join(names)}" if names else ""
+    known = f"; configured: {', '.join(config.pipelines)}" if config.pipelines else ""
     return f"Nothing is configured for the pipeline {name!r}, so its calls pass through unchanged{known}."
 
 
 def _table(settings: tuple[Setting, ...], paint: Paint) -> Iterator[str]:
     # Names of pipeline settings are much longer than the others; apart, both fit into 100 columns.
-    for _, part in groupby(settings, key=lambda setting: setting.section.startswith("pipeline")):
+    own = [setting for setting in settings if setting.source != CLIENT_DEFAULT]
+    for _, part in groupby(own, key=lambda setting: setting.section.startswith("pipeline")):
         yield from _aligned(list(part), paint)
-    count = sum(setting.source != "default" for setting in settings)
+    if of_clients := [setting for setting in settings if setting.source == CLIENT_DEFAULT]:
+        yield "Below these, in HTTP and gRPC clients of a pipeline but not in its functions and blocks:"
+        yield ""
+        yield from _aligned(of_clients, paint)
+    count = sum(setting.source not in _DEFAULTS for setting in settings)
     yield f"{count} of {len(settings)} set; the others have their defaults."
 
 
@@ -74,7 +78,7 @@ def _aligned(settings: list[Setting], paint: Paint) -> Iterator[str]:
     for _, group in groupby(settings, key=lambda setting: setting.section):
         for setting in group:
             line = _row(_cells(setting), widths)
-            yield paint.dim(line) if setting.source == "default" else line
+            yield paint.dim(line) if setting.source in _DEFAULTS else line
         yield ""
 
 

@@ -15,10 +15,16 @@ from resilience import _version
 from resilience.cli.answer import CommandOutput, Paint
 from resilience.clock import monotonic
 from resilience.config import Config, ConfigurationWarning, load
+from resilience.config._client_layer import CLIENT_DEFAULT
+from resilience.config._render import written
+from resilience.config._schema import DEFAULT
 from resilience.errors import ConfigurationError, ResilienceError
+from resilience.options import rule_of
 
 if TYPE_CHECKING:
     import argparse
+
+    from resilience.options import Options
 
 __all__ = ("check_extra", "configure", "run")
 
@@ -75,6 +81,7 @@ def _findings() -> Iterator[Finding]:
     yield finding
     if config is not None:
         yield _pipelines(config)
+        yield _clients(config)
         yield _redis(config)
 
 
@@ -99,7 +106,7 @@ def _configuration() -> tuple[Finding, Config | None]:
             config = load()
     except ConfigurationError as error:
         return Finding(False, "configuration", str(error)), None
-    count = sum(setting.source != "default" for setting in config.values())
+    count = sum(setting.source not in ("default", CLIENT_DEFAULT) for setting in config.values())
     text = f"{count} value{'s' * (count != 1)} set; `resilience config` shows them"
     if config.unknown:
         text = "\n".join(("ignored:", *(f"  {problem}" for problem in config.unknown)))
@@ -111,6 +118,28 @@ def _pipelines(config: Config) -> Finding:
     """List the configured names, so that a misspelt name shows."""
     names = ", ".join(config.pipelines)
     return Finding(True, "pipelines", names) if names else Finding(None, "pipelines", "none is configured")
+
+
+def _clients(config: Config) -> Finding:
+    """List the policies that HTTP and gRPC clients have, with the values that are set, by name of their pipeline."""
+    names = dict.fromkeys(("http", *(name for name in config.pipelines if name != DEFAULT)))
+    lines = [f"{name}: {_policies(config, name)}" for name in names]
+    lines.append(f"any other gRPC service: {_policies(config, DEFAULT)}")
+    return Finding(True, "clients", "\n".join((*lines, f"* {CLIENT_DEFAULT}; ENABLED=false removes a policy")))
+
+
+def _policies(config: Config, name: str) -> str:
+    texts = [_policy(config, name, kind, options) for kind, options in config.client_pipeline(name).items()]
+    return ", ".join(texts) or "none: calls pass through unguarded"
+
+
+def _policy(config: Config, name: str, kind: str, options: Options) -> str:
+    words, fields = [kind], options.fields()
+    for field, source in config.client_sources(name, kind).items():
+        if source != "default":
+            mark = "*" if source == CLIENT_DEFAULT else ""
+            words.append(f"{field}={written(getattr(options, field), rule_of(fields[field]))}{mark}")
+    return " ".join(words)
 
 
 def _redis(config: Config) -> Finding:

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 from resilience._support.redaction import redacted
 from resilience.config import _schema
-from resilience.config._machine import Settled, Value, build, effective, instances
+from resilience.config._client_layer import CLIENT_LAYER
+from resilience.config._machine import LayerValue, Settled, Value, build, effective, instances
 from resilience.config._names import fold, variable
 from resilience.config._render import written
-from resilience.config._schema import POLICIES, Section
+from resilience.config._schema import DEFAULT, POLICIES, Section
 from resilience.options import rule_of
 
 if TYPE_CHECKING:
     from resilience.budget import BudgetOptions
     from resilience.client._options import ClientOptions
     from resilience.config._names import Key
-    from resilience.config._options import ServiceOptions
+    from resilience.config._options import PipelineOptions, ServiceOptions
     from resilience.errors import Problem
     from resilience.event_log import LogOptions
     from resilience.health._options import HealthOptions
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ("Config", "Setting")
 
 _STRICT: Key = ("strict",)
+_HTTP = "http"
+"""The pipeline of HTTP clients that name none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,7 @@ class Setting:
     """One setting in force. Secrets are hidden.
 
     `text` and `default_text` are the values as a variable would have them. `source` is `argument`, the name of a
-    variable, `file: <path>:<key>`, or `default`.
+    variable, `file: <path>:<key>`, `default`, or `client default` for a value that only HTTP and gRPC clients have.
     """
 
     section: str
@@ -103,8 +106,25 @@ class Config:
         The keys are the names of the policies: `retry`, `breaker`, `rate_limit`. In `name` the characters `-`, `.`, `/`
         and `_` are equal, and case does not matter.
         """
-        found = ((policy.name, self._options(policy.pattern, name)) for policy in POLICIES)
+        return self._policies(name, ())
+
+    def client_pipeline(self, name: str) -> Mapping[str, Options]:
+        """Return the options of every policy that HTTP and gRPC clients of this pipeline have, outermost first.
+
+        They are those of `pipeline(name)`, and below them the defaults of clients: a retry and a breaker, unless
+        `enabled` is false.
+        """
+        return self._policies(name, CLIENT_LAYER)
+
+    def _policies(self, name: str, below: tuple[LayerValue, ...]) -> Mapping[str, Options]:
+        if not self.is_enabled(name):
+            return {}
+        found = ((policy.name, build(self._settled, policy, fold(name), below)) for policy in POLICIES)
         return {kind: options for kind, options in found if options is not None}
+
+    def is_enabled(self, name: str) -> bool:
+        """Whether the pipeline, or `default`, is not switched off as a whole."""
+        return cast("PipelineOptions", self._options("pipeline.*", name)).enabled
 
     @property
     def is_strict(self) -> bool:
@@ -122,8 +142,15 @@ class Config:
 
     def sources(self, name: str, kind: str) -> Mapping[str, str]:
         """Return where each option of one policy of the pipeline comes from; `kind` is a key of `pipeline(name)`."""
+        return self._sources(name, kind, ())
+
+    def client_sources(self, name: str, kind: str) -> Mapping[str, str]:
+        """Return where each option of one policy of a client comes from; `kind` is a key of `client_pipeline(name)`."""
+        return self._sources(name, kind, CLIENT_LAYER)
+
+    def _sources(self, name: str, kind: str, below: tuple[LayerValue, ...]) -> Mapping[str, str]:
         known = _schema.section(f"pipeline.*.{kind}")
-        found = effective(self._settled, known, fold(name))
+        found = effective(self._settled, known, fold(name), below)
         return {
             field: found[field].entry.source if field in found else "default"
             for field in known.fields
@@ -160,14 +187,27 @@ class Config:
             yield from self._of(_schema.section("limiter.*"), name)
         for name in self.budgets:
             yield from self._of(_schema.section("budget.*"), name)
-        for name in self.pipelines:
+        for name in dict.fromkeys((DEFAULT, *self.pipelines)):
             yield from self._of_pipeline(name)
 
     def _of_pipeline(self, name: str) -> Iterator[Setting]:
+        whole = _schema.section("pipeline.*")
+        if found := effective(self._settled, whole, name):
+            yield from self._of(whole, name, found=found)
+        is_known = name in self.pipelines or DEFAULT in self.pipelines or name in (_HTTP, DEFAULT)
         for policy in POLICIES:
             if found := effective(self._settled, policy, name):
                 is_off = build(self._settled, policy, name) is None
                 yield from self._of(policy, name, only="enabled" if is_off else "", found=found)
+            if is_known:
+                yield from self._of_clients(policy, name, found)
+
+    def _of_clients(self, policy: Section, name: str, found: Mapping[str, Value]) -> Iterator[Setting]:
+        """Yield the values that only clients of the pipeline have."""
+        if self.is_enabled(name) and build(self._settled, policy, name, CLIENT_LAYER) is not None:
+            for field, value in effective(self._settled, policy, name, CLIENT_LAYER).items():
+                if field not in found:
+                    yield _setting(policy, name, field, value)
 
     def _of(
         self, known: Section, instance: str, *, only: str = "", found: Mapping[str, Value] | None = None

@@ -9,12 +9,12 @@ from typing import Any
 from resilience._support.redaction import hidden, type_of
 from resilience.config._config import Config
 from resilience.config._machine import settle
-from resilience.config._names import Key
+from resilience.config._names import Key, split
 from resilience.config._read import Reading, read_arguments, read_environment, read_file, read_toml
 from resilience.config._warning import warn
 from resilience.errors import ConfigurationError, Problem
 
-__all__ = ("load",)
+__all__ = ("load", "variables_in_force")
 
 _FILE: Key = ("config_file",)
 
@@ -54,6 +54,11 @@ def load(
         lines = "; ".join(str(problem) for problem in unknown)
         warn(f"ignored: {lines}. RESILIENCE_STRICT=true refuses them")
     return config
+
+
+def variables_in_force() -> tuple[tuple[str, str], ...]:
+    """Return the variables of the process that `load()` would read, so that a change can be seen."""
+    return tuple(sorted((name, text) for name, text in os.environ.items() if split(name) is not None))
 
 
 def _mapping(environ: Any) -> Mapping[Any, Any]:

@@ -7,7 +7,8 @@ variable corrects it.
 
 A section describes the settings of one options class. A section with instances (`pipeline.*.retry`) has its own
 settings for each name. Pipelines inherit: a value of the instance `default` is in force in each pipeline that does
-not set it. A policy is on if at least one of its settings is set, unless `enabled` is false.
+not set it. A policy is on if at least one of its settings is set, unless `enabled` is false. A client has the same
+settings, and below those of `default` a layer of its own, which gives it a retry and a breaker (`_client_layer.py`).
 
 When all values are known, the options of each section are built once, which checks the rules between fields. If a
 value of a section is wrong, the rules between its fields are not checked: their problems would only repeat the first
@@ -30,7 +31,7 @@ from resilience.config._schema import DEFAULT, Section
 from resilience.errors import ConfigurationError, Problem
 from resilience.options import Options, Refused, rule_of
 
-__all__ = ("Settled", "Value", "build", "effective", "instances", "settle")
+__all__ = ("LayerValue", "Settled", "Value", "build", "effective", "instances", "settle")
 
 Field = dataclasses.Field[Any]
 
@@ -40,6 +41,16 @@ class Value(NamedTuple):
 
     value: Any
     entry: Entry
+
+
+class LayerValue(NamedTuple):
+    """A value that a policy has below all settings. `unless` names settings that replace it."""
+
+    pattern: str
+    field: str
+    value: Any
+    source: str
+    unless: frozenset[str] = frozenset()
 
 
 Settled = Mapping[Key, Value]
@@ -106,22 +117,33 @@ def instances(settled: Settled, prefix: str) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (name != DEFAULT, name)))
 
 
-def effective(settled: Settled, section: Section, instance: str = "") -> dict[str, Value]:
+def effective(
+    settled: Settled, section: Section, instance: str = "", below: Iterable[LayerValue] = ()
+) -> dict[str, Value]:
     """Return the values of one section that were set, field by field.
 
-    A value that an instance has itself comes before the value that it inherits.
+    A value that an instance has itself comes before the value that it inherits. Values of the layer `below` come last.
     """
     found: dict[str, Value] = {}
-    for parent in (DEFAULT, instance) if section.is_switched else (instance,):
+    for parent in (DEFAULT, instance) if section.inherits else (instance,):
         path = section.path(parent)
         # Not over the fields of the section: that would import a package that no setting mentions.
         found.update((key[-1], value) for key, value in settled.items() if key[:-1] == path)
-    return found
+    return _above(below, section, found) | found
 
 
-def build(settled: Settled, section: Section, instance: str = "") -> Options | None:
+def _above(below: Iterable[LayerValue], section: Section, found: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the values of the layer for this section, without those that a value above replaces."""
+    return {
+        each.field: Value(each.value, Entry(each.value, "argument", each.field, each.source))
+        for each in below
+        if each.pattern == section.pattern and found.keys().isdisjoint(each.unless)
+    }
+
+
+def build(settled: Settled, section: Section, instance: str = "", below: Iterable[LayerValue] = ()) -> Options | None:
     """Return the options of one section, or None for a policy without settings or with `enabled` false."""
-    values = {field: value.value for field, value in effective(settled, section, instance).items()}
+    values = {field: value.value for field, value in effective(settled, section, instance, below).items()}
     if section.is_switched and (not values or not values.pop("enabled", True)):
         return None
     return section.options(**values)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from resilience.options import Flag, Options, Text, option
 
-__all__ = ("LoaderOptions", "ServiceOptions", "SwitchOptions")
+__all__ = ("LoaderOptions", "PipelineOptions", "ServiceOptions", "SwitchOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,15 @@ class LoaderOptions(Options):
         none="no file",
     )
     strict: bool = option(False, Flag(), "refuse to start when a variable or key is unknown, instead of warning")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineOptions(Options):
+    """Whether a pipeline guards at all."""
+
+    enabled: bool = option(
+        True, Flag(), "false removes all configured policies: the pipeline is empty on purpose, and nothing warns of it"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,6 +129,8 @@ def _misparted(text: str) -> Key | None:
 
 def _instance(text: str, known: Section, field: str) -> str | None:
     """Return the instance that `text` names for this field, None if `text` names another field."""
+    if known.inherits and not known.is_switched:
+        return None  # its one field is also a field of every policy
     if not known.has_instances:
         return "" if text == "_".join(known.key(field)) else None
     missing = DEFAULT if known.is_switched else _NAME

@@ -35,8 +35,8 @@ class Section:
 
     `pattern` is the path in front of the field, in which `*` stands for the name of an instance. `builds` is the class
     that takes the options in code. `without` names fields of the options that are no settings. `needs` names the field
-    that must be set if any other field is. A switched section has the extra field `enabled` and inherits from the
-    instance `default`.
+    that must be set if any other field is. A section of pipelines inherits from the instance `default`; a switched
+    section, that of a policy, has the extra field `enabled`.
     """
 
     pattern: str
@@ -56,9 +56,14 @@ class Section:
         return next((word for word in reversed(self.words) if word != ANY), "")
 
     @functools.cached_property
+    def inherits(self) -> bool:
+        """Whether the section inherits from `default`."""
+        return self.words[:1] == ("pipeline",)
+
+    @functools.cached_property
     def is_switched(self) -> bool:
-        """Whether the section can be switched off, and inherits from `default`."""
-        return self.pattern.startswith("pipeline.")
+        """Whether the section is that of a policy, which can be switched off."""
+        return self.pattern.startswith("pipeline.*.")
 
     @functools.cached_property
     def has_instances(self) -> bool:
@@ -132,6 +137,7 @@ SECTIONS = (
         without=frozenset({"max_wait", "retry_after_max"}),
     ),
     Section("budget.*", "resilience.budget._options:BudgetOptions", "resilience.budget:RetryBudget"),
+    Section("pipeline.*", "resilience.config._options:PipelineOptions", "resilience.pipeline:Pipeline"),
     # In the recommended order, outermost first.
     Section("pipeline.*.cache", "resilience.cache._options:CacheOptions", "resilience.cache:Cache"),
     Section(

@@ -2,5 +2,6 @@
 
 from resilience.keyed._options import KeyedOptions
 from resilience.keyed._policy import Keyed
+from resilience.keyed._view import KeyedView
 
-__all__ = ("Keyed", "KeyedOptions")
+__all__ = ("Keyed", "KeyedOptions", "KeyedView")

@@ -7,6 +7,10 @@ Every use has a number, one more than the use before. Two rules remove entries, 
 - Surplus: if there are more than `max_keys` entries after an addition, the oldest ones that are not busy, without the
   new one. If all others are busy, the number of entries exceeds `max_keys` until some become idle.
 
+A value can also be worth keeping: an open circuit, a bucket that is not full. A new value in its place would admit
+calls that this one refuses, so a client that invents keys could clear all refusals. Such a value counts as used when
+its turn comes, up to `WORTH_KEEPING` times `max_keys` entries. Beyond that number memory comes first.
+
 The order. A heap holds an item for each entry: the number of a use, and the key. A use does not touch the heap, which
 would need a lock: it only writes its number and its time into the entry. So the number in the heap may be too low, and
 is never too high. The oldest entry is found by raising numbers that are too low until the first item of the heap has
@@ -34,6 +38,10 @@ from typing import Generic, TypeVar
 __all__ = ("RecentKeys",)
 
 T = TypeVar("T")
+WORTH_KEEPING = 4
+"""Multiple of `max_keys` up to which values that are worth keeping are kept."""
+_MAX_LOOKS = 64
+"""Values worth keeping at which one addition looks: its work stays bounded."""
 
 
 class _KeyEntry(Generic[T]):
@@ -53,12 +61,19 @@ class RecentKeys(Generic[T]):
         max_keys: The number of values that are kept, if not more of them are busy.
         max_idle: Seconds without use after which a value is dropped.
         is_busy: Whether a value must be kept now.
+        is_worth: Whether a value should be kept now. Default: no value.
     """
 
-    def __init__(self, max_keys: int, max_idle: float, is_busy: Callable[[T], bool]) -> None:
+    def __init__(
+        self,
+        max_keys: int,
+        max_idle: float,
+        is_busy: Callable[[T], bool],
+        is_worth: Callable[[T], bool] = lambda _value: False,
+    ) -> None:
         self._max_keys = max_keys
         self._max_idle = max_idle
-        self._is_busy = is_busy
+        self._is_busy, self._is_worth = is_busy, is_worth
         self._entries: dict[Hashable, _KeyEntry[T]] = {}
         self._heap: list[tuple[int, Hashable]] = []
         self._next_number = itertools.count().__next__
@@ -104,18 +119,18 @@ class RecentKeys(Generic[T]):
         self._entries[key] = _KeyEntry(value, now, number)
         self.drop_idle(now)
         if len(self._entries) > self._max_keys:
-            self._drop_surplus(key)
+            self._drop_surplus(key, now)
         return value
 
     def drop_idle(self, now: float) -> None:
-        """Drop the oldest value if it is idle for too long. A busy value counts as used now."""
+        """Drop the oldest value if it is idle for too long. If it must or should be kept, it counts as used now."""
         if now < self.due or not self._entries:
             return
         number, key, oldest = self._oldest()
         self.due = oldest.used + self._max_idle
         if now < self.due:
             return
-        if self._is_busy(oldest.value):
+        if self._is_busy(oldest.value) or self._is_worth(oldest.value):
             self.touch(key, now)
         else:
             self._drop(number, key, oldest)
@@ -143,14 +158,23 @@ class RecentKeys(Generic[T]):
         del self._entries[key]
         return True
 
-    def _drop_surplus(self, newest: Hashable) -> None:
+    def _drop_surplus(self, newest: Hashable, now: float) -> None:
         """Drop the oldest values beyond `max_keys` that are not busy, but never the newest."""
         skipped: list[tuple[int, Hashable]] = []
+        looks = min(_MAX_LOOKS, len(self._entries))
         try:
-            while len(self._entries) > self._max_keys and len(skipped) < len(self._entries):
+            while len(self._entries) > self._max_keys and len(skipped) < len(self._entries) and looks:
                 number, key, entry = self._oldest()
-                if key == newest or self._is_busy(entry.value) or not self._drop(number, key, entry):
+                if key == newest or self._is_busy(entry.value):
+                    skipped.append(heapq.heappop(self._heap))
+                elif self._should_stay(entry.value):
+                    self.touch(key, now)
+                    looks -= 1
+                elif not self._drop(number, key, entry):
                     skipped.append(heapq.heappop(self._heap))
         finally:
             for item in skipped:
                 heapq.heappush(self._heap, item)
+
+    def _should_stay(self, value: T) -> bool:
+        return len(self._entries) <= WORTH_KEEPING * self._max_keys and self._is_worth(value)

@@ -8,18 +8,18 @@ from collections.abc import Callable, Hashable
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 
-from resilience._engine._steps import Call, Steps, events_of, is_idle
+from resilience._engine._steps import Call, Steps, events_of, is_idle, is_refusing
 from resilience._support.fork import renew_after_fork
 from resilience._support.keys import bounded_key
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
-from resilience.events import Emitter, Event, Listener
+from resilience.events import Event, ForwardingEmitter
 from resilience.keyed._machine import RecentKeys
 from resilience.keyed._options import KeyedOptions
 from resilience.options import CLOCK, checked, is_plain_callable
 from resilience.policy import AroundPolicy, Named, Policy
 
-__all__ = ("Keyed",)
+__all__ = ("KeySlot", "Keyed")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,29 +38,15 @@ class KeySlot:
         self.compiled: dict[Callable[[], object], Call] = {}
 
 
-class _ForwardingEmitter(Emitter):
-    """Emits the events of the policies of all keys. It calls `start`, which may be called often, for each listener."""
-
-    __slots__ = ("_start",)
-
-    def __init__(self, start: Callable[[], None]) -> None:
-        super().__init__()
-        self._start = start
-
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Add `listener`; the function returned removes it."""
-        end = super().subscribe(listener)
-        self._start()
-        return end
-
-
 class Keyed(Named):
     """Gives each key its own policy: a circuit per host, a bulkhead per tenant, a limit per method.
 
     The policy of a key is made at the first call with that key. The policy is dropped, with its figures, when the key
     has not been used for `idle`, or when more than `max_keys` keys are kept and this key was used least recently. A
     policy that is not idle is never dropped: a bulkhead with running calls, a timeout or hedge with running threads, a
-    breaker that an operator has set. Only such policies can bring the number of keys above `max_keys`.
+    breaker that an operator has set. A policy that refuses calls is kept as long as at most four times `max_keys` keys
+    are kept: an open circuit, or a limit in this process whose bucket is not full. So a client that invents keys does
+    not close the circuits of others. Only such policies can bring the number of keys above `max_keys`.
 
     A block (`guard()`) has no arguments, so no `Keyed` can guard it.
 
@@ -110,8 +96,8 @@ class Keyed(Named):
         self._clock: Clock = checked(clock, "clock", CLOCK)
         self.template = self._checked(make("template"))
         self.kind = str(getattr(self.template, "kind", "keyed"))  # the policy of a third party may have none
-        self._slots: RecentKeys[KeySlot] = RecentKeys(self.options.max_keys, self.options.idle, _is_busy)
-        self.events = _ForwardingEmitter(self._forward_all)
+        self._slots: RecentKeys[KeySlot] = RecentKeys(self.options.max_keys, self.options.idle, _is_busy, _is_worth)
+        self.events = ForwardingEmitter(self._forward_all)
         self.after_fork()
         renew_after_fork(self)
 
@@ -235,6 +221,10 @@ class Keyed(Named):
 
 def _is_busy(slot: KeySlot) -> bool:
     return not is_idle(slot.policy)
+
+
+def _is_worth(slot: KeySlot) -> bool:
+    return is_refusing(slot.policy)
 
 
 def _bounded(key: Hashable) -> Hashable:

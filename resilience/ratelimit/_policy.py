@@ -225,6 +225,11 @@ class RateLimit(PolicyBase):
         cast("LocalBuckets", self._buckets).drain(self.key, wait)
         self.events.emit("ratelimit.drained", self.name, self._clock(), "warning", retry_after=wait or None)
 
+    @property
+    def is_refusing(self) -> bool:
+        """Whether the bucket is in this process and not full: a new one in its place would admit more calls."""
+        return isinstance(self._buckets, LocalBuckets) and self._buckets.look(self.key).reset_after > 0
+
     def snapshot(self) -> dict[str, Any]:
         """Return the rate, the burst, the remaining tokens and the number of refusals so far, taking nothing.
 

@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
-from resilience._support.fork import renew_after_fork
 from resilience._support.redaction import hidden
 from resilience.config import Config, load
+from resilience.config._load import variables_in_force
 from resilience.config._names import fold, variable
-from resilience.config._problems import Missing, NoPipeline
-from resilience.config._schema import DEFAULT, section
-from resilience.config._warning import warn
+from resilience.config._problems import Missing
+from resilience.config._schema import section
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import EventLog
-from resilience.pipeline import Pipeline
-from resilience.toolkit._machine import compose
+from resilience.toolkit._default import KeptWhileEqual
 from resilience.toolkit._names import check_name
+from resilience.toolkit._parts import NamedParts
+from resilience.toolkit._pipelines import PipelinesByName
+from resilience.toolkit._policies import ConfiguredPolicies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Mapping
     from types import TracebackType
 
     from resilience.budget import BudgetOptions, RetryBudget
     from resilience.envelope import ErrorCatalog
     from resilience.health import Health
     from resilience.lifecycle import Lifecycle
-    from resilience.options import Options
+    from resilience.pipeline import Pipeline
     from resilience.policy import AroundPolicy, Policy
     from resilience.ratelimit import Store, TokenBucket
     from resilience.redis import RedisConnection
 
 __all__ = ("Resilience",)
-
-T = TypeVar("T")
 
 _OPEN = frozenset({"redis", "health"})
 """The parts that hold connections or background work."""
@@ -71,15 +69,23 @@ class Resilience:
         ['payments.retry']
     """
 
-    __slots__ = ("__weakref__", "_budgets", "_built", "_config", "_lock", "event_log")  # none is set by mistake
+    __slots__ = (
+        "__weakref__",
+        "_budgets",
+        "_config",
+        "_parts",
+        "_pipelines",
+        "_policies",
+        "event_log",
+    )  # none is set by mistake
 
     def __init__(self, config: Config | None = None) -> None:
         self._config = Config() if config is None else _checked_config(config)
-        self._built: dict[tuple[str, str], tuple[Any, tuple[Any, ...]]] = {}
         self.event_log = EventLog(self._config.log)
         """Decides which events of this toolkit's parts are logged."""
-        self.after_fork()
-        renew_after_fork(self)
+        self._parts = NamedParts()
+        self._policies = ConfiguredPolicies(self._config, lambda: self._store)
+        self._pipelines = PipelinesByName(self._config, self._policies, self._parts, self.event_log)
         # The process keeps a budget for as long as an object refers to it.
         self._budgets = [self._as_configured(name) for name in self._config.budgets]
 
@@ -103,8 +109,30 @@ class Resilience:
         return toolkit
 
     @classmethod
+    def default(cls) -> Resilience:
+        """Return the toolkit of this process for clients that are given none.
+
+        It is made by `from_env()` at the first call, and again when a variable of ours has changed or after it was
+        closed. So clients that are made per request share circuits, limits and connections. A client keeps the toolkit
+        that it got.
+
+        Raises:
+            ConfigurationError: At least one setting of the environment is wrong.
+
+        Example:
+            >>> Resilience.default() is Resilience.default()
+            True
+        """
+        return _default.get(variables_in_force(), Resilience.from_env)
+
+    @staticmethod
+    def forget_default() -> None:
+        """Have the next call of `default()` make a new toolkit. Tests call this, so that they share no state."""
+        _default.forget()
+
+    @classmethod
     def of(cls, given: Resilience | None) -> Resilience:
-        """Return `given`, or `from_env()` if it is None. An adapter calls this with its argument.
+        """Return `given`, or `from_env()` if it is None. An adapter of a server calls this with its argument.
 
         Raises:
             ConfigurationError: `given` is neither a `Resilience` nor None.
@@ -114,10 +142,6 @@ class Resilience:
             raise ConfigurationError([Problem("resilience", type(wanted).__name__, "a Resilience, or None")])
         return cls.from_env() if wanted is None else wanted
 
-    def after_fork(self) -> None:
-        """Replace the lock: another thread may have held it at the moment of the fork."""
-        self._lock = threading.RLock()  # guards `_built`; only constructors of this library run under it
-
     @property
     def config(self) -> Config:
         """The settings, with the source of every value."""
@@ -126,12 +150,12 @@ class Resilience:
     @property
     def health(self) -> Health:
         """The health checks of this process."""
-        return self._once("health", self._new_health)
+        return self._parts.once("health", self._new_health)
 
     @property
     def lifecycle(self) -> Lifecycle:
         """The phase of this process, and the hooks that run when it starts and stops."""
-        return self._once("lifecycle", self._new_lifecycle)
+        return self._parts.once("lifecycle", self._new_lifecycle)
 
     def _new_lifecycle(self) -> Lifecycle:
         lifecycle = cast("Lifecycle", section("lifecycle").constructor(self._config.lifecycle))
@@ -144,7 +168,7 @@ class Resilience:
         """The connection to the Redis that instances share; None if no URL is set. It connects when first used."""
         if self._config.redis.url is None:
             return None
-        return self._once("redis", self._new_redis)
+        return self._parts.once("redis", self._new_redis)
 
     @property
     def catalog(self) -> ErrorCatalog:
@@ -155,41 +179,59 @@ class Resilience:
 
             return Catalog(domain=self._config.service.name)
 
-        return self._once("catalog", build)
+        return self._parts.once("catalog", build)
 
-    def pipeline(self, name: str, *policies: Policy | AroundPolicy) -> Pipeline:
+    def pipeline(self, name: str, *policies: Policy | AroundPolicy, host: str | None = None) -> Pipeline:
         """Return the pipeline of this name; use it as a decorator, or in any other way a `Pipeline` is used.
 
-        The pipeline holds the configured policies in the recommended order, and `policies`. If neither exist, calls
-        pass through unchanged; if other pipelines are configured, that is a `ConfigurationWarning`, because the name
-        may be misspelt.
+        The pipeline holds the configured policies in the recommended order, and `policies`. If neither exist, the
+        pipeline guards nothing and its calls pass through unchanged. That is a `ConfigurationWarning`: the name may be
+        misspelt, or the configuration may be missing.
+
+        The HTTP and gRPC clients of this name have circuits, limits and bulkheads for each host, which all of them
+        share. `subscribe` and `snapshot` of the pipeline include them. A function that calls such a host by other means
+        uses them too if `host` is given.
 
         Args:
             name: The name of the pipeline, 1 to 100 characters.
             policies: Policies from code, the first one outermost. Each replaces the configured policy of its kind.
+            host: The host that the functions call, as clients name it: `api.bank.example`, with the port unless it is
+                the default port; the `target` of a gRPC channel. Default: no host. Not beside `policies`.
 
         Raises:
             ConfigurationError: The name is already in use with other policies; or the toolkit is strict and the name
                 is the cause for the warning.
         """
-        check_name("pipeline", name)
-        if not policies and self._config.pipelines and (problem := self._missing_pipeline(name)) is not None:
-            if self._config.is_strict:
-                raise ConfigurationError([problem])
-            warn(f"{problem}, so its calls pass through unchanged. RESILIENCE_STRICT=true refuses it")
-        build = lambda: self.adopt(Pipeline(name, *compose(policies, self._configured(name))))  # noqa: E731 - two uses of one line
-        return self._named(("pipeline", name), build, policies)
+        return self._pipelines.pipeline(name, policies, host)
 
-    def adopt(self, pipeline: Pipeline) -> Pipeline:
-        """Return `pipeline`, whose events are from now on logged as the section `log` of this toolkit says.
+    def client_pipeline(
+        self,
+        name: str,
+        host: Callable[..., Hashable] | str,
+        *,
+        retry_on: Callable[[Exception], bool] | type[Exception] = Exception,
+        exclude: Iterable[type[Exception]] = (),
+        hedge: str = "",
+    ) -> Pipeline:
+        """Return the pipeline of an HTTP or gRPC client. Each call with equal arguments returns the same pipeline.
 
-        Adapters call this for the pipelines that they make.
+        It has the configured policies, and below them those that every client has: a retry and a circuit breaker.
+        Policies from code, given to `pipeline(name, ...)`, stand as they are, without these defaults. Breakers, rate
+        limits and bulkheads are one for each host. All clients of the name share them, of whatever library.
 
         Args:
-            pipeline: A pipeline.
+            name: The name of the pipeline.
+            host: A function that takes the arguments of a call and returns its host; or the host of all calls.
+            retry_on: The errors of the library after which another attempt may succeed: a class, or a predicate.
+            exclude: Classes of errors that say nothing about the host. Breakers do not count them.
+            hedge: The name of a configured hedge, which learns its delay under this name. Default: `<name>.hedge`.
+
+        Raises:
+            ConfigurationError: The name cannot be that of a pipeline.
         """
-        pipeline.log_to(self.event_log)
-        return pipeline
+        from resilience.toolkit._clients import ClientUse  # noqa: PLC0415 - imported by services with clients
+
+        return self._pipelines.of_client(name, ClientUse(host, retry_on, tuple(exclude), hedge))
 
     def existing_pipeline(self, name: str) -> Pipeline:
         """Return the pipeline of this name, if it is configured, inherits a policy, or has policies from code.
@@ -199,10 +241,7 @@ class Resilience:
         Raises:
             ConfigurationError: No such pipeline exists. The error lists the names that exist.
         """
-        check_name("pipeline", name)
-        if (problem := self._missing_pipeline(name)) is not None:
-            raise ConfigurationError([problem])
-        return self.pipeline(name)
+        return self._pipelines.existing(name)
 
     def policies(self, name: str, *, key: str = "") -> tuple[Any, ...]:
         """Return new policies, as configured for the pipeline of this name.
@@ -214,7 +253,7 @@ class Resilience:
             name: The name of the pipeline.
             key: The key of the bucket that the rate limits spend from. Default: the name of the pipeline.
         """
-        return tuple(self._configured(name, key))
+        return tuple(self._policies.of_pipeline(name, key))
 
     def limiter(self, name: str, rate: str | None = None, burst: int | None = None) -> TokenBucket:
         """Return the limiter of this name: on Redis if `RESILIENCE_REDIS__URL` is set, else in this process.
@@ -228,7 +267,7 @@ class Resilience:
             ConfigurationError: No rate is given or configured, or the name is already in use with another rate.
         """
         check_name("limiter", name)
-        return self._named(("limiter", name), lambda: self._bucket(name, rate, burst), (rate, burst))
+        return self._parts.named("limiter", name, lambda: self._bucket(name, rate, burst), (rate, burst))
 
     def budget(self, name: str) -> RetryBudget:
         """Return the retry budget that all retries and hedges of this process share under this name."""
@@ -238,12 +277,14 @@ class Resilience:
 
     def close(self) -> None:
         """Close connections and background work. A second call does nothing."""
+        _default.forget(self)
         with contextlib.ExitStack() as stack:  # the last part that was built closes first; each one closes
             for part in self._open_parts():
                 stack.callback(part.close)
 
     async def aclose(self) -> None:
         """Close connections and background work without blocking the event loop. A second call does nothing."""
+        _default.forget(self)
         async with contextlib.AsyncExitStack() as stack:
             for part in self._open_parts():
                 stack.push_async_callback(part.aclose)
@@ -267,51 +308,11 @@ class Resilience:
     def __repr__(self) -> str:
         return f"Resilience({self._config!r})"
 
-    def _once(self, what: str, build: Callable[[], T]) -> T:
-        return self._named((what, what), build, ())
-
-    def _named(self, key: tuple[str, str], build: Callable[[], T], given: tuple[Any, ...]) -> T:
-        """Return the object of the folded name, or build it. Another call with other values is an error."""
-        kind, name = key
-        with self._lock:
-            known = self._built.get((kind, fold(name)))
-            if known is None:
-                known = self._built[kind, fold(name)] = (build(), given)
-        thing, before = known
-        if not _agree(given, before):
-            reason = "already in use with other values; give them where it is first asked for"
-            raise ConfigurationError(f"{kind} {name!r} is {reason}")
-        return cast("T", thing)
-
     def _as_configured(self, name: str) -> RetryBudget:
         """Return the budget of this name, with its settings."""
         budget = self.budget(name)
         budget.configure(cast("BudgetOptions", self._config.budget(name)))
         return budget
-
-    def _missing_pipeline(self, name: str) -> NoPipeline | None:
-        """Return the problem with the name of a pipeline that is not configured, inherits nothing, and is empty."""
-        configured = self._config.pipelines
-        with self._lock:
-            built = [thing for (kind, _), (thing, _) in self._built.items() if kind == "pipeline"]
-        given = {fold(pipeline.name): pipeline.name for pipeline in built if pipeline.policies}
-        if DEFAULT in configured or fold(name) in {*configured, *given}:
-            return None
-        return NoPipeline(name, given | {known: known for known in configured})
-
-    def _configured(self, name: str, key: str = "") -> Iterator[Any]:
-        for kind, options in self._config.pipeline(name).items():
-            policy = section(f"pipeline.*.{kind}").constructor(**_values(options), **self._shared(kind, name, key))
-            policy.sources = self._config.sources(name, kind)
-            yield policy
-
-    def _shared(self, kind: str, name: str, key: str) -> dict[str, Any]:
-        """Return the arguments of a policy that are not options: the shared store and the key."""
-        if kind != "rate_limit":
-            return {}
-        shared = {} if self._store is None else {"store": self._store}
-        # A policy with a key may be in no pipeline, and a bucket takes its name from the pipeline.
-        return shared | {"key": key, "name": f"{name}.ratelimit"} if key else shared
 
     def _bucket(self, name: str, rate: str | None, burst: int | None) -> TokenBucket:
         configured = self._config.limiter(name)
@@ -356,12 +357,14 @@ class Resilience:
             store.events.log_to(self.event_log)
             return store
 
-        return self._once("store", build)
+        return self._parts.once("store", build)
 
     def _open_parts(self) -> list[_OpenPart]:
         """Return the parts that hold connections or background work and that have been built."""
-        with self._lock:
-            return [thing for (kind, _), (thing, _) in self._built.items() if kind in _OPEN]
+        return self._parts.of(*_OPEN)
+
+
+_default: KeptWhileEqual[Resilience] = KeptWhileEqual()
 
 
 def _checked_config(config: Any) -> Config:
@@ -379,17 +382,3 @@ def _under_variables(pattern: str, error: ConfigurationError) -> ConfigurationEr
         for problem in error.problems
     ]
     return ConfigurationError(problems) if problems else error
-
-
-def _agree(given: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
-    """Whether a further call gives no values, or the values of the first call."""
-    if not given:
-        return True
-    return len(given) == len(before) and all(
-        now is None or now == then for now, then in zip(given, before, strict=True)
-    )
-
-
-def _values(options: Options) -> dict[str, Any]:
-    """Return every option by the name of the constructor's argument."""
-    return {field: getattr(options, field) for field in options.fields()}

@@ -332,6 +332,25 @@ def test_doctor_lists_the_pipelines(capsys: pytest.CaptureFixture[str], monkeypa
     assert "ok    pipelines           default, payments\n" in _main(capsys, "doctor")[1]
 
 
+def test_doctor_shows_the_policies_of_each_client(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: each client's effective policies are listed, with the values that are set or that only clients have."""
+    monkeypatch.setenv("RESILIENCE_PIPELINE__DEFAULT__TIMEOUT__SECONDS", "1s")
+    monkeypatch.setenv("RESILIENCE_PIPELINE__PAYMENTS__BREAKER__FAIL_MAX", "3")
+    monkeypatch.setenv("RESILIENCE_PIPELINE__BATCH__ENABLED", "false")
+    out = _main(capsys, "doctor")[1]
+    usual = "retry attempts=3* timeout=30s*, breaker failure_rate_threshold=0.5* reset_timeout=30s*, timeout seconds=1s"
+    lines = [line.removeprefix("ok    clients").strip() for line in out.splitlines()]
+    start = lines.index(f"http: {usual}")
+    assert lines[start + 1 : start + 5] == [
+        "batch: none: calls pass through unguarded",
+        "payments: retry attempts=3* timeout=30s*, breaker fail_max=3 reset_timeout=30s*, timeout seconds=1s",
+        f"any other gRPC service: {usual}",
+        "* client default; ENABLED=false removes a policy",
+    ]
+
+
 def test_doctor_tells_how_to_install_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not installed is no failure, and comes with the command that installs it."""
     monkeypatch.setitem(sys.modules, "flask", None)

@@ -1,4 +1,4 @@
-"""What becomes of the name of a pipeline that nobody has configured."""
+"""Pipelines whose name is not configured, and pipelines that are empty on purpose."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ MISSPELT = "no pipeline 'paymnets' is configured; known: payments (did you mean 
 
 
 def test_a_pipeline_that_nobody_configured_is_warned_about() -> None:
-    """Where pipelines are configured, a name that none of them has guards nothing: that is said where it was asked."""
+    """Law: a pipeline that guards nothing because its name is not configured warns at the line that asks for it."""
     with pytest.warns(ConfigurationWarning) as warned:
         pipeline = Resilience.from_env(PAYMENTS).pipeline("paymnets")
     (warning,) = warned
-    assert str(warning.message).startswith(f"{MISSPELT}, so its calls pass through unchanged")
+    assert str(warning.message) == (
+        f"{MISSPELT}, so it guards nothing. RESILIENCE_PIPELINE__PAYMNETS__ENABLED=false says that this is meant; "
+        "RESILIENCE_STRICT refuses it"
+    )
     assert warning.filename == __file__
     assert pipeline.call(len, "abc") == 3
 
@@ -38,16 +41,55 @@ def test_in_strict_mode_such_a_pipeline_is_refused() -> None:
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_pipeline_that_has_its_policies_is_nobodys_mistake(*, strict: bool) -> None:
-    """Configured, inherited, given in code, off on purpose, or in a service that configures none: there is no word."""
+    """Configured, inherited, given in code, or off on purpose: no warning."""
     off = {"RESILIENCE_PIPELINE__ORDERS__RETRY__ENABLED": "false"}
+    empty = {"RESILIENCE_PIPELINE__ORDERS__ENABLED": "false"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Resilience.from_env(PAYMENTS, strict=strict).pipeline("Payments")
         Resilience.from_env(PAYMENTS | DEFAULT, strict=strict).pipeline("orders")
         Resilience.from_env(PAYMENTS | off, strict=strict).pipeline("orders")
-        Resilience.from_env({}, strict=strict).pipeline("orders")
+        Resilience.from_env(PAYMENTS | empty, strict=strict).pipeline("orders")
+        Resilience.from_env(empty, strict=strict).pipeline("orders")
+        Resilience.from_env({}, strict=strict, pipeline={"orders": {"enabled": False}}).pipeline("orders")
         toolkit = Resilience.from_env(PAYMENTS, strict=strict)
         assert toolkit.pipeline("orders", Retry()) is toolkit.pipeline("orders")
+
+
+@pytest.mark.parametrize("environ", [{}, {"RESILIENCE_PIPELNE__ORDERS__RETRY__ATTEMPTS": "4"}])
+def test_a_service_whose_configuration_is_missing_is_warned_about(environ: dict[str, str]) -> None:
+    """Law: no pipeline at all is configured (a ConfigMap is not mounted, the prefix is misspelt): the same warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        toolkit = Resilience.from_env(environ)
+    with pytest.warns(ConfigurationWarning, match=r"no pipeline 'orders' is configured; known: none") as warned:
+        toolkit.pipeline("orders")
+    assert warned[0].filename == __file__
+    with pytest.raises(ConfigurationError, match="no pipeline 'orders' is configured; known: none"):
+        Resilience.from_env({}, strict=True).pipeline("orders")
+
+
+def test_a_pipeline_is_switched_off_as_a_whole() -> None:
+    """Law: `ENABLED=false` of a pipeline removes its configured policies, also from its clients; code keeps its own."""
+    off = {"RESILIENCE_PIPELINE__PAYMENTS__ENABLED": "false"}
+    toolkit = Resilience.from_env(PAYMENTS | DEFAULT | off)
+    assert toolkit.pipeline("payments").policies == ()
+    assert toolkit.client_pipeline("payments", "api.bank.example").policies == ()
+    assert len(toolkit.pipeline("orders").policies) == 1
+    retry = Retry()
+    assert Resilience.from_env(PAYMENTS | off).pipeline("payments", retry).policies == (retry,)
+
+
+def test_default_switches_all_pipelines_off() -> None:
+    """Law: `DEFAULT` switches off each pipeline that is not on by a setting of its own."""
+    environ = PAYMENTS | {
+        "RESILIENCE_PIPELINE__DEFAULT__ENABLED": "false",
+        "RESILIENCE_PIPELINE__STOCK__ENABLED": "true",
+        "RESILIENCE_PIPELINE__STOCK__RETRY__ATTEMPTS": "2",
+    }
+    toolkit = Resilience.from_env(environ)
+    assert toolkit.pipeline("payments").policies == ()
+    assert len(toolkit.pipeline("stock").policies) == 1
 
 
 def test_a_pipeline_can_be_asked_for_only_where_it_exists() -> None:

@@ -21,6 +21,7 @@ from resilience.retry import Retry
 from resilience.timeout import Timeout
 from resilience.toolkit import Resilience
 
+EMPTY = {"RESILIENCE_PIPELINE__DEFAULT__ENABLED": "false"}
 EVERYTHING = {
     "RESILIENCE_PIPELINE__PAYMENTS__TIMEOUT__SECONDS": "800ms",
     "RESILIENCE_PIPELINE__PAYMENTS__RETRY__ATTEMPTS": "4",
@@ -47,7 +48,7 @@ def test_policies_come_from_the_configuration_in_the_recommended_order() -> None
 
 def test_the_same_name_is_the_same_pipeline() -> None:
     """One dependency has one breaker, however its name is written."""
-    toolkit = Resilience()
+    toolkit = Resilience.from_env(EMPTY)
     assert toolkit.pipeline("payments-api") is toolkit.pipeline("PAYMENTS.API")
     assert toolkit.pipeline("payments-api") is not toolkit.pipeline("orders")
 
@@ -66,7 +67,7 @@ def test_policies_are_new_each_time() -> None:
 
 def test_two_toolkits_share_nothing() -> None:
     """State belongs to the object that made it."""
-    assert Resilience().pipeline("x") is not Resilience().pipeline("x")
+    assert Resilience.from_env(EMPTY).pipeline("x") is not Resilience.from_env(EMPTY).pipeline("x")
 
 
 def test_threads_that_ask_at_once_get_the_same_pipeline() -> None:
@@ -87,7 +88,7 @@ def test_threads_that_ask_at_once_get_the_same_pipeline() -> None:
 
 def test_a_pipeline_with_nothing_configured_passes_calls_through() -> None:
     """No policy, no change: result and error are the function's own."""
-    pipeline = Resilience().pipeline("payments")
+    pipeline = Resilience.from_env(EMPTY).pipeline("payments")
 
     @pipeline
     def charge(amount: int) -> int:
@@ -298,7 +299,7 @@ def test_no_configuration_is_all_defaults(monkeypatch: pytest.MonkeyPatch) -> No
 
 async def test_closing_twice_is_fine() -> None:
     """In either colour, in any order, also when nothing was ever opened."""
-    toolkit = Resilience()
+    toolkit = Resilience.from_env(EMPTY)
     toolkit.close()
     await toolkit.aclose()
     toolkit.close()
@@ -328,7 +329,7 @@ def test_a_forked_child_is_not_stuck_on_the_parents_lock() -> None:
         "import os, threading; from resilience.toolkit import Resilience\n"
         "toolkit, held, done = Resilience(), threading.Event(), threading.Event()\n"
         "def hold():\n"
-        "    with toolkit._lock:\n"
+        "    with toolkit._parts._lock:\n"
         "        held.set(); done.wait(10)\n"
         "thread = threading.Thread(target=hold); thread.start(); held.wait(10)\n"
         "child = os.fork()\n"

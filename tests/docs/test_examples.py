@@ -29,11 +29,15 @@ def is_there(module: str) -> bool:
         return False
 
 
+EXPORT = re.compile(r"^export (RESILIENCE_PIPELINE__\w+)=(\S+)$", re.MULTILINE)
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
 def test_examples_run(page: Path) -> None:
-    """The examples of a page run one after the other, in one fresh interpreter, without a warning."""
+    """The examples of a page run one after the other, without a warning, with the pipelines that the page exports."""
     code = "\n\n".join(blocks(page, "python"))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RESILIENCE_")}
+    environment |= dict(EXPORT.findall("\n".join(blocks(page, "sh"))))
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

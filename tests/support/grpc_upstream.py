@@ -148,7 +148,7 @@ class Client(Protocol):
 
 
 class SyncClient:
-    def __init__(self, target: str, *arguments: Any, **named: Any) -> None:
+    def __init__(self, target: str, /, *arguments: Any, **named: Any) -> None:
         bare = grpc.insecure_channel(target, options=[("grpc.enable_retries", 0)])
         self.channel: Any = grpc.intercept_channel(bare, *client_interceptors(*arguments, **named))
 
@@ -173,7 +173,7 @@ class SyncClient:
 class AioClient:
     """The four kinds of call over grpc.aio, on a loop of their own."""
 
-    def __init__(self, target: str, *arguments: Any, **named: Any) -> None:
+    def __init__(self, target: str, /, *arguments: Any, **named: Any) -> None:
         self._runner = asyncio.Runner()
         self.interceptors = aio_client_interceptors(*arguments, **named)
         self.channel: Any = self._run(self._open(target))

@@ -36,18 +36,21 @@ def aio_client_interceptors(
     pipeline: PipelineChoice = None,
     idempotent: Iterable[str] = CallOptions.idempotent,
     retryable: Iterable[grpc.StatusCode | str] = CallOptions.retryable,
+    target: str = CallOptions.target,
 ) -> list[grpc.aio.ClientInterceptor]:
     """Return the interceptors that guard every call of `grpc.aio.insecure_channel(target, interceptors=...)`.
 
     They do what `client_interceptors` does for a channel of `grpc`.
 
     Args:
-        resilience: The toolkit of the service. Default: `Resilience.from_env()`.
+        resilience: The toolkit, which has the circuits, limits and bulkheads. Default: `Resilience.default()`.
         pipeline: The pipeline of all methods, its name, or a function from method to either, as in
             `client_interceptors`.
         idempotent: Methods that may be called twice. Default: none but those of the `idempotent_methods` setting.
         retryable: Statuses after which such a call is worth another attempt. Default: UNAVAILABLE, DEADLINE_EXCEEDED
             and RESOURCE_EXHAUSTED.
+        target: The target of the channel, such as `stock:50051`. Channels with one toolkit, pipeline and target share
+            circuits, limits and bulkheads; channels without `target` share theirs. At most 1,000 characters.
 
     Raises:
         ConfigurationError: An argument or a setting is wrong, or no pipeline has the given name.
@@ -55,7 +58,7 @@ def aio_client_interceptors(
     Example:
         >>> guards = aio_client_interceptors(Resilience())  # for grpc.aio.insecure_channel(target, interceptors=guards)
     """
-    methods = MethodPipelines(resilience, pipeline, idempotent, retryable, is_aio=True)
+    methods = MethodPipelines(resilience, pipeline, idempotent, retryable, target, is_aio=True)
     # One class for each kind of call: grpc.aio uses an interceptor for the first kind that it finds in it, only.
     return [_UnaryUnary(methods), _UnaryStream(methods), _StreamUnary(methods), _StreamStream(methods)]
 

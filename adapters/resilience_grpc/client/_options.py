@@ -9,7 +9,7 @@ from typing import Any, cast
 from grpc import StatusCode
 
 from resilience.client import ClientOptions
-from resilience.options import Choice, Listing, Options, Refused, option, rule_of
+from resilience.options import Choice, Listing, Options, Refused, Text, option, rule_of
 
 __all__ = ("CallOptions",)
 
@@ -51,4 +51,9 @@ class CallOptions(Options):
         ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"),
         _StatusListing(),
         "statuses after which such a call is worth another attempt",
+    )
+    target: str = option(
+        "any target",
+        Text("the target of the channel", longest=1000),
+        "the server of the channel: circuits, limits and bulkheads are one for each target",
     )

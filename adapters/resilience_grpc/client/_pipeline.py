@@ -12,8 +12,6 @@ from resilience import Hedge, Keyed, Pipeline, Policy, Resilience, Timeout
 from resilience.client import (
     ClientContext,
     TransportTimeout,
-    default_policies,
-    hedge_named,
     may_call_again,
     owns_call,
     runs_in_threads,
@@ -52,11 +50,12 @@ class MethodPipelines:
     """The guarded methods of a channel. Each is made at its first call.
 
     Args:
-        resilience: The toolkit. None for `Resilience.from_env()`.
-        pipeline: The pipeline of all methods, its name, or a function from method to either. None for the configured
-            pipelines, and the default policies of the core for a service without one.
+        resilience: The toolkit. None for `Resilience.default()`.
+        pipeline: The pipeline of all methods, its name, or a function from method to either. None for the pipeline of
+            the method or of its service.
         idempotent: Methods that may be called twice.
         retryable: Statuses after which such a call is worth another attempt.
+        target: The server that the channel connects to, by which the toolkit keeps circuits, limits and bulkheads.
         is_aio: Whether the channel is one of `grpc.aio`.
     """
 
@@ -66,17 +65,20 @@ class MethodPipelines:
         pipeline: PipelineChoice,
         idempotent: Iterable[str],
         retryable: Iterable[StatusCode | str],
+        target: str,
         *,
         is_aio: bool,
     ) -> None:
         self._options = CallOptions(
-            idempotent=cast("tuple[str, ...]", idempotent), retryable=cast("tuple[str, ...]", retryable)
+            idempotent=cast("tuple[str, ...]", idempotent),
+            retryable=cast("tuple[str, ...]", retryable),
+            target=target,
         )
         given: object = pipeline
         if not (given is None or isinstance(given, Pipeline | str) or callable(given)):
             expected = "a Pipeline, the name of one, or a function that takes a method and returns either"
             raise ConfigurationError([Problem("pipeline", pipeline, expected)])
-        self._toolkit = Resilience.of(resilience)
+        self._toolkit = Resilience.default() if resilience is None else Resilience.of(resilience)
         self.client_context = ClientContext.of(self._toolkit)
         retried = [StatusCode[name] for name in self._options.retryable]
         self.decode = ErrorDecoder(self._toolkit.catalog, retried, is_aio=is_aio)
@@ -117,21 +119,17 @@ class MethodPipelines:
             return Pipeline(method)
         if not isinstance(chosen, Pipeline | str):
             raise ConfigurationError([Problem(f"pipeline({method!r})", chosen, "a Pipeline, the name of one, or None")])
-        return self._toolkit.existing_pipeline(chosen) if isinstance(chosen, str) else chosen
+        if isinstance(chosen, Pipeline):
+            return chosen
+        self._toolkit.existing_pipeline(chosen)  # an unknown name is refused
+        return self._toolkit.client_pipeline(chosen, self._options.target)
 
     def _configured(self, method: str) -> Pipeline:
-        """Return the pipeline configured for the method, else for its service, else the default of the service."""
-        config, service = self._toolkit.config, service_of(method)
-        if config.has_pipeline(method):
-            return self._toolkit.pipeline(method)
-        if config.has_pipeline(service) or config.has_pipeline("default"):
-            pipeline = self._toolkit.pipeline(service)
-            # A hedge learns its delay from the calls that it sees, so each method has a hedge of its own.
-            return pipeline.with_policies(*[hedge_named(policy, f"{method}.hedge") for policy in pipeline.policies])
-        try:
-            return self._toolkit.pipeline(service, *default_policies())
-        except ConfigurationError:  # the service has policies already: by a call of ours, or by code of the user
-            return self._toolkit.pipeline(service)
+        """Return the pipeline of the method, if it is configured; else that of its service."""
+        if self._toolkit.config.has_pipeline(method):
+            return self._toolkit.client_pipeline(method, self._options.target)
+        # A hedge learns its delay from the calls that it sees, so each method has a hedge of its own.
+        return self._toolkit.client_pipeline(service_of(method), self._options.target, hedge=f"{method}.hedge")
 
 
 class GuardedMethod:

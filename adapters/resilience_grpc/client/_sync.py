@@ -41,6 +41,7 @@ def client_interceptors(
     pipeline: PipelineChoice = None,
     idempotent: Iterable[str] = CallOptions.idempotent,
     retryable: Iterable[grpc.StatusCode | str] = CallOptions.retryable,
+    target: str = CallOptions.target,
 ) -> list[grpc.UnaryUnaryClientInterceptor]:
     """Return the interceptors that guard every call through `grpc.intercept_channel(channel, *interceptors)`.
 
@@ -48,7 +49,7 @@ def client_interceptors(
     another error of this library. Calls of health and reflection are left alone.
 
     Args:
-        resilience: The toolkit of the service. Default: `Resilience.from_env()`.
+        resilience: The toolkit, which has the circuits, limits and bulkheads. Default: `Resilience.default()`.
         pipeline: The pipeline of all methods, its name, or a function that takes a method (`shop.Orders/Get`) and
             returns either. Default: the pipeline configured under the name of the method, else under the name of its
             service (`shop.Orders`), else three attempts and one circuit breaker for the service.
@@ -57,6 +58,8 @@ def client_interceptors(
             are not streamed. Default: none.
         retryable: Statuses after which such a call is worth another attempt. Default: UNAVAILABLE, DEADLINE_EXCEEDED
             and RESOURCE_EXHAUSTED.
+        target: The target of the channel, such as `stock:50051`. Channels with one toolkit, pipeline and target share
+            circuits, limits and bulkheads; channels without `target` share theirs. At most 1,000 characters.
 
     Raises:
         ConfigurationError: An argument or a setting is wrong, or no pipeline has the given name.
@@ -65,7 +68,7 @@ def client_interceptors(
         >>> guards = client_interceptors(Resilience(), idempotent=["shop.Orders/Get"])
         >>> channel = grpc.intercept_channel(grpc.insecure_channel("localhost:50051"), *guards)
     """
-    return [_BlockingInterceptor(MethodPipelines(resilience, pipeline, idempotent, retryable, is_aio=False))]
+    return [_BlockingInterceptor(MethodPipelines(resilience, pipeline, idempotent, retryable, target, is_aio=False))]
 
 
 class _BlockingInterceptor(

@@ -13,7 +13,7 @@ from resilience.errors import ConfigurationError, Portable, joined_class
 from resilience.timeout import Deadline
 from resilience_http._envelope import MAX_ENVELOPE, fits, may_be_envelope
 from resilience_http._exchange import MAX_READ_AHEAD, ClientExchange, StepTimeouts, is_spent, retry_after_of
-from resilience_http._pipeline import PipelinePair, host_of, pipeline_for
+from resilience_http._pipeline import PipelinePair, host_of, pipeline_for, toolkit_of
 from resilience_http._transports._bodies import TrackedBody
 from resilience_http._transports._library import Foreign, HTTPXLibrary, HTTPXRequest, HTTPXResponse
 
@@ -61,8 +61,8 @@ class TransportParts(Generic[Q, A]):
     ) -> None:
         self.library = library
         self._failed_response = joined_class(FailedResponseError, library.status_error)
-        self.toolkit = Resilience.of(resilience)
-        self.pipelines = PipelinePair(pipeline_for(self.toolkit, pipeline, library.errors), _when_closed)
+        self.toolkit = toolkit_of(resilience)
+        self.pipelines = PipelinePair.of(pipeline_for(self.toolkit, pipeline, library.errors), _when_closed)
         self._client_context = ClientContext.of(self.toolkit)
         self._margin = self._client_context.options.margin
         self._sends_context = sends_context

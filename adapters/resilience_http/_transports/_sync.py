@@ -71,9 +71,9 @@ class GuardedTransport(Generic[Q, A, T]):
         Args:
             inner: The transport that makes the requests; None for the library's own transport, with the options of the
                 client.
-            resilience: The toolkit; None for `Resilience.from_env()`.
+            resilience: The toolkit, which has the circuits, limits and bulkheads; None for `Resilience.default()`.
             pipeline: A `Pipeline`; or the name of a configured pipeline, whose breaker, limits and bulkhead become one
-                per host. None for the pipeline named `http`, or for the default policies if none is configured.
+                per host. None for the pipeline named `http`. Every client has a retry and a breaker.
             sends_context: Whether requests carry request id, trace and deadline. Use False for hosts that are not
                 yours.
             reads_bodies: Whether every body is read within the guarded call, so that a body that breaks off is a

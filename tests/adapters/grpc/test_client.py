@@ -492,9 +492,57 @@ def test_unconfigured_services_have_the_usual_pipeline(upstream: Upstream, make:
         with pytest.raises(grpc.RpcError):
             make(toolkit=toolkit, idempotent=["*"]).get()
     assert len(upstream.seen) == 6
-    kinds = [policy["kind"] for policy in toolkit.pipeline("shop.Orders").snapshot()["policies"]]
-    assert kinds == ["retry", "breaker"]
-    assert toolkit.pipeline("shop.Orders").snapshot()["policies"][1]["failures"] == 6
+    retry, breaker = toolkit.pipeline("shop.Orders").snapshot()["clients"]
+    assert (retry["kind"], breaker["kind"]) == ("retry", "breaker")
+    assert breaker["each"]["any target"]["failures"] == 6
+
+
+def test_channels_share_circuits_by_target(upstream: Upstream, make: Make) -> None:
+    """Law: a channel for each call opens the circuit of its target alone; without `target` they share one."""
+    toolkit = Resilience.from_env(
+        {
+            "RESILIENCE_PIPELINE__SHOP_ORDERS__BREAKER__FAIL_MAX": "2",
+            "RESILIENCE_PIPELINE__SHOP_ORDERS__RETRY__ENABLED": "false",
+        }
+    )
+    upstream.otherwise = failing()
+    for options in ({"target": "stock-a:50051"}, {}):
+        upstream.seen.clear()
+        for _ in range(6):
+            with pytest.raises(grpc.RpcError):
+                make(toolkit=toolkit, **options).get()
+        assert len(upstream.seen) == 2
+    with pytest.raises(grpc.RpcError):
+        make(toolkit=toolkit, target="stock-b:50051").get()
+    assert len(upstream.seen) == 3
+    (breaker,) = toolkit.pipeline("shop.Orders").snapshot()["clients"]
+    states = {target: figures["state"] for target, figures in breaker["each"].items()}
+    assert states == {"stock-a:50051": "open", "any target": "open", "stock-b:50051": "closed"}
+
+
+def test_a_timeout_takes_no_policy_from_a_client(upstream: Upstream, make: Make) -> None:
+    """Law: with a timeout for all pipelines, a client still makes three attempts, and still has its breaker."""
+    toolkit = Resilience.from_env({"RESILIENCE_PIPELINE__DEFAULT__TIMEOUT__SECONDS": "5s"})
+    upstream.otherwise = failing(trailing=(("grpc-retry-pushback-ms", "1"),))
+    with pytest.raises(grpc.RpcError):
+        make(toolkit=toolkit, idempotent=["*"]).get()
+    assert len(upstream.seen) == 3
+    kinds = [policy["kind"] for policy in toolkit.pipeline("shop.Orders").snapshot()["clients"]]
+    assert kinds == ["retry", "breaker", "timeout"]
+
+
+def test_a_channel_without_a_toolkit_shares_the_one_of_the_process(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: channels that are given no toolkit have the circuits of the default toolkit."""
+    monkeypatch.setenv("RESILIENCE_PIPELINE__SHOP_ORDERS__BREAKER__FAIL_MAX", "2")
+    upstream.otherwise = failing()
+    for _ in range(6):
+        with grpc.insecure_channel(upstream.target) as bare:
+            get: Any = grpc.intercept_channel(bare, *client_interceptors()).unary_unary("/shop.Orders/Get")
+            with pytest.raises(grpc.RpcError):
+                get(b"")
+    assert len(upstream.seen) == 2
 
 
 def test_configured_hedges_learn_per_method(upstream: Upstream, make: Make) -> None:
@@ -587,5 +635,5 @@ def test_the_log_names_the_service(upstream: Upstream, make: Make, caplog: pytes
             client.get()
     opened, refused = caplog.messages
     why = "3 of 3 calls failed (consecutive failures), last"
-    assert opened.startswith(f"circuit 'shop.Orders.breaker' opened: {why} ")
-    assert refused.startswith("circuit 'shop.Orders.breaker' is open: a call was refused; next trial in ")
+    assert opened.startswith(f"circuit 'shop.Orders.breaker' (any target) opened: {why} ")
+    assert refused.startswith("circuit 'shop.Orders.breaker' (any target) is open: a call was refused; next trial in ")

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -158,9 +158,8 @@ class Frontend:
 
     @property
     def breaker(self) -> CircuitBreaker:
-        return next(
-            policy for policy in self.toolkit.pipeline("shop.Orders").policies if isinstance(policy, CircuitBreaker)
-        )
+        policies: Any = self.toolkit.client_pipeline("shop.Orders", "any target").policies
+        return cast("CircuitBreaker", policies[1].get("any target"))
 
     def _handler(self, behaviour: Any) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(

@@ -222,7 +222,7 @@ class TestBreaker:
             upstream.answers(500)
         with no_waits():
             assert client.get(upstream.url).status == 200
-        assert [policy.kind for policy in client.guard.pipeline.policies] == ["retry"]
+        assert [policy.kind for policy in client.guard.pipeline.policies] == ["retry", "breaker"]
 
     def test_retries_can_be_switched_off_by_text(
         self, caller: Make, upstream: Upstream, toolkit: Callable[..., Resilience]

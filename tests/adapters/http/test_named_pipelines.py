@@ -27,9 +27,11 @@ def test_a_misspelt_name_is_refused(client: Callable[..., Any]) -> None:
 
 @EVERY_CLIENT
 def test_a_name_may_be_one_that_inherits_or_that_code_has_made(client: Callable[..., Any]) -> None:
-    """What DEFAULT says holds for every name; a pipeline of the toolkit's is taken as code has made it."""
+    """Settings of DEFAULT are in force for every name, above the defaults of clients; policies of code stay alone."""
     inheriting = Resilience.from_env({"RESILIENCE_PIPELINE__DEFAULT__RETRY__ATTEMPTS": "2"})
-    assert len(client(resilience=inheriting, pipeline="orders").pipeline.policies) == 1
+    policies = client(resilience=inheriting, pipeline="orders").pipeline.policies
+    assert [policy.kind for policy in policies] == ["retry", "breaker"]
+    assert policies[0].options.attempts == 2
     toolkit, retry = Resilience(), Retry()
     toolkit.pipeline("orders", retry)
     assert client(resilience=toolkit, pipeline="orders").pipeline.policies == (retry,)

@@ -170,13 +170,14 @@ def test_limits_per_key_of_two_pipelines_are_apart() -> None:
 def test_number_of_keys_is_bounded() -> None:
     """The least recently used key is forgotten beyond the bound, and starts afresh when it comes back."""
     guarded = Pipeline("http", keyed := breakers(max_keys=2))(get)
-    with pytest.raises(DownError):
-        guarded("bad")
-    for host in ("a", "b", "a"):
+    for host in ("c", "a"):
+        guarded(host)
+    first = keyed.get("c")
+    for host in ("b", "a"):
         guarded(host)
     assert list(keyed.snapshot()["each"]) == ["b", "a"]
-    with pytest.raises(DownError):
-        guarded("bad")
+    guarded("c")
+    assert keyed.get("c") is not first
 
 
 def test_idle_keys_are_forgotten_with_their_figures() -> None:
@@ -205,7 +206,7 @@ POLICIES: dict[str, Callable[[str], Any]] = {
     "cache": lambda _key: Cache(60, key=lambda host: host),
     "fallback": lambda _key: Fallback("instead"),
     "hedge": lambda _key: Hedge(5),
-    "limit": lambda _key: RateLimit("5/second"),
+    "limit": lambda _key: RateLimit("1000000/second"),  # full again at once
     "retry": lambda _key: Retry(),
     "single flight": lambda _key: SingleFlight(key=lambda host: host),
     "thread pool": lambda _key: ThreadPoolBulkhead(1),
@@ -387,14 +388,28 @@ def test_key_opened_by_hand_is_kept_while_it_is_open(open_: Callable[[CircuitBre
     assert keyed.get("a") is None
 
 
-def test_key_whose_circuit_tripped_may_be_forgotten() -> None:
-    """A circuit that opened by its rules keeps no place: clients could fill the memory with keys that fail."""
-    keyed = breakers(max_keys=1)
-    guarded = Pipeline("http", keyed)(get)
+def test_key_whose_circuit_is_open_is_kept_up_to_a_bound() -> None:
+    """Law: new keys close no open circuit; clients that open many of them get four times the keys at most."""
+    guarded = Pipeline("http", keyed := breakers(max_keys=2))(get)
     with pytest.raises(DownError):
         guarded("bad")
-    guarded("a")
-    assert keyed.get("bad") is None
+    for host in "abcdef":
+        guarded(host)
+    assert set(keyed.snapshot()["each"]) == {"bad", "f"}
+    for number in range(20):
+        with pytest.raises(DownError):
+            guarded(f"bad{number}")
+    assert len(keyed) == 8
+
+
+def test_key_whose_bucket_is_not_full_is_kept() -> None:
+    """Law: new keys do not fill the bucket of another key."""
+    keyed = Keyed(lambda _key: RateLimit("1/day"), by_host, max_keys=1)
+    guarded = Pipeline("http", keyed)(get)
+    for host in "abc":
+        guarded(host)
+    with pytest.raises(RateLimitedError):
+        guarded("a")
 
 
 def test_long_keys_are_kept_as_their_hash() -> None:

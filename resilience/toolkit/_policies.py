@@ -1,0 +1,61 @@
+"""Make the policies that are configured, with the store that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from resilience.config._schema import section
+
+if TYPE_CHECKING:
+    from resilience.config import Config
+    from resilience.options import Options
+    from resilience.ratelimit import Store
+
+__all__ = ("ConfiguredPolicies",)
+
+
+class ConfiguredPolicies:
+    """Makes policies with the options and sources of a configuration.
+
+    Args:
+        config: The configuration.
+        store: Returns the store of the rate limits, None for the memory of this process.
+    """
+
+    def __init__(self, config: Config, store: Callable[[], Store | None]) -> None:
+        self._config, self._store = config, store
+
+    def of_pipeline(self, name: str, key: str = "") -> Iterator[Any]:
+        """Yield new policies of a pipeline, outermost first; rate limits spend from the bucket of `key`."""
+        for kind in self._config.pipeline(name):
+            yield self.of_function(name, kind, key)
+
+    def of_function(self, name: str, kind: str, key: str = "") -> Any:
+        """Return a new policy of a pipeline; `kind` is a key of `Config.pipeline(name)`."""
+        options, sources = self._config.pipeline(name)[kind], self._config.sources(name, kind)
+        return self._made(kind, name, options, sources, key)
+
+    def of_client(self, name: str, kind: str, key: str = "") -> Any:
+        """Return a new policy of the clients of a pipeline; `kind` is a key of `Config.client_pipeline(name)`."""
+        options, sources = self._config.client_pipeline(name)[kind], self._config.client_sources(name, kind)
+        return self._made(kind, name, options, sources, key)
+
+    def _made(self, kind: str, name: str, options: Options, sources: Mapping[str, str], key: str) -> Any:
+        policy = section(f"pipeline.*.{kind}").constructor(**_values(options), **self._shared(kind, name, key))
+        policy.sources = sources
+        return policy
+
+    def _shared(self, kind: str, name: str, key: str) -> dict[str, Any]:
+        """Return the arguments of a policy that are not options: the shared store and the key."""
+        if kind != "rate_limit":
+            return {}
+        store = self._store()
+        shared: dict[str, Any] = {} if store is None else {"store": store}
+        # A policy with a key may be in no pipeline, and a bucket takes its name from the pipeline.
+        return shared | {"key": key, "name": f"{name}.ratelimit"} if key else shared
+
+
+def _values(options: Options) -> dict[str, Any]:
+    """Return every option by the name of the constructor's argument."""
+    return {field: getattr(options, field) for field in options.fields()}
