@@ -16,7 +16,7 @@ import httpx2
 import pybreaker
 import pytest
 import requests
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from http_callers import AsyncCaller, RequestsCaller, SyncCaller
 from http_upstreams import Upstream
 
@@ -288,6 +288,38 @@ def test_flask_answers_for_a_refusal(library: str, caplog: pytest.LogCaptureFixt
     assert (answer.status_code, body["code"]) == (503, "CIRCUIT_OPEN")
     assert 29 < body["retry_after"] <= 30
     client.close()
+
+
+def test_handlers_of_the_application_win() -> None:
+    """A handler that an application has for the errors of its client answers for refusals, too."""
+    caller, fastapi, flask_app = SyncCaller(pipeline=Pipeline("p", opened())), FastAPI(), flask.Flask("shop")
+    session = RequestsCaller(pipeline=Pipeline("p", opened()))
+    install(fastapi, Resilience())
+    FlaskResilience(flask_app, Resilience())
+
+    @fastapi.exception_handler(httpx2.HTTPError)
+    async def unavailable(_request: object, _error: Exception) -> Response:
+        return Response("cached", 200)
+
+    @flask_app.errorhandler(requests.RequestException)
+    def not_available(_error: Exception) -> str:
+        return "cached"
+
+    @fastapi.get("/")
+    def price() -> None:
+        caller.get("http://shop.example/7")
+
+    @flask_app.get("/")
+    def same_price() -> str:
+        return session.get("http://shop.example/7").content.decode()
+
+    async def get() -> httpx2.Response:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(fastapi), base_url="http://app.example") as client:
+            return await client.get("/")
+
+    assert asyncio.run(get()).text == flask_app.test_client().get("/").text == "cached"
+    caller.close()
+    session.close()
 
 
 def test_requests_has_every_attribute_of_its_error() -> None:
