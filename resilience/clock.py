@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-__all__ = ("SYSTEM_SLEEPER", "Clock", "Sleeper", "monotonic")
+__all__ = ("SYSTEM_SLEEPER", "Clock", "Sleeper", "SystemSleeper", "monotonic")
 
 Clock = Callable[[], float]
 """Seconds from an arbitrary start; never goes back."""
@@ -33,11 +33,19 @@ class Sleeper(Protocol):
         ...
 
 
-class _SystemSleeper:
+class SystemSleeper:
+    """Lets the real time pass, unless a test has put another sleeper in its place."""
+
+    stand_in: Sleeper | None = None
+
     def sleep(self, seconds: float, /) -> None:
-        time.sleep(seconds)
+        """Block this thread for `seconds`."""
+        (time.sleep if self.stand_in is None else self.stand_in.sleep)(seconds)
 
     def asleep(self, seconds: float, /) -> Awaitable[None]:
+        """Suspend this task for `seconds`."""
+        if self.stand_in is not None:
+            return self.stand_in.asleep(seconds)
         import asyncio  # noqa: PLC0415 - a blocking program never pays for the event loop's 40 ms import
 
         from resilience.running import running_loop  # noqa: PLC0415 - errors are a level above clocks
@@ -46,4 +54,4 @@ class _SystemSleeper:
         return asyncio.sleep(seconds)
 
 
-SYSTEM_SLEEPER: Sleeper = _SystemSleeper()
+SYSTEM_SLEEPER = SystemSleeper()

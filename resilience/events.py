@@ -11,7 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from resilience._support.fork import renew_after_fork
 from resilience._support.log_writer import write_line
@@ -75,6 +75,9 @@ class Emitter:
 
     __slots__ = ("__weakref__", "_lock", "_sequence", "_turns", "_unlogged", "dropped", "listeners", "log", "pending")
 
+    on_new: ClassVar[Callable[[Emitter], object] | None] = None
+    """Called with each emitter that is made. `resilience.testing` records the events of all of them by it."""
+
     def __init__(self) -> None:
         self.listeners: tuple[Listener, ...] = ()
         self.log = PolicyLog(EVENT_LOG)
@@ -84,6 +87,8 @@ class Emitter:
         self._sequence = 0
         self.after_fork()
         renew_after_fork(self)
+        if Emitter.on_new is not None:
+            Emitter.on_new(self)
 
     def after_fork(self) -> None:
         """Make new locks, and drop the queue: the parent process delivers it."""

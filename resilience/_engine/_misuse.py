@@ -75,7 +75,7 @@ def check_function(name: str, fn: object) -> None:
         kind = type(fn).__name__
         hint = f"write @{kind} first, and the pipeline below it, directly above `def`"
         raise ConfigurationError([Problem(name, fn, "a function, method or other callable to guard", hint)])
-    if isinstance(fn, type):
+    if isinstance(fn, type) and fn.__module__ != "builtins":  # `int` and its like are functions to their users
         reason = f"{fn.__name__} is a class, and {at} would guard its constructor alone"
         remedy = f"put the decorator above its methods, or call pipeline.call({fn.__name__}, ...)"
         raise ConfigurationError(f"{reason}: {remedy}")

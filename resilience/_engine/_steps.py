@@ -12,7 +12,7 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from resilience.errors import ConfigurationError
 from resilience.events import Emitter
@@ -119,6 +119,9 @@ class Steps:
     and returns the one to use.
     """
 
+    switch: ClassVar[Callable[[Steps], Steps] | None] = None
+    """Changes the record of every policy of the process. `resilience.testing` switches policies off by it."""
+
     policy: Policy | AroundPolicy | KeyedPolicy
     """The policy: its name is read when it is needed, because a pipeline may name it later."""
 
@@ -185,7 +188,8 @@ class Steps:
             return policy
         found = _found(policy)
         choose: Callable[[Steps], Steps] | None = getattr(policy, "choose_steps", None)
-        return found if choose is None else choose(found)
+        chosen = found if choose is None else choose(found)
+        return chosen if Steps.switch is None else Steps.switch(chosen)
 
     @property
     def name(self) -> str:

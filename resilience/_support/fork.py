@@ -1,12 +1,16 @@
-"""A forked child keeps our objects but not our threads, and inherits locks another thread may have held."""
+"""The objects of the process that have a state, for the two moments at which all of them begin afresh.
+
+A forked child keeps our objects but not our threads, and inherits locks that another thread may have held. A test
+starts with the objects that the tests before it have used.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from weakref import ref
 
-__all__ = ("Forkable", "renew_after_fork")
+__all__ = ("Forkable", "Resettable", "known_objects", "renew_after_fork")
 
 
 class Forkable(Protocol):
@@ -14,6 +18,15 @@ class Forkable(Protocol):
 
     def after_fork(self) -> None:
         """Replace locks and forget work that only the parent's threads were doing. Must not raise."""
+        ...
+
+
+@runtime_checkable
+class Resettable(Protocol):
+    """Something whose state a test can leave behind."""
+
+    def after_test(self) -> None:
+        """Return to the state of a new object. Calls in flight do not count in it."""
         ...
 
 
@@ -26,11 +39,15 @@ def renew_after_fork(thing: Forkable) -> None:
     _known.add(ref(thing, _known.discard))
 
 
-def _reset_all() -> None:
-    for known in list(_known):
-        if (thing := known()) is not None:
-            thing.after_fork()
+def known_objects() -> list[Forkable]:
+    """Return the objects that `renew_after_fork` knows and that are alive."""
+    return [thing for known in list(_known) if (thing := known()) is not None]
+
+
+def _renew_all() -> None:
+    for thing in known_objects():
+        thing.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_all)
+    os.register_at_fork(after_in_child=_renew_all)

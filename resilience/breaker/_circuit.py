@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import pybreaker
 
@@ -22,7 +22,7 @@ from resilience.breaker._plan import AUTOMATIC, DISABLED, FORCED_OPEN, METRICS_O
 from resilience.breaker._report import SEVERITY, CircuitOpenError, figures_of, kind_and_facts, new_refusal
 from resilience.breaker._rules import OutcomeRules, TripRules, advance_under_lock
 from resilience.breaker._states import UNTRACKED, Closed, Open, Permit, Refusal, TimedCall, Trial
-from resilience.breaker._storage import GuardedStorage, OnChange
+from resilience.breaker._storage import GuardedStorage
 from resilience.clock import Clock
 from resilience.event_log import NOT_QUIET
 from resilience.events import Emitter
@@ -37,8 +37,7 @@ class Circuit:
     """Admits and counts the calls of one breaker; the only place that takes its lock.
 
     The lock guards the machine, the mode and the storage. It is never held while code of a user runs (L1), except for
-    accesses to a storage, which have a time limit. Events are recorded under the lock and delivered after its release
-    (L6).
+    accesses to a storage, which have a time limit. Events are recorded under it and delivered after its release (L6).
 
     `admit` reads `fast_permit`, `machine.epoch` and `mode` without the lock, each once, so it decides by a state
     that the circuit was in. Each change of state or mode updates `fast_permit`, even after an interrupt.
@@ -65,15 +64,26 @@ class Circuit:
         self._last_error: type[Exception] | None = None  # the error itself would keep the frames of the call
         self._changes = 0  # of the state so far, each one from when the storage knows it
         # Both refer to the circuit weakly: with a cycle, a circuit would stay in memory until the collector runs.
-        self._storage = None if storage is None else self._guard(storage)
-        self.machine = CircuitMachine(_rules_of(weakref.ref(self)), options.plan, now=clock(), random=random)
-        self.mode = None if options.first_mode == AUTOMATIC else Mode(options.first_mode, reason="configured")
+        timeout, new_rules = options.storage_timeout, weakref.WeakMethod(self._new_rules)
+        self._storage = None if storage is None else GuardedStorage(storage, timeout, self.report_storage)
+        rules = lambda now: new_rules()(now)  # type: ignore[misc]  # noqa: E731, PLW0108 - the circuit is alive then
+        self.machine = CircuitMachine(rules, options.plan, now=clock(), random=random)
+        self.mode = Mode.configured(options.first_mode)
         self.rename(name)
         self._update_fast_permit()
 
     def after_fork(self) -> None:
         """Keep the state, with a new lock: a thread of the parent may have held the old one."""
         self.lock: AbstractContextManager[object] = threading.RLock()
+
+    def after_test(self) -> None:
+        """Begin in the first state and mode again. A storage, which holds the state of others too, is closed first."""
+        if self._storage is not None:
+            self.close()
+        with self.lock:
+            self.machine.close("reset", self.now())
+            self.mode = Mode.configured(self.options.first_mode)
+            self._update_fast_permit()
 
     def rename(self, name: str) -> None:
         """Use another name in events and refusals."""
@@ -301,8 +311,6 @@ class Circuit:
         """Return whether calls that end now count."""
         return (mode := self.mode_at(now)) is None or mode.counts
 
-    # Settings
-
     def reconfigure(self, **changes: Any) -> None:
         """Apply other options from the next decision on; the counts stay."""
         with self.lock:
@@ -323,10 +331,6 @@ class Circuit:
 
     # Storage
 
-    def _guard(self, storage: pybreaker.CircuitBreakerStorage) -> GuardedStorage:
-        on_change: weakref.WeakMethod[OnChange] = weakref.WeakMethod(self.report_storage)
-        return GuardedStorage(storage, self.options.storage_timeout, on_change)
-
     def report_storage(self, error: Exception | None) -> None:
         """Report an outage, found perhaps under the lock, or (None) its end, found by a thread without the lock."""
         now = self.now()
@@ -337,9 +341,8 @@ class Circuit:
 
     def follow_storage(self) -> None:
         """Adopt the state of the storage if another breaker changed it. Does nothing without a storage."""
-        if self._storage is None:
-            return
-        stored = _storage.read(self.machine, self._storage, self.now(), self._changes)
+        storage = self._storage
+        stored = None if storage is None else _storage.read(self.machine, storage, self.now(), self._changes)
         if stored is None:
             return
         with self.lock:
@@ -394,7 +397,3 @@ class Circuit:
             figures = figures_of(self.machine, self.mode or Mode(AUTOMATIC), now)
         self.events.deliver()
         return figures
-
-
-def _rules_of(circuit: weakref.ref[Circuit]) -> Callable[[float], OutcomeRules]:
-    return lambda now: cast("Circuit", circuit())._new_rules(now)  # noqa: SLF001 - a part of the circuit

@@ -100,6 +100,11 @@ class Mode(NamedTuple):
     until: float = math.inf
     reason: str = ""
 
+    @classmethod
+    def configured(cls, word: str) -> Mode | None:
+        """Return the mode that the options of a breaker name, None for `automatic`."""
+        return None if word == AUTOMATIC else cls(word, reason="configured")
+
     @property
     def state(self) -> str | None:
         """The state that callers see in this mode, None if they see the state of the circuit."""

@@ -22,6 +22,7 @@ import functools
 import logging
 import random
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from contextvars import Context, copy_context
@@ -38,7 +39,6 @@ from resilience.breaker._machine import CircuitMachine, StateChange
 from resilience.breaker._rules import Trip
 from resilience.breaker._states import CLOSED, OPEN, Closed, Open, Permit, Trial
 from resilience.breaker._window import CallCounts
-from resilience.clock import monotonic
 
 __all__ = (
     "GuardedStorage",
@@ -70,16 +70,14 @@ def _executor() -> Executor:
 class GuardedStorage:
     """Runs accesses to `storage`, each within `seconds`.
 
-    `on_change` is called with an error when the storage goes away, and with None when it is back, once each time. The
-    call may happen under the circuit's lock, and in the background thread. It is held weakly.
+    The method `on_change` is called with an error when the storage goes away, and with None when it is back, once each
+    time. The call may happen under the circuit's lock, and in the background thread. Its object is held weakly.
     """
 
-    def __init__(
-        self, storage: pybreaker.CircuitBreakerStorage, seconds: float, on_change: weakref.WeakMethod[OnChange]
-    ) -> None:
+    def __init__(self, storage: pybreaker.CircuitBreakerStorage, seconds: float, on_change: OnChange) -> None:
         self.storage = storage
         self._seconds = seconds
-        self._on_change = on_change
+        self._on_change = weakref.WeakMethod(on_change)
         self._is_direct = isinstance(storage, pybreaker.CircuitMemoryStorage)
         self._is_first = True
         self.after_fork()
@@ -158,12 +156,12 @@ class GuardedStorage:
 
     def ask(self) -> bool:
         """Ask the storage in this thread, without a limit; return whether it answered within the limit."""
-        since = monotonic()
+        since = time.monotonic()
         try:
             _ = self.storage.state
         except Exception:  # noqa: BLE001 - the outage has been reported already
             return False
-        return monotonic() - since <= self._seconds
+        return time.monotonic() - since <= self._seconds
 
     def recover(self) -> None:
         """Use the storage again. Reports it once, even if two threads call this."""

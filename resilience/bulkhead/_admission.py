@@ -84,6 +84,11 @@ class Admission:
         self._free: list[None] = [None] * self.limit
         self._owed = 0  # places to take out of use since the limit was lowered
 
+    def after_test(self) -> None:
+        """Forget the refusals. Calls in flight keep their places."""
+        with self._lock:
+            self.rejected_calls = 0
+
     @property
     def concurrent_calls(self) -> int:
         """Calls in flight."""

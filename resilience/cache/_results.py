@@ -92,6 +92,10 @@ class Results:
         self._lock = threading.RLock()
         self._is_changing = False
 
+    def after_test(self) -> None:
+        """Remove all results."""
+        self.clear()
+
     def new_index(self, keys: Keys) -> FunctionIndex:
         """Return the index of a function that is wrapped now. The cache does not keep it alive."""
         index = FunctionIndex(keys)

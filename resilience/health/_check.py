@@ -104,15 +104,23 @@ class Check:
     def after_fork(self) -> None:
         """Forget all outcomes in a forked child: the parent's threads, loops and connections are not the child's."""
         self._lock = threading.Lock()
-        self._machine = CheckMachine(
+        self._machine = self._new_machine()
+        self._waiters: set[Callable[[], None]] = set()
+        self._host: RunHost | None = None
+
+    def after_test(self) -> None:
+        """Forget all outcomes. A run that is under way is late."""
+        with self._lock:
+            self._machine = self._new_machine()
+
+    def _new_machine(self) -> CheckMachine:
+        return CheckMachine(
             timeout=self._options.timeout,
             cache=self._options.cache,
             every=self.every,
             failure_threshold=self._options.failure_threshold,
             success_threshold=self._options.success_threshold,
         )
-        self._waiters: set[Callable[[], None]] = set()
-        self._host: RunHost | None = None
 
     @property
     def has_passed(self) -> bool:

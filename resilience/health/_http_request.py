@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import socket
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from resilience.clock import monotonic
 from resilience.health._reply import Reply, error_reply
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class _RequestReader(io.RawIOBase):
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._deadline = monotonic() + _REQUEST_TIMEOUT
+        self._deadline = time.monotonic() + _REQUEST_TIMEOUT
 
     def readable(self) -> bool:
         """Return True."""
@@ -43,7 +43,7 @@ class _RequestReader(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         """Receive into `buffer`. Raises TimeoutError after the deadline."""
-        left = self._deadline - monotonic()
+        left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("the request is not complete")
         self._connection.settimeout(left)

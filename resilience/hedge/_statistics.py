@@ -30,6 +30,10 @@ class HedgeStatistics:
         self._calls = self._hedged = self._hedges = self._won = 0
         self._suppressed = {"budget": 0, "deadline": 0, "threads": 0}
 
+    def after_test(self) -> None:
+        """Start with no counts."""
+        self.after_fork()
+
     @property
     def typical(self) -> float | None:
         """The median latency in seconds; None while too few answers are known."""

@@ -122,6 +122,12 @@ class RecentKeys(Generic[T]):
             self._drop_surplus(key, now)
         return value
 
+    def clear(self) -> None:
+        """Drop all values that are not busy."""
+        for key, entry in list(self._entries.items()):
+            if not self._is_busy(entry.value):
+                self._drop(entry.number, key, entry)
+
     def drop_idle(self, now: float) -> None:
         """Drop the oldest value if it is idle for too long. If it must or should be kept, it counts as used now."""
         if now < self.due or not self._entries:

@@ -108,6 +108,12 @@ class Keyed(Named):
         self._lock = threading.RLock()
         self._is_at_work = False
 
+    def after_test(self) -> None:
+        """Forget all keys that no call uses."""
+        with self._lock:
+            if not self._is_at_work:
+                self._change(self._slots.clear)
+
     def slot(self, /, *args: Any, **kwargs: Any) -> KeySlot:
         """Return the slot for a call with these arguments; make it at the first call with their key."""
         key = self._key(*args, **kwargs) if kwargs else self._key(*args)

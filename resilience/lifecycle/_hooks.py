@@ -166,11 +166,11 @@ class DependencyWait:
         self.dependency = dependency
         self.is_cancelled = is_cancelled
         self._events = events
-        self._began = monotonic()
+        self._began = time.monotonic()
         self._attempts = 0
 
     def _elapsed(self) -> float:
-        return monotonic() - self._began
+        return time.monotonic() - self._began
 
     def time_left(self) -> float:
         """Return how long the next attempt may take."""

@@ -73,6 +73,12 @@ class Life:
         self._machine.shutdown = Shutdown()
         self._renew()
 
+    def after_test(self) -> None:
+        """Take a drain back: the process is ready. No router has acted on the drain of a test."""
+        with self._lock:
+            self._machine.take_drain_back(self._clock())
+            self.is_leaving = self._machine.is_leaving
+
     def _renew(self) -> None:
         self._lock = threading.RLock()  # re-entrant: a signal may arrive in the thread that holds it, and drain
         self._drain_watchers: set[Callable[[], None]] = set()

@@ -126,6 +126,12 @@ class LifecycleMachine:
             self.shutdown.drain_hooks = HookProgress.RUNNING
         return change
 
+    def take_drain_back(self, now: float) -> None:
+        """Return from draining to ready, with a new shutdown. For tests: no router knows of the drain."""
+        if self.state is DRAINING:
+            self.state, self.since = READY, now
+            self.shutdown = Shutdown()
+
     def begin_life(self) -> None:
         """Forget the shutdown of the former life, if that has ended."""
         if self.state is STOPPED:

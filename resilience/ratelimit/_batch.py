@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from resilience._support.fork import renew_after_fork
-from resilience.clock import monotonic
 
 if TYPE_CHECKING:
     from redis.connection import AbstractConnection
@@ -218,7 +218,7 @@ class ThreadBatches:
     ) -> ThreadBatch | None:
         """Add `caller` to a batch; returns the batch if this thread has to take it to Redis."""
         key, arguments = call
-        now = monotonic()
+        now = time.monotonic()
         with self._lock:
             batch, is_first = self._open, False
             if batch is None or not batch.admits(permit, now, self._connection.options.timeout):

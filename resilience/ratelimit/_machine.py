@@ -179,6 +179,12 @@ class BucketTable:
         self._order.append(key)
         self.cells[key] = [full_at]
 
+    def clear(self) -> None:
+        """Drop all buckets, except those that threads are spending from."""
+        for key in list(self.cells):
+            self._drop(key, _NEVER)
+        self._order = deque(self.cells)
+
     def _check_next(self, now: float) -> None:
         order = self._order
         order.rotate(-1)

@@ -74,6 +74,11 @@ class _LockedTable:
         """Keep the buckets, under a new lock that no thread holds."""
         self.lock = threading.RLock()  # re-entrant, for finalizers that make calls
 
+    def after_test(self) -> None:
+        """Forget all buckets: each of them is full again."""
+        with self.lock:
+            self.table.clear()
+
 
 class MemoryBuckets:
     """The buckets of one name, under one quota."""

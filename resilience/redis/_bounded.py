@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from resilience.clock import monotonic
 from resilience.redis._errors import CLUSTER
 
 if TYPE_CHECKING:
@@ -96,12 +96,12 @@ class BoundedSocket:
         if self._is_shortened:
             self.settimeout(self._timeout)
         self._received, self._is_first = 0, True
-        self._due = monotonic() + (self._timeout or 0)
+        self._due = time.monotonic() + (self._timeout or 0)
 
     def settimeout(self, seconds: float | None) -> None:
         """Set the bound on a reply, and start it anew. None waits without a bound, 0 does not wait."""
         self._timeout, self._is_shortened, self._is_first = seconds, False, True
-        self._due = monotonic() + (seconds or 0)
+        self._due = time.monotonic() + (seconds or 0)
         self._socket.settimeout(seconds)
 
     def recv(self, size: int, *flags: int) -> bytes:
@@ -128,7 +128,7 @@ class BoundedSocket:
         if self._is_first or not self._timeout:
             self._is_first = False
             return
-        left = self._due - monotonic()
+        left = self._due - time.monotonic()
         if left <= 0:
             raise TimeoutError("the reply is not complete")
         self._is_shortened = True

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
-from resilience.clock import monotonic
 from resilience.redis._errors import failure_of, is_of_redis, of_redis
 from resilience.redis._exchange import limit
 from resilience.redis._pool_machine import Link, NotAskedError, PoolMachine
@@ -92,7 +92,7 @@ class ConnectionPool:
             NotAskedError: No connection was free in time.
             Exception: The error of connecting, or that of `use`.
         """
-        request, since = LinkRequest(), monotonic()
+        request, since = LinkRequest(), time.monotonic()
         request.prepare()
         try:
             with self._lock:
@@ -105,7 +105,7 @@ class ConnectionPool:
                 answer = self._use(request.link, use, 0.0)
             else:
                 link = self._await_link(request)  # may take longer than it should, if the process stood still
-                answer = self._use(link, use, min(monotonic() - since, self._patience))
+                answer = self._use(link, use, min(time.monotonic() - since, self._patience))
             if answer is None:
                 raise NotAskedError("the connection was closed since its last use")
             return answer
@@ -161,7 +161,7 @@ class ConnectionPool:
         is_due, claim = False, [None]  # the thread takes the claim, or an interrupt here that comes before it
         try:
             with self._lock:
-                is_due = self._links.begin_connecting(monotonic())
+                is_due = self._links.begin_connecting(time.monotonic())
             if is_due:
                 attempt = (self._links.epoch, claim)
                 threading.Thread(target=self._add, args=attempt, name="resilience-redis-connect", daemon=True).start()
@@ -191,7 +191,7 @@ class ConnectionPool:
 
     def _failed(self, error: Exception) -> None:
         with self._lock:
-            for request in self._links.failed(error, monotonic()):
+            for request in self._links.failed(error, time.monotonic()):
                 request.settle(None, error)
 
     def renew(self) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context
 from typing import TYPE_CHECKING, TypeVar
 
-from resilience.clock import monotonic
 from resilience.redis._errors import failure_of, of_redis
 from resilience.redis._pool_machine import Link, NotAskedError, PoolMachine
 
@@ -106,16 +106,16 @@ class AsyncConnectionPool:
         if (link := self._links.take()) is not None:
             answer = await self._use(link, use, 0.0)
         else:
-            since = monotonic()
+            since = time.monotonic()
             link = await self._await_link()
-            answer = await self._use(link, use, min(monotonic() - since, self._patience))
+            answer = await self._use(link, use, min(time.monotonic() - since, self._patience))
         if answer is None:
             raise NotAskedError("the connection was closed since its last use")
         return answer
 
     async def _await_link(self) -> Link[AbstractConnection]:
         waiting: LinkFuture = self._loop.create_future()
-        self._links.join(waiting, monotonic())
+        self._links.join(waiting, time.monotonic())
         self._grow()
         try:
             async with LoopTimeout(self._patience):
@@ -165,7 +165,7 @@ class AsyncConnectionPool:
 
     def _grow(self) -> None:
         """Start an attempt to connect if callers wait for one."""
-        if self._links.begin_connecting(monotonic()):
+        if self._links.begin_connecting(time.monotonic()):
             attempt = asyncio.Task(self._open(), loop=self._loop, context=Context())  # no caller's context goes along
             attempt.add_done_callback(self._opened)
             self._connecting = attempt  # a loop keeps no task alive by itself
@@ -185,7 +185,7 @@ class AsyncConnectionPool:
             cause = of_redis(error) if isinstance(error, Exception) else ConnectionError("connecting was cancelled")
             if isinstance(cause.__cause__, RuntimeError):  # asyncio has no thread to resolve the name of the host in
                 cause = NotAskedError("no thread can be started to connect")
-            for waiting in self._links.failed(cause, monotonic()):
+            for waiting in self._links.failed(cause, time.monotonic()):
                 if not waiting.done():
                     waiting.set_exception(cause)
         if not self._loop.is_closed():

@@ -219,6 +219,11 @@ class Retry(PolicyBase):
         self._lock = threading.RLock()  # for readers of the counts; re-entrant, as a listener or finalizer may read
         self._counts = RetryCounts()
 
+    def after_test(self) -> None:
+        """Start with no counts."""
+        with self._lock:
+            self._counts = RetryCounts()
+
     def admit(self) -> _Permit:
         """Return the record of a call that a budget counts, else the time at which the call began, if it matters."""
         if self.budget is None:

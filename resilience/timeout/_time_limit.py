@@ -53,6 +53,11 @@ class TimeLimit:
         self._lock = threading.RLock()  # guards the count of elapsed calls; re-entrant, for finalizers
         self.timers: dict[AbstractEventLoop, TimerQueue[Any]] = {}
 
+    def after_test(self) -> None:
+        """Forget the calls that took too long."""
+        with self._lock:
+            self.elapsed_calls = 0
+
     def allowance(self) -> float | None:
         """Return the seconds of a call that begins now, None for no limit.
 

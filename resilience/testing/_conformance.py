@@ -1,9 +1,4 @@
-"""Tools for testing code that uses the toolkit, and policies written for it.
-
-`ManualClock` owns the time, `RecordingListener` keeps events, and `no_waits` makes retries follow at once.
-`PolicyConformance` is the suite that every built-in policy passes: subclass it in your tests, return your policy from
-`make_policy`, and pytest runs it.
-"""
+"""The suite of laws that every policy passes, for policies of third parties as well."""
 
 from __future__ import annotations
 
@@ -15,57 +10,9 @@ from typing import Any
 from resilience._engine._chain import Chain
 from resilience._engine._steps import Steps
 from resilience.errors import RejectedError
-from resilience.events import Event
 from resilience.policy import AroundPolicy, Policy
-from resilience.retry import no_waits
 
-__all__ = ("ManualClock", "PolicyConformance", "RecordingListener", "no_waits")
-
-
-class ManualClock:
-    """A clock that moves only by `advance` and by sleeps. It is also a `sleeper` for a pipeline: no sleep takes time.
-
-    Args:
-        now: The time in seconds at the start.
-    """
-
-    def __init__(self, now: float = 0.0) -> None:
-        self.now = now
-        self.slept: list[float] = []
-        """The length of every sleep, in seconds."""
-
-    def __call__(self) -> float:  # noqa: D102 - the class documents the call
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        """Let `seconds` pass."""
-        self.now += seconds
-
-    def sleep(self, seconds: float, /) -> None:
-        """Let `seconds` pass, and return at once."""
-        self.slept.append(seconds)
-        self.advance(seconds)
-
-    def asleep(self, seconds: float, /) -> Awaitable[None]:
-        """Let `seconds` pass, and let other tasks run once."""
-        self.sleep(seconds)
-        return asyncio.sleep(0)
-
-
-class RecordingListener:
-    """Keeps every event, in order."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def __call__(self, event: Event) -> None:
-        """Keep `event`."""
-        self.events.append(event)
-
-    @property
-    def kinds(self) -> list[str]:
-        """The kinds of the events, in order."""
-        return [event.kind for event in self.events]
+__all__ = ("PolicyConformance",)
 
 
 class _Counts:

@@ -1,0 +1,54 @@
+"""The pytest plugin, in the process of a user's tests: it has to be there before any policy is imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resilience.testing import manual_clock, policies_off
+
+SUITE = Path(__file__).parent / "suite"
+TESTS = sum(
+    line.startswith(("def test_", "async def test_")) for line in (SUITE / "shop_suite.py").read_text().splitlines()
+)
+
+
+def run(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Return the exit code and the output of pytest in a process of its own."""
+    command = [sys.executable, "-m", "pytest", "-q", "-c", str(folder / "pytest.ini"), "--rootdir", str(folder)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "PYTEST_"))}
+    done = subprocess.run(
+        [*command, *arguments, str(folder)], capture_output=True, text=True, check=False, timeout=120, env=environment
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_each_fixture_acts_on_all_policies_of_the_process() -> None:
+    """All tests of a service that uses every fixture pass, in the order of the file."""
+    code, output = run(SUITE)
+    assert (code, f"{TESTS} passed" in output) == (0, True), output
+
+
+def test_the_reset_can_be_left_out() -> None:
+    """With `resilience_reset = false`, a test finds the state that the test before it has left."""
+    code, output = run(SUITE, "-o", "resilience_reset=false", "-k", "is_gone")
+    assert code == 1, output
+    assert "1 failed, 1 passed" in output, output
+
+
+def test_a_process_that_is_not_prepared_is_refused() -> None:
+    """Without the plugin, the switches name the modules that have the real clock, and the line to write."""
+    with pytest.raises(RuntimeError, match=r"resilience\.clock.*call resilience\.testing\.install\(\)"), manual_clock():
+        pytest.fail("the clock of this process cannot be stopped")
+    with pytest.raises(RuntimeError, match=r"call resilience\.testing\.install\(\)"):
+        policies_off()
+
+
+def test_an_installed_distribution_announces_the_plugin() -> None:
+    """pytest finds the plugin by its entry point."""
+    text = (Path(__file__).parents[3] / "pyproject.toml").read_text()
+    assert '[project.entry-points.pytest11]\nresilience = "resilience.testing._pytest_plugin"' in text
