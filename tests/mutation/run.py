@@ -35,6 +35,7 @@ MACHINES = (
     "breaker/_window.py",
     "redis/_pool_machine.py",
 )
+MORE_TESTS = {"toolkit": ["tests/core/test_compose.py"]}
 ENOUGH = 0.95
 NOTICED = ("killed", "timeout")
 
@@ -49,9 +50,10 @@ def machines(selected: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def tests_of(package: str) -> str:
+def tests_of(package: str) -> list[str]:
     folder = f"tests/core/{package}"
-    return folder if (ROOT / folder).is_dir() else f"tests/core/test_{package}.py"
+    own = folder if (ROOT / folder).is_dir() else f"tests/core/test_{package}.py"
+    return [own, *MORE_TESTS.get(package, ())]
 
 
 def copy(scratch: Path, package: str, modules: Sequence[str]) -> None:
@@ -61,7 +63,7 @@ def copy(scratch: Path, package: str, modules: Sequence[str]) -> None:
         shutil.copytree(ROOT / name, scratch / name, ignore=shutil.ignore_patterns("__pycache__"))
     narrowed = {
         "only_mutate": [f"resilience/{package}/{module}.py" for module in modules],
-        "pytest_add_cli_args_test_selection": [tests_of(package)],
+        "pytest_add_cli_args_test_selection": tests_of(package),
     }
     lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in narrowed.items())
     settings = (ROOT / "pyproject.toml").read_text().replace("[tool.mutmut]\n", f"[tool.mutmut]\n{lines}")

@@ -46,6 +46,18 @@ def test_the_oldest_answer_leaves_the_window_first() -> None:
     assert longest == pytest.approx(expected, rel=0.05)
 
 
+@pytest.mark.parametrize("quantile", [0.5, 0.75, 0.9])
+def test_quantile_follows_answers_that_rise_and_fall(quantile: float) -> None:
+    """After each of many answers, no time at all among them, the estimate is the quantile of the window."""
+    chance, latencies, values = random.Random(1), Latencies(quantile, 1, 5), []
+    for _ in range(500):
+        values.append(chance.choice([0.0, 1e-3, 1e-2, 1.0, 8.0]))
+        latencies.observe(values[-1])
+        latest = sorted(values[-5:])
+        exact = max(latest[math.ceil(quantile * len(latest)) - 1], 1e-6)
+        assert latencies.slow == pytest.approx(exact, rel=0.0451)
+
+
 @given(st.lists(SECONDS, min_size=1, max_size=100))
 def test_typical_is_the_median(values: list[float]) -> None:
     """Half of the answers came within the typical latency."""
