@@ -166,7 +166,8 @@ def _mentioned(settled: Settled) -> Iterator[tuple[Section, str]]:
     names = {prefix: instances(settled, prefix) for prefix in {path[0] for path in paths if path}}
     for section in _schema.SECTIONS:
         for name in names.get(section.words[0], ()) if section.has_instances else ("",):
-            if not paths.isdisjoint((section.path(name), section.path(DEFAULT))):
+            # A name without values of its own would only repeat the problems of those that it inherits.
+            if section.path(name) in paths:
                 yield section, name
 
 

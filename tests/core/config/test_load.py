@@ -56,6 +56,12 @@ def test_no_other_exception_is_chained() -> None:
     assert error.__context__ is None
 
 
+def test_the_problem_holds_no_secret_value() -> None:
+    """Code that reads the problems of an error finds a secret neither as text nor as value."""
+    (problem,) = _refusal({"RESILIENCE_REDIS__URL": "hunter2"}).problems
+    assert problem.value == "***"
+
+
 def test_fields_wrong_only_together_are_named_by_their_variables() -> None:
     """A rule between fields is reported under the variable that was set."""
     error = _refusal({"RESILIENCE_PIPELINE__PAYMENTS__BREAKER__MINIMUM_CALLS": "300"})
@@ -83,12 +89,31 @@ def test_fields_beside_a_bad_one_are_not_judged_together() -> None:
     assert [problem.option for problem in error.problems] == ["RESILIENCE_PIPELINE__PAYMENTS__BREAKER__SLIDING_WINDOW"]
 
 
+def test_fields_that_inherit_a_bad_one_are_not_judged_together() -> None:
+    """If a value that a pipeline inherits is wrong, its own values are judged at the next start."""
+    error = _refusal(
+        {
+            "RESILIENCE_PIPELINE__DEFAULT__BREAKER__SLIDING_WINDOW": "lots",
+            "RESILIENCE_PIPELINE__PAYMENTS__BREAKER__MINIMUM_CALLS": "300",
+        }
+    )
+    assert [problem.option for problem in error.problems] == ["RESILIENCE_PIPELINE__DEFAULT__BREAKER__SLIDING_WINDOW"]
+
+
 @pytest.mark.parametrize("section", ["PIPELINE__PAYMENTS__RATE_LIMIT", "LIMITER__LOGIN"])
 def test_a_limit_without_a_rate_is_a_mistake(section: str) -> None:
     """A limit that was asked for is never silently unlimited."""
     (problem,) = _refusal({f"RESILIENCE_{section}__BURST": "10"}).problems
     assert str(problem).startswith(f"RESILIENCE_{section}__RATE is not set: expected a rate such as 100/minute")
     assert f"because RESILIENCE_{section}__BURST is set" in str(problem)
+
+
+def test_a_limit_without_a_rate_that_pipelines_inherit_is_one_mistake() -> None:
+    """The mistake is reported where it was made, not again for each pipeline that inherits it."""
+    environ = {f"RESILIENCE_PIPELINE__P{number}__RETRY__ATTEMPTS": "3" for number in range(10)}
+    environ["RESILIENCE_PIPELINE__DEFAULT__RATE_LIMIT__BURST"] = "10"
+    (problem,) = _refusal(environ).problems
+    assert problem.option == "RESILIENCE_PIPELINE__DEFAULT__RATE_LIMIT__RATE"
 
 
 # Names
