@@ -28,6 +28,9 @@ from resilience import (
 )
 from resilience.testing import RecordingListener
 
+# A busy machine may take longer than SHORT to start the thread of an attempt.
+pytestmark = pytest.mark.realtime
+
 SHORT = 0.02
 
 
