@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from resilience.breaker._machine import CircuitMachine, StateChange
-from resilience.breaker._plan import Mode, OpenTime, Plan, TrialRule
-from resilience.breaker._report import figures_of
+from resilience.breaker._plan import OpenTime, Plan, TrialRule
 from resilience.breaker._rules import TripLimits, TripRules
 from resilience.breaker._states import Closed, HalfOpen, Open, Permit, Ramp, Refusal, RunningCalls, TimedCall, Trial
 from resilience.breaker._window import CallCounts, CallWindow, NoWindow, TimeWindow
@@ -405,13 +404,27 @@ def test_a_machine_needs_no_chance() -> None:
     assert Closed(TripRules(TripLimits(1), NoWindow())).since == 0.0
 
 
-def test_permits_report_nothing_until_they_are_handed_out() -> None:
-    """A success of a permit that only the machine handed out changes nothing."""
-    closed, tried = machine(SLOW, slow_after=2.0), half_open()
-    for model, permit in ((closed, timed(closed, START)), (tried, trial(tried, START))):
-        before = model.epoch, figures_of(model, Mode("automatic"), START)
-        permit.record_success()
-        assert (model.epoch, figures_of(model, Mode("automatic"), START)) == before
+class Heard:
+    """Stands in for a circuit, and hears which permits report a success."""
+
+    def __init__(self) -> None:
+        self.timed: list[TimedCall] = []
+        self.trials: list[Trial] = []
+
+    def record_timed_success(self, call: TimedCall) -> None:
+        self.timed.append(call)
+
+    def record_success(self, tried: Trial) -> None:
+        self.trials.append(tried)
+
+
+def test_a_permit_reports_its_success_to_the_circuit_that_handed_it_out() -> None:
+    """The permit names itself, so the circuit can see whether it still counts."""
+    call, tried, heard = timed(machine(SLOW, slow_after=2.0), START), trial(half_open(), START), Heard()
+    call.circuit = tried.circuit = heard
+    call.record_success()
+    tried.record_success()
+    assert (heard.timed, heard.trials) == ([call], [tried])
 
 
 # Windows and rules
