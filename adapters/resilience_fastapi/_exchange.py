@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from resilience.errors import DeadlineExceededError
 from resilience.server import RequestContext, ServerGate
 from resilience_fastapi._framework_internals import SERVER_LOGGERS, waits_for_thread
+from resilience_fastapi._scope import ServedRoutes
 
 __all__ = (
     "CLOSE",
@@ -41,6 +42,7 @@ _LENGTH = len(REQUEST_ID)
 CLOSE = (b"connection", b"close")
 _QUOTA = {"RateLimit-Policy": b"ratelimit-policy", "RateLimit": b"ratelimit"}
 _LAST = frozenset({"http.response.body", "http.response.pathsend"})
+_NOT_FOUND = 404
 _RETRY_AFTER = 0.05
 """Seconds until the timer looks again whether a thread has returned."""
 
@@ -74,6 +76,7 @@ class ASGIExchange:
     __slots__ = (
         "_gate",
         "_receive",
+        "_routes",
         "_send",
         "abandoned",
         "closes_connection",
@@ -85,8 +88,17 @@ class ASGIExchange:
         "timer",
     )
 
-    def __init__(self, gate: ServerGate, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self,
+        gate: ServerGate,
+        context: RequestContext,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        routes: ServedRoutes | None = None,
+    ) -> None:
         self._gate = gate
+        self._routes = routes
         self._receive = receive
         self._send = send
         self.context = context
@@ -101,11 +113,19 @@ class ASGIExchange:
             return self._drop(message)
         if message["type"] == "http.response.start":
             self.started = True
+            if message["status"] == _NOT_FOUND and self._routes is not None and self.context.charges:
+                return self._send_not_found(message, self._routes)
             # A copy: an application may use one message, or one list of headers, for all its answers.
             return self._send({**message, "headers": self._with_our_headers(message.get("headers", ()))})
         if self.context.deadline is not None and _is_last(message) and not self.is_substitute:
             return self._send_last(message)
         return self._send(message)
+
+    async def _send_not_found(self, message: Message, routes: ServedRoutes) -> None:
+        """Send the beginning of a 404, and pay the request back if no route has served it: its endpoint has not run."""
+        if not routes.serve(self.scope):
+            await self._gate.arefund(self.context)
+        await self._send({**message, "headers": self._with_our_headers(message.get("headers", ()))})
 
     async def _drop(self, message: Message) -> None:
         """Send nothing. After the last message of an answer, the background tasks of the application follow."""

@@ -6,6 +6,8 @@
 - `fastapi.routing.iter_route_contexts` and `scope["fastapi"]["effective_route_context"]` (FastAPI 0.165; 0.116 has
   neither, and there the routes of included routers are flat): `flat_routes`, `route_template`. If they go, limits of
   included routes count under the route's own template, or under the name of the endpoint.
+- `APIRouter._low_priority_routes`, and the `path` of their routes (FastAPI 0.165; 0.116 has no frontends):
+  `frontend_paths`. If they go, the limit of the server counts the files of a frontend.
 - `scope["app_root_path"]` (Starlette 0.46 to 1.10): `mounted_root`. If it goes, mounted routes count under their own
   template, without that of the mount.
 - `middleware_stack`, `.app` of each layer, and `ServerErrorMiddleware.handler` and `.debug` (Starlette 0.46 to 1.10):
@@ -36,6 +38,7 @@ __all__ = (
     "cors_inside",
     "error_layer_of",
     "flat_routes",
+    "frontend_paths",
     "mounted_root",
     "route_template",
     "through_cors",
@@ -83,6 +86,12 @@ def flat_routes(routes: Any) -> Iterator[tuple[str, Any]]:
         path = getattr(route, "path", None)
         if isinstance(path, str):
             yield path, route
+
+
+def frontend_paths(app: object) -> list[str]:
+    """Return the paths of the frontends of an application (`app.frontend(...)`): files, behind all its routes."""
+    groups = getattr(getattr(app, "router", None), "_low_priority_routes", ())
+    return [route.path for group in groups for route in getattr(group, "routes", ())]
 
 
 def route_template(scope: Scope) -> str | None:

@@ -20,7 +20,7 @@ __all__ = ("install",)
 
 
 def install(
-    app: FastAPI, resilience: Resilience | None = None, *, key: Callable[[HTTPConnection], str] | None = None
+    app: FastAPI, resilience: Resilience | None = None, *, key: Callable[[HTTPConnection], str | None] | None = None
 ) -> Resilience:
     """Guard `app`, and return the toolkit that guards it. A second call does nothing.
 
@@ -35,7 +35,7 @@ def install(
         app: The application, before it has served a request.
         resilience: The toolkit; None for `Resilience.from_env()`.
         key: A function of the connection that returns the key a request is charged under, in place of the setting
-            `rate_limit_key`.
+            `rate_limit_key`. If it returns None or "", the setting decides.
 
     Raises:
         ConfigurationError: The application has started, has another toolkit already, or is configured badly.

@@ -25,7 +25,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 _EXEMPT = "_resilience_exempt_from"
 _STANDALONE = "resilience.standalone"
 
-Key: TypeAlias = str | Callable[[HTTPConnection], str | Awaitable[str]]
+Key: TypeAlias = str | Callable[[HTTPConnection], str | Awaitable[str | None] | None]
 
 
 # Annotations in this file are objects, not text: FastAPI cannot resolve the text of a callable object's signature.
@@ -73,7 +73,7 @@ class RouteDependency(params.Depends):
             return
         limit = self._limit
         rate: str | None = await _value(limit.rate, connection)
-        if rate is None:
+        if not rate:
             return
         try:
             await _charge(limit, rate, connection)
@@ -94,7 +94,7 @@ async def _charge(limit: RouteLimit, rate: str, connection: HTTPConnection) -> N
     if limit.header is not None and limit.header in connection.headers:
         context.headers = {**context.headers, limit.header: connection.headers[limit.header]}
     cost: int = await _value(limit.cost, connection)
-    key = None if limit.key is None else str(await _value(limit.key, connection))
+    key = None if limit.key is None else await _value(limit.key, connection)
     arguments = limit.charge_for(gate, context, _route(connection.scope), rate=rate, key=key, cost=cost)
     if arguments is not None:
         await gate.acharge(context, *arguments)
@@ -131,10 +131,11 @@ def rate_limit(
     `rate`, `key` and `cost` may be functions of the connection, coroutine functions too. They run in the event loop.
 
     Args:
-        rate: A rate such as "5/minute", or a function that returns one, or None for no limit.
+        rate: A rate such as "5/minute", or a function that returns one. If it returns None or "", there is no limit.
         burst: Requests that may come at once, at least 1; None for the amount of the rate.
-        key: "ip", "user", "header:<name>", or a function. None for the setting `rate_limit_key`.
-        cost: Tokens that a request takes, at least 1; or a function.
+        key: "ip", "user", "header:<name>", or a function. None for the setting `rate_limit_key`; also for a request
+            for which the function returns None or "".
+        cost: Tokens that a request takes, at least 1; or a function. If it returns 0, the request is not limited.
         name: A name for the buckets, which all routes with this name share.
 
     Raises:

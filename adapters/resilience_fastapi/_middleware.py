@@ -12,8 +12,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from resilience import Resilience
 from resilience.envelope import ANSWERS, worst_of
+from resilience.errors import RateLimitedError
 from resilience.running import needs_asyncio
-from resilience.server import PROBE_METHODS, DeadlineWheel, ProbePaths, RequestContext, ServerGate, is_preflight
+from resilience.server import (
+    PROBE_METHODS,
+    DeadlineWheel,
+    ProbePaths,
+    RequestContext,
+    ServerGate,
+    ServerQuota,
+    is_preflight,
+)
 from resilience.timeout import Deadline
 from resilience_fastapi._errors import ErrorHandlers, adopt_error_handler
 from resilience_fastapi._exchange import (
@@ -29,7 +38,7 @@ from resilience_fastapi._exchange import (
 from resilience_fastapi._framework_internals import cors_inside, through_cors
 from resilience_fastapi._lifespan import set_ready, when_started
 from resilience_fastapi._probes import probe_response, routes_of
-from resilience_fastapi._scope import path_of, user_of
+from resilience_fastapi._scope import ServedRoutes, path_of, user_of
 from resilience_fastapi._websocket import WebSocketExchange
 
 __all__ = ("ResilienceMiddleware",)
@@ -47,7 +56,7 @@ class ResilienceMiddleware:
         app: The application inside.
         resilience: The toolkit; None for `Resilience.from_env()`.
         key: A function of the connection that returns the key a request is charged under, in place of the setting
-            `rate_limit_key`.
+            `rate_limit_key`. If it returns None or "", the setting decides.
         answers_probes: Whether the layer answers `/livez`, `/healthz`, `/readyz` and `/startupz` itself, before any
             other layer can refuse them. A route of the application for such a path wins.
 
@@ -60,7 +69,7 @@ class ResilienceMiddleware:
         app: ASGIApp,
         resilience: Resilience | None = None,
         *,
-        key: Callable[[HTTPConnection], str] | None = None,
+        key: Callable[[HTTPConnection], str | None] | None = None,
         answers_probes: bool = False,
     ) -> None:
         self.app = app
@@ -68,6 +77,9 @@ class ResilienceMiddleware:
         self._gate = ServerGate.of(resilience, key=None if key is None else lambda context: key(_connection(context)))
         self._wanted = {name.encode("ascii"): name for name in self._gate.wanted}
         self._probes = ProbePaths(answers=answers_probes)
+        self._covers_routes = self._gate.quota is not None and self._gate.options.rate_limit_covers == "routes"
+        self._routes = ServedRoutes(None)
+        self._static_paths: tuple[str, ...] = ()
         self._cors = cors_inside(app)
         self._wheel: DeadlineWheel[ASGIExchange, RunningCall] | None = None
         self._has_inspected_app = False
@@ -84,7 +96,7 @@ class ResilienceMiddleware:
         gate = self._gate
         path = path_of(scope) if scope.get("root_path") else scope["path"]
         context = self._receive(scope, path)
-        exchange = ASGIExchange(gate, context, scope, receive, send)
+        exchange = ASGIExchange(gate, context, scope, receive, send, self._routes if self._covers_routes else None)
         with context:
             try:
                 if path.startswith(self._probes.prefixes) and self._answers_probe(scope, path):
@@ -92,9 +104,9 @@ class ResilienceMiddleware:
                     return
                 if "user" in scope:
                     context.user = user_of(scope)
-                quota = gate.admit(context)
+                quota = self._admit(context, scope, path)
                 if quota is not None:
-                    await gate.acharge(context, quota)
+                    await self._charge(context, quota, scope)
                 if context.deadline is not None:
                     self._watch(exchange, context.deadline)
                 await self.app(scope, receive, exchange.send)
@@ -107,6 +119,30 @@ class ResilienceMiddleware:
             finally:
                 gate.leave(context)
                 context.source = None  # the scope refers to the context: without this line they are a cycle
+
+    def _admit(self, context: RequestContext, scope: Scope, path: str) -> ServerQuota | None:
+        """Admit a request, and return the quota that is still to be charged."""
+        if path.startswith(self._static_paths) and self._routes.serve_file(scope):
+            context.is_unrouted = True
+        try:
+            return self._gate.admit(context)
+        except RateLimitedError:
+            if self._is_covered(scope):
+                raise
+            context.charges = ()
+            return None
+
+    async def _charge(self, context: RequestContext, quota: ServerQuota, scope: Scope) -> None:
+        try:
+            await self._gate.acharge(context, quota)
+        except RateLimitedError:
+            if self._is_covered(scope):
+                raise
+            context.charges = ()
+
+    def _is_covered(self, scope: Scope) -> bool:
+        """Return whether the limit of the server counts a request."""
+        return not self._covers_routes or self._routes.serve(scope)
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -130,6 +166,9 @@ class ResilienceMiddleware:
     def _inspect_app(self, scope: Scope) -> None:
         """Look at the finished application once, at its first request: handlers and routes may be added until then."""
         self._adopt_app(scope)
+        if self._covers_routes:
+            self._routes = ServedRoutes(scope.get("app", self.app))
+            self._static_paths = self._routes.static_paths
         self._probes.update(*routes_of(scope.get("app", self.app)))
         if not self._has_lifespan:
             # A server that runs the lifespan does so before the first request; this server never will.

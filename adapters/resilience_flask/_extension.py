@@ -35,14 +35,18 @@ class FlaskResilience:
         resilience: The toolkit. None for `Resilience.from_env()`, one for each application, with the `RESILIENCE_*`
             values of its `config` below the environment.
         key: A function without parameters, called in the request, that returns the key a request is charged under, in
-            place of the setting `rate_limit_key`.
+            place of the setting `rate_limit_key`. If it returns None or "", the setting decides.
 
     Raises:
         ConfigurationError: See `init_app`.
     """
 
     def __init__(
-        self, app: Flask | None = None, resilience: Resilience | None = None, *, key: Callable[[], str] | None = None
+        self,
+        app: Flask | None = None,
+        resilience: Resilience | None = None,
+        *,
+        key: Callable[[], str | None] | None = None,
     ) -> None:
         self._given = None if resilience is None else Resilience.of(resilience)
         self._key = key

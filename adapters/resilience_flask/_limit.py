@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from flask import Blueprint, Flask, current_app, request
-from werkzeug.exceptions import TooManyRequests
+from werkzeug.exceptions import NotFound, TooManyRequests
 
 from resilience import Resilience
 from resilience.errors import RateLimitedError
 from resilience.server import RequestContext, RouteLimit, ServerGate, is_preflight
 from resilience_flask._errors import CONTEXT
 
-__all__ = ("exempt", "is_exempt", "rate_limit")
+__all__ = ("exempt", "is_exempt", "is_not_found", "is_static", "rate_limit")
 
 T = TypeVar("T", bound="Callable[..., Any] | Blueprint | Flask")
 _EXEMPT = "_resilience_is_exempt"
@@ -27,7 +27,7 @@ def rate_limit(
     rate: str | Callable[[], str | None],
     *,
     burst: int | None = None,
-    key: str | Callable[[], str] | None = None,
+    key: str | Callable[[], str | None] | None = None,
     cost: int | Callable[[], int] = 1,
     name: str | None = None,
 ) -> Callable[[T], T]:
@@ -39,10 +39,11 @@ def rate_limit(
     `rate`, `key` and `cost` may be functions without parameters, called in the request.
 
     Args:
-        rate: A rate such as "5/minute", or a function that returns one, or None for no limit.
+        rate: A rate such as "5/minute", or a function that returns one. If it returns None or "", there is no limit.
         burst: Requests that may come at once, at least 1; None for the amount of the rate.
-        key: "ip", "user", "header:<name>", or a function. None for the setting `rate_limit_key`.
-        cost: Tokens that a request takes, at least 1; or a function.
+        key: "ip", "user", "header:<name>", or a function. None for the setting `rate_limit_key`; also for a request
+            for which the function returns None or "".
+        cost: Tokens that a request takes, at least 1; or a function. If it returns 0, the request is not limited.
         name: A name for the buckets, which all routes with this name share.
 
     Raises:
@@ -78,6 +79,18 @@ def is_exempt(app: Flask, endpoint: str | None) -> bool:
     return any(hasattr(thing, _EXEMPT) for thing in things)
 
 
+def is_static(app: Flask, endpoint: str | None) -> bool:
+    """Return whether `endpoint` serves the static files of the application or of a blueprint."""
+    owner, _, name = (endpoint or "").rpartition(".")
+    scaffold = app.blueprints.get(owner) if owner else app
+    return name == "static" and scaffold is not None and scaffold.has_static_folder
+
+
+def is_not_found() -> bool:
+    """Return whether no route serves this request. A view that answers 404 has served it."""
+    return isinstance(request.routing_exception, NotFound)
+
+
 def _limited(limit: RouteLimit, view: Callable[..., Any]) -> Callable[..., Any]:
     """Return a plain function for a view of either colour, as Flask's documentation asks of decorators.
 
@@ -106,7 +119,11 @@ def _is_in_loop() -> bool:
 
 
 def _charge_unless_exempt(limit: RouteLimit) -> None:
-    if not is_exempt(current_app, request.endpoint):
+    if is_exempt(current_app, request.endpoint):
+        return
+    context: RequestContext | None = request.environ.get(CONTEXT)
+    gate = (context and context.gate) or _standalone()
+    if gate.options.rate_limit_covers == "all" or not (is_not_found() or is_static(current_app, request.endpoint)):
         _charge(limit)
 
 
@@ -114,7 +131,7 @@ def _charge(limit: RouteLimit) -> None:
     if is_preflight(request.method, request.headers):
         return
     rate = limit.rate() if callable(limit.rate) else limit.rate
-    if rate is None:
+    if not rate:
         return
     context: RequestContext | None = request.environ.get(CONTEXT)
     if context is None:
@@ -128,7 +145,7 @@ def _charge_context(context: RequestContext, gate: ServerGate, limit: RouteLimit
         context.user = request.remote_user
     if limit.header is not None and limit.header in request.headers:
         context.headers = {**context.headers, limit.header: request.headers[limit.header]}
-    key = None if limit.key is None else str(limit.key())
+    key = None if limit.key is None else limit.key()
     cost: Any = limit.cost() if callable(limit.cost) else limit.cost
     arguments = limit.charge_for(gate, context, _route(), rate=rate, key=key, cost=cost)
     if arguments is not None:

@@ -13,7 +13,7 @@ from resilience.errors import DeadlineExceededError, RejectedError
 from resilience.server import PROBE_METHODS, ProbePaths, RequestContext, ServerGate, is_preflight
 from resilience_flask._errors import CONTEXT, path_of
 from resilience_flask._exchange import WSGIExchange
-from resilience_flask._limit import is_exempt
+from resilience_flask._limit import is_exempt, is_not_found, is_static
 from resilience_flask._probes import answer_probe, routes_of
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _FOR_HOOK = "resilience.for_hook"
 class FlaskMiddleware:
     """Identifies, admits and counts every request, until its answer is complete."""
 
-    def __init__(self, app: Flask, resilience: Resilience, key: Callable[[], str] | None) -> None:
+    def __init__(self, app: Flask, resilience: Resilience, key: Callable[[], str | None] | None) -> None:
         self._gate = gate = ServerGate.of(resilience, key=None if key is None else lambda _: key())
         self.resilience = resilience
         self.app = app
@@ -36,6 +36,7 @@ class FlaskMiddleware:
         self._wanted = tuple((_environ_key(name), name) for name in gate.wanted)
         self._probes = ProbePaths()
         self._exempt: frozenset[str] = frozenset()
+        self._covers_routes = gate.options.rate_limit_covers == "routes"
         self.has_served = False
         """Whether a request has come: from then on the application is complete, and this process serves it."""
         resilience.health.attach(resilience.lifecycle)
@@ -61,7 +62,12 @@ class FlaskMiddleware:
         A second request at the same time looks as well, and finds the same: no request is served by half of the rules.
         """
         self._probes.update(*routes_of(self.app))
-        self._exempt = frozenset(endpoint for endpoint in self.app.view_functions if is_exempt(self.app, endpoint))
+        app, has_static = self.app, self._covers_routes
+        self._exempt = frozenset(
+            endpoint
+            for endpoint in app.view_functions
+            if is_exempt(app, endpoint) or (has_static and is_static(app, endpoint))
+        )
         self.watch_process()
         self.resilience.lifecycle.server.started_if_no_hooks()
         self.has_served = True
@@ -119,10 +125,17 @@ class FlaskMiddleware:
             raise task
         if context.deadline is not None and context.deadline.expired:
             raise DeadlineExceededError("the deadline passed before the request was served", policy="server")
-        if task is not None and not (self._exempt and request.endpoint in self._exempt):
+        if task is not None and not self._is_exempt():
             if context.user is None:
                 context.user = environ.get("REMOTE_USER")
             (context.gate or self._gate).charge(context, task)  # if this application is mounted, the outer gate
+
+    def _is_exempt(self) -> bool:
+        """Return whether the limit of the server does not count this request."""
+        endpoint = request.endpoint
+        if endpoint is None:
+            return self._covers_routes and is_not_found()
+        return bool(self._exempt) and endpoint in self._exempt
 
 
 def _environ_key(name: str) -> str:

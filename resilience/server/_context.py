@@ -66,6 +66,7 @@ class RequestContext:
         "is_counted",
         "is_excluded",
         "is_preflight",
+        "is_unrouted",
         "permit",
         "request_id",
         "source",
@@ -90,6 +91,8 @@ class RequestContext:
         """The address of the client, from a trusted source; "" behind a Unix socket whose proxy is not trusted."""
         self.is_preflight = False
         """Whether it is a CORS preflight: such a request is not charged and needs no permit."""
+        self.is_unrouted = False
+        """Whether no route of the service serves the request, and the limit of the server does not count it."""
         self.is_client_hidden = False
         """Whether the request came over a Unix socket and no trusted header names its client."""
         self.deadline = deadline

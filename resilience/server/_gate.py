@@ -23,7 +23,7 @@ from resilience.server._headers import (
 )
 from resilience.server._options import ServerOptions
 from resilience.server._quota import Charge, ServerQuota, quota_headers
-from resilience.server._rate_key import KeyRule, bounded
+from resilience.server._rate_key import KeyRule, bounded, key_text
 from resilience.server._trace import BAGGAGE, TRACEPARENT, TRACESTATE, trace_id_of
 from resilience.timeout import Deadline
 
@@ -82,7 +82,8 @@ class ServerGate:
         limiter: Returns the bucket for a name, a rate and a burst. Needed if a rate limit is configured.
         limiter_waits: Whether buckets may block the caller, as those on Redis do.
         lifecycle: Counts the requests in flight, for the drain.
-        key: Returns the key that a request is charged under, in place of the option `rate_limit_key`.
+        key: Returns the key that a request is charged under, in place of the option `rate_limit_key`. For a request
+            for which it returns None or "", the option decides.
 
     Raises:
         ConfigurationError: A rate limit is configured, and there is no limiter.
@@ -95,7 +96,7 @@ class ServerGate:
         limiter: Limiter | None = None,
         limiter_waits: bool = True,
         lifecycle: Lifecycle | None = None,
-        key: Callable[[RequestContext], str] | None = None,
+        key: Callable[[RequestContext], object] | None = None,
     ) -> None:
         self.options = options = options or ServerOptions()
         self.lifecycle = lifecycle
@@ -106,9 +107,7 @@ class ServerGate:
         self._proxies = TrustedProxies(options.trusted_proxies)
         self._client_of = self._proxies.client_of
         rule = KeyRule(options.rate_limit_key)
-        self._key: Callable[[RequestContext], str | None] = (
-            rule.of if key is None else lambda context: bounded(key(context))
-        )
+        self._key: Callable[[RequestContext], str | None] = rule.of if key is None else _key_or_rule(key, rule)
         self._has_warned = False
         self._deadline_header = options.deadline_header.lower()
         self._identity_header = (options.identity_header or "").lower()
@@ -124,7 +123,7 @@ class ServerGate:
         )  # fmt: skip
 
     @classmethod
-    def of(cls, toolkit: _GateParts, *, key: Callable[[RequestContext], str] | None = None) -> ServerGate:
+    def of(cls, toolkit: _GateParts, *, key: Callable[[RequestContext], object] | None = None) -> ServerGate:
         """Return the gate for the configuration of a `Resilience`."""
         config, limiter = toolkit.config, toolkit.limiter
         in_memory = config.redis.url is None
@@ -211,7 +210,7 @@ class ServerGate:
             raise DeadlineExceededError("the deadline passed before the request was served", policy="server")
         self.enter(context)
         quota = self.quota
-        if quota is None or context.is_excluded or context.is_preflight:
+        if quota is None or context.is_excluded or context.is_preflight or context.is_unrouted:
             return None
         if quota.waits:
             return quota
@@ -258,8 +257,7 @@ class ServerGate:
             return
         decision = quota.bucket.acquire(key, cost)
         if not decision.allowed:
-            for paid, before, payer in context.charges:
-                paid.bucket.refund(payer, before)
+            self.refund(context)
             _refuse(context, (quota, decision, key))
         context.charges += ((quota, decision, key),)
 
@@ -270,10 +268,21 @@ class ServerGate:
             return
         decision = await quota.bucket.aacquire(key, cost)
         if not decision.allowed:
-            for paid, before, payer in context.charges:
-                await paid.bucket.arefund(payer, before)
+            await self.arefund(context)
             _refuse(context, (quota, decision, key))
         context.charges += ((quota, decision, key),)
+
+    def refund(self, context: RequestContext) -> None:
+        """Pay back all that the request has paid: a limit refuses it, or no limit was to count it. May block."""
+        for quota, decision, key in context.charges:
+            quota.bucket.refund(key, decision)
+        context.charges = _undone(context.charges)
+
+    async def arefund(self, context: RequestContext) -> None:
+        """Pay back all that the request has paid without blocking the thread."""
+        for quota, decision, key in context.charges:
+            await quota.bucket.arefund(key, decision)
+        context.charges = _undone(context.charges)
 
     def key_of(self, context: RequestContext, key: str | None = None) -> str | None:
         """Return the key to charge, at most 128 characters: `key`, or that of the server's rule.
@@ -327,11 +336,24 @@ class ServerGate:
         return self.lifecycle is not None and self.lifecycle.is_draining
 
 
+def _key_or_rule(key: Callable[[RequestContext], object], rule: KeyRule) -> Callable[[RequestContext], str | None]:
+    """Return a function that returns the key of a function of the user, or that of `rule` if it returns none."""
+
+    def key_of(context: RequestContext) -> str | None:
+        found = key_text(key(context))
+        return rule.of(context) if found is None else bounded(found)
+
+    return key_of
+
+
+def _undone(charges: tuple[Charge, ...]) -> tuple[Charge, ...]:
+    """Return some charges after their refund: the headers show the buckets as they are then."""
+    return tuple([(quota, decision.undone(), key) for quota, decision, key in charges])
+
+
 def _refuse(context: RequestContext, refusal: Charge) -> NoReturn:
-    """Raise a refusal, after all other charges were paid back. The headers show the buckets as they are then."""
-    refunded = [(quota, decision.undone(), key) for quota, decision, key in context.charges]
-    context.charges = (*refunded, refusal)
     quota, decision, _ = refusal
+    context.charges += (refusal,)
     name = quota.bucket.name
     quota.bucket.report(decision)
     raise RateLimitedError(f"{name}: quota spent", policy=name, retry_after=decision.retry_after)

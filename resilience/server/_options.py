@@ -46,6 +46,12 @@ class ServerOptions(Options):
         Text("ip, user, or header:<name>", pattern=r"ip|user|header:[A-Za-z0-9-]+", longest=100),
         "the key that a request is charged under",
     )
+    rate_limit_covers: str = option(
+        "routes",
+        Choice("routes", "all"),
+        "requests that the limits of server, application and blueprint count: those that a route serves; or all, with "
+        "static files and paths without a route",
+    )
     rate_limit_headers: bool = option(False, Flag(), "send RateLimit and RateLimit-Policy headers")
     max_concurrent_requests: int | None = option(
         None, Whole(1, 100_000), "requests in flight at once; one more gets 503", none="no limit"

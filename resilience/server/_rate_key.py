@@ -10,7 +10,7 @@ from resilience.server._client_address import address_group
 from resilience.server._context import RequestContext
 from resilience.server._options import ServerOptions
 
-__all__ = ("KeyRule", "bounded")
+__all__ = ("KeyRule", "bounded", "key_text")
 
 _MAX_LENGTH = 128
 _HEADER = "header:"
@@ -19,6 +19,14 @@ _HEADER = "header:"
 def bounded(key: str) -> str:
     """Return a key of at most 128 characters: a longer one is replaced by its digest."""
     return key if len(key) <= _MAX_LENGTH else _digest(key)
+
+
+def key_text(found: object) -> str | None:
+    """Return the key that a function of the user has returned, as text; None for None and for "".
+
+    None must not become a key: all clients for which the function finds nothing would share one bucket.
+    """
+    return None if found is None else str(found) or None
 
 
 def _digest(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from resilience.options import Text, Whole, checked
 from resilience.ratelimit import TokenBucket
 from resilience.server._quota import ServerQuota
-from resilience.server._rate_key import KeyRule
+from resilience.server._rate_key import KeyRule, key_text
 
 if TYPE_CHECKING:
     from resilience.server._context import RequestContext
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ("RouteLimit",)
 
-_COST = Whole(1)
+_COST, _COMPUTED_COST = Whole(1), Whole(0)
 _NAME = Text()
 _MAX_NAME = 100
 _ANY_RATE = "1/second"
@@ -35,10 +35,12 @@ class RouteLimit:
     a function share buckets among themselves, and so do the others.
 
     Args:
-        rate: Text such as "5/minute", or a function that returns such text.
+        rate: Text such as "5/minute", or a function that returns such text. None or "" from a function is no limit.
         burst: Requests that may come at once; None for the amount of the rate.
-        key: `ip`, `user`, `header:<name>`, or a function that returns a key. None for the rule of the server.
-        cost: Tokens that a request takes, at least 1 and at most the burst; or a function that returns them.
+        key: `ip`, `user`, `header:<name>`, or a function that returns a key. None for the rule of the server; also for
+            a request for which the function returns None or "".
+        cost: Tokens that a request takes, at least 1 and at most the burst; or a function that returns them. A request
+            that costs 0 is not limited.
         name: The name of the buckets that several routes share.
 
     The adapter calls the functions, with arguments of its own, and gives the results to `charge_for`.
@@ -72,28 +74,32 @@ class RouteLimit:
         self._bucket = _bucket_name(name, _BY_REQUEST if callable(rate) else self._rate, burst)
 
     def charge_for(
-        self, gate: ServerGate, context: RequestContext, route: str, *, rate: str, key: str | None, cost: int
+        self, gate: ServerGate, context: RequestContext, route: str, *, rate: str | None, key: object, cost: int
     ) -> ChargeArguments | None:
         """Return the arguments of `ServerGate.charge` for one request: quota, key and cost.
 
-        None for a CORS preflight, and if the limit is by address and the address cannot be known.
+        None for a CORS preflight, without a rate, for a cost of 0, and if the limit is by address and the address
+        cannot be known.
 
         Args:
             gate: The gate whose limiter keeps the buckets.
             context: The request.
             route: The template of the route. Never the path: clients can vary it, and would get new buckets.
-            rate: The rate, as text.
-            key: The key that a function returned; None for the key of the rule.
+            rate: The rate, as text; None or "" for no limit.
+            key: What the key function returned; None or "" for the key of the rule.
             cost: The tokens to take.
         """
-        if context.is_preflight:
+        if context.is_preflight or not rate:
             return None
+        if cost is not self.cost:
+            cost = checked(cost, "cost", _COMPUTED_COST)
+            if not cost:
+                return None
+        key = key_text(key)
         if key is None:
             key = gate.key_of(context) if self._rule is None else gate.warn_without(context, self._rule.of(context))
             if key is None:
                 return None
-        if cost is not self.cost:
-            cost = checked(cost, "cost", _COST)
         quota, bucket_key = self._quota(gate, rate), f"{self._name or route} {key}"
         # Computed rates share the name of one bucket and differ by key: the number of names stays bounded.
         return quota, f"{quota.bucket.rate} {bucket_key}" if callable(self.rate) else bucket_key, cost

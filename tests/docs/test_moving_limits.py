@@ -175,13 +175,36 @@ async def test_request_parameter() -> None:
 
 
 async def test_unserved_paths() -> None:
-    """Our server's limit refuses a client that scans paths without a route; theirs never does."""
+    """A scan of paths without a route is counted by neither, unless our setting asks for it."""
+    nowhere = ["/nowhere"] * 3
     theirs, app = Slow(application_limits=["2/minute"]).app, ours(SERVER__RATE_LIMIT="2/minute")
-    assert await statuses(theirs, *["/nowhere"] * 3) == [404] * 3
-    assert await statuses(app, *["/nowhere"] * 3) == [404, 404, 429]
+    covering = ours(SERVER__RATE_LIMIT="2/minute", SERVER__RATE_LIMIT_COVERS="all")
+    assert [await statuses(each, *nowhere) for each in (theirs, app)] == [[404] * 3] * 2
+    assert await statuses(covering, *nowhere) == [404, 404, 429]
     flask, _ = theirs_on_flask(application_limits=["2/minute"])
-    assert flask_statuses(flask, *["/nowhere"] * 3) == [404] * 3
-    assert flask_statuses(ours_on_flask(SERVER__RATE_LIMIT="2/minute"), *["/nowhere"] * 3) == [404, 404, 429]
+    flask_covering = ours_on_flask(SERVER__RATE_LIMIT="2/minute", SERVER__RATE_LIMIT_COVERS="all")
+    for app_on_flask in (flask, ours_on_flask(SERVER__RATE_LIMIT="2/minute")):
+        assert flask_statuses(app_on_flask, *nowhere) == [404] * 3
+    assert flask_statuses(flask_covering, *nowhere) == [404, 404, 429]
+
+
+@pytest.mark.parametrize("found", [None, ""])
+async def test_no_key(found: Any) -> None:
+    """Without a key their limit lets the request pass; ours counts it by address. Without a rate, ours lets it pass."""
+    theirs, limiter = theirs_on_flask()
+    theirs.get("/")(limiter.limit("1/minute", key_func=lambda: found)(lambda: "x"))
+    assert flask_statuses(theirs, "/", "/") == [200, 200]
+    slow = Slow()
+
+    async def endpoint(request: Request) -> str:
+        return "x"
+
+    slow.app.get("/")(slow.limiter.limit("1/minute", key_func=lambda request: found)(endpoint))
+    assert await statuses(slow.app, "/", "/") == [200, 200]
+    app = ours()
+    add(app, "/", dependencies=[rate_limit("1/minute", key=lambda _: found)])
+    add(app, "/exempt", dependencies=[rate_limit(lambda _: found)])
+    assert await statuses(app, "/", "/", "/exempt", "/exempt") == [200, 429, 200, 200]
 
 
 async def test_bodies() -> None:

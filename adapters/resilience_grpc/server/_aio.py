@@ -47,7 +47,7 @@ def aio_server_interceptors(
     *,
     authenticate: Callable[[Any], object] | None = None,
     validate: Callable[[Any], object] | None = None,
-    key: Callable[[Any], str] | None = None,
+    key: Callable[[Any], str | None] | None = None,
     migration_thread_pool: Executor | None = None,
 ) -> list[grpc.aio.ServerInterceptor]:
     """Return the interceptors that guard every RPC of a `grpc.aio.server(interceptors=...)`.
@@ -60,7 +60,8 @@ def aio_server_interceptors(
             coroutine function.
         validate: Checks each request message, as in `server_interceptors`.
             It may be a coroutine function.
-        key: Takes the context of an RPC and returns the key of its quota. Default: the `rate_limit_key` setting.
+        key: Takes the context of an RPC and returns the key of its quota. Default: the `rate_limit_key` setting, also
+            for an RPC for which it returns None or "".
         migration_thread_pool: The threads for methods that are plain functions. Pass the pool of the server if it has
             one. Default: the threads of the loop.
 

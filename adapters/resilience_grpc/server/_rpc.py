@@ -76,7 +76,7 @@ class RpcGuard:
         resilience: Resilience | None,
         authenticate: Callable[[Any], object] | None,
         validate: Callable[[Any], object] | None,
-        key: Callable[[Any], str] | None,
+        key: Callable[[Any], str | None] | None,
     ) -> None:
         toolkit = Resilience.of(resilience)
         self.gate = ServerGate.of(toolkit, key=None if key is None else lambda request: key(request.source))

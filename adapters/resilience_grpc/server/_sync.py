@@ -33,7 +33,7 @@ def server_interceptors(
     *,
     authenticate: Callable[[grpc.ServicerContext], object] | None = None,
     validate: Callable[[Any], object] | None = None,
-    key: Callable[[grpc.ServicerContext], str] | None = None,
+    key: Callable[[grpc.ServicerContext], str | None] | None = None,
 ) -> list[grpc.ServerInterceptor]:
     """Return the interceptors that guard every RPC of a `grpc.server(..., interceptors=...)`.
 
@@ -46,7 +46,8 @@ def server_interceptors(
             exception, the RPC ends with `UNAUTHENTICATED`; an `AppError` is answered as it is.
         validate: Takes each request message and returns or raises what is wrong with it. The RPC then ends with
             `INVALID_ARGUMENT` and BadRequest. None and True mean that the message is valid.
-        key: Takes the context of an RPC and returns the key of its quota. Default: the `rate_limit_key` setting.
+        key: Takes the context of an RPC and returns the key of its quota. Default: the `rate_limit_key` setting, also
+            for an RPC for which it returns None or "".
 
     Raises:
         ConfigurationError: A setting is wrong, or a hook is a coroutine function.

@@ -98,7 +98,7 @@ async def test_cancelled_request_gives_its_place_back(browse: Any, toolkit: Any)
 async def test_clients_are_limited_by_address(browse: Any, toolkit: Any) -> None:
     """Each address has its own quota; beyond it come 429 and the time to wait."""
     app = FastAPI()
-    install(app, toolkit(server__rate_limit="2/minute"))
+    install(app, toolkit(server__rate_limit="2/minute", server__rate_limit_covers="all"))
     statuses = []
     for host in ("203.0.113.9", "203.0.113.10"):
         async with browse(app, (host, 1)) as client:
@@ -112,7 +112,14 @@ async def test_clients_are_limited_by_address(browse: Any, toolkit: Any) -> None
 async def test_trusted_proxies_name_the_client(browse: Any, toolkit: Any) -> None:
     """Behind a trusted proxy the quota is the client's, and a client cannot write itself a new address."""
     app = FastAPI()
-    install(app, toolkit(server__rate_limit="1/minute", server__trusted_proxies="10.0.0.0/8,fd00::/8"))
+    install(
+        app,
+        toolkit(
+            server__rate_limit="1/minute",
+            server__rate_limit_covers="all",
+            server__trusted_proxies="10.0.0.0/8,fd00::/8",
+        ),
+    )
     async with browse(app, ("10.1.2.3", 1)) as client:
 
         async def status(*forwarded: str) -> int:
@@ -129,7 +136,12 @@ async def test_trusted_proxies_name_the_client(browse: Any, toolkit: Any) -> Non
 async def test_clients_are_limited_by_header(browse: Any, toolkit: Any) -> None:
     """With a header as key, each value has its quota and those without share their address's."""
     app = FastAPI()
-    install(app, toolkit(server__rate_limit="1/minute", server__rate_limit_key="header:X-Api-Key"))
+    install(
+        app,
+        toolkit(
+            server__rate_limit="1/minute", server__rate_limit_covers="all", server__rate_limit_key="header:X-Api-Key"
+        ),
+    )
     async with browse(app) as client:
         statuses = [
             (await client.get("/", headers=h)).status_code for h in ({"X-Api-Key": "a"}, {"X-Api-Key": "b"}, {}) * 2
@@ -144,7 +156,7 @@ async def test_clients_are_limited_by_function(browse: Any, toolkit: Any) -> Non
     def tenant(connection: HTTPConnection) -> str:
         return connection.url.path
 
-    install(app, toolkit(server__rate_limit="1/minute"), key=tenant)
+    install(app, toolkit(server__rate_limit="1/minute", server__rate_limit_covers="all"), key=tenant)
     async with browse(app) as client:
         assert [(await client.get(path)).status_code for path in ("/a", "/b", "/a")] == [404, 404, 429]
 
@@ -158,7 +170,7 @@ async def test_clients_are_limited_by_user(browse: Any, toolkit: Any) -> None:
             return None if name is None else (AuthCredentials(), SimpleUser(name))
 
     app = FastAPI()
-    install(app, toolkit(server__rate_limit="1/minute", server__rate_limit_key="user"))
+    install(app, toolkit(server__rate_limit="1/minute", server__rate_limit_covers="all", server__rate_limit_key="user"))
     app.add_middleware(AuthenticationMiddleware, backend=Backend())
     statuses = []
     for host, user in (("203.0.113.1", "ann"), ("203.0.113.2", "ann"), ("203.0.113.3", "bob"), ("203.0.113.3", "")):
@@ -170,7 +182,9 @@ async def test_clients_are_limited_by_user(browse: Any, toolkit: Any) -> None:
 async def test_quota_headers(browse: Any, toolkit: Any) -> None:
     """Behind the flag every answer tells what is left, refusals included."""
     app = FastAPI()
-    install(app, toolkit(server__rate_limit="2/minute", server__rate_limit_headers="on"))
+    install(
+        app, toolkit(server__rate_limit="2/minute", server__rate_limit_covers="all", server__rate_limit_headers="on")
+    )
     async with browse(app) as client:
         answers = [await client.get("/") for _ in range(3)]
     assert {answer.headers["RateLimit-Policy"] for answer in answers} == {'"default";q=2;w=60'}

@@ -128,7 +128,8 @@ async def test_answers_of_ours_follow_cors(browse: Any, toolkit: Any, path: str,
     rules: dict[str, Any] = {"allow_origins": ["https://a.example"], "allow_credentials": True}
     if is_cors_first:
         app.add_middleware(CORSMiddleware, **rules)
-    install(app, toolkit(server__rate_limit="1/day") if path == "/limited" else None)
+    limits = {"server__rate_limit": "1/day", "server__rate_limit_covers": "all"} if path == "/limited" else {}
+    install(app, toolkit(**limits))
     if not is_cors_first:
         app.add_middleware(CORSMiddleware, **rules)
     async with browse(app) as client:
@@ -394,7 +395,7 @@ async def test_own_handler_answers_for_the_gate(browse: Any, toolkit: Any, colou
 
     own: Any = limited if colour == "async" else blocking
     app.add_exception_handler(RateLimitedError, own)
-    install(app, toolkit(server__rate_limit="1/day"))
+    install(app, toolkit(server__rate_limit="1/day", server__rate_limit_covers="all"))
     async with browse(app) as client:
         await client.get("/nowhere")
         answer = await client.get("/nowhere")
@@ -538,7 +539,7 @@ async def test_a_body_that_is_no_text_is_described(browse: Any) -> None:
 class TestLanguages:
     @pytest.fixture
     def app(self, toolkit: Any) -> FastAPI:
-        app, resilience = FastAPI(), toolkit(server__rate_limit="2/minute")
+        app, resilience = FastAPI(), toolkit(server__rate_limit="2/minute", server__rate_limit_covers="all")
         catalog = install(app, resilience).catalog
         catalog.define("ORDERS_V001", "No such article.", http_status=422, translations={"de": "Unbekannter Artikel."})
         catalog.translate("de", {"NOT_FOUND": "Hier ist nichts.", "RATE_LIMITED": "Zu viele Anfragen."})

@@ -117,7 +117,9 @@ async def test_any_order_of_middleware(browse: Any, *, is_first: bool) -> None:
     async def boom() -> None:
         raise ValueError("secret")
 
-    resilience = Resilience.from_env({"RESILIENCE_SERVER__RATE_LIMIT": "2/minute"})
+    resilience = Resilience.from_env(
+        {"RESILIENCE_SERVER__RATE_LIMIT": "2/minute", "RESILIENCE_SERVER__RATE_LIMIT_COVERS": "all"}
+    )
     if is_first:
         install(app, resilience)
     app.add_middleware(CORSMiddleware, allow_origins=["https://a.example"], expose_headers=["X-Request-ID"])
@@ -137,7 +139,12 @@ async def test_applications_of_one_factory(browse: Any) -> None:
 
     def build() -> tuple[FastAPI, Resilience]:
         app = FastAPI()
-        return app, install(app, Resilience.from_env({"RESILIENCE_SERVER__RATE_LIMIT": "1/minute"}))
+        return app, install(
+            app,
+            Resilience.from_env(
+                {"RESILIENCE_SERVER__RATE_LIMIT": "1/minute", "RESILIENCE_SERVER__RATE_LIMIT_COVERS": "all"}
+            ),
+        )
 
     (one, first), (other, _) = build(), build()
     async with browse(one) as client, browse(other) as neighbour:

@@ -202,9 +202,10 @@ async def test_environment_is_read_at_install(monkeypatch: pytest.MonkeyPatch, b
     """Without a toolkit the environment says what to do."""
     monkeypatch.setenv("RESILIENCE_SERVER__RATE_LIMIT", "1/minute")
     app = FastAPI()
+    app.get("/")(lambda: "ok")
     install(app)
     async with browse(app) as client:
-        assert [(await client.get("/")).status_code for _ in range(2)] == [404, 429]
+        assert [(await client.get("/")).status_code for _ in range(2)] == [200, 429]
 
 
 async def test_middleware_alone(browse: Any) -> None:
@@ -391,7 +392,12 @@ class TestProbesElsewhere:
     async def test_never_limited(self, browse: Any, toolkit: Any, place: Any, way: str) -> None:
         """Wherever a router of probes is placed, they are never limited, refused, timed or counted (L18)."""
         app, seen = FastAPI(), []
-        resilience = toolkit(server__rate_limit="1/minute", server__max_concurrent_requests="1", server__deadline="1s")
+        resilience = toolkit(
+            server__rate_limit="1/minute",
+            server__rate_limit_covers="all",
+            server__max_concurrent_requests="1",
+            server__deadline="1s",
+        )
         base = place(app, lambda prefix: health_router(resilience, prefix=prefix))
         if way == "install":
             install(app, resilience)
@@ -414,7 +420,7 @@ class TestProbesElsewhere:
 
     async def test_mounted_below_itself(self, browse: Any, toolkit: Any) -> None:
         """An application below itself has endlessly many probes: those within reach are excluded, and none in vain."""
-        app, resilience = FastAPI(), toolkit(server__rate_limit="1/minute")
+        app, resilience = FastAPI(), toolkit(server__rate_limit="1/minute", server__rate_limit_covers="all")
         app.include_router(health_router(resilience, prefix="/internal"))
         app.mount("/again", app)
         install(app, resilience)

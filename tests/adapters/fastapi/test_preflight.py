@@ -66,7 +66,7 @@ async def test_a_mere_options_request_is_charged(browse: Any, toolkit: Any) -> N
     """OPTIONS without the headers of a preflight is a request like any other."""
     app = FastAPI()
     cors(app)
-    install(app, toolkit(server__rate_limit="2/minute"))
+    install(app, toolkit(server__rate_limit="2/minute", server__rate_limit_covers="all"))
     async with browse(app) as client:
         statuses = [
             (await client.options("/", headers=headers)).status_code

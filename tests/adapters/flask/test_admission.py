@@ -201,7 +201,7 @@ def test_hooks_registered_before_ours_run_first(app: Flask, browse: Any, toolkit
         answer.headers["X-Began"] = g.began
         return answer
 
-    FlaskResilience(app, toolkit(server__rate_limit="1/minute"))
+    FlaskResilience(app, toolkit(server__rate_limit="1/minute", server__rate_limit_covers="all"))
     answers = [browse(app).get("/") for _ in range(2)]
     assert [(answer.status_code, answer.headers["X-Began"]) for answer in answers] == [(404, "began"), (429, "began")]
 
@@ -226,7 +226,7 @@ def test_nothing_inside_answers_for_a_refused_request(app: Flask, toolkit: Any, 
 
 def test_clients_are_limited_by_address(app: Flask, browse: Any, toolkit: Any) -> None:
     """Each address has its own quota; beyond it come 429 and the time to wait."""
-    FlaskResilience(app, toolkit(server__rate_limit="2/minute"))
+    FlaskResilience(app, toolkit(server__rate_limit="2/minute", server__rate_limit_covers="all"))
     statuses = []
     for address in ("203.0.113.9", "203.0.113.10"):
         client = browse(app, address)
@@ -239,7 +239,9 @@ def test_clients_are_limited_by_address(app: Flask, browse: Any, toolkit: Any) -
 
 def test_limits_are_told(app: Flask, browse: Any, toolkit: Any) -> None:
     """With `rate_limit_headers` every answer, of success and refusal, says what is left."""
-    FlaskResilience(app, toolkit(server__rate_limit="1/minute", server__rate_limit_headers="on"))
+    FlaskResilience(
+        app, toolkit(server__rate_limit="1/minute", server__rate_limit_covers="all", server__rate_limit_headers="on")
+    )
     answers = [browse(app).get("/") for _ in range(2)]
     assert [answer.headers["RateLimit-Policy"] for answer in answers] == ['"default";q=1;w=60'] * 2
     assert [answer.headers["RateLimit"] for answer in answers] == ['"default";r=0;t=60'] * 2
@@ -247,7 +249,10 @@ def test_limits_are_told(app: Flask, browse: Any, toolkit: Any) -> None:
 
 def test_trusted_proxies_name_the_client(app: Flask, browse: Any, toolkit: Any) -> None:
     """Behind a trusted proxy the quota is the client's, and a client cannot write itself a new address."""
-    FlaskResilience(app, toolkit(server__rate_limit="1/minute", server__trusted_proxies="10.0.0.0/8"))
+    FlaskResilience(
+        app,
+        toolkit(server__rate_limit="1/minute", server__rate_limit_covers="all", server__trusted_proxies="10.0.0.0/8"),
+    )
     client = browse(app, "10.1.2.3")
 
     def status(forwarded: str) -> int:
@@ -261,7 +266,11 @@ def test_keys(app: Flask, browse: Any, toolkit: Any, rule: str) -> None:
     """Whose quota is charged can be said by a header, by who the server in front knows, or by a function."""
     settings = {"header": "header:X-Tenant", "user": "user", "function": "ip"}
     key: Callable[[], str] | None = (lambda: request.headers["X-Tenant"]) if rule == "function" else None
-    FlaskResilience(app, toolkit(server__rate_limit="1/minute", server__rate_limit_key=settings[rule]), key=key)
+    FlaskResilience(
+        app,
+        toolkit(server__rate_limit="1/minute", server__rate_limit_covers="all", server__rate_limit_key=settings[rule]),
+        key=key,
+    )
     client = browse(app)
     statuses = [
         client.get("/", headers={"X-Tenant": tenant}, environ_overrides={"REMOTE_USER": tenant}).status_code
@@ -273,7 +282,10 @@ def test_keys(app: Flask, browse: Any, toolkit: Any, rule: str) -> None:
 def test_excluded_paths(app: Flask, browse: Any, toolkit: Any, open_body: Any) -> None:
     """Excluded paths, and all below them, are not limited, counted or refused; names that are not ASCII work too."""
     resilience = toolkit(
-        server__rate_limit="1/hour", server__exclude_paths="/metrics,/données", server__max_concurrent_requests="1"
+        server__rate_limit="1/hour",
+        server__rate_limit_covers="all",
+        server__exclude_paths="/metrics,/données",
+        server__max_concurrent_requests="1",
     )
     app.add_url_rule("/metrics", "metrics", lambda: str(resilience.lifecycle.in_flight))
     FlaskResilience(app, resilience)

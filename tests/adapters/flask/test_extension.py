@@ -85,7 +85,7 @@ def test_bad_configuration(app: Flask) -> None:
 
 def test_second_init_does_nothing(app: Flask, toolkit: Any, browse: Any) -> None:
     """Guarding an application again, by the same or another object, changes nothing: one id, one charge."""
-    resilience = toolkit(server__rate_limit="2/minute")
+    resilience = toolkit(server__rate_limit="2/minute", server__rate_limit_covers="all")
     extension = FlaskResilience(app, resilience)
     layer = app.wsgi_app
     extension.init_app(app)
@@ -118,7 +118,7 @@ def test_several_applications_behind_one_dispatcher(browse: Any, toolkit: Any) -
     """Applications side by side know their own requests and limits only."""
     apps = [Flask(name) for name in ("one", "two")]
     for app in apps:
-        FlaskResilience(app, toolkit(server__rate_limit="1/minute"))
+        FlaskResilience(app, toolkit(server__rate_limit="1/minute", server__rate_limit_covers="all"))
     client = browse(DispatcherMiddleware(apps[0], {"/two": apps[1]}))
     assert [client.get(path).status_code for path in ("/", "/two/", "/", "/two/")] == [404, 404, 429, 429]
     assert client.get("/two/livez").status_code == 200

@@ -55,7 +55,7 @@ def test_neither_charged_nor_refused(
 def test_a_mere_options_request_is_charged(app: Flask, browse: Any, toolkit: Any) -> None:
     """OPTIONS without the headers of a preflight is a request like any other."""
     cors(app)
-    FlaskResilience(app, toolkit(server__rate_limit="2/minute"))
+    FlaskResilience(app, toolkit(server__rate_limit="2/minute", server__rate_limit_covers="all"))
     client = browse(app)
     some: list[dict[str, str]] = [{}, {"Origin": "https://shop.example"}, {"Access-Control-Request-Method": "PUT"}]
     assert [client.options("/", headers=headers).status_code for headers in some] == [404, 404, 429]

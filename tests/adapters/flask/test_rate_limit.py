@@ -107,7 +107,7 @@ def test_nested_blueprints(guarded: Flask, browse: Any) -> None:
     guarded.add_url_rule("/y", "y", lambda: "y")
     rate_limit("1/minute")(guarded)
     client = browse(guarded)
-    assert statuses(client, "/x", "/x", "/y", "/y", "/nowhere", "/elsewhere") == [200, 200, 200, 429, 404, 429]
+    assert statuses(client, "/x", "/x", "/y", "/y", "/nowhere", "/elsewhere") == [200, 200, 200, 429, 404, 404]
 
 
 def test_class_based_views(guarded: Flask, browse: Any) -> None:
@@ -196,7 +196,7 @@ def test_dynamic(guarded: Flask, browse: Any) -> None:
         assert statuses(client, first, second, third) == told
 
 
-@pytest.mark.parametrize("wrong", [{"rate": "lots"}, {"cost": 0}])
+@pytest.mark.parametrize("wrong", [{"rate": "lots"}, {"cost": -1}])
 def test_dynamic_mistakes(guarded: Flask, browse: Any, wrong: dict[str, Any]) -> None:
     """A function that returns nonsense is a fault of the service, not a way past its limits."""
     given: dict[str, Any] = {"rate": "1/minute", "cost": 1, **wrong}
@@ -260,3 +260,31 @@ def test_excluded_paths_hold_limits_of_their_own(app: Flask, browse: Any, toolki
     app.add_url_rule("/metrics", "metrics", rate_limit("1/minute")(lambda: "x"))
     FlaskResilience(app, toolkit())
     assert statuses(browse(app), "/metrics", "/metrics") == [200, 429]
+
+
+def spends(browse: Any, app: Flask) -> list[int]:
+    """Ask twice as one client, then once as another, and return the statuses."""
+    addresses = ("203.0.113.1", "203.0.113.1", "203.0.113.2")
+    return [browse(app, address).get("/").status_code for address in addresses]
+
+
+@pytest.mark.parametrize("found", [None, ""])
+@pytest.mark.parametrize("place", ["view", "server"])
+def test_a_key_that_is_not_found(app: Flask, browse: Any, toolkit: Any, found: Any, place: str) -> None:
+    """A key function that returns None or "" leaves the setting: by address, never one bucket for all, never a 500."""
+
+    def view() -> str:
+        return "ok"
+
+    app.add_url_rule("/", "root", rate_limit("1/day", key=lambda: found)(view) if place == "view" else view)
+    settings = {"server__rate_limit": "1/day"} if place == "server" else {}
+    FlaskResilience(app, toolkit(**settings), key=(lambda: found) if place == "server" else None)
+    assert spends(browse, app) == [200, 429, 200]
+
+
+@pytest.mark.parametrize("limit", [{"rate": lambda: ""}, {"rate": lambda: None}, {"cost": lambda: 0}])
+def test_no_rate_and_no_cost(app: Flask, browse: Any, toolkit: Any, limit: Any) -> None:
+    """A function that returns no rate, or a cost of 0, means that the request is not limited."""
+    app.add_url_rule("/", "root", rate_limit(**{"rate": "1/day", **limit})(lambda: "ok"))
+    FlaskResilience(app, toolkit())
+    assert spends(browse, app) == [200, 200, 200]

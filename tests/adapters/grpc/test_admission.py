@@ -364,6 +364,14 @@ def test_callers_behind_a_unix_socket(
     assert caplog.text.count("RESILIENCE_SERVER__TRUSTED_PROXIES=unix") == (not trusted)
 
 
+@pytest.mark.parametrize("found", [None, ""])
+def test_a_key_that_is_not_found_leaves_the_setting(serve: Any, stack: str, found: Any) -> None:
+    """If `key` returns None or "", the RPC counts by address: it is neither free nor a fault."""
+    shop = serve(stack, {"SERVER__RATE_LIMIT": "1/hour"}, key=lambda servicer: found)
+    shop.call("unary_unary", "ok")
+    assert shop.failure("unary_unary", "never").code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 def test_without_a_toolkit(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Without a toolkit, the environment configures one. An error in it is raised at once."""
     assert len(server_interceptors()) == len(aio_server_interceptors()) == 1

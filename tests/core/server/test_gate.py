@@ -510,3 +510,19 @@ def test_headers_of_a_refusal_show_the_buckets_after_the_refund() -> None:
             gate.charge(context, gate.quota, "k")
             gate.charge(context, tight, "k")
     assert dict(gate.quota_headers(refused))["RateLimit"] == '"default";r=4;t=12, "1/minute";r=0;t=60'
+
+
+@pytest.mark.parametrize("found", [None, ""])
+def test_a_key_function_without_a_key_leaves_the_setting(found: Any) -> None:
+    """If the function of the service finds no key, the setting decides, and clients do not share one bucket."""
+    gate = make_gate(key=lambda context: found, rate_limit="1/minute")
+    assert [gate.key_of(gate.receive({}, peer)) for peer in ("203.0.113.1", "203.0.113.2")] == [
+        "ip:203.0.113.1",
+        "ip:203.0.113.2",
+    ]
+
+
+def test_a_key_of_another_type_is_its_text() -> None:
+    """A function may return the id of a user, a number."""
+    gate = make_gate(key=lambda context: 7, rate_limit="1/minute")
+    assert gate.key_of(gate.receive({})) == "7"

@@ -100,3 +100,59 @@ def test_one_rate_written_in_several_ways() -> None:
     gate = ServerGate.of(Resilience())
     spellings = ("1/minute", "1 / MINUTE", "1 per minute", "1/1minutes")
     assert [is_let_in(RouteLimit(rate), gate, rate=rate) for rate in spellings] == [True, False, False, False]
+
+
+@pytest.mark.parametrize("found", [None, ""])
+def test_a_key_function_without_a_key_leaves_the_rule_of_the_server(found: Any) -> None:
+    """If a function finds no key, the request counts by the server's rule, and clients do not share one bucket."""
+    gate = ServerGate(ServerOptions(), limiter=Limiters())
+    limit = RouteLimit("1/minute", key=lambda: found)
+    keys = []
+    for peer in ("203.0.113.1", "203.0.113.2"):
+        charge = limit.charge_for(gate, gate.receive({}, peer), "GET /", rate="1/minute", key=found, cost=1)
+        assert charge is not None
+        keys.append(charge[1])
+    assert keys == ["GET / ip:203.0.113.1", "GET / ip:203.0.113.2"]
+
+
+@pytest.mark.parametrize("found", [7, 0, "7"])
+def test_any_other_key_is_its_text(found: Any) -> None:
+    """A number is a key, also 0: a service may return the id of a user."""
+    gate = ServerGate(ServerOptions(), limiter=Limiters())
+    charge = RouteLimit("1/minute").charge_for(gate, gate.receive({}), "GET /", rate="1/minute", key=found, cost=1)
+    assert charge is not None
+    assert charge[1] == f"GET / {found}"
+
+
+@pytest.mark.parametrize("rate", [None, ""])
+def test_no_rate_is_no_limit(rate: Any) -> None:
+    """A function that returns no rate means that the request is not limited."""
+    gate = ServerGate(ServerOptions(), limiter=Limiters())
+    limit = RouteLimit(by_request)
+    assert limit.charge_for(gate, gate.receive({}), "GET /", rate=rate, key="k", cost=1) is None
+
+
+def test_a_request_that_costs_nothing_is_not_limited() -> None:
+    """A computed cost of 0 takes no token, and needs none; a constant of 0 would be a limit that never limits."""
+    gate = ServerGate(ServerOptions(), limiter=Limiters())
+    limit = RouteLimit("1/minute", cost=lambda: 0)
+    assert limit.charge_for(gate, gate.receive({}), "GET /", rate="1/minute", key="k", cost=0) is None
+    with pytest.raises(ConfigurationError, match="cost"):
+        RouteLimit("1/minute", cost=0)
+
+
+@pytest.mark.parametrize("cost", [-1, True, 1.5, "1"])
+def test_a_computed_cost_is_a_whole_number(cost: Any) -> None:
+    """Any other cost is a fault of the function, and the error names the option."""
+    gate = ServerGate(ServerOptions(), limiter=Limiters())
+    with pytest.raises(ConfigurationError, match="cost"):
+        RouteLimit("1/minute", cost=lambda: cost).charge_for(
+            gate, gate.receive({}), "GET /", rate="1/minute", key="k", cost=cost
+        )
+
+
+@pytest.mark.parametrize("rate", ["", " "])
+def test_an_empty_text_is_no_rate(rate: str) -> None:
+    """A constant rate without text is a mistake at its own line: it would be a limit that never limits."""
+    with pytest.raises(ConfigurationError, match="rate"):
+        RouteLimit(rate)
