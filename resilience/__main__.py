@@ -69,7 +69,7 @@ def _run(argv: list[str]) -> int:
 
 def _show(answer: CommandOutput) -> None:
     for warning in answer.warnings:
-        print(f"resilience: ignored {warning}", file=sys.stderr)
+        print(f"resilience: {warning}", file=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a value may have characters that this terminal cannot show
     sys.stdout.write(answer.text)

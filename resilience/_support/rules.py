@@ -134,12 +134,17 @@ class Duration(_Bounded):
         minimum: Seconds.
         maximum: Seconds, at most a year.
         above: Whether `minimum` itself is refused.
+        usual: Seconds. A setting that is a longer number without a unit is probably meant in milliseconds. None if any
+            length is usual.
     """
 
     noun = "a duration (seconds, or like 250ms, 30s, 5m)"
 
-    def __init__(self, minimum: float = 0.0, maximum: float = LONGEST, *, above: bool = False) -> None:
+    def __init__(
+        self, minimum: float = 0.0, maximum: float = LONGEST, *, above: bool = False, usual: float | None = None
+    ) -> None:
         super().__init__(minimum, maximum, above=above)
+        self.usual = usual
         lower = f"above {minimum:g} s" if above else f"at least {minimum:g} s"
         self.expected = f"{self.noun} {lower}" + (f", at most {_plain(maximum)} s" if maximum < LONGEST else "")
 
@@ -164,6 +169,15 @@ class Duration(_Bounded):
         if not text or position != len(text):
             raise Refused
         return float(self.within(_number(total)))
+
+    def is_unusual(self, raw: object) -> bool:
+        """Return whether `raw` is a number without a unit that is longer than usual."""
+        if self.usual is None or isinstance(raw, bool) or not isinstance(raw, str | int | float):
+            return False
+        try:
+            return float(raw) > self.usual
+        except ValueError:  # it has a unit
+            return False
 
 
 def is_plain_callable(value: object) -> bool:

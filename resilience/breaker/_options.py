@@ -89,12 +89,16 @@ class BreakerOptions(Options):
     failure_count_threshold: int | None = option(
         None, Whole(1), "failed calls in the window that open the circuit", none="not a rule"
     )
-    slow_call_duration_threshold: float = option(60.0, Duration(above=True), "a call that takes longer is slow")
+    slow_call_duration_threshold: float = option(
+        60.0, Duration(above=True, usual=60), "a call that takes longer is slow"
+    )
     sliding_window: float = option(100, WindowLength(), "window of the rules: a number of calls, or a time")
     minimum_calls: int | None = option(
         None, Whole(1), "calls in the window from which on a rate counts", none="20, or sliding_window if smaller"
     )
-    reset_timeout: float = option(60.0, Duration(above=True), "how long the circuit stays open before trial calls")
+    reset_timeout: float = option(
+        60.0, Duration(above=True, usual=3600), "how long the circuit stays open before trial calls"
+    )
     reset_timeout_jitter: float = option(0.1, Number(0, 1), "up to this share of the open time is subtracted at random")
     reset_timeout_growth: float = option(1.0, Number(1, 100), "growth of the open time with each consecutive opening")
     reset_timeout_max: float | None = option(

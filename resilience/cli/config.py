@@ -42,14 +42,14 @@ def run(arguments: argparse.Namespace, paint: Paint) -> CommandOutput:
         warnings.simplefilter("ignore", ConfigurationWarning)  # said below, in fewer words
         config = load(strict=arguments.strict)
     settings = config.values(pipeline=arguments.pipeline)
-    notes = tuple(str(problem) for problem in config.unknown)
     if arguments.json:
-        return CommandOutput(_json(settings, notes))
+        return CommandOutput(_json(settings, [str(problem) for problem in (*config.unknown, *config.unlikely)]))
+    notes = (*(f"ignored {problem}" for problem in config.unknown), *map(str, config.unlikely))
     text = "\n".join(_table(settings, paint)) if settings else _nothing(config, arguments.pipeline)
     return CommandOutput(text + "\n", warnings=notes)
 
 
-def _json(settings: Iterable[Setting], notes: tuple[str, ...]) -> str:
+def _json(settings: Iterable[Setting], notes: list[str]) -> str:
     rows = [dataclasses.asdict(setting) for setting in settings]
     return json.dumps({"settings": rows, "warnings": notes}, indent=2) + "\n"
 

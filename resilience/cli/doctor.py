@@ -111,6 +111,9 @@ def _configuration() -> tuple[Finding, Config | None]:
     if config.unknown:
         text = "\n".join(("ignored:", *(f"  {problem}" for problem in config.unknown)))
         return Finding(False, "configuration", text), config
+    if config.unlikely:
+        text = "\n".join(("probably milliseconds:", *(f"  {problem}" for problem in config.unlikely)))
+        return Finding(False, "configuration", text), config
     return Finding(True, "configuration", text), config
 
 

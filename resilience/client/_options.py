@@ -14,7 +14,9 @@ class ClientOptions(Options):
     """The data and the time of every outgoing call."""
 
     margin: float = option(
-        0.01, Duration(), "time kept back of the deadline in force; if no more than this is left, no call is made"
+        0.01,
+        Duration(usual=10),
+        "time kept back of the deadline in force; if no more than this is left, no call is made",
     )
     deadline_header: str = option(
         "X-Request-Timeout",

@@ -59,11 +59,12 @@ class Setting:
 class Config:
     """All settings, frozen. `Config()` has all defaults; `load()` reads the environment.
 
-    `unknown` lists the unknown names for which `load()` warned.
+    `unknown` lists the unknown names for which `load()` warned, and `unlikely` the durations.
     """
 
     _settled: Settled = dataclasses.field(default_factory=dict)
     unknown: tuple[Problem, ...] = ()
+    unlikely: tuple[Problem, ...] = ()
 
     @functools.cached_property
     def service(self) -> ServiceOptions:

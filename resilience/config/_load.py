@@ -8,7 +8,7 @@ from typing import Any
 
 from resilience._support.redaction import hidden, type_of
 from resilience.config._config import Config
-from resilience.config._machine import settle
+from resilience.config._machine import settle, unlikely
 from resilience.config._names import Key, split
 from resilience.config._read import Reading, read_arguments, read_environment, read_file, read_toml
 from resilience.config._warning import warn
@@ -29,7 +29,8 @@ def load(
 
     Args:
         environ: A mapping of variables. Default: the environment of the process at the time of the call.
-        strict: Whether an unknown variable or key is an error. Default: `RESILIENCE_STRICT`, else it is a warning.
+        strict: Whether an unknown variable or key is an error, and seconds that look like milliseconds. Default:
+            `RESILIENCE_STRICT`, else both are warnings.
         arguments: Settings in the structure of the file: `{"pipeline": {"payments": {"retry": {"attempts": 4}}}}`.
 
     Raises:
@@ -46,13 +47,15 @@ def load(
     file = _file_named_by(passed, environment)
     settled, problems = settle((passed, environment, file))
     unknown = [*environment.unknown, *file.unknown]
-    config = Config(settled, tuple(unknown))
-    if problems or (unknown and config.is_strict):
+    config = Config(settled, tuple(unknown), tuple(unlikely(settled)))
+    doubtful = [*unknown, *config.unlikely]
+    if problems or (doubtful and config.is_strict):
         # A misspelt name often explains the other problems, so the error lists it, although alone it is a warning.
-        raise ConfigurationError([*problems, *unknown])
-    if unknown:
-        lines = "; ".join(str(problem) for problem in unknown)
-        warn(f"ignored: {lines}. RESILIENCE_STRICT=true refuses them")
+        raise ConfigurationError([*problems, *doubtful])
+    for begins, found in (("ignored: ", unknown), ("", config.unlikely)):
+        if found:
+            lines = "; ".join(str(problem) for problem in found)
+            warn(f"{begins}{lines}. RESILIENCE_STRICT=true refuses {'it' if len(found) == 1 else 'them'}")
     return config
 
 

@@ -24,14 +24,14 @@ from typing import Any, NamedTuple
 from resilience._support.redaction import redacted
 from resilience.config import _schema
 from resilience.config._names import Key, variable
-from resilience.config._problems import Missing
+from resilience.config._problems import Missing, Unlikely
 from resilience.config._read import Entry, Reading
 from resilience.config._render import written
 from resilience.config._schema import DEFAULT, Section
 from resilience.errors import ConfigurationError, Problem
-from resilience.options import Options, Refused, rule_of
+from resilience.options import Duration, Options, Refused, rule_of
 
-__all__ = ("LayerValue", "Settled", "Value", "build", "effective", "instances", "settle")
+__all__ = ("LayerValue", "Settled", "Value", "build", "effective", "instances", "settle", "unlikely")
 
 Field = dataclasses.Field[Any]
 
@@ -73,6 +73,16 @@ def settle(readings: Iterable[Reading]) -> tuple[Settled, list[Problem]]:
             else:
                 settled.setdefault(key, value)
     return settled, [*problems, *_problems_together(settled, spoiled)]
+
+
+def unlikely(settled: Settled) -> list[Problem]:
+    """Return the durations in force that look like milliseconds."""
+    found: list[Problem] = []
+    for key, value in settled.items():
+        rule = rule_of(_field(key))
+        if isinstance(rule, Duration) and rule.is_unusual(value.entry.raw):
+            found.append(Unlikely(value.entry.spelled, str(value.entry.raw).strip()))
+    return found
 
 
 def _field(key: Key) -> Field:

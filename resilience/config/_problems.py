@@ -9,7 +9,7 @@ from resilience.config._names import PREFIX, Key, Origin, dotted, fold, variable
 from resilience.config._schema import ANY, DEFAULT, SECTIONS, Section, section
 from resilience.errors import Problem
 
-__all__ = ("Clash", "Missing", "NoPipeline", "Unknown", "alike", "follows", "hint", "nearest")
+__all__ = ("Clash", "Missing", "NoPipeline", "Unknown", "Unlikely", "alike", "follows", "hint", "nearest")
 
 
 class Unknown(Problem):
@@ -46,6 +46,19 @@ class Clash(Problem):
 
     def __str__(self) -> str:
         return f"{self.option}: {self.expected}"
+
+
+class Unlikely(Problem):
+    """A number without a unit that is probably meant in milliseconds. Seconds are in force."""
+
+    __slots__ = ()
+
+    def __init__(self, spelled: str, number: str) -> None:
+        hint = f"write {number}ms for milliseconds, or {number}s"
+        super().__init__(spelled, number, f"{number} seconds is an unusual time here", hint)
+
+    def __str__(self) -> str:
+        return f"{self.option}={self.value}: {self.expected} ({self.hint})"
 
 
 class NoPipeline(Problem):

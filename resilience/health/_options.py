@@ -28,7 +28,7 @@ _LIKENESS = 0.75
 class HealthOptions(Options):
     """Defaults for all checks. `Health.add` can set other values for one check."""
 
-    timeout: float = option(1.0, Duration(above=True, maximum=300), "longest time for a run of a check")
+    timeout: float = option(1.0, Duration(above=True, maximum=300, usual=60), "longest time for a run of a check")
     cache: float = option(1.0, Duration(maximum=3600), "how long an outcome is used again")
     failure_threshold: int = option(1, Whole(1, 100), "failures in a row after which a check that passed has failed")
     success_threshold: int = option(1, Whole(1, 100), "passes in a row after which a check that failed passes again")

@@ -17,13 +17,16 @@ class HedgeOptions(Options):
     """Options under the names of Polly and failsafe-go. A `delay` of 0 starts all attempts at once."""
 
     delay: float | None = option(
-        None, Duration(), "time without an answer before the next attempt", none="the quantile learned from latencies"
+        None,
+        Duration(usual=60),
+        "time without an answer before the next attempt",
+        none="the quantile learned from latencies",
     )
     quantile: float = option(0.95, Number(0.5, 0.999), "share of answers that come before a learned delay is over")
     max_hedges: int = option(1, Whole(1, 10), "attempts beside the first one")
     minimum_samples: int = option(100, Whole(1, 10_000), "answers seen before a learned delay is used")
     sliding_window: int = option(500, Whole(10, 10_000), "latest answers the latencies are learned from")
-    cancel_timeout: float = option(1.0, Duration(above=True), "longest wait for cancelled attempts to end")
+    cancel_timeout: float = option(1.0, Duration(above=True, usual=60), "longest wait for cancelled attempts to end")
     max_threads: int = option(64, Whole(2, 10_000), "attempts of blocking calls under way at once, late ones included")
     budget: str | None = option(
         None, BUDGET_NAME, "name of the budget shared with retries and other hedges", none="no limit"

@@ -21,9 +21,9 @@ class LifecycleOptions(Options):
     """How a process starts, drains and stops."""
 
     drain_delay: float = option(
-        0.0, Duration(maximum=_HOUR), "time to go on serving after SIGTERM, until routers have noticed"
+        0.0, Duration(maximum=_HOUR, usual=300), "time to go on serving after SIGTERM, until routers have noticed"
     )
-    drain_timeout: float = option(30.0, Duration(above=True), "longest wait for requests in flight")
+    drain_timeout: float = option(30.0, Duration(above=True, usual=3600), "longest wait for requests in flight")
     drain_file: str | None = option(
         None, Text("the path of a file", longest=4096), "readiness is 503 while this file exists", none="no file"
     )

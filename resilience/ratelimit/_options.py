@@ -27,7 +27,7 @@ class RateLimitOptions(Options):
     burst: int | None = option(
         None, Whole(1, 1_000_000_000), "calls that may come at once", none="the amount named in the rate"
     )
-    max_wait: float = option(0.0, Duration(), "longest wait for a token; 0 refuses at once")
+    max_wait: float = option(0.0, Duration(usual=60), "longest wait for a token; 0 refuses at once")
     retry_after_max: float = option(
         RETRY_AFTER_MAX,
         Duration(above=True),

@@ -55,7 +55,9 @@ class RedisOptions(Options):
         secret=True,
     )
     outage: str = option("local", Choice("local", "allow", "deny"), "how limiters decide while Redis is down")
-    timeout: float = option(0.05, Duration(above=True, maximum=60), "longest time that a decision waits for Redis")
+    timeout: float = option(
+        0.05, Duration(above=True, maximum=60, usual=5), "longest time that a decision waits for Redis"
+    )
     connect_timeout: float = option(
         2.0,
         Duration(above=True, maximum=60),

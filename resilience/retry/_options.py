@@ -39,15 +39,20 @@ class RetryOptions(Options):
 
     attempts: int | None = option(3, Whole(1, 1000), "calls in total, the first one included", none="no limit")
     timeout: float | None = option(
-        None, Duration(above=True), "time in total; no wait is begun that would end after it", none="no limit"
+        None,
+        Duration(above=True, usual=300),
+        "time in total; no wait is begun that would end after it",
+        none="no limit",
     )
     backoff: str = option(
         "exponential",
         Choice("exponential", "linear", "constant", "decorrelated"),
         "how waits grow; decorrelated draws each between wait_initial and three times the one before",
     )
-    wait_initial: float = option(0.1, Duration(), "wait before the second attempt")
-    wait_max: float = option(5.0, Duration(), "longest wait of our own choice; a server may ask for a longer one")
+    wait_initial: float = option(0.1, Duration(usual=60), "wait before the second attempt")
+    wait_max: float = option(
+        5.0, Duration(usual=300), "longest wait of our own choice; a server may ask for a longer one"
+    )
     retry_after_max: float | None = option(
         None,
         Duration(above=True),

@@ -56,7 +56,9 @@ class ServerOptions(Options):
     max_concurrent_requests: int | None = option(
         None, Whole(1, 100_000), "requests in flight at once; one more gets 503", none="no limit"
     )
-    deadline: float | None = option(None, Duration(above=True), "time that a request may take", none="no limit")
+    deadline: float | None = option(
+        None, Duration(above=True, usual=60), "time that a request may take", none="no limit"
+    )
     deadline_header: str = option(
         "X-Request-Timeout",
         Text("a header name", pattern=r"[A-Za-z0-9-]+", longest=100),

@@ -15,7 +15,7 @@ class SingleFlightOptions(Options):
 
     max_wait: float | None = option(
         None,
-        Duration(above=True),
+        Duration(above=True, usual=60),
         "longest wait for a call that another caller makes",
         none="as long as the caller's deadline allows",
     )

@@ -14,7 +14,9 @@ class TimeoutOptions(Options):
     """The time of one call; a deadline that ends sooner wins."""
 
     seconds: float | None = option(
-        30.0, Duration(above=True), "time one call may take", none="only the deadline in force counts"
+        30.0, Duration(above=True, usual=60), "time one call may take", none="only the deadline in force counts"
     )
-    margin: float = option(0.0, Duration(), "kept back from the deadline in force, for what the caller does afterwards")
+    margin: float = option(
+        0.0, Duration(usual=10), "kept back from the deadline in force, for what the caller does afterwards"
+    )
     max_threads: int = option(64, Whole(1, 10_000), "blocking calls in flight at once, late ones included")

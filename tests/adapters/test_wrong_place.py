@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +11,14 @@ from typing import Any, cast
 
 import grpc
 import grpc.aio
+import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from flask import Blueprint, Flask
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from resilience import ConfigurationError, Resilience
+from resilience import ConfigurationError, Pipeline, Resilience
 from resilience_fastapi import install, rate_limit
 from resilience_flask import FlaskResilience
 from resilience_grpc import (
@@ -28,6 +30,7 @@ from resilience_grpc import (
     drain,
     server_interceptors,
 )
+from resilience_http import AsyncResilienceTransport, ResilienceTransport
 
 
 def threaded_server() -> grpc.Server:
@@ -62,6 +65,52 @@ def test_a_wrong_application_or_server_is_refused(mistake: str) -> None:
     take, given, text = GIVEN[mistake]
     with pytest.raises(ConfigurationError, match=re.escape(text)):
         take(given)
+
+
+SYNC, AWAITING = ResilienceTransport, AsyncResilienceTransport
+TRANSPORTS: dict[str, tuple[Callable[[], Any], str]] = {
+    "toolkit": (lambda: SYNC(cast(Any, Resilience())), "write ResilienceTransport(resilience=toolkit)"),
+    "toolkit, async": (lambda: AWAITING(cast(Any, Resilience())), "AsyncResilienceTransport(resilience=toolkit)"),
+    "pipeline": (lambda: SYNC(cast(Any, Pipeline("p"))), "write ResilienceTransport(pipeline=pipeline)"),
+    "class": (lambda: SYNC(cast(Any, httpx.HTTPTransport)), "ResilienceTransport(HTTPTransport())"),
+    "client": (lambda: SYNC(cast(Any, httpx.Client())), "a transport with the method handle_request"),
+    "async inside": (lambda: SYNC(cast(Any, httpx.AsyncHTTPTransport())), "one is for blocking clients"),
+    "sync inside": (lambda: AWAITING(cast(Any, httpx.HTTPTransport())), "one is for blocking clients"),
+    "sync in AsyncClient": (
+        lambda: httpx.AsyncClient(transport=cast(Any, SYNC(resilience=Resilience()))),
+        "is not for httpx.AsyncClient: write httpx.AsyncClient(transport=AsyncResilienceTransport())",
+    ),
+    "async in Client": (
+        lambda: httpx.Client(transport=cast(Any, AWAITING(resilience=Resilience()))),
+        "AsyncResilienceTransport is not for httpx.Client: write httpx.Client(transport=ResilienceTransport())",
+    ),
+    "mounted": (
+        lambda: httpx.AsyncClient(mounts={"https://": cast(Any, SYNC(resilience=Resilience()))}),
+        "ResilienceTransport is not for httpx.AsyncClient",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", TRANSPORTS)
+def test_a_transport_in_the_wrong_place_is_refused(mistake: str) -> None:
+    """A transport refuses the wrong object inside, and a client the transport of the other colour, when it is made."""
+    make, text = TRANSPORTS[mistake]
+    with pytest.raises(ConfigurationError, match=re.escape(text)):
+        make()
+
+
+def test_the_clients_of_httpx2_refuse_the_same() -> None:
+    """The transports of httpx2 are refused in the same places, by the names of httpx2."""
+    httpx2 = pytest.importorskip("httpx2")
+    ours: Any = importlib.import_module("resilience_http.httpx2")
+    with pytest.raises(
+        ConfigurationError, match=r"is not for httpx2\.AsyncClient: write httpx2\.AsyncClient\(transport=AsyncR"
+    ):
+        httpx2.AsyncClient(transport=ours.ResilienceTransport(resilience=Resilience()))
+    with pytest.raises(ConfigurationError, match=r"is not for httpx2\.Client: write httpx2\.Client"):
+        httpx2.Client(transport=ours.AsyncResilienceTransport(resilience=Resilience()))
+    with pytest.raises(ConfigurationError, match="resilience=toolkit"):
+        ours.ResilienceTransport(Resilience())
 
 
 def test_a_rate_limit_is_no_decorator() -> None:
@@ -110,7 +159,8 @@ def test_grpcio_refuses_interceptors_of_the_other_colour() -> None:
         asyncio.run(aio_server())
     with pytest.raises(ValueError, match="must be UnaryUnaryClientInterceptor"):
         asyncio.run(aio_channel())
-    for guards in (aio_client_interceptors(Resilience()), server_interceptors(Resilience())):
+    wrong: list[Any] = [aio_client_interceptors(Resilience()), server_interceptors(Resilience())]
+    for guards in wrong:
         with pytest.raises(TypeError, match="must be"):
             grpc.intercept_channel(channel, *guards)
     channel.close()

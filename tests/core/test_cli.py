@@ -324,6 +324,18 @@ def test_doctor_finds_a_typing_mistake(capsys: pytest.CaptureFixture[str], monke
     assert "did you mean RESILIENCE_SERVER__RATE_LIMIT?" in out
 
 
+def test_milliseconds_without_a_unit_are_found(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`doctor` fails for a number of seconds that looks like milliseconds, and `config` warns of it."""
+    monkeypatch.setenv("RESILIENCE_PIPELINE__P__TIMEOUT__SECONDS", "800")
+    line = "RESILIENCE_PIPELINE__P__TIMEOUT__SECONDS=800: 800 seconds is an unusual time here"
+    status, out, _ = _main(capsys, "doctor")
+    assert (status, line in out, "probably milliseconds" in out) == (1, True, True)
+    status, _, errors = _main(capsys, "config")
+    assert (status, f"resilience: {line}" in errors) == (0, True)
+
+
 def test_doctor_lists_the_pipelines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The names that code can ask for stand side by side, the one that all inherit from first."""
     assert "-     pipelines           none is configured\n" in _main(capsys, "doctor")[1]

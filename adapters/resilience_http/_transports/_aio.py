@@ -15,6 +15,7 @@ from resilience_http._exchange import ClientExchange, StepTimeouts
 from resilience_http._transports._bodies_aio import AsyncBodies, aclose_all
 from resilience_http._transports._internals import InnerTransport
 from resilience_http._transports._library import Foreign, HTTPXLibrary, HTTPXRequest, HTTPXResponse
+from resilience_http._transports._misuse import check_inner
 from resilience_http._transports._parts import FailedResponseError, TransportParts
 
 __all__ = ("AsyncClientRoutes", "AsyncGuardedTransport")
@@ -85,6 +86,7 @@ class AsyncGuardedTransport(Generic[Q, A, T]):
         Raises:
             ConfigurationError: No pipeline has this name, or an argument is wrong.
         """
+        check_inner(inner, "handle_async_request")
         self._parts: TransportParts[Q, A] = TransportParts(
             self.library,
             resilience,

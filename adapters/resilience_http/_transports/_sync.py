@@ -17,6 +17,7 @@ from resilience_http._exchange import ClientExchange
 from resilience_http._transports._bodies import SyncBodies, close_all
 from resilience_http._transports._internals import InnerTransport
 from resilience_http._transports._library import Foreign, HTTPXLibrary, HTTPXRequest, HTTPXResponse
+from resilience_http._transports._misuse import check_inner
 from resilience_http._transports._parts import FailedResponseError, TransportParts
 
 __all__ = ("ClientRoutes", "GuardedTransport")
@@ -84,6 +85,7 @@ class GuardedTransport(Generic[Q, A, T]):
         Raises:
             ConfigurationError: No pipeline has this name, or an argument is wrong.
         """
+        check_inner(inner, "handle_request")
         self._parts: TransportParts[Q, A] = TransportParts(
             self.library,
             resilience,

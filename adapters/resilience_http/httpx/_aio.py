@@ -7,6 +7,7 @@ import httpx
 from resilience_http._transports._aio import AsyncClientRoutes, AsyncGuardedTransport
 from resilience_http._transports._bodies_aio import AsyncBodies
 from resilience_http._transports._internals import hand_over_options
+from resilience_http._transports._misuse import refuse_transport
 from resilience_http.httpx._sync import LIBRARY
 
 __all__ = ("AsyncResilienceTransport",)
@@ -31,3 +32,4 @@ class AsyncResilienceTransport(
 
 
 hand_over_options(LIBRARY.async_client, AsyncResilienceTransport, LIBRARY.client_defaults)
+refuse_transport(LIBRARY.client, AsyncResilienceTransport, is_awaiting=False)

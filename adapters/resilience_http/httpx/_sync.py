@@ -7,6 +7,7 @@ import httpx
 from resilience_http._transports._bodies import SyncBodies
 from resilience_http._transports._internals import hand_over_options
 from resilience_http._transports._library import HTTPXLibrary
+from resilience_http._transports._misuse import refuse_transport
 from resilience_http._transports._sync import ClientRoutes, GuardedTransport
 
 __all__ = ("LIBRARY", "ResilienceTransport")
@@ -37,3 +38,4 @@ class ResilienceTransport(GuardedTransport[httpx.Request, httpx.Response, httpx.
 
 
 hand_over_options(LIBRARY.client, ResilienceTransport, LIBRARY.client_defaults)
+refuse_transport(LIBRARY.async_client, ResilienceTransport, is_awaiting=True)

@@ -7,6 +7,7 @@ import httpx2
 from resilience_http._transports._aio import AsyncClientRoutes, AsyncGuardedTransport
 from resilience_http._transports._bodies_aio import AsyncBodies
 from resilience_http._transports._internals import hand_over_options
+from resilience_http._transports._misuse import refuse_transport
 from resilience_http.httpx2._sync import LIBRARY
 
 __all__ = ("AsyncResilienceTransport",)
@@ -33,3 +34,4 @@ class AsyncHTTPX2Transport(
 AsyncResilienceTransport = AsyncHTTPX2Transport
 
 hand_over_options(LIBRARY.async_client, AsyncHTTPX2Transport, LIBRARY.client_defaults)
+refuse_transport(LIBRARY.client, AsyncHTTPX2Transport, is_awaiting=False)

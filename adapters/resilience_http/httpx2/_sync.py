@@ -7,6 +7,7 @@ import httpx2
 from resilience_http._transports._bodies import SyncBodies
 from resilience_http._transports._internals import hand_over_options
 from resilience_http._transports._library import HTTPXLibrary
+from resilience_http._transports._misuse import refuse_transport
 from resilience_http._transports._sync import ClientRoutes, GuardedTransport
 
 __all__ = ("LIBRARY", "ResilienceTransport")
@@ -39,3 +40,4 @@ class HTTPX2Transport(GuardedTransport[httpx2.Request, httpx2.Response, httpx2.B
 ResilienceTransport = HTTPX2Transport
 
 hand_over_options(LIBRARY.client, HTTPX2Transport, LIBRARY.client_defaults)
+refuse_transport(LIBRARY.async_client, HTTPX2Transport, is_awaiting=True)

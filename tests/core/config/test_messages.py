@@ -1,8 +1,11 @@
 """What a bad configuration is told, to the letter."""
 
+import re
+from pathlib import Path
+
 import pytest
 
-from resilience.config import load
+from resilience.config import ConfigurationWarning, load
 from resilience.config._machine import Value, effective, instances
 from resilience.config._names import Key
 from resilience.config._read import Entry
@@ -123,3 +126,49 @@ def test_only_policies_inherit() -> None:
     assert list(effective(settled, section("limiter.*"), "lion")) == ["rate"]
     assert list(effective(settled, section("pipeline.*.retry"), "lion")) == ["attempts"]
     assert list(effective(settled, section("service"))) == ["name"]
+
+
+UNLIKELY = {
+    "PIPELINE__P__TIMEOUT__SECONDS": "800",
+    "PIPELINE__P__RETRY__WAIT_INITIAL": "100",
+    "PIPELINE__P__RETRY__WAIT_MAX": "5000",
+    "PIPELINE__P__BULKHEAD__MAX_WAIT": "250",
+    "PIPELINE__P__RATE_LIMIT__MAX_WAIT": "250",
+    "PIPELINE__P__BREAKER__RESET_TIMEOUT": "30000",
+    "PIPELINE__P__HEDGE__DELAY": "80",
+    "SERVER__DEADLINE": "1500",
+    "CLIENT__MARGIN": "20",
+    "REDIS__TIMEOUT": "50",
+    "LIFECYCLE__DRAIN_DELAY": "2000",
+    "HEALTH__TIMEOUT": "250",
+}
+
+
+@pytest.mark.parametrize("name", UNLIKELY)
+def test_seconds_that_look_like_milliseconds(name: str) -> None:
+    """A number without a unit that is an unusual time in its place is a warning, and an error if strict (L22)."""
+    value = UNLIKELY[name]
+    variables = {f"RESILIENCE_{name}": value, "RESILIENCE_PIPELINE__P__RATE_LIMIT__RATE": "5/second"}
+    text = f"{name}={value}: {value} seconds is an unusual time here (write {value}ms for milliseconds, or {value}s)"
+    with pytest.warns(ConfigurationWarning) as caught:
+        config = load(variables)
+    assert text in str(caught[0].message)
+    assert len(config.unlikely) == 1
+    with pytest.raises(ConfigurationError, match=re.escape(text)):
+        load(variables, strict=True)
+
+
+@pytest.mark.parametrize("value", ["800ms", "800s", "15m", "60", "0.8", " 30 "])
+@pytest.mark.filterwarnings("error")
+def test_a_unit_says_what_is_meant(value: str) -> None:
+    """A time with a unit, or a usual number of seconds, is no mistake, also if strict."""
+    config = load({"RESILIENCE_PIPELINE__P__TIMEOUT__SECONDS": value}, strict=True)
+    assert config.unlikely == ()
+
+
+def test_a_file_is_read_in_the_same_way(tmp_path: Path) -> None:
+    """A number in a file is judged as a variable is."""
+    file = tmp_path / "resilience.toml"
+    file.write_text("[pipeline.p.timeout]\nseconds = 800\n")
+    with pytest.warns(ConfigurationWarning, match=r"seconds=800: 800 seconds is an unusual time here"):
+        load({"RESILIENCE_CONFIG_FILE": str(file)})
