@@ -30,7 +30,7 @@ from resilience._support.background import RunningWork, running_together
 from resilience._support.given_facts import cut_off_by_caller, leaves, said_by
 from resilience._support.joined import joined_class, joined_with
 from resilience._support.portable import Portable, facts_of, packed, unpacked
-from resilience._support.printable import described, named, one_line, shown
+from resilience._support.printable import described, named, one_line, shown, span
 from resilience._support.usage import UsageWarning
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ __all__ = (
     "running_together",
     "said_by",
     "shown",
+    "span",
     "unpacked",
 )
 
@@ -115,7 +116,16 @@ class RejectedError(ResilienceError):
         # as much again, and no class with slots can be an `OSError`, which every error of requests is.
         self.args = (message, policy, retry_after)
 
+    _hint: ClassVar[str] = ""  # leads from the message to `retry_after`, in the text of the error
+
     def __str__(self) -> str:
+        after = self.retry_after
+        if not self._hint or not isinstance(after, int | float):
+            return self._message
+        return f"{self._message}; {self._hint} {span(after)}"
+
+    @property
+    def _message(self) -> str:
         return str(self.args[0]) if self.args else ""
 
     @property
@@ -125,7 +135,7 @@ class RejectedError(ResilienceError):
 
     @policy.setter
     def policy(self, name: str) -> None:
-        self.args = (str(self), name, self.retry_after)
+        self.args = (self._message, name, self.retry_after)
 
     @property
     def retry_after(self) -> float | None:
@@ -134,7 +144,7 @@ class RejectedError(ResilienceError):
 
     @retry_after.setter
     def retry_after(self, seconds: float | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]  # kept in `args`
-        self.args = (str(self), self.policy, seconds)
+        self.args = (self._message, self.policy, seconds)
 
 
 class RateLimitedError(RejectedError):
@@ -145,6 +155,7 @@ class RateLimitedError(RejectedError):
     http_status = 429
     grpc_status = "RESOURCE_EXHAUSTED"
     public_message = "Too many requests."
+    _hint = "retry in"
 
 
 class BulkheadFullError(RejectedError):
@@ -153,6 +164,7 @@ class BulkheadFullError(RejectedError):
     code = "BULKHEAD_FULL"
     grpc_status = "RESOURCE_EXHAUSTED"
     public_message = "The service is at capacity."
+    _hint = "a place may be free in"
 
 
 class DrainingError(RejectedError):

@@ -40,7 +40,7 @@ def joined_with(
         >>> from resilience import RateLimitedError
         >>> error = joined_with(RateLimitedError("too many", policy="p", retry_after=2.0), ConnectionError)
         >>> isinstance(error, RateLimitedError), isinstance(error, OSError), str(error)
-        (True, True, 'too many')
+        (True, True, 'too many; retry in 2 s')
     """
     if isinstance(error, other):
         return error

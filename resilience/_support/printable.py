@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
-__all__ = ("described", "named", "one_line", "shown")
+__all__ = ("described", "named", "one_line", "shown", "span")
 
 _LONGEST_SHOWN, _LONGEST_LINE, _LONGEST_READ = 80, 300, 1024
 _CREDENTIALS = re.compile(r"://[^\s'\"<>]*@")
@@ -32,6 +33,11 @@ def one_line(text: object, longest: int = _LONGEST_LINE) -> str:
     if not line.isprintable():
         line = "".join(each if each.isprintable() else repr(each)[1:-1] for each in line[: longest + 1])
     return line if len(line) <= longest else f"{line[:longest]}..."
+
+
+def span(seconds: float) -> str:
+    """Return a duration with three digits: "0.25 s", "28 s", "3540 s"."""
+    return f"{seconds:.0f} s" if 100 <= seconds < math.inf else f"{seconds:.3g} s"  # noqa: PLR2004 - three digits
 
 
 def described(error: BaseException) -> str:

@@ -19,9 +19,9 @@ from resilience.breaker._cut_offs import CutOff
 from resilience.breaker._machine import CircuitMachine, StateChange
 from resilience.breaker._options import BreakerOptions
 from resilience.breaker._plan import AUTOMATIC, DISABLED, FORCED_OPEN, METRICS_ONLY, Mode
-from resilience.breaker._report import SEVERITY, CircuitOpenError, figures_of, kind_and_facts, new_refusal
+from resilience.breaker._report import SEVERITY, CircuitOpenError, figures_of, kind_and_facts, new_refusal, open_message
 from resilience.breaker._rules import OutcomeRules, TripRules, advance_under_lock
-from resilience.breaker._states import UNTRACKED, Closed, Open, Permit, Refusal, TimedCall, Trial
+from resilience.breaker._states import IS_OPEN, OPEN, UNTRACKED, Closed, Open, Permit, Refusal, TimedCall, Trial
 from resilience.breaker._storage import GuardedStorage
 from resilience.clock import Clock
 from resilience.event_log import NOT_QUIET
@@ -88,7 +88,7 @@ class Circuit:
     def rename(self, name: str) -> None:
         """Use another name in events and refusals."""
         self.name = name
-        self._open_message = f"circuit {name!r} is open"  # made here, not at each refusal
+        self.open_message = f"circuit {name!r} is open"  # until it opens
 
     # Admission
 
@@ -112,7 +112,7 @@ class Circuit:
                         next(refusals.left_out)  # as `events.wants` does
                     else:
                         self._report_refusal(now, left)
-                    raise new_refusal(CircuitOpenError, self._open_message, self.name, left)
+                    raise new_refusal(CircuitOpenError, self.open_message, self.name, left)
             elif type(epoch) is Closed and epoch.running is not None:
                 now = self.now()
                 if now <= epoch.running.due:
@@ -153,11 +153,13 @@ class Circuit:
     def _refuse(self, refusal: Refusal, mode: Mode | None, now: float) -> Permit:
         if mode is None or mode.word == FORCED_OPEN:
             self._report_refusal(now, refusal.retry_after, refusal.why)
-            raise new_refusal(CircuitOpenError, f"circuit {self.name!r} {refusal.why}", self.name, refusal.retry_after)
+            who = self.events.log.quoted(self.name)
+            message = self.open_message if refusal.why == IS_OPEN else f"circuit {who} {refusal.why}"
+            raise new_refusal(CircuitOpenError, message, self.name, refusal.retry_after)
         self._report_refusal(now, refusal.retry_after, refusal.why, shadow=True)
         return UNTRACKED
 
-    def _report_refusal(self, now: float, retry_after: float | None, why: str = "is open", **more: object) -> None:
+    def _report_refusal(self, now: float, retry_after: float | None, why: str = IS_OPEN, **more: object) -> None:
         more |= {"retry_after": retry_after, "why": why}
         self.events.emit("breaker.rejected", self.name, now, "warning", **more)
         self._refusals = self.events.log.sample("breaker.rejected")
@@ -265,6 +267,8 @@ class Circuit:
             _storage.publish(change, self.machine, self._storage)
         self._changes += 1
         kind, facts = kind_and_facts(change, self.machine, now, self.mode, self._last_error)
+        if change.after == OPEN:
+            self.open_message = open_message(self.events.log.quoted(self.name), facts)
         self.events.record(kind, self.name, now, SEVERITY[change.after], **facts)
 
     def _update_fast_permit(self) -> None:

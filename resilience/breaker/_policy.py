@@ -183,8 +183,7 @@ class CircuitBreaker(PolicyBase, PybreakerFace):  # type: ignore[misc]  # pybrea
             if self.events.pending:
                 self.events.deliver()
             if change is not None and circuit.options.throw_new_error_on_trip and self.current_state == "open":
-                message = f"circuit {self.name!r} opened"
-                raise CircuitOpenError(message, policy=self.name, retry_after=self.retry_after) from error
+                raise CircuitOpenError(circuit.open_message, policy=self.name, retry_after=self.retry_after) from error
 
     def _record_success(self, permit: Permit) -> None:
         permit.record_success()

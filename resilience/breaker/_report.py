@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pybreaker
@@ -10,8 +11,9 @@ from resilience.breaker._machine import CircuitMachine, StateChange
 from resilience.breaker._plan import METRICS_ONLY, Mode
 from resilience.breaker._states import Closed, HalfOpen, Open, Ramp
 from resilience.errors import RejectedError
+from resilience.event_log import opening
 
-__all__ = ("EVENTS", "SEVERITY", "CircuitOpenError", "figures_of", "kind_and_facts", "new_refusal")
+__all__ = ("EVENTS", "SEVERITY", "CircuitOpenError", "figures_of", "kind_and_facts", "new_refusal", "open_message")
 
 EVENTS = {"closed": "breaker.closed", "open": "breaker.opened", "half-open": "breaker.half_opened"}
 SEVERITY = {"closed": "info", "open": "error", "half-open": "warning"}
@@ -26,10 +28,17 @@ class CircuitOpenError(RejectedError, pybreaker.CircuitBreakerError):
     """
 
     code = "CIRCUIT_OPEN"
+    _hint = "next trial in"
 
 
 new_refusal = CircuitOpenError.__new__
 """Makes a refusal from the class, the message, the policy and `retry_after`, without `__init__`: it has to be cheap."""
+
+
+def open_message(circuit: str, facts: Mapping[str, Any]) -> str:
+    """Return the text of refusals from now on, made once, by the facts of the opening."""
+    counts = facts["failures"], facts["calls"], facts["slow_calls"]
+    return f"circuit {circuit} is open: {opening(facts['reason'], *counts, facts['last_error'])}"
 
 
 def kind_and_facts(

@@ -16,6 +16,7 @@ from resilience.breaker._window import CallCounts
 __all__ = (
     "CLOSED",
     "HALF_OPEN",
+    "IS_OPEN",
     "OPEN",
     "UNTRACKED",
     "Closed",
@@ -35,6 +36,9 @@ _MAX_LOOKED_AT = 10
 """Trials that `take_over` looks at: it runs for every refused caller."""
 
 
+IS_OPEN = "is open"
+
+
 class Refusal(NamedTuple):
     """The circuit refuses a call. It may admit one in `retry_after` seconds; None if that is not known.
 
@@ -42,7 +46,7 @@ class Refusal(NamedTuple):
     """
 
     retry_after: float | None
-    why: str = "is open"
+    why: str = IS_OPEN
 
 
 class Counting(Protocol):

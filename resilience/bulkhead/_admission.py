@@ -64,6 +64,7 @@ class Admission:
         shadow: bool = False,
     ) -> None:
         self._owner, self.kind, self._limit_option = owner, kind, limit_option
+        self._title = kind.replace("_", " ")
         self.name = name
         """The name of the policy; a pipeline may change it."""
         self.limit, self._max_wait, self._max_waiting = limit, max_wait, max_waiting
@@ -193,7 +194,8 @@ class Admission:
         raise self._full("hopeless", why, shortest)
 
     def _full(self, reason: str, why: str, retry_after: float | None = None) -> BulkheadFullError:
-        return self.refusal(reason, f"{self.name}: all {self.limit} places are taken {why}", retry_after)
+        who = f"{self._title} {self.events.log.quoted(self.name)}"
+        return self.refusal(reason, f"{who}: all {self.limit} places are taken {why}", retry_after)
 
     def _resize_free(self, limit: int) -> None:
         """Add the places of a higher limit; for a lower one, take places out of use as they come back."""

@@ -58,7 +58,7 @@ class Bulkhead(ConcurrencyLimit, PolicyBase):
         ...     render(1)
         ... except BulkheadFullError as error:
         ...     print(error)
-        reports.bulkhead: all 1 places are taken and none may wait
+        bulkhead 'reports.bulkhead': all 1 places are taken and none may wait
 
     The names of the options are those of resilience4j.
     """

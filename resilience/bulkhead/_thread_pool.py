@@ -22,6 +22,7 @@ from resilience.errors import (
     RunningWork,
     running_behind,
     said_by,
+    span,
 )
 from resilience.options import CLOCK, checked, is_plain_callable
 from resilience.running import running_loop
@@ -177,7 +178,7 @@ class ThreadPoolBulkhead(ConcurrencyLimit):
         """Start `work`, which holds its permit; return how long its caller may wait."""
         wait = DeadlineWait(Deadline.current())
         if wait.seconds == 0.0:
-            message = "the deadline had passed before the call"
+            message = f"thread pool {self.events.log.quoted(self.name)}: the deadline had passed before the call"
             raise DeadlineExceededError(message, policy=self.name, seconds=0.0)
         if self._late.reserves_threads(self.limit):
             message = f"{self.name}: calls that outlived their callers take half its threads"
@@ -190,7 +191,8 @@ class ThreadPoolBulkhead(ConcurrencyLimit):
     def _give_up(self, work: _PooledCall, seconds: float | None) -> NoReturn:
         """Answer the caller at its deadline, while the call goes on."""
         self.events.emit("thread_pool.elapsed", self.name, self._clock(), "warning", seconds=seconds)
-        message = f"{self.name}: the deadline passed while the call was in flight"
+        after = "" if seconds is None else f" after {span(seconds)}"
+        message = f"thread pool {self.events.log.quoted(self.name)}: the deadline passed{after}; the call goes on"
         allowed = None if seconds is None else allowed_by_service(seconds)
         facts: dict[str, Any] = {"seconds": seconds, "running": self._late.add(work), "allowed": allowed}
         raise DeadlineExceededError(message, policy=self.name, **facts)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
 
-from resilience._support.printable import one_line
+from resilience._support.printable import one_line, span
 
 __all__ = (
     "ELSEWHERE",
@@ -71,8 +71,16 @@ def _plain(value: object) -> object:
 
 
 def opening(reason: str, failures: int, calls: int, slow: int, last_error: str | None) -> str:
-    """Return why a circuit opened: "12 of 20 calls failed (failure rate), last TimeoutError"."""
-    last = f", last {last_error}" if last_error else ""
+    """Return why a circuit opened: "12 of 20 calls failed (failure rate), last TimeoutError".
+
+    Args:
+        reason: The rule that matched, or the text of an operator.
+        failures: The failures that the rule saw.
+        calls: The calls that the rule saw.
+        slow: The slow calls that the rule saw.
+        last_error: The type of the last error that counted, None if the last failure was a result.
+    """
+    last = f", last {error_type(last_error)}" if last_error else ""
     if reason == "slow call rate":
         return f"{slow} of {calls} calls were slow ({reason})"
     if reason in {"failure rate", "failure count", "consecutive failures", "failed while ramping up"}:
@@ -82,13 +90,9 @@ def opening(reason: str, failures: int, calls: int, slow: int, last_error: str |
     return one_line(reason, _LONGEST_FACT)
 
 
-def _span(value: float) -> str:
-    return f"{value:.3g} s" if value < 100 else f"{value:.0f} s"  # noqa: PLR2004 - three digits are enough
-
-
 def _next(facts: Facts, verb: str = "next trial") -> str:
     after = facts.get("retry_after")
-    return f"; {verb} in {_span(after)}" if isinstance(after, int | float) else ""
+    return f"; {verb} in {span(after)}" if isinstance(after, int | float) else ""
 
 
 def _shadow(facts: Facts) -> str:
@@ -97,8 +101,7 @@ def _shadow(facts: Facts) -> str:
 
 def _opened(who: str, facts: Facts) -> str:
     counts = facts.get("failures", 0), facts.get("calls", 0), facts.get("slow_calls", 0)
-    last_error = facts.get("last_error")
-    why = opening(str(facts.get("reason")), *counts, None if last_error is None else error_type(last_error))
+    why = opening(str(facts.get("reason")), *counts, facts.get("last_error"))
     verb = "opened again" if facts.get("before") == "half-open" else "opened"
     shadow = " (shadow: calls are made)" if facts.get("shadow") else ""
     return f"circuit {who} {verb}: {why}{_next(facts)}{shadow}"
@@ -111,7 +114,7 @@ def _rejected(who: str, facts: Facts) -> str:
 
 def _mode(who: str, facts: Facts) -> str:
     expires = facts.get("expires")
-    ends = f", for {_span(expires)}" if isinstance(expires, int | float) else ""
+    ends = f", for {span(expires)}" if isinstance(expires, int | float) else ""
     change = " -> ".join(one_line(facts.get(name), _LONGEST_NAME) for name in ("before", "after"))
     return f"circuit {who} changed its mode: {change} ({one_line(facts.get('reason'), _LONGEST_FACT)}){ends}"
 
@@ -157,15 +160,13 @@ def _gave_up(who: str, facts: Facts) -> str:
     last = "last result not accepted" if error is None else f"last {error_type(error)}"
     attempts, reason = facts.get("attempts"), one_line(facts.get("reason"), _LONGEST_FACT)
     plural = "" if attempts == 1 else "s"
-    return (
-        f"retry {who} gave up after {attempts} attempt{plural} in {_span(facts.get('elapsed', 0))} ({reason}), {last}"
-    )
+    return f"retry {who} gave up after {attempts} attempt{plural} in {span(facts.get('elapsed', 0))} ({reason}), {last}"
 
 
 def _took_too_long(kind: str) -> Callable[[str, Facts], str]:
     def text(who: str, facts: Facts) -> str:
         seconds = facts.get("seconds")
-        limit = "its deadline" if seconds is None else _span(seconds)
+        limit = "its deadline" if seconds is None else span(seconds)
         return f"{kind} {who}: a call took longer than {limit}"
 
     return text
@@ -176,7 +177,7 @@ def _not_made(who: str, facts: Facts) -> str:
     if reason != "deadline" or not isinstance(remaining, int | float):
         why = _NO_PLACE.get(str(reason), str(reason)).format(facts.get("max_threads"), "threads")
     elif remaining > 0:
-        why = f"{_span(remaining)} to the deadline are within the margin of {margin:g} s"
+        why = f"{span(remaining)} to the deadline are within the margin of {margin:g} s"
     else:
         why = "its deadline had passed"
     return f"timeout {who} refused a call: {why}"
@@ -190,7 +191,7 @@ def _budget(who: str, facts: Facts) -> str:
 def _scheduled(who: str, facts: Facts) -> str:
     error = facts.get("error")
     why = "a result that is not accepted" if error is None else error_type(error)
-    return f"retry {who} makes attempt {facts.get('attempt', 0) + 1} in {_span(facts.get('wait', 0))} after {why}"
+    return f"retry {who} makes attempt {facts.get('attempt', 0) + 1} in {span(facts.get('wait', 0))} after {why}"
 
 
 def _no_alternative(who: str, facts: Facts) -> str:

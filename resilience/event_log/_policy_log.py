@@ -62,17 +62,25 @@ class PolicyLog:
         key: The key, "" for a policy without keys.
     """
 
-    __slots__ = ("key", "log", "samples")
+    __slots__ = ("_quoted", "key", "log", "samples")
 
     def __init__(self, log: EventLog, samples: dict[str, Sample] | None = None, key: str = "") -> None:
         self.log = log
         _ = log.options  # the first policy of a process reads the environment: `has_details` is asked for each retry
         self.samples: dict[str, Sample] = {} if samples is None else samples
         self.key = key
+        self._quoted = "", ""
 
     def of_key(self, key: str) -> PolicyLog:
         """Return the log of one key."""
         return PolicyLog(self.log, self.samples, key)
+
+    def quoted(self, policy: str) -> str:
+        """Return the quoted name of the policy, followed by the key in brackets if it has one."""
+        known = self._quoted  # a refusal asks for it each time
+        if known[0] is not policy:
+            known = self._quoted = policy, named_with_key(policy, self.key)
+        return known[1]
 
     def sample(self, kind: str) -> Sample:
         """Return the sample of this kind of event."""
@@ -105,7 +113,7 @@ class PolicyLog:
             left_out: The number that `take` has returned.
         """
         line = line_of(kind)
-        text = line.text(named_with_key(policy, self.key), facts)
+        text = line.text(self.quoted(policy), facts)
         more = f" ({left_out} more since the last such line)" if left_out else ""
         # With a prefix: a formatter may have fields such as `event` of its own.
         extra = {

@@ -183,10 +183,10 @@ class Keyed(Named):
     def _new_slot(self, key: Hashable) -> KeySlot:
         text = _text(key)
         policy = self._checked(self._make(text))
+        if (events := events_of(policy)) is not None:
+            events.log = self.events.log.of_key(text)  # before the name, with which policies make their texts
         if isinstance(policy, Named):
             cast("Named", policy).name = self.name
-        if (events := events_of(policy)) is not None:
-            events.log = self.events.log.of_key(text)
         made = KeySlot(policy)
         with self._lock:
             slot = made if self._is_at_work else self._change(self._slots.add, key, made, self._clock())

@@ -201,7 +201,8 @@ class RateLimit(PolicyBase):
             if self.options.shadow:
                 facts["shadow"] = True
             self.events.emit("ratelimit.rejected", self.name, now, "warning", **facts)
-        return RateLimitedError(f"{self.name}: {self.options.rate} exceeded", policy=self.name, retry_after=wait)
+        message = f"rate limit {self.events.log.quoted(self.name)}: {self.options.rate} exceeded"
+        return RateLimitedError(message, policy=self.name, retry_after=wait)
 
     def on_success(self, _permit: object, result: object, /) -> None:
         """Empty the bucket if `drain_on` matches the result."""

@@ -356,4 +356,6 @@ def _refuse(context: RequestContext, refusal: Charge) -> NoReturn:
     context.charges += (refusal,)
     name = quota.bucket.name
     quota.bucket.report(decision)
-    raise RateLimitedError(f"{name}: quota spent", policy=name, retry_after=decision.retry_after)
+    raise RateLimitedError(
+        f"rate limit {name!r}: {quota.bucket.rate} exceeded", policy=name, retry_after=decision.retry_after
+    )

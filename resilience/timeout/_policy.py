@@ -58,7 +58,7 @@ class Timeout(Named):
         ...     search.call(time.sleep, 0.1)
         ... except DeadlineExceededError as error:
         ...     print(error)
-        search.timeout allows 0.01 s
+        timeout 'search.timeout': the call took longer than 0.01 s
     """
 
     kind = "timeout"

@@ -89,10 +89,14 @@ class TimeLimit:
             self.elapsed_calls += 1
         self.events.emit("timeout.elapsed", self.name, self.clock(), "warning", seconds=seconds)
         allowed = allowed_by_service(seconds, self.seconds)
-        message = f"{self.name} allows {seconds:g} s"
+        message = f"{self._who}: the call took longer than {seconds:.3g} s"
         if allowed is not None:
-            message = f"{message}: the caller waits no longer"
+            message = f"{message}, and its caller waits no longer"
         return DeadlineExceededError(message, policy=self.name, seconds=seconds, running=running, allowed=allowed)
+
+    @property
+    def _who(self) -> str:
+        return f"timeout {self.events.log.quoted(self.name)}"
 
     def refusal(self, reason: str, message: str) -> BulkheadFullError:
         """Emit the event of a call that gets no thread, and return its error."""
@@ -103,8 +107,8 @@ class TimeLimit:
     def _nothing_left(self, remaining: float) -> DeadlineExceededError:
         facts = {"reason": "deadline", "remaining": remaining, "margin": self.margin}
         self.events.emit("timeout.rejected", self.name, self.clock(), "warning", **facts)
-        message = "the deadline had passed before the call"
+        message = f"{self._who}: the deadline had passed before the call"
         if remaining > 0:
             margin = f"the margin of {self.margin:g} s"
-            message = f"{remaining:.3g} s to the deadline are within {margin}; the call was not made"
+            message = f"{self._who}: {remaining:.3g} s to the deadline are within {margin}; the call was not made"
         return DeadlineExceededError(message, policy=self.name, seconds=0.0)

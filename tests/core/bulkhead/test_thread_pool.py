@@ -215,7 +215,9 @@ def test_no_thread_free_in_time(colour: str, release: threading.Event) -> None:
     with ThreadPoolExecutor(2) as callers:
         callers.submit(pipeline.call, release.wait, 5)
         assert until(lambda: pool.concurrent_calls == 1)
-        with pytest.raises(BulkheadFullError, match=r"pool: all 1 places are taken and none became free within 0\.02"):
+        with pytest.raises(
+            BulkheadFullError, match=r"'pool': all 1 places are taken and none became free within 0\.02"
+        ):
             run(colour, pipeline, int)
         release.set()
     [event] = listener.events

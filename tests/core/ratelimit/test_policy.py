@@ -86,7 +86,7 @@ def test_refuses_in_both_colours() -> None:
     plain()
     asyncio.run(awaiting())
     for attempt in (plain, lambda: asyncio.run(awaiting())):
-        with pytest.raises(RateLimitedError, match=r"orders\.ratelimit: 10/second exceeded") as caught:
+        with pytest.raises(RateLimitedError, match=r"'orders\.ratelimit': 10/second exceeded; retry in") as caught:
             attempt()
         assert caught.value.policy == "orders.ratelimit"
         assert caught.value.retry_after == pytest.approx(0.1)
