@@ -90,8 +90,6 @@ class Circuit:
         self.name = name
         self.open_message = f"circuit {name!r} is open"  # until it opens
 
-    # Admission
-
     def admit(self) -> Permit:
         """Return a permit, or raise `CircuitOpenError`.
 
@@ -153,8 +151,8 @@ class Circuit:
     def _refuse(self, refusal: Refusal, mode: Mode | None, now: float) -> Permit:
         if mode is None or mode.word == FORCED_OPEN:
             self._report_refusal(now, refusal.retry_after, refusal.why)
-            who = self.events.log.quoted(self.name)
-            message = self.open_message if refusal.why == IS_OPEN else f"circuit {who} {refusal.why}"
+            who, why = self.events.log.quoted(self.name), refusal.why
+            message = self.open_message if why == IS_OPEN else f"circuit {who} {why}"
             raise new_refusal(CircuitOpenError, message, self.name, refusal.retry_after)
         self._report_refusal(now, refusal.retry_after, refusal.why, shadow=True)
         return UNTRACKED
@@ -363,8 +361,6 @@ class Circuit:
         answer = guarded.run(lambda: ask(guarded.storage), without=own)
         self.events.deliver()  # this access may have found the storage away
         return answer
-
-    # Figures
 
     @property
     def state(self) -> str:
