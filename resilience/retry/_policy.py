@@ -325,9 +325,10 @@ class Retry(PolicyBase):
         attempts.is_retry_counted = True
         if number == self._marks_after:
             mark_retried(self.name, self.options.attempts, attempts)
-        if self.events.wants_details:
+        events = self.events
+        if events.listeners or events.log.log.has_details:  # `wants_details`, inlined
             facts = {"attempt": number, "wait": decided, "error": error}
-            self.events.emit("retry.scheduled", self.name, now, "warning", **facts)
+            events.emit("retry.scheduled", self.name, now, "warning", **facts)
         return RetryAfter(0.0 if SWITCHES.no_waits else decided, attempts)
 
     def _report_exhausted(
