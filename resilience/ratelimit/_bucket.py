@@ -146,13 +146,20 @@ class TokenBucket(Fixed):
     def refund(self, key: str, decision: Decision) -> None:
         """Pay the tokens of a decision back, once: the call that has paid them did not take place.
 
-        A refund is the inverse of the payment: if it is the last of all limits of a request that refuses, the others
-        are as if the request had not come. Between payment and refund the tokens are missing for other calls. On Redis
-        this blocks for up to the connection's timeout. If Redis does not answer, the payment stands.
+        Use it if a call is under several limits, and one of them refuses: the buckets of the others are then as if
+        the call had not come. Between payment and refund the tokens are missing for other calls. On Redis this blocks
+        for up to the connection's timeout. If Redis does not answer, the payment stands.
 
         Args:
             key: The key that has paid.
-            decision: The decision of `acquire`. A refusal, or a decision of a limiter in shadow, needs no refund.
+            decision: The decision of `acquire`. A refusal has paid nothing, and a limiter in shadow pays nothing back.
+
+        Example:
+            >>> daily = TokenBucket("1000/day")
+            >>> decision = daily.acquire("client-42")
+            >>> daily.refund("client-42", decision)
+            >>> daily.snapshot("client-42")["remaining"]
+            1000
         """
         if decision.is_paid and not self.shadow and isinstance(self._buckets, RefundingBuckets):
             self._buckets.refund(key, decision)
