@@ -77,6 +77,7 @@ LEVELS = {
     "retry": 4,
     "hedge": 4,
     "envelope": 3,
+    "status": 3,
     "lifecycle": 3,
     "health": 4,
     "server": 5,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from resilience.ratelimit._options import RateLimitOptions
     from resilience.redis._options import RedisOptions
     from resilience.server._options import ServerOptions
+    from resilience.status._options import StatusOptions
 
 __all__ = ("Config", "Setting")
 
@@ -70,6 +71,11 @@ class Config:
     def service(self) -> ServiceOptions:
         """The settings of the service itself."""
         return cast("ServiceOptions", self._options("service"))
+
+    @functools.cached_property
+    def status(self) -> StatusOptions:
+        """The settings of the status socket."""
+        return cast("StatusOptions", self._options("status"))
 
     @functools.cached_property
     def log(self) -> LogOptions:

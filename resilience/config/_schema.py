@@ -129,6 +129,7 @@ SECTIONS = (
     Section("health", "resilience.health._options:HealthOptions", "resilience.health:Health"),
     Section("lifecycle", "resilience.lifecycle._options:LifecycleOptions", "resilience.lifecycle:Lifecycle"),
     Section("log", "resilience.event_log._options:LogOptions"),
+    Section("status", "resilience.status._options:StatusOptions"),
     Section(
         "limiter.*",
         "resilience.ratelimit._options:RateLimitOptions",

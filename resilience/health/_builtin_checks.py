@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
-from resilience.errors import ConfigurationError, Problem
+from resilience.errors import ConfigurationError, Problem, one_line
 from resilience.health._check import CheckFailedError
 from resilience.options import Duration, checked
 from resilience.running import running_loop
 
 __all__ = ("breaker_check", "loop_lag_check", "pool_check", "redis_check", "threads_check")
 
+Figures: TypeAlias = Mapping[str, Any]
+"""A snapshot."""
 _NOT_CLOSED = frozenset({"open", "half-open", "half_open"})
 _CLOSED_POOL = frozenset({"closed", "stopped"})
+_MAX_NAMES, _LONGEST_NAME = 5, 80
 _SAMPLE = 0.01
 _SAMPLES = 3
 
@@ -39,20 +42,50 @@ class WarningCheck:
 
 
 def breaker_check(breaker: Any) -> WarningCheck:
-    """Return a check that warns while the circuit of `breaker` is not closed.
+    """Return a check that warns while a circuit of `breaker` is not closed, and names it.
 
     It does not fail readiness by default: all instances see the same dependency fail, and taking all of them out of
     service would not help.
 
     Args:
-        breaker: A `CircuitBreaker`, of this library or of pybreaker.
+        breaker: A `CircuitBreaker`, of this library or of pybreaker; a `Keyed` of breakers; or a pipeline, whose
+            breakers are all checked. The pipeline of a toolkit includes the circuits of its clients, by host. The
+            reason names at most five circuits and the number of the others.
 
     Raises:
-        ConfigurationError: `breaker` has no `current_state`.
+        ConfigurationError: `breaker` is none of these.
+
+    Example:
+        >>> from resilience import CircuitBreaker
+        >>> breaker_check(CircuitBreaker())()  # raises nothing: the circuit is closed
     """
-    if not hasattr(breaker, "current_state"):
-        raise ConfigurationError([Problem("breaker", breaker, "a CircuitBreaker")])
-    return WarningCheck(lambda: _reason_of_breaker(breaker))
+    if hasattr(breaker, "current_state"):
+        return WarningCheck(lambda: _reason_of_breaker(breaker))
+    if getattr(breaker, "kind", "") == "breaker" and hasattr(breaker, "template"):
+        return WarningCheck(lambda: _reason_of_circuits(_not_closed({"kind": "breaker", **breaker.snapshot()})))
+    if hasattr(breaker, "policies") and callable(getattr(breaker, "snapshot", None)):
+        return WarningCheck(lambda: _reason_of_circuits(_circuits_of_pipeline(breaker.snapshot())))
+    raise ConfigurationError([Problem("breaker", breaker, "a CircuitBreaker, a Keyed of breakers, or a pipeline")])
+
+
+def _circuits_of_pipeline(snapshot: Figures) -> Iterator[str]:
+    for policy in (*snapshot["policies"], *snapshot.get("clients", ())):
+        yield from _not_closed(policy)
+
+
+def _not_closed(policy: Figures) -> Iterator[str]:
+    """Yield the circuits of a policy that are not closed: the keys, or the name of a policy without keys."""
+    if policy["kind"] != "breaker":
+        return
+    for name, figures in policy["each"].items() if "each" in policy else ((policy["name"], policy),):
+        if str(figures.get("state", "")) in _NOT_CLOSED:
+            yield f"{one_line(name, _LONGEST_NAME)} is {figures['state']}"
+
+
+def _reason_of_circuits(found: Iterable[str]) -> str:
+    names = list(found)
+    more = f" and {len(names) - _MAX_NAMES} more circuits" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more
 
 
 def _reason_of_breaker(breaker: Any) -> str:
@@ -107,7 +140,7 @@ def threads_check(source: Any) -> WarningCheck:
     raise ConfigurationError([Problem("source", source, "a CapacityLimiter, a ThreadPoolExecutor, or a snapshot()")])
 
 
-def _usage_of_snapshot(snapshot: Mapping[str, Any]) -> _Usage:
+def _usage_of_snapshot(snapshot: Figures) -> _Usage:
     return _Usage(
         _number(snapshot, 0.0, "in_use", "concurrent", "busy"),
         _number(snapshot, math.inf, "limit", "maximum_pool_size", "maximum"),
@@ -116,7 +149,7 @@ def _usage_of_snapshot(snapshot: Mapping[str, Any]) -> _Usage:
     )
 
 
-def _number(snapshot: Mapping[str, Any], default: float, *names: str) -> float:
+def _number(snapshot: Figures, default: float, *names: str) -> float:
     found = next((snapshot[name] for name in names if name in snapshot), default)
     return float(found) if isinstance(found, int | float) else default
 

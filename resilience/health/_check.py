@@ -141,6 +141,18 @@ class Check:
             self._start(launch, found)
         return found
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return the last outcome as plain data, without the reason. Runs nothing."""
+        with self._lock:
+            last, verdict, now = self._machine.last, self._machine.was_ok, self._clock()
+        return {
+            "name": self.name,
+            "groups": list(self.groups),
+            "failure": self.failure,
+            "status": "unknown" if verdict is None else "ok" if verdict else "failed",
+            "age": None if last is None else now - last.at,
+        }
+
     def due_in(self) -> float:
         """Return the seconds until the next background run. 0 or less means now."""
         with self._lock:

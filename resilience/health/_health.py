@@ -211,6 +211,10 @@ class Health:
             return request
         return reply_to(request, await self.areport(request.group, exclude=request.exclude, only=request.only))
 
+    def snapshot(self) -> list[dict[str, Any]]:
+        """Return the last outcome of each check as plain data. Runs no check, and gives no reason: the log has it."""
+        return [check.snapshot() for check in tuple(self._checks.values())]
+
     def close(self) -> None:
         """End the background checks. Runs go on to their end, and the next probe begins the background again."""
         self._schedule.close()

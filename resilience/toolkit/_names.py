@@ -1,12 +1,14 @@
-"""The names that a toolkit accepts for its parts."""
+"""The names that a toolkit accepts for its parts, and the variables that set their options."""
 
 from __future__ import annotations
 
+from resilience.config._names import variable
+from resilience.config._schema import section
 from resilience.errors import ConfigurationError, Problem
 from resilience.options import Refused
 from resilience.pipeline import NAME
 
-__all__ = ("check_name",)
+__all__ = ("check_name", "under_variables")
 
 
 def check_name(kind: str, name: object) -> None:
@@ -16,3 +18,13 @@ def check_name(kind: str, name: object) -> None:
     except Refused:
         hint = f'write @toolkit.{kind}("name") above it' if callable(name) else ""
         raise ConfigurationError([Problem(f"{kind} name", name, NAME.expected, hint)]) from None
+
+
+def under_variables(pattern: str, error: ConfigurationError) -> ConfigurationError:
+    """Return the same error with the names of variables in place of the names of options."""
+    known = section(pattern)
+    problems = [
+        Problem(variable(known.key(problem.option)), problem.value, problem.expected, problem.hint)
+        for problem in error.problems
+    ]
+    return ConfigurationError(problems) if problems else error

@@ -1,16 +1,20 @@
-"""Make the policies that are configured, with the store that they share."""
+"""Make the policies and limiters that are configured, with the store that they share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from resilience.config._names import fold, variable
+from resilience.config._problems import Missing
 from resilience.config._schema import section
+from resilience.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from resilience.config import Config
+    from resilience.events import EventLog
     from resilience.options import Options
-    from resilience.ratelimit import Store
+    from resilience.ratelimit import Store, TokenBucket
 
 __all__ = ("ConfiguredPolicies",)
 
@@ -21,10 +25,11 @@ class ConfiguredPolicies:
     Args:
         config: The configuration.
         store: Returns the store of the rate limits, None for the memory of this process.
+        log: Decides which events of the limiters are logged.
     """
 
-    def __init__(self, config: Config, store: Callable[[], Store | None]) -> None:
-        self._config, self._store = config, store
+    def __init__(self, config: Config, store: Callable[[], Store | None], log: EventLog) -> None:
+        self._config, self._store, self._log = config, store, log
 
     def of_pipeline(self, name: str, key: str = "") -> Iterator[Any]:
         """Yield new policies of a pipeline, outermost first; rate limits spend from the bucket of `key`."""
@@ -40,6 +45,24 @@ class ConfiguredPolicies:
         """Return a new policy of the clients of a pipeline; `kind` is a key of `Config.client_pipeline(name)`."""
         options, sources = self._config.client_pipeline(name)[kind], self._config.client_sources(name, kind)
         return self._made(kind, name, options, sources, key)
+
+    def of_limiter(self, name: str, rate: str | None, burst: int | None) -> TokenBucket:
+        """Return a new bucket. The arguments come before the configured values.
+
+        Raises:
+            ConfigurationError: No rate is given or configured.
+        """
+        configured = self._config.limiter(name)
+        if configured is not None:
+            rate = configured.rate if rate is None else rate
+            burst = configured.burst if burst is None else burst
+        if rate is None:
+            key = section("limiter.*").key("rate", fold(name))
+            raise ConfigurationError([Missing(variable(key), "a rate such as 100/second, here or in code")])
+        shadow = configured is not None and configured.shadow
+        bucket = section("limiter.*").constructor(rate, burst, self._store(), name=name, shadow=shadow)
+        bucket.events.log_to(self._log)
+        return cast("TokenBucket", bucket)
 
     def _made(self, kind: str, name: str, options: Options, sources: Mapping[str, str], key: str) -> Any:
         policy = section(f"pipeline.*.{kind}").constructor(**_values(options), **self._shared(kind, name, key))

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 from resilience._support.redaction import hidden
 from resilience.config import Config, load
 from resilience.config._load import variables_in_force
-from resilience.config._names import fold, variable
-from resilience.config._problems import Missing
 from resilience.config._schema import section
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import EventLog
 from resilience.toolkit._default import KeptWhileEqual
-from resilience.toolkit._names import check_name
+from resilience.toolkit._names import check_name, under_variables
 from resilience.toolkit._parts import NamedParts
 from resilience.toolkit._pipelines import PipelinesByName
 from resilience.toolkit._policies import ConfiguredPolicies
@@ -84,7 +82,7 @@ class Resilience:
         self.event_log = EventLog(self._config.log)
         """Decides which events of this toolkit's parts are logged."""
         self._parts = NamedParts()
-        self._policies = ConfiguredPolicies(self._config, lambda: self._store)
+        self._policies = ConfiguredPolicies(self._config, lambda: self._store, self.event_log)
         self._pipelines = PipelinesByName(self._config, self._policies, self._parts, self.event_log)
         # The process keeps a budget for as long as an object refers to it.
         self._budgets = [self._as_configured(name) for name in self._config.budgets]
@@ -106,6 +104,10 @@ class Resilience:
         environ, arguments = hidden(environ), hidden(arguments)  # error trackers show the local variables
         toolkit = cls(load(environ, strict=strict, arguments=arguments))
         _ = toolkit.redis  # a wrong URL, or a missing extra, stops the start and not a call
+        if (path := toolkit.config.status.socket) is not None:
+            from resilience.status import PROCESS  # noqa: PLC0415 - imported by services with a status socket
+
+            PROCESS.show(path, toolkit)
         return toolkit
 
     @classmethod
@@ -267,7 +269,7 @@ class Resilience:
             ConfigurationError: No rate is given or configured, or the name is already in use with another rate.
         """
         check_name("limiter", name)
-        return self._parts.named("limiter", name, lambda: self._bucket(name, rate, burst), (rate, burst))
+        return self._parts.named("limiter", name, lambda: self._policies.of_limiter(name, rate, burst), (rate, burst))
 
     def budget(self, name: str) -> RetryBudget:
         """Return the retry budget that all retries and hedges of this process share under this name."""
@@ -275,16 +277,37 @@ class Resilience:
 
         return RetryBudget(name)
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return the state of every part that this toolkit has built, as plain data that `json.dumps` accepts.
+
+        `pipelines` has the state of each policy, and under `clients` the circuits, limits and bulkheads of HTTP and
+        gRPC clients by host; `limiters`, `budgets`, `checks` (their last outcomes), `lifecycle` and `redis` the other
+        parts. At most 200 of each are shown, and 100 hosts of a policy: circuits that are not closed come first.
+
+        It changes no state, takes no permit, runs no check and sends nothing. It has no secrets.
+
+        Example:
+            >>> toolkit = Resilience.from_env({"RESILIENCE_PIPELINE__PAYMENTS__BREAKER__FAIL_MAX": "3"})
+            >>> _ = toolkit.pipeline("payments")
+            >>> [policy["state"] for policy in toolkit.snapshot()["pipelines"][0]["policies"]]
+            ['closed']
+        """
+        from resilience.toolkit._snapshot import parts_snapshot  # noqa: PLC0415 - most processes take none
+
+        store = next(iter(self._parts.of("store")), None)
+        redis = None if self._config.redis.url is None else {"is_down": store is not None and store.outage.is_down}
+        return {"service": self._config.service.name, "redis": redis, **parts_snapshot(self._parts, self._budgets)}
+
     def close(self) -> None:
         """Close connections and background work. A second call does nothing."""
-        _default.forget(self)
+        self._retire()
         with contextlib.ExitStack() as stack:  # the last part that was built closes first; each one closes
             for part in self._open_parts():
                 stack.callback(part.close)
 
     async def aclose(self) -> None:
         """Close connections and background work without blocking the event loop. A second call does nothing."""
-        _default.forget(self)
+        self._retire()
         async with contextlib.AsyncExitStack() as stack:
             for part in self._open_parts():
                 stack.push_async_callback(part.aclose)
@@ -314,26 +337,13 @@ class Resilience:
         budget.configure(cast("BudgetOptions", self._config.budget(name)))
         return budget
 
-    def _bucket(self, name: str, rate: str | None, burst: int | None) -> TokenBucket:
-        configured = self._config.limiter(name)
-        if configured is not None:
-            rate = configured.rate if rate is None else rate
-            burst = configured.burst if burst is None else burst
-        if rate is None:
-            key = section("limiter.*").key("rate", fold(name))
-            raise ConfigurationError([Missing(variable(key), "a rate such as 100/second, here or in code")])
-        shadow = configured is not None and configured.shadow
-        bucket = section("limiter.*").constructor(rate, burst, self._store, name=name, shadow=shadow)
-        bucket.events.log_to(self.event_log)
-        return cast("TokenBucket", bucket)
-
     def _new_redis(self) -> RedisConnection:
         from resilience.redis import RedisConnection  # noqa: PLC0415 - imported by services with a URL
 
         try:
             return RedisConnection(self._config.redis)
         except ConfigurationError as error:
-            raise _under_variables("redis", error) from None
+            raise under_variables("redis", error) from None
 
     def _new_health(self) -> Health:
         from resilience.health import Health, redis_check  # noqa: PLC0415 - imported by services that answer probes
@@ -359,6 +369,14 @@ class Resilience:
 
         return self._parts.once("store", build)
 
+    def _retire(self) -> None:
+        """Be no longer the default toolkit, and be shown no more."""
+        _default.forget(self)
+        if (path := self._config.status.socket) is not None:
+            from resilience.status import PROCESS  # noqa: PLC0415 - imported by services with a status socket
+
+            PROCESS.hide(path, self)
+
     def _open_parts(self) -> list[_OpenPart]:
         """Return the parts that hold connections or background work and that have been built."""
         return self._parts.of(*_OPEN)
@@ -372,13 +390,3 @@ def _checked_config(config: Any) -> Config:
         expected = "a Config, such as resilience.config.load() returns"
         raise ConfigurationError([Problem("config", type(config).__name__, expected)])
     return config
-
-
-def _under_variables(pattern: str, error: ConfigurationError) -> ConfigurationError:
-    """Return the same error with the names of variables in place of the names of options."""
-    known = section(pattern)
-    problems = [
-        Problem(variable(known.key(problem.option)), problem.value, problem.expected, problem.hint)
-        for problem in error.problems
-    ]
-    return ConfigurationError(problems) if problems else error
