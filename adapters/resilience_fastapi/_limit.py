@@ -89,6 +89,8 @@ async def _charge(limit: RouteLimit, rate: str, connection: HTTPConnection) -> N
     if context is None:  # one for all limits of a request
         context = scope[_STANDALONE] = _standalone_context(connection)
     gate = context.gate or _standalone()
+    if not gate.options.limits:  # before the functions of the application are asked
+        return
     if context.user is None:
         context.user = user_of(connection.scope)
     if limit.header is not None and limit.header in connection.headers:

@@ -141,6 +141,8 @@ def _charge(limit: RouteLimit) -> None:
 
 
 def _charge_context(context: RequestContext, gate: ServerGate, limit: RouteLimit, rate: str) -> None:
+    if not gate.options.limits:  # before the functions of the application are asked
+        return
     if context.user is None:
         context.user = request.remote_user
     if limit.header is not None and limit.header in request.headers:

@@ -115,10 +115,10 @@ class ServerGate:
         self.wanted = frozenset(filter(None, (*_HEADERS, *configured)))
         """Lower-case names of the headers that `receive` reads. Join several lines of one header by commas."""
         self._excluded = ExcludedPaths(options.exclude_paths)
-        maximum = options.max_concurrent_requests
+        maximum = options.max_concurrent_requests if options.limits else None
         self.bulkhead = None if maximum is None else Bulkhead(maximum, name="server")
         self.quota = (
-            None if options.rate_limit is None
+            None if options.rate_limit is None or not options.limits
             else self.quota_for("default", options.rate_limit, options.rate_limit_burst, name="server")
         )  # fmt: skip
 

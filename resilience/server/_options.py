@@ -37,6 +37,11 @@ class Proxy(Text):
 class ServerOptions(Options):
     """Guards for the requests that this service serves."""
 
+    limits: bool = option(
+        True,
+        Flag(),
+        "rate limits of the server and of routes, and max_concurrent_requests; false charges and refuses no request",
+    )
     rate_limit: str | None = option(None, RateText(), "requests per client", none="no limit")
     rate_limit_burst: int | None = option(
         None, Whole(1), "requests that may come at once", none="the amount named in the rate"

@@ -78,8 +78,8 @@ class RouteLimit:
     ) -> ChargeArguments | None:
         """Return the arguments of `ServerGate.charge` for one request: quota, key and cost.
 
-        None for a CORS preflight, without a rate, for a cost of 0, and if the limit is by address and the address
-        cannot be known.
+        None for a CORS preflight, without a rate, for a cost of 0, with the option `limits` switched off, and if the
+        limit is by address and the address cannot be known.
 
         Args:
             gate: The gate whose limiter keeps the buckets.
@@ -89,7 +89,7 @@ class RouteLimit:
             key: What the key function returned; None or "" for the key of the rule.
             cost: The tokens to take.
         """
-        if context.is_preflight or not rate:
+        if context.is_preflight or not rate or not gate.options.limits:
             return None
         if cost is not self.cost:
             cost = checked(cost, "cost", _COMPUTED_COST)
