@@ -18,7 +18,7 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar, cast, overload
 
 from resilience._engine import _aio, _generators, _generators_aio, _sync
 from resilience._engine._colour import Colour, code_of, colour_of
-from resilience._engine._misuse import check_call, check_function
+from resilience._engine._misuse import check_function, no_function
 from resilience._engine._steps import AwaitedCall, Call, Member, Steps
 from resilience.clock import SYSTEM_SLEEPER, Sleeper
 from resilience.errors import ConfigurationError, Problem
@@ -148,7 +148,8 @@ class Chain:
 
         `pipeline(fn)` finds out at the first call that `fn` returns an awaitable.
         """
-        check_call(self.name, "wrap_async", fn)
+        if not callable(fn):
+            raise no_function(self.name, "wrap_async", fn)
         return functools.wraps(fn)(self._for(fn)._compile_async(fn))  # noqa: SLF001 - a chain like this one
 
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -160,7 +161,8 @@ class Chain:
             return self._for(fn).call(fn, *args, **kwargs)
         code = getattr(fn, "__code__", None)  # inlined: most functions have one
         if type(code) is not CodeType:
-            check_call(self.name, "call", fn)
+            if not callable(fn):
+                raise no_function(self.name, "call", fn)
             code = code_of(fn)
         if code.co_flags & _SUSPENDS:
             return cast("R", self._caller(colour_of(fn))(fn, *args, **kwargs))
@@ -182,7 +184,8 @@ class Chain:
             return self._for(fn).acall(fn, *args, **kwargs)
         code = getattr(fn, "__code__", None)
         if type(code) is not CodeType:
-            check_call(self.name, "acall", fn)
+            if not callable(fn):
+                raise no_function(self.name, "acall", fn)
             code = code_of(fn)
         if code.co_flags & _ITERATES:
             raise ConfigurationError(

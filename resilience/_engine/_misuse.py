@@ -12,10 +12,10 @@ from resilience.policy import AroundPolicy, Policy
 
 __all__ = (
     "POLICIES",
-    "check_call",
     "check_decorated",
     "check_function",
     "check_name",
+    "no_function",
     "no_policy",
     "refused_block",
 )
@@ -105,17 +105,15 @@ def refused_block(name: str) -> ConfigurationError:
     )
 
 
-def check_call(name: str, method: str, fn: object) -> None:
-    """Refuse a result in the place of the function to call."""
-    if callable(fn):
-        return
+def no_function(name: str, method: str, fn: object) -> ConfigurationError:
+    """Return the error for a result in the place of the function to call. A coroutine is closed."""
     is_made = inspect.isawaitable(fn) or inspect.isgenerator(fn) or inspect.isasyncgen(fn)
     what = f"{getattr(fn, '__name__', 'f')}(...)" if is_made else "f(...)"
     _close(fn)
     function = what.removesuffix("(...)")
     expected = "the function itself, and its arguments after it"
     hint = f"write {name}.{method}({function}, ...) in place of {name}.{method}({what})"
-    raise ConfigurationError([Problem(f"{name}.{method}", fn, expected, hint)])
+    return ConfigurationError([Problem(f"{name}.{method}", fn, expected, hint)])
 
 
 def _close(made: object) -> None:
