@@ -10,10 +10,10 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import httpx
 import pytest
 from fastapi import FastAPI
 from flask import Flask
-from starlette.testclient import TestClient
 
 from resilience import CircuitBreaker, CircuitOpenError, Keyed, Pipeline, Resilience
 from resilience_fastapi import install
@@ -47,8 +47,13 @@ def from_fastapi(errors: str) -> str:
     app = FastAPI()
     install(app, toolkit(errors))
     app.get("/")(refused)
-    with TestClient(app, raise_server_exceptions=False) as client:
-        answer = client.get("/")
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+            return await client.get("/")
+
+    answer = asyncio.run(ask())
     return f"{answer.status_code} {dict(answer.headers)} {answer.text}"
 
 
