@@ -122,3 +122,14 @@ def test_each_run_that_fails_counts() -> None:
     """Runs that end in time count one each."""
     machine = CheckMachine(timeout=4.0, cache=0.0, failure_threshold=2)
     assert [judged(machine, reason, START).ok for reason in ("", "boom", "boom")] == [True, True, False]
+
+
+def test_an_outcome_that_agrees_with_the_verdict_begins_the_count_anew() -> None:
+    """Only outcomes in a row turn a verdict: after a pass, the next failure is the first one again."""
+    machine = CheckMachine(timeout=1.0, cache=5.0, failure_threshold=3)
+    judged(machine, "", START)
+    notes = [judged(machine, reason, START + 1).note for reason in ("down", "down", "", "down", "down")]
+    assert notes == ["1 of 3 failures", "2 of 3 failures", "", "1 of 3 failures", "2 of 3 failures"]
+    assert machine.was_ok is True
+    judged(machine, "down", START + 2)
+    assert machine.was_ok is False

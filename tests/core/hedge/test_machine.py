@@ -190,6 +190,13 @@ def test_a_loser_is_cut_off_when_the_winner_comes() -> None:
     assert race.latency(9.0) == 3.0
 
 
+def test_a_new_race_has_neither_begun_nor_been_counted() -> None:
+    """No attempt has started, the first one is due, and neither budget nor statistics know the call."""
+    race = Race(1.0, 2, 5.0)
+    assert {race.is_over, race.is_closed, race.is_counted, race.is_single} == {False}
+    assert (race.started, race.began, race.best, race.failures, race.is_due) == (0, 5.0, None, [], True)
+
+
 def test_delay_counts_from_the_latest_attempt() -> None:
     """Each attempt gets the delay to answer before the next one is due."""
     race = Race(1.0, 3, 0.0)
