@@ -108,12 +108,16 @@ class RateLimit(PolicyBase):
         self._store = checked_store(store)
         self.waits = self._store.waits
         self.may_wait = self.options.max_wait > 0 and not (self.waits or self.options.shadow)
-        self.rejected = 0
-        """Calls refused so far. In shadow: calls that would have been refused."""
+        self._rejected = [0]  # in a list, because an assignment would go through `Fixed`
         _forward_events(self._store, self)
         self._open()
         self._drains = None if drain_on is None else _drain_predicate(drain_on, self._buckets)
         self._is_made = True
+
+    @property
+    def rejected(self) -> int:
+        """Calls refused so far. In shadow: calls that would have been refused."""
+        return self._rejected[0]
 
     def renamed(self) -> None:
         """Use the buckets that are kept under the new name."""
@@ -195,7 +199,7 @@ class RateLimit(PolicyBase):
 
     def _refused(self, decision: Decision) -> RateLimitedError:
         wait = decision.retry_after
-        vars(self)["rejected"] += 1  # an assignment would go through `Fixed`
+        self._rejected[0] += 1
         if self.events.wants("ratelimit.rejected", now := self._clock()):
             facts: dict[str, object] = {"retry_after": wait, "rate": self.options.rate}
             if self.options.shadow:
