@@ -16,7 +16,6 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from flask import Blueprint, Flask
 from starlette.applications import Starlette
-from starlette.testclient import TestClient
 
 from resilience import ConfigurationError, Pipeline, Resilience
 from resilience_fastapi import install, rate_limit
@@ -128,7 +127,7 @@ def test_a_rate_limit_is_no_decorator() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_rate_limit_is_a_dependency_in_each_form() -> None:
+async def test_a_rate_limit_is_a_dependency_in_each_form() -> None:
     """In a list, in `Depends` and as the default of a parameter, the limit is charged."""
     app, limit = FastAPI(), rate_limit("1/hour")
     install(app, Resilience())
@@ -139,9 +138,9 @@ def test_a_rate_limit_is_a_dependency_in_each_form() -> None:
     def default(_: None = limit) -> int:  # type: ignore[assignment]  # FastAPI reads the dependency
         return 1
 
-    with TestClient(app) as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         for path in ("/list", "/depends", "/default"):
-            assert [client.get(path).status_code for _ in range(2)] == [200, 429], path
+            assert [(await client.get(path)).status_code for _ in range(2)] == [200, 429], path
 
 
 def test_grpcio_refuses_interceptors_of_the_other_colour() -> None:
