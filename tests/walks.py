@@ -22,7 +22,7 @@ import resilience
 from resilience import CircuitBreaker, Pipeline, Resilience, Retry
 from resilience._support.fixed import Fixed
 
-_CORE = Path(resilience.__file__).parent
+_TEXTS = ("resilience.event_log/", "resilience._support/printable", "resilience._support/log_writer")
 
 
 class Step(NamedTuple):
@@ -95,9 +95,14 @@ def failure() -> Walk:
     return walked(Pipeline("walk", CircuitBreaker(fail_max=100))(_failing))
 
 
-def opening() -> Walk:
-    """Walk with the second failure of two that open the circuit."""
+def opening_logged() -> Walk:
+    """Walk with the second failure of two that open the circuit, and with the line in the log that reports it."""
     return walked(Pipeline("walk", CircuitBreaker(fail_max=2))(_failing))
+
+
+def opening() -> Walk:
+    """Walk with the same failure as far as the circuit is concerned: without the texts for the log and for refusals."""
+    return Walk(tuple(step for step in opening_logged().steps if not step.file.startswith(_TEXTS)))
 
 
 def refusal() -> Walk:
@@ -182,7 +187,8 @@ def environment() -> Walk:
 
 
 WALKS: dict[str, Callable[[], Walk]] = {
-    each.__name__: each for each in (success, failure, opening, refusal, retry, fastapi, grpc, environment)
+    each.__name__: each
+    for each in (success, failure, opening, opening_logged, refusal, retry, fastapi, grpc, environment)
 }
 
 
@@ -193,10 +199,10 @@ def main() -> None:
     parser.add_argument("walks", nargs="*", default=[], help=f"of {', '.join(WALKS)}; all if none is named")
     parser.add_argument("--steps", action="store_true", help="print each call, too")
     arguments = parser.parse_args()
-    print(f"{'walk':12} {'calls':>6} {'files':>6} {'moves':>6}")
+    print(f"{'walk':15} {'calls':>6} {'files':>6} {'moves':>6}")
     for name in arguments.walks or WALKS:
         walk = WALKS[name]()
-        print(f"{name:12} {len(walk.steps):6} {walk.files:6} {walk.moves:6}")
+        print(f"{name:15} {len(walk.steps):6} {walk.files:6} {walk.moves:6}")
         for step in walk.steps if arguments.steps else ():
             print(f"    {step.file:40} {step.function}")
 

@@ -135,11 +135,10 @@ def effective(
     A value that an instance has itself comes before the value that it inherits. Values of the layer `below` come last.
     """
     found: dict[str, Value] = {}
-    for parent in (DEFAULT, instance) if section.inherits else (instance,):
-        path = section.path(parent)
+    for path in section.paths(instance):
         # Not over the fields of the section: that would import a package that no setting mentions.
         found.update((key[-1], value) for key, value in settled.items() if key[:-1] == path)
-    return _above(below, section, found) | found
+    return _above(below, section, found) | found if below else found
 
 
 def _above(below: Iterable[LayerValue], section: Section, found: Mapping[str, Value]) -> dict[str, Value]:

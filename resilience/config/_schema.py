@@ -97,6 +97,10 @@ class Section:
         first, _, *rest = self.words
         return (first, instance, *rest)
 
+    def paths(self, instance: str = "") -> tuple[Key, ...]:
+        """Return the paths whose fields count for one instance; those of a later path come first."""
+        return (self.path(DEFAULT), self.path(instance)) if self.inherits else (self.path(instance),)
+
     def key(self, field: str, instance: str = "") -> Key:
         """Return the key of `field`, for one instance if the section has instances."""
         return (*self.path(instance), field)

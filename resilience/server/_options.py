@@ -37,11 +37,6 @@ class Proxy(Text):
 class ServerOptions(Options):
     """Guards for the requests that this service serves."""
 
-    limits: bool = option(
-        True,
-        Flag(),
-        "rate limits of the server and of routes, and max_concurrent_requests; false charges and refuses no request",
-    )
     rate_limit: str | None = option(None, RateText(), "requests per client", none="no limit")
     rate_limit_burst: int | None = option(
         None, Whole(1), "requests that may come at once", none="the amount named in the rate"
@@ -60,6 +55,11 @@ class ServerOptions(Options):
     rate_limit_headers: bool = option(False, Flag(), "send RateLimit and RateLimit-Policy headers")
     max_concurrent_requests: int | None = option(
         None, Whole(1, 100_000), "requests in flight at once; one more gets 503", none="no limit"
+    )
+    limits: bool = option(
+        True,
+        Flag(),
+        "rate limits of the server and of routes, and max_concurrent_requests; false charges and refuses no request",
     )
     deadline: float | None = option(
         None, Duration(above=True, usual=60), "time that a request may take", none="no limit"
