@@ -3,6 +3,7 @@
 from resilience.lifecycle._machine import (
     DRAINING,
     READY,
+    STARTING,
     STOPPED,
     HookProgress,
     LifecycleMachine,
@@ -50,4 +51,20 @@ def test_a_new_life_has_a_shutdown_of_its_own() -> None:
         assert machine.shutdown is first
     machine.become(READY, 2.0)
     assert machine.shutdown is not first
+    assert machine.shutdown.drain_hooks is HookProgress.NOT_RUN
+
+
+def test_a_drain_that_is_taken_back_leaves_nothing_behind() -> None:
+    """The process is ready from that moment on, with nothing done towards its end; no other state changes."""
+    machine = LifecycleMachine(0.0)
+    machine.take_drain_back(1.0)
+    assert (machine.state, machine.since) == (STARTING, 0.0)
+    machine.become(READY, 2.0)
+    machine.take_drain_back(3.0)
+    assert (machine.state, machine.since) == (READY, 2.0)
+    machine.become(DRAINING, 4.0)
+    drained = machine.shutdown
+    machine.take_drain_back(5.0)
+    assert (machine.state, machine.since) == (READY, 5.0)
+    assert machine.shutdown is not drained
     assert machine.shutdown.drain_hooks is HookProgress.NOT_RUN

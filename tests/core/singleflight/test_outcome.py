@@ -82,7 +82,7 @@ def test_everybody_raises_a_copy() -> None:
     assert error is not one is not two
     for copy in (one, two):
         assert isinstance(copy, RateLimitedError)
-        assert (str(copy), copy.policy, copy.retry_after, copy.__cause__) == ("no", "limit", 3, cause)
+        assert (str(copy), copy.policy, copy.retry_after, copy.__cause__) == (str(error), "limit", 3, cause)
     assert (one.__notes__, two.__notes__) == (["first", "mine"], ["first"])
 
 
