@@ -20,7 +20,7 @@ from resilience.breaker._machine import CircuitMachine, StateChange
 from resilience.breaker._options import BreakerOptions
 from resilience.breaker._plan import AUTOMATIC, DISABLED, FORCED_OPEN, METRICS_ONLY, Mode
 from resilience.breaker._report import SEVERITY, CircuitOpenError, figures_of, kind_and_facts, new_refusal, open_message
-from resilience.breaker._rules import OutcomeRules, TripRules, advance_under_lock
+from resilience.breaker._rules import OutcomeRules, TripRules, advance_under_lock, rules_of
 from resilience.breaker._states import IS_OPEN, OPEN, UNTRACKED, Closed, Open, Permit, Refusal, TimedCall, Trial
 from resilience.breaker._storage import GuardedStorage
 from resilience.clock import Clock
@@ -64,10 +64,9 @@ class Circuit:
         self._last_error: type[Exception] | None = None  # the error itself would keep the frames of the call
         self._changes = 0  # of the state so far, each one from when the storage knows it
         # Both refer to the circuit weakly: with a cycle, a circuit would stay in memory until the collector runs.
-        timeout, new_rules = options.storage_timeout, weakref.WeakMethod(self._new_rules)
+        timeout = options.storage_timeout
         self._storage = None if storage is None else GuardedStorage(storage, timeout, self.report_storage)
-        rules = lambda now: new_rules()(now)  # type: ignore[misc]  # noqa: E731, PLW0108 - the circuit is alive then
-        self.machine = CircuitMachine(rules, options.plan, now=clock(), random=random)
+        self.machine = CircuitMachine(rules_of(weakref.ref(self)), options.plan, now=clock(), random=random)
         self.mode = Mode.configured(options.first_mode)
         self.rename(name)
         self._update_fast_permit()
@@ -324,7 +323,7 @@ class Circuit:
             elif isinstance(rule, _storage.StoredFailures):
                 rule.limit = options.consecutive or rule.limit
 
-    def _new_rules(self, now: float) -> OutcomeRules:
+    def new_rules(self, now: float) -> OutcomeRules:
         """Return the rules of a closed epoch that begins now."""
         options = self.options
         if self._storage is not None and options.consecutive is not None and not options.looks_back:

@@ -6,12 +6,12 @@ import functools
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 from resilience.breaker._window import CallCounts, Numbers, TimeWindow, Window
 from resilience.clock import Clock
 
-__all__ = ("OutcomeRules", "Trip", "TripLimits", "TripRules", "advance_under_lock", "rules_in_time")
+__all__ = ("OutcomeRules", "Trip", "TripLimits", "TripRules", "advance_under_lock", "rules_in_time", "rules_of")
 
 
 class Trip(NamedTuple):
@@ -195,3 +195,12 @@ def advance_under_lock(owner: weakref.ref[_Locked], rules: weakref.ref[TripRules
     if circuit is not None and counting is not None:
         with circuit.lock:
             counting.advance(now)
+
+
+class _RulesMaker(Protocol):
+    def new_rules(self, now: float) -> OutcomeRules: ...
+
+
+def rules_of(owner: weakref.ref[_RulesMaker]) -> Callable[[float], OutcomeRules]:
+    """Return the function that makes the rules of each closed epoch; its circuit is alive when it is called."""
+    return lambda now: cast("_RulesMaker", owner()).new_rules(now)

@@ -101,8 +101,11 @@ class RouteLimit:
             if key is None:
                 return None
         quota, bucket_key = self._quota(gate, rate), f"{self._name or route} {key}"
-        # Computed rates share the name of one bucket and differ by key: the number of names stays bounded.
-        return quota, f"{quota.bucket.rate} {bucket_key}" if callable(self.rate) else bucket_key, cost
+        if callable(self.rate):  # computed rates share the name of one bucket, so the number of names stays bounded
+            bucket_key = f"{quota.bucket.rate} {bucket_key}"
+        if self._name is None and (before := _limits_before(context, quota)):
+            bucket_key = f"{bucket_key} {before + 1}"  # limits that are written alike count apart
+        return quota, bucket_key, cost
 
     def _quota(self, gate: ServerGate, rate: str) -> ServerQuota:
         """Return the quota in the buckets of the application that asks."""
@@ -118,6 +121,11 @@ class RouteLimit:
         if not callable(self.rate):
             return quota
         return ServerQuota(rate, quota.bucket.with_rate(rate, self._burst), waits=quota.waits)
+
+
+def _limits_before(context: RequestContext, quota: ServerQuota) -> int:
+    """Return how many limits of the same rate have charged this request. Not by key: a client may choose its keys."""
+    return sum(known.bucket.name == quota.bucket.name for known, _, _ in context.charges)
 
 
 def _bucket_name(name: str | None, rate: str, burst: int | None) -> str:

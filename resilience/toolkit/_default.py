@@ -29,6 +29,10 @@ class KeptWhileEqual(Generic[T]):
         """Replace the lock: another thread may have held it at the moment of the fork."""
         self._lock = threading.RLock()  # re-entrant: the loader warns, and a hook for warnings may make a client
 
+    def after_test(self) -> None:
+        """Forget the object: the next test makes its own."""
+        self.forget()
+
     def get(self, variables: object, make: Callable[[], T]) -> T:
         """Return the object made from these variables, or make it."""
         with self._lock:

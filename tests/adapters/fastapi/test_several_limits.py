@@ -69,3 +69,12 @@ async def test_other_refusals_are_paid_for(browse: Any, toolkit: Any) -> None:
     app.get("/", dependencies=[rate_limit("3/day"), Depends(log_in)])(lambda: "ok")
     async with browse(app) as client:
         assert [(await client.get("/")).status_code for _ in range(4)] == [401, 401, 401, 429]
+
+
+async def test_limits_that_are_written_alike_count_apart(browse: Any, toolkit: Any) -> None:
+    """An application and its route may have the same rate: a request takes one token of each."""
+    app = FastAPI(dependencies=[rate_limit("2/hour")])
+    install(app, toolkit())
+    app.get("/", dependencies=[rate_limit("2/hour")])(lambda: "ok")
+    async with browse(app) as client:
+        assert [(await client.get("/")).status_code for _ in range(3)] == [200, 200, 429]

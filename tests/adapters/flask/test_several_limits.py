@@ -64,3 +64,13 @@ def test_other_refusals_are_paid_for(app: Flask, browse: Any, toolkit: Any) -> N
     app.add_url_rule("/", "root", rate_limit("3/day")(lambda: abort(401)))
     client = browse(app)
     assert [client.get("/").status_code for _ in range(4)] == [401, 401, 401, 429]
+
+
+def test_limits_that_are_written_alike_count_apart(browse: Any, toolkit: Any) -> None:
+    """An application and its view may have the same rate: a request takes one token of each."""
+    app = Flask("shop")
+    FlaskResilience(app, toolkit())
+    rate_limit("2/hour")(app)
+    app.add_url_rule("/", "root", rate_limit("2/hour")(lambda: "ok"))
+    client = browse(app)
+    assert [client.get("/").status_code for _ in range(3)] == [200, 200, 429]
