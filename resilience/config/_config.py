@@ -126,7 +126,8 @@ class Config:
     def _policies(self, name: str, below: tuple[LayerValue, ...]) -> Mapping[str, Options]:
         if not self.is_enabled(name):
             return {}
-        found = ((policy.name, build(self._settled, policy, fold(name), below)) for policy in POLICIES)
+        instance = fold(name)
+        found = ((policy.name, build(self._settled, policy, instance, below)) for policy in POLICIES)
         return {kind: options for kind, options in found if options is not None}
 
     def is_enabled(self, name: str) -> bool:

@@ -23,7 +23,7 @@ MOST_MOVES = {
     "retry": 35,
     "fastapi": 15,
     "grpc": 15,
-    "environment": 276,
+    "environment": 261,
 }
 
 
