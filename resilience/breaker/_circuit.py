@@ -20,7 +20,7 @@ from resilience.breaker._machine import CircuitMachine, StateChange
 from resilience.breaker._options import BreakerOptions
 from resilience.breaker._plan import AUTOMATIC, DISABLED, FORCED_OPEN, METRICS_ONLY, Mode
 from resilience.breaker._report import SEVERITY, CircuitOpenError, figures_of, kind_and_facts, new_refusal, open_message
-from resilience.breaker._rules import OutcomeRules, TripRules, advance_under_lock, rules_of
+from resilience.breaker._rules import OutcomeRules, TripRules, judge_under_lock, rules_of
 from resilience.breaker._states import IS_OPEN, OPEN, UNTRACKED, Closed, Open, Permit, Refusal, TimedCall, Trial
 from resilience.breaker._storage import GuardedStorage
 from resilience.clock import Clock
@@ -189,6 +189,10 @@ class Circuit:
                 self.machine.abandon(permit)
         self.events.deliver()
 
+    def judge_success(self, rules: TripRules, /) -> None:
+        """Count a success of a closed circuit that may open it: its rules choose which successes come here."""
+        self._change(lambda now: self.machine.judge_success(rules, now) if self._counts_at(now) else None)
+
     def record_failure(self, permit: Permit, asked: float, error: Exception | None = None) -> StateChange | None:
         """Count a failure (of a result: no `error`). Return its change of the state; the caller delivers the events."""
         if self._storage is not None and self._counts_at(self.now()):
@@ -238,7 +242,7 @@ class Circuit:
         """Close the circuit and forget its counts."""
         self._change(lambda now: self.machine.close("closed by hand", now))
 
-    def _change(self, change: Callable[[float], StateChange]) -> None:
+    def _change(self, change: Callable[[float], StateChange | None]) -> None:
         with self.lock:
             now = self.now()
             self._apply(now, change, now)
@@ -328,7 +332,7 @@ class Circuit:
         options = self.options
         if self._storage is not None and options.consecutive is not None and not options.looks_back:
             return _storage.StoredFailures(self._storage, options.consecutive)
-        return options.trip_rules(now, self.now, functools.partial(advance_under_lock, weakref.ref(self)))
+        return options.trip_rules(now, self.now, functools.partial(judge_under_lock, weakref.ref(self)))
 
     # Storage
 
@@ -343,8 +347,7 @@ class Circuit:
     def follow_storage(self) -> None:
         """Adopt the state of the storage if another breaker changed it. Does nothing without a storage."""
         storage = self._storage
-        stored = None if storage is None else _storage.read(self.machine, storage, self.now(), self._changes)
-        if stored is None:
+        if storage is None or (stored := _storage.read(self.machine, storage, self.now(), self._changes)) is None:
             return
         with self.lock:
             if stored.changes == self._changes:  # else it may be older than our own last write
@@ -354,8 +357,7 @@ class Circuit:
 
     def stored(self, ask: Callable[[pybreaker.CircuitBreakerStorage], T], own: T) -> T:
         """Return the value in the storage; `own` if there is no storage or it does not answer. Not under the lock."""
-        guarded = self._storage
-        if guarded is None:
+        if (guarded := self._storage) is None:
             return own
         answer = guarded.run(lambda: ask(guarded.storage), without=own)
         self.events.deliver()  # this access may have found the storage away

@@ -39,7 +39,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import cast
 
 from resilience.breaker._cut_offs import CutOff, CutOffs
 from resilience.breaker._plan import Plan
@@ -53,21 +53,13 @@ from resilience.breaker._states import (
     Ramp,
     Refusal,
     RunningCalls,
+    StateChange,
     TimedCall,
     Trial,
 )
 from resilience.breaker._window import CallCounts
 
 __all__ = ("CircuitMachine", "StateChange")
-
-
-class StateChange(NamedTuple):
-    """The circuit changed its state; `counts` are those of the epoch that ended."""
-
-    before: str
-    after: str
-    reason: str
-    counts: CallCounts
 
 
 class CircuitMachine:
@@ -123,8 +115,8 @@ class CircuitMachine:
             return None
         for call in epoch.running.overdue(now):
             call.number, trip = cast("TripRules", epoch.rule).record_slow_running(now)
-            if trip is not None:
-                return self._trip(epoch, trip, now)
+            if (change := self._judged(epoch, trip, now)) is not None:
+                return change
         return None
 
     def record_success(self, permit: Permit, now: float) -> StateChange | None:
@@ -140,12 +132,15 @@ class CircuitMachine:
         if isinstance(epoch, Ramp):
             return None
         rules = cast("TripRules", epoch.rule)
-        rules.advance(now)
         if permit.number is None:
-            rules.record_success()
-        else:
-            rules.record_late_success()
+            return self._judged(epoch, rules.judge_success(now), now)
+        rules.record_late_success()
         return None
+
+    def judge_success(self, rules: TripRules, now: float) -> StateChange | None:
+        """Count a success of the epoch with these rules, which may open the circuit."""
+        epoch = self._counting_epoch
+        return None if epoch is None or epoch.rule is not rules else self._judged(epoch, rules.judge_success(now), now)
 
     def record_failure(self, permit: Permit, now: float, asked: float = 0.0) -> StateChange | None:
         """Count a failure. The dependency asked to be left alone for `asked` seconds."""
@@ -167,6 +162,7 @@ class CircuitMachine:
             trip = epoch.rule.record_failure(now, slow=running.is_slow(timed.started, now))
         else:
             trip = cast("TripRules", epoch.rule).record_late_failure(timed.number, now)
+        epoch.record_success = epoch.rule.record_success  # as `_judged`, with one step fewer
         return None if trip is None else self._trip(epoch, trip, now)
 
     def record_cut_off(self, permit: Permit, now: float, cut_off: CutOff) -> StateChange | None:
@@ -196,8 +192,7 @@ class CircuitMachine:
     def _record_slow(self, epoch: Closed | Ramp, now: float) -> StateChange | None:
         if isinstance(epoch, Ramp):
             return self._ramp_failed(epoch, now)
-        trip = cast("TripRules", epoch.rule).record_slow(now)
-        return None if trip is None else self._trip(epoch, trip, now)
+        return self._judged(epoch, cast("TripRules", epoch.rule).record_slow(now), now)
 
     # Cut-offs
 
@@ -339,6 +334,11 @@ class CircuitMachine:
         return self._become(self._new_open(ramp, now, ramp.failures), "failed while ramping up", counts)
 
     # Opening and closing
+
+    def _judged(self, epoch: Closed, trip: Trip | None, now: float) -> StateChange | None:
+        """Open the circuit if a rule matched. If not, the rules choose how the next success is counted."""
+        epoch.record_success = epoch.rule.record_success
+        return None if trip is None else self._trip(epoch, trip, now)
 
     def _trip(self, epoch: Closed, trip: Trip, now: float) -> StateChange:
         opened = self._new_open(epoch, now, trip.counts.failures, closed_for=now - epoch.since)

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 from resilience._support.retry_after import RETRY_AFTER_MAX
 from resilience.breaker._plan import MODES, OpenTime, Plan, TrialRule
-from resilience.breaker._rules import TripLimits, TripRules, rules_in_time
+from resilience.breaker._rules import TripLimits, TripRules, judging_rules
 from resilience.breaker._window import CallWindow, NoWindow, TimeWindow
 from resilience.clock import Clock
 from resilience.errors import Problem
@@ -178,21 +178,19 @@ class BreakerOptions(Options):
             return self.minimum_calls
         return min(20, self.sliding_window) if isinstance(self.sliding_window, int) else 20
 
-    def trip_rules(
-        self, now: float, clock: Clock, advance: Callable[[weakref.ref[TripRules], float], None]
-    ) -> TripRules:
+    def trip_rules(self, now: float, clock: Clock, judge: Callable[[weakref.ref[TripRules]], None]) -> TripRules:
         """Return the rules of a closed circuit.
 
         Args:
             now: Monotonic seconds at which the circuit closes.
             clock: Returns monotonic seconds.
-            advance: See `rules_in_time`.
+            judge: See `judging_rules`.
         """
         if not self.looks_back:
             return TripRules(self.limits, NoWindow())
-        if isinstance(self.sliding_window, int):
-            return TripRules(self.limits, CallWindow(self.sliding_window))
-        return rules_in_time(self.limits, TimeWindow(self.sliding_window, now), clock, advance)
+        size = self.sliding_window
+        window = CallWindow(size) if isinstance(size, int) else TimeWindow(size, now)
+        return judging_rules(self.limits, window, clock, judge)
 
     @functools.cached_property
     def limits(self) -> TripLimits:

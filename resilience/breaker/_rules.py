@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, cast
 
 from resilience.breaker._window import CallCounts, Numbers, TimeWindow, Window
 from resilience.clock import Clock
 
-__all__ = ("OutcomeRules", "Trip", "TripLimits", "TripRules", "advance_under_lock", "rules_in_time", "rules_of")
+__all__ = ("OutcomeRules", "Trip", "TripLimits", "TripRules", "judge_under_lock", "judging_rules", "rules_of")
 
 
 class Trip(NamedTuple):
@@ -53,7 +52,10 @@ class OutcomeRules(Protocol):
 class TripRules:
     """All rules over one numbering: consecutive failures, and counts and rates in a window.
 
-    The rules are checked when a failure or a slow call arrives. A plain success never opens the circuit.
+    The rules are checked when a failure or a slow call arrives. A plain success is checked only if it can open the
+    circuit: if it completes the minimum of calls after a failure, or if it moves a window of time, so that older
+    successes leave. Until the minimum is complete, `record_success` is therefore `judged_success`, which takes the lock
+    of the circuit, and calls `judge_success`. The caller of the other methods copies the attribute to the epoch.
 
     A *run* is a number of consecutive failures. It is unbroken as long as its last outcome has the newest number.
     """
@@ -63,8 +65,11 @@ class TripRules:
         self.window = window
         self._numbers = Numbers()
         self.count_success: Callable[[], object] = self._numbers.next
-        """Counts a success whose caller has moved the window; atomic."""
+        """Counts a success at a time before the edge of the window."""
         self.record_success: Callable[[], object] = self._numbers.next
+        self._plain_success: Callable[[], object] = self._numbers.next
+        self.judged_success: Callable[[], object] | None = None
+        """Counts and judges a success under the lock of the circuit. None: no success is judged."""
         self._run = 0
         self._run_end = 0
         self._not_successful = 0
@@ -80,6 +85,12 @@ class TripRules:
         self._run = self._run + 1 if number == self._run_end + 1 else 1
         self._run_end = number
         return self._check(window.counts(number))
+
+    def judge_success(self, now: float) -> Trip | None:
+        """Count a success that may open the circuit. The caller holds the lock."""
+        number = self._numbers.take()
+        self.window.advance(now, number - 1)
+        return self._check(self.window.counts(number), failed=False)
 
     def record_slow(self, now: float) -> Trip | None:
         """Count a success that took too long."""
@@ -114,16 +125,11 @@ class TripRules:
         self._run_end = last
         return self._check(self.window.counts(last))
 
-    def advance(self, now: float) -> None:
-        """Move the window to `now`."""
-        self.window.advance(now, self._numbers.last())
-
     def counts(self, now: float) -> CallCounts:
         """Return the counts of the window; if only consecutive failures count, the unbroken run."""
         last = self._numbers.last()
-        self.window.advance(now, last)
         if self._has_window_rules:
-            return self.window.counts(last)
+            return self.window.counts(last, now)
         run = self._run if last == self._run_end else 0
         return CallCounts(run, run)
 
@@ -135,9 +141,24 @@ class TripRules:
     def _has_window_rules(self) -> bool:
         return not (self.limits.failures is self.limits.failure_rate is self.limits.slow_rate is None)
 
+    def judge_successes(self, in_time: Callable[[], object] | None, judged: Callable[[], object]) -> None:
+        """Judge successes, too. `in_time` counts a success in a window of time, None in a window of calls."""
+        self.judged_success = judged
+        if in_time is not None:
+            self.record_success = self._plain_success = in_time
+
     def _check(self, counts: CallCounts, *, failed: bool = True) -> Trip | None:
-        """Return the first rule that matches. A slow success (`failed` is false) can match only the slow call rate."""
-        limits = self.limits
+        """Return the first rule that matches, and choose how the next success is counted.
+
+        A success (`failed` is false) can match only a rate.
+        """
+        limits, judged = self.limits, self.judged_success
+        if judged is not None:
+            has_rate = not (limits.failure_rate is limits.slow_rate is None)
+            if has_rate and counts.calls < limits.minimum and (counts.failures or counts.slow):
+                self.record_success = self.count_success = judged
+            else:
+                self.record_success, self.count_success = self._plain_success, self._numbers.next
         if failed:
             if limits.consecutive is not None and self._run >= limits.consecutive:
                 return Trip(
@@ -147,35 +168,37 @@ class TripRules:
                 return Trip("failure count", counts)
         if counts.calls < limits.minimum:
             return None
-        if failed and _reaches(counts.failures, limits.failure_rate, counts.calls):
+        if _reaches(counts.failures, limits.failure_rate, counts.calls):
             return Trip("failure rate", counts)
         return Trip("slow call rate", counts) if _reaches(counts.slow, limits.slow_rate, counts.calls) else None
 
 
-def rules_in_time(
+def judging_rules(
     limits: TripLimits,
-    window: TimeWindow,
+    window: Window,
     clock: Clock,
-    advance: Callable[[weakref.ref[TripRules], float], None],
+    judge: Callable[[weakref.ref[TripRules]], None],
 ) -> TripRules:
-    """Return rules over a window of time: a success that comes after the edge of the window moves it first.
+    """Return rules over a window. In a window of time, the first success of each bucket is judged.
 
-    `advance` moves the window under the circuit's lock. It gets the rules as a weak reference, to make no cycle.
+    `judge` counts and judges a success under the circuit's lock. It gets the rules as a weak reference, to make no
+    cycle.
     """
     rules = TripRules(limits, window)
-    advance_these = functools.partial(advance, weakref.ref(rules))
-    rules.record_success = functools.partial(_count_in_time, clock, window, advance_these, rules.record_success)
+    judged = functools.partial(judge, weakref.ref(rules))
+    in_time = None
+    if isinstance(window, TimeWindow):
+        in_time = functools.partial(_count_in_time, clock, window, judged, rules.record_success)
+    rules.judge_successes(in_time, judged)
     return rules
 
 
-def _count_in_time(
-    clock: Clock, window: TimeWindow, advance: Callable[[float], None], count: Callable[[], object]
-) -> None:
+def _count_in_time(clock: Clock, window: TimeWindow, judged: Callable[[], object], count: Callable[[], object]) -> None:
     """Count a success. Atomic, except for the first call of each bucket."""
-    now = clock()
-    if now >= window.edge:
-        advance(now)
-    count()
+    if clock() >= window.edge:
+        judged()
+    else:
+        count()
 
 
 def _reaches(part: int, rate: float | None, whole: int) -> bool:
@@ -183,18 +206,18 @@ def _reaches(part: int, rate: float | None, whole: int) -> bool:
     return rate is not None and part > 0 and part >= rate * whole - 1e-9
 
 
-class _Locked(Protocol):
+class _Judging(Protocol):
     """The circuit that the rules belong to."""
 
-    lock: AbstractContextManager[object]
+    def judge_success(self, rules: TripRules, /) -> None:
+        """Count a success under the lock, and open the circuit if a rule says so."""
 
 
-def advance_under_lock(owner: weakref.ref[_Locked], rules: weakref.ref[TripRules], now: float) -> None:
-    """Let time pass in the window of `rules`, if they and their circuit still exist."""
+def judge_under_lock(owner: weakref.ref[_Judging], rules: weakref.ref[TripRules]) -> None:
+    """Count and judge a success, if `rules` and their circuit still exist."""
     circuit, counting = owner(), rules()
     if circuit is not None and counting is not None:
-        with circuit.lock:
-            counting.advance(now)
+        circuit.judge_success(counting)
 
 
 class _RulesMaker(Protocol):

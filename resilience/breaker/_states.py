@@ -27,6 +27,7 @@ __all__ = (
     "Ramp",
     "Refusal",
     "RunningCalls",
+    "StateChange",
     "TimedCall",
     "Trial",
 )
@@ -47,6 +48,15 @@ class Refusal(NamedTuple):
 
     retry_after: float | None
     why: str = IS_OPEN
+
+
+class StateChange(NamedTuple):
+    """The circuit changed its state; `counts` are those of the epoch that ended."""
+
+    before: str
+    after: str
+    reason: str
+    counts: CallCounts
 
 
 class Counting(Protocol):

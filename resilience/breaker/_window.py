@@ -15,6 +15,9 @@ A counter can be read only by advancing it. `Numbers` counts the advances that w
 A window of time works on the same numbers. It has ten buckets. A bucket remembers the number of its first outcome and
 how many of its outcomes failed or were slow. The number of calls in the window is the newest number minus the first
 number of the oldest bucket. Only the change of buckets needs the lock, ten times per window.
+
+A success, too, can open the circuit: if it completes the minimum of calls of a rate, or if it changes the bucket, so
+that old successes leave and the rate rises. `TripRules` says when a success takes the lock for this.
 """
 
 from __future__ import annotations
@@ -83,8 +86,8 @@ class Window(Protocol):
         """Remember a slow call."""
         ...
 
-    def counts(self, last: int, /) -> CallCounts:
-        """Return the counts of the window whose newest outcome has the number `last`."""
+    def counts(self, last: int, now: float | None = None, /) -> CallCounts:
+        """Return the counts of the window whose newest outcome has the number `last`; at `now`, without moving it."""
         ...
 
 
@@ -106,7 +109,7 @@ class NoWindow:
     def add_slow(self, _number: int) -> None:
         """Do nothing."""
 
-    def counts(self, _last: int) -> CallCounts:
+    def counts(self, _last: int, _now: float | None = None) -> CallCounts:
         """Return zeros."""
         return CallCounts(0, 0)
 
@@ -138,7 +141,7 @@ class CallWindow:
         """Remember a slow call."""
         _insert(self._slow, number)
 
-    def counts(self, last: int) -> CallCounts:
+    def counts(self, last: int, _now: float | None = None) -> CallCounts:
         """Return the counts of the last `size` outcomes."""
         for numbers in (self._failures, self._slow):
             while numbers and numbers[0] <= last - self._size:
@@ -197,11 +200,15 @@ class TimeWindow:
         """Remember a slow call."""
         self._bucket_of(number).slow += 1
 
-    def counts(self, last: int) -> CallCounts:
-        """Return the counts of all buckets."""
-        failures = sum(bucket.failures for bucket in self._buckets)
-        slow = sum(bucket.slow for bucket in self._buckets)
-        return CallCounts(failures, last + 1 - self._buckets[0].first, slow)
+    def counts(self, last: int, now: float | None = None) -> CallCounts:
+        """Return the counts of all buckets that are not too old at `now`."""
+        buckets = list(self._buckets)
+        if now is not None and now >= self.edge:
+            oldest = int((now - self._start) / self._width) - _BUCKETS
+            buckets = [bucket for bucket in buckets if bucket.tick > oldest]
+        failures = sum(bucket.failures for bucket in buckets)
+        slow = sum(bucket.slow for bucket in buckets)
+        return CallCounts(failures, last + 1 - buckets[0].first if buckets else 0, slow)
 
     def _bucket_of(self, number: int) -> _Bucket:
         return next(bucket for bucket in reversed(self._buckets) if bucket.first <= number)

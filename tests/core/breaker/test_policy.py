@@ -1,5 +1,6 @@
 import abc
 import asyncio
+import contextlib
 import gc
 import os
 import sys
@@ -172,6 +173,115 @@ def test_failure_rate_with_minimum_calls() -> None:
     with pytest.raises(ValueError, match="down"):
         breaker.call(fail)
     assert breaker.current_state == "open"
+
+
+WINDOWS = pytest.mark.parametrize("window", [10, "10s"], ids=["calls", "time"])
+TIMED = pytest.mark.parametrize("slow", [None, 0.9], ids=["plain", "timed"])
+
+
+@WINDOWS
+@TIMED
+def test_a_success_that_completes_the_minimum_is_judged(window: int | str, slow: float | None) -> None:
+    """The circuit opens when the minimum of calls is complete, as in resilience4j, also if the last one succeeds."""
+    heard = RecordingListener()
+    breaker = CircuitBreaker(
+        failure_rate_threshold=0.5,
+        sliding_window=window,
+        minimum_calls=6,
+        clock=ManualClock(),
+        slow_call_rate_threshold=slow,
+    )
+    breaker.add_listener(heard)
+    breaker.call(int)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="down"):
+            breaker.call(fail)
+    breaker.call(int)
+    assert breaker.current_state == "closed"
+    assert breaker.call(int) == 0  # its own result, although the circuit opens
+    assert breaker.current_state == "open"
+    opened = heard.events[-1]
+    assert (opened.kind, opened.facts["reason"]) == ("breaker.opened", "failure rate")
+
+
+@WINDOWS
+@TIMED
+def test_successes_are_judged_until_the_minimum_is_complete(window: int | str, slow: float | None) -> None:
+    """Only successes between a failure and the minimum take the lock; a healthy circuit takes none."""
+    breaker = CircuitBreaker(
+        failure_rate_threshold=0.5,
+        sliding_window=window,
+        minimum_calls=4,
+        clock=ManualClock(),
+        slow_call_rate_threshold=slow,
+    )
+    plain = breaker._circuit.machine.epoch.record_success  # type: ignore[union-attr]  # the circuit is closed
+    taken: list[object] = []
+
+    def successes() -> object:
+        epoch = breaker._circuit.machine.epoch
+        return epoch.record_success  # type: ignore[union-attr]  # the circuit is closed
+
+    for is_success in (True, False, True, True):
+        taken.append(successes() is plain)
+        with contextlib.suppress(ValueError), breaker.calling():
+            if not is_success:
+                fail()
+    assert taken == [True, True, False, False]
+    assert successes() is plain
+    assert (breaker.snapshot()["calls"], breaker.current_state) == (4, "closed")
+
+
+@TIMED
+def test_a_rate_that_rises_when_old_successes_leave_is_judged_by_a_success(slow: float | None) -> None:
+    """In a window of time the first success after old ones left is judged; looking at the figures changes nothing."""
+    clock = ManualClock()
+    breaker = CircuitBreaker(
+        failure_rate_threshold=0.5, sliding_window="10s", minimum_calls=4, clock=clock, slow_call_rate_threshold=slow
+    )
+    for _ in range(6):
+        breaker.call(int)
+    clock.advance(5)
+    for _ in range(4):
+        with pytest.raises(ValueError, match="down"):
+            breaker.call(fail)
+    clock.advance(5.5)
+    breaker.snapshot()
+    assert breaker.current_state == "closed"
+    breaker.call(int)
+    assert breaker.current_state == "open"
+
+
+def test_a_mode_that_does_not_count_judges_no_success() -> None:
+    """A success that ends while the circuit is disabled neither counts nor opens it."""
+    breaker = CircuitBreaker(failure_rate_threshold=0.5, sliding_window=10, minimum_calls=2)
+    with pytest.raises(ValueError, match="down"):
+        breaker.call(fail)
+    with breaker.calling():
+        breaker.set_mode("disabled")
+    breaker.call(int)
+    breaker.set_mode("automatic")
+    assert breaker.current_state == "closed"
+    breaker.call(int)
+    assert breaker.current_state == "open"
+
+
+def test_one_of_many_threads_completes_the_minimum() -> None:
+    """Of successes that end at once, each counts once, and the circuit opens exactly at the minimum."""
+    for _ in range(20):
+        breaker = CircuitBreaker(failure_rate_threshold=0.1, sliding_window=100, minimum_calls=10)
+        heard = RecordingListener()
+        breaker.add_listener(heard)
+        with pytest.raises(ValueError, match="down"):
+            breaker.call(fail)
+        gate = threading.Barrier(9)
+
+        def succeed(gate: threading.Barrier = gate) -> None:
+            gate.wait()
+
+        with ThreadPoolExecutor(9) as pool:
+            list(pool.map(lambda _, breaker=breaker, succeed=succeed: breaker.call(succeed), range(9)))
+        assert [(event.kind, event.facts["calls"]) for event in heard.events] == [("breaker.opened", 10)]
 
 
 def test_wall_clock_jumps_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

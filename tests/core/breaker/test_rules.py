@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resilience.breaker._cut_offs import CutOffs
-from resilience.breaker._rules import Trip, TripLimits, TripRules, rules_in_time
+from resilience.breaker._rules import Trip, TripLimits, TripRules, judging_rules
 from resilience.breaker._window import CallCounts, CallWindow, NoWindow, TimeWindow
 
 OUTCOMES = st.lists(st.sampled_from(["ok", "failed", "slow", "both"]), max_size=80)
@@ -14,9 +14,7 @@ OUTCOMES = st.lists(st.sampled_from(["ok", "failed", "slow", "both"]), max_size=
 
 def report(rules: TripRules, outcome: str, now: float = 0.0) -> Trip | None:
     if outcome == "ok":
-        rules.advance(now)
-        rules.record_success()
-        return None
+        return rules.judge_success(now)
     if outcome == "slow":
         return rules.record_slow(now)
     return rules.record_failure(now, slow=outcome == "both")
@@ -75,8 +73,8 @@ def test_rates_judge_the_last_calls(outcomes: list[str], size: int, data: st.Dat
         seen.append(outcome)
         counts = counted(seen[-size:])
         trip = report(rules, outcome)
-        failing = outcome in ("failed", "both") and counts.failures >= 0.5 * counts.calls
-        slow = outcome != "ok" and counts.slow > 0 and counts.slow >= 0.4 * counts.calls
+        failing = counts.failures > 0 and counts.failures >= 0.5 * counts.calls
+        slow = counts.slow > 0 and counts.slow >= 0.4 * counts.calls
         expected = "failure rate" if failing else "slow call rate" if slow else None
         if counts.calls < minimum:
             expected = None
@@ -169,8 +167,8 @@ def test_time_that_stands_still_or_leaps_is_borne() -> None:
     rules = TripRules(TripLimits(None, None, 2.0), TimeWindow(10.0, 0.0))
     for _ in range(5):
         rules.record_failure(0.0)
-    rules.advance(1e9)
-    assert rules.counts(1e9) == CallCounts(0, 0, 0)
+    rules.judge_success(1e9)
+    assert rules.counts(1e9) == CallCounts(0, 1, 0)
 
 
 def test_consecutive_failures_report_the_window_if_another_rule_looks_at_it() -> None:
@@ -194,11 +192,11 @@ def test_a_running_call_is_a_success_only_when_it_succeeds() -> None:
 
 def test_a_success_at_the_edge_of_a_bucket_belongs_to_the_next_one() -> None:
     """A success that comes exactly when a bucket ends moves the window of time before it counts."""
-    moved: list[float] = []
+    judged: list[object] = []
     window = TimeWindow(10.0, 0.0)
-    rules = rules_in_time(TripLimits(failures=1), window, lambda: window.edge, lambda _rules, now: moved.append(now))
+    rules = judging_rules(TripLimits(failures=1), window, lambda: window.edge, judged.append)
     rules.record_success()
-    assert moved == [1.0]
+    assert [each() for each in judged] == [rules]  # type: ignore[operator]  # weak references
 
 
 def test_cut_offs_are_evidence_after_exactly_the_time_allowed() -> None:
@@ -211,14 +209,34 @@ def test_cut_offs_are_evidence_after_exactly_the_time_allowed() -> None:
     assert [row.are_evidence(now, 60.0) for now in (14.9, 15.0)] == [False, True]
 
 
-def test_a_slow_success_matches_no_rule_about_failures() -> None:
-    """If a slow success completes the minimum of calls, it does not open the circuit for the failures before it."""
-    for is_over in (True, False):
-        rules = TripRules(TripLimits(failure_rate=0.5, slow_rate=0.9, minimum=4), CallWindow(10))
-        assert [rules.record_failure(0.0) for _ in range(3)] == [None] * 3
-        trip = rules.record_slow(0.0) if is_over else rules.record_slow_running(0.0)[1]
-        assert trip is None
-        assert rules.record_failure(0.0) == Trip("failure rate", CallCounts(4, 5, 1))
+@pytest.mark.parametrize(
+    "completing",
+    [
+        lambda rules: rules.judge_success(0.0),
+        lambda rules: rules.record_slow(0.0),
+        lambda rules: rules.record_slow_running(0.0)[1],
+    ],
+    ids=["success", "slow success", "slow and running"],
+)
+def test_every_outcome_completes_the_minimum(completing: Callable[[TripRules], Trip | None]) -> None:
+    """A rate is judged with the call that completes the minimum, whatever its outcome is; counts are not."""
+    rules = TripRules(TripLimits(failure_rate=0.5, slow_rate=0.9, minimum=4), CallWindow(10))
+    assert [rules.record_failure(0.0) for _ in range(3)] == [None] * 3
+    trip = completing(rules)
+    assert trip is not None
+    assert (trip.rule, trip.counts[:2]) == ("failure rate", (3, 4))
+    counting = TripRules(TripLimits(consecutive=9, failures=3, minimum=4), CallWindow(10))
+    assert [counting.record_failure(0.0) is None for _ in range(3)] == [True, True, False]
+    assert completing(counting) is None
+
+
+def test_reading_the_counts_does_not_move_a_window() -> None:
+    """A window of time moves with an outcome only, so that the rates are judged when old outcomes leave."""
+    window = TimeWindow(10.0, 0.0)
+    rules = TripRules(TripLimits(failure_rate=0.5), window)
+    rules.record_success()
+    assert [rules.counts(now) for now in (0.0, 9.9, 10.1, 99.0)] == [(0, 1, 0), (0, 1, 0), (0, 0, 0), (0, 0, 0)]
+    assert window.edge == 1.0
 
 
 def test_successes_are_the_outcomes_that_are_no_failures() -> None:
