@@ -16,10 +16,10 @@ from resilience.policy import STARTED
 from resilience_grpc.client._aio_calls import (
     AioCall,
     AioOutgoing,
-    CompletedAioCall,
     GuardedStreamCall,
     GuardedStreamUnaryCall,
 )
+from resilience_grpc.client._aio_ended import CompletedAioCall, FailedAioCall, FailedAioStream
 from resilience_grpc.client._errors import CallError, as_call_error
 from resilience_grpc.client._options import CallOptions
 from resilience_grpc.client._pipeline import MethodPipelines, PipelineChoice
@@ -80,8 +80,13 @@ class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
         if method is None:
             return await continuation(client_call_details, request)
         outgoing: AioOutgoing = method.outgoing(_sender(continuation), client_call_details, request)
-        response = await _call(method.guarded(_attempt, is_resendable=True), outgoing)
-        call = outgoing.call_of(response) or CompletedAioCall(response)
+        call: object
+        try:
+            response = await _call(method.guarded(_attempt, is_resendable=True), outgoing)
+        except CallError as error:  # an interceptor outside of ours expects a call object, as without ours
+            call = FailedAioCall(error)
+        else:
+            call = outgoing.call_of(response) or CompletedAioCall(response)
         return cast("grpc.aio.UnaryUnaryCall[Request, Response]", call)
 
 
@@ -198,7 +203,10 @@ async def _begin_writing(
         call = await asyncio.shield(begun)
     except asyncio.CancelledError:
         if task.done() and not task.cancelled():
-            return CompletedAioCall(task.result())  # a policy has given the response, or has refused the call
+            try:
+                return CompletedAioCall(task.result())  # a policy has given the response
+            except CallError as error:  # a policy has refused the call
+                return FailedAioCall(error)
         task.cancel()
         raise
     return GuardedStreamUnaryCall(task, call)
@@ -220,14 +228,16 @@ async def _stream_attempt(outgoing: AioOutgoing) -> AsyncGenerator[object, None]
 
 async def _begin_reading(
     attempt: Callable[[AioOutgoing], AsyncGenerator[object, None]], outgoing: AioOutgoing
-) -> GuardedStreamCall:
+) -> GuardedStreamCall | FailedAioStream:
     """Return as soon as the first attempt has begun."""
     responses = attempt(outgoing)
     try:
         with outgoing.deadline or contextlib.nullcontext():
             await anext(responses)  # STARTED
-    except CallError:
-        raise
+    except CallError as error:
+        return FailedAioStream(error)
     except ResilienceError as error:
-        raise as_call_error(error, is_aio=True) from error.__cause__
+        failed = as_call_error(error, is_aio=True)
+        failed.__cause__ = error.__cause__
+        return FailedAioStream(failed)
     return GuardedStreamCall(responses, outgoing)

@@ -16,7 +16,12 @@ from resilience_grpc._grpcio_internals import has_done_writing, weak_channel_cal
 from resilience_grpc.client._call import CallObject, OutgoingCall
 from resilience_grpc.client._errors import CallError, as_call_error
 
-__all__ = ("AioCall", "AioOutgoing", "CompletedAioCall", "GuardedStreamCall", "GuardedStreamUnaryCall")
+__all__ = (
+    "AioCall",
+    "AioOutgoing",
+    "GuardedStreamCall",
+    "GuardedStreamUnaryCall",
+)
 
 _END = grpc.aio.EOF
 
@@ -37,62 +42,6 @@ class AioCall(CallObject, Protocol):
 
 
 AioOutgoing: TypeAlias = OutgoingCall[Awaitable[AioCall], AioCall]
-
-
-class CompletedAioCall(grpc.aio.UnaryUnaryCall[Any, Any]):
-    """A response that a policy has given: no server was called."""
-
-    def __init__(self, response: object) -> None:
-        self._response = response
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        return self._completed().__await__()
-
-    async def _completed(self) -> object:
-        return self._response
-
-    def cancel(self) -> bool:
-        """Do nothing: the call has ended."""
-        return False
-
-    def cancelled(self) -> bool:
-        """Return False."""
-        return False
-
-    def done(self) -> bool:
-        """Return True."""
-        return True
-
-    def time_remaining(self) -> float | None:
-        """Return None: the call has ended."""
-        return None
-
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        """Call `callback` at once."""
-        callback(self)
-
-    async def code(self) -> StatusCode:
-        """Return OK."""
-        return StatusCode.OK
-
-    async def details(self) -> str:
-        """Return an empty text."""
-        return ""
-
-    async def initial_metadata(self) -> grpc.aio.Metadata:
-        """Return no metadata."""
-        return grpc.aio.Metadata()
-
-    async def trailing_metadata(self) -> grpc.aio.Metadata:
-        """Return no metadata."""
-        return grpc.aio.Metadata()
-
-    async def debug_error_string(self) -> str:
-        """Return an empty text."""
-        return ""
-
-    async def wait_for_connection(self) -> None:
-        """Return at once."""
 
 
 class _AttemptProxy:

@@ -512,6 +512,83 @@ async def test_interceptors_of_others_see_what_they_are_used_to(
     assert other.seen == ([OK] if place == "around" else [UNAVAILABLE, OK])
 
 
+class _OuterStreamUnary(grpc.aio.StreamUnaryClientInterceptor):
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        self.calls.append(await continuation(client_call_details, request_iterator))
+        return self.calls[-1]
+
+
+class _OuterUnaryStream(grpc.aio.UnaryStreamClientInterceptor):
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        self.calls.append(await continuation(client_call_details, request))
+        return self.calls[-1]
+
+
+class _OuterUnary(grpc.aio.UnaryUnaryClientInterceptor):
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        self.calls.append(await continuation(client_call_details, request))
+        return self.calls[-1]
+
+
+async def _read(call: Any) -> Any:
+    return [each async for each in call]
+
+
+@pytest.mark.parametrize("how", ["failed", "refused"])
+@pytest.mark.parametrize(
+    ("other", "start", "end"),
+    [
+        (_OuterUnary, lambda channel: channel.unary_unary(GET)(b""), lambda call: call),
+        (_OuterStreamUnary, lambda channel: channel.stream_unary(PUT)(iter([b""])), lambda call: call),
+        (_OuterUnaryStream, lambda channel: channel.unary_stream(LIST)(b""), _read),
+        (_OuterUnaryStream, lambda channel: channel.unary_stream(LIST)(b""), lambda call: call.read()),
+    ],
+    ids=["unary_unary", "stream_unary", "unary_stream", "read"],
+)
+async def test_an_interceptor_before_ours_gets_the_failed_call(
+    upstream: Upstream, connect: Connect, other: Any, start: Any, end: Any, how: str
+) -> None:
+    """As without ours: `await continuation(...)` raises nothing; the call says how it ended, and awaiting it raises."""
+    breaker, is_refused = CircuitBreaker(1), how == "refused"
+    upstream.otherwise = failing()
+    seen, bare = other(), other()
+    channels, error = [connect(breaker, around=[seen])], None
+    if is_refused:
+        breaker.open()
+    else:  # grpcio's own behaviour is the reference
+        channels.append(grpc.aio.insecure_channel(upstream.target, interceptors=[bare]))
+    for channel in channels:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await end(start(channel))
+        error = error or caught.value
+    call = seen.calls[0]
+    if is_refused or other is not _OuterUnaryStream:  # a stream that began has been read to its end
+        with pytest.raises(CircuitOpenError if is_refused else grpc.aio.AioRpcError) as again:
+            await end(call)
+        assert again.value is error
+    assert isinstance(error, grpc.aio.AioRpcError)
+    assert error.code() is UNAVAILABLE
+    assert (await call.code(), await call.details()) == (UNAVAILABLE, error.details())
+    assert list(await call.initial_metadata()) == []
+    assert isinstance(await call.debug_error_string(), str)
+    assert (call.done(), call.cancelled(), call.cancel()) == (True, False, False)
+    done: list[Any] = []
+    call.add_done_callback(done.append)
+    assert len(done) == 1
+    if not is_refused:
+        assert (await bare.calls[0].code(), bare.calls[0].done()) == (await call.code(), call.done())
+        await channels[1].close()
+
+
 class _Eager(grpc.aio.UnaryUnaryClientInterceptor):
     """An interceptor of the user, which waits for the response and raises its error."""
 
