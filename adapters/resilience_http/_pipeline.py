@@ -45,6 +45,10 @@ def per_host(make: Callable[[str], Policy | AroundPolicy], **options: Any) -> Ke
 
 def toolkit_of(given: Resilience | None) -> Resilience:
     """Return the toolkit of a client: the given one, or that of the process."""
+    wanted: object = given
+    if isinstance(wanted, str):
+        hint = f"for the pipeline of this name write pipeline={wanted!r}"
+        raise ConfigurationError([Problem("resilience", wanted, "a Resilience, or None", hint)])
     return Resilience.default() if given is None else Resilience.of(given)
 
 

@@ -12,7 +12,7 @@ from requests.models import PreparedRequest, Response
 from urllib3.util import Timeout as StepTimeout
 
 from resilience import DeadlineExceededError, ErrorCatalog, Pipeline, Resilience, idempotent
-from resilience.client import ClientContext, is_failure, may_repeat
+from resilience.client import ClientContext, Destination, is_failure, may_repeat
 from resilience.envelope import read_envelope
 from resilience.errors import Portable
 from resilience.timeout import Deadline
@@ -66,6 +66,11 @@ class RequestsFailedResponse(Portable, requests.HTTPError):
         self.retry_after = retry_after_of(response, response.status_code)
         self.seconds, self.allowed = seconds, allowed
         self.is_callers = allowed is not None
+
+    @property
+    def log_name(self) -> str:
+        """The error in the log: the type that policies name, and the status."""
+        return f"HTTPError {self.answer.status_code}"
 
     def discard(self) -> None:
         """Free the connection: another attempt follows, and this response is not read."""
@@ -196,10 +201,11 @@ class ResilienceAdapter(HTTPAdapter):
 
     def _guarded(self, call: _RequestsAttempts, request: PreparedRequest, *, repeats: bool) -> Response:
         try:
-            if repeats:
-                answer = self._pipelines.repeating.call(call.send_idempotent, request)
-            else:
-                answer = self._pipelines.sending_once.call(call.send_once, request)
+            with Destination(host_of, request):
+                if repeats:
+                    answer = self._pipelines.repeating.call(call.send_idempotent, request)
+                else:
+                    answer = self._pipelines.sending_once.call(call.send_once, request)
         except RequestsFailedResponse as failed:
             answer = failed.answer
         except REFUSED_OR_LATE as error:

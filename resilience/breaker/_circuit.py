@@ -24,7 +24,7 @@ from resilience.breaker._rules import OutcomeRules, TripRules, judge_under_lock,
 from resilience.breaker._states import IS_OPEN, OPEN, UNTRACKED, Closed, Open, Permit, Refusal, TimedCall, Trial
 from resilience.breaker._storage import GuardedStorage
 from resilience.clock import Clock
-from resilience.event_log import NOT_QUIET
+from resilience.event_log import NOT_QUIET, error_name
 from resilience.events import Emitter
 from resilience.timeout import neutral_remaining
 
@@ -61,7 +61,7 @@ class Circuit:
         self.after_fork()
         renew_after_fork(self)
         self._refusals = NOT_QUIET  # until the first refusal: a keyed policy gives the circuit its log later
-        self._last_error: type[Exception] | None = None  # the error itself would keep the frames of the call
+        self._last_error: str | None = None  # the error itself would keep the frames of the call
         self._changes = 0  # of the state so far, each one from when the storage knows it
         # Both refer to the circuit weakly: with a cycle, a circuit would stay in memory until the collector runs.
         timeout = options.storage_timeout
@@ -202,7 +202,7 @@ class Circuit:
             if not self._counts_at(now):
                 self.machine.abandon(permit)
                 return None
-            self._last_error = None if error is None else type(error)
+            self._last_error = None if error is None else error_name(error)
             if self._storage is not None and isinstance(permit, Trial):
                 _storage.record_trial(permit, self.machine, self._storage, is_success=False)
             return self._apply(now, self.machine.record_failure, permit, now, asked)

@@ -42,7 +42,7 @@ def open_message(circuit: str, facts: Mapping[str, Any]) -> str:
 
 
 def kind_and_facts(
-    change: StateChange, machine: CircuitMachine, now: float, mode: Mode | None, last_error: type[Exception] | None
+    change: StateChange, machine: CircuitMachine, now: float, mode: Mode | None, last_error: str | None
 ) -> tuple[str, dict[str, Any]]:
     """Return the event of a change: its kind, and the states, the rule, and the counts of the epoch that ended."""
     failures, calls, slow = change.counts
@@ -51,7 +51,7 @@ def kind_and_facts(
     epoch = machine.epoch
     if isinstance(epoch, Open):
         facts |= {"retry_after": max(0.0, epoch.until - now), "openings": machine.openings}
-        facts["last_error"] = None if last_error is None else last_error.__name__
+        facts["last_error"] = last_error
     if mode is not None and mode.word == METRICS_ONLY:
         facts["shadow"] = True
     return "breaker.ramped" if change.before == change.after == "closed" else EVENTS[change.after], facts

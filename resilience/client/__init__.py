@@ -6,11 +6,13 @@ from resilience.client._http import IDEMPOTENT_METHODS, asked_wait, is_failure, 
 from resilience.client._options import ClientOptions
 from resilience.client._policy_kinds import hedge_named, may_call_again, owns_call, runs_in_threads
 from resilience.client._transport_timeout import TransportTimeout
+from resilience.event_log import Destination
 
 __all__ = (
     "IDEMPOTENT_METHODS",
     "ClientContext",
     "ClientOptions",
+    "Destination",
     "TransportTimeout",
     "asked_wait",
     "client_headers",

@@ -16,8 +16,10 @@ from resilience._support.printable import one_line, span
 __all__ = (
     "ELSEWHERE",
     "LINES",
+    "OF_ONE_CALL",
     "EventLine",
     "Volume",
+    "error_name",
     "error_type",
     "line_of",
     "named_with_key",
@@ -48,9 +50,22 @@ class EventLine(NamedTuple):
     text: Callable[[str, Facts], str]
 
 
+def error_name(error: object) -> str:
+    """Return the type of an error, with its status if a client of ours has made it: "HTTPStatusError 503"."""
+    kind = type(error)
+    if hasattr(kind, "log_name"):  # asked of the class: an error that has no such attribute may raise when it is asked
+        try:
+            name = error.log_name  # type: ignore[attr-defined]  # see above
+        except Exception:  # noqa: BLE001 - of a foreign class, which happens to use the same word
+            return kind.__name__
+        if isinstance(name, str):
+            return name
+    return kind.__name__
+
+
 def error_type(error: object) -> str:
-    """Return the type of an error, given as the error or as the name of its type."""
-    return one_line(error if isinstance(error, str) else type(error).__name__, _LONGEST_NAME)
+    """Return the name of an error, given as the error or as its name, fit for a line."""
+    return one_line(error if isinstance(error, str) else error_name(error), _LONGEST_NAME)
 
 
 def named_with_key(name: str, key: str) -> str:
@@ -245,6 +260,9 @@ LINES: Mapping[str, EventLine] = {
 }
 ELSEWHERE = frozenset({"health.changed", "lifecycle.hook_failed", "lifecycle.signalled", "lifecycle.waiting"})
 """Events whose lines the health checks and the lifecycle write, because they know more than the facts of the event."""
+
+OF_ONE_CALL = frozenset({"retry.exhausted", "retry.scheduled", "timeout.elapsed", "timeout.rejected"})
+"""Events about one call. If a client makes the call, their lines name its host, although the policy has no key."""
 
 
 def line_of(kind: str) -> EventLine:

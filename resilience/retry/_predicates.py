@@ -20,12 +20,10 @@ from resilience.errors import (
 )
 from resilience.errors import named as display_name
 from resilience.options import is_plain_callable
-from resilience.timeout import Deadline
+from resilience.timeout import OF_A_CLIENT, Deadline
 
 __all__ = ("On", "Predicate", "PredicateAnswer", "RetryAnswer", "RetryableErrors", "normalize")
 
-_OF_A_CLIENT = "client"
-"""The policy that the errors of our own clients name. They end a request at the deadline in force."""
 _MARGIN = 0.05
 """Seconds. A client ends its request so long, at most, before the deadline that it keeps."""
 
@@ -108,7 +106,7 @@ class RetryableErrors:
             return False
         if error.policy in self.inner_timeouts:
             return error.retryable
-        if error.policy != _OF_A_CLIENT:
+        if error.policy != OF_A_CLIENT:
             return False
         deadline = Deadline.current()
         return error.retryable or deadline is None or deadline.remaining() > _MARGIN

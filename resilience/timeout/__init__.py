@@ -6,10 +6,11 @@ from resilience.timeout._moving_deadline import DeadlineSnapshot, LatestDeadline
 from resilience.timeout._options import TimeoutOptions
 from resilience.timeout._origin import allowed_by_service, caller_remaining, neutral_remaining
 from resilience.timeout._policy import Timeout
-from resilience.timeout._time_limit import TimeLimit
+from resilience.timeout._time_limit import OF_A_CLIENT, TimeLimit
 from resilience.timeout._waiting import DeadlineTimer, DeadlineWait
 
 __all__ = (
+    "OF_A_CLIENT",
     "Deadline",
     "DeadlineSnapshot",
     "DeadlineTimer",

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from resilience._support.awaiting import CoroutineFunction
-from resilience.errors import running_behind
+from resilience.errors import DeadlineExceededError, running_behind
 from resilience.running import needs_asyncio
 from resilience.timeout._deadline import CURRENT_FRAME, EnforcedDeadline, leave_frame
 from resilience.timeout._waiting import DeadlineWait, TimerQueue
@@ -91,6 +91,8 @@ class CallDeadline(EnforcedDeadline):
         leave_frame(self)
         # Tasks that were started inside may live on, and their context holds this deadline: it must not hold the task.
         task, self._task = self._task, None
+        if error is not None and isinstance(error, DeadlineExceededError):
+            self._time.note_end_inside(error, self._seconds)
         if self._has_expired and task is not None:
             is_ours = task.uncancel() <= self._cancelling
             if is_ours and isinstance(error, asyncio.CancelledError):

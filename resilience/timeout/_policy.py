@@ -12,7 +12,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 from resilience._support.awaiting import CoroutineFunction
 from resilience._support.executor import Executor, Shortage, Work
 from resilience.clock import Clock, monotonic
-from resilience.errors import RunningWork
+from resilience.errors import DeadlineExceededError, RunningWork
 from resilience.options import CLOCK, checked
 from resilience.policy import Named
 from resilience.timeout._deadline import Deadline
@@ -138,6 +138,8 @@ class Timeout(Named):
             if work.error is None:
                 return cast("R", work.result)
             error, work.error = work.error, None  # the thread may keep its work a moment longer
+            if isinstance(error, DeadlineExceededError):
+                limit.note_end_inside(error, seconds)
             try:
                 raise error
             finally:

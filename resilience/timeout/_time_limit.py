@@ -20,7 +20,10 @@ from resilience.timeout._waiting import TimerQueue
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-__all__ = ("TimeLimit",)
+__all__ = ("OF_A_CLIENT", "TimeLimit")
+
+OF_A_CLIENT = "client"
+"""The `policy` of an error of a client that kept the deadline in force itself."""
 
 
 class TimeLimit:
@@ -85,14 +88,30 @@ class TimeLimit:
 
     def exceeded(self, seconds: float, running: RunningWork | None = None) -> DeadlineExceededError:
         """Count a call that took longer than `seconds`, emit its event, and return its error."""
-        with self._lock:
-            self.elapsed_calls += 1
-        self.events.emit("timeout.elapsed", self.name, self.clock(), "warning", seconds=seconds)
+        self._count(seconds)
         allowed = allowed_by_service(seconds, self.seconds)
         message = f"{self._who}: the call took longer than {seconds:.3g} s"
         if allowed is not None:
             message = f"{message}, and its caller waits no longer"
         return DeadlineExceededError(message, policy=self.name, seconds=seconds, running=running, allowed=allowed)
+
+    def note_end_inside(self, error: DeadlineExceededError, seconds: float) -> None:
+        """Count a call that a client inside this policy has ended, its margin before this policy would have.
+
+        Args:
+            error: The error of the call. It gets the name of this policy if only the time of the attempt is over, so
+                that no `Timeout` outside counts it again. A call that was not made is not counted.
+            seconds: The time that the call had.
+        """
+        if error.policy == OF_A_CLIENT and not error.is_before_call:
+            self._count(seconds)
+            if error.retryable:
+                error.policy = self.name
+
+    def _count(self, seconds: float) -> None:
+        with self._lock:
+            self.elapsed_calls += 1
+        self.events.emit("timeout.elapsed", self.name, self.clock(), "warning", seconds=seconds)
 
     @property
     def _who(self) -> str:

@@ -29,7 +29,7 @@ from resilience_grpc import (
     drain,
     server_interceptors,
 )
-from resilience_http import AsyncResilienceTransport, ResilienceTransport
+from resilience_http import AsyncResilienceTransport, ResilienceAdapter, ResilienceTransport
 
 
 def threaded_server() -> grpc.Server:
@@ -71,6 +71,11 @@ TRANSPORTS: dict[str, tuple[Callable[[], Any], str]] = {
     "toolkit": (lambda: SYNC(cast(Any, Resilience())), "write ResilienceTransport(resilience=toolkit)"),
     "toolkit, async": (lambda: AWAITING(cast(Any, Resilience())), "AsyncResilienceTransport(resilience=toolkit)"),
     "pipeline": (lambda: SYNC(cast(Any, Pipeline("p"))), "write ResilienceTransport(pipeline=pipeline)"),
+    "name": (lambda: SYNC(cast(Any, "stock")), "write ResilienceTransport(pipeline='stock')"),
+    "name of a pipeline as toolkit": (
+        lambda: ResilienceAdapter(cast(Any, "stock")),
+        "resilience='stock': expected a Resilience, or None (for the pipeline of this name write pipeline='stock')",
+    ),
     "class": (lambda: SYNC(cast(Any, httpx.HTTPTransport)), "ResilienceTransport(HTTPTransport())"),
     "client": (lambda: SYNC(cast(Any, httpx.Client())), "a transport with the method handle_request"),
     "async inside": (lambda: SYNC(cast(Any, httpx.AsyncHTTPTransport())), "one is for blocking clients"),

@@ -143,6 +143,11 @@ class CallError(grpc.RpcError):
         """Whether the caller's deadline ended the call sooner than the service itself would have."""
         return self.allowed is not None
 
+    @property
+    def log_name(self) -> str:
+        """The error in the log: its type, and the status of the call."""
+        return f"{type(self).__name__} {self.call_status.status.name}"
+
     def details(self) -> str:
         """Return the status message."""
         return self.call_status.text

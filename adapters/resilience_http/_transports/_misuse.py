@@ -29,6 +29,8 @@ def check_inner(inner: object, method: str) -> None:
         hint = f"write {kind}(resilience=toolkit)"
     elif isinstance(inner, Pipeline):
         hint = f"write {kind}(pipeline=pipeline)"
+    elif isinstance(inner, str):
+        hint = f"for the pipeline of this name write {kind}(pipeline={inner!r})"
     elif isinstance(inner, type):
         hint = f"give an instance: {kind}({inner.__name__}())"
     elif hasattr(inner, "handle_request") or hasattr(inner, "handle_async_request"):

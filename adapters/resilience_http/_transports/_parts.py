@@ -39,6 +39,11 @@ class FailedResponseError(Portable, Exception):
         self.seconds, self.allowed = seconds, allowed
         self.is_callers = allowed is not None
 
+    @property
+    def log_name(self) -> str:
+        """The error in the log: the type that policies name, and the status."""
+        return f"HTTPStatusError {self.response.status_code}"
+
     def discard(self) -> None:
         """Free the connection: another attempt follows, and this response is not read."""
         if isinstance(self.response.stream, TrackedBody):

@@ -11,9 +11,11 @@ from types import TracebackType
 from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
 from resilience import ErrorCatalog, Pipeline, Resilience, idempotent
+from resilience.client import Destination
 from resilience_http._envelope import MAX_ENVELOPE
 from resilience_http._errors import REFUSED_OR_LATE
 from resilience_http._exchange import ClientExchange
+from resilience_http._pipeline import host_of
 from resilience_http._transports._bodies import SyncBodies, close_all
 from resilience_http._transports._internals import InnerTransport
 from resilience_http._transports._library import Foreign, HTTPXLibrary, HTTPXRequest, HTTPXResponse
@@ -123,10 +125,11 @@ class GuardedTransport(Generic[Q, A, T]):
         pipelines = parts.pipelines
         answer: A
         try:
-            if exchange.repeats:
-                answer = pipelines.repeating.call(call.send_idempotent, request)
-            else:
-                answer = pipelines.sending_once.call(call.send_once, request)
+            with Destination(host_of, request):
+                if exchange.repeats:
+                    answer = pipelines.repeating.call(call.send_idempotent, request)
+                else:
+                    answer = pipelines.sending_once.call(call.send_once, request)
         except FailedResponseError as failed:
             answer = failed.response
         except REFUSED_OR_LATE as error:

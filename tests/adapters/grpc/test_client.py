@@ -97,6 +97,15 @@ def test_listed_methods_are_retried(upstream: Upstream, make: Make, kind: str) -
     assert upstream.attempts == [None, "1", "2"]
 
 
+def test_the_log_names_the_status(make: Make, upstream: Upstream, caplog: pytest.LogCaptureFixture) -> None:
+    """The line of an opened circuit has the status of the last error."""
+    upstream.script = [failing(UNAVAILABLE)]
+    with pytest.raises(grpc.RpcError):
+        make(CircuitBreaker(fail_max=1)).get()
+    (line,) = caplog.messages
+    assert "last AppError UNAVAILABLE; next trial in " in line
+
+
 def test_methods_may_be_listed_by_configuration(upstream: Upstream, make: Make) -> None:
     """Methods are idempotent if the environment or the code names them."""
     toolkit = Resilience.from_env({"RESILIENCE_CLIENT__IDEMPOTENT_METHODS": "shop.Orders/Get, /other.Orders/*"})

@@ -641,3 +641,31 @@ def test_an_unconfigured_service_shows_its_outage(configured: str) -> None:
     code = SERVICE.format(configured=configured)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert re.sub(r"next trial in 0\.[0-9]+ s", "next trial in N s", done.stderr).splitlines() == SEEN
+
+
+class OddError(Exception):
+    """An error with an attribute of the same name as ours, which cannot be read or is no text."""
+
+    def __init__(self, name: object) -> None:
+        self._name = name
+
+    @property
+    def log_name(self) -> object:
+        if self._name is None:
+            raise KeyError
+        return self._name
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [(None, "OddError"), (7, "OddError"), ("Down 503", "Down 503"), ("a\nERROR b", "a\\nERROR b")]
+)
+def test_an_error_may_have_a_name_for_the_log(log: Lines, clock: ManualClock, name: object, shown: str) -> None:
+    """The line has the `log_name` of an error, as one line; of an error without such a text, the type."""
+
+    def fail() -> None:
+        raise OddError(name)
+
+    with Refused:
+        Pipeline("p", CircuitBreaker(fail_max=1, clock=clock)).call(fail)
+    (line,) = log.lines
+    assert f", last {shown}; next trial in" in line
