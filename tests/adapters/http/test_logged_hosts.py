@@ -10,7 +10,7 @@ import pytest
 from http_callers import SyncCaller
 from http_upstreams import Upstream
 
-from resilience import Deadline, Resilience, Timeout
+from resilience import Resilience, Timeout
 from resilience.retry import no_waits
 
 Make = Callable[..., SyncCaller]
@@ -87,16 +87,3 @@ def test_the_line_of_a_timeout_names_the_host(caller: Make, caplog: pytest.LogCa
     assert caplog.messages == [f"timeout 'http.timeout' ({host}): a call took longer than 0.1 s"]
     (timeout,) = (policy for policy in client.guard.pipeline.policies if isinstance(policy, Timeout))
     assert timeout.elapsed_calls == 1
-
-
-def test_a_deadline_of_the_caller_is_logged_as_well(caller: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """If the deadline of the caller ends a request, the line of the timeout names the time that the request had."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        host = f"127.0.0.1:{silent.getsockname()[1]}"
-        settings = {"TIMEOUT__SECONDS": "5s", "RETRY__ENABLED": "false"}
-        toolkit = Resilience.from_env({f"RESILIENCE_PIPELINE__HTTP__{name}": text for name, text in settings.items()})
-        client = caller(toolkit)
-        with Deadline.after("200ms"), pytest.raises(client.timed_out):
-            client.get(f"http://{host}/")
-    (line,) = caplog.messages
-    assert re.fullmatch(rf"timeout 'http\.timeout' \({host}\): a call took longer than 0\.\d+ s", line)
