@@ -202,7 +202,9 @@ class Circuit:
             if not self._counts_at(now):
                 self.machine.abandon(permit)
                 return None
-            self._last_error = None if error is None else error_name(error)
+            kind = type(error)
+            name = error_name(error) if hasattr(kind, "log_name") else kind.__name__  # few errors have a log_name
+            self._last_error = None if error is None else name
             if self._storage is not None and isinstance(permit, Trial):
                 _storage.record_trial(permit, self.machine, self._storage, is_success=False)
             return self._apply(now, self.machine.record_failure, permit, now, asked)
