@@ -61,7 +61,7 @@ class Circuit:
         self.after_fork()
         renew_after_fork(self)
         self._refusals = NOT_QUIET  # until the first refusal: a keyed policy gives the circuit its log later
-        self._last_error: str | None = None  # the error itself would keep the frames of the call
+        self._last_error: str | type | None = None  # the error itself would keep the frames of the call
         self._changes = 0  # of the state so far, each one from when the storage knows it
         # Both refer to the circuit weakly: with a cycle, a circuit would stay in memory until the collector runs.
         timeout = options.storage_timeout
@@ -202,9 +202,7 @@ class Circuit:
             if not self._counts_at(now):
                 self.machine.abandon(permit)
                 return None
-            kind = type(error)
-            name = error_name(error) if hasattr(kind, "log_name") else kind.__name__  # few errors have a log_name
-            self._last_error = None if error is None else name
+            self._last_error = error_name(error) if hasattr(type(error), "log_name") else type(error)
             if self._storage is not None and isinstance(permit, Trial):
                 _storage.record_trial(permit, self.machine, self._storage, is_success=False)
             return self._apply(now, self.machine.record_failure, permit, now, asked)

@@ -42,7 +42,7 @@ def open_message(circuit: str, facts: Mapping[str, Any]) -> str:
 
 
 def kind_and_facts(
-    change: StateChange, machine: CircuitMachine, now: float, mode: Mode | None, last_error: str | None
+    change: StateChange, machine: CircuitMachine, now: float, mode: Mode | None, last_error: str | type | None
 ) -> tuple[str, dict[str, Any]]:
     """Return the event of a change: its kind, and the states, the rule, and the counts of the epoch that ended."""
     failures, calls, slow = change.counts
@@ -51,7 +51,8 @@ def kind_and_facts(
     epoch = machine.epoch
     if isinstance(epoch, Open):
         facts |= {"retry_after": max(0.0, epoch.until - now), "openings": machine.openings}
-        facts["last_error"] = last_error
+        has_error = last_error not in (None, type(None))  # else a result has counted as a failure
+        facts["last_error"] = getattr(last_error, "__name__", last_error) if has_error else None
     if mode is not None and mode.word == METRICS_ONLY:
         facts["shadow"] = True
     return "breaker.ramped" if change.before == change.after == "closed" else EVENTS[change.after], facts
