@@ -19,11 +19,13 @@ stock (`grpc_shop.py`); there is written how to start all three.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import httpx2
@@ -34,6 +36,9 @@ from resilience import Resilience, ResilienceError
 from resilience.events import Event
 from resilience_fastapi import error_responses, install, rate_limit
 from resilience_http.httpx2 import AsyncResilienceTransport
+
+CONNECTIONS = 10
+"""Connections to the database. The bulkhead of the payments is smaller, so that payments cannot take them all."""
 
 PRICES = {"tea": 450, "cake": 620, "scone": 380}
 
@@ -67,6 +72,37 @@ payments = toolkit.pipeline("payments")
 toolkit.catalog.define("ORDERS_V001", "We do not sell that.", http_status=422)
 toolkit.catalog.define("ORDERS_P001", "The payment did not go through.", http_status=502, retryable=True)
 toolkit.catalog.define("ORDERS_W001", "The warehouse does not answer.", http_status=502, retryable=True)
+
+
+class Database:
+    """The shop's articles and orders in SQLite, behind a pool of connections."""
+
+    def __init__(self) -> None:
+        self._free: asyncio.Queue[sqlite3.Connection] = asyncio.Queue()
+        uri = f"file:{uuid.uuid4()}?mode=memory&cache=shared"
+        for _ in range(CONNECTIONS):
+            self._free.put_nowait(sqlite3.connect(uri, uri=True, isolation_level=None))
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[sqlite3.Connection]:
+        """Lend a connection, or wait until another request returns one."""
+        connection = await self._free.get()
+        try:
+            yield connection
+        finally:
+            self._free.put_nowait(connection)
+
+    async def create(self) -> None:
+        """Create the tables, and write the articles."""
+        async with self.connection() as connection:
+            connection.execute("CREATE TABLE articles (item TEXT, cents INTEGER)")
+            connection.execute("CREATE TABLE orders (key TEXT, item TEXT)")
+            connection.executemany("INSERT INTO articles VALUES (?, ?)", PRICES.items())
+
+    def close(self) -> None:
+        """Close all connections. No request is in flight any more."""
+        while not self._free.empty():
+            self._free.get_nowait().close()
 
 
 class Order(BaseModel):
@@ -104,14 +140,17 @@ def warehouse() -> httpx2.AsyncClient:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Hold a connection pool to the warehouse, and one to the provider for each way of calling it."""
+    """Hold a connection pool to the warehouse, and one to provider and database for each way of ordering."""
     provider = os.environ.get("SHOP_PROVIDER_URL", "http://127.0.0.1:9001")
     async with (
         httpx2.AsyncClient(base_url=provider) as app.state.http,
         httpx2.AsyncClient(base_url=provider) as app.state.plain,
         warehouse() as app.state.warehouse,
     ):
-        yield
+        with closing(Database()) as app.state.database, closing(Database()) as app.state.plain_database:
+            await app.state.database.create()
+            await app.state.plain_database.create()
+            yield
     await toolkit.aclose()
 
 
@@ -122,19 +161,39 @@ install(app, toolkit)
 @app.post("/orders", status_code=201)
 async def order(order: Order) -> dict[str, Any]:
     """Sell something. While the provider is down the answer is a quick 503 with Retry-After."""
-    try:
-        return await charge(app.state.http, price_of(order), str(uuid.uuid4()))
-    except httpx2.HTTPError as error:
-        raise toolkit.catalog.error("ORDERS_P001") from error
+    key = str(uuid.uuid4())
+    async with app.state.database.connection() as connection:
+        try:
+            receipt = await charge(app.state.http, price_of(order), key)
+        except httpx2.HTTPError as error:
+            raise toolkit.catalog.error("ORDERS_P001") from error
+        connection.execute("INSERT INTO orders VALUES (?, ?)", (key, order.item))
+    return receipt
 
 
 @app.post("/plain/orders", status_code=201)
 async def plain_order(order: Order) -> dict[str, Any]:
-    """Sell something as most shops do: by calling the provider, and hoping."""
-    try:
-        return await ask_provider(app.state.plain, price_of(order), str(uuid.uuid4()))
-    except httpx2.HTTPError as error:
-        raise toolkit.catalog.error("ORDERS_P001") from error
+    """Sell something without the pipeline. While the provider hangs, the order keeps its database connection."""
+    key = str(uuid.uuid4())
+    async with app.state.plain_database.connection() as connection:
+        try:
+            receipt = await ask_provider(app.state.plain, price_of(order), key)
+        except httpx2.HTTPError as error:
+            raise toolkit.catalog.error("ORDERS_P001") from error
+        connection.execute("INSERT INTO orders VALUES (?, ?)", (key, order.item))
+    return receipt
+
+
+@app.get("/catalogue")
+async def catalogue() -> dict[str, int]:
+    """Return all articles. This endpoint never calls the provider, but it needs a connection to the database."""
+    return await articles(app.state.database)
+
+
+@app.get("/plain/catalogue")
+async def plain_catalogue() -> dict[str, int]:
+    """Return all articles, from the pool whose connections the orders without the pipeline hold."""
+    return await articles(app.state.plain_database)
 
 
 @app.put("/parcels/{number}")
@@ -162,6 +221,12 @@ async def provider_answers() -> None:
     """Show in `/readyz` that the provider is down, and stay in service: the breaker deals with it."""
     response = await app.state.http.get("/health", timeout=1)
     response.raise_for_status()
+
+
+async def articles(database: Database) -> dict[str, int]:
+    """Read all articles and their prices in cents."""
+    async with database.connection() as connection:
+        return dict(connection.execute("SELECT item, cents FROM articles"))
 
 
 def price_of(order: Order) -> int:

@@ -8,6 +8,7 @@ Needs the `demo` extra: `pip install "resilience-plugins[demo]"`.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -45,12 +46,12 @@ def _chain(*, is_short: bool) -> int:
 
 
 def _view(*, is_plain: bool) -> View:
-    """Return the live screen if the terminal has room for it, otherwise plain lines."""
+    """Return the live screen if the terminal has colours and room for it, otherwise plain lines."""
     from resilience_demo._lines import Lines  # noqa: PLC0415 - see above
     from resilience_demo._screen import HEIGHT, WIDTH, Screen  # noqa: PLC0415 - see above
 
     size = shutil.get_terminal_size()
-    if is_plain or not sys.stdout.isatty():
+    if is_plain or not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return Lines()
     if size.columns < WIDTH or size.lines < HEIGHT:
         print(f"A terminal of {WIDTH} x {HEIGHT} shows this live; here it comes as lines.")  # noqa: T201 - for the user

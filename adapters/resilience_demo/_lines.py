@@ -6,16 +6,21 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
+from resilience_demo import _timeline
 from resilience_demo._pipeline_state import Transition
-from resilience_demo._record import GUARDED, PLAIN, PRICES, Tally
+from resilience_demo._record import CATALOGUES, GUARDED, PLAIN, PRICES, Tally
 from resilience_demo._stage import Stage
+from resilience_demo._summary import summary
 from resilience_demo._verdict import Criterion, milliseconds
 
-__all__ = ("INSTALLED", "Lines", "policy_summaries")
+__all__ = ("INSTALLED", "Lines", "policy_summaries", "summary_lines")
 
 INSTALLED = {GUARDED: "with", PLAIN: "without"}
-_HEAD = ("phase", "toolkit", "orders", "ok", "errors", "rejected", "p50", "p95", "max")
+_ORDERS = ("orders", "toolkit", "sent", "paid", "failed", "refused", "p50", "p95", "max")
+_PAGES = ("catalogue", "toolkit", "sent", "served", "failed", "refused", "p50", "p95", "max")
 _ROW = "{:<10} {:<8} {:>6} {:>6} {:>7} {:>9} {:>9} {:>9} {:>9}"
+_SUM = "{:<40} {:>18} {:>18}"
+_SLICES = 60
 
 
 class Lines:
@@ -43,13 +48,14 @@ class Lines:
         """Write nothing."""
 
     def ended(self, stage: Stage, criteria: list[Criterion]) -> None:
-        """Write the table, the actions of each policy, and each promise."""
+        """Write the time axis, the tables, the summary, the actions of each policy, and each promise."""
+        for block in (_axis(stage), _orders(stage), _pages(stage), summary_lines(stage)):
+            self._write("")
+            for row in block:
+                self._write(row)
         self._write("")
-        for row in _rows(stage):
-            self._write(row)
-        self._write("")
-        for name, summary in policy_summaries(stage):
-            self._write(f"{name:<9} {summary}")
+        for name, actions in policy_summaries(stage):
+            self._write(f"{name:<9} {actions}")
         self._write("")
         for criterion in criteria:
             self._write(f"{'PASS' if criterion.is_met else 'FAIL'}  {criterion.name}: {criterion.measured}")
@@ -74,28 +80,52 @@ class Lines:
 def policy_summaries(stage: Stage) -> Iterator[tuple[str, str]]:
     """Yield the name of each policy and a summary of its actions so far."""
     pipeline, prices = stage.pipeline, stage.record.total(PRICES)
-    yield "retry", f"tried again {pipeline.count('retry.scheduled')} x, gave up {pipeline.count('retry.exhausted')} x"
+    repeated, gave_up = pipeline.count("retry.scheduled"), pipeline.count("retry.exhausted")
+    yield "retry", f"attempts repeated: {repeated}, orders given up: {gave_up}"
     kinds = [transition.kind for transition in pipeline.transitions]
     opened, closed = kinds.count("breaker.opened"), kinds.count("breaker.closed")
-    yield "breaker", f"opened {opened} x, closed {closed} x, {pipeline.count('breaker.rejected')} calls refused at once"
-    over = f"{prices.outcomes['rejected']} over the limit"
-    yield "limiter", f"GET /prices: {prices.outcomes['ok']} answered, {over}; counted {stage.state}"
-    yield (
-        "bulkhead",
-        f"{pipeline.count('bulkhead.rejected')} calls refused while all {pipeline.places} places were taken",
-    )
-    yield "timeout", f"{pipeline.count('timeout.elapsed')} calls cut short"
+    yield "breaker", f"opened: {opened}, closed: {closed}, calls refused: {pipeline.count('breaker.rejected')}"
+    served, over = prices.outcomes["ok"], prices.outcomes["rejected"]
+    yield "limiter", f"GET /prices within the limit: {served}, refused: {over}; counted {stage.state}"
+    refused = pipeline.count("bulkhead.rejected")
+    yield "bulkhead", f"calls refused because all {pipeline.places} places were taken: {refused}"
+    yield "timeout", f"calls ended: {pipeline.count('timeout.elapsed')}"
 
 
-def _rows(stage: Stage) -> Iterator[str]:
-    yield _ROW.format(*_HEAD)
+def summary_lines(stage: Stage) -> Iterator[str]:
+    """Yield the summary as a table of both sides."""
+    yield _SUM.format("summary of all phases", "with the toolkit", "without")
+    for row in summary(stage):
+        yield _SUM.format(*row)
+
+
+def _axis(stage: Stage) -> Iterator[str]:
+    span = stage.script.seconds
+    yield f"{'seconds':<20}{_timeline.ruler(span, _SLICES)}"
+    yield f"{'phase':<20}{_timeline.phases(stage, _SLICES)}"
+    for name, sides in (("orders", {GUARDED: GUARDED, PLAIN: PLAIN}), ("catalogue", CATALOGUES)):
+        for side, stream in sides.items():
+            answers = (answer for answer in stage.record.answers if answer.side == stream)
+            yield f"{name:<10} {INSTALLED[side]:<8} {_timeline.marks(answers, span, _SLICES)}".rstrip()
+    yield _timeline.LEGEND
+
+
+def _orders(stage: Stage) -> Iterator[str]:
+    yield _ROW.format(*_ORDERS)
     for phase in stage.script.phases:
         for side, word in INSTALLED.items():
             yield _ROW.format(phase.name, word, *_figures(stage.record.of(side, phase.name)))
 
 
+def _pages(stage: Stage) -> Iterator[str]:
+    yield _ROW.format(*_PAGES)
+    for phase in stage.script.phases:
+        for side, word in INSTALLED.items():
+            yield _ROW.format(phase.name, word, *_figures(stage.record.of(CATALOGUES[side], phase.name)))
+
+
 def _figures(tally: Tally) -> Iterator[str]:
-    yield str(len(tally.seconds) + tally.unsent)
+    yield str(tally.asked)
     for outcome in ("ok", "error", "rejected"):
         yield str(tally.outcomes[outcome])
     for share in (0.5, 0.95, 1.0):

@@ -7,10 +7,29 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ("GUARDED", "OUTCOMES", "PLAIN", "PRICES", "Record", "Tally", "TrafficAnswer", "outcome_of")
+__all__ = (
+    "CATALOGUES",
+    "GUARDED",
+    "OUTCOMES",
+    "PATIENCE",
+    "PLAIN",
+    "PRICES",
+    "Record",
+    "Tally",
+    "TrafficAnswer",
+    "outcome_of",
+)
 
 GUARDED, PLAIN, PRICES = "guarded", "plain", "prices"
+CATALOGUES = {GUARDED: "guarded catalogue", PLAIN: "plain catalogue"}
+"""The requests for the catalogue of each side. The catalogue never calls the provider."""
 OUTCOMES = ("ok", "error", "rejected")
+
+PATIENCE = 1.0
+"""Seconds within which an answer is in time. Readers of the catalogue leave then.
+
+Customers wait longer for an order.
+"""
 
 _OK = range(200, 300)
 _REJECTED = frozenset({"CIRCUIT_OPEN", "RATE_LIMITED", "BULKHEAD_FULL"})
@@ -36,11 +55,12 @@ def outcome_of(status: int, code: str) -> str:
 
 @dataclass
 class Tally:
-    """The answers of one side in one phase."""
+    """The answers of one side in one phase. An order that was sent again counts once, by its last answer."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     unsent: int = 0
+    returned: int = 0
 
     def add(self, answer: TrafficAnswer) -> None:
         """Count one answer."""
@@ -48,7 +68,18 @@ class Tally:
         self.seconds.append(answer.seconds)
 
     def __add__(self, other: Tally) -> Tally:
-        return Tally(self.outcomes + other.outcomes, self.seconds + other.seconds, self.unsent + other.unsent)
+        unsent, returned = self.unsent + other.unsent, self.returned + other.returned
+        return Tally(self.outcomes + other.outcomes, self.seconds + other.seconds, unsent, returned)
+
+    @property
+    def asked(self) -> int:
+        """The number of requests, with those over the limit of requests in flight."""
+        return self.outcomes.total() + self.unsent
+
+    @property
+    def in_time(self) -> int:
+        """The number of answers that came within `PATIENCE`."""
+        return sum(seconds <= PATIENCE for seconds in self.seconds)
 
     def percentile(self, share: float) -> float | None:
         """Return the latency that `share` of the answers did not exceed. None if no answer is counted."""
@@ -71,6 +102,12 @@ class Record:
         """Record one answer."""
         self.answers.append(answer)
         self.tallies[answer.side, answer.phase].add(answer)
+
+    def sent_again(self, answer: TrafficAnswer) -> None:
+        """Record that the order that got `answer` is sent again. Its next answer replaces this outcome."""
+        tally = self.tallies[answer.side, answer.phase]
+        tally.outcomes[answer.outcome] -= 1
+        tally.returned += 1
 
     def of(self, side: str, *phases: str) -> Tally:
         """Return the answers of `side` in all `phases` together."""

@@ -11,27 +11,27 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from resilience_demo import _chart
-from resilience_demo._lines import policy_summaries
+from resilience_demo import _chart, _timeline
+from resilience_demo._lines import policy_summaries, summary_lines
 from resilience_demo._pipeline_state import Transition
-from resilience_demo._record import GUARDED, OUTCOMES, PLAIN, Tally
+from resilience_demo._record import CATALOGUES, GUARDED, OUTCOMES, PLAIN, Tally
 from resilience_demo._script import Phase
 from resilience_demo._stage import Stage
-from resilience_demo._verdict import Criterion
+from resilience_demo._verdict import SERVED, Criterion
 
 __all__ = ("HEIGHT", "WIDTH", "Screen")
 
-WIDTH, HEIGHT = 96, 29
+WIDTH, HEIGHT = 96, 32
 """The size of the smallest terminal that shows the screen."""
 
 _MAX_WIDTH = 130
 _TITLES = {GUARDED: "with the toolkit: POST /orders", PLAIN: "without: POST /plain/orders"}
 _COLOURS = {"ok": "green", "error": "red", "rejected": "yellow", "": ""}
 _STATES = {"closed": "green", "open": "red", "half-open": "yellow"}
-_MAX_NEWS = 3
+_MAX_NEWS = 4
 _RECENT = 1.0
 _SECOND = 1.0
-_COLUMNS = {"ok": 4, "error": 5, "refused": 7, "p50": 5, "p95": 5, "max": 5}
+_COLUMNS = {"paid": 4, "failed": 6, "refused": 7, "p50": 5, "pages": 5}
 _GAUGE = 10
 
 
@@ -63,9 +63,12 @@ class Screen:
         self._draw(stage, log + [Text()] * (_MAX_NEWS - len(log)))
 
     def ended(self, stage: Stage, criteria: list[Criterion]) -> None:
-        """Draw the promises and their figures."""
+        """Draw the promises and their figures, and print the summary below the last picture."""
         stage.phase = None
         self._draw(stage, [_promise(criterion) for criterion in criteria])
+        self.close()
+        for line in ("", *summary_lines(stage)):
+            self._console.print(Text(line))
 
     def interrupted(self) -> None:
         """Print that a signal stopped the demo."""
@@ -99,12 +102,12 @@ def _head(stage: Stage, width: int) -> RenderableType:
     head.width = width
     head.add_column(ratio=1)
     head.add_column(justify="right")
-    head.add_row(_timeline(stage), clock)
+    head.add_row(_milestones(stage), clock)
     head.add_row(words, "")
     return head
 
 
-def _timeline(stage: Stage) -> Text:
+def _milestones(stage: Stage) -> Text:
     """Return the phases in order, each marked as past, present or future."""
     timeline = Text()
     for number, phase in enumerate(stage.script.phases):
@@ -122,7 +125,8 @@ def _milestone(stage: Stage, phase: Phase) -> tuple[str, str]:
 
 def _side(stage: Stage, side: str, width: int) -> Panel:
     colour = "cyan" if side == GUARDED else "magenta"
-    body = Group(_now(stage, side), *_bars(stage, side, width - 12), _table(stage, side))
+    slices = width - 12
+    body = Group(_now(stage, side), *_bars(stage, side, slices), *_axis(stage, side, slices), _table(stage, side))
     return Panel(body, title=_TITLES[side], title_align="left", width=width, border_style=colour)
 
 
@@ -133,13 +137,13 @@ def _now(stage: Stage, side: str) -> Text:
         return _counts(f"{len(tally.seconds):>5}", f"{tally.outcomes['ok']:>5}", stage.record.waiting[side], stage)
     since = stage.elapsed - _RECENT
     recent = [known for known in stage.record.answers if known.side == side and known.began + known.seconds > since]
-    sold = sum(answer.outcome == "ok" for answer in recent)
-    return _counts(f"{len(recent):>3}/s", f"{sold:>3}/s", stage.record.waiting[side], stage)
+    paid = sum(answer.outcome == "ok" for answer in recent)
+    return _counts(f"{len(recent):>3}/s", f"{paid:>3}/s", stage.record.waiting[side], stage)
 
 
-def _counts(answered: str, sold: str, waiting: int, stage: Stage) -> Text:
+def _counts(answered: str, paid: str, waiting: int, stage: Stage) -> Text:
     text = Text("answered ").append(answered, style="bold")
-    text.append("   sold ").append(sold, style="bold").append("   waiting ")
+    text.append("   paid ").append(paid, style="bold").append("   in flight ")
     return text.append(f"{waiting:3}", style="bold red" if waiting > stage.script.rate else "bold")
 
 
@@ -153,13 +157,24 @@ def _bars(stage: Stage, side: str, width: int) -> Iterable[Text]:
         yield line
 
 
+def _axis(stage: Stage, side: str, width: int) -> Iterable[Text]:
+    """Return the outcomes of the catalogue over time, and the seconds at which the phases begin."""
+    pages = (answer for answer in stage.record.answers if answer.side == CATALOGUES[side])
+    line = Text(" pages ", style="dim")
+    for mark in _timeline.marks(pages, stage.script.seconds, width):
+        line.append(mark, style="red" if mark == "x" else "green")
+    yield line
+    yield Text(f"{'s':>6} {_timeline.phases(stage, width, '|{seconds}')}", style="dim")
+
+
 def _table(stage: Stage, side: str) -> Table:
     table = Table(box=None, padding=(0, 0, 0, 1), expand=True, pad_edge=False, header_style="dim")
     table.add_column("phase", min_width=max(len(phase.name) for phase in stage.script.phases))
     for title, width in _COLUMNS.items():
         table.add_column(title, justify="right", no_wrap=True, min_width=width)
     for phase in stage.script.phases:
-        table.add_row(phase.name, *_figures(stage.record.of(side, phase.name)))
+        pages = stage.record.of(CATALOGUES[side], phase.name)
+        table.add_row(phase.name, *_figures(stage.record.of(side, phase.name)), _served(pages))
     return table
 
 
@@ -167,8 +182,15 @@ def _figures(tally: Tally) -> Iterable[Text]:
     for outcome in OUTCOMES:
         count = tally.outcomes[outcome]
         yield Text(str(count), style=_COLOURS[outcome] if count else "dim")
-    for share in (0.5, 0.95, 1.0):
-        yield Text(_short(tally.percentile(share)))
+    yield Text(_short(tally.percentile(0.5)))
+
+
+def _served(pages: Tally) -> Text:
+    """Return the share of the requests for the catalogue that were served."""
+    if not pages.asked:
+        return Text("-")
+    share = pages.outcomes["ok"] / pages.asked
+    return Text(f"{share:.0%}", style="red" if share < SERVED else "green")
 
 
 def _short(seconds: float | None) -> str:

@@ -37,10 +37,12 @@ class Script:
     shoppers: int = 3
     """Customers of each side that wait for an answer, pause, and order again."""
     pause: float = 0.15
+    readers: float = 8.0
+    """Requests per second for the catalogue of each side, independent of the answers."""
     lookers: float = 20.0
     """Requests per second for the price list, which the shop limits to 10."""
     max_waiting: int = 150
-    """The most orders of one side in flight. Orders over this limit are counted and not sent."""
+    """The most requests of one kind and side in flight. Requests over this limit are counted and not sent."""
 
     @property
     def seconds(self) -> float:
@@ -60,7 +62,7 @@ def _phases(*seconds: float) -> tuple[Phase, ...]:
 
 FULL = Script(_phases(6, 9, 5, 8), {f"{_PASSED_ON}BREAKER__RESET_TIMEOUT": "2s"})
 SHORT = Script(
-    _phases(2, 4, 2, 4.5),
+    _phases(2, 4.5, 2, 4),
     {f"{_PASSED_ON}BREAKER__RESET_TIMEOUT": "1s", f"{_PASSED_ON}BULKHEAD__MAX_CONCURRENT_CALLS": "4"},
     rate=10,  # machines that run scripts are often busy, so the load and the bulkhead are smaller
     shoppers=1,

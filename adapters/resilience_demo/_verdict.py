@@ -7,16 +7,22 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from resilience_demo._pipeline_state import PipelineState, Transition
-from resilience_demo._record import GUARDED, PLAIN
+from resilience_demo._record import CATALOGUES, GUARDED, PLAIN, Tally
 from resilience_demo._stage import Stage
 
-__all__ = ("Criterion", "judge", "milliseconds")
+__all__ = ("SERVED", "Criterion", "judge", "milliseconds")
 
 FAST = 0.25
 """Seconds within which half of the guarded orders must be answered while the provider is down.
 
 The shop allows 300 ms for a call to the provider, so a faster answer did not wait for the provider.
 """
+
+SERVED = 0.9
+"""The share of guarded requests for the catalogue that must be served while the provider is down."""
+
+MIN_READERS = 10
+"""The least number of requests for the catalogue during the outage from which the demo judges."""
 
 MIN_ORDERS = 20
 """The least number of orders during the outage from which the demo judges."""
@@ -31,10 +37,15 @@ class Criterion(NamedTuple):
 
 
 def judge(stage: Stage) -> list[Criterion]:
-    """Return the three promises of the demo, each with its result."""
+    """Return the four promises of the demo, each with its result."""
     begins, ends = _outage(stage)
     opened = _first(stage.pipeline.transitions, "breaker.opened", begins, ends)
-    return [_opened(opened, begins), _closed(stage.pipeline, opened, ends), _failed_fast(stage)]
+    return [
+        _opened(opened, begins),
+        _closed(stage.pipeline, opened, ends),
+        _failed_fast(stage),
+        _catalogue_lives(stage),
+    ]
 
 
 def _opened(opened: Transition | None, begins: float) -> Criterion:
@@ -55,16 +66,32 @@ def _closed(pipeline: PipelineState, opened: Transition | None, ends: float) -> 
 
 def _failed_fast(stage: Stage) -> Criterion:
     name = "failed fast"
-    names = [phase.name for phase in stage.script.phases if phase.is_outage]
-    guarded, plain = stage.record.of(GUARDED, *names), stage.record.of(PLAIN, *names)
+    guarded, plain = _during_outage(stage, GUARDED), _during_outage(stage, PLAIN)
     median = guarded.percentile(0.5)
     if median is None or len(guarded.seconds) < MIN_ORDERS:
         return Criterion(name, False, f"only {len(guarded.seconds)} guarded orders were answered during the outage")
     measured = (
-        f"half of the orders during the outage were answered within {milliseconds(median)}, "
-        f"at most {milliseconds(FAST)} allowed; without the toolkit {milliseconds(plain.percentile(0.5))}"
+        f"median answer in the outage {milliseconds(median)} (limit {milliseconds(FAST)}), "
+        f"without the toolkit {milliseconds(plain.percentile(0.5))}"
     )
     return Criterion(name, median <= FAST, measured)
+
+
+def _catalogue_lives(stage: Stage) -> Criterion:
+    name = "catalogue stays up"
+    guarded, plain = (_during_outage(stage, CATALOGUES[side]) for side in (GUARDED, PLAIN))
+    if guarded.asked < MIN_READERS:
+        return Criterion(name, False, f"only {guarded.asked} guarded requests for it were sent during the outage")
+    served, asked = guarded.outcomes["ok"], guarded.asked
+    measured = (
+        f"served {served} of {asked} in the outage (limit {SERVED:.0%}), "
+        f"without the toolkit {plain.outcomes['ok']} of {plain.asked}"
+    )
+    return Criterion(name, served >= SERVED * asked, measured)
+
+
+def _during_outage(stage: Stage, side: str) -> Tally:
+    return stage.record.of(side, *(phase.name for phase in stage.script.phases if phase.is_outage))
 
 
 def _outage(stage: Stage) -> tuple[float, float]:

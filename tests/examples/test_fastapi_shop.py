@@ -51,6 +51,19 @@ async def test_an_order_is_paid(shop: httpx2.AsyncClient, path: str) -> None:
     assert (response.status_code, response.json()) == (201, {"paid": 900})
 
 
+async def test_hanging_orders_take_the_connections_of_the_catalogue(shop: httpx2.AsyncClient, provider: str) -> None:
+    """While the provider hangs, the catalogue waits for orders without the pipeline, and not for orders with it."""
+    await change_mode(provider, "hanging")
+    for side, is_served in (("", True), ("/plain", False)):
+        orders = [asyncio.create_task(shop.post(f"{side}/orders", json=TEA)) for _ in range(14)]
+        await asyncio.sleep(0.9)  # more than the two attempts of 300 ms, less than the 2 s of the provider
+        page = asyncio.create_task(shop.get(f"{side}/catalogue"))
+        await asyncio.wait([page], timeout=0.5)
+        assert page.done() == is_served, side
+        assert {answer.is_success for answer in await asyncio.gather(*orders)} == {False}
+        assert (await page).json() == {"tea": 450, "cake": 620, "scone": 380}
+
+
 async def test_what_is_not_sold_has_a_code(shop: httpx2.AsyncClient) -> None:
     """An order for something else gets the shop's own code and what it could order instead."""
     response = await shop.post("/orders", json={"item": "coffee"})

@@ -23,15 +23,16 @@ from rich.console import Console
 import resilience_demo as the_demo
 from resilience import Bulkhead, CircuitBreaker, Pipeline, PluginError
 from resilience.testing import ManualClock
-from resilience_demo import _chart, _needs, _play_aio, _serve
+from resilience_demo import _chart, _needs, _play_aio, _serve, _timeline
 from resilience_demo._children_aio import BrokenStageError, Children
 from resilience_demo._lines import Lines
 from resilience_demo._pipeline_state import PipelineState, Transition
-from resilience_demo._record import GUARDED, PLAIN, PRICES, Record, Tally, TrafficAnswer, outcome_of
+from resilience_demo._record import CATALOGUES, GUARDED, PLAIN, PRICES, Record, Tally, TrafficAnswer, outcome_of
 from resilience_demo._report import Reporter
 from resilience_demo._screen import HEIGHT, WIDTH, Screen
 from resilience_demo._script import FULL, SHORT, Phase, Script, environment
 from resilience_demo._stage import Stage
+from resilience_demo._summary import summary
 from resilience_demo._traffic_aio import Traffic, blamed, code_of
 from resilience_demo._verdict import judge
 
@@ -52,11 +53,22 @@ def test_the_fast_demo_keeps_its_promises() -> None:
         said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     assert said.isascii()
-    assert len(re.findall(r"^PASS  [a-z ]+: .*\d", said, re.MULTILINE)) == 3
+    assert len(re.findall(r"^PASS  [a-z ]+: .*\d", said, re.MULTILINE)) == 4
     for phase in SHORT.phases:
-        assert len(re.findall(rf"^{phase.name} +with(out)? +\d", said, re.MULTILINE)) == 2
+        assert len(re.findall(rf"^{phase.name} +with(out)? +\d", said, re.MULTILINE)) == 4  # orders and catalogue
+    with_toolkit, without = catalogue_while_hanging(said)
+    assert with_toolkit >= 0.9
+    assert without < 0.6
+    assert re.search(r"^orders paid +\d+ +\d+$", said, re.MULTILINE)
     assert SHORT.seconds < 15
     assert not alive([int(pid) for pid in PID.findall(said)])
+
+
+def catalogue_while_hanging(said: str) -> list[float]:
+    """Return the share of the requests for the catalogue that were served, with the toolkit and without it."""
+    table = said[said.index("\ncatalogue  toolkit") :]
+    rows = re.findall(r"^hanging +(?:with|without) +(\d+) +(\d+)", table, re.MULTILINE)
+    return [int(served) / int(sent) for sent, served in rows]
 
 
 @pytest.mark.servers
@@ -319,6 +331,50 @@ def test_a_column_shows_the_commonest_outcome() -> None:
     assert _chart.columns(answers, 10.0, 2) == [(2, "ok"), None]
 
 
+def test_the_time_axis_marks_seconds_and_phases() -> None:
+    """A figure stands at its second, a bar at the start of its phase, and a label ends where the next begins."""
+    assert _timeline.ruler(12.0, 24) == "0   2   4   6   8   10"
+    assert _timeline.ruler(28.0, 28) == "0    5    10   15   20   25"
+    stage = Stage(SHORT, marks={"healthy": 0.0, "hanging": 2.5})
+    assert _timeline.phases(stage, 25) == "|heal|hanging |bro|recove"
+    assert _timeline.phases(stage, 25, "|{seconds}") == "|0   |2       |7  |9"
+    answers = [TrafficAnswer(PLAIN, "", at, 0.1, outcome, "") for at, outcome in ((0, "ok"), (6, "error"))]
+    assert _timeline.marks([*answers, answers[0]._replace(began=9, outcome="rejected")], 12.0, 4) == "+ xr"
+
+
+async def test_a_refused_order_is_sent_again_when_the_answer_says() -> None:
+    """An order whose answer has `Retry-After` is sent again once, and counts once, by its last answer."""
+    refused = httpx2.Response(503, headers={"retry-after": "0"}, json={"code": "CIRCUIT_OPEN"})
+    paths: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        paths.append(request.url.path)
+        is_first = request.url.path != "/prices" and paths.count(request.url.path) == 1
+        return refused if is_first or request.url.path == "/prices" else httpx2.Response(201)
+
+    stage = Stage(dataclasses.replace(TINY, rate=0.1, readers=0.1, lookers=0.1, shoppers=0), phase=HEALTHY)
+    async with httpx2.AsyncClient(base_url="http://shop", transport=httpx2.MockTransport(answer)) as http:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(Traffic(stage, http, time.monotonic).flow(), 0.5)
+    for side in (GUARDED, PLAIN):
+        tally = stage.record.total(side)
+        assert (tally.asked, tally.outcomes["ok"], tally.returned, len(tally.seconds)) == (1, 1, 1, 2)
+    assert paths.count("/catalogue") == paths.count("/prices") == 1  # only orders come back
+    assert stage.record.total(PRICES).outcomes["rejected"] == 1
+
+
+def test_the_summary_counts_what_customers_got() -> None:
+    """The summary shows what was served, answered in time and paid, and the wait, with the toolkit and without."""
+    assert [tuple(row) for row in summary(played())] == [
+        ("catalogue served within 1 s", "20 of 20 (100%)", "0 of 20 (0%)"),
+        ("answers to orders within 1 s", "30 of 30 (100%)", "0 of 30 (0%)"),
+        ("orders paid", "0", "0"),
+        ("orders sent again after Retry-After", "0", "0"),
+        ("time that customers waited for answers", "0 s", "60 s"),
+    ]
+    assert [row.guarded for row in summary(Stage(SHORT))] == ["-", "-", "0", "0", "0 s"]
+
+
 # The verdict
 
 
@@ -330,23 +386,26 @@ def played(change: Callable[[Stage], object] = lambda stage: None) -> Stage:
     for side, seconds in ((GUARDED, 0.01), (PLAIN, 2.0), (PRICES, 0.01)):
         for number in range(30):
             stage.record.add(TrafficAnswer(side, "hanging", 2.0 + number / 10, seconds, "rejected", "CIRCUIT_OPEN"))
+    for side, outcome in ((CATALOGUES[GUARDED], "ok"), (CATALOGUES[PLAIN], "error")):
+        for number in range(20):
+            stage.record.add(TrafficAnswer(side, "hanging", 2.0 + number / 10, 0.01, outcome, ""))
     change(stage)
     return stage
 
 
 MEASURED = (
-    "half of the orders during the outage were answered within 10 ms, at most 250 ms allowed; "
-    "without the toolkit 2,000 ms"
+    "median answer in the outage 10 ms (limit 250 ms), without the toolkit 2,000 ms",
+    "served 20 of 20 in the outage (limit 90%), without the toolkit 0 of 20",
 )
 
 
 def test_all_promises_kept() -> None:
-    """Each of the three promises is kept and has its figure."""
-    assert [criterion.is_met for criterion in judge(played())] == [True, True, True]
+    """Each of the four promises is kept and has its figure."""
+    assert [criterion.is_met for criterion in judge(played())] == [True, True, True, True]
     assert [criterion.measured for criterion in judge(played())] == [
         "0.50 s after the provider hung",
         "0.70 s after the provider was back",
-        MEASURED,
+        *MEASURED,
     ]
 
 
@@ -361,7 +420,13 @@ def test_all_promises_kept() -> None:
         (
             lambda stage: stage.record.tallies[GUARDED, "hanging"].seconds.extend([0.3] * 40),
             "failed fast",
-            "within 300 ms",
+            "outage 300 ms",
+        ),
+        (lambda stage: stage.record.tallies.clear(), "catalogue stays up", "only 0 guarded requests"),
+        (
+            lambda stage: stage.record.tallies[CATALOGUES[GUARDED], "hanging"].outcomes.update(error=3),
+            "catalogue stays up",
+            "served 20 of 23",
         ),
     ],
 )
@@ -402,6 +467,9 @@ def test_the_last_picture_holds_the_verdict() -> None:
     screen.interrupted()
     screen.failed("the shop burnt down")
     assert "✓ breaker opened: 0.50 s" in out.getvalue()
+    assert out.getvalue().index("✓ catalogue stays up") < out.getvalue().index("orders paid")
+    assert " 100% " in out.getvalue()  # the share of the catalogue is not cut
+    assert max(len(line) for line in out.getvalue().splitlines() if line.startswith("✓ ")) < WIDTH
     assert "stopped" in out.getvalue()
     assert out.getvalue().rstrip().endswith("the shop burnt down")
 
@@ -424,23 +492,34 @@ def test_lines_hold_no_markup() -> None:
     assert said.isascii()
     assert "started  shop on 127.0.0.1:9 (pid 1)\n" in said
     assert "  2.00 s  hanging: The provider hangs" in said
+    assert re.search(r"^seconds +0 .* 12$", said, re.MULTILINE)
+    assert re.search(r"^phase +\|healthy +\|hanging +\|broken +\|recovered$", said, re.MULTILINE)
+    assert re.search(r"^catalogue +with +\++$", said, re.MULTILINE)
+    assert re.search(r"^catalogue +without +x+$", said, re.MULTILINE)
     assert "FAIL  breaker opened: never" in said
-    assert "PASS  failed fast: half" in said
+    assert "PASS  failed fast: median" in said
     assert said.endswith("FAIL  the shop burnt down\n")
 
 
 def test_lines_if_the_screen_has_no_room(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A terminal with enough room gets the live screen. Scripts and small terminals get lines."""
+    """A terminal with colours and enough room gets the live screen. Others, and scripts, get lines."""
     assert isinstance(the_demo._view(is_plain=False), Lines)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert isinstance(the_demo._view(is_plain=True), Lines)
     monkeypatch.setenv("LINES", "24")
     monkeypatch.setenv("COLUMNS", "80")
     assert isinstance(the_demo._view(is_plain=False), Lines)
-    assert "96 x 29" in capsys.readouterr().out
+    assert "96 x 32" in capsys.readouterr().out
     monkeypatch.setenv("LINES", "40")
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
     assert isinstance(the_demo._view(is_plain=False), Screen)
+    monkeypatch.setenv("NO_COLOR", "1")  # the screen tells outcomes apart by colour
+    assert isinstance(the_demo._view(is_plain=False), Lines)
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert isinstance(the_demo._view(is_plain=False), Lines)
 
 
 # The exit status

@@ -47,13 +47,17 @@ async def test_errors_are_as_documented(
 ) -> None:
     """Whatever is sent to an operation, an error is an envelope of the documented schema, and no fault of ours."""
     path, documented = operation
+    database = shop.Database()
+    await database.create()
     async with httpx2.AsyncClient(transport=Unreachable(), base_url="http://provider.example") as nobody:
         app.state.http = app.state.plain = nobody
+        app.state.database = app.state.plain_database = database
         transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
         async with httpx2.AsyncClient(transport=transport, base_url="http://shop.example") as client:
             answer = await client.request(
                 method or documented, path, content=body, headers={"Content-Type": content_type, "Accept": accept}
             )
+    database.close()
     if answer.status_code < 400:
         return
     kind = answer.headers["Content-Type"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from typing import Any
 
 import httpx2
@@ -41,7 +42,10 @@ async def serve(scope: Any, receive: Any, send: Any) -> None:
     assert scope["type"] == "http"
     behind = httpx2.AsyncClient(transport=others, base_url="http://behind.example")
     shop.app.state.http = shop.app.state.plain = shop.app.state.warehouse = behind
-    await shop.app(scope, receive, send)
+    with closing(shop.Database()) as database:
+        await database.create()
+        shop.app.state.database = shop.app.state.plain_database = database
+        await shop.app(scope, receive, send)
 
 
 DOCUMENT = schemathesis.openapi.from_asgi("/openapi.json", serve)
