@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 from fastapi import FastAPI, Request
-from flask import Flask
+from flask import Flask, request
 from moving_page import check_rows, example, library
 
 from resilience import ConfigurationError, RateLimitedError, Resilience
@@ -101,6 +101,103 @@ class TestExamples:
         assert flask_statuses(shop, *["/search"] * 5, **{"X-Staff": "1"}) == [200] * 5
         assert flask_statuses(shop, *["/ping"] * 110) == [200] * 110
         assert [bool(login.acquire("ada")) for _ in range(5)] == [True] * 4 + [False]  # one was taken in the example
+
+
+async def test_the_switch() -> None:
+    """With `enabled=False` theirs limits nothing, and neither does ours with `LIMITS=false`."""
+    flask, _ = theirs_on_flask(default_limits=["1/minute"], enabled=False)
+    ours_too = ours_on_flask(SERVER__RATE_LIMIT="1/minute", SERVER__LIMITS="false")
+    for each in (flask, ours_too):
+        each.add_url_rule("/", view_func=lambda: "x")
+        assert flask_statuses(each, "/", "/", "/") == [200] * 3
+    theirs, app = Slow(default_limits=["1/minute"], enabled=False).app, ours(SERVER__LIMITS="false")
+    add(theirs, "/")
+    add(app, "/", dependencies=[rate_limit("1/minute")])
+    for asgi in (theirs, app):
+        assert await statuses(asgi, "/", "/", "/") == [200] * 3
+
+
+def test_deduct_when() -> None:
+    """Theirs charges failed logins only; ours charges each request, and the view can charge a limiter itself."""
+    theirs, limiter = theirs_on_flask()
+    app = ours_on_flask()
+    failed = app.extensions["resilience"].limiter("failed-logins", "2/minute")
+
+    def login() -> tuple[str, int]:
+        return "x", 200 if "X-Right" in request.headers else 401
+
+    def charged() -> tuple[str, int]:
+        answer = login()
+        return ("x", 429) if answer[1] == 401 and not failed.acquire("ada") else answer
+
+    guard = limiter.limit("2/minute", deduct_when=lambda response: response.status_code == 401)
+    theirs.add_url_rule("/", view_func=guard(login))
+    app.add_url_rule("/each", view_func=flask_rate_limit("2/minute")(login), endpoint="each")
+    app.add_url_rule("/", view_func=charged)
+    assert flask_statuses(theirs, *["/"] * 4, **{"X-Right": "1"}) == [200] * 4
+    assert flask_statuses(theirs, *["/"] * 3) == [401, 401, 429]
+    assert flask_statuses(app, *["/each"] * 3, **{"X-Right": "1"}) == [200, 200, 429]
+    assert flask_statuses(app, *["/"] * 4, **{"X-Right": "1"}) == [200] * 4
+    assert flask_statuses(app, *["/"] * 3) == [401, 401, 429]
+
+
+def test_limited_methods() -> None:
+    """Only POST is limited: by an option of theirs, by the rate function of ours."""
+    theirs, limiter = theirs_on_flask()
+    app = ours_on_flask()
+    view = limiter.limit("1/minute", methods=["POST"])(lambda: "x")
+    theirs.add_url_rule("/", view_func=view, methods=["GET", "POST"])
+    only_post = flask_rate_limit(lambda: "1/minute" if request.method == "POST" else None)
+    app.add_url_rule("/", view_func=only_post(lambda: "x"), methods=["GET", "POST"])
+    for each in (theirs, app):
+        assert flask_statuses(each, "/", "/", method="POST") == [200, 429]
+        assert flask_statuses(each, "/", "/", "/") == [200] * 3
+
+
+def test_on_breach() -> None:
+    """Their options see a refusal and set its text; our error handler does both."""
+    seen: list[str] = []
+    theirs, limiter = theirs_on_flask(on_breach=lambda _limit: seen.append("theirs"))
+    theirs.add_url_rule("/", view_func=limiter.limit("1/minute", error_message="slowly!")(lambda: "x"))
+    app = ours_on_flask()
+    app.add_url_rule("/", view_func=flask_rate_limit("1/minute")(lambda: "x"))
+
+    @app.errorhandler(RateLimitedError)
+    def refused(_error: RateLimitedError) -> tuple[str, int]:
+        seen.append("ours")
+        return "slowly!", 429
+
+    for each in (theirs, app):
+        answers = [each.test_client().get("/") for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 429]
+        assert "slowly!" in answers[-1].text
+    assert seen == ["theirs", "ours"]
+
+
+def test_scope_functions() -> None:
+    """A limit for each host: their scope is a function, our key has it."""
+    theirs, limiter = theirs_on_flask()
+    app = ours_on_flask()
+    theirs.add_url_rule("/", view_func=limiter.shared_limit("1/minute", scope=lambda _name: request.host)(lambda: "x"))
+    each_host = flask_rate_limit("1/minute", name="mail", key=lambda: f"{request.host} {request.remote_addr}")
+    app.add_url_rule("/", view_func=each_host(lambda: "x"))
+    for each in (theirs, app):
+        assert [flask_statuses(each, "/", Host=host)[0] for host in ("a", "b", "a", "b")] == [200, 200, 429, 429]
+
+
+def test_meta_limits() -> None:
+    """Theirs keeps a client out for a day after a refusal; ours until its next token."""
+    theirs, limiter = theirs_on_flask(meta_limits=["1/day"], headers_enabled=True)
+    theirs.add_url_rule("/", view_func=limiter.limit("1/minute")(lambda: "x"))
+    app = ours_on_flask()
+    app.add_url_rule("/", view_func=flask_rate_limit("1/minute")(lambda: "x"))
+    waits = []
+    for each in (theirs, app):
+        answers = [each.test_client().get("/") for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 429, 429]
+        waits.append(int(answers[-1].headers["Retry-After"]))
+    assert waits[0] > 3600
+    assert waits[1] <= 60
 
 
 async def test_bucket() -> None:

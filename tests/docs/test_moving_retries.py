@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import tenacity
 from moving_page import check_rows, example, library
 
-from resilience import CircuitBreaker, CircuitOpenError, Deadline, Pipeline, Retry
+from resilience import CircuitBreaker, CircuitOpenError, ConfigurationError, Deadline, Pipeline, Retry
 from resilience.testing import ManualClock, no_waits
 
 
@@ -167,6 +168,143 @@ def test_generators(clock: ManualClock) -> None:
     with pytest.raises(ConnectionError):
         list(tenacity.retry(stop=tenacity.stop_after_attempt(5))(items)([]))
     assert list(piped(clock)(items)([])) == [3]
+
+
+def test_results_that_stay_bad() -> None:
+    """Theirs raises RetryError; ours returns the last result, or the one of the callback."""
+    stop, retry = tenacity.stop_after_attempt(2), tenacity.retry_if_result(lambda result: result is None)
+    nothing: Callable[[], None] = lambda: None  # noqa: E731 - a function without a result
+    with pytest.raises(tenacity.RetryError):
+        tenacity.Retrying(stop=stop, retry=retry)(nothing)
+    with no_waits():
+        assert Pipeline("stock", Retry(2, on_result=lambda result: result is None)).call(nothing) is None
+        assert Pipeline("stock", Retry(stop=stop, retry=retry)).call(nothing) is None
+        last = Retry(stop=stop, retry=retry, retry_error_callback=lambda _state: "sold out")
+        assert Pipeline("stock", last).call(nothing) == "sold out"
+
+
+def test_try_again() -> None:
+    """It asks for another attempt, also while an error is handled; a plain `on` has to name it."""
+    calls = 0
+
+    def handle() -> None:
+        nonlocal calls
+        calls += 1
+        try:
+            dict[str, int]()["lamp"]
+        except KeyError:
+            raise tenacity.TryAgain  # noqa: B904 - as users write it
+
+    only, stop = tenacity.retry_if_exception_type(ValueError), tenacity.stop_after_attempt(3)
+    with pytest.raises(tenacity.RetryError):
+        tenacity.Retrying(stop=stop, retry=only)(handle)
+    assert calls == 3
+    made = []
+    for retry in (Retry(3, retry=only), Retry(3, on=ValueError), Retry(3, on=(ValueError, tenacity.TryAgain))):
+        calls = 0
+        with no_waits(), pytest.raises(tenacity.TryAgain) as caught:
+            Pipeline("stock", retry).call(handle)
+        assert isinstance(caught.value.__context__, KeyError)
+        made.append(calls)
+    assert made == [3, 1, 3]
+
+
+def test_base_exceptions() -> None:
+    """Theirs repeats what is no Exception; ours refuses to be made so, and lets it pass."""
+
+    class Stopped(BaseException):
+        pass
+
+    stop, retry = tenacity.stop_after_attempt(3), tenacity.retry_if_exception_type(BaseException)
+    theirs, ours = (Failing(error=Stopped) for _ in range(2))  # type: ignore[arg-type]  # no Exception
+    with pytest.raises(tenacity.RetryError):
+        tenacity.Retrying(stop=stop, retry=retry)(theirs)
+    with no_waits(), pytest.raises(Stopped):
+        Pipeline("stock", Retry(stop=stop, retry=retry)).call(ours)
+    assert (theirs.calls, ours.calls) == (3, 1)
+    with pytest.raises(ConfigurationError, match="is not an Exception"):
+        Retry(on=BaseException)  # type: ignore[arg-type]  # no Exception
+
+
+def test_attempts_in_tests() -> None:
+    """Their number replaces that of each retry, or caps it if asked to; ours always caps."""
+    stamina = library("stamina")
+
+    def theirs(limit: int, **testing: Any) -> int:
+        failing = Failing()
+        with stamina.set_testing(True, **testing), pytest.raises(ConnectionError):
+            stamina.retry(on=ConnectionError, attempts=limit)(failing)()
+        return failing.calls
+
+    def ours(limit: int, **testing: Any) -> int:
+        failing = Failing()
+        with no_waits(**testing), pytest.raises(ConnectionError):
+            Pipeline("stock", Retry(limit)).call(failing)
+        return failing.calls
+
+    assert [theirs(5), theirs(5, attempts=3), theirs(1, attempts=3)] == [1, 3, 3]
+    assert [theirs(5, attempts=3, cap=True), theirs(1, attempts=3, cap=True)] == [3, 1]
+    assert [ours(5), ours(5, attempts=3), ours(1, attempts=3)] == [5, 3, 1]
+
+
+def test_callback_texts(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> None:
+    """Their callbacks name the function in their text; with our retry they name the retry."""
+    caplog.set_level(logging.WARNING, "stock")
+    log, stop = tenacity.before_sleep_log(logging.getLogger("stock"), logging.WARNING), tenacity.stop_after_attempt(3)
+
+    def count() -> None:
+        raise ConnectionError("gone")
+
+    with pytest.raises(tenacity.RetryError):
+        tenacity.Retrying(stop=stop, before_sleep=log)(count)
+    with pytest.raises(ConnectionError):
+        piped(clock, attempts=3, before_sleep=log).call(count)
+    texts = [record.getMessage() for record in caplog.records if record.name == "stock"]
+    assert "count in " in texts[0]
+    assert texts[-1].startswith("Retrying <Retry 'stock.retry' attempts=3> in ")
+    assert texts[-1].endswith(" as it raised ConnectionError: gone.")
+
+
+def test_hooks_around_waits(clock: ManualClock) -> None:
+    """Theirs enters what a hook returns; ours ignores what a listener returns."""
+    stamina = library("stamina")
+    seen: list[str] = []
+
+    @contextlib.contextmanager
+    def around(_details: Any) -> Iterator[None]:
+        seen.append("wait")
+        yield
+        seen.append("waited")
+
+    stamina.instrumentation.set_on_retry_hooks([around])
+    try:
+        stamina.retry(on=ConnectionError, wait_initial=0, wait_jitter=0)(Failing(times=1))()
+    finally:
+        stamina.instrumentation.set_on_retry_hooks(None)
+    assert seen == ["wait", "waited"]
+    pipeline = piped(clock)
+    pipeline.subscribe(around)
+    assert pipeline.call(Failing(times=1)) == 2
+    assert seen == ["wait", "waited"]
+
+
+def test_trio() -> None:
+    """Theirs waits on trio; ours says that it needs asyncio, also where the call itself has failed."""
+    trio = library("trio")
+    failing = Failing(times=1)
+
+    async def ask() -> int:
+        return failing()
+
+    async def theirs() -> int:
+        wait: Any = tenacity.wait_fixed(0.001)
+        result: int = await tenacity.AsyncRetrying(wait=wait)(ask)
+        return result
+
+    assert trio.run(theirs) == 2
+    failing.calls = 0
+    with pytest.raises(ConfigurationError, match=r"Retry 'stock\.retry' needs asyncio, and .* runs under trio"):
+        trio.run(Pipeline("stock", Retry(wait_initial=0.001)).acall, ask)
 
 
 def test_logs(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> None:
