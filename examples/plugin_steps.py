@@ -89,6 +89,11 @@ class Places(PolicyBase):
         """Whether `Keyed` may drop this policy: no call has a place, and the limit is in force."""
         return not self._held and self.fast_permit is None
 
+    @property
+    def is_refusing(self) -> bool:
+        """Whether `Keyed` should keep this policy if it can: a new one would admit calls that this one refuses."""
+        return len(self._held) >= self.places
+
     def snapshot(self) -> dict[str, Any]:
         """Return the state as plain data."""
         return {"running": len(self._held), "is_lifted": self.fast_permit is not None}

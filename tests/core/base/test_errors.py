@@ -100,7 +100,7 @@ def test_a_refusal_can_be_an_os_error_too() -> None:
     class UnreachableError(CircuitOpenError, ConnectionError): ...
 
     error = UnreachableError("open", policy="payments", retry_after=3.0)
-    assert (str(error), error.policy, error.retry_after) == ("open", "payments", 3.0)
+    assert (str(error), error.policy, error.retry_after) == ("open; next trial in 3 s", "payments", 3.0)
 
 
 def test_a_joined_error_is_of_both_classes() -> None:

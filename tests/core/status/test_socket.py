@@ -9,7 +9,9 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,9 @@ from resilience.status import PROCESS, StatusSocket, read_status, sockets_of
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "status.sock")
+def path() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="s") as folder:  # pytest's own paths are too long for a socket
+        yield str(Path(folder) / "status.sock")
 
 
 def own(path: str) -> Path:

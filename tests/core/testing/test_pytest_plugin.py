@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ TESTS = sum(
 def run(folder: Path, *arguments: str) -> tuple[int, str]:
     """Return the exit code and the output of pytest in a process of its own."""
     command = [sys.executable, "-m", "pytest", "-q", "-c", str(folder / "pytest.ini"), "--rootdir", str(folder)]
+    if not entry_points(group="pytest11", name="resilience"):  # a tree that is not installed
+        command += ["-p", "resilience.testing._pytest_plugin"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "PYTEST_"))}
     done = subprocess.run(
         [*command, *arguments, str(folder)], capture_output=True, text=True, check=False, timeout=120, env=environment
