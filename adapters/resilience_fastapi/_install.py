@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 
 from resilience import Resilience
 from resilience.errors import ConfigurationError, Problem
-from resilience.server import ServerGate
+from resilience.server import ServerGate, checked_key
 from resilience_fastapi._errors import ErrorHandlers
 from resilience_fastapi._lifespan import Lifespan
 from resilience_fastapi._middleware import ResilienceMiddleware
@@ -38,7 +38,8 @@ def install(
             `rate_limit_key`. If it returns None or "", the setting decides.
 
     Raises:
-        ConfigurationError: The application has started, has another toolkit already, or is configured badly.
+        ConfigurationError: The application has started, has another toolkit already, or is configured badly; or `key`
+            is no function, or a coroutine function.
     """
     given: object = app
     if not isinstance(given, FastAPI):
@@ -51,6 +52,7 @@ def install(
     if app.middleware_stack is not None:
         raise ConfigurationError("install(app): the application has started; call it where the application is built")
     toolkit = Resilience.of(resilience)
+    checked_key(key)
     ServerGate.of(toolkit)  # raises for a bad setting now: Starlette builds the layer at the first request
     app.add_middleware(ResilienceMiddleware, resilience=toolkit, key=key, answers_probes=True)
     ErrorHandlers(app, toolkit).register()

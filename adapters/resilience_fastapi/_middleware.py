@@ -21,6 +21,7 @@ from resilience.server import (
     RequestContext,
     ServerGate,
     ServerQuota,
+    checked_key,
     is_preflight,
 )
 from resilience.timeout import Deadline
@@ -74,6 +75,7 @@ class ResilienceMiddleware:
     ) -> None:
         self.app = app
         self.resilience = resilience = Resilience.of(resilience)
+        checked_key(key)
         self._gate = ServerGate.of(resilience, key=None if key is None else lambda context: key(_connection(context)))
         self._wanted = {name.encode("ascii"): name for name in self._gate.wanted}
         self._probes = ProbePaths(answers=answers_probes)

@@ -15,6 +15,7 @@ from resilience import Resilience
 from resilience.errors import ConfigurationError, Problem
 from resilience.health import HealthServer
 from resilience.options import Secret
+from resilience.server import checked_key
 from resilience_flask._errors import add_handlers
 from resilience_flask._flask_internals import OneLine
 from resilience_flask._middleware import FlaskMiddleware
@@ -38,7 +39,7 @@ class FlaskResilience:
             place of the setting `rate_limit_key`. If it returns None or "", the setting decides.
 
     Raises:
-        ConfigurationError: See `init_app`.
+        ConfigurationError: `key` is no function, or a coroutine function; see also `init_app`.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class FlaskResilience:
         key: Callable[[], str | None] | None = None,
     ) -> None:
         self._given = None if resilience is None else Resilience.of(resilience)
-        self._key = key
+        self._key = checked_key(key)
         self._guards: WeakSet[FlaskMiddleware] = WeakSet()
         if app is not None:
             self.init_app(app)

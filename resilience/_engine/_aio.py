@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 from resilience._engine._keyed_call import by_key
 from resilience._engine._steps import TRANSPARENT, Steps
 from resilience.clock import SYSTEM_SLEEPER
-from resilience.policy import Decision, Pending, Replace, Substitute, Wait
+from resilience.policy import Decision, Pending, Replace, RetryAfter, Substitute, Verdict, Wait
 from resilience.running import running_loop
 
 __all__ = ("AwaitingSleep", "admitted", "compile_async", "decided", "finish", "held", "resume")
@@ -114,6 +114,17 @@ async def held(steps: Steps, permit: object, after: float, sleep: AwaitingSleep)
     return permit
 
 
+def check_wait(steps: Steps, verdict: Verdict, sleep: AwaitingSleep, error: Exception) -> None:
+    """Refuse the wait of a verdict if no asyncio runs here, with the failure of the call as the cause."""
+    if isinstance(verdict, RetryAfter) and verdict.after > 0 and sleep == SYSTEM_SLEEPER.asleep:
+        try:
+            running_loop(steps.policy)
+        except BaseException as refusal:
+            steps.on_abandon(verdict.permit)
+            refusal.__cause__ = error
+            raise
+
+
 async def admitted(steps: Steps, sleep: AwaitingSleep) -> object:
     """Return the permit of a call, sleeping first if the policy asks for it."""
     permit = None if steps.fast_permit is None else steps.fast_permit.fast_permit
@@ -159,6 +170,7 @@ def _guard(steps: Steps, inner: Callable[P, Awaitable[R]], sleep: AwaitingSleep)
                     verdict = await decided(steps, permit, verdict)
                 if verdict is None:
                     raise
+                check_wait(steps, verdict, sleep, error)
                 steps.discard(error, verdict)
             except Substitute as given:
                 verdict = steps.settle(permit, given)

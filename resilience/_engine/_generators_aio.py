@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from resilience._engine._aio import AwaitingSleep, admitted, decided, held
+from resilience._engine._aio import AwaitingSleep, admitted, check_wait, decided, held
 from resilience._engine._keyed_call import by_key
 from resilience._engine._steps import TRANSPARENT, Steps
 from resilience.errors import ConfigurationError
@@ -129,6 +129,7 @@ def _guard_generator(
                 if not isinstance(verdict, Replace) and stream.started:
                     on_abandon(verdict.permit)  # another attempt would yield the items twice
                     raise
+                check_wait(steps, verdict, sleep, error)
                 steps.discard(error, verdict)
             except BaseException:
                 stream.abandon()

@@ -8,7 +8,7 @@ from resilience.server._headers import is_preflight
 from resilience.server._options import ServerOptions
 from resilience.server._probe_paths import PROBE_METHODS, ProbePaths, health_of, is_probe, mark_probe
 from resilience.server._quota import ServerQuota
-from resilience.server._rate_key import KeyRule
+from resilience.server._rate_key import KeyRule, checked_key
 from resilience.server._route_limit import RouteLimit
 
 __all__ = (
@@ -21,6 +21,7 @@ __all__ = (
     "ServerGate",
     "ServerOptions",
     "ServerQuota",
+    "checked_key",
     "current_request",
     "envelope_ids",
     "health_of",

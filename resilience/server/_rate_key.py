@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from typing import TypeVar
 
 from resilience.errors import ConfigurationError, Problem
-from resilience.options import Refused, rule_of
+from resilience.options import Refused, is_plain_callable, rule_of
 from resilience.server._client_address import address_group
 from resilience.server._context import RequestContext
 from resilience.server._options import ServerOptions
 
-__all__ = ("KeyRule", "bounded", "key_text")
+__all__ = ("KeyRule", "bounded", "checked_key", "key_text")
 
+F = TypeVar("F")
 _MAX_LENGTH = 128
 _HEADER = "header:"
+
+
+def checked_key(key: F) -> F:
+    """Return the key function of a user, or None; refuse a coroutine function, whose coroutines would all differ."""
+    if key is not None and not is_plain_callable(key):
+        raise ConfigurationError([Problem("key", key, "a function that returns a key (not a coroutine function)")])
+    return key
 
 
 def bounded(key: str) -> str:

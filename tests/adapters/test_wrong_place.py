@@ -194,3 +194,22 @@ def test_a_server_of_threads_says_at_the_first_call(
         assert cast(Any, caught.value).code() is grpc.StatusCode.UNKNOWN
     server.stop(0).wait()
     assert text in caplog.text
+
+
+async def awaited_key(*_request: object) -> str:
+    return "client"
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda key: install(FastAPI(), Resilience(), key=key),
+        lambda key: FlaskResilience(Flask("shop"), Resilience(), key=key),
+    ],
+    ids=["fastapi", "flask"],
+)
+@pytest.mark.parametrize("key", [awaited_key, "ip"])
+def test_the_key_of_a_server_is_a_plain_function(give: Callable[[Any], object], key: Any) -> None:
+    """A coroutine is another object for each request, so each request would have a bucket of its own."""
+    with pytest.raises(ConfigurationError, match=r"key=.*a function that returns a key \(not a coroutine function\)"):
+        give(key)

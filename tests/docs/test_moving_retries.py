@@ -303,8 +303,10 @@ def test_trio() -> None:
 
     assert trio.run(theirs) == 2
     failing.calls = 0
-    with pytest.raises(ConfigurationError, match=r"Retry 'stock\.retry' needs asyncio, and .* runs under trio"):
-        trio.run(Pipeline("stock", Retry(wait_initial=0.001)).acall, ask)
+    ours = Pipeline("stock", Retry(wait_initial=0.001))
+    with pytest.raises(ConfigurationError, match=r"Retry 'stock\.retry' needs asyncio, and .* under trio") as refused:
+        trio.run(ours.acall, ask)
+    assert isinstance(refused.value.__cause__, ConnectionError)  # the failure of the call itself
 
 
 def test_logs(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> None:
