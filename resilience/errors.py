@@ -350,7 +350,7 @@ class Problem:
         return _problem, (self.option, packed(self.value), self.expected, self.hint)
 
 
-def _problem(option: str, value: Any, expected: str, hint: str) -> Problem:
+def _problem(option: str, value: object, expected: str, hint: str) -> Problem:
     return Problem(option, unpacked(value), expected, hint)
 
 

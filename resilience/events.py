@@ -141,7 +141,7 @@ class Emitter:
                 listeners.remove(listener)
             self.listeners = tuple(listeners)
 
-    def record(self, kind: str, policy: str, at: float, severity: str = "info", **facts: Any) -> None:
+    def record(self, kind: str, policy: str, at: float, severity: str = "info", **facts: object) -> None:
         """Queue an event, if it is logged or there is a listener.
 
         Args:
@@ -198,12 +198,12 @@ class Emitter:
             self._tell(event, left_out)
         return most
 
-    def emit(self, kind: str, policy: str, at: float, severity: str = "info", **facts: Any) -> None:
+    def emit(self, kind: str, policy: str, at: float, severity: str = "info", **facts: object) -> None:
         """Record and deliver an event, for callers without a lock. For the arguments see `record`."""
         self.record(kind, policy, at, severity, **facts)
         self.deliver()
 
-    def forward(self, event: Event, policy: str, **facts: Any) -> None:
+    def forward(self, event: Event, policy: str, **facts: object) -> None:
         """Deliver an event of another emitter, which has logged it, to the listeners here.
 
         Args:

@@ -48,7 +48,7 @@ def idempotent(function: F) -> F:
     return marked  # type: ignore[no-any-return]  # `function`, or a partial of it
 
 
-def is_idempotent(function: Any) -> bool:
+def is_idempotent(function: object) -> bool:
     """Whether `function`, or the function a partial calls in the end, was marked."""
     while getattr(function, _MARK, False) is not True:  # a remote proxy has any attribute at all, each of them true
         if not isinstance(function, functools.partial):

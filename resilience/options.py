@@ -174,11 +174,11 @@ def _remark(value: object, rule: Rule) -> str:
     return ""
 
 
-def _hidden(field: dataclasses.Field[Any], value: Any) -> Any:
+def _hidden(field: dataclasses.Field[Any], value: object) -> object:
     return Secret(value) if field.metadata["secret"] and isinstance(value, str) else value
 
 
-def _as_data(value: Any) -> Any:
+def _as_data(value: object) -> object:
     if isinstance(value, tuple):
         return [_as_data(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float | str) else repr(value)

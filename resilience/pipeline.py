@@ -132,7 +132,7 @@ class Pipeline(Fixed, Chain):
         return f"Pipeline({self.name!r}{inside})"
 
 
-def _named(steps: Steps) -> dict[str, Any]:
+def _named(steps: Steps) -> dict[str, str]:
     """Return the kind and the name of a policy, which need not describe itself by them."""
     return {"kind": steps.kind, "name": steps.name}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from resilience._support.redaction import redacted
 from resilience.config import _schema
@@ -48,10 +48,10 @@ class Setting:
 
     section: str
     variable: str
-    value: Any
+    value: object
     text: str
     source: str
-    default: Any
+    default: object
     default_text: str
     doc: str
 

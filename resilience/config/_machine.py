@@ -39,7 +39,7 @@ Field = dataclasses.Field[Any]
 class Value(NamedTuple):
     """The value of a setting in its working form, and the entry that it comes from."""
 
-    value: Any
+    value: object
     entry: Entry
 
 
@@ -48,7 +48,7 @@ class LayerValue(NamedTuple):
 
     pattern: str
     field: str
-    value: Any
+    value: object
     source: str
     unless: frozenset[str] = frozenset()
 
@@ -91,7 +91,7 @@ def _field(key: Key) -> Field:
     return found.fields[key[-1]]
 
 
-def _checked(field: Field, entry: Entry) -> Any:
+def _checked(field: Field, entry: Entry) -> object:
     if entry.fault:
         raise Refused
     raw, rule = entry.raw, rule_of(field)
@@ -108,7 +108,7 @@ def _refused(field: Field, entry: Entry) -> Problem:
     return Problem(entry.spelled, _shown(field, entry.raw), entry.fault or _expected(field), _default(field))
 
 
-def _shown(field: Field, value: Any) -> Any:
+def _shown(field: Field, value: object) -> object:
     return redacted(value, secret=field.metadata["secret"])
 
 

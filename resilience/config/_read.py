@@ -23,7 +23,7 @@ class Entry(NamedTuple):
     `fault` completes "expected ..." if the text is wrong before any rule is applied.
     """
 
-    raw: Any
+    raw: object
     origin: Origin
     spelled: str
     source: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 from resilience.config._names import dotted, variable
 from resilience.config._schema import SECTIONS, Section
@@ -15,7 +14,7 @@ __all__ = ("reference", "written")
 _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"))
 
 
-def written(value: Any, rule: Rule) -> str:
+def written(value: object, rule: Rule) -> str:
     """Return `value` as text that the rule reads back: `100ms`, `true`, `a,b`, `none`."""
     if value is None:
         return "none"
@@ -76,5 +75,5 @@ def _section(section: Section) -> Iterator[str]:
     yield ""
 
 
-def _default(value: Any, rule: Any) -> str:
+def _default(value: object, rule: Rule) -> str:
     return f"`{written(value, rule)}`"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import replace
-from typing import Any
 
 from resilience._engine._chain import Chain
 from resilience._engine._steps import Steps
 from resilience.errors import RejectedError
-from resilience.policy import AroundPolicy, Policy
+from resilience.policy import AroundPolicy, Policy, Verdict
 
 __all__ = ("PolicyConformance",)
 
@@ -25,30 +24,30 @@ class _Counts:
     def around(self, steps: Steps) -> Steps:
         """Return `steps` with every admission and every settlement counted."""
 
-        def admit() -> Any:
+        def admit() -> object:
             permit = None if steps.admit is None else steps.admit()
             self.admitted += 1
             return permit
 
-        def admit_blocking() -> Any:
+        def admit_blocking() -> object:
             permit = steps.admit_blocking() if steps.admit_blocking is not None else None
             self.admitted += 1
             return permit
 
-        async def admit_awaiting() -> Any:
+        async def admit_awaiting() -> object:
             permit = await steps.admit_awaiting() if steps.admit_awaiting is not None else None
             self.admitted += 1
             return permit
 
-        def on_success(permit: Any, result: Any, /) -> Any:
+        def on_success(permit: object, result: object, /) -> Verdict:
             self.settled.append("success")
             return None if steps.on_success is None else steps.on_success(permit, result)
 
-        def on_failure(permit: Any, error: Exception, /) -> Any:
+        def on_failure(permit: object, error: Exception, /) -> Verdict:
             self.settled.append("failure")
             return steps.on_failure(permit, error)
 
-        def on_abandon(permit: Any, /) -> None:
+        def on_abandon(permit: object, /) -> None:
             self.settled.append("abandon")
             steps.on_abandon(permit)
 
@@ -162,7 +161,7 @@ class PolicyConformance:
         for outcome, expected in ((3, "success"), (Boom(), "failure"), (asyncio.CancelledError(), "abandon")):
             chain, counts = self._chain()
 
-            async def act(outcome: Any = outcome) -> Any:
+            async def act(outcome: object = outcome) -> object:
                 await asyncio.sleep(0)
                 if isinstance(outcome, BaseException):
                     raise outcome
@@ -195,7 +194,7 @@ def _raised(call: Callable[[], object]) -> BaseException | None:
     return None
 
 
-async def _outcome(awaitable: Awaitable[Any]) -> Any:
+async def _outcome(awaitable: Awaitable[object]) -> object:
     try:
         return await awaitable
     except BaseException as error:  # noqa: BLE001 - the suite checks the exception, of whatever type

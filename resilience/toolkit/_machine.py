@@ -46,11 +46,11 @@ def _place(policies: list[Any], rank: int) -> int:
     return outside[-1] + 1 if outside else 0
 
 
-def _rank(policy: Any) -> int:
+def _rank(policy: object) -> int:
     """Return the place in the recommended order, -1 for a kind of a third party."""
     kind = _kind(policy)
     return _RECOMMENDED.index(kind) if kind in _RECOMMENDED else -1
 
 
-def _kind(policy: Any) -> str:
+def _kind(policy: object) -> str:
     return str(getattr(policy, "kind", "")).replace("_", "")

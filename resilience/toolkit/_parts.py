@@ -19,7 +19,7 @@ class NamedParts:
     """Builds each part once, and returns it to every caller. Names are folded."""
 
     def __init__(self) -> None:
-        self._built: dict[tuple[str, str], tuple[Any, tuple[Any, ...]]] = {}
+        self._built: dict[tuple[str, str], tuple[object, tuple[object, ...]]] = {}
         self.after_fork()
         renew_after_fork(self)
 
@@ -31,7 +31,7 @@ class NamedParts:
         """Return the only part of its kind."""
         return self.named(what, what, build)
 
-    def named(self, kind: str, name: str, build: Callable[[], T], given: tuple[Any, ...] = ()) -> T:
+    def named(self, kind: str, name: str, build: Callable[[], T], given: tuple[object, ...] = ()) -> T:
         """Return the part of this kind and name, or build it. `given` are the values that a caller gives for it.
 
         Raises:
@@ -63,7 +63,7 @@ class NamedParts:
             return [thing for (kind, _), (thing, _) in self._built.items() if kind in kinds]
 
 
-def _agree(given: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
+def _agree(given: tuple[object, ...], before: tuple[object, ...]) -> bool:
     """Whether a further call gives no values, or the values of the first call."""
     if not given:
         return True

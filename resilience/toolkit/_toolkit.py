@@ -139,7 +139,7 @@ class Resilience:
         Raises:
             ConfigurationError: `given` is neither a `Resilience` nor None.
         """
-        wanted: Any = given
+        wanted: object = given
         if not (wanted is None or isinstance(wanted, Resilience)):  # only its type is shown: it may hold a password
             raise ConfigurationError([Problem("resilience", type(wanted).__name__, "a Resilience, or None")])
         return cls.from_env() if wanted is None else wanted
@@ -385,7 +385,7 @@ class Resilience:
 _default: KeptWhileEqual[Resilience] = KeptWhileEqual()
 
 
-def _checked_config(config: Any) -> Config:
+def _checked_config(config: object) -> Config:
     if not isinstance(config, Config):  # told by its type alone: what was given may hold a password
         expected = "a Config, such as resilience.config.load() returns"
         raise ConfigurationError([Problem("config", type(config).__name__, expected)])
