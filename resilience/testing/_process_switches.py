@@ -25,7 +25,7 @@ def policies_off() -> AbstractContextManager[None]:
         ::
 
             with policies_off():
-                charge("order-1")  # one attempt, whatever happens
+                charge("order-1")  # one attempt, with its own outcome
     """
     if not OFF_SWITCH.is_installed:
         raise RuntimeError("policies_off: call resilience.testing.install() before the first policy is made")

@@ -15,6 +15,7 @@ from resilience import (
     Pipeline,
     RateLimit,
     Retry,
+    ThreadPoolBulkhead,
     Timeout,
     TokenBucket,
 )
@@ -27,6 +28,7 @@ stock = Pipeline("stock", Cache(ttl="1h"), Timeout("5s"))
 names = Pipeline("names", Fallback(value="unknown"), RateLimit("2/hour"), Bulkhead(5), Timeout("5s"))
 tenants = Keyed(lambda _: CircuitBreaker(fail_max=1), key=lambda tenant: tenant)
 hosts = Pipeline("hosts", tenants)
+reports = Pipeline("reports", ThreadPoolBulkhead(1))
 uploads = TokenBucket("1/hour", name="uploads")
 lifecycle = Lifecycle()
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import time
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
-from resilience.testing import manual_clock, policies_off
+from resilience.testing import ManualClock, manual_clock, policies_off
+from resilience.testing._process_clock import ProcessClock
 
+ROOT = Path(__file__).parents[3]
 SUITE = Path(__file__).parent / "suite"
 TESTS = sum(
     line.startswith(("def test_", "async def test_")) for line in (SUITE / "shop_suite.py").read_text().splitlines()
@@ -43,6 +47,26 @@ def test_the_reset_can_be_left_out() -> None:
     assert "1 failed, 1 passed" in output, output
 
 
+def test_the_test_file_of_the_page_passes(tmp_path: Path) -> None:
+    """A reader who copies the page's test file sees its tests pass."""
+    page = (ROOT / "docs" / "howto" / "testing.md").read_text()
+    example = next(code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def test_" in code)
+    (tmp_path / "test_shop.py").write_text(example)
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\nfilterwarnings = error\n")
+    code, output = run(tmp_path, "-o", "asyncio_default_fixture_loop_scope=function")
+    assert (code, f"{example.count('def test_')} passed" in output) == (0, True), output
+
+
+def test_the_clock_of_the_process_never_goes_back() -> None:
+    """After a test that has moved the clock by an hour, the clock goes on from there."""
+    clock, moved = ProcessClock(), ManualClock(time.monotonic())
+    clock.use(moved)
+    moved.advance(3600)
+    assert clock() == moved.now
+    clock.use(None)
+    assert moved.now <= clock() < moved.now + 60
+
+
 def test_a_process_that_is_not_prepared_is_refused() -> None:
     """Without the plugin, the switches name the modules that have the real clock, and the line to write."""
     with pytest.raises(RuntimeError, match=r"resilience\.clock.*call resilience\.testing\.install\(\)"), manual_clock():
@@ -53,5 +77,5 @@ def test_a_process_that_is_not_prepared_is_refused() -> None:
 
 def test_an_installed_distribution_announces_the_plugin() -> None:
     """pytest finds the plugin by its entry point."""
-    text = (Path(__file__).parents[3] / "pyproject.toml").read_text()
+    text = (ROOT / "pyproject.toml").read_text()
     assert '[project.entry-points.pytest11]\nresilience = "resilience.testing._pytest_plugin"' in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import plugin_shop as shop
@@ -114,6 +115,11 @@ async def test_everything_off_awaiting(resilience_off: None) -> None:
                 pass
         async with shop.stock.with_policies(shop.stock.policies[1]).guard():
             pass
+
+
+async def test_everything_off_leaves_blocking_calls_in_their_threads(resilience_off: None) -> None:
+    """A `ThreadPoolBulkhead` runs a blocking call in a thread of its own, also while it limits nothing."""
+    assert await shop.reports.acall(threading.get_ident) != threading.get_ident()
 
 
 def test_a_call_ends_as_it_began() -> None:
