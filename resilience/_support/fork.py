@@ -10,7 +10,14 @@ import os
 from typing import Protocol, runtime_checkable
 from weakref import ref
 
-__all__ = ("Forkable", "Resettable", "known_objects", "renew_after_fork")
+__all__ = (
+    "Forkable",
+    "Resettable",
+    "known_objects",
+    "renew_after_fork",
+    "reset_after_test",
+    "resettable_objects",
+)
 
 
 class Forkable(Protocol):
@@ -42,6 +49,21 @@ def renew_after_fork(thing: Forkable) -> None:
 def known_objects() -> list[Forkable]:
     """Return the objects that `renew_after_fork` knows and that are alive."""
     return [thing for known in list(_known) if (thing := known()) is not None]
+
+
+_counting: set[ref[Resettable]] = set()
+"""Objects with counts, for which a fork changes nothing."""
+
+
+def reset_after_test(thing: Resettable) -> None:
+    """Have `thing.after_test()` called by `resilience.testing.reset`. Not needed besides `renew_after_fork`."""
+    _counting.add(ref(thing, _counting.discard))
+
+
+def resettable_objects() -> list[Resettable]:
+    """Return the objects whose state a test can leave behind."""
+    counting = [thing for known in list(_counting) if (thing := known()) is not None]
+    return [*counting, *(thing for thing in known_objects() if isinstance(thing, Resettable))]
 
 
 def _renew_all() -> None:

@@ -93,8 +93,11 @@ class Results:
         self._is_changing = False
 
     def after_test(self) -> None:
-        """Remove all results."""
+        """Remove all results, and start with no counts."""
         self.clear()
+        with self._lock:
+            self.hits = self.misses = self.stale_served = 0
+            self._store.evicted = 0
 
     def new_index(self, keys: Keys) -> FunctionIndex:
         """Return the index of a function that is wrapped now. The cache does not keep it alive."""

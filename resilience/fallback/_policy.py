@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from resilience._support.awaiting import CoroutineFunction
+from resilience._support.fork import reset_after_test
 from resilience._support.matching import Errors, Kinds, known
 from resilience._support.notes import annotate
 from resilience._support.user_calls import UserCall, UserCalls, arun, run
@@ -90,6 +91,11 @@ class Fallback(Named):
         self.events = Emitter()
         self.used = self.exhausted = 0
         self._is_made = True
+        reset_after_test(self)
+
+    def after_test(self) -> None:
+        """Start with no counts."""
+        vars(self).update(used=0, exhausted=0)
 
     def around(self, call: Callable[P, R], /, *, leading_args: int = 0) -> Callable[P, R]:
         """Return the blocking `call` with its outcome replaced."""

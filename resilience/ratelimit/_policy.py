@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
+from resilience._support.fork import reset_after_test
 from resilience._support.matching import known
 from resilience._support.retry_after import RETRY_AFTER_MAX, asked_by
 from resilience.clock import SYSTEM_SLEEPER, Clock, monotonic
@@ -113,6 +114,11 @@ class RateLimit(PolicyBase):
         self._open()
         self._drains = None if drain_on is None else _drain_predicate(drain_on, self._buckets)
         self._is_made = True
+        reset_after_test(self)
+
+    def after_test(self) -> None:
+        """Start with no counts."""
+        self._rejected[0] = 0
 
     @property
     def rejected(self) -> int:

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from resilience._support.fork import renew_after_fork
+from resilience._support.fork import renew_after_fork, reset_after_test
 from resilience._support.sharing import Keys
 from resilience.errors import DeadlineExceededError
 from resilience.singleflight._machine import Flight
@@ -67,6 +67,11 @@ class FlightGroup:
         """Calls that were made."""
         self.shared = 0
         """Callers that got the outcome of a call that another caller made."""
+        reset_after_test(self)
+
+    def after_test(self) -> None:
+        """Start with no counts."""
+        self.calls = self.shared = 0
 
     def wait(self, deadline: Deadline | None) -> DeadlineWait:
         """Return how long a follower with this `deadline` may wait.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from resilience._support.fork import Resettable, known_objects
+from resilience._support.fork import resettable_objects
 from resilience.retry import no_waits, set_active
 from resilience.testing._off_switch import OFF_SWITCH
 
@@ -47,7 +47,6 @@ def reset() -> None:
         >>> breaker.current_state
         'closed'
     """
-    for thing in known_objects():
-        if isinstance(thing, Resettable):
-            thing.after_test()
+    for thing in resettable_objects():
+        thing.after_test()
     set_active(True)

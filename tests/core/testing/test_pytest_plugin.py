@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
-from resilience.testing import ManualClock, manual_clock, policies_off
+from resilience import (
+    Bulkhead,
+    Cache,
+    CircuitBreaker,
+    Fallback,
+    Hedge,
+    Pipeline,
+    RateLimit,
+    RateLimitedError,
+    Retry,
+    SingleFlight,
+    Timeout,
+)
+from resilience.policy import AroundPolicy, Policy
+from resilience.testing import ManualClock, manual_clock, policies_off, reset
 from resilience.testing._process_clock import ProcessClock
 
 ROOT = Path(__file__).parents[3]
@@ -65,6 +81,43 @@ def test_the_clock_of_the_process_never_goes_back() -> None:
     assert clock() == moved.now
     clock.use(None)
     assert moved.now <= clock() < moved.now + 60
+
+
+def busy(policy: Policy | AroundPolicy) -> Pipeline:
+    """Return a pipeline whose policy has had calls of every outcome."""
+    pipeline = Pipeline("busy", policy)
+    failing = pipeline(failed)
+    for _ in range(3):
+        with contextlib.suppress(ConnectionError, RateLimitedError):
+            pipeline.call(len, "abc")
+        with contextlib.suppress(ConnectionError, RateLimitedError):
+            failing()
+    return pipeline
+
+
+def failed() -> None:
+    raise ConnectionError
+
+
+MAKERS: list[Callable[[], Policy | AroundPolicy]] = [
+    lambda: Bulkhead(1),
+    lambda: Cache(ttl="1h", max_size=1),
+    lambda: CircuitBreaker(fail_max=9),
+    lambda: Fallback(value=1),
+    lambda: Hedge(delay="1s"),
+    lambda: RateLimit("2/hour"),
+    lambda: Retry(attempts=2, on=ConnectionError, wait_initial=0, wait_jitter=0),
+    SingleFlight,
+    lambda: Timeout("5s"),
+]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_reset_policy_has_the_figures_of_a_new_one(make: Callable[[], Policy | AroundPolicy]) -> None:
+    """No count of a test is left for the next one."""
+    used = busy(make())
+    reset()
+    assert used.snapshot() == Pipeline("busy", make()).snapshot()
 
 
 def test_a_process_that_is_not_prepared_is_refused() -> None:
