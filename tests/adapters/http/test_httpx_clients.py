@@ -194,6 +194,8 @@ async def test_consumed_bodies_are_not_sent_again(upstream: Upstream, httpx: Any
     assert [sent for _, _, sent in upstream.seen] == [b"ab"]
 
 
+@pytest.mark.realtime  # it cancels at moments in real time
+@pytest.mark.everywhere
 @pytest.mark.parametrize("wait", [0.0, 0.01, 0.05, 0.1, 0.15, 0.2])
 async def test_cancellation_leaves_nothing(upstream: Upstream, wait: float, httpx: Any, transport: Any) -> None:
     """Cancelled at any moment, a request gives back its place and its connection."""
