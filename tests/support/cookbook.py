@@ -28,6 +28,10 @@ _VARIES = re.compile(r"\b[0-9a-f]{8,}\b|\d+(?:\.\d+)?")
 """Ids and numbers: a process id, a time, a port, the seconds until the next trial."""
 
 
+def _local(text: str, port: int) -> str:
+    return _PUBLIC.sub("127.0.0.1", text.replace("8000", str(port)))
+
+
 class Recipe:
     """One page.
 
@@ -48,16 +52,16 @@ class Recipe:
         """The variables that the page exports."""
         return dict(_EXPORT.findall(self._shell))
 
-    def write(self, directory: Path) -> Path:
-        """Write all files of the application into a folder."""
+    def write(self, directory: Path, port: int) -> Path:
+        """Write all files of the application into a folder, for loopback and a free port."""
         for name, code in self.files.items():
-            (directory / name).write_text(code)
+            (directory / name).write_text(_local(code, port))
         return directory
 
     def command(self, start: str, port: int) -> list[str]:
         """Return the command of the page that begins with `start`, on this Python, loopback and a free port."""
         (line,) = [line for line in self._shell.splitlines() if line.startswith(start)]
-        program, *arguments = shlex.split(_PUBLIC.sub("127.0.0.1", line.replace("8000", str(port))))
+        program, *arguments = shlex.split(_local(line, port))
         return [sys.executable, *(() if program == "python" else ("-m", program)), *arguments]
 
     @contextlib.contextmanager
@@ -66,11 +70,18 @@ class Recipe:
         port = free_port()
         environment = {**self.environment, **changed}
         log = directory / f"output-{port}.txt"
-        process = ServerProcess(self.command(start, port), self.write(directory), environment, port, log)
+        process = ServerProcess(self.command(start, port), self.write(directory, port), environment, port, log)
         try:
             yield process
         finally:
             process.kill()
+
+    def load(self, name: str, directory: Path) -> dict[str, Any]:
+        """Run a file of the application in this process, and return its names. The test sets the variables."""
+        path = self.write(directory, 0) / name
+        namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
+        exec(compile(path.read_text(), path, "exec"), namespace)  # noqa: S102 - the page's own file
+        return namespace
 
     def shows(self, title: str, output: str) -> None:
         """Assert that the lines of an output on the page are in the real output, in this order."""
