@@ -55,3 +55,4 @@ class SystemSleeper:
 
 
 SYSTEM_SLEEPER = SystemSleeper()
+"""The sleeper of a pipeline that gets none."""

@@ -75,7 +75,7 @@ __all__ = (
 
 
 class ResilienceError(Portable, Exception):
-    """Something this toolkit, or a service using it, has to say in terms a client can act on."""
+    """An error of this toolkit, or of a service that uses it. Its fields say what a client can do."""
 
     code: str = "RESILIENCE_ERROR"
     category: str = "internal"

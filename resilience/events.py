@@ -57,6 +57,7 @@ class Event:
 Listener = Callable[[Event], object]
 """A function that gets each event. Its result is ignored; an error that it raises is logged."""
 LISTENER = Opaque("a function that takes one Event (not a coroutine function)", is_plain_callable)
+"""The rule for a listener."""
 
 
 class Emitter:

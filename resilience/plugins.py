@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ("GROUPS", "KeyedPolicy", "Plugin", "Slot", "Steps", "available", "lazy_names", "load")
 
 GROUPS = ("resilience.policies", "resilience.adapters", "resilience.listeners")
+"""The entry-point groups in which a distribution can publish plugins."""
 
 
 class Plugin:

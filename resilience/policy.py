@@ -85,7 +85,8 @@ class Wait:
     permit: Any
 
 
-Decision: TypeAlias = RetryAfter | Replace | None  # None: the outcome stands
+Decision: TypeAlias = RetryAfter | Replace | None
+"""The answer of a policy to an outcome. None: the outcome stands."""
 
 
 @final
@@ -97,6 +98,7 @@ class Pending:
 
 
 Verdict: TypeAlias = Decision | Pending
+"""A decision, or a function of the user that the engine calls to get it."""
 
 
 class PolicyBase(Named):

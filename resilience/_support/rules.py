@@ -314,4 +314,6 @@ class Opaque:
 
 
 CLOCK = Opaque("a function without arguments that returns seconds", is_plain_callable)
+"""The rule for a clock."""
 RANDOMNESS = Opaque("a function without arguments that returns a number from 0 to 1", is_plain_callable)
+"""The rule for a source of random numbers."""

@@ -9,6 +9,7 @@ from resilience.options import Flag, Number, Options, Text, Whole, option
 __all__ = ("BUDGET_NAME", "BudgetOptions")
 
 BUDGET_NAME = Text("a name of letters, digits and . _ - /", pattern=r"[A-Za-z0-9][A-Za-z0-9._/-]*", longest=100)
+"""The rule for the name of a budget."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,10 @@ __all__ = ("JSON_TYPE", "PROBLEM_TYPE", "encoded", "is_header", "retry_after_lin
 
 _log = logging.getLogger("resilience")
 
-JSON_TYPE, PROBLEM_TYPE = "application/json", "application/problem+json"
+JSON_TYPE = "application/json"
+"""The media type of an envelope."""
+PROBLEM_TYPE = "application/problem+json"
+"""The media type of an RFC 9457 problem."""
 
 _DEEPEST = 16
 _MOST_BITS = 2048

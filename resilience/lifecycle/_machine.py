@@ -56,7 +56,14 @@ class LifecycleState(StrEnum):
     STOPPED = "stopped"
 
 
-STARTING, READY, DRAINING, STOPPED = LifecycleState
+STARTING = LifecycleState.STARTING
+"""The process waits for its dependencies and runs its start hooks."""
+READY = LifecycleState.READY
+"""Routers should send requests to the process."""
+DRAINING = LifecycleState.DRAINING
+"""Routers should send no more requests. Requests in flight go on."""
+STOPPED = LifecycleState.STOPPED
+"""The stop hooks have run, or the process declared its end without them."""
 
 _ALLOWED_FROM = {
     READY: (STARTING, STOPPED),

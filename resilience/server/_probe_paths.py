@@ -18,6 +18,7 @@ __all__ = ("PROBE_METHODS", "ProbePaths", "health_of", "is_probe", "mark_probe")
 T = TypeVar("T", bound="Callable[..., Any]")
 
 PROBE_METHODS = frozenset({"GET", "HEAD"})
+"""The methods of a probe."""
 _MARK = "_resilience_is_probe"
 
 

@@ -62,3 +62,4 @@ class _ProcessStatus:
 
 
 PROCESS = _ProcessStatus()
+"""The toolkits of this process."""
