@@ -12,7 +12,8 @@ pytestmark = pytest.mark.once
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "comparison.md").read_text()
 ROW = re.compile(r"^\| (?!\||---)(.+?) \| (.+) \|$", re.MULTILINE)
-TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+HERE = re.compile(r"\[yes\]\([^)]+\)|yes: \[1\]\([^)]+\)(?:, \[\d\]\([^)]+\))+")
+TEST = re.compile(r"\]\(\.\./(tests/[\w/]+\.py)#(\w+)\)")
 ANSWER = re.compile(r"(?:yes|no)(?:: [^|]+)?|partly: [^|]+|\?|-")
 
 
@@ -25,22 +26,24 @@ def rows() -> dict[str, list[str]]:
 
 @functools.cache
 def names_in(path: str) -> set[str]:
-    """Return the names a module's tests have, those of its classes and state machines included."""
+    """Return the names a module's tests have, those of state machines included."""
     tree = ast.parse((ROOT / path).read_text())
-    functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
     return functions | {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 @pytest.mark.parametrize("feature", rows())
-def test_every_feature_has_its_test(feature: str) -> None:
-    """Each row names at least one test, and every test it names exists."""
-    named = TEST.findall(rows()[feature][0])
-    assert named, "a claim without a test"
+def test_every_feature_links_to_its_tests(feature: str) -> None:
+    """The second cell of a row is `[yes](../tests/...py#test_name)`, or `yes: [1](...), [2](...)`, and they exist."""
+    here = rows()[feature][0]
+    assert HERE.fullmatch(here), here
+    named = TEST.findall(here)
+    assert len(named) == here.count("](")
     for path, name in named:
         assert (ROOT / path).exists(), path
         assert name.lower().startswith("test")
-        assert name in names_in(path), f"{path}::{name}"
+        assert name in names_in(path), f"{path}#{name}"
 
 
 @pytest.mark.parametrize("feature", rows())

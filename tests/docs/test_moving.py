@@ -9,7 +9,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "howto" / "moving-from-pybreaker.md").read_text()
 TESTS = ROOT / "tests" / "core" / "breaker" / "test_differences.py"
-ROW = re.compile(r'^\| <a id="([a-z-]+)"></a>([^|]+) \| ([^|]+) \| ([^|]*) \| `(test_\w+)` \|$', re.MULTILINE)
+ROW = re.compile(
+    r'^\| <a id="([a-z-]+)"></a>([^|]+) \| ([^|]+) \| ([^|]*) '
+    r"\| \[test\]\(\.\./\.\./tests/core/breaker/test_differences\.py#(test_\w+)\) \|$",
+    re.MULTILINE,
+)
 ROWS = {test: (anchor, theirs, ours) for anchor, theirs, ours, _, test in ROW.findall(PAGE)}
 
 

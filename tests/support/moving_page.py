@@ -12,7 +12,11 @@ import pytest
 __all__ = ("check_rows", "example", "library")
 
 PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "moving-from-other-libraries.md").read_text()
-ROW = re.compile(r'^\| <a id="([a-z-]+)"></a>([^|]+) \| ([^|]+) \| ([^|]*) \| `(test_\w+)` \|$', re.MULTILINE)
+ROW = re.compile(
+    r'^\| <a id="([a-z-]+)"></a>([^|]+) \| ([^|]+) \| ([^|]*) '
+    r"\| \[test\]\(\.\./\.\./tests/docs/(\w+\.py)#(test_\w+)\) \|$",
+    re.MULTILINE,
+)
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -24,7 +28,8 @@ def check_rows(heading: str, tests: str) -> None:
     rows = ROW.findall(table)
     assert 0 < len(rows) == table.count("\n| <a") == len(set(rows))
     here = {node.name for node in ast.parse(Path(tests).read_text()).body if isinstance(node, _FUNCTIONS)}
-    for anchor, theirs, ours, _, test in rows:
+    for anchor, theirs, ours, _, file, test in rows:
+        assert file == Path(tests).name
         assert test == f"test_{anchor.replace('-', '_')}"
         assert test in here
         assert theirs.strip() != ours.strip()
