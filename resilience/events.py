@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from resilience._support.fork import renew_after_fork
 from resilience._support.log_writer import write_line
+from resilience._support.measured import Measured, Measurement
 from resilience.errors import named, one_line, shown
 from resilience.event_log import EVENT_LOG, EventLog, LogOptions, PolicyLog
 from resilience.options import Opaque, checked, is_plain_callable
@@ -60,7 +61,7 @@ LISTENER = Opaque("a function that takes one Event (not a coroutine function)", 
 """The rule for a listener."""
 
 
-class Emitter:
+class Emitter(Measured):
     """Delivers events to listeners in the order in which they were recorded, and never under a caller's lock.
 
     A policy calls `record` under its lock and `deliver` after the release. One thread delivers at a time. A thread that
@@ -97,6 +98,10 @@ class Emitter:
         # Guards registration and numbering. Re-entrant, as a finalizer may emit in the very thread that holds it.
         self._lock = threading.RLock()
         self._turns: list[None] = [*_TURN]
+
+    def measure(self) -> Measurement:
+        """Return the events that were dropped, and those that wait for a slow listener."""
+        return Measurement("events", "", {"dropped": self.dropped}, {"waiting": len(self.pending)})
 
     def __bool__(self) -> bool:
         """Whether there is a listener."""

@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 import pybreaker
 
 from resilience._support.fork import renew_after_fork
-from resilience.breaker import _storage
+from resilience._support.measured import Measured, Measurement
+from resilience.breaker import _report, _storage
 from resilience.breaker._cut_offs import CutOff
 from resilience.breaker._machine import CircuitMachine, StateChange
 from resilience.breaker._options import BreakerOptions
 from resilience.breaker._plan import AUTOMATIC, DISABLED, FORCED_OPEN, METRICS_ONLY, Mode
-from resilience.breaker._report import SEVERITY, CircuitOpenError, figures_of, kind_and_facts, new_refusal, open_message
+from resilience.breaker._report import SEVERITY, CircuitOpenError, new_refusal
 from resilience.breaker._rules import OutcomeRules, TripRules, judge_under_lock, rules_of
 from resilience.breaker._states import IS_OPEN, OPEN, UNTRACKED, Closed, Open, Permit, Refusal, TimedCall, Trial
 from resilience.breaker._storage import GuardedStorage
@@ -33,7 +34,7 @@ __all__ = ("Circuit",)
 T = TypeVar("T")
 
 
-class Circuit:
+class Circuit(Measured):
     """Admits and counts the calls of one breaker; the only place that takes its lock.
 
     The lock guards the machine, the mode and the storage. It is never held while code of a user runs (L1), except for
@@ -109,6 +110,7 @@ class Circuit:
                         next(refusals.left_out)  # as `events.wants` does
                     else:
                         self._report_refusal(now, left)
+                    self.machine.totals.refused += 1
                     raise new_refusal(CircuitOpenError, self.open_message, self.name, left)
             elif type(epoch) is Closed and epoch.running is not None:
                 now = self.now()
@@ -150,18 +152,18 @@ class Circuit:
     def _refuse(self, refusal: Refusal, mode: Mode | None, now: float) -> Permit:
         if mode is None or mode.word == FORCED_OPEN:
             self._report_refusal(now, refusal.retry_after, refusal.why)
+            self.machine.totals.refused += 1
             who, why = self.events.log.quoted(self.name), refusal.why
             message = self.open_message if why == IS_OPEN else f"circuit {who} {why}"
             raise new_refusal(CircuitOpenError, message, self.name, refusal.retry_after)
         self._report_refusal(now, refusal.retry_after, refusal.why, shadow=True)
+        self.machine.totals.refused_in_shadow += 1
         return UNTRACKED
 
     def _report_refusal(self, now: float, retry_after: float | None, why: str = IS_OPEN, **more: object) -> None:
         more |= {"retry_after": retry_after, "why": why}
         self.events.emit("breaker.rejected", self.name, now, "warning", **more)
         self._refusals = self.events.log.sample("breaker.rejected")
-
-    # Outcomes
 
     def record_timed_success(self, permit: TimedCall, /) -> None:
         """Count a timed success; without the lock if it was quick and was not counted as slow meanwhile."""
@@ -228,8 +230,6 @@ class Circuit:
             self.machine.abandon(permit)
         self.events.deliver()
 
-    # Changes
-
     def open(self, reason: str, seconds: float | None = None) -> None:
         """Open the circuit by hand, for the reset timeout or for `seconds`."""
         self._change(lambda now: self.machine.open(now, reason, seconds=seconds, is_by_hand=True))
@@ -267,9 +267,9 @@ class Circuit:
         if publish and self._storage is not None:
             _storage.publish(change, self.machine, self._storage)
         self._changes += 1
-        kind, facts = kind_and_facts(change, self.machine, now, self.mode, self._last_error)
+        kind, facts = _report.kind_and_facts(change, self.machine, now, self.mode, self._last_error)
         if change.after == OPEN:
-            self.open_message = open_message(self.events.log.quoted(self.name), facts)
+            self.open_message = _report.open_message(self.events.log.quoted(self.name), facts)
         self.events.record(kind, self.name, now, SEVERITY[change.after], **facts)
 
     def _update_fast_permit(self) -> None:
@@ -321,11 +321,8 @@ class Circuit:
         with self.lock:
             options = self.options = dataclasses.replace(self.options, **changes)
             self.machine.use_plan(options.plan)
-            rule = self.machine.epoch.rule if isinstance(self.machine.epoch, Closed) else None
-            if isinstance(rule, TripRules):
-                rule.limits = options.limits
-            elif isinstance(rule, _storage.StoredFailures):
-                rule.limit = options.consecutive or rule.limit
+            if isinstance(self.machine.epoch, Closed):
+                self.machine.epoch.rule.use_limits(options.limits)
 
     def new_rules(self, now: float) -> OutcomeRules:
         """Return the rules of a closed epoch that begins now."""
@@ -333,8 +330,6 @@ class Circuit:
         if self._storage is not None and options.consecutive is not None and not options.looks_back:
             return _storage.StoredFailures(self._storage, options.consecutive)
         return options.trip_rules(now, self.now, functools.partial(judge_under_lock, weakref.ref(self)))
-
-    # Storage
 
     def report_storage(self, error: Exception | None) -> None:
         """Report an outage, found perhaps under the lock, or (None) its end, found by a thread without the lock."""
@@ -390,11 +385,15 @@ class Circuit:
         self.events.deliver()
         return AUTOMATIC if mode is None else mode.word
 
+    def measure(self) -> Measurement:
+        """Return the counts since the start, the state and the mode."""
+        return _report.measurement_of(self.name, self.machine, self.mode_at(self.now()))
+
     def snapshot(self) -> dict[str, Any]:
         """Return state, mode and figures, all of one moment. Does not ask the storage."""
         with self.lock:
             now = self.now()
             self._end_mode(now)
-            figures = figures_of(self.machine, self.mode or Mode(AUTOMATIC), now)
+            figures = _report.figures_of(self.machine, self.mode or Mode(AUTOMATIC), now)
         self.events.deliver()
         return figures

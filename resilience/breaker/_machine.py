@@ -39,12 +39,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import TypeAlias, cast
 
 from resilience.breaker._cut_offs import CutOff, CutOffs
 from resilience.breaker._plan import Plan
 from resilience.breaker._rules import OutcomeRules, Trip, TripRules
 from resilience.breaker._states import (
+    CallTotals,
     Closed,
     Epoch,
     HalfOpen,
@@ -56,10 +57,13 @@ from resilience.breaker._states import (
     StateChange,
     TimedCall,
     Trial,
+    begun,
+    counting_epoch,
 )
 from resilience.breaker._window import CallCounts
 
 __all__ = ("CircuitMachine", "StateChange")
+_Row: TypeAlias = CutOffs[Closed] | None
 
 
 class CircuitMachine:
@@ -78,6 +82,7 @@ class CircuitMachine:
         self._random = random
         self.openings = 0
         """Consecutive openings, as far as they still count."""
+        self.totals = CallTotals()
         self.epoch: Epoch = self._new_closed(now)
 
     def admit(self, now: float, patience: float = math.inf) -> tuple[Permit | Refusal, StateChange | None]:
@@ -95,7 +100,7 @@ class CircuitMachine:
         if isinstance(epoch, Ramp) and not epoch.takes(now):
             # Without a time: the next call may pass. All callers that knew the end of the ramp would come back then.
             return Refusal(None, "lets only a share of the calls pass yet"), change
-        return self._begin(epoch, now), change
+        return begun(epoch, now), change
 
     def catch_up(self, now: float) -> StateChange | None:
         """Make the transition that time alone has caused, if there is one."""
@@ -130,6 +135,7 @@ class CircuitMachine:
         if permit.number is None and running.is_slow(permit.started, now):
             return self._record_slow(epoch, now)
         if isinstance(epoch, Ramp):
+            epoch.record_success()
             return None
         rules = cast("TripRules", epoch.rule)
         if permit.number is None:
@@ -153,6 +159,7 @@ class CircuitMachine:
         running = epoch.running
         if timed is not None and running is not None:
             running.end(timed)
+        self.totals.failures += 1
         epoch.not_before = max(epoch.not_before, now + asked)
         if isinstance(epoch, Ramp):
             return self._ramp_failed(epoch, now) if timed is None or timed.number is None else None
@@ -199,9 +206,7 @@ class CircuitMachine:
     @property
     def _counting_epoch(self) -> Closed | None:
         """The closed epoch that counts outcomes: the present one, or the one that patient callers get permits of."""
-        epoch = self.epoch
-        if isinstance(epoch, Open | HalfOpen):
-            return None if epoch.cut_offs is None else epoch.cut_offs.epoch
+        epoch = counting_epoch(self.epoch)
         return epoch if isinstance(epoch, Closed) else None
 
     def _counts(self, epoch: Closed | Ramp) -> bool:
@@ -218,20 +223,16 @@ class CircuitMachine:
         if closed is not None and closed.rule.successes() != cut_offs.successes_before:
             closed.cut_offs = None
             change = self._become(closed, "calls are answered again", self.counts(now))
-            return self._begin(closed, now), change
+            return begun(closed, now), change
         if cut_offs.concern(patience):
             return None
         if closed is not None:
             tripped = self.count_slow_running(now)  # this opens the circuit for all callers
-            return (self._begin(closed, now) if tripped is None else self.admit(now)[0]), tripped
+            return (begun(closed, now) if tripped is None else self.admit(now)[0]), tripped
         if isinstance(self.epoch, HalfOpen):  # its trials are for all callers
             return None
         change = self.half_open("a more patient caller", now)
         return cast("HalfOpen", self.epoch).admit(now, patience, self.plan.lease), change
-
-    @staticmethod
-    def _begin(epoch: Closed | Ramp, now: float) -> Permit:
-        return epoch if epoch.running is None else epoch.running.begin(epoch, now)
 
     def _cut_off_closed(self, epoch: Closed, now: float, cut_off: CutOff) -> StateChange | None:
         successes = epoch.rule.successes()
@@ -243,9 +244,7 @@ class CircuitMachine:
         row.add(cut_off.patience)
         if epoch is not self.epoch or not row.are_evidence(now, cut_off.allowed):
             return None
-        change = self._trip(epoch, Trip("calls cut off", epoch.rule.counts(now)), now)
-        cast("Open", self.epoch).cut_offs = row
-        return change
+        return self._trip(epoch, Trip("calls cut off", epoch.rule.counts(now)), now, row)
 
     def _trial_cut_off(self, trial: Trial, now: float, cut_off: CutOff) -> StateChange | None:
         """Free the permit. If trials are cut off for a whole lease, without a success, the circuit opens again."""
@@ -262,9 +261,7 @@ class CircuitMachine:
         row.add(cut_off.patience)
         if row.epoch is None and now - row.since < self.plan.lease:
             return None
-        change = self._reopen(epoch, now, "trial calls cut off")
-        cast("Open", self.epoch).cut_offs = row
-        return change
+        return self._reopen(epoch, now, "trial calls cut off", row)
 
     # Half-open
 
@@ -284,6 +281,7 @@ class CircuitMachine:
         if is_slow:
             return self._trial_failed(trial, now, "trial call slow")
         epoch.successes += 1
+        self.totals.past_successes += 1
         epoch.failures = 0  # the failures that opened the circuit are not consecutive any more
         if epoch.successes < epoch.rule.required_successes:
             return None
@@ -298,12 +296,13 @@ class CircuitMachine:
     ) -> StateChange | None:
         epoch = trial.epoch
         epoch.trial_failures += 1
+        self.totals.failures += 1
         epoch.not_before = max(epoch.not_before, now + asked)
         return self._reopen(epoch, now, reason) if epoch.trial_failures >= epoch.rule.allowed_failures else None
 
-    def _reopen(self, epoch: HalfOpen, now: float, reason: str) -> StateChange:
-        failures = epoch.failures + epoch.trial_failures
-        return self._become(self._new_open(epoch, now, failures), reason, epoch.trial_counts)
+    def _reopen(self, epoch: HalfOpen, now: float, reason: str, cut_offs: _Row = None) -> StateChange:
+        opened = self._new_open(epoch, now, epoch.failures + epoch.trial_failures, cut_offs)
+        return self._become(opened, reason, epoch.trial_counts)
 
     def _settle(self, trial: Trial) -> bool:
         """Remove `trial`; return whether it still counted: of the present epoch, with a lease that it did not lose.
@@ -340,14 +339,14 @@ class CircuitMachine:
         epoch.record_success = epoch.rule.record_success
         return None if trip is None else self._trip(epoch, trip, now)
 
-    def _trip(self, epoch: Closed, trip: Trip, now: float) -> StateChange:
-        opened = self._new_open(epoch, now, trip.counts.failures, closed_for=now - epoch.since)
+    def _trip(self, epoch: Closed, trip: Trip, now: float, cut_offs: _Row = None) -> StateChange:
+        opened = self._new_open(epoch, now, trip.counts.failures, cut_offs)
         return self._become(opened, trip.rule, trip.counts)
 
-    def _new_open(self, ended: Closed | HalfOpen | Ramp, now: float, failures: int, *, closed_for: float = 0.0) -> Open:
-        time = self.plan.open_time
+    def _new_open(self, ended: Closed | HalfOpen | Ramp, now: float, failures: int, cut_offs: _Row = None) -> Open:
+        time, closed_for = self.plan.open_time, now - ended.since if isinstance(ended, Closed) else 0.0
         self.openings = time.remembered(self.openings, closed_for) + 1
-        return Open(now + time.seconds(self.openings, ended.not_before - now, self._random), failures)
+        return Open(now + time.seconds(self.openings, ended.not_before - now, self._random), failures, cut_offs)
 
     def _new_closed(self, now: float) -> Closed:
         return Closed(self._rules(now), now, self._new_running(now))
@@ -376,6 +375,7 @@ class CircuitMachine:
 
     def _become(self, epoch: Epoch, reason: str, counts: CallCounts) -> StateChange:
         change = StateChange(self.epoch.state, epoch.state, reason, counts)
+        self.totals.add_change(self.epoch, epoch)
         self.epoch = epoch
         return change
 

@@ -7,13 +7,23 @@ from typing import Any
 
 import pybreaker
 
+from resilience._support.measured import Measurement
 from resilience.breaker._machine import CircuitMachine, StateChange
 from resilience.breaker._plan import METRICS_ONLY, Mode
 from resilience.breaker._states import Closed, HalfOpen, Open, Ramp
 from resilience.errors import RejectedError
 from resilience.event_log import opening
 
-__all__ = ("EVENTS", "SEVERITY", "CircuitOpenError", "figures_of", "kind_and_facts", "new_refusal", "open_message")
+__all__ = (
+    "EVENTS",
+    "SEVERITY",
+    "CircuitOpenError",
+    "figures_of",
+    "kind_and_facts",
+    "measurement_of",
+    "new_refusal",
+    "open_message",
+)
 
 EVENTS = {"closed": "breaker.closed", "open": "breaker.opened", "half-open": "breaker.half_opened"}
 SEVERITY = {"closed": "info", "open": "error", "half-open": "warning"}
@@ -87,3 +97,18 @@ def figures_of(machine: CircuitMachine, mode: Mode, now: float) -> dict[str, Any
     if isinstance(epoch, Closed | Ramp) and epoch.running is not None:
         figures["running"] = len(epoch.running)
     return figures
+
+
+def measurement_of(name: str, machine: CircuitMachine, mode: Mode | None) -> Measurement:
+    """Return the calls by outcome, the changes of the state, and a 1 for the state that callers see and for the mode.
+
+    Takes no lock.
+    """
+    totals, epoch = machine.totals, machine.epoch
+    counts = {"success": totals.successes(epoch), "failure": totals.failures, "refused": totals.refused}
+    counts |= {
+        "shadow": totals.refused_in_shadow,
+        **{f"entered {state}": times for state, times in totals.entered.items()},
+    }
+    shown = epoch.state if mode is None else mode.state or epoch.state
+    return Measurement("breaker", name, counts, {shown: 1} if mode is None else {shown: 1, mode.word: 1})

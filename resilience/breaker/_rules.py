@@ -45,7 +45,11 @@ class OutcomeRules(Protocol):
         ...
 
     def successes(self) -> int | None:
-        """Return how many calls have succeeded so far, None if that is not known."""
+        """Return how many calls have succeeded so far, None if that is not known. Needs no lock."""
+        ...
+
+    def use_limits(self, limits: TripLimits, /) -> None:
+        """Use other limits from the next outcome on."""
         ...
 
 
@@ -76,9 +80,9 @@ class TripRules:
 
     def record_failure(self, now: float, *, slow: bool = False) -> Trip | None:
         """Count a failure, which may have been slow as well."""
-        number, window = self._numbers.take(), self.window
+        self._not_successful += 1  # first: who reads `successes` meanwhile must not count this one
+        number, window = self._numbers.next(), self.window
         window.advance(now, number - 1)
-        self._not_successful += 1
         window.add_failure(number)
         if slow:
             window.add_slow(number)
@@ -88,22 +92,22 @@ class TripRules:
 
     def judge_success(self, now: float) -> Trip | None:
         """Count a success that may open the circuit. The caller holds the lock."""
-        number = self._numbers.take()
+        number = self._numbers.next()
         self.window.advance(now, number - 1)
         return self._check(self.window.counts(number), failed=False)
 
     def record_slow(self, now: float) -> Trip | None:
         """Count a success that took too long."""
-        number = self._numbers.take()
+        number = self._numbers.next()
         self.window.advance(now, number - 1)
         self.window.add_slow(number)
         return self._check(self.window.counts(number), failed=False)
 
     def record_slow_running(self, now: float) -> tuple[int, Trip | None]:
         """Count a call that is slow although it is still running; `record_late_failure` takes the number returned."""
-        number = self._numbers.take()
-        self.window.advance(now, number - 1)
         self._not_successful += 1
+        number = self._numbers.next()
+        self.window.advance(now, number - 1)
         self.window.add_slow(number)
         if number == self._run_end + 1:  # its end is not known yet, so it does not break a run of failures
             self._run_end = number
@@ -134,8 +138,12 @@ class TripRules:
         return CallCounts(run, run)
 
     def successes(self) -> int:
-        """Return how many calls have succeeded so far."""
+        """Return how many calls have succeeded so far. Needs no lock."""
         return self._numbers.last() - self._not_successful
+
+    def use_limits(self, limits: TripLimits) -> None:
+        """Use other limits from the next outcome on."""
+        self.limits = limits
 
     @property
     def _has_window_rules(self) -> bool:

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from resilience.breaker._cut_offs import CutOffs, is_more_patient
 from resilience.breaker._plan import TrialRule
-from resilience.breaker._rules import OutcomeRules, Trip
+from resilience.breaker._rules import OutcomeRules, Trip, TripLimits
 from resilience.breaker._window import CallCounts
 
 __all__ = (
@@ -19,6 +19,7 @@ __all__ = (
     "IS_OPEN",
     "OPEN",
     "UNTRACKED",
+    "CallTotals",
     "Closed",
     "Epoch",
     "HalfOpen",
@@ -30,6 +31,8 @@ __all__ = (
     "StateChange",
     "TimedCall",
     "Trial",
+    "begun",
+    "counting_epoch",
 )
 
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"  # pybreaker's words
@@ -175,11 +178,13 @@ class Open:
     __slots__ = ("cut_offs", "failures", "is_by_hand", "stamp", "until")
     state = OPEN
 
-    def __init__(self, until: float, failures: int, *, is_by_hand: bool = False) -> None:
+    def __init__(
+        self, until: float, failures: int, cut_offs: CutOffs[Closed] | None = None, *, is_by_hand: bool = False
+    ) -> None:
         self.until = until
         self.failures = failures
         self.is_by_hand = is_by_hand
-        self.cut_offs: CutOffs[Closed] | None = None
+        self.cut_offs = cut_offs
         self.stamp: datetime | None = None
         """The opening time in the storage. A different one in the storage means that another breaker opened again."""
 
@@ -251,7 +256,18 @@ class HalfOpen:
 class Ramp:
     """Closed again, but only a growing share of the calls is admitted. The rule of the trials still applies."""
 
-    __slots__ = ("_credit", "calls", "failures", "initial", "not_before", "rule", "running", "seconds", "started")
+    __slots__ = (
+        "_credit",
+        "calls",
+        "failures",
+        "initial",
+        "not_before",
+        "rule",
+        "running",
+        "seconds",
+        "started",
+        "successes",
+    )
     state = CLOSED
 
     def __init__(
@@ -264,6 +280,7 @@ class Ramp:
         self.running = running
         self.calls = 0
         self.failures = 0
+        self.successes = 0
         self.not_before = -math.inf
         self._credit = 1.0  # the first call passes
 
@@ -281,7 +298,8 @@ class Ramp:
         return True
 
     def record_success(self) -> None:
-        """Count nothing: a success does not change the state of a ramp."""
+        """Count a success, for the metrics alone: it does not change the state of a ramp."""
+        self.successes += 1
 
     def add_failure(self) -> bool:
         """Count a failure; return whether the circuit has to open again."""
@@ -305,9 +323,59 @@ class _NoRules:
     def successes(self) -> None:
         return None
 
+    def use_limits(self, _limits: TripLimits) -> None:
+        return None
+
 
 UNTRACKED = Closed(_NoRules())
 """The permit of a call that passes although the circuit does not track it: an epoch that no circuit is ever in."""
 
 Epoch: TypeAlias = Closed | Open | HalfOpen | Ramp
 Permit: TypeAlias = Closed | Ramp | TimedCall | Trial
+
+
+def begun(epoch: Closed | Ramp, now: float) -> Permit:
+    """Return the permit of a call that begins now."""
+    return epoch if epoch.running is None else epoch.running.begin(epoch, now)
+
+
+def counting_epoch(epoch: Epoch) -> Closed | Ramp | None:
+    """Return the epoch that counts successes by itself: the present one, or the one that patient callers get."""
+    if isinstance(epoch, Open | HalfOpen):
+        return None if epoch.cut_offs is None else epoch.cut_offs.epoch
+    return epoch
+
+
+class CallTotals:
+    """What a circuit has counted since its start, over all epochs. It is read without the lock.
+
+    A success in a closed epoch or a ramp is counted by the epoch alone. Its count moves here when the epoch stops
+    counting, so a result that comes later is in no total, as it is in no rule.
+    """
+
+    __slots__ = ("entered", "failures", "past_successes", "refused", "refused_in_shadow")
+
+    def __init__(self) -> None:
+        self.failures = self.refused = self.refused_in_shadow = 0
+        self.past_successes = 0
+        """Successes of trials, and of the epochs that do not count any more."""
+        self.entered = {CLOSED: 0, OPEN: 0, HALF_OPEN: 0}
+        """How often each state has begun, without the first one."""
+
+    def add_change(self, ended: Epoch, begun: Epoch) -> None:
+        """Count a change of the epoch."""
+        if ended.state != begun.state:
+            self.entered[begun.state] += 1
+        counted = counting_epoch(ended)
+        if counted is not counting_epoch(begun):
+            self.past_successes += _successes_of(counted)
+
+    def successes(self, epoch: Epoch) -> int:
+        """Return all successes, with those that the present epoch counts."""
+        return self.past_successes + _successes_of(counting_epoch(epoch))
+
+
+def _successes_of(epoch: Closed | Ramp | None) -> int:
+    if epoch is None:
+        return 0
+    return epoch.successes if isinstance(epoch, Ramp) else epoch.rule.successes() or 0

@@ -36,7 +36,7 @@ from resilience._support.fork import renew_after_fork
 from resilience._support.log_writer import write_line
 from resilience._support.printable import one_line
 from resilience.breaker._machine import CircuitMachine, StateChange
-from resilience.breaker._rules import Trip
+from resilience.breaker._rules import Trip, TripLimits
 from resilience.breaker._states import CLOSED, OPEN, Closed, Open, Permit, Trial
 from resilience.breaker._window import CallCounts
 
@@ -235,6 +235,10 @@ class StoredFailures:
 
     def successes(self) -> None:
         """Return None: the other breakers that share the storage count, too."""
+
+    def use_limits(self, limits: TripLimits) -> None:
+        """Use another limit from the next outcome on."""
+        self.limit = limits.consecutive or self.limit
 
 
 class StoredState(NamedTuple):

@@ -10,7 +10,7 @@ So "the last 100 calls" are the last 100 numbers, and the failures among them ar
 The order of the outcomes *is* the order of their numbers. So the counts are exact under any interleaving of threads,
 although successes take no lock.
 
-A counter can be read only by advancing it. `Numbers` counts the advances that were reads, and subtracts them.
+A counter is read by its text, which needs no lock either: see `count_of`.
 
 A window of time works on the same numbers. It has ten buckets. A bucket remembers the number of its first outcome and
 how many of its outcomes failed or were slow. The number of calls in the window is the newest number minus the first
@@ -27,6 +27,8 @@ import itertools
 import math
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from resilience._support.measured import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,21 +49,16 @@ class CallCounts(NamedTuple):
 class Numbers:
     """Numbers the outcomes, from 1 on."""
 
-    __slots__ = ("_reads", "next")
+    __slots__ = ("_counter", "next")
 
     def __init__(self) -> None:
-        self.next: Callable[[], int] = itertools.count(1).__next__
-        """Take a number, atomically. The raw number includes the reads; `take` subtracts them."""
-        self._reads = 0
-
-    def take(self) -> int:
-        """Return the number of a new outcome."""
-        return self.next() - self._reads
+        self._counter = itertools.count(1)
+        self.next: Callable[[], int] = self._counter.__next__
+        """Take the number of a new outcome, atomically, and return it."""
 
     def last(self) -> int:
-        """Return the number of the newest outcome, 0 if there is none."""
-        self._reads += 1
-        return self.next() - self._reads
+        """Return the number of the newest outcome, 0 if there is none. Needs no lock."""
+        return count_of(self._counter) - 1
 
 
 class Window(Protocol):

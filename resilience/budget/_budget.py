@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 
 from resilience._support.fixed import Fixed
 from resilience._support.fork import renew_after_fork
+from resilience._support.measured import Measured, Measurement
 from resilience._support.names import fold
 from resilience.budget._machine import BudgetCounts
 from resilience.budget._options import BUDGET_NAME, BudgetOptions
@@ -67,7 +68,7 @@ class _NamedBudgets:
 _NAMED = _NamedBudgets()
 
 
-class RetryBudget(Fixed):
+class RetryBudget(Fixed, Measured):
     """Limits repeated calls to a share of the calls in flight, so that retries cannot multiply an outage.
 
     For each call at its first attempt, `ratio` retries and hedged attempts may be in flight. `minimum` of them are
@@ -263,6 +264,13 @@ class RetryBudget(Fixed):
         self.events.emit("budget.exhausted", self.name, now, "warning", **facts)
         if events is not None:
             events.forward(Event("budget.exhausted", self.name, "warning", now, 0, facts), self.name)
+
+    def measure(self) -> Measurement:
+        """Return the refusals, and the calls in flight with the limit of this moment."""
+        counts, options = self._counts, self.options
+        levels = {"first": counts.calls - counts.retries, "retry": counts.retries, "hedge": counts.extras}
+        limit = counts.limit(options.ratio, options.minimum)
+        return Measurement(self.kind, self.name, {"refused": counts.refused}, {**levels, "limit": limit})
 
     def describe(self) -> dict[str, Any]:
         """Return kind, name and options as plain data."""

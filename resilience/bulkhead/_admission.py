@@ -11,6 +11,7 @@ import threading
 from typing import Any, cast
 
 from resilience._support.fork import renew_after_fork
+from resilience._support.measured import Measured, Measurement
 from resilience.bulkhead._machine import Arrival
 from resilience.bulkhead._queue import PlacePermit, PlaceQueue, PlaceWaiter, TaskWaiter, ThreadWaiter
 from resilience.clock import Clock
@@ -35,7 +36,7 @@ class _NoPlace:
 _NO_PLACE = _NoPlace()
 
 
-class Admission:
+class Admission(Measured):
     """Admits up to `limit` calls at once. Other callers wait up to `max_wait` seconds, or are refused.
 
     Args:
@@ -75,6 +76,7 @@ class Admission:
         """Whether callers may wait: `enter_blocking` and `enter_awaiting` are then used in place of `enter`."""
         self.rejected_calls = 0
         """Calls refused so far; in shadow mode, calls that would have been."""
+        self._refusals: dict[str, int] = {}  # the same by reason
         self.after_fork()
         renew_after_fork(self)
 
@@ -89,6 +91,7 @@ class Admission:
         """Forget the refusals. Calls in flight keep their places."""
         with self._lock:
             self.rejected_calls = 0
+            self._refusals = {}
 
     @property
     def concurrent_calls(self) -> int:
@@ -171,10 +174,17 @@ class Admission:
         """Count a call that gets no place, emit its event, and return its error."""
         with self._lock:
             self.rejected_calls += 1
+            why = "shadow" if self._shadow else reason
+            self._refusals[why] = self._refusals.get(why, 0) + 1
         if self.events.wants(kind := f"{self.kind}.rejected", now := self._clock()):
             facts = {"reason": reason, self._limit_option: self.limit, **({"shadow": True} if self._shadow else {})}
             self.events.emit(kind, self.name, now, "warning", **facts)
         return BulkheadFullError(message, policy=self.name, retry_after=retry_after)
+
+    def measure(self) -> Measurement:
+        """Return the refusals by reason, and the calls in flight, waiting and allowed."""
+        levels = {"running": self.concurrent_calls, "waiting": self.waiting, "limit": self.limit}
+        return Measurement(self.kind, self.name, self._refusals.copy(), levels)
 
     def _seconds_to_wait(self) -> float:
         deadline = Deadline.current()

@@ -113,9 +113,13 @@ class Cache(Named):
         self._clock: Clock = checked(clock, "clock", CLOCK)
         self._random: Callable[[], float] = checked(randomness, "randomness", _RANDOMNESS)
         self.events = Emitter()
-        self._results = Results(self.options.max_size)
+        self._results = Results(self.name, self.options.max_size)
         self._sharing: set[ref[_SharesCalls]] = set()  # the policies inside that share calls in flight
         self._is_made = True
+
+    def renamed(self) -> None:
+        """Use the new name in metrics."""
+        self._results.name = self.name
 
     @property
     def hits(self) -> int:

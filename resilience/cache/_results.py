@@ -19,6 +19,7 @@ from typing import ParamSpec, TypeVar, cast
 from weakref import WeakSet
 
 from resilience._support.fork import renew_after_fork
+from resilience._support.measured import Measured, Measurement
 from resilience._support.sharing import Keys
 from resilience.cache._machine import CacheEntry, EntryStore
 
@@ -67,10 +68,12 @@ class CacheMiss:
         self.entry: CacheEntry | None = index.entries.get(key)
 
 
-class Results:
+class Results(Measured):
     """At most `max_size` results of any number of functions."""
 
-    def __init__(self, max_size: int) -> None:
+    def __init__(self, name: str, max_size: int) -> None:
+        self.name = name
+        """The name of the cache."""
         self._max_size = max_size
         self.hits = self.misses = self.stale_served = 0
         self.pending_hits: deque[CacheEntry] = deque()
@@ -98,6 +101,11 @@ class Results:
         with self._lock:
             self.hits = self.misses = self.stale_served = 0
             self._store.evicted = 0
+
+    def measure(self) -> Measurement:
+        """Return the look-ups by outcome, the stale answers, and the results kept and evicted."""
+        counts = {"hit": self.hits, "miss": self.misses, "stale": self.stale_served, "evicted": self._store.evicted}
+        return Measurement("cache", self.name, counts, {"size": self._store.size})
 
     def new_index(self, keys: Keys) -> FunctionIndex:
         """Return the index of a function that is wrapped now. The cache does not keep it alive."""

@@ -8,6 +8,7 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 from resilience._support.awaiting import CoroutineFunction
 from resilience._support.fork import reset_after_test
 from resilience._support.matching import Errors, Kinds, known
+from resilience._support.measured import Measured, Measurement
 from resilience._support.notes import annotate
 from resilience._support.user_calls import UserCall, UserCalls, arun, run
 from resilience.clock import Clock, monotonic
@@ -30,7 +31,7 @@ _FAILED: Final = object()
 """No alternative answered: the caller gets the outcome of the call."""
 
 
-class Fallback(Named):
+class Fallback(Named, Measured):
     """Gives the caller an alternative to an error of `on`, or to a result that `on_result` rejects.
 
     Give exactly one of `value`, `function` and `chain`. Functions may be coroutine functions if the guarded call is
@@ -196,6 +197,10 @@ class Fallback(Named):
             return True
         is_rejected = self._on_result(result)
         return not (is_rejected and known(self._on_result, is_rejected))
+
+    def measure(self) -> Measurement:
+        """Return the calls that an alternative answered, and those that none could answer."""
+        return Measurement(self.kind, self.name, {"used": self.used, "exhausted": self.exhausted})
 
     def _report_used(self, outcome: ReplacedOutcome) -> None:
         vars(self)["used"] += 1  # an assignment would go through `Fixed`

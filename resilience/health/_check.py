@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 from resilience._support.fork import renew_after_fork
+from resilience._support.measured import Measured, Measurement
 from resilience.clock import Clock
 from resilience.errors import described, one_line
 from resilience.events import Emitter
@@ -64,7 +65,7 @@ class RunHost:
         raise NotImplementedError
 
 
-class Check:
+class Check(Measured):
     """A named function with limits of its own. No lock is held while the function runs (L1).
 
     Args:
@@ -140,6 +141,12 @@ class Check:
         if begins and isinstance(found, CheckRun):
             self._start(launch, found)
         return found
+
+    def measure(self) -> Measurement:
+        """Return a 1 for the verdict."""
+        verdict = self._machine.was_ok
+        state = "unknown" if verdict is None else "ok" if verdict else "failed"
+        return Measurement("health", self.name, levels={state: 1})
 
     def snapshot(self) -> dict[str, Any]:
         """Return the last outcome as plain data, without the reason. Runs nothing."""

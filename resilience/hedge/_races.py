@@ -29,18 +29,25 @@ class Races:
     def __init__(
         self, name: str, options: HedgeOptions, accept: AcceptRule, budget: RetryBudget | None, clock: Clock
     ) -> None:
-        self.name = name
-        """The name of the hedge, for events and notes."""
         self.options = options
         self.clock = clock
         self.counts_calls = budget is not None
         """Whether this hedge counts its calls at the budget."""
-        self.statistics = HedgeStatistics(options)
+        self.statistics = HedgeStatistics(name, options)
         self.events = Emitter()
         self.lingering: set[Task[None]] = set()
         """Cancelled tasks that did not end in time. A loop holds its tasks weakly, so they are held here."""
         self._accept = accept
         self._budget = budget
+
+    @property
+    def name(self) -> str:
+        """The name of the hedge, for events and notes."""
+        return self.statistics.name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self.statistics.name = name
 
     @property
     def delay(self) -> float | None:

@@ -6,16 +6,19 @@ import threading
 from typing import Any
 
 from resilience._support.fork import renew_after_fork
+from resilience._support.measured import Measured, Measurement
 from resilience.hedge._machine import Latencies, Race
 from resilience.hedge._options import HedgeOptions
 
 __all__ = ("HedgeStatistics",)
 
 
-class HedgeStatistics:
+class HedgeStatistics(Measured):
     """Counts since the start, and the latencies of the latest answers."""
 
-    def __init__(self, options: HedgeOptions) -> None:
+    def __init__(self, name: str, options: HedgeOptions) -> None:
+        self.name = name
+        """The name of the hedge."""
         self._options = options
         self.after_fork()
         renew_after_fork(self)
@@ -71,6 +74,11 @@ class HedgeStatistics:
         """Count a hedge that was denied."""
         with self._lock:
             self._suppressed[reason] += 1
+
+    def measure(self) -> Measurement:
+        """Return the calls, the hedges that were started, won, and denied by reason."""
+        counts = {"calls": self._calls, "hedged": self._hedged, "hedges": self._hedges, "won": self._won}
+        return Measurement("hedge", self.name, counts | self._suppressed)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the counts and the median latency as plain data."""

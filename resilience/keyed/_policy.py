@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from resilience._engine._steps import Call, Steps, events_of, is_idle, is_refusing
 from resilience._support.fork import renew_after_fork
 from resilience._support.keys import bounded_key
+from resilience._support.measured import Measured, Measurement
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import Event, ForwardingEmitter
@@ -38,7 +39,7 @@ class KeySlot:
         self.compiled: dict[Callable[[], object], Call] = {}
 
 
-class Keyed(Named):
+class Keyed(Named, Measured):
     """Gives each key its own policy: a circuit per host, a bulkhead per tenant, a limit per method.
 
     The policy of a key is made at the first call with that key. The policy is dropped, with its figures, when the key
@@ -164,6 +165,10 @@ class Keyed(Named):
 
     def __len__(self) -> int:
         return len(self._slots)
+
+    def measure(self) -> Measurement:
+        """Return the number of keys. The policies of the keys have measurements of their own, under the same name."""
+        return Measurement("keyed", self.name, levels={"keys": len(self._slots)})
 
     def describe(self) -> dict[str, Any]:
         """Return kind, name and options, and under `each` the options of the policy of a key, as plain data."""

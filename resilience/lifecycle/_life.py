@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from resilience._support.fork import renew_after_fork
+from resilience._support.measured import Measured, Measurement
 from resilience.clock import Clock
 from resilience.events import Emitter
 from resilience.lifecycle._hooks import (
@@ -50,7 +51,7 @@ _log = logging.getLogger("resilience")
 _EVENTS = {READY: "lifecycle.started", DRAINING: "lifecycle.draining", STOPPED: "lifecycle.stopped"}
 
 
-class Life:
+class Life(Measured):
     """The machine behind a lock, with events, hooks and the count of requests. No lock is held while a hook runs."""
 
     def __init__(self, options: LifecycleOptions, clock: Clock) -> None:
@@ -84,6 +85,10 @@ class Life:
         self._drain_watchers: set[Callable[[], None]] = set()
         self.loop: AbstractEventLoop | None = None
         """The event loop that this process serves in. Hooks may hold clients that are bound to it."""
+
+    def measure(self) -> Measurement:
+        """Return the requests in flight, and a 1 for the state."""
+        return Measurement("lifecycle", "", levels={"in flight": self.in_flight.count, str(self.state): 1})
 
     @property
     def state(self) -> LifecycleState:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, final
 
 from resilience._support.fixed import Fixed
+from resilience._support.fork import reset_after_test
+from resilience._support.measured import Measured, Measurement
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter
@@ -15,7 +17,7 @@ from resilience.ratelimit._machine import Quota
 from resilience.ratelimit._memory import MemoryStore
 from resilience.ratelimit._options import RateLimitOptions
 from resilience.ratelimit._rate import Rate, as_rate
-from resilience.ratelimit._store import Buckets, LocalBuckets, RefundingBuckets, Store
+from resilience.ratelimit._store import Buckets, LocalBuckets, RefundingBuckets, Store, measurement_of
 
 __all__ = ("TokenBucket", "checked_store", "quota_of")
 
@@ -59,7 +61,7 @@ class AsyncAcquire(Protocol):
 
 
 @final
-class TokenBucket(Fixed):
+class TokenBucket(Fixed, Measured):
     """Allows `burst` calls at once and `rate` of them over time, for each key by itself.
 
     Over any time t at most `rate` x t + `burst` calls are allowed. A refusal costs nothing, and a call that costs more
@@ -118,6 +120,14 @@ class TokenBucket(Fixed):
         asked = _ShadowBuckets(self._buckets, self.report) if self.shadow else self._buckets
         self.acquire, self.aacquire = asked.take, asked.atake
         self._is_made = True
+        reset_after_test(self)
+
+    def after_test(self) -> None:
+        """Do nothing: the store forgets its buckets itself."""
+
+    def measure(self) -> Measurement:
+        """Return the decisions by outcome."""
+        return measurement_of(self.name, self._buckets, shadow=self.shadow)
 
     def report(self, refusal: Decision) -> None:
         """Emit the event of a refusal. In shadow the limiter does so itself; else the code that asked it may do so."""

@@ -83,7 +83,7 @@ class _LockedTable:
 class MemoryBuckets:
     """The buckets of one name, under one quota."""
 
-    __slots__ = ("_cells", "_clock", "_interval", "_quota", "_room", "_shared")
+    __slots__ = ("_cells", "_clock", "_interval", "_quota", "_room", "_shared", "allowed", "refused")
 
     def __init__(self, quota: Quota, clock: Clock, shared: _LockedTable) -> None:
         self._quota = quota
@@ -91,6 +91,7 @@ class MemoryBuckets:
         self._clock = clock
         self._shared = shared
         self._cells = shared.table.cells
+        self.allowed = self.refused = 0
 
     def take(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
         """Pay `cost` tokens, or none if they do not fit.
@@ -111,6 +112,9 @@ class MemoryBuckets:
         is_paid = full_after - now <= self._room
         if is_paid:
             full_at = full_after
+            self.allowed += 1
+        else:
+            self.refused += 1
         cell.append(full_at)
         decision = Decision()
         decision.quota, decision.cost, decision.allowed = self._quota, 1, is_paid
@@ -137,8 +141,10 @@ class MemoryBuckets:
         full_after = (full_at if full_at > now else now) + self._interval  # noqa: FURB136 - max() costs 80 ns
         if full_after - now <= self._room:
             cell.append(full_after)
+            self.allowed += 1
             return None
         cell.append(full_at)
+        self.refused += 1
         return Decision.of(self._quota, 1, allowed=False, full_at=full_at, made_at=now)
 
     def _take_locked(self, key: str, cost: int, allowance: float) -> Decision:
@@ -160,6 +166,10 @@ class MemoryBuckets:
                     is_paid, full_at = self._quota.spend(full_at, now, cost, allowance)
                 finally:
                     cell.append(full_at)
+            if is_paid:
+                self.allowed += 1
+            else:
+                self.refused += 1
         return Decision.of(self._quota, cost, allowed=is_paid, full_at=full_at, made_at=now)
 
     def _claim(self, key: str) -> float | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from resilience._support.fork import reset_after_test
 from resilience._support.matching import known
+from resilience._support.measured import Measured, Measurement
 from resilience._support.retry_after import RETRY_AFTER_MAX, asked_by
 from resilience.clock import SYSTEM_SLEEPER, Clock, monotonic
 from resilience.errors import REFUSALS, ConfigurationError, Problem, RateLimitedError, leaves
@@ -20,7 +21,7 @@ from resilience.ratelimit._bucket import checked_store, quota_of
 from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._options import RateLimitOptions
 from resilience.ratelimit._rate import Rate, as_rate
-from resilience.ratelimit._store import Buckets, LocalBuckets, SpendingBuckets, Store, stored_key
+from resilience.ratelimit._store import Buckets, LocalBuckets, SpendingBuckets, Store, measurement_of, stored_key
 
 if TYPE_CHECKING:
     from resilience._engine._steps import Steps
@@ -41,7 +42,7 @@ class _DelayedStart:
         self.starts_at = starts_at
 
 
-class RateLimit(PolicyBase):
+class RateLimit(PolicyBase, Measured):
     """Lets `burst` calls through at once and `rate` of them over time; refuses other calls with `RateLimitedError`.
 
     A refused call costs nothing. With `max_wait` above 0 a call waits for its turn, in the order of arrival, and is
@@ -235,6 +236,10 @@ class RateLimit(PolicyBase):
         wait = 0.0 if asked is None else min(max(0.0, asked), self.options.retry_after_max)
         cast("LocalBuckets", self._buckets).drain(self.key, wait)
         self.events.emit("ratelimit.drained", self.name, self._clock(), "warning", retry_after=wait or None)
+
+    def measure(self) -> Measurement:
+        """Return the decisions by outcome."""
+        return measurement_of(self.name, self._buckets, shadow=self.options.shadow)
 
     @property
     def is_refusing(self) -> bool:

@@ -108,6 +108,24 @@ class RedisBuckets:
         self._runner = runner
         self._outage = runner.outage
         self._local = local
+        self._allowed = self._refused = 0
+
+    @property
+    def allowed(self) -> int:
+        """Decisions for the call, by Redis or without it."""
+        return self._allowed + self._local.allowed
+
+    @property
+    def refused(self) -> int:
+        """Decisions against it, by Redis or without it."""
+        return self._refused + self._local.refused
+
+    def _counted(self, decision: Decision) -> Decision:
+        if decision.allowed:
+            self._allowed += 1
+        else:
+            self._refused += 1
+        return decision
 
     def take(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
         """Pay `cost` tokens, blocking this thread for one round trip. Never raises because of Redis."""
@@ -122,10 +140,10 @@ class RedisBuckets:
             with RedisAttempt(self._outage, permit):
                 replies = runner.connection.pool.run_if_free(ask)
                 if replies is not None:
-                    return codec.decode(raised(replies[0]), cost)
+                    return self._counted(codec.decode(raised(replies[0]), cost))
                 decision = runner.thread_batches.decide(codec, permit, call, cost)
                 if decision is not None:
-                    return decision
+                    return self._counted(decision)
         return self._decide_locally(key, cost, allowance)
 
     async def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
@@ -138,7 +156,7 @@ class RedisBuckets:
             batch = batches.batch_of(loop, permit)  # held here: a loop keeps no task alive by itself
             decision = await batch.join(self._codec, redis_key, arguments, cost)
             if decision is not None:
-                return decision
+                return self._counted(decision)
         return self._decide_locally(key, cost, allowance)
 
     def _decide_locally(self, key: str, cost: int, allowance: float) -> Decision:
@@ -147,8 +165,8 @@ class RedisBuckets:
         if outage == "local":
             return self._local.take(key, cost, allowance)
         if outage == "allow":
-            return Decision.of(self._quota, cost, allowed=True, full_at=0.0, made_at=0.0)
-        return Decision.refusal(self._quota, cost, self._outage.trial_after)
+            return self._counted(Decision.of(self._quota, cost, allowed=True, full_at=0.0, made_at=0.0))
+        return self._counted(Decision.refusal(self._quota, cost, self._outage.trial_after))
 
     def give_back(self, key: str, decision: Decision) -> None:
         """Keep the payment. A round trip would be a wait where none is allowed; the limit errs on the strict side."""

@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import Any, Protocol, runtime_checkable
 
 from resilience._support.keys import bounded_key
+from resilience._support.measured import Measurement
 from resilience.clock import Clock
 from resilience.errors import ConfigurationError, Problem
 from resilience.ratelimit._decision import Decision
@@ -16,12 +17,14 @@ from resilience.ratelimit._machine import Quota
 
 __all__ = (
     "Buckets",
+    "CountingBuckets",
     "LocalBuckets",
     "RefundingBuckets",
     "SpendingBuckets",
     "Store",
     "checked_cost",
     "checked_key",
+    "measurement_of",
     "stored_key",
 )
 
@@ -64,6 +67,21 @@ class SpendingBuckets(Buckets, Protocol):
 
 
 @runtime_checkable
+class CountingBuckets(Buckets, Protocol):
+    """Buckets that count their decisions, for metrics. To read them takes no lock."""
+
+    @property
+    def allowed(self) -> int:
+        """Decisions for the call."""
+        ...
+
+    @property
+    def refused(self) -> int:
+        """Decisions against it."""
+        ...
+
+
+@runtime_checkable
 class RefundingBuckets(Buckets, Protocol):
     """Buckets that can undo a payment."""
 
@@ -101,6 +119,14 @@ class Store(Protocol):
     def open(self, quota: Quota, clock: Clock) -> Buckets:
         """Return the buckets of `quota.name`."""
         ...
+
+
+def measurement_of(name: str, buckets: Buckets, *, shadow: bool) -> Measurement:
+    """Return the decisions of a limiter by outcome. The store of a third party may not count them."""
+    if not isinstance(buckets, CountingBuckets):
+        return Measurement("ratelimit", name)
+    counts = {"allowed": buckets.allowed, "shadow" if shadow else "refused": buckets.refused}
+    return Measurement("ratelimit", name, counts)
 
 
 def stored_key(key: str) -> str:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
 from resilience._support.fork import renew_after_fork
+from resilience._support.measured import Measured, Measurement
 from resilience.clock import Clock, monotonic
 from resilience.redis._errors import code_of, is_about_one_key, is_of_redis
 from resilience.redis._machine import Availability, OutagePermit, Up
@@ -32,7 +33,7 @@ def _nothing() -> None:
     return
 
 
-class OutageGuard:
+class OutageGuard(Measured):
     """Decides which calls may ask Redis, and reports each outage once.
 
     It emits `<kind>.outage` when Redis stops answering and `<kind>.recovered` when Redis answers again. While Redis
@@ -66,6 +67,7 @@ class OutageGuard:
         self._lease = lease
         self._evict = evict
         self._reported: set[str | None] = set()
+        self._outages = 0
         self._random = random.random
         self.after_fork()
         renew_after_fork(self)
@@ -91,6 +93,10 @@ class OutageGuard:
         """Seconds until Redis is asked again; 0 if it answers."""
         with self._lock:
             return self._availability.trial_after(self._clock())
+
+    def measure(self) -> Measurement:
+        """Return the outages so far, and a 1 while one lasts."""
+        return Measurement("redis", self._kind, {"outages": self._outages}, {"down": int(self.is_down)})
 
     def attempt(self) -> RedisAttempt:
         """Ask Redis inside `with guard.attempt() as attempt: if attempt.may_try: ...`.
@@ -118,6 +124,7 @@ class OutageGuard:
         with self._lock:
             now, before = self._clock(), self._availability.epoch
             if self._availability.failed(permit, now, self._random()):
+                self._outages += 1
                 # Facts name the kind of error only: its text may hold addresses, and listeners export what they get.
                 facts: dict[str, object] = {"error": type(error).__name__}
                 facts |= {"retry_after": self._availability.trial_after(now), **self._facts}

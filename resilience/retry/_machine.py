@@ -33,6 +33,7 @@ from __future__ import annotations
 import itertools
 from typing import NamedTuple, TypeAlias
 
+from resilience._support.measured import count_of
 from resilience.options import LONGEST
 from resilience.retry._options import RetryOptions
 
@@ -128,18 +129,16 @@ NOT_RETRYABLE = GiveUp("not retryable")
 
 
 class RetryCounts:
-    """How the calls ended that failed at least once. To count is atomic; `as_data` lets in one thread at a time.
+    """How the calls ended that failed at least once. To count is atomic, and so is to read one count.
 
-    A count is an `itertools.count`, whose `next` is atomic in CPython. It can be read only by advancing it, so `_reads`
-    is subtracted.
+    A count is an `itertools.count`, whose `next` is atomic in CPython.
     """
 
-    __slots__ = ("_abandoned", "_failed_with_retry", "_failed_without_retry", "_reads", "_retried", "_retries")
+    __slots__ = ("_abandoned", "_failed_with_retry", "_failed_without_retry", "_retried", "_retries")
 
     def __init__(self) -> None:
         self._retries, self._retried, self._abandoned = itertools.count(), itertools.count(), itertools.count()
         self._failed_with_retry, self._failed_without_retry = itertools.count(), itertools.count()
-        self._reads = 0
 
     def retry(self, number: int) -> None:
         """Count a retry that follows attempt `number`."""
@@ -160,8 +159,7 @@ class RetryCounts:
         """Return every count. A retried call that is still under way counts as a success."""
         # Ends are read before beginnings: a call that ends meanwhile must not make the successes too few.
         ends = (self._failed_without_retry, self._failed_with_retry, self._abandoned)
-        counts = [next(count) - self._reads for count in (*ends, self._retried, self._retries)]
-        self._reads += 1
+        counts = [count_of(each) for each in (*ends, self._retried, self._retries)]
         failed_at_once, failed, abandoned, retried, retries = counts
         return {
             "retries": retries,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeAlias, cast
@@ -12,6 +11,7 @@ from typing import Any, TypeAlias, cast
 from resilience._engine._steps import Member, Steps
 from resilience._support.fork import renew_after_fork
 from resilience._support.matching import known
+from resilience._support.measured import Measured, Measurement
 from resilience._support.notes import annotate
 from resilience._support.user_calls import UserCalls, arun, run
 from resilience.budget import RetryBudget, as_budget
@@ -39,7 +39,7 @@ if that does not matter."""
 _ADVICE = "write it as `async def` and guard a coroutine function"
 
 
-class Retry(PolicyBase):
+class Retry(PolicyBase, Measured):
     """Makes a failed call again, after a wait that grows from attempt to attempt and is varied at random.
 
     A call is made up to `attempts` times in all, while it raises an error of `on`. Refusals of our own policies (such
@@ -216,13 +216,11 @@ class Retry(PolicyBase):
 
     def after_fork(self) -> None:
         """Start with a fresh lock and no counts: the calls of the parent never end in the child."""
-        self._lock = threading.RLock()  # for readers of the counts; re-entrant, as a listener or finalizer may read
         self._counts = RetryCounts()
 
     def after_test(self) -> None:
         """Start with no counts."""
-        with self._lock:
-            self._counts = RetryCounts()
+        self._counts = RetryCounts()
 
     def admit(self) -> _Permit:
         """Return the record of a call that a budget counts, else the time at which the call began, if it matters."""
@@ -355,14 +353,19 @@ class Retry(PolicyBase):
         budget = None if self.budget is None else self.budget.describe()
         return super().describe() | {"on": self._on, "strategies": strategies, "budget": budget}
 
+    def measure(self) -> Measurement:
+        """Return how the calls ended that failed at least once."""
+        counts = self._counts.as_data()
+        del counts["succeeded_with_retry"]  # not a count that only grows: a call under way is in it
+        return Measurement("retry", self.name, counts)
+
     def snapshot(self) -> dict[str, Any]:
         """Return how the calls ended that failed at least once, and the budget.
 
         A call that never failed is not counted. A retried call that is still under way counts under
         `succeeded_with_retry` until it fails.
         """
-        with self._lock:
-            counts = self._counts.as_data()
+        counts = self._counts.as_data()
         return counts | {"budget": None if self.budget is None else self.budget.snapshot()}
 
     def __repr__(self) -> str:

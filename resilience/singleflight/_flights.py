@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from resilience._support.fork import renew_after_fork, reset_after_test
+from resilience._support.measured import Measured, Measurement
 from resilience._support.sharing import Keys
 from resilience.errors import DeadlineExceededError
 from resilience.singleflight._machine import Flight
@@ -54,7 +55,7 @@ def _leads_back(flight: object, inside: tuple[object, ...]) -> bool:
     return False
 
 
-class FlightGroup:
+class FlightGroup(Measured):
     """What all callers of one `SingleFlight` share: its counts, its epoch, and how long a follower may wait."""
 
     def __init__(self, name: str, max_wait: float | None) -> None:
@@ -72,6 +73,10 @@ class FlightGroup:
     def after_test(self) -> None:
         """Start with no counts."""
         self.calls = self.shared = 0
+
+    def measure(self) -> Measurement:
+        """Return the calls that were made, and the callers that got the outcome of a call of another caller."""
+        return Measurement("singleflight", self.name, {"made": self.calls, "shared": self.shared})
 
     def wait(self, deadline: Deadline | None) -> DeadlineWait:
         """Return how long a follower with this `deadline` may wait.

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from resilience._support.fork import renew_after_fork
+from resilience._support.measured import Measured, Measurement
 from resilience.clock import Clock
 from resilience.errors import BulkheadFullError, DeadlineExceededError, RunningWork
 from resilience.events import Emitter
@@ -26,7 +27,7 @@ OF_A_CLIENT = "client"
 """The `policy` of an error of a client that kept the deadline in force itself."""
 
 
-class TimeLimit:
+class TimeLimit(Measured):
     """The part of a `Timeout` that is the same however its calls are ended.
 
     Another policy may end its calls in its own way, such as a policy for a transport that has timeouts. It then shares
@@ -46,6 +47,7 @@ class TimeLimit:
         self.seconds, self.margin, self.max_threads = options.seconds, options.margin, options.max_threads
         self.elapsed_calls = 0
         """Calls that took longer than they were allowed."""
+        self._refusals: dict[str, int] = {}
         self.late = LateWork()
         """Blocking calls in flight whose callers have stopped waiting."""
         self.after_fork()
@@ -60,6 +62,7 @@ class TimeLimit:
         """Forget the calls that took too long."""
         with self._lock:
             self.elapsed_calls = 0
+            self._refusals = {}
 
     def allowance(self) -> float | None:
         """Return the seconds of a call that begins now, None for no limit.
@@ -113,17 +116,28 @@ class TimeLimit:
             self.elapsed_calls += 1
         self.events.emit("timeout.elapsed", self.name, self.clock(), "warning", seconds=seconds)
 
+    def _count_refusal(self, reason: str) -> None:
+        with self._lock:
+            self._refusals[reason] = self._refusals.get(reason, 0) + 1
+
+    def measure(self) -> Measurement:
+        """Return the calls that took too long, those that were not made, by reason, and the late threads."""
+        counts = {"elapsed": self.elapsed_calls, **self._refusals}
+        return Measurement("timeout", self.name, counts, {"late": len(self.late)})
+
     @property
     def _who(self) -> str:
         return f"timeout {self.events.log.quoted(self.name)}"
 
     def refusal(self, reason: str, message: str) -> BulkheadFullError:
         """Emit the event of a call that gets no thread, and return its error."""
+        self._count_refusal(reason)
         facts = {"reason": reason, "max_threads": self.max_threads}
         self.events.emit("timeout.rejected", self.name, self.clock(), "warning", **facts)
         return BulkheadFullError(message, policy=self.name)
 
     def _nothing_left(self, remaining: float) -> DeadlineExceededError:
+        self._count_refusal("deadline")
         facts = {"reason": "deadline", "remaining": remaining, "margin": self.margin}
         self.events.emit("timeout.rejected", self.name, self.clock(), "warning", **facts)
         message = f"{self._who}: the deadline had passed before the call"
