@@ -267,6 +267,7 @@ class Circuit(Measured):
         if publish and self._storage is not None:
             _storage.publish(change, self.machine, self._storage)
         self._changes += 1
+        self.machine.totals.entered[change.after] += int(change.before != change.after)
         kind, facts = _report.kind_and_facts(change, self.machine, now, self.mode, self._last_error)
         if change.after == OPEN:
             self.open_message = _report.open_message(self.events.log.quoted(self.name), facts)

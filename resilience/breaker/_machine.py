@@ -58,7 +58,6 @@ from resilience.breaker._states import (
     TimedCall,
     Trial,
     begun,
-    counting_epoch,
 )
 from resilience.breaker._window import CallCounts
 
@@ -206,7 +205,9 @@ class CircuitMachine:
     @property
     def _counting_epoch(self) -> Closed | None:
         """The closed epoch that counts outcomes: the present one, or the one that patient callers get permits of."""
-        epoch = counting_epoch(self.epoch)
+        epoch = self.epoch
+        if isinstance(epoch, Open | HalfOpen):
+            return None if epoch.cut_offs is None else epoch.cut_offs.epoch
         return epoch if isinstance(epoch, Closed) else None
 
     def _counts(self, epoch: Closed | Ramp) -> bool:
@@ -263,8 +264,6 @@ class CircuitMachine:
             return None
         return self._reopen(epoch, now, "trial calls cut off", row)
 
-    # Half-open
-
     def _catch_up_trials(self, epoch: HalfOpen, now: float) -> StateChange | None:
         running, trials = epoch.running, epoch.in_flight
         while running is not None and trials and running.is_slow((oldest := next(iter(trials))).started, now):
@@ -315,8 +314,6 @@ class CircuitMachine:
         del trials[trial]
         return True
 
-    # Ramp
-
     def _catch_up_ramp(self, ramp: Ramp, now: float) -> StateChange | None:
         for call in () if ramp.running is None else ramp.running.overdue(now):
             call.number = 0
@@ -331,8 +328,6 @@ class CircuitMachine:
             return None
         counts = CallCounts(ramp.failures, ramp.calls)
         return self._become(self._new_open(ramp, now, ramp.failures), "failed while ramping up", counts)
-
-    # Opening and closing
 
     def _judged(self, epoch: Closed, trip: Trip | None, now: float) -> StateChange | None:
         """Open the circuit if a rule matched. If not, the rules choose how the next success is counted."""
@@ -375,8 +370,12 @@ class CircuitMachine:
 
     def _become(self, epoch: Epoch, reason: str, counts: CallCounts) -> StateChange:
         change = StateChange(self.epoch.state, epoch.state, reason, counts)
-        self.totals.add_change(self.epoch, epoch)
+        before = self.epoch if isinstance(self.epoch, Ramp) else self._counting_epoch
         self.epoch = epoch
+        if before is not None and before is not self._counting_epoch:
+            self.totals.ended.append(before)
+            if len(self.totals.ended) > 1:
+                self.totals.add_oldest()
         return change
 
     def use_plan(self, plan: Plan) -> None:

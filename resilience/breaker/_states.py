@@ -32,7 +32,6 @@ __all__ = (
     "TimedCall",
     "Trial",
     "begun",
-    "counting_epoch",
 )
 
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"  # pybreaker's words
@@ -339,43 +338,39 @@ def begun(epoch: Closed | Ramp, now: float) -> Permit:
     return epoch if epoch.running is None else epoch.running.begin(epoch, now)
 
 
-def counting_epoch(epoch: Epoch) -> Closed | Ramp | None:
-    """Return the epoch that counts successes by itself: the present one, or the one that patient callers get."""
-    if isinstance(epoch, Open | HalfOpen):
-        return None if epoch.cut_offs is None else epoch.cut_offs.epoch
-    return epoch
-
-
 class CallTotals:
     """What a circuit has counted since its start, over all epochs. It is read without the lock.
 
-    A success in a closed epoch or a ramp is counted by the epoch alone. Its count moves here when the epoch stops
-    counting, so a result that comes later is in no total, as it is in no rule.
+    A success in a closed epoch or a ramp is counted by the epoch alone. Its count moves here when the next such epoch
+    ends, so a result that comes later still is in no total, as it is in no rule.
     """
 
-    __slots__ = ("entered", "failures", "past_successes", "refused", "refused_in_shadow")
+    __slots__ = ("ended", "entered", "failures", "past_successes", "refused", "refused_in_shadow")
 
     def __init__(self) -> None:
         self.failures = self.refused = self.refused_in_shadow = 0
         self.past_successes = 0
-        """Successes of trials, and of the epochs that do not count any more."""
+        """Successes of trials, and of epochs that ended longer ago."""
+        self.ended: list[Closed | Ramp] = []
+        """The epoch that ended last; for a moment, the one before it, too."""
         self.entered = {CLOSED: 0, OPEN: 0, HALF_OPEN: 0}
         """How often each state has begun, without the first one."""
 
-    def add_change(self, ended: Epoch, begun: Epoch) -> None:
-        """Count a change of the epoch."""
-        if ended.state != begun.state:
-            self.entered[begun.state] += 1
-        counted = counting_epoch(ended)
-        if counted is not counting_epoch(begun):
-            self.past_successes += _successes_of(counted)
+    def add_oldest(self) -> None:
+        """Move the count of the older epoch that has ended here."""
+        epoch = self.ended.pop(0)  # first: who reads meanwhile must not count it twice
+        self.past_successes += _successes_of(epoch)
 
     def successes(self, epoch: Epoch) -> int:
         """Return all successes, with those that the present epoch counts."""
-        return self.past_successes + _successes_of(counting_epoch(epoch))
+        counting: Closed | Ramp | None
+        if isinstance(epoch, Open | HalfOpen):
+            counting = None if epoch.cut_offs is None else epoch.cut_offs.epoch
+        else:
+            counting = epoch
+        counted = [*self.ended] if counting is None else [*self.ended, counting]
+        return self.past_successes + sum(map(_successes_of, counted))
 
 
-def _successes_of(epoch: Closed | Ramp | None) -> int:
-    if epoch is None:
-        return 0
+def _successes_of(epoch: Closed | Ramp) -> int:
     return epoch.successes if isinstance(epoch, Ramp) else epoch.rule.successes() or 0
