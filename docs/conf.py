@@ -19,6 +19,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "_site.captions",
     "_site.navigation",
     "_site.reference",
     "_site.sources",

@@ -123,6 +123,13 @@ def test_a_broken_link_anchor_or_picture_fails_the_build(tmp_path: Path) -> None
         assert expected in done.stderr
 
 
+def test_a_titled_block_shows_its_title(site: Site) -> None:
+    """A page of the cookbook shows the name of each file above the code of the file."""
+    html = (site.folder / "cookbook" / "flask.html").read_text()
+    captions = re.findall(r'<div class="code-block-caption"><span class="caption-text">([^<]+)</span>', html)
+    assert captions[:2] == ["orders.py", "gunicorn.conf.py"]
+
+
 def test_every_page_is_in_the_navigation_once() -> None:
     """Each page of `docs/` is in one section of `docs/_site/nav.toml`: a new page without a place fails here."""
     listed = [name for section in navigation.sections() for name in section.pages]

@@ -23,6 +23,7 @@ def test_a_page_has_its_parts(name: str) -> None:
     main = next(iter(recipe.files.values()))
     assert 0 < lines_of_code(main) <= LONGEST_MAIN_FILE
     assert recipe.outputs
+    assert all(f"`{name}`" in recipe.text for name in recipe.files)  # GitHub does not show the title of a block
     for heading in ("## Variables", "## In an outage", "## Wrong ways"):
         assert f"\n{heading}\n" in recipe.text, heading
 
