@@ -22,7 +22,8 @@ from sphinx.application import Sphinx
 __all__ = ("ADAPTERS", "Name", "has_docstring", "names", "public_modules", "setup")
 
 ADAPTERS = ("resilience_fastapi", "resilience_flask", "resilience_grpc", "resilience_http")
-_BASES = "object, Exception, tuple, dict, Generic, Protocol, Enum, threading.local, CircuitBreaker"
+_BASES = ("object", "Exception", "tuple", "dict", "Enum")
+"""The bases, beside public classes, whose members the reference does not repeat."""
 _LONGEST_VALUE = 120
 _CODE = re.compile(r"(?<![`:\w])`([^`\n]+)`(?!`)")
 
@@ -147,12 +148,21 @@ def _description(name: Name) -> Iterator[str]:
     yield from (name.name, "-" * len(name.name), "")
     if inspect.isclass(value):
         yield from (f".. autoclass:: {name.path}", "   :members:", "   :show-inheritance:")
-        yield f"   :inherited-members: {_BASES}"
+        if not getattr(value, "_is_protocol", False):  # Sphinx asks for subclasses, which few protocols allow
+            yield f"   :inherited-members: {', '.join(_described_bases(value))}"
     elif inspect.isroutine(value):
         yield f".. autofunction:: {name.path}"
     else:
         yield from _constant(name)
     yield ""
+
+
+def _described_bases(value: type) -> Iterator[str]:
+    """Yield the bases of a class whose members have a description of their own, so that it needs none here."""
+    yield from _BASES
+    yield from (
+        base.__name__ for base in value.__mro__[1:] if base.__name__ in _paths() and base.__name__ != value.__name__
+    )
 
 
 def _constant(name: Name) -> Iterator[str]:
