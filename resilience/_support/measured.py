@@ -7,6 +7,7 @@ its counts behind, or the sum over all keys would fall.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -101,6 +102,10 @@ class EndedMeasurements:
             if len(self._waiting) > _MAX_WAITING:
                 self._fold()
 
+    def subtract(self, parent: Measurement) -> None:
+        """Take the counts of a parent process out of the sums."""
+        add_up(self._totals, parent.kind, parent.name, {each: -number for each, number in parent.counts.items()})
+
     def _fold(self) -> None:
         if not self._lock.acquire(blocking=False):  # another thread does it; or this one, if this is a finalizer
             return
@@ -130,3 +135,14 @@ def add_up(totals: dict[tuple[str, str], dict[str, float]], kind: str, name: str
 
 
 ENDED = EndedMeasurements()
+
+
+def _forget_parent() -> None:
+    """Let the counters of a forked child begin at zero: the calls so far were the parent's."""
+    if ENDED.is_kept:
+        for each in measurements():
+            ENDED.subtract(each)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parent)  # after that of `fork`, which was registered before it

@@ -82,6 +82,7 @@ class Circuit(Measured):
             self.close()
         with self.lock:
             self.machine.close("reset", self.now())
+            self.machine.totals.clear()
             self.mode = Mode.configured(self.options.first_mode)
             self._update_fast_permit()
 
@@ -93,7 +94,7 @@ class Circuit(Measured):
     def admit(self) -> Permit:
         """Return a permit, or raise `CircuitOpenError`.
 
-        Takes no lock while closed or open, and reads no clock while closed. With a storage each call takes the lock.
+        Takes no lock while closed or open, reads no clock while closed. With a storage each call takes the lock.
         """
         closed = self.fast_permit
         if closed is not None:
@@ -267,7 +268,6 @@ class Circuit(Measured):
         if publish and self._storage is not None:
             _storage.publish(change, self.machine, self._storage)
         self._changes += 1
-        self.machine.totals.entered[change.after] += int(change.before != change.after)
         kind, facts = _report.kind_and_facts(change, self.machine, now, self.mode, self._last_error)
         if change.after == OPEN:
             self.open_message = _report.open_message(self.events.log.quoted(self.name), facts)
@@ -322,8 +322,8 @@ class Circuit(Measured):
         with self.lock:
             options = self.options = dataclasses.replace(self.options, **changes)
             self.machine.use_plan(options.plan)
-            if isinstance(self.machine.epoch, Closed):
-                self.machine.epoch.rule.use_limits(options.limits)
+            if type(epoch := self.machine.epoch) is Closed:
+                epoch.rule.use_limits(options.limits)
 
     def new_rules(self, now: float) -> OutcomeRules:
         """Return the rules of a closed epoch that begins now."""

@@ -372,6 +372,7 @@ class CircuitMachine:
         change = StateChange(self.epoch.state, epoch.state, reason, counts)
         before = self.epoch if isinstance(self.epoch, Ramp) else self._counting_epoch
         self.epoch = epoch
+        self.totals.entered[change.after] += int(change.before != change.after)
         if before is not None and before is not self._counting_epoch:
             self.totals.ended.append(before)
             if len(self.totals.ended) > 1:

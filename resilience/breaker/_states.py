@@ -348,6 +348,10 @@ class CallTotals:
     __slots__ = ("ended", "entered", "failures", "past_successes", "refused", "refused_in_shadow")
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Count from zero."""
         self.failures = self.refused = self.refused_in_shadow = 0
         self.past_successes = 0
         """Successes of trials, and of epochs that ended longer ago."""

@@ -17,7 +17,7 @@ from resilience.ratelimit._machine import Quota
 from resilience.ratelimit._memory import MemoryStore
 from resilience.ratelimit._options import RateLimitOptions
 from resilience.ratelimit._rate import Rate, as_rate
-from resilience.ratelimit._store import Buckets, LocalBuckets, RefundingBuckets, Store, measurement_of
+from resilience.ratelimit._store import Buckets, CountingBuckets, LocalBuckets, RefundingBuckets, Store, measurement_of
 
 __all__ = ("TokenBucket", "checked_store", "quota_of")
 
@@ -123,7 +123,9 @@ class TokenBucket(Fixed, Measured):
         reset_after_test(self)
 
     def after_test(self) -> None:
-        """Do nothing: the store forgets its buckets itself."""
+        """Start with no counts. The store forgets its buckets itself."""
+        if isinstance(self._buckets, CountingBuckets):
+            self._buckets.forget_counts()
 
     def measure(self) -> Measurement:
         """Return the decisions by outcome."""

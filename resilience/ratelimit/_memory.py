@@ -97,28 +97,31 @@ class MemoryBuckets:
         """Pay `cost` tokens, or none if they do not fit.
 
         The usual case, one token of a known key, is `Quota.spend` written out between the cell's `pop` and `append`.
-        That saves a lock and two calls on every request. The time is read first, so that nothing in between calls other
-        code or can raise. A thread that is held up there decides by an older time, which only makes it stricter.
+        That saves a lock and two calls on every request. The time is read and the decision is made first, so that
+        nothing in between calls other code or can raise. A thread that is held up there decides by an older time, which
+        only makes it stricter.
         """
         if cost != 1 or allowance:
             return self._take_locked(key, cost, allowance)
-        now = self._clock()
+        now, decision = self._clock(), Decision()
+        decision.quota, decision.cost, decision.made_at = self._quota, 1, now
         try:
             cell = self._cells[key]
             full_at = cell.pop()
         except LookupError:  # a new key, or another thread is spending from the bucket
             return self._take_locked(key, 1, 0.0)
-        full_after = (full_at if full_at > now else now) + self._interval  # noqa: FURB136 - max() costs 80 ns
-        is_paid = full_after - now <= self._room
-        if is_paid:
-            full_at = full_after
-            self.allowed += 1
-        else:
-            self.refused += 1
-        cell.append(full_at)
-        decision = Decision()
-        decision.quota, decision.cost, decision.allowed = self._quota, 1, is_paid
-        decision.full_at, decision.made_at = full_at, now
+        if full_at > now:
+            full_after = full_at + self._interval
+            if full_after - now > self._room:
+                cell.append(full_at)
+                self.refused += 1
+                decision.full_at, decision.allowed = full_at, False
+                return decision
+        else:  # a full bucket has room for a token
+            full_after = now + self._interval
+        cell.append(full_after)
+        self.allowed += 1
+        decision.full_at, decision.allowed = full_after, True
         return decision
 
     async def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
@@ -138,14 +141,17 @@ class MemoryBuckets:
         except LookupError:
             decision = self._take_locked(key, 1, 0.0)
             return None if decision.allowed else decision
-        full_after = (full_at if full_at > now else now) + self._interval  # noqa: FURB136 - max() costs 80 ns
-        if full_after - now <= self._room:
-            cell.append(full_after)
-            self.allowed += 1
-            return None
-        cell.append(full_at)
-        self.refused += 1
-        return Decision.of(self._quota, 1, allowed=False, full_at=full_at, made_at=now)
+        if full_at > now:
+            full_after = full_at + self._interval
+            if full_after - now > self._room:
+                cell.append(full_at)
+                self.refused += 1
+                return Decision.of(self._quota, 1, allowed=False, full_at=full_at, made_at=now)
+        else:
+            full_after = now + self._interval
+        cell.append(full_after)
+        self.allowed += 1
+        return None
 
     def _take_locked(self, key: str, cost: int, allowance: float) -> Decision:
         key = stored_key(key)
@@ -190,6 +196,10 @@ class MemoryBuckets:
         spent = self._clock() + self._quota.capacity + self._shared.longest_wait
         self._cells[key] = []  # another cell: a thread that is late after all puts its number into the old one
         return spent
+
+    def forget_counts(self) -> None:
+        """Count decisions from zero."""
+        self.allowed = self.refused = 0
 
     def give_back(self, key: str, decision: Decision) -> None:
         """Undo a payment, unless a later call has paid after it."""

@@ -21,7 +21,15 @@ from resilience.ratelimit._bucket import checked_store, quota_of
 from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._options import RateLimitOptions
 from resilience.ratelimit._rate import Rate, as_rate
-from resilience.ratelimit._store import Buckets, LocalBuckets, SpendingBuckets, Store, measurement_of, stored_key
+from resilience.ratelimit._store import (
+    Buckets,
+    CountingBuckets,
+    LocalBuckets,
+    SpendingBuckets,
+    Store,
+    measurement_of,
+    stored_key,
+)
 
 if TYPE_CHECKING:
     from resilience._engine._steps import Steps
@@ -120,6 +128,8 @@ class RateLimit(PolicyBase, Measured):
     def after_test(self) -> None:
         """Start with no counts."""
         self._rejected[0] = 0
+        if isinstance(self._buckets, CountingBuckets):
+            self._buckets.forget_counts()
 
     @property
     def rejected(self) -> int:

@@ -120,6 +120,11 @@ class RedisBuckets:
         """Decisions against it, by Redis or without it."""
         return self._refused + self._local.refused
 
+    def forget_counts(self) -> None:
+        """Count decisions from zero."""
+        self._allowed = self._refused = 0
+        self._local.forget_counts()
+
     def _counted(self, decision: Decision) -> Decision:
         if decision.allowed:
             self._allowed += 1

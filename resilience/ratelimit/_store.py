@@ -80,6 +80,10 @@ class CountingBuckets(Buckets, Protocol):
         """Decisions against it."""
         ...
 
+    def forget_counts(self) -> None:
+        """Count from zero: a test begins."""
+        ...
+
 
 @runtime_checkable
 class RefundingBuckets(Buckets, Protocol):

@@ -1,6 +1,7 @@
 import gc
 import itertools
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -31,7 +32,7 @@ from resilience import (
 from resilience._support.measured import ENDED, OTHER, count_of
 from resilience.health import Health
 from resilience.telemetry import METRICS, MetricKind, Readings
-from resilience.testing import ManualClock
+from resilience.testing import ManualClock, reset
 
 
 @pytest.fixture
@@ -332,3 +333,38 @@ def test_a_template_is_no_series(readings: Readings) -> None:
     keyed = Keyed(lambda _key: Bulkhead(3), key=str)
     assert values(readings, "resilience.bulkhead.limit", "bulkhead") == {}
     assert len(keyed) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_counts_its_own_calls(readings: Readings) -> None:
+    """The counters of a child begin at zero, and count the calls of the child alone."""
+    breaker, limit = CircuitBreaker(), RateLimit("100/second")
+    pipeline = Pipeline("read-fork", breaker, limit)
+    for _ in range(5):
+        pipeline.call(int)
+    assert values(readings, "resilience.breaker.calls", breaker.name) == {("success",): 5}
+    pid = os.fork()
+    if pid == 0:
+        before = values(readings, "resilience.breaker.calls", breaker.name)
+        pipeline.call(int)
+        pipeline.call(int)
+        calls = values(readings, "resilience.breaker.calls", breaker.name)
+        decisions = values(readings, "resilience.ratelimit.decisions", limit.name)
+        is_right = (before, calls, decisions) == ({}, {("success",): 2}, {("allowed",): 2})
+        os._exit(0 if is_right else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert values(readings, "resilience.breaker.calls", breaker.name) == {("success",): 5}
+
+
+def test_a_test_begins_at_zero(readings: Readings) -> None:
+    """`resilience.testing.reset` sets all counts to zero."""
+    breaker, limit = CircuitBreaker(fail_max=1), RateLimit("100/second")
+    pipeline = Pipeline("read-reset", breaker, limit)
+    pipeline.call(int)
+    refuse(pipeline, DependencyError)
+    refuse(pipeline, CircuitOpenError)
+    reset()
+    assert values(readings, "resilience.breaker.calls", breaker.name) == {}
+    assert values(readings, "resilience.breaker.transitions", breaker.name) == {}
+    assert values(readings, "resilience.ratelimit.decisions", limit.name) == {}
