@@ -24,7 +24,7 @@ _BLOCK = re.compile(r'^```(\w+) title="([^"]+)"\n(.*?)^```$', re.DOTALL | re.MUL
 _SHELL = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _EXPORT = re.compile(r"^export (\w+)=(\S+)", re.MULTILINE)
 _PUBLIC = re.compile(r"\b0\.0\.0\.0\b")
-_VARIES = re.compile(r"\b[0-9a-f]{8,}\b|\d+(?:\.\d+)?")
+_VARIES = re.compile(r"\b[0-9a-f]{8}(?:-?[0-9a-f]{4,})+\b|\d+(?:\.\d+)?")
 """Ids and numbers: a process id, a time, a port, the seconds until the next trial."""
 
 
