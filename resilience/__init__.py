@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         PluginError,
         PoolClosedError,
         PoolError,
+        PoolExhaustedError,
         PoolSaturatedError,
         PoolTimeoutError,
         RateLimitedError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from resilience.lifecycle import Lifecycle
     from resilience.pipeline import Pipeline
     from resilience.policy import Policy, PolicyBase, Replace, RetryAfter, Wait
+    from resilience.pool import AsyncPool, Pool
     from resilience.ratelimit import RateLimit, TokenBucket
     from resilience.retry import Retry
     from resilience.singleflight import SingleFlight
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "AppError",
+    "AsyncPool",
     "Bulkhead",
     "BulkheadFullError",
     "Cache",
@@ -68,8 +71,10 @@ __all__ = (
     "PluginError",
     "Policy",
     "PolicyBase",
+    "Pool",
     "PoolClosedError",
     "PoolError",
+    "PoolExhaustedError",
     "PoolSaturatedError",
     "PoolTimeoutError",
     "RateLimit",
@@ -106,6 +111,7 @@ _HOMES = {
     "keyed": ("Keyed",),
     "lifecycle": ("Lifecycle",),
     "pipeline": ("Pipeline",),
+    "pool": ("AsyncPool", "Pool"),
     "policy": ("RetryAfter", "Policy", "PolicyBase", "Replace", "Wait"),
     "ratelimit": ("RateLimit", "TokenBucket"),
     "retry": ("Retry",),

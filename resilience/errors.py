@@ -12,6 +12,7 @@
     ├── PoolError
     │   ├── PoolClosedError
     │   ├── PoolTimeoutError
+    │   │   └── PoolExhaustedError
     │   └── PoolSaturatedError
     ├── AppError                    the service's own errors, with a code clients can rely on
     ├── StartupError                a service could not start; it names the missing dependency
@@ -31,6 +32,7 @@ from resilience._support.given_facts import cut_off_by_caller, leaves, said_by
 from resilience._support.joined import joined_class, joined_with
 from resilience._support.portable import Portable, facts_of, packed, unpacked
 from resilience._support.printable import described, named, one_line, shown, span
+from resilience._support.problem import Problem
 from resilience._support.usage import UsageWarning
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ __all__ = (
     "PluginError",
     "PoolClosedError",
     "PoolError",
+    "PoolExhaustedError",
     "PoolSaturatedError",
     "PoolTimeoutError",
     "Portable",
@@ -240,14 +243,36 @@ class DeadlineExceededError(ResilienceError):
         return self.seconds == 0.0
 
 
+_COUNTS = ("total", "idle", "in_use", "waiting", "creating")
+
+
 class PoolError(ResilienceError):
-    """A connection pool could not hand out a connection."""
+    """A connection pool could not hand out a connection, or a lease was misused.
+
+    Args:
+        message: The text of the error, for logs.
+        pool: The name of the pool.
+        waited: The seconds for which the borrower has waited.
+        total: The connections of the pool at that moment: idle, in use, or being checked.
+        idle: Idle connections.
+        in_use: Connections that are lent.
+        waiting: Borrowers that wait, without this one.
+        creating: Attempts to connect that run.
+        oldest_lease: The seconds for which the connection that was lent first has been in use, None if none is.
+    """
 
     code = "POOL_ERROR"
     category = "unavailable"
     http_status = 503
     grpc_status = "UNAVAILABLE"
     public_message = "The service is temporarily unable to handle the request."
+
+    oldest_lease: float | None
+
+    def __init__(self, message: str = "", *, pool: str = "", waited: float = 0.0, **figures: Any) -> None:
+        super().__init__(message)
+        self.pool, self.waited, self.oldest_lease = pool, waited, figures.get("oldest_lease")
+        self.total, self.idle, self.in_use, self.waiting, self.creating = map(figures.get, _COUNTS, (0,) * len(_COUNTS))
 
 
 class PoolClosedError(PoolError):
@@ -257,10 +282,22 @@ class PoolClosedError(PoolError):
 
 
 class PoolTimeoutError(PoolError):
-    """No connection became free within the time allowed."""
+    """No connection became free within the time allowed. Its cause is the last error of connecting, if there is one.
+
+    If the pool could not connect, this is a failure of the dependency: circuit breakers count it.
+    """
 
     code = "POOL_TIMEOUT"
     retryable = True
+
+
+class PoolExhaustedError(PoolTimeoutError):
+    """No connection became free within the time allowed, because other borrowers had all of them.
+
+    This says nothing about the dependency: circuit breakers do not count it, and it is not retried unless asked for.
+    """
+
+    code = "POOL_EXHAUSTED"
 
 
 class PoolSaturatedError(PoolError):
@@ -321,39 +358,6 @@ class AppError(ResilienceError):
         self.remote_request_id = remote_request_id
 
 
-class Problem:
-    """One wrong setting.
-
-    Args:
-        option: The option or variable.
-        value: Its value.
-        expected: The rule; completes "expected ...".
-        hint: A further remark, such as the default or the name that was probably meant.
-    """
-
-    __slots__ = ("expected", "hint", "option", "value")
-
-    def __init__(self, option: str, value: object, expected: str, hint: str = "") -> None:
-        self.option = option
-        self.value = value
-        self.expected = expected
-        self.hint = hint
-
-    def __str__(self) -> str:
-        text = f"{self.option}={shown(self.value)}: expected {self.expected}"
-        return f"{text} ({self.hint})" if self.hint else text
-
-    def __repr__(self) -> str:
-        return f"Problem({self})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _problem, (self.option, packed(self.value), self.expected, self.hint)
-
-
-def _problem(option: str, value: object, expected: str, hint: str) -> Problem:
-    return Problem(option, unpacked(value), expected, hint)
-
-
 class ConfigurationError(ResilienceError, ValueError):
     """At least one setting is wrong. `problems` has all of them, so that one start shows every mistake (L23)."""
 
@@ -370,7 +374,8 @@ class ConfigurationError(ResilienceError, ValueError):
         return f"{len(self.problems)} configuration problems:{lines}"
 
 
-REFUSALS: tuple[type[ResilienceError], ...] = (RejectedError, ConfigurationError)
+_OF_POOLS = (PoolClosedError, PoolSaturatedError, PoolExhaustedError)
+REFUSALS: tuple[type[ResilienceError], ...] = (RejectedError, ConfigurationError, *_OF_POOLS)
 """The errors that our own parts raise in place of a call. No policy counts them as failures of the dependency (L4)."""
 
 

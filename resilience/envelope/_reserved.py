@@ -45,6 +45,7 @@ _CLASSES = (
     errors.PoolError,
     errors.PoolClosedError,
     errors.PoolTimeoutError,
+    errors.PoolExhaustedError,
     errors.PoolSaturatedError,
     errors.StartupError,
     errors.ConfigurationError,

@@ -231,6 +231,31 @@ def _reasoned(before: str, after: str) -> Callable[[str, Facts], str]:
     return lambda who, facts: f"{before} {who} {after}: {one_line(facts.get('reason'), _LONGEST_FACT)}"
 
 
+def _counts(facts: Facts) -> str:
+    names = ("total", "idle", "in_use", "waiting", "creating")
+    return ", ".join(f"{name.replace('_', ' ')} {facts.get(name)}" for name in names)
+
+
+def _held(facts: Facts) -> str:
+    return f", in use for {span(facts.get('in_use_for', 0))}"
+
+
+def _stack(facts: Facts) -> str:
+    frames = str(facts.get("stack") or "").strip().splitlines()
+    return f", borrowed at {one_line(frames[0].strip(), _LONGEST_FACT)}" if frames else ""
+
+
+def _no_connect(who: str, facts: Facts) -> str:
+    error = error_type(facts.get("error"))
+    return f"pool {who} cannot connect: {error}, {facts.get('failures')} in a row{_next(facts, 'next attempt')}"
+
+
+def _no_connection(who: str, facts: Facts) -> str:
+    cause = facts.get("error")
+    last = f"; connecting failed with {error_type(cause)}" if cause is not None else ""
+    return f"pool {who} had no connection within {span(facts.get('waited', 0))}: {_counts(facts)}{last}"
+
+
 _T, _S = Volume.TRANSITION, Volume.SAMPLE
 _INFO, _WARNING, _ERROR = logging.INFO, logging.WARNING, logging.ERROR
 LINES: Mapping[str, EventLine] = {
@@ -247,6 +272,24 @@ LINES: Mapping[str, EventLine] = {
     "budget.exhausted": EventLine(_S, _WARNING, _budget),
     "bulkhead.rejected": EventLine(_S, _WARNING, _no_place("bulkhead", "max_concurrent_calls", "places")),
     "fallback.exhausted": EventLine(_S, _WARNING, _no_alternative),
+    "pool.connect_failed": EventLine(_S, _WARNING, _no_connect),
+    "pool.drained": EventLine(_T, _INFO, _fixed("pool", "replaces its connections")),
+    "pool.leak_returned": EventLine(
+        _T, _WARNING, lambda who, facts: f"pool {who}: a late lease came back{_held(facts)}"
+    ),
+    "pool.leak_suspected": EventLine(
+        _T, _WARNING, lambda who, facts: f"pool {who}: a lease may be lost{_held(facts)}{_stack(facts)}"
+    ),
+    "pool.lease_lost": EventLine(
+        _T, _ERROR, lambda who, facts: f"pool {who}: a lease was dropped without a release{_stack(facts)}"
+    ),
+    "pool.refused": EventLine(_S, _WARNING, lambda who, facts: f"pool {who} refused a borrower: {_counts(facts)}"),
+    "pool.resized": EventLine(
+        _T, _INFO, lambda who, facts: f"pool {who} changed its size: {facts.get('before')} -> {facts.get('after')}"
+    ),
+    "pool.resumed": EventLine(_T, _WARNING, _fixed("pool", "lends again")),
+    "pool.suspended": EventLine(_T, _WARNING, _fixed("pool", "is suspended: borrowers wait")),
+    "pool.timed_out": EventLine(_S, _WARNING, _no_connection),
     "ratelimit.drained": EventLine(_S, _WARNING, _drained),
     "ratelimit.outage": EventLine(_T, _ERROR, _away),
     "ratelimit.recovered": EventLine(_T, _WARNING, lambda _who, _facts: "Redis answers again; rate limits follow it"),

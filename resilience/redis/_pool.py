@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from resilience.redis._errors import failure_of, is_of_redis, of_redis
 from resilience.redis._exchange import limit
-from resilience.redis._pool_machine import Link, NotAskedError, PoolMachine
+from resilience.redis._pool_machine import Link, LinkMachine, NotAskedError
 
 if TYPE_CHECKING:
     from redis.connection import AbstractConnection
@@ -70,7 +70,7 @@ class ConnectionPool:
         self._timeout = options.timeout
         self._patience = options.timeout / 2
         self._connect = connect
-        self._links: PoolMachine[AbstractConnection, LinkRequest] = PoolMachine(options.max_connections, self._patience)
+        self._links: LinkMachine[AbstractConnection, LinkRequest] = LinkMachine(options.max_connections, self._patience)
         # Guards the machine; never held during I/O by its own steps. Re-entrant, for finalizers that make calls.
         self._lock = threading.RLock()
 

@@ -13,7 +13,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, TypeVar
 
 from resilience.redis._errors import failure_of, of_redis
-from resilience.redis._pool_machine import Link, NotAskedError, PoolMachine
+from resilience.redis._pool_machine import Link, LinkMachine, NotAskedError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -90,7 +90,7 @@ class AsyncConnectionPool:
         self._connect_timeout = options.connect_timeout
         self._connect = connect
         self._loop = asyncio.get_running_loop()
-        self._links: PoolMachine[AbstractConnection, LinkFuture] = PoolMachine(options.max_connections, self._patience)
+        self._links: LinkMachine[AbstractConnection, LinkFuture] = LinkMachine(options.max_connections, self._patience)
         self._connecting: asyncio.Task[Link[AbstractConnection]] | None = None
 
     async def run(self, use: Callable[[AbstractConnection], Awaitable[T]]) -> T:

@@ -34,7 +34,7 @@ from weakref import WeakSet
 
 from resilience.redis._errors import ExchangeFailure
 
-__all__ = ("Link", "NotAskedError", "PoolMachine", "StillConnectingError")
+__all__ = ("Link", "LinkMachine", "NotAskedError", "StillConnectingError")
 
 C = TypeVar("C")
 W = TypeVar("W")
@@ -82,7 +82,7 @@ class Link(Generic[C]):
         return failure is ExchangeFailure.CLOSED
 
 
-class PoolMachine(Generic[C, W]):
+class LinkMachine(Generic[C, W]):
     """The links `C` of a pool, and the callers `W` that wait for one.
 
     Args:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from resilience.redis._errors import ExchangeFailure
-from resilience.redis._pool_machine import ATTEMPT_INTERVAL, Link, NotAskedError, PoolMachine, StillConnectingError
+from resilience.redis._pool_machine import ATTEMPT_INTERVAL, Link, LinkMachine, NotAskedError, StillConnectingError
 
 PATIENCE = 0.025
 
 
-def places(maximum: int = 2) -> PoolMachine[str, str]:
-    return PoolMachine(maximum, PATIENCE)
+def places(maximum: int = 2) -> LinkMachine[str, str]:
+    return LinkMachine(maximum, PATIENCE)
 
 
-def connected(pool: PoolMachine[str, str], name: str) -> Link[str]:
+def connected(pool: LinkMachine[str, str], name: str) -> Link[str]:
     """Bring a link into use: its connecting ends while a caller waits."""
     pool.join(f"caller of {name}", 0.0)
     assert pool.begin_connecting(0.0)

@@ -1,0 +1,115 @@
+"""What an operator does with a pool, of threads or of tasks. None of it waits."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from resilience.pool._core import PoolCore
+from resilience.pool._machine import PoolMachine, PoolState
+
+if TYPE_CHECKING:
+    from resilience.events import Emitter
+    from resilience.pool._options import PoolOptions
+
+__all__ = ("PoolFace",)
+
+C = TypeVar("C")
+
+
+class _Lending(Protocol):
+    """The part of a pool that lends."""
+
+    def changing(self) -> AbstractContextManager[PoolMachine[Any, Any]]:
+        """Return the machine for one change."""
+
+    def settle(self) -> None:
+        """Work off what a change has left."""
+
+
+class PoolFace(Generic[C]):
+    """Base of both pools.
+
+    Args:
+        core: The machine of the pool, and its errors and events.
+        lending: The part that lends.
+    """
+
+    def __init__(self, core: PoolCore[C, Any], lending: _Lending) -> None:
+        self._core = core
+        self._changes = lending
+
+    @property
+    def name(self) -> str:
+        """The name in errors, events and figures."""
+        return self._core.name
+
+    @property
+    def options(self) -> PoolOptions:
+        """The options with which the pool was made. `snapshot()` has the sizes after `resize`."""
+        return self._core.options
+
+    @property
+    def events(self) -> Emitter:
+        """The events of this pool; see docs/events.md."""
+        return self._core.events
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the pool lends nothing any more."""
+        return self._core.machine.state is PoolState.CLOSED
+
+    def resize(self, maximum_pool_size: int, minimum_idle: int | None = None) -> None:
+        """Change the number of connections. Of too many, idle ones are closed now and others when they come back.
+
+        Args:
+            maximum_pool_size: The connections at most.
+            minimum_idle: The idle connections that are kept ready. Default: as before, at most `maximum_pool_size`.
+
+        Raises:
+            ConfigurationError: A value breaks the rules of the options.
+        """
+        maximum, minimum = self._core.checked_size(maximum_pool_size, minimum_idle)
+        with self._changes.changing() as machine:
+            before = machine.maximum
+            machine.resize(maximum, minimum)
+        self._changes.settle()
+        facts = {"before": before, "after": maximum}
+        self.events.emit("pool.resized", self.name, self._core.clock(), "info", **facts)
+
+    def drain(self) -> None:
+        """Replace all connections: idle ones are closed now, others when they come back. Borrowers notice nothing."""
+        with self._changes.changing() as machine:
+            machine.recycle("drained")
+        self._changes.settle()
+        self.events.emit("pool.drained", self.name, self._core.clock(), "info")
+
+    def suspend(self) -> None:
+        """Lend nothing until `resume()`. Borrowers wait, as long as they would for a connection."""
+        with self._changes.changing() as machine:
+            machine.suspend()
+        self.events.emit("pool.suspended", self.name, self._core.clock(), "warning")
+
+    def resume(self) -> None:
+        """Lend again after `suspend()`, first to the borrowers that wait."""
+        with self._changes.changing() as machine:
+            machine.resume(self._core.clock())
+        self._changes.settle()
+        self.events.emit("pool.resumed", self.name, self._core.clock(), "info")
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the state and the counts as plain data. It takes no lock, and makes no borrower wait.
+
+        Example:
+            >>> from resilience import Pool
+            >>> pool = Pool(object, maximum_pool_size=2)
+            >>> with pool.connection():
+            ...     snapshot = pool.snapshot()
+            >>> snapshot["in_use"], snapshot["maximum_pool_size"]
+            (1, 2)
+        """
+        return self._core.snapshot()
+
+    def __repr__(self) -> str:
+        machine = self._core.machine
+        return f"<{type(self).__name__} {self.name!r} {machine.in_use}/{machine.maximum} in use, {machine.state.value}>"

@@ -1,0 +1,390 @@
+"""How a pool lends to threads, and how threads of the executor connect, check and close.
+
+The lock is held for one decision of the machine at a time, never during a callback. Finalizers and signal handlers may
+run in the very thread that holds it. An entry that they give back in the midst of a change (`_is_changing`) is put on
+`_returned`, and that change takes it from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextvars import Context
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from resilience._support.executor import Executor, Work
+from resilience._support.fork import renew_after_fork
+from resilience.pool._callbacks import BlockingBreaker, BlockingCallbacks
+from resilience.pool._connecting import Attempt
+from resilience.pool._core import PoolCore, stack_of_borrower
+from resilience.pool._entry import Borrower, PoolEntry
+from resilience.pool._lease import Loan, not_held
+from resilience.pool._machine import BorrowOutcome, PoolMachine, PoolState
+from resilience.pool._timer import TIMER
+from resilience.timeout import Deadline
+
+__all__ = ("ThreadLending",)
+
+C = TypeVar("C")
+
+_CHORES = Executor(None)
+"""Runs the maintenance of all pools."""
+_of_parent: list[object] = []
+"""The connections of the parent process, kept from the garbage collector: their finalizers may send a farewell."""
+
+
+class ThreadLending(Generic[C]):
+    """Lends the connections of one pool.
+
+    Args:
+        core: The machine of the pool, and its errors and events.
+        breaker: Guards `connect`, None for no guard.
+    """
+
+    def __init__(self, core: PoolCore[C, Loan[C]], breaker: BlockingBreaker | None) -> None:
+        self._core, self._clock, self._breaker = core, core.clock, breaker
+        self._records_stacks = core.options.leak_detection_threshold is not None
+        self._resets = core.connector.reset is not None
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Forget the connections: they are the parent's. They are neither closed nor collected here."""
+        core = self._core
+        _of_parent.extend(core.machine.entries)
+        core.start_afresh()
+        self._machine = core.machine
+        self._callbacks = BlockingCallbacks(core.name, core.connector, core.options, self._breaker)
+        self._lock = threading.RLock()
+        self._is_changing = False
+        self._returned: list[tuple[PoolEntry[C], str]] = []  # given back in the midst of a change
+        self._has_begun = False
+        self._waits_to_retry = False
+        self._all_back = threading.Event()  # set once a closed pool has no connection any more
+        self._closing: list[Work] = []
+
+    @property
+    def name(self) -> str:
+        """The name of the pool."""
+        return self._core.name
+
+    # Lending
+
+    def lend(self, loan: Loan[C]) -> None:
+        """Give a loan an entry."""
+        now = self._clock()
+        with self._lock:
+            if self._is_changing:
+                raise self._core.nested()
+            self._is_changing = True
+            try:
+                is_lent = self._machine.take(loan, now)
+            finally:
+                self._is_changing = False
+        if not is_lent:
+            self._lend_slowly(loan, now)
+        elif self._returned:
+            self.settle()
+        if self._records_stacks:
+            loan.entry.stack = stack_of_borrower()  # type: ignore[union-attr]  # it has one
+
+    def _lend_slowly(self, loan: Loan[C], since: float) -> None:
+        timeout = self._core.options.connection_timeout if loan.timeout is None else loan.timeout
+        deadline = Deadline.current()
+        if deadline is not None and deadline.remaining() < timeout:
+            timeout, loan.by_deadline = max(0.0, deadline.remaining()), True
+        self._begin()
+        try:
+            while not self._lend_once(loan, since, since + timeout):
+                loan.error = None  # the connection was dead: another one may do
+        except BaseException:
+            self._abandon(loan)
+            raise
+
+    def _lend_once(self, loan: Loan[C], since: float, until: float) -> bool:
+        """Wait for an entry, and return whether it works."""
+        loan.prepare()
+        with self.changing() as machine:
+            arrival = machine.arrive(loan, self._clock())
+        self.settle()
+        if arrival is BorrowOutcome.QUEUED:
+            self._wait(loan, since, until)
+        elif arrival is BorrowOutcome.SATURATED:
+            raise self._core.saturated()
+        elif arrival is BorrowOutcome.REFUSED:
+            raise copy.copy(self._machine.connecting.refusal)
+        elif arrival is BorrowOutcome.CLOSED:
+            raise self._core.closed()
+        return self._is_fit(loan, until)
+
+    def _wait(self, loan: Loan[C], since: float, until: float) -> None:
+        loan.wait(max(0.0, until - self._clock()))
+        if loan.entry is None and loan.error is None:
+            with self.changing() as machine:
+                is_out = machine.give_up(loan)
+            if is_out:
+                raise self._core.timed_out(self._clock() - since, by_deadline=loan.by_deadline)
+        if loan.error is not None:
+            raise copy.copy(loan.error)
+
+    def _is_fit(self, loan: Loan[C], until: float) -> bool:
+        """Check an entry that was not used of late. One that does not work is closed."""
+        entry: PoolEntry[C] = loan.entry  # type: ignore[assignment]  # it was lent
+        now = self._clock()
+        if now < entry.fresh_until:
+            return True
+        is_alive = False
+        try:
+            longest = min(self._core.options.longest_validation, max(0.0, until - now))
+            is_alive = self._callbacks.is_alive(entry.connection, longest)
+        finally:
+            if not is_alive:
+                self.take_away(loan, "check failed")
+        return is_alive
+
+    def _abandon(self, loan: Loan[C]) -> None:
+        """End a borrow that an error or an interrupt has ended, wherever it has come to."""
+        with self.changing() as machine:
+            machine.leave(loan)
+        if loan.entry is not None:  # handed over meanwhile, and not used
+            self._return(loan, "")
+
+    # Giving back
+
+    def take_back(self, loan: Loan[C]) -> None:
+        """Take the entry of a loan back."""
+        if self._resets and loan.entry is not None and not self._callbacks.clean(loan.entry.connection):
+            self.take_away(loan, "reset failed")
+            return
+        now = self._clock()
+        with self._lock:
+            if loan.entry is None:
+                raise not_held(self.name)
+            if self._is_changing:
+                self._put_by(loan, "")
+                return
+            self._is_changing = True
+            try:
+                is_to_settle = self._machine.give_back(loan, now)
+            finally:
+                self._is_changing = False
+        if is_to_settle or self._returned:
+            self.settle()
+
+    def take_back_after(self, loan: Loan[C], error: BaseException) -> None:
+        """Take the entry of a loan back whose block has ended with `error`."""
+        entry = loan.entry
+        if entry is None:
+            raise not_held(self.name)
+        callbacks, is_clean = self._callbacks, False
+        try:
+            if isinstance(error, Exception) and callbacks.has_check:
+                is_clean = callbacks.is_alive(entry.connection, self._core.options.longest_validation)
+                is_clean = is_clean and (not self._resets or callbacks.clean(entry.connection))
+            else:
+                is_clean = self._resets and callbacks.clean(entry.connection)
+        finally:
+            self._return(loan, "" if is_clean else "error in use")
+
+    def take_away(self, loan: Loan[C], reason: str) -> None:
+        """Take the entry of a loan back, to be closed."""
+        self._return(loan, reason)
+
+    def _return(self, loan: Loan[C], reason: str) -> None:
+        """Take an entry back; close it if there is a `reason`."""
+        with self._lock:
+            if loan.entry is None:
+                raise not_held(self.name)
+            self._put_by(loan, reason)
+        self.settle()
+
+    def lose(self, entry: PoolEntry[C]) -> None:
+        """Close the entry of a loan that was dropped. Safe in a finalizer."""
+        self._returned.append((entry, "lease lost"))
+        if self._lock.acquire(blocking=False):  # else the thread that holds it takes the entry
+            self._lock.release()
+            if not sys.is_finalizing():
+                self.settle()
+
+    def _put_by(self, loan: Loan[C], reason: str) -> None:
+        """Put the entry of a loan on the list of those that a change takes back."""
+        returned, entry = self._returned, loan.entry
+        loan.entry = None
+        returned += ((entry, reason),)  # type: ignore[arg-type]  # the caller has looked
+
+    # Changing the machine
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[PoolMachine[C, Loan[C]]]:
+        with self._lock:
+            if self._is_changing:
+                raise self._core.nested()
+            self._is_changing = True
+            try:
+                yield self._core.machine
+            finally:
+                self._is_changing = False
+
+    def settle(self) -> None:
+        """Work off the outcomes of the machine and the entries from finalizers, and connect if borrowers wait."""
+        machine = self._machine
+        while self._returned or machine.handed or machine.doomed or machine.found:
+            with self._lock:
+                if self._is_changing:
+                    return  # a finalizer in the midst of a change, which is followed by its own `settle`
+                self._is_changing = True
+                try:
+                    self._take_back_returned(machine)
+                    while machine.handed:
+                        machine.handed[-1].wake()
+                        del machine.handed[-1]
+                    doomed, machine.doomed = machine.doomed, []
+                    found, machine.found = machine.found, []
+                finally:
+                    self._is_changing = False
+            for entry, reason in doomed:
+                self._close(entry, reason)
+            for entry, held in found:
+                self._core.report_found(entry, held)
+        self._connect_if_wanted()
+
+    def _take_back_returned(self, machine: PoolMachine[C, Loan[C]]) -> None:
+        returned, self._returned = self._returned, []
+        stand_in: Any = Borrower()
+        for entry, reason in returned:
+            stand_in.entry = entry
+            if reason:
+                machine.discard(stand_in, self._clock(), reason)
+            else:
+                machine.give_back(stand_in, self._clock())
+
+    def _close(self, entry: PoolEntry[C], reason: str) -> None:
+        work = self._callbacks.close(entry.connection)
+        self._core.report_closed(reason)
+        if reason == "lease lost":
+            self._core.report_lost(entry)
+        if self._machine.state is PoolState.CLOSED:
+            if work is not None:
+                self._closing.append(work)
+            if not self._machine.entries:
+                self._all_back.set()
+
+    # Connecting and maintenance
+
+    def _begin(self) -> None:
+        """Begin the maintenance, with the first borrower or `start`."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._tick_later()
+
+    def _connect_if_wanted(self) -> None:
+        machine, now = self._machine, self._clock()
+        if not machine.wanted:
+            return
+        with self._lock:
+            if self._is_changing:
+                return
+            attempts = machine.begin_attempts(now)
+        for attempt in attempts:
+            self._connect(attempt)
+        if not attempts and machine.wanted and not self._waits_to_retry:
+            self._waits_to_retry = True
+            TIMER.call_at(machine.connecting.retry_at, self._retry)
+
+    def _connect(self, attempt: Attempt) -> Work:
+        TIMER.call_at(attempt.since + self._core.options.connect_timeout, self._maintain_soon)
+        return self._callbacks.connect(partial(self._connected, attempt))
+
+    def _connected(self, attempt: Attempt, connection: Any, error: BaseException | None) -> None:
+        """Take the connection or the error of an attempt. Runs in its thread."""
+        now = self._clock()
+        if error is not None:
+            self._failed(attempt, error)
+            return
+        with self.changing() as machine:
+            is_in_time = machine.connected(attempt, connection, now)
+        if is_in_time:
+            self._core.report_created(now - attempt.since)
+        else:
+            self._callbacks.close(connection)
+        self.settle()
+
+    def _failed(self, attempt: Attempt, error: BaseException) -> None:
+        with self.changing() as machine:
+            is_news = machine.failed(attempt, error, self._clock())
+        if is_news:
+            self._core.report_connect_failure(error)
+        self.settle()
+
+    def _retry(self) -> None:
+        self._waits_to_retry = False
+        self._run_soon(self._connect_if_wanted)
+
+    def _tick_later(self) -> None:
+        TIMER.call_at(self._clock() + self._core.options.tick, self._tick)
+
+    def _tick(self) -> None:
+        if self._machine.state is not PoolState.CLOSED:
+            self._tick_later()
+            self._maintain_soon()
+
+    def _maintain_soon(self) -> None:
+        self._run_soon(self._maintain)
+
+    def _run_soon(self, function: Callable[[], None]) -> None:
+        _CHORES.submit(Work(function, Context()))  # without a thread, the next tick tries again
+
+    def _maintain(self) -> None:
+        """Do one round of maintenance."""
+        core = self._core
+        with self.changing() as machine:
+            round_ = machine.maintain(self._clock())
+        for attempt in round_.late:
+            self._failed(attempt, core.late())
+        for entry, held in round_.suspects:
+            core.report_leak(entry, held)
+        for entry in round_.due:
+            is_alive = self._callbacks.is_alive(entry.connection, core.options.longest_validation)
+            with self.changing() as machine:
+                machine.restore(entry, self._clock(), is_alive=is_alive)
+        self.settle()
+
+    def start(self) -> None:
+        """Begin the maintenance and connecting; wait for a first connection if the options say so."""
+        self._begin()
+        limit = self._core.options.initialization_fail_timeout
+        if limit is not None:
+            self._connect_first(limit)
+        self._connect_if_wanted()
+
+    def _connect_first(self, limit: float) -> None:
+        since, connecting = self._clock(), self._machine.connecting
+        while not connecting.created:
+            with self.changing():
+                attempt = connecting.begin_first(self._clock())
+            self._connect(attempt).wait(self._core.options.connect_timeout)
+            if not connecting.created:
+                self._failed(attempt, self._core.late())
+                left = since + limit - self._clock()
+                if left <= 0:
+                    raise self._core.timed_out(self._clock() - since, by_deadline=False)
+                time.sleep(max(0.0, min(left, connecting.retry_at - self._clock())))
+
+    def close(self, seconds: float) -> None:
+        """Close the pool, and wait for its connections for `seconds` at most; abort those that are still in use."""
+        until = self._clock() + seconds
+        with self.changing() as machine:
+            machine.close(self._core.closed())
+            if not machine.entries:
+                self._all_back.set()
+        self.settle()
+        if not self._all_back.wait(max(0.0, until - self._clock())):
+            for entry in list(self._machine.entries):
+                self._callbacks.abort(entry.connection)
+        while self._closing:
+            self._closing.pop().wait(max(0.0, until - self._clock()))

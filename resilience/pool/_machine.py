@@ -1,0 +1,397 @@
+"""Which connection goes to which borrower, when a pool connects once more, and which connections it closes.
+
+The machine is pure. The two shells (`_pool.py` for threads, `_aio.py` for tasks) pass in the time, hold the lock where
+one is needed, and do the I/O.
+
+Entries. A `PoolEntry` is one connection. It is *idle*, *in use* by one borrower, or *set aside* for a check of the pool
+itself. `total` counts all three. A *borrower* is the object that the entry is lent to. It is made before it asks, so an
+interrupt cannot lose an entry: whatever the borrower holds when it is dropped comes back (`lose`).
+
+Lending. Idle entries form a stack: the entry that came back last is lent first, so the others can grow old and be
+closed. Borrowers that find no idle entry wait in one queue. An entry that comes back goes straight to the borrower that
+has waited longest: a new arrival cannot overtake (L20), and no wake-up can be lost. While any borrower waits, no entry
+is idle, unless the pool is suspended.
+
+Connecting. `_connecting.py` says when an attempt may begin. An attempt belongs to no borrower: a borrower that gives up
+ends no attempt, and takes whichever entry comes first, an old or a new one.
+
+Age. An entry is not used after `expires_at`. `drain`, `close`, and `resize` to fewer set that moment to the past. So
+the way back has one comparison for all reasons to close an entry, and an entry in use is never taken from its borrower.
+Until `fresh_until` an entry is lent without a check.
+
+Outcomes. The machine leaves lists for the shell, which works them off after a step: `handed`, the borrowers that have
+an entry or an error now and must be woken; `doomed`, the entries to close, each with the reason; and `found`, the
+entries that were reported as leaks and came back after all, each with its time in use.
+
+Interrupts. A signal handler that raises may end any of these methods. Each method that lends or takes back reads and
+computes first, and then makes its changes by operators, between which CPython does not look for signals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from enum import Enum
+from typing import Generic, NamedTuple, TypeVar
+
+from resilience.pool._connecting import Attempt, Connecting
+from resilience.pool._entry import Borrower, PoolEntry
+from resilience.pool._options import PoolOptions
+
+__all__ = ("BorrowOutcome", "PoolMachine", "PoolState", "Round")
+
+C = TypeVar("C")
+B = TypeVar("B", bound=Borrower)
+
+_PAST = -math.inf
+
+
+class PoolState(Enum):
+    """Whether a pool lends."""
+
+    OPEN = "open"
+    SUSPENDED = "suspended"
+    CLOSED = "closed"
+
+
+class BorrowOutcome(Enum):
+    """What happened to a borrower that came. Attributes of `PoolMachine.arrive`."""
+
+    LENT = "lent"
+    UNCHECKED = "unchecked"
+    """It has an entry that must be checked first."""
+    QUEUED = "queued"
+    SATURATED = "saturated"
+    REFUSED = "refused"
+    """The circuit breaker refuses to connect, and the pool is empty: see `connecting.last_error`."""
+    CLOSED = "closed"
+
+
+class Round(NamedTuple, Generic[C]):
+    """What a round of maintenance has found.
+
+    Attributes:
+        due: Entries set aside, to be checked and given to `restore`.
+        suspects: Entries that look lost, each with its time in use.
+        late: Attempts to connect that take too long, to be given to `failed`.
+    """
+
+    due: list[PoolEntry[C]]
+    suspects: list[tuple[PoolEntry[C], float]]
+    late: list[Attempt]
+
+
+class PoolMachine(Generic[C, B]):
+    """The connections of a pool and the borrowers that wait. Not thread-safe.
+
+    Args:
+        options: The options of the pool.
+        chance: Returns a number from 0 to 1.
+        has_check: Whether the pool can check a connection.
+    """
+
+    def __init__(self, options: PoolOptions, chance: Callable[[], float], *, has_check: bool) -> None:
+        self.maximum, self.minimum_idle = options.maximum_pool_size, options.minimum_idle
+        self._options, self._chance = options, chance
+        self._lifetime = math.inf if options.max_lifetime is None else options.max_lifetime
+        self._bypass = options.alive_bypass if has_check else math.inf
+        self.state = PoolState.OPEN
+        self.entries: dict[PoolEntry[C], None] = {}
+        self._idle: list[PoolEntry[C]] = []
+        self._shelf = self._idle
+        """Where entries go that come back. A suspended pool has another list, so that it lends none."""
+        self.waiting: OrderedDict[B, None] = OrderedDict()
+        self.connecting = Connecting(options, chance)
+        self._aside: dict[PoolEntry[C], None] = {}
+        self.handed: list[B] = []
+        self.doomed: list[tuple[PoolEntry[C], str]] = []
+        self.found: list[tuple[PoolEntry[C], float]] = []
+        self.exhausted_since: float | None = None
+        """The moment since which borrowers have waited without a break, None if none waits."""
+        self.uses = self.waits = self.timeouts = self.refusals = self.leaks = self.lost = 0
+        """Uses that have ended; waits that ended with an entry, or in vain; borrowers refused because of `max_waiting`;
+        leases reported as leaks, and leases dropped without a release."""
+        self.use_seconds = self.wait_seconds = 0.0
+        self.closed: Counter[str] = Counter()
+        """Entries closed so far, by reason."""
+
+    # What a borrower does
+
+    def take(self, borrower: B, now: float) -> bool:
+        """Lend an idle entry that needs no check. This is the way of nearly all calls."""
+        idle = self._idle
+        if not idle:
+            return False
+        entry = idle[-1]
+        if now >= entry.fresh_until:
+            return False
+        borrower.entry = entry
+        entry.borrowed_at = now
+        del idle[-1]
+        return True
+
+    def arrive(self, borrower: B, now: float) -> BorrowOutcome:
+        """Lend an idle entry, or put the borrower into the queue, or refuse it."""
+        idle = self._idle
+        while idle:
+            entry = idle[-1]
+            if now >= entry.expires_at:
+                del idle[-1]
+                self._doom(entry, entry.reason)
+                continue
+            borrower.entry = entry
+            entry.borrowed_at = now
+            del idle[-1]
+            return BorrowOutcome.LENT if now < entry.fresh_until else BorrowOutcome.UNCHECKED
+        if self.state is PoolState.CLOSED:
+            return BorrowOutcome.CLOSED
+        if not self.entries and self.connecting.is_refused(now):
+            return BorrowOutcome.REFUSED
+        if len(self.waiting) >= self._options.max_waiting:
+            self.refusals += 1
+            return BorrowOutcome.SATURATED
+        if self.exhausted_since is None:
+            self.exhausted_since = now
+        waiting = self.waiting
+        borrower.since = now
+        waiting[borrower] = None
+        return BorrowOutcome.QUEUED
+
+    def leave(self, borrower: B) -> bool:
+        """Take a borrower out of the queue. Return False if it has been served meanwhile, or was never in it."""
+        if borrower not in self.waiting:
+            return False
+        del self.waiting[borrower]
+        if not self.waiting:
+            self.exhausted_since = None
+        return True
+
+    def give_up(self, borrower: B) -> bool:
+        """End a wait whose time is up. Return False if the borrower has been served meanwhile."""
+        is_out = self.leave(borrower)
+        self.timeouts += is_out
+        return is_out
+
+    def give_back(self, borrower: B, now: float) -> bool:
+        """Take an entry back that is fit for the next borrower. Return whether the shell has something to work off."""
+        entry: PoolEntry[C] = borrower.entry  # type: ignore[assignment]  # the caller has looked
+        fresh_until = now + self._bypass
+        if self.waiting or now >= entry.expires_at or entry.is_reported:
+            borrower.entry = None
+            self._count_use(entry, now)
+            self.offer(entry, now)
+            return True
+        borrower.entry = None
+        self.uses += 1
+        self.use_seconds += now - entry.borrowed_at
+        entry.idle_since = entry.alive_at = now
+        entry.fresh_until = min(entry.expires_at, fresh_until)
+        shelf = self._shelf
+        shelf += (entry,)
+        return False
+
+    def discard(self, borrower: B, now: float, reason: str) -> None:
+        """Take an entry back that must not be used again."""
+        entry: PoolEntry[C] = borrower.entry  # type: ignore[assignment]  # the caller has looked
+        borrower.entry = None
+        self._count_use(entry, now)
+        self._doom(entry, reason)
+
+    def _count_use(self, entry: PoolEntry[C], now: float) -> None:
+        seconds = max(0.0, now - entry.borrowed_at)
+        self.uses += 1
+        self.use_seconds += seconds
+        if entry.is_reported:
+            entry.is_reported = False
+            self.found.append((entry, seconds))
+
+    # How entries come and go
+
+    def offer(self, entry: PoolEntry[C], now: float) -> None:
+        """Give an entry to the borrower that has waited longest, or make it idle, or close it if it has expired."""
+        if now >= entry.expires_at:
+            self._doom(entry, entry.reason)
+            return
+        fresh_until = min(now + self._bypass, entry.expires_at)
+        borrower = next(iter(self.waiting)) if self.waiting and self.state is PoolState.OPEN else None
+        entry.idle_since, entry.alive_at, entry.fresh_until = now, now, fresh_until
+        if borrower is None:
+            shelf = self._shelf
+            shelf += (entry,)
+            return
+        waiting, handed = self.waiting, self.handed
+        del waiting[borrower]
+        borrower.entry = entry
+        entry.borrowed_at = now
+        handed += (borrower,)
+        self.waits += 1
+        self.wait_seconds += now - borrower.since
+        if not waiting:
+            self.exhausted_since = None
+
+    def _doom(self, entry: PoolEntry[C], reason: str) -> None:
+        if entry in self.entries:
+            doomed = self.doomed
+            del self.entries[entry]
+            doomed += ((entry, reason),)
+            self.closed[reason] += 1
+
+    # Attempts to connect
+
+    @property
+    def wanted(self) -> int:
+        """Attempts to connect that are missing, apart from the pause after a failure."""
+        if self.state is not PoolState.OPEN:
+            return 0
+        needed = max(len(self.waiting), self.minimum_idle - len(self._idle))
+        return self.connecting.missing(needed, self.maximum - len(self.entries))
+
+    def begin_attempts(self, now: float) -> list[Attempt]:
+        """Return the attempts to connect that the shell has to start now."""
+        return self.connecting.begin(self.wanted, now)
+
+    def connected(self, attempt: Attempt, connection: C, now: float) -> bool:
+        """Take a new connection into the pool. Return False if it comes too late: the shell closes it then."""
+        if not self.connecting.succeed(attempt, now):
+            return False
+        lifetime = self._lifetime * (1 - self._options.max_lifetime_jitter * self._chance())
+        entry = PoolEntry(connection, now, now + lifetime)
+        self.entries[entry] = None
+        self.offer(entry, now)
+        return True
+
+    def failed(self, attempt: Attempt, error: BaseException, now: float) -> bool:
+        """Record a failed attempt. Return False if the attempt was over already."""
+        if not self.connecting.fail(attempt, error, now):
+            return False
+        if self.connecting.is_refused(now) and not self.entries:
+            self._fail_all(error)
+        return True
+
+    def _fail_all(self, error: BaseException) -> None:
+        """Let every waiting borrower go on with `error`."""
+        borrowers = list(self.waiting)
+        for borrower in borrowers:
+            borrower.error = error
+        self.handed += borrowers
+        self.waiting = OrderedDict()
+        self.exhausted_since = None
+
+    # Maintenance
+
+    def maintain(self, now: float) -> Round[C]:
+        """Close idle entries that are too old, set those aside that need a check, and find those that look lost."""
+        options, idle = self._options, self._shelf
+        spare = len(idle) - self.minimum_idle
+        kept, due = [], []
+        for entry in idle:
+            idle_for = now - entry.idle_since
+            if now >= entry.expires_at:
+                self._doom(entry, entry.reason)
+            elif spare > 0 and options.idle_timeout is not None and idle_for >= options.idle_timeout:
+                self._doom(entry, "idle_timeout")
+            elif options.keepalive_time is not None and now - entry.alive_at >= options.keepalive_time:
+                due.append(entry)
+            else:
+                kept.append(entry)
+                continue
+            spare -= 1
+        idle[:] = kept
+        self._aside.update(dict.fromkeys(due))
+        return Round(due, self._suspects(now), self.connecting.late(now))
+
+    def _suspects(self, now: float) -> list[tuple[PoolEntry[C], float]]:
+        threshold = self._options.leak_detection_threshold
+        if threshold is None:
+            return []
+        late = [entry for entry in self._in_use() if not entry.is_reported and now - entry.borrowed_at >= threshold]
+        for entry in late:
+            entry.is_reported = True
+        self.leaks += len(late)
+        return [(entry, now - entry.borrowed_at) for entry in late]
+
+    def restore(self, entry: PoolEntry[C], now: float, *, is_alive: bool) -> None:
+        """End the check of an entry that was set aside. Its idle time goes on."""
+        self._aside.pop(entry, None)
+        if not is_alive:
+            self._doom(entry, "check failed")
+            return
+        idle_since = entry.idle_since
+        self.offer(entry, now)
+        entry.idle_since = idle_since
+
+    # Figures
+
+    # They are read without the lock: each copy here is one step of the interpreter.
+
+    def _in_use(self) -> list[PoolEntry[C]]:
+        others = {*self._shelf, *self._aside}
+        return [entry for entry in list(self.entries) if entry not in others]
+
+    @property
+    def idle(self) -> int:
+        """Idle entries."""
+        return len(self._shelf)
+
+    @property
+    def in_use(self) -> int:
+        """Entries that are lent."""
+        return len(self.entries) - len(self._shelf) - len(self._aside)
+
+    def oldest_lease(self, now: float) -> float | None:
+        """Return for how long the entry that was lent first has been in use, in seconds; None if none is in use."""
+        return max((now - entry.borrowed_at for entry in self._in_use()), default=None)
+
+    # What an operator does
+
+    def resize(self, maximum: int, minimum_idle: int) -> None:
+        """Change the number of connections. Of too many, idle ones are closed now, others when they come back."""
+        self.maximum, self.minimum_idle = maximum, minimum_idle
+        surplus = len(self.entries) - maximum
+        idle = self._shelf
+        while surplus > 0 and idle:
+            self._doom(idle[0], "resized")
+            del idle[0]
+            surplus -= 1
+        for entry in list(self.entries)[: max(0, surplus)]:
+            entry.expires_at, entry.reason = _PAST, "resized"
+
+    def recycle(self, reason: str) -> None:
+        """Close all connections: idle ones now, others when they come back."""
+        for entry in self.entries:
+            entry.expires_at = entry.fresh_until = _PAST
+            entry.reason = reason
+        for shelf in {id(shelf): shelf for shelf in (self._idle, self._shelf)}.values():
+            for entry in shelf:
+                self._doom(entry, reason)
+            shelf.clear()
+
+    def suspend(self) -> None:
+        """Lend nothing until `resume`: borrowers wait."""
+        if self.state is PoolState.OPEN:
+            self.state = PoolState.SUSPENDED
+            self._shelf, self._idle = self._idle, []
+
+    def resume(self, now: float) -> None:
+        """Lend again, first to the borrowers that wait."""
+        if self.state is PoolState.SUSPENDED:
+            self.state = PoolState.OPEN
+            parked, self._shelf = self._shelf, self._idle
+            for entry in parked:
+                times = entry.idle_since, entry.alive_at, entry.fresh_until
+                self.offer(entry, now)
+                entry.idle_since, entry.alive_at, entry.fresh_until = times
+
+    def disown(self) -> None:
+        """Forget all entries, in a forked child: they are the parent's, and come back to no pool."""
+        for entry in self.entries:
+            entry.expires_at = entry.fresh_until = _PAST
+        self.entries = {}
+
+    def close(self, error: BaseException) -> None:
+        """Lend nothing any more. Waiting borrowers fail with `error`."""
+        self.state = PoolState.CLOSED
+        self.recycle("pool closed")
+        self.connecting.give_up()
+        self._fail_all(error)
