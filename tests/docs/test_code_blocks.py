@@ -108,7 +108,7 @@ def test_a_shell_block_is_one_that_a_shell_accepts(block: Block) -> None:
 
 
 OURS = {".venv/bin/pip", ".venv/bin/python", ".venv/bin/tox", "export", "pip", "python", "python3"}
-OTHERS = {"bash", "curl", "docker", "grep", "gunicorn", "kubectl", "opentelemetry-instrument", "uvicorn"}
+OTHERS = {"bash", "celery", "curl", "docker", "grep", "gunicorn", "kubectl", "opentelemetry-instrument", "uvicorn"}
 """Programs of pages. The options of ours are parsed below; a new program deserves a look."""
 
 
