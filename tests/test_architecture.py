@@ -89,6 +89,7 @@ LEVELS = {
     "pipeline": 7,
     "plugins": 7,
     "config": 8,
+    "logs": 8.5,
     "toolkit": 9,
     "telemetry": 9.5,
     "cli": 10,

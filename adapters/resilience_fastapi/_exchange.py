@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from resilience.errors import DeadlineExceededError
 from resilience.server import RequestContext, ServerGate
 from resilience_fastapi._framework_internals import SERVER_LOGGERS, waits_for_thread
-from resilience_fastapi._scope import ServedRoutes
+from resilience_fastapi._scope import ServedRoutes, template_of
 
 __all__ = (
     "CLOSE",
@@ -30,6 +30,7 @@ __all__ = (
     "ExchangeTimer",
     "RunningCall",
     "broken_off",
+    "log_request",
     "running_call",
     "with_request_id",
 )
@@ -100,7 +101,7 @@ class ASGIExchange:
         self._gate = gate
         self._routes = routes
         self._receive = receive
-        self._send = send
+        self._send = send if context.record is None else _logged_send(gate, context, scope, send)
         self.context = context
         self.scope = scope
         self.started = self.abandoned = self.is_substitute = self.closes_connection = False
@@ -171,6 +172,27 @@ class ASGIExchange:
         if (self.closes_connection or self._gate.is_closing) and self.scope.get("http_version", "1.1").startswith("1"):
             headers.append(CLOSE)
         return headers
+
+
+def _logged_send(gate: ServerGate, context: RequestContext, scope: Scope, send: Send) -> Send:
+    """Return the server's `send`, with a line in the log for the request once the last byte is out."""
+
+    async def send_logged(message: Message) -> None:
+        record = context.record
+        if record is not None and message["type"] == "http.response.start":
+            record.status = message["status"]
+        await send(message)
+        if record is not None and _is_last(message):
+            log_request(gate, context, scope)
+
+    return send_logged
+
+
+def log_request(gate: ServerGate, context: RequestContext, scope: Scope) -> None:
+    """Write the line of a request whose answer has ended, unless it is written."""
+    if context.record is not None:
+        context.record.route = template_of(scope) if "endpoint" in scope else None
+        gate.log_request(context, scope["method"])
 
 
 RunningCall: TypeAlias = "tuple[asyncio.Task[Any], int, Context]"

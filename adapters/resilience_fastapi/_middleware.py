@@ -34,6 +34,7 @@ from resilience_fastapi._exchange import (
     ExchangeTimer,
     RunningCall,
     broken_off,
+    log_request,
     running_call,
 )
 from resilience_fastapi._framework_internals import cors_inside, through_cors
@@ -45,6 +46,8 @@ from resilience_fastapi._websocket import WebSocketExchange
 __all__ = ("ResilienceMiddleware",)
 
 _log = logging.getLogger("resilience")
+
+_UNHANDLED = 500
 
 
 class ResilienceMiddleware:
@@ -120,6 +123,7 @@ class ResilienceMiddleware:
                     await exchange.finish()
             finally:
                 gate.leave(context)
+                log_request(gate, context, scope)
                 context.source = None  # the scope refers to the context: without this line they are a cycle
 
     def _admit(self, context: RequestContext, scope: Scope, path: str) -> ServerQuota | None:
@@ -248,6 +252,8 @@ class ResilienceMiddleware:
             _log.error("request %s ended by an unhandled %s", exchange.context.request_id, type(error).__name__)
         if exchange.started:
             return False
+        if exchange.context.record is not None:
+            exchange.context.record.status = _UNHANDLED  # of the answer below, or of a layer around this one
         if is_answer or not self._app_answers_errors:
             # Servers close a connection whose application has raised. The client must know, or loses its next request.
             exchange.closes_connection = not is_answer

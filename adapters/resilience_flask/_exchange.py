@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from flask import Flask
 
 from resilience.errors import DeadlineExceededError
-from resilience.server import RequestContext, ServerGate
+from resilience.server import RequestContext, RequestRecord, ServerGate
 from resilience_flask._errors import HeaderList, stream_error
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class WSGIExchange:
         self._gate, self._app = gate, app
         self._context = context
         self._environ = environ
-        self._start = start
+        self._start = start if context.record is None else _noting_status(start, context.record)
         self._waiting: tuple[str, HeaderList] | None = None
         self._is_begun = False
         self._body: Iterable[bytes] = ()
@@ -178,10 +178,23 @@ class WSGIExchange:
         finally:
             self._gate.leave(context)
             context.source = None
+            if context.record is not None:
+                self._run(self._gate.log_request, context, self._environ.get("REQUEST_METHOD", "GET"))
 
     def __del__(self) -> None:
         # Middleware that does not close the body must not keep the permit for ever.
         self._gate.leave(self._context)
+
+
+def _noting_status(start: StartResponse, record: RequestRecord) -> StartResponse:
+    """Return the server's `start_response`. The status that it gets is noted for the log."""
+
+    def start_noted(status: str, headers: HeaderList, exc_info: Any = None, /) -> Write:
+        number = status.partition(" ")[0]
+        record.status = int(number) if number.isdecimal() else None
+        return start(status, headers) if exc_info is None else start(status, headers, exc_info)
+
+    return start_noted
 
 
 class ResponseResetError(DeadlineExceededError, ConnectionResetError):

@@ -54,6 +54,9 @@ class FlaskMiddleware:
                 return exchange.carry(self._serve(environ, context, exchange.start))
             except BaseException:
                 self._gate.leave(context)
+                if context.record is not None:
+                    context.record.status = 500  # of the server, after this error
+                    self._gate.log_request(context, environ.get("REQUEST_METHOD", "GET"))
                 raise
 
     def _inspect_app(self) -> None:
@@ -120,6 +123,8 @@ class FlaskMiddleware:
         context: RequestContext | None = environ.get(CONTEXT)
         if context is None:
             return
+        if context.record is not None and request.url_rule is not None:
+            context.record.route = request.url_rule.rule
         task = environ.pop(_FOR_HOOK, None)
         if isinstance(task, Exception):
             raise task

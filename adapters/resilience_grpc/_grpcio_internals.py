@@ -33,9 +33,11 @@ __all__ = (
     "is_pushed",
     "makes_future",
     "serve_in",
+    "status_sent",
     "weak_channel_callback",
 )
 
+_STATUSES = {code.value[0]: code for code in grpc.StatusCode}
 _MAX_LINKS = 16
 """How many errors `abort_behind` follows from each error to the error that it was raised in."""
 
@@ -120,6 +122,23 @@ def is_bare(error: BaseException) -> bool:
 def _has_failed(context: object) -> bool:
     code: Callable[[], object] | None = getattr(context, "code", None)
     return code is not None and code() not in {None, grpc.StatusCode.OK}
+
+
+def status_sent(context: Any) -> str:
+    """Return the name of the status with which an RPC has ended, as far as its handler and its client know.
+
+    The context of grpcio has the status as a member of `StatusCode`, that of grpc.aio as a number. Without the member
+    `_state`, whose `statused` says that grpcio has sent the status, an RPC whose handler pushed its responses counts as
+    cancelled.
+    """
+    code = context.code()
+    if code in {None, 0, grpc.StatusCode.OK}:
+        is_active: Callable[[], bool] | None = getattr(context, "is_active", None)  # grpc.aio has `cancelled`
+        is_sent = getattr(getattr(context, "_state", None), "statused", False)
+        has_left = context.cancelled() if is_active is None else not (is_active() or is_sent)
+        return "CANCELLED" if has_left else "OK"
+    found = code if isinstance(code, grpc.StatusCode) else _STATUSES.get(code)
+    return "UNKNOWN" if found is None else found.name
 
 
 def has_done_writing(call: object) -> bool:

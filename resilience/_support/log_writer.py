@@ -22,13 +22,18 @@ class _Writing(threading.local):
 _WRITING = _Writing()
 
 
-def may_write(level: int) -> bool:
+def may_write(level: int, logger: logging.Logger = _LOGGER) -> bool:
     """Whether a line of this level would be written: not by a log handler of this thread, and not if it is hidden."""
-    return not _WRITING.is_under_way and _LOGGER.isEnabledFor(level)
+    return not _WRITING.is_under_way and logger.isEnabledFor(level)
 
 
 def write_line(
-    level: int, text: str, *, extra: Mapping[str, object] | None = None, error: BaseException | None = None
+    level: int,
+    text: str,
+    *,
+    extra: Mapping[str, object] | None = None,
+    error: BaseException | None = None,
+    logger: logging.Logger = _LOGGER,
 ) -> None:
     """Write one line.
 
@@ -40,12 +45,13 @@ def write_line(
         text: The line, complete.
         extra: Fields for the record.
         error: The error whose traceback follows the line. Default: none.
+        logger: The logger. Default: `resilience`.
     """
-    if not may_write(level):
+    if not may_write(level, logger):
         return
     _WRITING.is_under_way = True
     try:
-        _LOGGER.log(level, text, extra=extra, exc_info=error)
+        logger.log(level, text, extra=extra, exc_info=error)
     except Exception:  # noqa: BLE001 - a handler or filter of the service has failed, not the call
         return
     finally:

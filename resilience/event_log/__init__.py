@@ -1,7 +1,7 @@
 """The log of events: which events become a line, its text, and how many lines a policy may write."""
 
 from resilience.event_log._destination import Destination
-from resilience.event_log._lines import error_name, opening
+from resilience.event_log._lines import error_name, event_fields, opening
 from resilience.event_log._log import EVENT_LOG, EventLog
 from resilience.event_log._options import LogOptions
 from resilience.event_log._policy_log import NOT_QUIET, PolicyLog, Sample
@@ -15,5 +15,6 @@ __all__ = (
     "PolicyLog",
     "Sample",
     "error_name",
+    "event_fields",
     "opening",
 )

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from resilience._support.log_writer import may_write, write_line
-from resilience._support.printable import one_line
 from resilience.event_log._destination import current_destination
-from resilience.event_log._lines import ELSEWHERE, OF_ONE_CALL, Volume, line_of, named_with_key, plain_facts
+from resilience.event_log._lines import ELSEWHERE, OF_ONE_CALL, Volume, event_fields, line_of, named_with_key
 from resilience.event_log._log import EventLog
 from resilience.event_log._options import ALL, NONE
 
@@ -117,12 +116,5 @@ class PolicyLog:
         host = current_destination() if kind in OF_ONE_CALL and not self.key else ""
         text = line.text(named_with_key(policy, host) if host else self.quoted(policy), facts)
         more = f" ({left_out} more since the last such line)" if left_out else ""
-        # With a prefix: a formatter may have fields such as `event` of its own.
-        extra = {
-            "resilience_event": kind,
-            "resilience_policy": one_line(policy),
-            "resilience_key": one_line(self.key or host),
-            "resilience_facts": plain_facts(facts),
-            "resilience_left_out": left_out,
-        }
+        extra = event_fields(kind, policy, facts, key=self.key or host, left_out=left_out)
         write_line(line.level, f"{text}{more}", extra=extra)

@@ -6,12 +6,13 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from resilience._support.fork import renew_after_fork
 from resilience._support.measured import Measured, Measurement
 from resilience.clock import Clock
 from resilience.errors import described, one_line
+from resilience.event_log import event_fields
 from resilience.events import Emitter
 from resilience.health._machine import CheckMachine, CheckOutcome, CheckRun, VerdictChange
 from resilience.health._options import HealthOptions
@@ -171,7 +172,7 @@ class Check(Measured):
             now = self._clock()
             woken = self._give_up_dead_run(now)
             run = self._machine.begin(now) if self._machine.due_in(now) <= 0 else None
-        self._publish("", woken)
+        self._publish(None, woken)
         if run is not None:
             self._start(launch, run)
 
@@ -215,7 +216,7 @@ class Check(Measured):
         """Give up `run`, which will never answer."""
         with self._lock:
             woken = self._give_up(run)
-        self._publish("", woken)
+        self._publish(None, woken)
 
     def watch(self, run: CheckRun, wake: Callable[[], None]) -> bool:
         """Call `wake` once, when `run` is over. If it is over already, return False and do not call it."""
@@ -253,33 +254,50 @@ class Check(Measured):
                 "health.changed", self.name, at, severity, ok=ok, before=change.before, reason=reason, seconds=seconds
             )
 
-    def _publish(self, line: str, woken: set[Callable[[], None]]) -> None:
+    def _publish(self, line: CheckLine | None, woken: set[Callable[[], None]]) -> None:
         """Write the log, wake the waiters and call the listeners, in this order, after the lock is released.
 
         A report that says "reason withheld" comes after the reason is in the log. A slow listener delays no probe.
         """
         try:
-            if line:
-                _log.warning("health check %r %s", self.name, line)
+            if line is not None:
+                extra = event_fields("health.changed", self.name, line.facts)
+                _log.warning("health check %r %s", self.name, line.text, extra=extra)
         finally:
             for wake in woken:
                 wake()
         self._events.deliver()
 
 
-def _log_line(change: VerdictChange | None, outcome: CheckOutcome | None = None) -> str:
-    """Return the line for the log, or an empty text.
+class CheckLine(NamedTuple):
+    """One line of the log about a check."""
+
+    text: str
+    facts: dict[str, object]
+
+
+def _log_line(change: VerdictChange | None, outcome: CheckOutcome | None = None) -> CheckLine | None:
+    """Return the line for the log, or None.
 
     There is a line for each run that fails, for the first timeout of a run that hangs, and for the first pass after a
     failure.
     """
+    outcome = outcome if change is None else change.outcome
+    text = "" if outcome is None else _text(change, outcome)
+    if outcome is None or not text:
+        return None
+    before = None if change is None else change.before
+    return CheckLine(text, {"ok": outcome.ok, "before": before, "reason": outcome.reason, "seconds": outcome.seconds})
+
+
+def _text(change: VerdictChange | None, outcome: CheckOutcome) -> str:
     if change is None:
-        if outcome is None or not outcome.reason:
+        if not outcome.reason:
             return ""
         again = "failed" if outcome.ok else "not yet" if outcome.note else "failed again"
         return f"{again}{', ' + outcome.note if outcome.note else ''}: {outcome.reason}"
-    if not change.outcome.ok:
-        return f"failed: {change.outcome.reason}"
+    if not outcome.ok:
+        return f"failed: {outcome.reason}"
     return "passes again" if change.before is False else ""
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from resilience._support.awaiting import resolve
 from resilience.clock import monotonic
 from resilience.errors import ConfigurationError, Problem, StartupError, described
+from resilience.event_log import event_fields
 from resilience.events import Emitter
 from resilience.lifecycle._options import LifecycleOptions, Period
 from resilience.options import Opaque, Text, checked, seconds
@@ -148,7 +149,9 @@ def report_failure(events: Emitter, stage: HookStage, hook: Hook, outcome: HookO
     failure = outcome.failure
     if not failure:
         return
-    _log.error("%s hook %r failed: %s", stage, hook.name, failure, exc_info=outcome.error)
+    facts = {"stage": stage.value, "hook": hook.name, "reason": failure}
+    extra = event_fields("lifecycle.hook_failed", "lifecycle", facts)
+    _log.error("%s hook %r failed: %s", stage, hook.name, failure, exc_info=outcome.error, extra=extra)
     events.emit(
         "lifecycle.hook_failed", "lifecycle", monotonic(), "error", stage=stage.value, hook=hook.name, reason=failure
     )
@@ -194,7 +197,9 @@ class DependencyWait:
             late = f"{name!r} is not there after {self._elapsed():.3g} s ({reason})"
             raise StartupError(late, step=name) from outcome.error
         if self._attempts & (self._attempts - 1) == 0:  # only the 1st, 2nd, 4th, 8th ... attempt: keeps the log short
-            _log.warning("waiting for %r: %s", name, reason)
+            facts = {"dependency": name, "reason": reason, "elapsed": self._elapsed(), "attempts": self._attempts}
+            extra = event_fields("lifecycle.waiting", "lifecycle", facts)
+            _log.warning("waiting for %r: %s", name, reason, extra=extra)
         self._events.emit(
             "lifecycle.waiting", "lifecycle", monotonic(), "warning",
             dependency=name, reason=reason, elapsed=self._elapsed(), attempts=self._attempts,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from resilience._support.fork import renew_after_fork
 from resilience._support.measured import Measured, Measurement
 from resilience.clock import Clock
+from resilience.event_log import event_fields
 from resilience.events import Emitter
 from resilience.lifecycle._hooks import (
     Dependency,
@@ -130,8 +131,9 @@ class Life(Measured):
 
     def on_signal(self, name: str) -> None:
         """Begin the drain because of a signal. The thread that watches for signals calls this, not the handler."""
-        _log.info("%s: draining with %d requests in flight", name, self.in_flight.count)
         in_flight = self.in_flight.count
+        extra = event_fields("lifecycle.signalled", "lifecycle", {"signal": name, "in_flight": in_flight})
+        _log.info("%s: draining with %d requests in flight", name, in_flight, extra=extra)
         self.events.emit("lifecycle.signalled", "lifecycle", self._clock(), signal=name, in_flight=in_flight)
         self.drain()
 

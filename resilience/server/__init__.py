@@ -9,6 +9,7 @@ from resilience.server._options import ServerOptions
 from resilience.server._probe_paths import PROBE_METHODS, ProbePaths, health_of, is_probe, mark_probe
 from resilience.server._quota import ServerQuota
 from resilience.server._rate_key import KeyRule, checked_key
+from resilience.server._request_log import RequestRecord
 from resilience.server._route_limit import RouteLimit
 
 __all__ = (
@@ -17,6 +18,7 @@ __all__ = (
     "KeyRule",
     "ProbePaths",
     "RequestContext",
+    "RequestRecord",
     "RouteLimit",
     "ServerGate",
     "ServerOptions",

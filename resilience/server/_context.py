@@ -14,6 +14,7 @@ from resilience.server._trace import BAGGAGE, TRACEPARENT, TRACESTATE, baggage_o
 if TYPE_CHECKING:
     from resilience.server._gate import ServerGate  # a type only: a request knows the gate that has made it
     from resilience.server._quota import Charge
+    from resilience.server._request_log import RequestRecord
     from resilience.timeout import Deadline
 
 __all__ = ("RequestContext", "current_request")
@@ -68,6 +69,7 @@ class RequestContext:
         "is_preflight",
         "is_unrouted",
         "permit",
+        "record",
         "request_id",
         "source",
         "trace_id",
@@ -109,6 +111,8 @@ class RequestContext:
         """The authenticated caller, as any object of the service; this library does not look into it."""
         self.source: Any = None
         """The request as the framework has it (an ASGI scope, a WSGI environ), for functions of the user."""
+        self.record: RequestRecord | None = None
+        """What the log will say of the request, if the log has a line for each request."""
         self.charges: tuple[Charge, ...] = ()
         self._entered: _Entered | None = None
 

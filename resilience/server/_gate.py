@@ -11,7 +11,7 @@ from resilience.bulkhead import Bulkhead
 from resilience.clock import monotonic
 from resilience.errors import ConfigurationError, DeadlineExceededError, Problem, RateLimitedError
 from resilience.server._client_address import FORWARDED_FOR, TrustedProxies
-from resilience.server._context import RequestContext
+from resilience.server._context import RequestContext, current_request
 from resilience.server._headers import (
     REQUEST_ID,
     REQUEST_TIMEOUT,
@@ -24,6 +24,7 @@ from resilience.server._headers import (
 from resilience.server._options import ServerOptions
 from resilience.server._quota import Charge, ServerQuota, quota_headers
 from resilience.server._rate_key import KeyRule, bounded, key_text
+from resilience.server._request_log import RequestRecord
 from resilience.server._trace import BAGGAGE, TRACEPARENT, TRACESTATE, trace_id_of
 from resilience.timeout import Deadline
 
@@ -102,6 +103,7 @@ class ServerGate:
         self.lifecycle = lifecycle
         self.catalog: ErrorCatalog | None = None
         """The messages of errors, and their translations."""
+        self._logs_requests = False
         self._limiter, self._limiter_waits = limiter, limiter_waits
         self._allowed = options.deadline
         self._proxies = TrustedProxies(options.trusted_proxies)
@@ -129,6 +131,7 @@ class ServerGate:
         in_memory = config.redis.url is None
         gate = cls(config.server, limiter=limiter, limiter_waits=not in_memory, lifecycle=toolkit.lifecycle, key=key)
         gate.catalog = toolkit.catalog
+        gate._logs_requests = config.log.requests
         if gate.bulkhead is not None:
             gate.bulkhead.events.log_to(toolkit.event_log)
         return gate
@@ -162,6 +165,8 @@ class ServerGate:
         if path in excluded.paths or (path.startswith(excluded.below) and path in excluded):
             context.is_excluded = True
             return context
+        if self._logs_requests:
+            context.record = RequestRecord()
         own = allowed = self._allowed
         asked, also = find(self._deadline_header), find(REQUEST_TIMEOUT)
         if asked is not None or also is not None or timeout is not None:
@@ -232,6 +237,23 @@ class ServerGate:
         """End the deadline: the last byte is out, and no client waits for work that follows (background tasks)."""
         if context.deadline is not None:
             context.deadline.at = math.inf
+
+    def log_request(self, context: RequestContext, method: str = "") -> None:
+        """Write the line of a request whose answer has ended, if the log has a line for each request.
+
+        Probes and other excluded paths have none. A second call does nothing.
+
+        Args:
+            context: The request.
+            method: The HTTP method; "" for gRPC.
+        """
+        record, context.record = context.record, None
+        if record is None or context.is_excluded:
+            return
+        ids: dict[str, str] = {}
+        if context is not current_request():
+            ids = {"request_id": context.request_id} | ({"trace_id": context.trace_id} if context.trace_id else {})
+        record.write(method, context.client, ids)
 
     def log_broken_off(self, context: RequestContext) -> None:
         """Log, in one line, that the deadline ended an answer whose status was sent already."""

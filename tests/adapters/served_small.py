@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -12,12 +13,16 @@ from fastapi.responses import StreamingResponse
 from flask import Flask, Response
 
 from resilience import Deadline, DeadlineExceededError
+from resilience.logs import configure_logging
 from resilience.server import current_request
 from resilience_fastapi import install, rate_limit
 from resilience_flask import FlaskResilience
 from resilience_flask import rate_limit as flask_rate_limit
 
 __all__ = ("asgi", "wsgi")
+
+if os.environ.get("CONFIGURES_LOGGING"):
+    configure_logging()
 
 asgi = FastAPI()
 install(asgi)

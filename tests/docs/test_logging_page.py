@@ -1,14 +1,20 @@
 """docs/howto/logging.md lists the lines that the code writes."""
 
+import json
 import logging
 import re
 from pathlib import Path
 
+from resilience.config._render import written
 from resilience.config._schema import section
 from resilience.event_log import _lines
 from resilience.event_log._lines import Volume
+from resilience.logs import JsonFormatter
+from resilience.options import rule_of
+from resilience.server import RequestContext
 
 PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "logging.md").read_text()
+TRACE = "0af7651916cd43dd8448eb211c80319c"
 LOGGED = {Volume.TRANSITION: "each", Volume.SAMPLE: "sample"}
 
 
@@ -19,9 +25,21 @@ def test_the_table_and_the_code_name_the_same_lines() -> None:
     assert rows == [(kind, logging.getLevelName(line.level), LOGGED[line.volume]) for kind, line in lines.items()]
 
 
-def test_the_defaults_are_those_of_the_code() -> None:
-    """The page states the default of each variable."""
-    for name, default in (("events", "transitions"), ("interval", "60s")):
-        row = next(line for line in PAGE.splitlines() if line.startswith(f"| `RESILIENCE_LOG__{name.upper()}`"))
-        assert f"| `{default}` |" in row
-        assert section("log").fields[name].default == (60.0 if name == "interval" else default)
+def test_the_settings_are_those_of_the_code() -> None:
+    """The page has a row for each variable of the log, with its default."""
+    rows = dict(re.findall(r"^\| `RESILIENCE_LOG__(\w+)` \| [^|]+ \| ([^|]+) \|", PAGE, re.MULTILINE))
+    fields = section("log").fields
+    assert list(rows) == [name.upper() for name in fields]
+    for name, field in fields.items():
+        assert rows[name.upper()].strip("` ") == (written(field.default, rule_of(field)) or "empty")
+
+
+def test_the_fields_are_those_of_a_line() -> None:
+    """The table of fields has the fields of a line, in their order, and the example has those of its table."""
+    with RequestContext("5f0c", TRACE, headers={"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}):
+        line = json.loads(JsonFormatter().format(logging.makeLogRecord({"msg": "x"})))
+    table = PAGE.partition("| field | value |")[2].partition("all others")[0]
+    fields = re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)))
+    assert set(fields) == {*line, "exception", "exception_type", "stack"}
+    (example,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+    assert list(json.loads(example))[: len(line)] == list(line)

@@ -262,6 +262,8 @@ class _LoopMethod:
         """End the RPC with the abort of the handler if there was one, else with the envelope of `error`."""
         task = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
+            if request.record is not None:
+                request.record.status = "CANCELLED"  # the context does not know yet
             raise error  # the client has gone, or the server stops; any other cancellation has to be answered
         abort = abort_behind(error, context)
         if abort is not None:

@@ -29,7 +29,7 @@ from resilience.envelope import (
 )
 from resilience.errors import AppError, DeadlineExceededError, ResilienceError, leaves, one_line, said_by
 from resilience.server import RequestContext, ServerGate
-from resilience_grpc._grpcio_internals import is_bare
+from resilience_grpc._grpcio_internals import is_bare, status_sent
 from resilience_grpc._status import DETAILS, status_of
 from resilience_grpc._types import Metadata, Metadatum, Trailers
 
@@ -98,6 +98,8 @@ class RpcGuard:
         timeout = _finite(context.time_remaining())
         request = self.gate.receive(picked, _address(context.peer()), path=method, timeout=timeout)
         request.source = context
+        if request.record is not None:
+            request.record.route = method
         context.set_trailing_metadata(((_REQUEST_ID, request.request_id),))
         return request
 
@@ -221,6 +223,10 @@ class RpcGuard:
         if request.deadline is not None and not request.deadline.expired:
             self.gate.response_sent(request)
         self.gate.leave(request)
+        if request.record is not None:
+            if request.record.status is None:
+                request.record.status = status_sent(request.source)
+            self.gate.log_request(request)
         request.source = None  # the context may refer to us; without this, only the garbage collector could free both
 
 
