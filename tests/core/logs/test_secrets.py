@@ -64,13 +64,18 @@ def test_other_fields_stay(name: str) -> None:
 @pytest.mark.parametrize("form", [JsonFormatter, TextFormatter])
 def test_a_secret_within_a_text_is_hidden(text: str, form: type[logging.Formatter]) -> None:
     """Credentials in URLs, parameters, headers and representations are hidden in messages, fields and tracebacks."""
-    try:
+    with pytest.raises(ConnectionError) as raised:
         fail(ConnectionError(text))
-    except ConnectionError as error:
-        record = logging.makeLogRecord(
-            {"msg": "failed: %s", "args": (text,), "levelname": "ERROR", "reason": text, "cause": error,
-             "exc_info": (type(error), error, error.__traceback__)}
-        )  # fmt: skip
+    record = logging.makeLogRecord(
+        {
+            "msg": "failed: %s",
+            "args": (text,),
+            "levelname": "ERROR",
+            "reason": text,
+            "cause": raised.value,
+            "exc_info": (raised.type, raised.value, raised.tb),
+        }
+    )
     # The source line of a traceback holds names alone; the parameter of this test is not in it.
     assert SECRET not in form().format(record)
 
