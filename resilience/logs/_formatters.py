@@ -93,13 +93,13 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, and the lines of the traceback."""
         line = self._form.of_record(record)
-        words = [line["timestamp"], *(_printable(line[name]) for name in ("level", "logger", "event"))]
+        words = [_printable(line[name]) for name in ("timestamp", "level", "logger", "event")]
         words[1] = words[1].upper()
         for name, value in line.items():
             if name not in _IN_FRONT and value is not None and not name.startswith("resilience_"):
                 shown = value if name in IDS else _TEXT_OF(value)
                 words.append(f"{_printable(name)}={_printable(shown)}")
-        below = [text for name in ("exception", "stack") if (text := line.get(name))]
+        below = [str(line[name]) for name in ("exception", "stack") if name in line]
         return "\n    ".join([" ".join(words), *(_printable(each) for text in below for each in text.splitlines())])
 
 

@@ -8,7 +8,6 @@ import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from resilience.logs._ids import current_ids
 from resilience.logs._plain import PlainForm
@@ -62,7 +61,7 @@ class LineForm:
         self._max_text = max_text
         self._secrets = SecretRule(redact)
 
-    def of_record(self, record: logging.LogRecord) -> dict[str, Any]:
+    def of_record(self, record: logging.LogRecord) -> dict[str, object]:
         """Return the fields of a log record. Nothing in it can make this fail."""
         given = record.__dict__
         plain = PlainForm(self._secrets, self._max_text)
@@ -85,7 +84,7 @@ class LineForm:
         self._add_exception(line, record)
         return line
 
-    def of_event(self, given: Mapping[str, Any], level: str, logger: str | None) -> dict[str, Any]:
+    def of_event(self, given: Mapping[str, object], level: str, logger: str | None) -> dict[str, object]:
         """Return the fields of an event of structlog."""
         plain = PlainForm(self._secrets, self._max_text)
         line = {
@@ -104,7 +103,7 @@ class LineForm:
                 line[field] = plain.field(field, value)
         return line
 
-    def exception_fields(self, error: object) -> dict[str, Any]:
+    def exception_fields(self, error: object) -> dict[str, object]:
         """Return the type and the traceback of `exc_info` in any of its forms; empty if it names no error."""
         if isinstance(error, tuple) and len(error) > 1:
             error = error[1]
@@ -117,7 +116,7 @@ class LineForm:
         """Return the text of a stack, without secrets and bounded."""
         return self._ends_of(stack)
 
-    def _ids(self, given: Mapping[str, Any], plain: PlainForm) -> dict[str, Any]:
+    def _ids(self, given: Mapping[str, object], plain: PlainForm) -> dict[str, object]:
         """Return the ids that a filter or the caller has put into a record; those of the present context if none has.
 
         A handler behind a queue formats in another thread: there, the context is another one.
@@ -131,7 +130,7 @@ class LineForm:
             is_sampled = found.is_sampled
         return ids if is_sampled is None else {**ids, "trace_sampled": plain.of(is_sampled)}
 
-    def _add_exception(self, line: dict[str, Any], record: logging.LogRecord) -> None:
+    def _add_exception(self, line: dict[str, object], record: logging.LogRecord) -> None:
         if record.exc_info:
             line.update(self.exception_fields(record.exc_info))
         elif record.exc_text:  # of a record that has come from another process, or over a queue
@@ -167,7 +166,7 @@ def _lower(level: object) -> object:
     return level.lower() if isinstance(level, str) else level
 
 
-def _duration(given: Mapping[str, Any], plain: PlainForm) -> object:
+def _duration(given: Mapping[str, object], plain: PlainForm) -> object:
     """Return the milliseconds that a record states, or that are a fact of its event."""
     if "duration_ms" in given:
         return plain.of(given["duration_ms"])

@@ -16,7 +16,7 @@ __all__ = ("StructlogProcessor",)
 class StructlogProcessor:
     """Gives the events of structlog the fields of `JsonFormatter`, in the same order and with the same bounds.
 
-    Put it directly before the renderer. It adds what the event does not have: `timestamp`, `level`, `logger`,
+    Put it directly before the renderer. If the event does not have them, it adds `timestamp`, `level`, `logger`,
     `service_name`, the ids, `duration_ms`. It renders `exc_info` and `stack_info`, hides secrets, cuts long texts, and
     turns values that JSON cannot hold into texts.
 
@@ -44,7 +44,7 @@ class StructlogProcessor:
         options = LogOptions(max_text=max_text, redact=tuple(redact))
         self._form = LineForm(service_name, options.max_text, options.redact)
 
-    def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any], /) -> dict[str, Any]:
+    def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any], /) -> dict[str, object]:
         """Return the fields of the line."""
         name = getattr(logger, "name", None)
         level = "error" if method == "exception" else "warning" if method == "warn" else method

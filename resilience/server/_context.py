@@ -112,7 +112,7 @@ class RequestContext:
         self.source: Any = None
         """The request as the framework has it (an ASGI scope, a WSGI environ), for functions of the user."""
         self.record: RequestRecord | None = None
-        """What the log will say of the request, if the log has a line for each request."""
+        """The facts for the line of the request, if the log has a line for each request."""
         self.charges: tuple[Charge, ...] = ()
         self._entered: _Entered | None = None
 

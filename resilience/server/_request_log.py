@@ -16,7 +16,7 @@ _LONGEST_METHOD, _LONGEST_ROUTE = 20, 300
 
 
 class RequestRecord:
-    """What the line of one request says. It is made when the request begins, and written when its answer has ended.
+    """The facts of the line of one request. It is made when the request begins, and written when its answer has ended.
 
     The line has the template of the route and never the path, which may hold secrets and names of customers. Nor does
     it have the query.
