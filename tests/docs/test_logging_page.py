@@ -31,7 +31,7 @@ def test_the_settings_are_those_of_the_code() -> None:
     fields = section("log").fields
     assert list(rows) == [name.upper() for name in fields]
     for name, field in fields.items():
-        assert rows[name.upper()].strip("` ") == (written(field.default, rule_of(field)) or "empty")
+        assert rows[name.upper()].strip("` ") == written(field.default, rule_of(field))
 
 
 def test_the_fields_are_those_of_a_line() -> None:
