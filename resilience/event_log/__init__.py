@@ -1,10 +1,10 @@
 """The log of events: which events become a line, its text, and how many lines a policy may write."""
 
 from resilience.event_log._destination import Destination
-from resilience.event_log._lines import error_name, opening
+from resilience.event_log._lines import error_name, event_fields, opening
 from resilience.event_log._log import EVENT_LOG, EventLog
 from resilience.event_log._options import LogOptions
-from resilience.event_log._policy_log import NOT_QUIET, PolicyLog, Sample, event_fields
+from resilience.event_log._policy_log import NOT_QUIET, PolicyLog, Sample
 
 __all__ = (
     "EVENT_LOG",

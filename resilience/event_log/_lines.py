@@ -21,6 +21,7 @@ __all__ = (
     "Volume",
     "error_name",
     "error_type",
+    "event_fields",
     "line_of",
     "named_with_key",
     "opening",
@@ -77,6 +78,28 @@ def named_with_key(name: str, key: str) -> str:
 def plain_facts(facts: Facts) -> dict[str, object]:
     """Return the facts as numbers and short texts, for a log in JSON. Of an error only the type is kept."""
     return {name: _plain(value) for name, value in facts.items()}
+
+
+def event_fields(kind: str, policy: str, facts: Facts, *, key: str = "", left_out: int = 0) -> dict[str, object]:
+    """Return the fields of the log record of an event.
+
+    They have a prefix: a formatter may have fields such as `event` of its own.
+
+    Args:
+        kind: The name of the event.
+        policy: The name of the policy, check or part.
+        facts: The fields of the event.
+        key: The key of a keyed policy, or the host of a client.
+        left_out: The number of events of this kind that were not logged since the last line.
+    """
+    shown = plain_facts(facts)
+    return {
+        "resilience_event": kind,
+        "resilience_policy": one_line(policy),
+        "resilience_key": one_line(key),
+        "resilience_facts": shown,
+        "resilience_left_out": left_out,
+    }
 
 
 def _plain(value: object) -> object:

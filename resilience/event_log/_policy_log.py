@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from resilience._support.log_writer import may_write, write_line
-from resilience._support.printable import one_line
 from resilience.event_log._destination import current_destination
-from resilience.event_log._lines import ELSEWHERE, OF_ONE_CALL, Volume, line_of, named_with_key, plain_facts
+from resilience.event_log._lines import ELSEWHERE, OF_ONE_CALL, Volume, event_fields, line_of, named_with_key
 from resilience.event_log._log import EventLog
 from resilience.event_log._options import ALL, NONE
 
-__all__ = ("NOT_QUIET", "PolicyLog", "Sample", "event_fields")
+__all__ = ("NOT_QUIET", "PolicyLog", "Sample")
 
 _MOST = {Volume.TRANSITION: 20, Volume.SAMPLE: 1, Volume.DETAIL: 0}
 """The most lines of one kind that a policy writes in an interval. Thousands of keys can open their circuits at once."""
@@ -52,29 +51,6 @@ class Sample:
 
 NOT_QUIET = Sample()
 """Never used up: says that the next line may be written."""
-
-
-def event_fields(
-    kind: str, policy: str, facts: Mapping[str, Any], *, key: str = "", left_out: int = 0
-) -> dict[str, object]:
-    """Return the fields of the log record of an event.
-
-    They have a prefix: a formatter may have fields such as `event` of its own.
-
-    Args:
-        kind: The name of the event.
-        policy: The name of the policy, check or part.
-        facts: The fields of the event.
-        key: The key of a keyed policy, or the host of a client.
-        left_out: The number of events of this kind that were not logged since the last line.
-    """
-    return {
-        "resilience_event": kind,
-        "resilience_policy": one_line(policy),
-        "resilience_key": one_line(key),
-        "resilience_facts": plain_facts(facts),
-        "resilience_left_out": left_out,
-    }
 
 
 class PolicyLog:

@@ -271,6 +271,7 @@ OUTPUTS = {
     "ConnectionError: no route": "tests/docs/test_code_blocks.py",
     "[+]ping ok": "tests/docs/test_code_blocks.py",
     "circuit 'payments.breaker'": "tests/core/base/test_event_log.py",
+    "GET /orders/{order_id} 200": "tests/docs/test_logging_page.py",
     "seconds     ": "tests/adapters/demo/test_demo.py",
     "preStop sleep": "tests/examples/test_kubernetes.py",
 }

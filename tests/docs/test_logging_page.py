@@ -5,13 +5,15 @@ import logging
 import re
 from pathlib import Path
 
+import pytest
+
 from resilience.config._render import written
 from resilience.config._schema import section
 from resilience.event_log import _lines
 from resilience.event_log._lines import Volume
 from resilience.logs import JsonFormatter
 from resilience.options import rule_of
-from resilience.server import RequestContext
+from resilience.server import RequestContext, RequestRecord
 
 PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "logging.md").read_text()
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -43,3 +45,23 @@ def test_the_fields_are_those_of_a_line() -> None:
     assert set(fields) == {*line, "exception", "exception_type", "stack"}
     (example,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
     assert list(json.loads(example))[: len(line)] == list(line)
+
+
+def test_the_lines_of_requests_are_those_of_the_code(caplog: pytest.LogCaptureFixture) -> None:
+    """The page shows the line of a request of each kind as it is written, up to the time."""
+    found = []
+    with caplog.at_level(logging.INFO, "resilience.requests"):
+        for method, route, status in (
+            ("GET", "/orders/{order_id}", 200),
+            ("", "/shop.Orders/Place", "RESOURCE_EXHAUSTED"),
+        ):
+            record = RequestRecord()
+            record.route, record.status = route, status
+            record.write(method, "192.0.2.1", {})
+            found.append(caplog.records[-1].getMessage())
+    for line in found:
+        assert re.search(f"^{re.escape(line.partition(' in ')[0])} in [0-9.]+ ms$", PAGE, re.MULTILINE)
+    fields = {
+        name for record in caplog.records for name in vars(record) if name.startswith(("http_", "grpc_", "client_"))
+    }
+    assert all(f"`{name}`" in PAGE for name in fields)
