@@ -21,9 +21,9 @@ from resilience.pool._async_lease import AsyncLoan
 from resilience.pool._callbacks_aio import AwaitingCallbacks
 from resilience.pool._connecting import Attempt
 from resilience.pool._core import PoolCore, stack_of_borrower
-from resilience.pool._entry import Borrower, PoolEntry
+from resilience.pool._entry import Borrower, BorrowOutcome, PoolEntry, PoolState
 from resilience.pool._lease import not_held
-from resilience.pool._machine import BorrowOutcome, PoolMachine, PoolState
+from resilience.pool._machine import PoolMachine
 from resilience.running import running_loop
 from resilience.timeout import Deadline
 
@@ -103,27 +103,28 @@ class TaskLending(Generic[C]):
         if deadline is not None and deadline.remaining() < timeout:
             timeout, loan.by_deadline = max(0.0, deadline.remaining()), True
         try:
-            while not await self._lend_once(loan, since, since + timeout):
-                continue  # the connection was dead: another one may do
+            while not await self._is_fit(loan, since + timeout):
+                if not self._machine.take(loan, self._clock()) and loan.entry is None:
+                    await self._queue(loan, since, since + timeout)
         except BaseException:
             self._abandon(loan)
             raise
         if self._records_stacks:
             loan.entry.stack = stack_of_borrower()  # type: ignore[union-attr]  # it has one
 
-    async def _lend_once(self, loan: AsyncLoan[C], since: float, until: float) -> bool:
+    async def _queue(self, loan: AsyncLoan[C], since: float, until: float) -> None:
+        """Wait in the queue for an entry."""
         loan.prepare(cast("asyncio.AbstractEventLoop", self._loop))
-        arrival = self._machine.arrive(loan, self._clock())
+        outcome = self._machine.arrive(loan, self._clock())
         self.settle()
-        if arrival is BorrowOutcome.QUEUED:
+        if outcome is BorrowOutcome.QUEUED:
             await self._wait(loan, since, until)
-        elif arrival is BorrowOutcome.SATURATED:
+        elif outcome is BorrowOutcome.SATURATED:
             raise self._core.saturated()
-        elif arrival is BorrowOutcome.REFUSED:
+        elif outcome is BorrowOutcome.REFUSED:
             raise copy.copy(self._machine.connecting.refusal)
-        elif arrival is BorrowOutcome.CLOSED:
+        elif outcome is BorrowOutcome.CLOSED:
             raise self._core.closed()
-        return await self._is_fit(loan, until)
 
     async def _wait(self, loan: AsyncLoan[C], since: float, until: float) -> None:
         loop = cast("asyncio.AbstractEventLoop", self._loop)
@@ -141,10 +142,13 @@ class TaskLending(Generic[C]):
             loan.wake()
 
     async def _is_fit(self, loan: AsyncLoan[C], until: float) -> bool:
-        entry = cast("PoolEntry[C]", loan.entry)
-        now = self._clock()
-        if now < entry.fresh_until:
-            return True
+        """Return whether the loan has an entry that works. One that is too old, or does not work, is closed."""
+        entry, now = loan.entry, self._clock()
+        if entry is None or now < entry.fresh_until:
+            return entry is not None
+        if now >= entry.expires_at:
+            self._return(loan, entry.reason)
+            return False
         is_alive = False
         try:
             is_alive = await self._callbacks.is_alive(entry.connection, max(0.0, until - now))
@@ -160,6 +164,10 @@ class TaskLending(Generic[C]):
             self._return(loan, "")
 
     # Giving back
+
+    def put_back(self, loan: AsyncLoan[C]) -> bool:
+        """Take the entry of a loan back at once, if that is simple. This is the way of nearly all calls."""
+        return not self._callbacks.has_reset and self._machine.put_back(loan, self._clock())
 
     async def take_back(self, loan: AsyncLoan[C], error: BaseException | None = None) -> None:
         """Take the entry of a loan back, whose block has ended with `error`."""
@@ -197,10 +205,12 @@ class TaskLending(Generic[C]):
         self._return(loan, reason)
 
     def _return(self, loan: Any, reason: str) -> None:
+        now = self._clock()
         if reason:
-            self._machine.discard(loan, self._clock(), reason)
+            self._machine.discard(loan, now, reason)
             self.settle()
-        elif self._machine.give_back(loan, self._clock()):
+        elif not self._machine.put_back(loan, now):
+            self._machine.give_back(loan, now)
             self.settle()
 
     def lose(self, entry: PoolEntry[C]) -> None:

@@ -29,6 +29,9 @@ class _AsyncLender(Protocol[C]):
     async def lend(self, loan: AsyncLoan[C], /) -> None:
         """Give the loan an entry, or raise."""
 
+    def put_back(self, loan: AsyncLoan[C], /) -> bool:
+        """Take the entry of a loan back at once; return whether that was simple."""
+
     async def take_back(self, loan: AsyncLoan[C], error: BaseException | None = None, /) -> None:
         """Take the entry of a loan back."""
 
@@ -70,7 +73,8 @@ class AsyncLoan(Borrower, Generic[C]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._pool.take_back(self, error)
+        if error is not None or not self._pool.put_back(self):
+            await self._pool.take_back(self, error)
 
     def __del__(self) -> None:
         if self.entry is not None:

@@ -22,8 +22,8 @@ from resilience.errors import (
 from resilience.events import Emitter
 from resilience.options import CLOCK, Text, checked
 from resilience.pool._connector import Connector
-from resilience.pool._entry import Borrower, PoolEntry
-from resilience.pool._machine import PoolMachine, PoolState
+from resilience.pool._entry import Borrower, PoolEntry, PoolState
+from resilience.pool._machine import PoolMachine
 from resilience.pool._options import PoolOptions
 
 __all__ = ("Length", "PoolArguments", "PoolCore", "PoolFigures", "options_of", "stack_of_borrower")

@@ -1,10 +1,13 @@
-"""One connection of a pool with its times, and a borrower."""
+"""The words of the pool machine: an entry, a borrower, and their possible states."""
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from enum import Enum
+from typing import Any, Generic, NamedTuple, TypeVar
 
-__all__ = ("Borrower", "PoolEntry")
+from resilience.pool._connecting import Attempt
+
+__all__ = ("BorrowOutcome", "Borrower", "PoolEntry", "PoolState", "Round")
 
 C = TypeVar("C")
 
@@ -49,3 +52,36 @@ class Borrower:
     error: BaseException | None
     since: float
     """When it joined the queue."""
+
+
+class PoolState(Enum):
+    """Whether a pool lends."""
+
+    OPEN = "open"
+    SUSPENDED = "suspended"
+    CLOSED = "closed"
+
+
+class BorrowOutcome(Enum):
+    """The outcome of `PoolMachine.arrive` for a borrower."""
+
+    LENT = "lent"
+    QUEUED = "queued"
+    SATURATED = "saturated"
+    REFUSED = "refused"
+    """The circuit breaker refuses to connect, and the pool is empty: see `connecting.last_error`."""
+    CLOSED = "closed"
+
+
+class Round(NamedTuple, Generic[C]):
+    """The findings of a round of maintenance.
+
+    Attributes:
+        due: Entries set aside, to be checked and given to `restore`.
+        suspects: Entries that look lost, each with its time in use.
+        late: Attempts to connect that take too long, to be given to `failed`.
+    """
+
+    due: list[PoolEntry[C]]
+    suspects: list[tuple[PoolEntry[C], float]]
+    late: list[Attempt]

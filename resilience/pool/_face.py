@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from resilience.pool._core import PoolCore
-from resilience.pool._machine import PoolMachine, PoolState
+from resilience.pool._entry import PoolState
+from resilience.pool._machine import PoolMachine
 
 if TYPE_CHECKING:
     from resilience.events import Emitter

@@ -22,9 +22,9 @@ from resilience._support.fork import renew_after_fork
 from resilience.pool._callbacks import BlockingBreaker, BlockingCallbacks
 from resilience.pool._connecting import Attempt
 from resilience.pool._core import PoolCore, stack_of_borrower
-from resilience.pool._entry import Borrower, PoolEntry
+from resilience.pool._entry import Borrower, BorrowOutcome, PoolEntry, PoolState
 from resilience.pool._lease import Loan, not_held
-from resilience.pool._machine import BorrowOutcome, PoolMachine, PoolState
+from resilience.pool._machine import PoolMachine
 from resilience.pool._timer import TIMER
 from resilience.timeout import Deadline
 
@@ -78,15 +78,7 @@ class ThreadLending(Generic[C]):
     def lend(self, loan: Loan[C]) -> None:
         """Give a loan an entry."""
         now = self._clock()
-        with self._lock:
-            if self._is_changing:
-                raise self._core.nested()
-            self._is_changing = True
-            try:
-                is_lent = self._machine.take(loan, now)
-            finally:
-                self._is_changing = False
-        if not is_lent:
+        if not self._machine.take(loan, now):
             self._lend_slowly(loan, now)
         elif self._returned:
             self.settle()
@@ -95,32 +87,33 @@ class ThreadLending(Generic[C]):
 
     def _lend_slowly(self, loan: Loan[C], since: float) -> None:
         timeout = self._core.options.connection_timeout if loan.timeout is None else loan.timeout
+        loan.by_deadline = False
         deadline = Deadline.current()
         if deadline is not None and deadline.remaining() < timeout:
             timeout, loan.by_deadline = max(0.0, deadline.remaining()), True
         self._begin()
         try:
-            while not self._lend_once(loan, since, since + timeout):
-                loan.error = None  # the connection was dead: another one may do
+            while not self._is_fit(loan, since + timeout):
+                if not self._machine.take(loan, self._clock()) and loan.entry is None:
+                    self._queue(loan, since, since + timeout)
         except BaseException:
             self._abandon(loan)
             raise
 
-    def _lend_once(self, loan: Loan[C], since: float, until: float) -> bool:
-        """Wait for an entry, and return whether it works."""
+    def _queue(self, loan: Loan[C], since: float, until: float) -> None:
+        """Wait in the queue for an entry."""
         loan.prepare()
         with self.changing() as machine:
-            arrival = machine.arrive(loan, self._clock())
+            outcome = machine.arrive(loan, self._clock())
         self.settle()
-        if arrival is BorrowOutcome.QUEUED:
+        if outcome is BorrowOutcome.QUEUED:
             self._wait(loan, since, until)
-        elif arrival is BorrowOutcome.SATURATED:
+        elif outcome is BorrowOutcome.SATURATED:
             raise self._core.saturated()
-        elif arrival is BorrowOutcome.REFUSED:
+        elif outcome is BorrowOutcome.REFUSED:
             raise copy.copy(self._machine.connecting.refusal)
-        elif arrival is BorrowOutcome.CLOSED:
+        elif outcome is BorrowOutcome.CLOSED:
             raise self._core.closed()
-        return self._is_fit(loan, until)
 
     def _wait(self, loan: Loan[C], since: float, until: float) -> None:
         loan.wait(max(0.0, until - self._clock()))
@@ -133,18 +126,20 @@ class ThreadLending(Generic[C]):
             raise copy.copy(loan.error)
 
     def _is_fit(self, loan: Loan[C], until: float) -> bool:
-        """Check an entry that was not used of late. One that does not work is closed."""
-        entry: PoolEntry[C] = loan.entry  # type: ignore[assignment]  # it was lent
-        now = self._clock()
-        if now < entry.fresh_until:
-            return True
+        """Return whether the loan has an entry that works. One that is too old, or does not work, is closed."""
+        entry, now = loan.entry, self._clock()
+        if entry is None or now < entry.fresh_until:
+            return entry is not None
+        if now >= entry.expires_at:
+            self._return(loan, entry.reason)
+            return False
         is_alive = False
         try:
             longest = min(self._core.options.longest_validation, max(0.0, until - now))
             is_alive = self._callbacks.is_alive(entry.connection, longest)
         finally:
             if not is_alive:
-                self.take_away(loan, "check failed")
+                self._return(loan, "check failed")
         return is_alive
 
     def _abandon(self, loan: Loan[C]) -> None:
@@ -158,22 +153,17 @@ class ThreadLending(Generic[C]):
 
     def take_back(self, loan: Loan[C]) -> None:
         """Take the entry of a loan back."""
-        if self._resets and loan.entry is not None and not self._callbacks.clean(loan.entry.connection):
-            self.take_away(loan, "reset failed")
-            return
-        now = self._clock()
-        with self._lock:
-            if loan.entry is None:
-                raise not_held(self.name)
-            if self._is_changing:
-                self._put_by(loan, "")
-                return
-            self._is_changing = True
-            try:
-                is_to_settle = self._machine.give_back(loan, now)
-            finally:
-                self._is_changing = False
-        if is_to_settle or self._returned:
+        entry = loan.entry
+        if entry is None:
+            raise not_held(self.name)
+        if self._resets and not self._callbacks.clean(entry.connection):
+            self._return(loan, "reset failed")
+        elif not self._machine.put_back(loan, self._clock()):
+            if loan.entry is not None:
+                self._return(loan, "")
+            else:  # it is idle, and a borrower has joined the queue meanwhile
+                self.settle()
+        elif self._returned:
             self.settle()
 
     def take_back_after(self, loan: Loan[C], error: BaseException) -> None:
@@ -233,13 +223,14 @@ class ThreadLending(Generic[C]):
     def settle(self) -> None:
         """Work off the outcomes of the machine and the entries from finalizers, and connect if borrowers wait."""
         machine = self._machine
-        while self._returned or machine.handed or machine.doomed or machine.found:
+        while self._returned or machine.handed or machine.doomed or machine.found or (machine.waiting and machine.idle):
             with self._lock:
                 if self._is_changing:
                     return  # a finalizer in the midst of a change, which is followed by its own `settle`
                 self._is_changing = True
                 try:
                     self._take_back_returned(machine)
+                    machine.match(self._clock())
                     while machine.handed:
                         machine.handed[-1].wake()
                         del machine.handed[-1]

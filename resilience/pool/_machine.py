@@ -23,8 +23,14 @@ Outcomes. The machine leaves lists for the shell, which works them off after a s
 an entry or an error now and must be woken; `doomed`, the entries to close, each with the reason; and `found`, the
 entries that were reported as leaks and came back after all, each with its time in use.
 
+Locks. `take` and `put_back` need none, so nearly all calls of threads need none. Each step of theirs that must not be
+split is one line of operators, between which CPython switches no thread, looks for no signal and collects no garbage. A
+borrower that finds no idle entry joins the queue and looks once more (`match`). An entry that comes back looks for a
+queue once more. All other methods run under the lock of the shell. They take idle entries off the shelf, one by one,
+before they change them, and put those that stay below the entries that came back meanwhile.
+
 Interrupts. A signal handler that raises may end any of these methods. Each method that lends or takes back reads and
-computes first, and then makes its changes by operators, between which CPython does not look for signals.
+computes first, and then makes its changes by operators.
 """
 
 from __future__ import annotations
@@ -32,54 +38,19 @@ from __future__ import annotations
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from enum import Enum
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from resilience.pool._connecting import Attempt, Connecting
-from resilience.pool._entry import Borrower, PoolEntry
+from resilience.pool._entry import Borrower, BorrowOutcome, PoolEntry, PoolState, Round
 from resilience.pool._options import PoolOptions
+from resilience.pool._shelf import pop_all, pop_entry
 
-__all__ = ("BorrowOutcome", "PoolMachine", "PoolState", "Round")
+__all__ = ("PoolMachine",)
 
 C = TypeVar("C")
 B = TypeVar("B", bound=Borrower)
 
 _PAST = -math.inf
-
-
-class PoolState(Enum):
-    """Whether a pool lends."""
-
-    OPEN = "open"
-    SUSPENDED = "suspended"
-    CLOSED = "closed"
-
-
-class BorrowOutcome(Enum):
-    """What happened to a borrower that came. Attributes of `PoolMachine.arrive`."""
-
-    LENT = "lent"
-    UNCHECKED = "unchecked"
-    """It has an entry that must be checked first."""
-    QUEUED = "queued"
-    SATURATED = "saturated"
-    REFUSED = "refused"
-    """The circuit breaker refuses to connect, and the pool is empty: see `connecting.last_error`."""
-    CLOSED = "closed"
-
-
-class Round(NamedTuple, Generic[C]):
-    """What a round of maintenance has found.
-
-    Attributes:
-        due: Entries set aside, to be checked and given to `restore`.
-        suspects: Entries that look lost, each with its time in use.
-        late: Attempts to connect that take too long, to be given to `failed`.
-    """
-
-    due: list[PoolEntry[C]]
-    suspects: list[tuple[PoolEntry[C], float]]
-    late: list[Attempt]
 
 
 class PoolMachine(Generic[C, B]):
@@ -119,36 +90,29 @@ class PoolMachine(Generic[C, B]):
     # What a borrower does
 
     def take(self, borrower: B, now: float) -> bool:
-        """Lend an idle entry that needs no check. This is the way of nearly all calls."""
+        """Lend an idle entry, and return whether it is fit for use. This is the way of nearly all calls.
+
+        It needs no lock. If the borrower has an entry although the answer is False, the entry must be checked first, or
+        it has expired.
+        """
         idle = self._idle
-        if not idle:
+        if self.waiting or not idle:
             return False
-        entry = idle[-1]
-        if now >= entry.fresh_until:
+        try:
+            entry = idle[-1]; del idle[-1]  # fmt: skip  # noqa: E702 - one step, for tracers too: see `pop_entry`
+        except IndexError:
             return False
         borrower.entry = entry
         entry.borrowed_at = now
-        del idle[-1]
-        return True
+        return now < entry.fresh_until
 
     def arrive(self, borrower: B, now: float) -> BorrowOutcome:
-        """Lend an idle entry, or put the borrower into the queue, or refuse it."""
-        idle = self._idle
-        while idle:
-            entry = idle[-1]
-            if now >= entry.expires_at:
-                del idle[-1]
-                self._doom(entry, entry.reason)
-                continue
-            borrower.entry = entry
-            entry.borrowed_at = now
-            del idle[-1]
-            return BorrowOutcome.LENT if now < entry.fresh_until else BorrowOutcome.UNCHECKED
+        """Put the borrower into the queue, or refuse it. It has an entry at once if one has become idle meanwhile."""
         if self.state is PoolState.CLOSED:
             return BorrowOutcome.CLOSED
         if not self.entries and self.connecting.is_refused(now):
             return BorrowOutcome.REFUSED
-        if len(self.waiting) >= self._options.max_waiting:
+        if len(self.waiting) >= self._options.max_waiting and not self._idle:
             self.refusals += 1
             return BorrowOutcome.SATURATED
         if self.exhausted_since is None:
@@ -156,7 +120,8 @@ class PoolMachine(Generic[C, B]):
         waiting = self.waiting
         borrower.since = now
         waiting[borrower] = None
-        return BorrowOutcome.QUEUED
+        self.match(now)
+        return BorrowOutcome.QUEUED if borrower in waiting else BorrowOutcome.LENT
 
     def leave(self, borrower: B) -> bool:
         """Take a borrower out of the queue. Return False if it has been served meanwhile, or was never in it."""
@@ -173,23 +138,45 @@ class PoolMachine(Generic[C, B]):
         self.timeouts += is_out
         return is_out
 
-    def give_back(self, borrower: B, now: float) -> bool:
-        """Take an entry back that is fit for the next borrower. Return whether the shell has something to work off."""
-        entry: PoolEntry[C] = borrower.entry  # type: ignore[assignment]  # the caller has looked
-        fresh_until = now + self._bypass
+    def put_back(self, borrower: B, now: float) -> bool:
+        """Take an entry back that is fit for the next borrower, if that is simple. This is the way of nearly all calls.
+
+        It needs no lock. If the answer is False, the shell has to call `match`, and before it `give_back` if the
+        borrower still has its entry.
+        """
+        entry: PoolEntry[C] | None
+        entry, borrower.entry = borrower.entry, None  # one step: a second release finds None
+        if entry is None:
+            return False
+        back = (entry,)  # made here: the garbage collector may run now, and not below
         if self.waiting or now >= entry.expires_at or entry.is_reported:
-            borrower.entry = None
-            self._count_use(entry, now)
-            self.offer(entry, now)
-            return True
-        borrower.entry = None
+            borrower.entry = entry
+            return False
+        fresh_until = now + self._bypass
         self.uses += 1
         self.use_seconds += now - entry.borrowed_at
         entry.idle_since = entry.alive_at = now
         entry.fresh_until = min(entry.expires_at, fresh_until)
         shelf = self._shelf
-        shelf += (entry,)
-        return False
+        shelf += back
+        return not self.waiting
+
+    def match(self, now: float) -> None:
+        """Give idle entries to the borrowers that wait.
+
+        Without the lock, an entry may become idle while a borrower joins the queue. Either that borrower finds the
+        entry here, or `put_back` finds the borrower.
+        """
+        if self.state is PoolState.OPEN:
+            while self.waiting and self._idle:
+                self._hand(pop_entry(self._idle), now)
+
+    def give_back(self, borrower: B, now: float) -> None:
+        """Take an entry back that is fit for the next borrower."""
+        entry: PoolEntry[C] = borrower.entry  # type: ignore[assignment]  # the caller has looked
+        borrower.entry = None
+        self._count_use(entry, now)
+        self.offer(entry, now)
 
     def discard(self, borrower: B, now: float, reason: str) -> None:
         """Take an entry back that must not be used again."""
@@ -210,12 +197,17 @@ class PoolMachine(Generic[C, B]):
 
     def offer(self, entry: PoolEntry[C], now: float) -> None:
         """Give an entry to the borrower that has waited longest, or make it idle, or close it if it has expired."""
+        entry.idle_since = entry.alive_at = now
+        entry.fresh_until = min(now + self._bypass, entry.expires_at)
+        self._hand(entry, now)
+
+    def _hand(self, entry: PoolEntry[C] | None, now: float) -> None:
+        if entry is None:
+            return
         if now >= entry.expires_at:
             self._doom(entry, entry.reason)
             return
-        fresh_until = min(now + self._bypass, entry.expires_at)
         borrower = next(iter(self.waiting)) if self.waiting and self.state is PoolState.OPEN else None
-        entry.idle_since, entry.alive_at, entry.fresh_until = now, now, fresh_until
         if borrower is None:
             shelf = self._shelf
             shelf += (entry,)
@@ -282,7 +274,7 @@ class PoolMachine(Generic[C, B]):
 
     def maintain(self, now: float) -> Round[C]:
         """Close idle entries that are too old, set those aside that need a check, and find those that look lost."""
-        options, idle = self._options, self._shelf
+        options, idle = self._options, pop_all(self._shelf)
         spare = len(idle) - self.minimum_idle
         kept, due = [], []
         for entry in idle:
@@ -297,7 +289,7 @@ class PoolMachine(Generic[C, B]):
                 kept.append(entry)
                 continue
             spare -= 1
-        idle[:] = kept
+        self._shelf[0:0] = kept
         self._aside.update(dict.fromkeys(due))
         return Round(due, self._suspects(now), self.connecting.late(now))
 
@@ -317,9 +309,8 @@ class PoolMachine(Generic[C, B]):
         if not is_alive:
             self._doom(entry, "check failed")
             return
-        idle_since = entry.idle_since
-        self.offer(entry, now)
-        entry.idle_since = idle_since
+        entry.alive_at, entry.fresh_until = now, min(now + self._bypass, entry.expires_at)
+        self._hand(entry, now)
 
     # Figures
 
@@ -348,24 +339,22 @@ class PoolMachine(Generic[C, B]):
     def resize(self, maximum: int, minimum_idle: int) -> None:
         """Change the number of connections. Of too many, idle ones are closed now, others when they come back."""
         self.maximum, self.minimum_idle = maximum, minimum_idle
-        surplus = len(self.entries) - maximum
-        idle = self._shelf
-        while surplus > 0 and idle:
-            self._doom(idle[0], "resized")
-            del idle[0]
-            surplus -= 1
-        for entry in list(self.entries)[: max(0, surplus)]:
+        idle = pop_all(self._shelf)
+        surplus = max(0, len(self.entries) - maximum)
+        for entry in idle[:surplus]:
+            self._doom(entry, "resized")
+        in_use = [entry for entry in self.entries if entry not in set(idle)]
+        for entry in in_use[: max(0, surplus - len(idle))]:
             entry.expires_at, entry.reason = _PAST, "resized"
+        self._shelf[0:0] = idle[surplus:]
 
     def recycle(self, reason: str) -> None:
         """Close all connections: idle ones now, others when they come back."""
         for entry in self.entries:
             entry.expires_at = entry.fresh_until = _PAST
             entry.reason = reason
-        for shelf in {id(shelf): shelf for shelf in (self._idle, self._shelf)}.values():
-            for entry in shelf:
-                self._doom(entry, reason)
-            shelf.clear()
+        for entry in pop_all(self._shelf):
+            self._doom(entry, reason)
 
     def suspend(self) -> None:
         """Lend nothing until `resume`: borrowers wait."""
@@ -378,10 +367,8 @@ class PoolMachine(Generic[C, B]):
         if self.state is PoolState.SUSPENDED:
             self.state = PoolState.OPEN
             parked, self._shelf = self._shelf, self._idle
-            for entry in parked:
-                times = entry.idle_since, entry.alive_at, entry.fresh_until
-                self.offer(entry, now)
-                entry.idle_since, entry.alive_at, entry.fresh_until = times
+            self._shelf[0:0] = parked
+            self.match(now)
 
     def disown(self) -> None:
         """Forget all entries, in a forked child: they are the parent's, and come back to no pool."""

@@ -1,0 +1,31 @@
+"""The stack of idle entries, which threads use without a lock."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+__all__ = ("pop_all", "pop_entry")
+
+E = TypeVar("E")
+
+
+def pop_entry(shelf: list[E]) -> E | None:
+    """Take the entry off the stack that came back last; None if there is none.
+
+    Both operators stand on one line. Tracers and debuggers run code of their own between lines, and another thread
+    could take the same entry. `list.pop` would not do: CPython looks for signals when a C function has returned, and
+    the entry would be lost if the handler raises.
+    """
+    try:
+        entry = shelf[-1]; del shelf[-1]  # fmt: skip  # noqa: E702 - see above
+    except IndexError:
+        return None
+    return entry
+
+
+def pop_all(shelf: list[E]) -> list[E]:
+    """Take all entries, and return them with the oldest first."""
+    taken = []
+    while (entry := pop_entry(shelf)) is not None:
+        taken.append(entry)
+    return taken[::-1]
