@@ -11,7 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar
 
 from resilience._support.fork import renew_after_fork
 from resilience._support.log_writer import write_line
@@ -20,7 +20,20 @@ from resilience.errors import named, one_line, shown
 from resilience.event_log import EVENT_LOG, EventLog, LogOptions, PolicyLog
 from resilience.options import Opaque, checked, is_plain_callable
 
-__all__ = ("EVENT_LOG", "LISTENER", "Emitter", "Event", "EventLog", "Listener", "LogOptions")
+__all__ = (
+    "EVENT_LOG",
+    "LISTENER",
+    "AttemptingPolicy",
+    "Emitter",
+    "Event",
+    "EventLog",
+    "Listener",
+    "LogOptions",
+    "Observer",
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _MOST_PENDING = 1000
 """The most events that wait for a slow listener, and the most that one caller delivers."""
@@ -61,6 +74,52 @@ LISTENER = Opaque("a function that takes one Event (not a coroutine function)", 
 """The rule for a listener."""
 
 
+class AttemptingPolicy(Protocol):
+    """A policy that makes attempts: a retry or a hedge."""
+
+    @property
+    def name(self) -> str:
+        """The name of the policy."""
+        ...
+
+
+class Observer(Protocol):
+    """Follows the calls of the process in traces, and their durations. `resilience.telemetry.otel` has ours.
+
+    No method may raise. All are called in the thread and the context of the call, and none under a lock.
+    """
+
+    def span(self) -> object | None:
+        """Return the present span, None if there is none or it is not recorded. Cheap: each refusal asks."""
+        ...
+
+    def add_event(self, span: object, event: Event, /) -> None:
+        """Add an event to a span. The thread of another call may call this."""
+        ...
+
+    def record(self, metric: str, seconds: float, /, *labels: str) -> None:
+        """Record a duration.
+
+        Args:
+            metric: The name of a histogram in the metric table.
+            seconds: The duration.
+            labels: The values of the labels of its row.
+        """
+        ...
+
+    def trace_attempts(
+        self, policy: AttemptingPolicy, attempt: Callable[P, R], guard: Callable[[Callable[P, R]], Callable[P, R]], /
+    ) -> Callable[P, R]:
+        """Return `guard(attempt)`, with a span around each attempt if that is asked for.
+
+        Args:
+            policy: The retry or hedge.
+            attempt: The function that it calls for each attempt: a plain function or a coroutine function.
+            guard: Puts the policy around a function.
+        """
+        ...
+
+
 class Emitter(Measured):
     """Delivers events to listeners in the order in which they were recorded, and never under a caller's lock.
 
@@ -80,6 +139,9 @@ class Emitter(Measured):
     on_new: ClassVar[Callable[[Emitter], object] | None] = None
     """Called with each emitter that is made. `resilience.testing` records the events of all of them by it."""
 
+    observer: ClassVar[Observer | None] = None
+    """Follows the calls of the process, if telemetry is on."""
+
     def __init__(self) -> None:
         self.listeners: tuple[Listener, ...] = ()
         self.log = PolicyLog(EVENT_LOG)
@@ -94,7 +156,7 @@ class Emitter(Measured):
 
     def after_fork(self) -> None:
         """Make new locks, and drop the queue: the parent process delivers it."""
-        self.pending: deque[tuple[Event, int | None]] = deque(maxlen=_MOST_PENDING)
+        self.pending: deque[tuple[Event, int | None, object | None]] = deque(maxlen=_MOST_PENDING)
         # Guards registration and numbering. Re-entrant, as a finalizer may emit in the very thread that holds it.
         self._lock = threading.RLock()
         self._turns: list[None] = [*_TURN]
@@ -113,7 +175,7 @@ class Emitter(Measured):
         Ask before you collect the facts of an event that is frequent in an outage, such as a refusal.
         """
         sample = self.log.samples.get(kind)
-        if sample is None or at >= sample.quiet_until or self.listeners:
+        if sample is None or at >= sample.quiet_until or self.listeners or self.is_traced:
             return True
         next(sample.left_out)
         return False
@@ -121,7 +183,12 @@ class Emitter(Measured):
     @property
     def wants_details(self) -> bool:
         """Whether to emit an event that the log has only in the mode `all`."""
-        return bool(self.listeners) or self.log.log.has_details
+        return bool(self.listeners) or self.log.log.has_details or self.is_traced
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether this call is in a span that takes events."""
+        return Emitter.observer is not None and Emitter.observer.span() is not None
 
     def log_to(self, log: EventLog) -> None:
         """Log events from now on as `log` says."""
@@ -148,7 +215,7 @@ class Emitter(Measured):
             self.listeners = tuple(listeners)
 
     def record(self, kind: str, policy: str, at: float, severity: str = "info", **facts: object) -> None:
-        """Queue an event, if it is logged or there is a listener.
+        """Queue an event, if it is logged, there is a listener, or the call is in a span.
 
         Args:
             kind: `<policy kind>.<fact>`, such as `breaker.opened`.
@@ -157,12 +224,13 @@ class Emitter(Measured):
             severity: `debug`, `info`, `warning` or `error`.
             facts: The fields of the event.
         """
-        left_out = self.log.take(kind, at)
-        if left_out is not None or self.listeners:
-            self._queue(Event(kind, policy, severity, at, 0, facts), left_out)
+        left_out, observer = self.log.take(kind, at), Emitter.observer
+        span = None if observer is None else observer.span()  # now: another thread may deliver the event
+        if left_out is not None or self.listeners or span is not None:
+            self._queue(Event(kind, policy, severity, at, 0, facts), left_out, span)
 
-    def _queue(self, event: Event, left_out: int | None) -> None:
-        """Queue an event for the listeners and, unless `left_out` is None, for the log."""
+    def _queue(self, event: Event, left_out: int | None, span: object | None = None) -> None:
+        """Queue an event for the listeners, for the log unless `left_out` is None, and for a span."""
         with self._lock:
             self._sequence += 1
             event.sequence = self._sequence
@@ -170,7 +238,7 @@ class Emitter(Measured):
                 if self.dropped % _MOST_PENDING == 0:  # one log line per 1,000 dropped events
                     self._unlogged = event.policy
                 self.dropped += 1
-            self.pending.append((event, left_out))
+            self.pending.append((event, left_out, span))
 
     def deliver(self) -> None:
         """Call every listener with every queued event."""
@@ -199,8 +267,10 @@ class Emitter(Measured):
         """
         while self.pending and most:
             most -= 1
-            event, left_out = self.pending[0]
+            event, left_out, span = self.pending[0]
             del self.pending[0]
+            if span is not None and Emitter.observer is not None:
+                Emitter.observer.add_event(span, event)
             self._tell(event, left_out)
         return most
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from resilience._engine._keyed_call import by_key
 from resilience._engine._steps import TRANSPARENT, Steps
 from resilience.clock import SYSTEM_SLEEPER
+from resilience.events import Emitter
 from resilience.policy import Decision, Pending, Replace, RetryAfter, Substitute, Verdict, Wait
 from resilience.running import running_loop
 
@@ -44,6 +45,9 @@ def _compose(
     if steps.slot is not None:
         return by_key(steps, lambda known: _compose(known, inner, sleep, is_nested=is_nested))
     if steps.around_async is None:
+        if steps.retries and Emitter.observer is not None:
+            trace = Emitter.observer.trace_attempts
+            return cast("AsyncCall[P, R]", trace(steps.policy, inner, lambda attempt: _guard(steps, attempt, sleep)))
         return _guard(steps, inner, sleep)
     nested = steps.around_nested_async
     around = nested if is_nested and nested is not None else steps.around_async

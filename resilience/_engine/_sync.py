@@ -12,6 +12,7 @@ from resilience._engine._colour import Defer, ReturnedAwaitable
 from resilience._engine._keyed_call import by_key
 from resilience._engine._steps import TRANSPARENT, Steps
 from resilience.clock import SYSTEM_SLEEPER
+from resilience.events import Emitter
 from resilience.policy import Replace, Substitute, Wait
 from resilience.running import warn_if_loop_waits
 
@@ -52,6 +53,10 @@ def _compose(
         deferred = None if steps.owns_call else defer
         return by_key(steps, lambda known: _compose(known, inner, sleep, None, is_nested=is_nested), deferred)
     if steps.around is None:
+        if steps.retries and Emitter.observer is not None:
+            return Emitter.observer.trace_attempts(
+                steps.policy, inner, lambda attempt: _guard(steps.blocking(), attempt, sleep, defer)
+            )
         return _guard(steps.blocking(), inner, sleep, defer)
     around = steps.around_nested if is_nested and steps.around_nested is not None else steps.around
     return around(inner)

@@ -92,10 +92,7 @@ class Circuit(Measured):
         self.open_message = f"circuit {name!r} is open"  # until it opens
 
     def admit(self) -> Permit:
-        """Return a permit, or raise `CircuitOpenError`.
-
-        Takes no lock while closed or open, reads no clock while closed. With a storage each call takes the lock.
-        """
+        """Return a permit, or raise `CircuitOpenError`. Takes no lock while closed or open, unless it has a storage."""
         closed = self.fast_permit
         if closed is not None:
             return closed
@@ -107,7 +104,8 @@ class Circuit(Measured):
                 now = self.now()
                 left = epoch.until - now
                 if left > 0 and epoch.cut_offs is None:
-                    if now < (refusals := self._refusals).quiet_until and not self.events.listeners:
+                    is_quiet = now < (refusals := self._refusals).quiet_until and not self.events.listeners
+                    if is_quiet and (Emitter.observer is None or Emitter.observer.span() is None):
                         next(refusals.left_out)  # as `events.wants` does
                     else:
                         self._report_refusal(now, left)

@@ -124,12 +124,12 @@ class Admission(Measured):
         permit = queue.take()
         if permit is not None:
             return permit
-        waiter, seconds = ThreadWaiter(queue.places), self._seconds_to_wait()
+        waiter, seconds, began = ThreadWaiter(queue.places), self._seconds_to_wait(), self._clock()
         try:
             arrival = queue.arrive(waiter, seconds)
             if arrival is Arrival.QUEUED and (waiter.wait(seconds) or not queue.withdraw(waiter)):
                 arrival = Arrival.ADMITTED
-            return self._permit(arrival, waiter, seconds)
+            return self._permit(arrival, waiter, seconds, began)
         except BaseException:
             queue.abandon(waiter)
             raise
@@ -140,15 +140,13 @@ class Admission(Measured):
         permit = queue.take()
         if permit is not None:
             return permit
-        waiter, seconds = (
-            TaskWaiter(queue.places, running_loop(f"{self._owner} {self.name!r}")),
-            self._seconds_to_wait(),
-        )
+        waiter = TaskWaiter(queue.places, running_loop(f"{self._owner} {self.name!r}"))
+        seconds, began = self._seconds_to_wait(), self._clock()
         try:
             arrival = queue.arrive(waiter, seconds)
             if arrival is Arrival.QUEUED and (await waiter.wait(seconds) or not queue.withdraw(waiter)):
                 arrival = Arrival.ADMITTED
-            return self._permit(arrival, waiter, seconds)
+            return self._permit(arrival, waiter, seconds, began)
         except BaseException:
             queue.abandon(waiter)
             raise
@@ -190,9 +188,11 @@ class Admission(Measured):
         deadline = Deadline.current()
         return self._max_wait if deadline is None else min(self._max_wait, deadline.remaining())
 
-    def _permit(self, arrival: Arrival, waiter: PlaceWaiter, seconds: float) -> PlacePermit:
+    def _permit(self, arrival: Arrival, waiter: PlaceWaiter, seconds: float, began: float) -> PlacePermit:
         """Return the permit of a caller that was admitted; raise the refusal of any other."""
         queue = cast("PlaceQueue", self._queue)
+        if Emitter.observer is not None:
+            Emitter.observer.record("resilience.bulkhead.wait", self._clock() - began, self.name, self.kind)
         if arrival is Arrival.ADMITTED:
             return waiter
         shortest = queue.minimum_wait() or None

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from resilience.redis._options import RedisOptions
     from resilience.server._options import ServerOptions
     from resilience.status._options import StatusOptions
+    from resilience.telemetry._options import TelemetryOptions
 
 __all__ = ("Config", "Setting")
 
@@ -76,6 +77,11 @@ class Config:
     def status(self) -> StatusOptions:
         """The settings of the status socket."""
         return cast("StatusOptions", self._options("status"))
+
+    @property
+    def telemetry(self) -> TelemetryOptions:
+        """The settings of the OpenTelemetry instrumentation."""
+        return cast("TelemetryOptions", self._options("telemetry"))
 
     @functools.cached_property
     def log(self) -> LogOptions:

@@ -134,6 +134,7 @@ SECTIONS = (
     Section("lifecycle", "resilience.lifecycle._options:LifecycleOptions", "resilience.lifecycle:Lifecycle"),
     Section("log", "resilience.event_log._options:LogOptions"),
     Section("status", "resilience.status._options:StatusOptions"),
+    Section("telemetry", "resilience.telemetry._options:TelemetryOptions"),
     Section(
         "limiter.*",
         "resilience.ratelimit._options:RateLimitOptions",

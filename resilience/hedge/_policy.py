@@ -157,13 +157,22 @@ class Hedge(Named):
 
     def around(self, call: Callable[P, R], /) -> Callable[P, R]:
         """Return the blocking `call` hedged: each attempt runs in a thread."""
-        return _sync.around(self._races, self._executor, call)
+
+        def guard(attempt: Callable[P, R], /) -> Callable[P, R]:
+            return _sync.around(self._races, self._executor, attempt)
+
+        return guard(call) if Emitter.observer is None else Emitter.observer.trace_attempts(self, call, guard)
 
     def around_async(self, call: Callable[P, Awaitable[R]], /) -> CoroutineFunction[P, R]:
         """Return the awaiting `call` hedged: each attempt runs in a task."""
         from resilience.hedge import _aio  # noqa: PLC0415 - it imports asyncio, which blocking programs do without
 
-        return _aio.around_async(self._races, self, call)
+        def guard(attempt: Callable[P, Awaitable[R]], /) -> CoroutineFunction[P, R]:
+            return _aio.around_async(self._races, self, attempt)
+
+        if Emitter.observer is None:
+            return guard(call)
+        return cast("CoroutineFunction[P, R]", Emitter.observer.trace_attempts(self, call, guard))
 
     def snapshot(self) -> dict[str, Any]:
         """Return the counts, the delay in force, the learned latencies, and attempts that outlived their call."""

@@ -212,6 +212,8 @@ class RateLimit(PolicyBase, Measured):
             refusal = self._refused(decision)
             if not self.options.shadow:
                 raise refusal
+        elif decision.wait and Emitter.observer is not None and not self.options.shadow:
+            Emitter.observer.record("resilience.ratelimit.wait", decision.wait, self.name)
         return decision
 
     def _refused(self, decision: Decision) -> RateLimitedError:

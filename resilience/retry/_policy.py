@@ -323,8 +323,11 @@ class Retry(PolicyBase, Measured):
         attempts.is_retry_counted = True
         if number == self._marks_after:
             mark_retried(self.name, self.options.attempts, attempts)
-        events = self.events
-        if events.listeners or events.log.log.has_details:  # `wants_details`, inlined
+        events, observer = self.events, Emitter.observer
+        if observer is not None:
+            observer.record("resilience.retry.wait", decided, self.name)
+        is_traced = observer is not None and observer.span() is not None
+        if events.listeners or events.log.log.has_details or is_traced:  # `wants_details`, inlined
             facts = {"attempt": number, "wait": decided, "error": error}
             events.emit("retry.scheduled", self.name, now, "warning", **facts)
         return RetryAfter(0.0 if SWITCHES.no_waits else decided, attempts)

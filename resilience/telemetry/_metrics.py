@@ -14,7 +14,9 @@ from resilience.telemetry._table import Metric, MetricKind, count, each, each_ot
 
 __all__ = ("METRICS",)
 
-COUNTER, GAUGE = MetricKind.COUNTER, MetricKind.GAUGE
+_WAITS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""The bounds of the buckets of waits, in seconds."""
+COUNTER, GAUGE, HISTOGRAM = MetricKind
 
 
 def _same(*words: str) -> dict[str, str]:
@@ -353,5 +355,32 @@ _PROCESS = (
     ),
 )
 
-METRICS: tuple[Metric, ...] = (*_BREAKER, *_RETRY, *_LIMITS, *_ANSWERS, *_PROCESS)
+_DURATIONS = (
+    Metric(
+        "resilience.retry.wait",
+        HISTOGRAM,
+        "s",
+        "Waits before another attempt.",
+        _POLICY,
+        buckets=_WAITS,
+    ),
+    Metric(
+        "resilience.ratelimit.wait",
+        HISTOGRAM,
+        "s",
+        "Waits of calls for their turn.",
+        _POLICY,
+        buckets=_WAITS,
+    ),
+    Metric(
+        "resilience.bulkhead.wait",
+        HISTOGRAM,
+        "s",
+        "Waits of callers that found no free place or thread, whether they got one or not.",
+        ("policy", "kind"),
+        buckets=_WAITS,
+    ),
+)
+
+METRICS: tuple[Metric, ...] = (*_BREAKER, *_RETRY, *_LIMITS, *_ANSWERS, *_PROCESS, *_DURATIONS)
 """All metrics of the toolkit."""
