@@ -97,7 +97,7 @@ class Observer(Protocol):
         """Add an event to a span. The thread of another call may call this."""
         ...
 
-    def record(self, metric: str, seconds: float, /, *labels: str) -> None:
+    def observe(self, metric: str, seconds: float, /, *labels: str) -> None:
         """Record a duration.
 
         Args:

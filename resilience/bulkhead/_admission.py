@@ -192,7 +192,7 @@ class Admission(Measured):
         """Return the permit of a caller that was admitted; raise the refusal of any other."""
         queue = cast("PlaceQueue", self._queue)
         if Emitter.observer is not None:
-            Emitter.observer.record("resilience.bulkhead.wait", self._clock() - began, self.name, self.kind)
+            Emitter.observer.observe("resilience.bulkhead.wait", self._clock() - began, self.name, self.kind)
         if arrival is Arrival.ADMITTED:
             return waiter
         shortest = queue.minimum_wait() or None

@@ -213,7 +213,7 @@ class RateLimit(PolicyBase, Measured):
             if not self.options.shadow:
                 raise refusal
         elif decision.wait and Emitter.observer is not None and not self.options.shadow:
-            Emitter.observer.record("resilience.ratelimit.wait", decision.wait, self.name)
+            Emitter.observer.observe("resilience.ratelimit.wait", decision.wait, self.name)
         return decision
 
     def _refused(self, decision: Decision) -> RateLimitedError:

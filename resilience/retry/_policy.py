@@ -325,7 +325,7 @@ class Retry(PolicyBase, Measured):
             mark_retried(self.name, self.options.attempts, attempts)
         events, observer = self.events, Emitter.observer
         if observer is not None:
-            observer.record("resilience.retry.wait", decided, self.name)
+            observer.observe("resilience.retry.wait", decided, self.name)
         is_traced = observer is not None and observer.span() is not None
         if events.listeners or events.log.log.has_details or is_traced:  # `wants_details`, inlined
             facts = {"attempt": number, "wait": decided, "error": error}

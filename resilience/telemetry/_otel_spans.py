@@ -30,6 +30,8 @@ _LONGEST = 200
 """Characters of a text in an attribute."""
 _LEFT_OUT = frozenset({"key", "error", "result", "failures"})
 """Facts that are never exported as they are: keys of users, and objects whose text may hold secrets."""
+_OF_THE_PROCESS = frozenset({"lifecycle", "health"})
+"""Kinds of events that are about no call, even if one was under way."""
 _attempts: ContextVar[list[None] | None] = ContextVar("resilience_attempts", default=None)
 """An item for each attempt of the innermost call that is retried or hedged. Threads and tasks share the list."""
 
@@ -62,13 +64,13 @@ class OpenTelemetryObserver:
         """Add an event to a span, unless the span has ended meanwhile."""
         span = cast("Span", span)
         try:
-            if span.is_recording():
+            if span.is_recording() and event.kind.partition(".")[0] not in _OF_THE_PROCESS:
                 span.add_event(f"resilience.{event.kind}", _attributes_of(event))
                 _mark(span, event)
         except Exception:  # noqa: BLE001 - of a span of the application
             self._report()
 
-    def record(self, metric: str, seconds: float, /, *labels: str) -> None:
+    def observe(self, metric: str, seconds: float, /, *labels: str) -> None:
         """Record a duration, and add it to the present span. The wait of a retry is in its event already."""
         try:
             self._instruments.record(metric, seconds, labels)
