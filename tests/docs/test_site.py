@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import fcntl
 import re
 import subprocess
@@ -17,12 +18,14 @@ import pytest
 pytest.importorskip("sphinx", reason="it is in the group `docs`")
 pytest.importorskip("furo", reason="it is in the group `docs`")
 
-from _site import navigation, reference, write
+from _site import navigation, reference, states, write
 
 pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parents[2]
 STRICTLY = ("--fail-on-warning", "--keep-going", "--quiet")
+REPORTS = {"_become", "_reopen", "_trial_failed", "half_open"}
+"""Methods of the machine of a circuit that get the reason of a transition."""
 LOADS = {
     "script": "src",
     "img": "src",
@@ -191,5 +194,23 @@ def test_every_public_name_is_in_the_reference(site: Site, module: str) -> None:
 
 @pytest.mark.parametrize("path", [path for path, _ in write.generated()], ids=lambda path: path.name)
 def test_a_generated_part_is_current(path: Path) -> None:
-    """A page with a table of the code has the table that the code has now."""
+    """A table or picture of the code is the one that the code has now."""
     assert path.read_text() == dict(write.generated())[path], "run: python docs/_site/write.py"
+
+
+def test_the_states_name_events_that_exist() -> None:
+    """Each event of a transition has a row on the page on events, and each state of a circuit is reached."""
+    transitions = [*states.circuit(impatient=True), *states.lifecycle(), *states.redis()]
+    rows = (ROOT / "docs" / "events.md").read_text()
+    assert [each for each in transitions if each.event and f"| `{each.event}` |" not in rows] == []
+    assert {each.after for each in states.circuit(impatient=False)} == {"closed", "open", "half-open", "ramp"}
+
+
+def test_the_circuit_that_is_driven_is_the_real_one() -> None:
+    """Every reason that the machine of a circuit has in its code is the cause of a transition."""
+    tree = ast.parse((ROOT / "resilience" / "breaker" / "_machine.py").read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    given = [value for call in calls if call.func.attr in REPORTS for value in call.args]  # type: ignore[attr-defined]  # narrowed above
+    reasons = {value.value for value in given if isinstance(value, ast.Constant) and isinstance(value.value, str)}
+    assert len(reasons) >= 8
+    assert reasons <= {each.cause for each in states.circuit(impatient=True)}
