@@ -53,7 +53,7 @@ class Event:
         facts: The fields of the event; docs/events.md lists them.
     """
 
-    __slots__ = ("at", "facts", "kind", "policy", "sequence", "severity")
+    __slots__ = ("at", "facts", "kind", "policy", "seen", "sequence", "severity")
 
     def __init__(self, kind: str, policy: str, severity: str, at: float, sequence: int, facts: dict[str, Any]) -> None:
         self.kind = kind
@@ -62,6 +62,8 @@ class Event:
         self.at = at
         self.sequence = sequence
         self.facts = facts
+        self.seen: tuple[Listener, ...] = ()
+        """Listeners that have got the event from its source. They do not get this copy of it."""
 
     def __repr__(self) -> str:
         facts = "".join(f", {key}={shown(value)}" for key, value in self.facts.items())
@@ -191,8 +193,11 @@ class Emitter(Measured):
         return Emitter.observer is not None and Emitter.observer.span() is not None
 
     def log_to(self, log: EventLog) -> None:
-        """Log events from now on as `log` says."""
-        self.log.log = log
+        """Log events from now on as `log` says, and send them to the listeners of `log`."""
+        before, self.log.log = self.log.log, log
+        if log is not before:
+            before.detach(self)
+            log.attach(self)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Add `listener`, and return a function that removes it. A second call of that function does nothing."""
@@ -279,22 +284,27 @@ class Emitter(Measured):
         self.record(kind, policy, at, severity, **facts)
         self.deliver()
 
-    def forward(self, event: Event, policy: str, **facts: object) -> None:
+    def forward(self, event: Event, policy: str, *, seen: tuple[Listener, ...] = (), **facts: object) -> None:
         """Deliver an event of another emitter, which has logged it, to the listeners here.
 
         Args:
             event: The event.
             policy: The name of the policy that the listeners get.
+            seen: Listeners that get the event from the other emitter as well, and not from here.
             facts: The fields that the listeners get in addition.
         """
         if self.listeners:
-            self._queue(Event(event.kind, policy, event.severity, event.at, 0, {**event.facts, **facts}), None)
+            copy = Event(event.kind, policy, event.severity, event.at, 0, {**event.facts, **facts})
+            copy.seen = seen
+            self._queue(copy, None)
             self.deliver()
 
     def _tell(self, event: Event, left_out: int | None) -> None:
         if left_out is not None:
             self.log.write(event.kind, event.policy, event.facts, left_out)
         for listener in self.listeners:
+            if any(each is listener for each in event.seen):
+                continue
             try:
                 listener(event)
             except Exception as error:  # noqa: BLE001 - a listener's failure is its own

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from resilience._engine._steps import KeyedPolicy, Slot, Steps
-from resilience.errors import PluginError
+from resilience.errors import PluginError, described
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -100,11 +100,20 @@ def _import(point: EntryPoint) -> Any:
         return point.load()
     except ModuleNotFoundError as error:
         hint = f"{error.name!r} is not installed"
+        missing = (error.name or "").partition(".")[0]
         if plugin.distribution == "resilience-plugins" and plugin.group == "resilience.adapters":
             hint += f'; install it with: pip install "resilience-plugins[{plugin.name}]"'
-        raise PluginError(f"plugin {plugin.name!r} of {plugin.distribution} cannot be loaded: {hint}") from error
+        elif missing == plugin.target.partition(":")[0].partition(".")[0]:
+            hint += f"; install {plugin.distribution} again: its entry point names this module"
+        else:
+            hint += f"; install the package that has it, such as: pip install {missing}"
+        raise PluginError(f"{_named(plugin)} cannot be loaded: {hint}") from error
     except Exception as error:
-        raise PluginError(f"plugin {plugin.name!r} of {plugin.distribution} failed to import: {error!r}") from error
+        raise PluginError(f"{_named(plugin)} failed to import: {described(error)}") from error
+
+
+def _named(plugin: Plugin) -> str:
+    return f"plugin {plugin.name!r} ({plugin.target}) of {plugin.distribution}"
 
 
 _SHAPES = {

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from resilience.budget import BudgetOptions
     from resilience.client._options import ClientOptions
     from resilience.config._names import Key
-    from resilience.config._options import PipelineOptions, ServiceOptions
+    from resilience.config._options import EventsOptions, PipelineOptions, ServiceOptions
     from resilience.errors import Problem
     from resilience.event_log import LogOptions
     from resilience.health._options import HealthOptions
@@ -82,6 +82,11 @@ class Config:
     def telemetry(self) -> TelemetryOptions:
         """The settings of the OpenTelemetry instrumentation."""
         return cast("TelemetryOptions", self._options("telemetry"))
+
+    @functools.cached_property
+    def events(self) -> EventsOptions:
+        """The settings of the events."""
+        return cast("EventsOptions", self._options("events"))
 
     @functools.cached_property
     def log(self) -> LogOptions:

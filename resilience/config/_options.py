@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resilience.options import Flag, Options, Text, option
+from resilience.options import Flag, Listing, Options, Text, option
 
-__all__ = ("LoaderOptions", "PipelineOptions", "ServiceOptions", "SwitchOptions")
+__all__ = ("EventsOptions", "LoaderOptions", "PipelineOptions", "ServiceOptions", "SwitchOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,17 @@ class ServiceOptions(Options):
         "service",
         Text("letters, digits and . _ -", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*", longest=100),
         "domain of this service's error codes (ErrorInfo of gRPC), and user agent of its gRPC channels",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventsOptions(Options):
+    """Who gets the events of all policies."""
+
+    listeners: tuple[str, ...] = option(
+        (),
+        Listing(Text("the name of a plugin", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*", longest=100)),
+        "plugins of the group resilience.listeners that get every event of the toolkit; no other plugin is imported",
     )
 
 

@@ -132,6 +132,7 @@ SECTIONS = (
     Section("client", "resilience.client._options:ClientOptions"),
     Section("health", "resilience.health._options:HealthOptions", "resilience.health:Health"),
     Section("lifecycle", "resilience.lifecycle._options:LifecycleOptions", "resilience.lifecycle:Lifecycle"),
+    Section("events", "resilience.config._options:EventsOptions"),
     Section("log", "resilience.event_log._options:LogOptions"),
     Section("status", "resilience.status._options:StatusOptions"),
     Section("telemetry", "resilience.telemetry._options:TelemetryOptions"),

@@ -2,7 +2,7 @@
 
 from resilience.event_log._destination import Destination
 from resilience.event_log._lines import error_name, event_fields, opening
-from resilience.event_log._log import EVENT_LOG, EventLog
+from resilience.event_log._log import EVENT_LOG, EventLog, EventSource
 from resilience.event_log._options import LogOptions
 from resilience.event_log._policy_log import NOT_QUIET, PolicyLog, Sample
 
@@ -11,6 +11,7 @@ __all__ = (
     "NOT_QUIET",
     "Destination",
     "EventLog",
+    "EventSource",
     "LogOptions",
     "PolicyLog",
     "Sample",

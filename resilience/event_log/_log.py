@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from resilience._support.fork import renew_after_fork
 from resilience.errors import ConfigurationError
 from resilience.event_log._options import ALL, LogOptions
 
-__all__ = ("EVENT_LOG", "EventLog")
+__all__ = ("EVENT_LOG", "EventLog", "EventSource")
+
+
+class EventSource(Protocol):
+    """An emitter of events, to which listeners subscribe."""
+
+    def subscribe(self, listener: Callable[[Any], object], /) -> Callable[[], None]:
+        """Send the events to `listener`; the function returned ends this."""
+        ...
+
+    def unsubscribe(self, listener: Callable[[Any], object], /) -> None:
+        """End one subscription of `listener`, if it has one."""
+        ...
 
 
 class EventLog:
@@ -51,6 +64,17 @@ class EventLog:
             options = self._options = _of_environment()
             self.has_details = options.events == ALL
         return options
+
+    @property
+    def listeners(self) -> tuple[Callable[[Any], object], ...]:
+        """The listeners that get the events of all sources of this log: none, except in the log of a toolkit."""
+        return ()
+
+    def attach(self, source: EventSource) -> None:
+        """Take note that a source is logged here from now on."""
+
+    def detach(self, source: EventSource) -> None:
+        """Take note that a source is logged elsewhere from now on."""
 
     def configure(self, *, events: str = "transitions", interval: float | str = 60.0) -> None:
         """Use other settings from now on.

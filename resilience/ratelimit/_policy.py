@@ -305,6 +305,7 @@ def _forward_events(store: Store, policy: RateLimit) -> None:
 
     def forward(event: Event) -> None:
         if (alive := living()) is not None:
-            alive.events.forward(event, alive.name)
+            # The listeners of a toolkit hear of an outage from the store, once, and not from each policy.
+            alive.events.forward(event, alive.name, seen=source.log.log.listeners)
 
     source.subscribe(forward)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from resilience.config import Config
 from resilience.config._names import variable
 from resilience.config._schema import section
 from resilience.errors import ConfigurationError, Problem
 from resilience.options import Refused
 from resilience.pipeline import NAME
 
-__all__ = ("check_name", "under_variables")
+__all__ = ("check_name", "checked_config", "under_variables")
 
 
 def check_name(kind: str, name: object) -> None:
@@ -18,6 +19,14 @@ def check_name(kind: str, name: object) -> None:
     except Refused:
         hint = f'write @toolkit.{kind}("name") above it' if callable(name) else ""
         raise ConfigurationError([Problem(f"{kind} name", name, NAME.expected, hint)]) from None
+
+
+def checked_config(config: object) -> Config:
+    """Return a configuration, and refuse anything else."""
+    if not isinstance(config, Config):  # only its type is shown: the object may hold a password
+        expected = "a Config, such as resilience.config.load() returns"
+        raise ConfigurationError([Problem("config", type(config).__name__, expected)])
+    return config
 
 
 def under_variables(pattern: str, error: ConfigurationError) -> ConfigurationError:

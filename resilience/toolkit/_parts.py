@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from resilience._support.fork import renew_after_fork
 from resilience.config._names import fold
 from resilience.errors import ConfigurationError
 
-__all__ = ("NamedParts",)
+if TYPE_CHECKING:
+    from resilience.toolkit._listeners import PluggedListener
+
+__all__ = ("NamedParts", "OpenPart")
 
 T = TypeVar("T")
+
+_OPEN = ("redis", "health", "listener")
+"""The kinds of parts that hold connections or background work."""
+
+
+class OpenPart(Protocol):
+    """A part that holds connections or background work."""
+
+    def close(self) -> None:
+        """Release them. A second call does nothing."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release them without blocking the event loop."""
+        ...
 
 
 class NamedParts:
@@ -47,6 +65,10 @@ class NamedParts:
             raise ConfigurationError(f"{kind} {name!r} is {reason}")
         return cast("T", thing)
 
+    def keep_listener(self, listener: PluggedListener) -> None:
+        """Keep a listener, which was made elsewhere: the code of a plugin must not run under the lock."""
+        self.named("listener", listener.name, lambda: listener)
+
     def given(self, kind: str, name: str) -> tuple[Any, ...]:
         """Return the values that were given for a part; empty if it was built without values, or does not exist."""
         with self._lock:
@@ -61,6 +83,10 @@ class NamedParts:
         """Return the parts of these kinds in the order in which they were built."""
         with self._lock:
             return [thing for (kind, _), (thing, _) in self._built.items() if kind in kinds]
+
+    def open_parts(self) -> list[OpenPart]:
+        """Return the parts that hold connections or background work, in the order in which they were built."""
+        return self.of(*_OPEN)
 
 
 def _agree(given: tuple[object, ...], before: tuple[object, ...]) -> bool:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from resilience._support.redaction import hidden
 from resilience.config import Config, load
 from resilience.config._load import variables_in_force
 from resilience.config._schema import section
 from resilience.errors import ConfigurationError, Problem
-from resilience.events import EventLog
 from resilience.toolkit._default import KeptWhileEqual
-from resilience.toolkit._names import check_name, under_variables
+from resilience.toolkit._listeners import ToolkitLog, use_listeners
+from resilience.toolkit._names import check_name, checked_config, under_variables
 from resilience.toolkit._parts import NamedParts
 from resilience.toolkit._pipelines import PipelinesByName
 from resilience.toolkit._policies import ConfiguredPolicies
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from resilience.budget import BudgetOptions, RetryBudget
     from resilience.envelope import ErrorCatalog
+    from resilience.events import Listener
     from resilience.health import Health
     from resilience.lifecycle import Lifecycle
     from resilience.pipeline import Pipeline
@@ -31,21 +32,6 @@ if TYPE_CHECKING:
     from resilience.redis import RedisConnection
 
 __all__ = ("Resilience",)
-
-_OPEN = frozenset({"redis", "health"})
-"""The parts that hold connections or background work."""
-
-
-class _OpenPart(Protocol):
-    """A part that holds connections or background work."""
-
-    def close(self) -> None:
-        """Release them. A second call does nothing."""
-        ...
-
-    async def aclose(self) -> None:
-        """Release them without blocking the event loop."""
-        ...
 
 
 class Resilience:
@@ -60,6 +46,7 @@ class Resilience:
 
     Raises:
         ConfigurationError: `config` is not a `Config`, or a retry budget cannot be configured as it says.
+        PluginError: A listener that the settings name cannot be loaded.
 
     Example:
         >>> toolkit = Resilience.from_env({"RESILIENCE_PIPELINE__PAYMENTS__RETRY__ATTEMPTS": "4"})
@@ -78,14 +65,16 @@ class Resilience:
     )  # none is set by mistake
 
     def __init__(self, config: Config | None = None) -> None:
-        self._config = Config() if config is None else _checked_config(config)
-        self.event_log = EventLog(self._config.log)
+        self._config = Config() if config is None else checked_config(config)
+        self.event_log = ToolkitLog(self._config.log)
         """Decides which events of this toolkit's parts are logged."""
         self._parts = NamedParts()
         self._policies = ConfiguredPolicies(self._config, lambda: self._store, self.event_log)
         self._pipelines = PipelinesByName(self._config, self._policies, self._parts, self.event_log)
         # The process keeps a budget for as long as an object refers to it.
         self._budgets = [self._as_configured(name) for name in self._config.budgets]
+        if names := self._config.events.listeners:  # the first parts to be made are the last to be closed
+            use_listeners(names, self, self._parts.keep_listener, self.event_log.subscribe)
 
     @classmethod
     def from_env(
@@ -100,10 +89,15 @@ class Resilience:
 
         Raises:
             ConfigurationError: At least one setting is wrong. The error lists every problem.
+            PluginError: A listener that the settings name cannot be loaded.
         """
         environ, arguments = hidden(environ), hidden(arguments)  # error trackers show the local variables
         toolkit = cls(load(environ, strict=strict, arguments=arguments))
-        _ = toolkit.redis  # a wrong URL, or a missing extra, stops the start and not a call
+        try:
+            _ = toolkit.redis  # a wrong URL, or a missing extra, stops the start and not a call
+        except BaseException:
+            toolkit.close()  # a listener may have a thread by now
+            raise
         if (path := toolkit.config.status.socket) is not None:
             from resilience.status import PROCESS  # noqa: PLC0415 - imported by services with a status socket
 
@@ -277,6 +271,17 @@ class Resilience:
 
         return RetryBudget(name)
 
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Send every event of every part to `listener`: of those that exist, and of those that are made later.
+
+        These are the policies of pipelines and clients, those of each key or host included, the limiters, the limits of
+        servers, Redis, health and lifecycle. Budgets belong to the process; their events come from the retries.
+
+        Returns:
+            A function that ends this.
+        """
+        return self.event_log.subscribe(listener)
+
     def snapshot(self) -> dict[str, Any]:
         """Return the state of every part that this toolkit has built, as plain data that `json.dumps` accepts.
 
@@ -302,14 +307,14 @@ class Resilience:
         """Close connections and background work. A second call does nothing."""
         self._retire()
         with contextlib.ExitStack() as stack:  # the last part that was built closes first; each one closes
-            for part in self._open_parts():
+            for part in self._parts.open_parts():
                 stack.callback(part.close)
 
     async def aclose(self) -> None:
         """Close connections and background work without blocking the event loop. A second call does nothing."""
         self._retire()
         async with contextlib.AsyncExitStack() as stack:
-            for part in self._open_parts():
+            for part in self._parts.open_parts():
                 stack.push_async_callback(part.aclose)
 
     def __enter__(self) -> Self:
@@ -349,6 +354,7 @@ class Resilience:
         from resilience.health import Health, redis_check  # noqa: PLC0415 - imported by services that answer probes
 
         health = Health(self._config.health, lifecycle=self.lifecycle)
+        health.events.log_to(self.event_log)
         if self.redis is not None:
             health.add("redis", redis_check(self.redis))
         return health
@@ -377,16 +383,5 @@ class Resilience:
 
             PROCESS.hide(path, self)
 
-    def _open_parts(self) -> list[_OpenPart]:
-        """Return the parts that hold connections or background work and that have been built."""
-        return self._parts.of(*_OPEN)
-
 
 _default: KeptWhileEqual[Resilience] = KeptWhileEqual()
-
-
-def _checked_config(config: object) -> Config:
-    if not isinstance(config, Config):  # told by its type alone: what was given may hold a password
-        expected = "a Config, such as resilience.config.load() returns"
-        raise ConfigurationError([Problem("config", type(config).__name__, expected)])
-    return config

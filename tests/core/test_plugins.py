@@ -1,12 +1,11 @@
-import importlib
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import distributions
 import pytest
 
 from resilience import Bulkhead, PluginError, plugins
@@ -40,19 +39,8 @@ def test_unknown_names_are_answered_with_what_there_is() -> None:
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Make distributions on a path of their own: real metadata, real modules."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    def install(name: str, entry_point: str, source: str = "") -> None:
-        info = tmp_path / f"{name}-1.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
-        (info / "entry_points.txt").write_text(f"[{POLICIES}]\n{entry_point}\n")
-        (tmp_path / f"{name}_module.py").write_text(textwrap.dedent(source))
-        importlib.invalidate_caches()
-
-    yield install
-    for module in [name for name in sys.modules if name.endswith("_module")]:
-        del sys.modules[module]
+    with distributions.on_path(tmp_path, monkeypatch) as install:
+        yield lambda name, entry_point, source="": install(name, POLICIES, entry_point, source)
 
 
 def test_name_claimed_twice_is_refused(site: Any) -> None:
