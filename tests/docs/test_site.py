@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import fcntl
+import html
 import re
 import subprocess
 import sys
@@ -19,6 +20,9 @@ pytest.importorskip("sphinx", reason="it is in the group `docs`")
 pytest.importorskip("furo", reason="it is in the group `docs`")
 
 from _site import navigation, reference, states, write
+
+from resilience_demo import _screen
+from resilience_demo._script import FULL
 
 pytestmark = pytest.mark.once
 
@@ -214,3 +218,14 @@ def test_the_circuit_that_is_driven_is_the_real_one() -> None:
     reasons = {value.value for value in given if isinstance(value, ast.Constant) and isinstance(value.value, str)}
     assert len(reasons) >= 8
     assert reasons <= {each.cause for each in states.circuit(impatient=True)}
+
+
+def test_the_picture_of_the_demo_shows_the_demo_of_today() -> None:
+    """The recorded picture has the titles, phases, columns and promises that the screen of the demo has now."""
+    source = (ROOT / "docs" / "images" / "demo.svg").read_text()
+    picture = html.unescape(re.sub(r"<[^>]+>", "", source)).replace("\xa0", " ")
+    assert all(title in picture for title in _screen._TITLES.values())
+    assert all(phase.words in picture for phase in FULL.phases[:-1])
+    assert all(phase.name in picture for phase in FULL.phases)
+    assert all(name in picture for name in (*_screen._COLUMNS, "inside the payments pipeline"))
+    assert picture.count("✓ catalogue stays up:") == 1
