@@ -20,6 +20,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "_site.captions",
+    "_site.llms",
     "_site.navigation",
     "_site.reference",
     "_site.sources",

@@ -229,3 +229,15 @@ def test_the_picture_of_the_demo_shows_the_demo_of_today() -> None:
     assert all(phase.name in picture for phase in FULL.phases)
     assert all(name in picture for name in (*_screen._COLUMNS, "inside the payments pipeline"))
     assert picture.count("✓ catalogue stays up:") == 1
+
+
+def test_llms_txt_lists_every_page(site: Site) -> None:
+    """llms.txt has a line with a sentence for each page, and the Markdown of each page is in the site."""
+    lines = re.findall(r"^- \[([^\]]+)\]\(([^)]+)\.md\): (.+)$", (site.folder / "llms.txt").read_text(), re.MULTILINE)
+    assert sorted(page for _, page, _ in lines) == navigation.page_names()
+    assert [page for _, page, sentence in lines if not re.fullmatch(r"[^|<>]{15,300}\.", sentence)] == []
+    assert all(
+        (site.folder / f"{page}.md").read_text() == (ROOT / "docs" / f"{page}.md").read_text() for _, page, _ in lines
+    )
+    whole = (site.folder / "llms-full.txt").read_text()
+    assert all(f"\n# {title}\n" in whole for title, _, _ in lines)
