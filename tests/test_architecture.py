@@ -92,6 +92,7 @@ LEVELS = {
     "logs": 8.5,
     "toolkit": 9,
     "telemetry": 9.5,
+    "prometheus": 9.7,
     "cli": 10,
     "testing": 10,
     "__main__": 11,

@@ -81,7 +81,7 @@ class ResilienceMiddleware:
         checked_key(key)
         self._gate = ServerGate.of(resilience, key=None if key is None else lambda context: key(_connection(context)))
         self._wanted = {name.encode("ascii"): name for name in self._gate.wanted}
-        self._probes = ProbePaths(answers=answers_probes)
+        self._probes = ProbePaths(answers=answers_probes, paths=resilience.health.paths)
         self._covers_routes = self._gate.quota is not None and self._gate.options.rate_limit_covers == "routes"
         self._routes = ServedRoutes(None)
         self._static_paths: tuple[str, ...] = ()

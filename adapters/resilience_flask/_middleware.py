@@ -34,7 +34,7 @@ class FlaskMiddleware:
         self.app = app
         self._inner: WSGIApplication = app.wsgi_app
         self._wanted = tuple((_environ_key(name), name) for name in gate.wanted)
-        self._probes = ProbePaths()
+        self._probes = ProbePaths(paths=resilience.health.paths)
         self._exempt: frozenset[str] = frozenset()
         self._covers_routes = gate.options.rate_limit_covers == "routes"
         self.has_served = False

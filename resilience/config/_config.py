@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from resilience.budget import BudgetOptions
     from resilience.client._options import ClientOptions
     from resilience.config._names import Key
-    from resilience.config._options import EventsOptions, PipelineOptions, ServiceOptions
+    from resilience.config._options import EventsOptions, MetricsOptions, PipelineOptions, ServiceOptions
     from resilience.errors import Problem
     from resilience.event_log import LogOptions
     from resilience.health._options import HealthOptions
@@ -72,6 +72,11 @@ class Config:
     def service(self) -> ServiceOptions:
         """The settings of the service itself."""
         return cast("ServiceOptions", self._options("service"))
+
+    @functools.cached_property
+    def metrics(self) -> MetricsOptions:
+        """The settings of the metrics page."""
+        return cast("MetricsOptions", self._options("metrics"))
 
     @functools.cached_property
     def status(self) -> StatusOptions:

@@ -1,12 +1,12 @@
-"""The settings of the service itself, of the loader, and of the switch of each policy."""
+"""The settings of the service itself, of the loader, of the metrics page, and of the switch of each policy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resilience.options import Flag, Listing, Options, Text, option
+from resilience.options import Duration, Flag, Listing, Options, Text, Whole, option
 
-__all__ = ("EventsOptions", "LoaderOptions", "PipelineOptions", "ServiceOptions", "SwitchOptions")
+__all__ = ("EventsOptions", "LoaderOptions", "MetricsOptions", "PipelineOptions", "ServiceOptions", "SwitchOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,28 @@ class LoaderOptions(Options):
         none="no file",
     )
     strict: bool = option(False, Flag(), "refuse to start when a variable or key is unknown, instead of warning")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsOptions(Options):
+    """Where Prometheus can read the metrics of the process. By default: nowhere."""
+
+    endpoint: bool = option(False, Flag(), "answer /metrics in the application, to every client that can reach it")
+    port: int | None = option(
+        None, Whole(0, 65_535), "port of its own for /metrics, 0 for a free one", none="no port of its own"
+    )
+    host: str = option("127.0.0.1", Text("an address of this machine", longest=255), "address of that port")
+    requests: bool = option(True, Flag(), "measure the duration of each request, if the metrics can be read")
+    flush_interval: float = option(
+        1.0,
+        Duration(0.05, maximum=60),
+        "interval at which a worker writes its numbers for the others, with PROMETHEUS_MULTIPROC_DIR",
+    )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the metrics can be read at all."""
+        return self.endpoint or self.port is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,6 +134,7 @@ SECTIONS = (
     Section("lifecycle", "resilience.lifecycle._options:LifecycleOptions", "resilience.lifecycle:Lifecycle"),
     Section("events", "resilience.config._options:EventsOptions"),
     Section("log", "resilience.event_log._options:LogOptions"),
+    Section("metrics", "resilience.config._options:MetricsOptions"),
     Section("status", "resilience.status._options:StatusOptions"),
     Section("telemetry", "resilience.telemetry._options:TelemetryOptions"),
     Section(

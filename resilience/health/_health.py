@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
@@ -13,7 +13,7 @@ from resilience.events import Emitter
 from resilience.health import _schedule
 from resilience.health._check import Check, CheckFunction, Launch
 from resilience.health._options import GROUPS, LIFECYCLE, LIFECYCLE_GROUPS, PING, HealthOptions, problems_of
-from resilience.health._reply import Reply, parse_probe, reply_to
+from resilience.health._reply import PROBE_PATHS, Reply, parse_probe, reply_to
 from resilience.health._report import Report, ReportBuilder, ReportEntry, unknown_excludes
 from resilience.health._schedule import Schedule
 from resilience.lifecycle import READY, STARTING, Lifecycle
@@ -26,6 +26,16 @@ Period: TypeAlias = float | str | timedelta | None
 Query: TypeAlias = str | bytes | Mapping[str, Sequence[str]]
 _OPTIONS = Instance(HealthOptions, expected="HealthOptions")
 _LIFECYCLE = Instance(Lifecycle, expected="a Lifecycle")
+
+
+class _Page(Protocol):
+    """A page that is answered beside the probes."""
+
+    def handle(self, path: str, query: Query, accept: str | None, /) -> Reply:
+        """Answer a request, blocking."""
+
+    async def ahandle(self, path: str, query: Query, accept: str | None, /) -> Reply:
+        """Answer a request."""
 
 
 class Health:
@@ -65,11 +75,26 @@ class Health:
         if lifecycle is not None:
             self.attach(lifecycle)
         self._checks: dict[str, Check] = {}
+        self._pages: dict[str, _Page] = {}
         self._schedule = Schedule(self._background_launch)
 
     def attach(self, lifecycle: Lifecycle) -> None:
         """Let `lifecycle` decide about start and drain from now on."""
         self._lifecycle = checked(lifecycle, "lifecycle", _LIFECYCLE)
+
+    def mount(self, path: str, page: _Page) -> None:
+        """Answer `path` by `page`, wherever the probes are answered; such a request is never limited or refused.
+
+        Args:
+            path: One segment, such as "/metrics". An adapter that exists already does not see it.
+            page: Its `handle` and `ahandle` take path, query and `Accept`.
+        """
+        self._pages[path] = page
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of the probes, and of the pages beside them."""
+        return (*PROBE_PATHS, *self._pages)
 
     def add(
         self,
@@ -199,6 +224,8 @@ class Health:
             query: The raw query string, or all values of each parameter.
             accept: The header `Accept`. JSON is returned only if it asks for JSON.
         """
+        if (page := self._pages.get(path)) is not None:
+            return page.handle(path, query, accept)
         request = parse_probe(path, query, accept, self.names, self.groups)
         if isinstance(request, Reply):
             return request
@@ -206,6 +233,8 @@ class Health:
 
     async def ahandle(self, path: str, query: Query = "", accept: str | None = None) -> Reply:
         """Answer a probe without blocking. For the arguments see `handle`."""
+        if (page := self._pages.get(path)) is not None:
+            return await page.ahandle(path, query, accept)
         request = parse_probe(path, query, accept, self.names, self.groups)
         if isinstance(request, Reply):
             return request

@@ -11,7 +11,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from resilience.errors import ConfigurationError, Problem, one_line
 from resilience.options import Text, Whole, checked
@@ -19,7 +19,7 @@ from resilience.options import Text, Whole, checked
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from resilience.health._health import Health
+    from resilience.health._reply import Reply
 
 __all__ = ("HealthServer",)
 
@@ -29,6 +29,13 @@ _RETRY_INTERVAL = 1.0
 _MAX_CONNECTIONS = 16
 _SHUTDOWN_TIMEOUT = 0.25
 """Seconds in which a thread notices that its connection was shut down, and frees its place."""
+
+
+class _Pages(Protocol):
+    """What is served: a `Health`, or one page."""
+
+    def handle(self, path: str, query: str, accept: str | None, /) -> Reply:
+        """Answer a request."""
 
 
 def _false() -> bool:
@@ -45,7 +52,7 @@ class HealthServer:
     process that forks later keeps the port.
 
     Args:
-        health: Answers the probes.
+        health: Answers the probes: a `Health`, or another object with its `handle`.
         port: 0 takes a free port. The attribute `port` has its number.
         host: The address to listen on.
         before: Called before each answer.
@@ -58,7 +65,7 @@ class HealthServer:
 
     def __init__(
         self,
-        health: Health,
+        health: _Pages,
         port: int,
         host: str = "127.0.0.1",
         *,

@@ -53,6 +53,14 @@ Limiter = Callable[[str, str, int | None], "TokenBucket"]
 """Returns the bucket of a name, a rate and a burst: `Resilience.limiter`."""
 
 
+class _Metrics(Protocol):
+    """Counts the requests."""
+
+    def request_ended(
+        self, method: str, route: str | None, status: int | str | None, seconds: float, trace_id: str, /
+    ) -> None: ...
+
+
 class _GateParts(Protocol):
     """The parts of `Resilience` that the gate is built from."""
 
@@ -66,6 +74,8 @@ class _GateParts(Protocol):
     def event_log(self) -> EventLog: ...
     @property
     def limiter(self) -> Limiter: ...
+    @property
+    def metrics(self) -> _Metrics | None: ...
 
 
 class ServerGate:
@@ -104,6 +114,7 @@ class ServerGate:
         self.catalog: ErrorCatalog | None = None
         """The messages of errors, and their translations."""
         self._logs_requests = False
+        self._metrics: _Metrics | None = None
         self._limiter, self._limiter_waits = limiter, limiter_waits
         self._allowed = options.deadline
         self._proxies = TrustedProxies(options.trusted_proxies)
@@ -131,7 +142,7 @@ class ServerGate:
         in_memory = config.redis.url is None
         gate = cls(config.server, limiter=limiter, limiter_waits=not in_memory, lifecycle=toolkit.lifecycle, key=key)
         gate.catalog = toolkit.catalog
-        gate._logs_requests = config.log.requests
+        gate._logs_requests, gate._metrics = config.log.requests, toolkit.metrics
         if gate.bulkhead is not None:
             gate.bulkhead.events.log_to(toolkit.event_log)
         return gate
@@ -165,7 +176,7 @@ class ServerGate:
         if path in excluded.paths or (path.startswith(excluded.below) and path in excluded):
             context.is_excluded = True
             return context
-        if self._logs_requests:
+        if self._logs_requests or self._metrics is not None:
             context.record = RequestRecord()
         own = allowed = self._allowed
         asked, also = find(self._deadline_header), find(REQUEST_TIMEOUT)
@@ -239,9 +250,9 @@ class ServerGate:
             context.deadline.at = math.inf
 
     def log_request(self, context: RequestContext, method: str = "") -> None:
-        """Write the line of a request whose answer has ended, if the log has a line for each request.
+        """Count a request whose answer has ended, and write its line, if metrics and log have each request.
 
-        Probes and other excluded paths have none. A second call does nothing.
+        Probes and other excluded paths are left out. A second call does nothing.
 
         Args:
             context: The request.
@@ -249,6 +260,11 @@ class ServerGate:
         """
         record, context.record = context.record, None
         if record is None or context.is_excluded:
+            return
+        if self._metrics is not None:
+            trace_id = context.trace_id if context.trace_flags & 1 else ""
+            self._metrics.request_ended(method, record.route, record.status, record.seconds, trace_id)
+        if not self._logs_requests:
             return
         ids: dict[str, str] = {}
         if context is not current_request():

@@ -57,12 +57,13 @@ class ProbePaths:
 
     Args:
         answers: Whether the adapter answers the probe paths itself.
+        paths: The paths of the probes: `Health.paths`.
     """
 
     __slots__ = ("_answered", "_routed", "prefixes")
 
-    def __init__(self, *, answers: bool = True) -> None:
-        self._answered = PROBE_PATHS if answers else ()
+    def __init__(self, *, answers: bool = True, paths: tuple[str, ...] = PROBE_PATHS) -> None:
+        self._answered = paths if answers else ()
         self._routed: tuple[str, ...] = ()
         self.prefixes = self._answered
         """The beginnings of all probe paths. Compare with them first: nearly all paths have none of them."""

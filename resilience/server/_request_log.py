@@ -31,6 +31,11 @@ class RequestRecord:
         self.status: int | str | None = None
         """The status that the client gets, None until it is sent: a number, or the name of a status of gRPC."""
 
+    @property
+    def seconds(self) -> float:
+        """The time since the beginning."""
+        return monotonic() - self._began
+
     def write(self, method: str, client: str, ids: Mapping[str, str]) -> None:
         """Write the line.
 
@@ -41,7 +46,7 @@ class RequestRecord:
         """
         if not may_write(logging.INFO, _LOG):
             return
-        duration = (monotonic() - self._began) * 1000
+        duration = self.seconds * 1000
         route = None if self.route is None else one_line(self.route, _LONGEST_ROUTE)
         status = "no answer" if self.status is None else self.status
         took = f"{status} in {duration:.3g} ms" if duration < 1000 else f"{status} in {duration:.0f} ms"  # noqa: PLR2004 - three digits

@@ -4,7 +4,8 @@ This package needs no OpenTelemetry and no prometheus-client. `METRICS` is the t
 """
 
 from resilience.telemetry._metrics import METRICS
+from resilience.telemetry._process import REQUEST_DURATION
 from resilience.telemetry._readings import Family, Point, Readings
 from resilience.telemetry._table import Metric, MetricKind
 
-__all__ = ("METRICS", "Family", "Metric", "MetricKind", "Point", "Readings")
+__all__ = ("METRICS", "REQUEST_DURATION", "Family", "Metric", "MetricKind", "Point", "Readings")

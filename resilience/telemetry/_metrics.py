@@ -10,6 +10,7 @@ a key, a user, a host, an address or the text of an error.
 
 from __future__ import annotations
 
+from resilience.telemetry._process import PROCESS_METRICS
 from resilience.telemetry._table import Metric, MetricKind, count, each, each_other, level, unnamed
 
 __all__ = ("METRICS",)
@@ -382,5 +383,5 @@ _DURATIONS = (
     ),
 )
 
-METRICS: tuple[Metric, ...] = (*_BREAKER, *_RETRY, *_LIMITS, *_ANSWERS, *_PROCESS, *_DURATIONS)
+METRICS: tuple[Metric, ...] = (*_BREAKER, *_RETRY, *_LIMITS, *_ANSWERS, *_PROCESS, *PROCESS_METRICS, *_DURATIONS)
 """All metrics of the toolkit."""

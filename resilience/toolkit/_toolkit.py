@@ -12,7 +12,8 @@ from resilience.config._schema import section
 from resilience.errors import ConfigurationError, Problem
 from resilience.toolkit._default import KeptWhileEqual
 from resilience.toolkit._listeners import ToolkitLog, use_listeners
-from resilience.toolkit._names import check_name, checked_config, under_variables
+from resilience.toolkit._names import check_name, checked_config
+from resilience.toolkit._openings import open_page, open_redis
 from resilience.toolkit._parts import NamedParts
 from resilience.toolkit._pipelines import PipelinesByName
 from resilience.toolkit._policies import ConfiguredPolicies
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from resilience.lifecycle import Lifecycle
     from resilience.pipeline import Pipeline
     from resilience.policy import AroundPolicy, Policy
+    from resilience.prometheus import MetricsPage
     from resilience.ratelimit import Store, TokenBucket
     from resilience.redis import RedisConnection
 
@@ -149,6 +151,13 @@ class Resilience:
         return self._parts.once("health", self._new_health)
 
     @property
+    def metrics(self) -> MetricsPage | None:
+        """The metrics page of this process for Prometheus; None unless `RESILIENCE_METRICS__...` opens it."""
+        if not self._config.metrics.is_open:
+            return None
+        return self._parts.once("metrics", lambda: open_page(self._config.metrics))
+
+    @property
     def lifecycle(self) -> Lifecycle:
         """The phase of this process, and the hooks that run when it starts and stops."""
         return self._parts.once("lifecycle", self._new_lifecycle)
@@ -164,7 +173,7 @@ class Resilience:
         """The connection to the Redis that instances share; None if no URL is set. It connects when first used."""
         if self._config.redis.url is None:
             return None
-        return self._parts.once("redis", self._new_redis)
+        return self._parts.once("redis", lambda: open_redis(self._config.redis))
 
     @property
     def catalog(self) -> ErrorCatalog:
@@ -342,14 +351,6 @@ class Resilience:
         budget.configure(cast("BudgetOptions", self._config.budget(name)))
         return budget
 
-    def _new_redis(self) -> RedisConnection:
-        from resilience.redis import RedisConnection  # noqa: PLC0415 - imported by services with a URL
-
-        try:
-            return RedisConnection(self._config.redis)
-        except ConfigurationError as error:
-            raise under_variables("redis", error) from None
-
     def _new_health(self) -> Health:
         from resilience.health import Health, redis_check  # noqa: PLC0415 - imported by services that answer probes
 
@@ -357,6 +358,8 @@ class Resilience:
         health.events.log_to(self.event_log)
         if self.redis is not None:
             health.add("redis", redis_check(self.redis))
+        if self.metrics is not None and self._config.metrics.endpoint:
+            health.mount("/metrics", self.metrics)
         return health
 
     @property

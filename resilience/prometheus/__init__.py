@@ -1,0 +1,10 @@
+"""Metrics for Prometheus: a collector for your own registry, and the page `/metrics`.
+
+It needs prometheus-client: `pip install 'resilience-plugins[prometheus]'`.
+"""
+
+from resilience.prometheus._collector import PrometheusCollector, prometheus_name
+from resilience.prometheus._opening import OPEN_PAGE, OpenPage
+from resilience.prometheus._page import METRICS_PATH, MetricsPage
+
+__all__ = ("METRICS_PATH", "OPEN_PAGE", "MetricsPage", "OpenPage", "PrometheusCollector", "prometheus_name")
