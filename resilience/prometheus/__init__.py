@@ -4,7 +4,7 @@ It needs prometheus-client: `pip install 'resilience-plugins[prometheus]'`.
 """
 
 from resilience.prometheus._collector import PrometheusCollector, prometheus_name
-from resilience.prometheus._opening import OPEN_PAGE, OpenPage
-from resilience.prometheus._page import METRICS_PATH, MetricsPage
+from resilience.prometheus._opening import OpenPage
+from resilience.prometheus._page import MetricsPage
 
-__all__ = ("METRICS_PATH", "OPEN_PAGE", "MetricsPage", "OpenPage", "PrometheusCollector", "prometheus_name")
+__all__ = ("MetricsPage", "OpenPage", "PrometheusCollector", "prometheus_name")

@@ -1,4 +1,4 @@
-"""The metrics of the process itself: threads, tasks, the event loop, memory and garbage; and the duration of requests."""
+"""The metrics of the process itself, such as its threads and its memory, and the duration of its requests."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def open_page(options: MetricsOptions) -> MetricsPage:
         PluginError: prometheus-client is not installed.
     """
     try:
-        from resilience.prometheus import OPEN_PAGE  # noqa: PLC0415 - an extra
+        from resilience.prometheus._opening import OPEN_PAGE  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "prometheus_client":
             raise

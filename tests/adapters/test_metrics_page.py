@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
@@ -13,13 +16,14 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from flask import Flask
-from server_process import started
+from server_process import ServerProcess, started
 
 from resilience import Resilience
-from resilience.prometheus import OPEN_PAGE
+from resilience.prometheus._opening import OPEN_PAGE
 from resilience_fastapi import install
 from resilience_flask import FlaskResilience
 
+ClientOf = Callable[[dict[str, str]], httpx2.Client]
 OPEN = {"RESILIENCE_METRICS__ENDPOINT": "true"}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -50,7 +54,7 @@ CLIENTS = pytest.mark.parametrize("client_of", [fastapi_client, flask_client])
 
 
 @CLIENTS
-def test_the_page_is_closed_unless_opened(client_of) -> None:  # type: ignore[no-untyped-def]  # one of two functions
+def test_the_page_is_closed_unless_opened(client_of: ClientOf) -> None:
     """Without the setting `/metrics` is a path like any other."""
     with client_of({}) as client:
         assert client.get("/metrics").status_code == 404
@@ -58,7 +62,7 @@ def test_the_page_is_closed_unless_opened(client_of) -> None:  # type: ignore[no
 
 
 @CLIENTS
-def test_the_page_is_not_limited_and_has_the_requests(client_of) -> None:  # type: ignore[no-untyped-def]  # as above
+def test_the_page_is_not_limited_and_has_the_requests(client_of: ClientOf) -> None:
     """A client over its limit can still scrape; the series have the template of the route and the status."""
     with client_of({**OPEN, "RESILIENCE_SERVER__RATE_LIMIT": "1/hour"}) as client:
         statuses = [client.get(f"/orders/{number}").status_code for number in range(2)]
@@ -66,14 +70,16 @@ def test_the_page_is_not_limited_and_has_the_requests(client_of) -> None:  # typ
         assert statuses == [200, 429]
         assert page.status_code == 200
         assert page.headers["content-type"].startswith("text/plain")
-        series = re.findall(r'request_duration_seconds_count\{method="GET",route="(.*?)",status="(\d+)"\} 1\.0', page.text)
+        series = re.findall(
+            r'request_duration_seconds_count\{method="GET",route="(.*?)",status="(\d+)"\} 1\.0', page.text
+        )
         assert {status for _, status in series} == {"200", "429"}
         assert {route for route, _ in series} <= {"/orders/{order}", "/orders/<order>", "(no route)"}
         assert "/metrics" not in {route for route, _ in series}
 
 
 @CLIENTS
-def test_a_recorded_trace_is_an_exemplar(client_of) -> None:  # type: ignore[no-untyped-def]  # as above
+def test_a_recorded_trace_is_an_exemplar(client_of: ClientOf) -> None:
     """OpenMetrics has the trace of a request whose `traceparent` is recorded."""
     with client_of(OPEN) as client:
         client.get("/orders/1", headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"})
@@ -135,15 +141,12 @@ def test_two_workers_show_one_sum(tmp_path: Path) -> None:
         assert all(text.count("# TYPE resilience_breaker_calls_total counter") == 1 for text in texts)
         circuits = r'resilience_breaker_circuits\{policy="payments.breaker",state="closed"\} (\d+)'
         assert [re.findall(circuits, text) for text in texts] == [["2"]] * 4
-        import os  # noqa: PLC0415
-        import signal  # noqa: PLC0415
-
         os.kill(int(next(iter(workers))), signal.SIGKILL)
         server.answers("/pay", 200)
         assert wait_for(server, made + 1) == made + 1
 
 
-def wait_for(server, calls: int) -> float:  # type: ignore[no-untyped-def]  # a ServerProcess
+def wait_for(server: ServerProcess, calls: int) -> float:
     """Return the sum of successful calls once it has reached `calls`, or the last one after two seconds."""
     end, found = time.monotonic() + 3, 0.0
     while found < calls and time.monotonic() < end:

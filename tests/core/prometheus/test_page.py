@@ -12,7 +12,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from resilience import CircuitBreaker, CircuitOpenError, ConfigurationError, Pipeline, Resilience
-from resilience.prometheus import METRICS_PATH, MetricsPage, PrometheusCollector, prometheus_name
+from resilience.prometheus import MetricsPage, PrometheusCollector, prometheus_name
+from resilience.prometheus._page import METRICS_PATH
 from resilience.telemetry import METRICS, REQUEST_DURATION, Family, MetricKind, Readings
 
 Parser = Callable[[str], Iterable[Any]]

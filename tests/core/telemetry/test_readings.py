@@ -75,7 +75,7 @@ def test_each_metric_has_one_row_with_a_unit_and_a_sentence() -> None:
         assert metric.name.startswith("resilience.")
         assert not metric.name.endswith("_total")
         assert metric.description.endswith(".")
-        assert set(metric.labels) <= {"policy", "pipeline", "kind", "outcome", "reason", "state"}
+        assert set(metric.labels) <= {"policy", "pipeline", "kind", "outcome", "reason", "state", "generation"}
         assert (metric.kind is MetricKind.HISTOGRAM) == bool(metric.buckets)
         assert metric.unit
 

@@ -1,0 +1,53 @@
+"""The figures of the process, read when a collector asks."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+
+from resilience.telemetry import Readings
+from resilience.telemetry._loop_watch_aio import watch_loop
+
+
+def figures() -> dict[tuple[str, tuple[str, ...]], float]:
+    return {
+        (family.metric.name.removeprefix("resilience.process."), point.labels): point.value
+        for family in Readings().collect()
+        if family.metric.name.startswith("resilience.process.")
+        for point in family.points
+    }
+
+
+def test_threads_memory_and_collections() -> None:
+    """A new thread and a run of the garbage collector are seen; the memory is that of a Python process."""
+    before = figures()
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait)
+    thread.start()
+    gc.collect()
+    after = figures()
+    release.set()
+    thread.join()
+    assert after["threads", ()] == before["threads", ()] + 1
+    assert after["collections", ("2",)] > before["collections", ("2",)]
+    assert 5_000_000 < after["memory", ()] < 100_000_000_000
+
+
+def test_a_blocked_loop_is_late() -> None:
+    """The lag grows by about the time for which code has blocked the loop; tasks are counted."""
+
+    async def block() -> tuple[float, float]:
+        watch_loop()
+        watch_loop()
+        await asyncio.sleep(0.01)
+        before = figures().get(("loop_lag", ()), 0.0)
+        tasks = figures()["tasks", ()]
+        time.sleep(0.6)  # noqa: ASYNC251 - as careless code does
+        await asyncio.sleep(0.05)
+        return figures()["loop_lag", ()] - before, tasks
+
+    lag, tasks = asyncio.run(block())
+    assert 0.3 < lag < 10
+    assert tasks >= 1
