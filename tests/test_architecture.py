@@ -404,6 +404,7 @@ LARGER_PACKAGES = {
     "resilience/redis": "connections of both colours, pools of both colours, scripts and outages",
     "resilience/server": "each guard of a request is an idea of its own",
     "adapters/resilience_fastapi": "each layer around an ASGI application is an idea of its own",
+    "resilience/toolkit": "each kind of part is built in a file of its own",
     "adapters/resilience_demo": "a program, not a library",
     "adapters/resilience_demo/chain": "a program, not a library",
 }

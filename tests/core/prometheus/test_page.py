@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -13,11 +13,18 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from resilience import CircuitBreaker, CircuitOpenError, ConfigurationError, Pipeline, Resilience
 from resilience.prometheus import MetricsPage, PrometheusCollector, prometheus_name
+from resilience.prometheus._opening import OPEN_PAGE
 from resilience.prometheus._page import METRICS_PATH
 from resilience.telemetry import METRICS, REQUEST_DURATION, Family, MetricKind, Readings
 
 Parser = Callable[[str], Iterable[Any]]
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+@pytest.fixture(autouse=True)
+def _no_port_stays_open() -> Iterator[None]:
+    yield
+    OPEN_PAGE.close()
 
 
 @pytest.fixture
