@@ -141,6 +141,36 @@ async def test_a_stream_holds_its_place_until_it_ends(
         assert (await customers.ask()).status_code == 200
 
 
+async def test_a_customer_who_leaves_frees_the_place(
+    provider: tuple[Provider, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the customer disconnects in the midst of an answer, the stream to the provider is closed."""
+    told, url = provider
+    async with Customers(tmp_path, monkeypatch, url) as customers:
+        told.go_on = False
+        leaves = asyncio.Event()
+        messages: Any = iter([{"type": "http.request"}])
+
+        async def receive() -> Any:
+            if (message := next(messages, None)) is None:
+                await leaves.wait()
+                message = {"type": "http.disconnect"}
+            return message
+
+        async def send(message: Any) -> None:
+            if message.get("body"):
+                leaves.set()
+
+        request = {"type": "http", "method": "GET", "path": "/answers", "query_string": b"question=why", "headers": []}
+        scope = {**request, "client": ("127.0.0.1", 1), "asgi": {"spec_version": "2.3"}}
+        try:
+            await customers.names["app"](scope, receive, send)
+            (figures,) = customers.names["toolkit"].pipeline("llm").snapshot()["clients"][-1]["each"].values()
+            assert (len(told.keys), figures["concurrent"]) == (1, 0)
+        finally:
+            told.go_on = True
+
+
 async def test_the_retries_of_the_sdk_multiply(
     provider: tuple[Provider, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

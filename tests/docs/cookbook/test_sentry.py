@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -105,3 +107,40 @@ def test_an_outage_is_one_issue(tmp_path: Path) -> None:
         server.ask("/coded")
         (coded,) = sentry.wait_for(1)
         assert coded["fingerprint"] == ["resilience", "ORDERS_P001"]
+
+
+ON_FLASK = """
+import sentry_sdk
+from flask import Flask
+from sentry_sdk.transport import Transport
+from resilience import CircuitOpenError
+from resilience_flask import FlaskResilience
+
+sent = []
+
+class Kept(Transport):
+    def capture_envelope(self, envelope):
+        sent.extend(item for item in envelope.items if item.type == "event")
+
+sentry_sdk.init(dsn="http://key@127.0.0.1/1", transport=Kept)
+app = Flask("shop")
+FlaskResilience(app)
+
+@app.get("/refused")
+def refused():
+    raise CircuitOpenError("open", policy="prices")
+
+@app.get("/bug")
+def bug():
+    raise ValueError("a bug")
+
+client = app.test_client()
+print([(client.get(path).status_code, len(sent)) for path in ("/refused", "/refused", "/bug")])
+"""
+
+
+def test_a_refusal_that_flask_answers_is_no_event() -> None:
+    """With an empty configuration of Sentry, a refused request of Flask sends nothing, and a bug one event."""
+    command = [sys.executable, "-c", ON_FLASK]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "[(503, 0), (503, 0), (500, 1)]\n", done.stderr

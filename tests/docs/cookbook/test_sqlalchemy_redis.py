@@ -15,7 +15,7 @@ import pytest
 from cookbook import Recipe
 from redis_process import RedisProcess
 
-from resilience import BulkheadFullError, CircuitOpenError, Event
+from resilience import BulkheadFullError, CircuitOpenError, DeadlineExceededError, Event, Pipeline, Timeout
 
 sqlalchemy = pytest.importorskip("sqlalchemy", minversion="2", reason="sqlalchemy is in the group `cookbook`")
 pytestmark = [pytest.mark.once, pytest.mark.redis]
@@ -181,6 +181,22 @@ def test_a_second_statement_of_a_broken_session_fails(shop: Shop) -> None:
             session.execute(statement)
         with pytest.raises(sqlalchemy.exc.PendingRollbackError):
             session.execute(statement)
+
+
+def test_a_blocking_transaction_outlives_its_timeout(shop: Shop) -> None:
+    """A `Timeout` around blocking code gives the caller an error, and the thread commits all the same."""
+    begun, stored = threading.Event(), threading.Event()
+
+    def store() -> None:
+        begun.wait(5)
+        shop.place("o-1", "tea")
+        stored.set()
+
+    with pytest.raises(DeadlineExceededError):
+        Pipeline("timed", Timeout("20ms")).call(store)
+    begun.set()
+    assert stored.wait(5)
+    assert shop.orders == ["o-1"]
 
 
 def test_a_commit_that_breaks_is_repeated_by_its_key(shop: Shop) -> None:
