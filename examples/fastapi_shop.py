@@ -34,6 +34,7 @@ from pydantic import BaseModel
 
 from resilience import Resilience, ResilienceError
 from resilience.events import Event
+from resilience.logs import configure_logging
 from resilience_fastapi import error_responses, install, rate_limit
 from resilience_http.httpx2 import AsyncResilienceTransport
 
@@ -67,6 +68,8 @@ SETTINGS = {
 
 log = logging.getLogger("shop")
 toolkit = Resilience.from_env({**SETTINGS, **os.environ})
+if "RESILIENCE_LOG__FORMAT" in os.environ:  # json: one form for all three services, with the ids of the request
+    configure_logging(toolkit.config)
 payments = toolkit.pipeline("payments")
 
 toolkit.catalog.define("ORDERS_V001", "We do not sell that.", http_status=422)

@@ -27,6 +27,7 @@ from flask import Flask, request
 
 from resilience import AppError, Deadline, Resilience
 from resilience.events import Event
+from resilience.logs import configure_logging
 from resilience.server import current_request
 from resilience_flask import FlaskResilience
 from resilience_grpc import LazyChannel, channel_options, client_interceptors
@@ -46,6 +47,8 @@ SETTINGS = {
 logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
 log = logging.getLogger("warehouse")
 toolkit = Resilience.from_env({**SETTINGS, **os.environ})
+if "RESILIENCE_LOG__FORMAT" in os.environ:  # json: one form for all three services, with the ids of the request
+    configure_logging(toolkit.config)
 
 app = Flask(__name__)
 FlaskResilience(app, toolkit)

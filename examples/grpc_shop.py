@@ -28,6 +28,7 @@ from typing import Any
 import grpc
 
 from resilience import AppError, Deadline, Resilience
+from resilience.logs import configure_logging
 from resilience.server import current_request
 from resilience_grpc import add_health, drain, server_interceptors
 
@@ -149,4 +150,6 @@ def serve(address: str) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    if "RESILIENCE_LOG__FORMAT" in os.environ:  # json: one form for all three services, with the ids of the request
+        configure_logging(toolkit.config)
     serve(os.environ.get("STOCK_ADDRESS", "127.0.0.1:9003"))

@@ -172,7 +172,8 @@ def _duration(given: Mapping[str, object], plain: PlainForm) -> object:
         return plain.of(given["duration_ms"])
     facts = given.get("resilience_facts")
     if isinstance(facts, dict):
-        for name in _DURATIONS:
+        names = ("seconds",) if given.get("resilience_event") == "health.changed" else _DURATIONS
+        for name in names:
             if isinstance(seconds := facts.get(name), int | float):
                 return round(seconds * 1000, 3)
     return None

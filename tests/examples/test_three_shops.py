@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from shop_chain import Chain, running
+from shop_chain import Chain, Service, running
 
 pytestmark = pytest.mark.servers
 
@@ -24,7 +26,8 @@ LEFT = re.compile(r"(\d+) ms left")
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """Give all three, with time for a machine that is busy."""
-    with running(tmp_path_factory.mktemp("chain"), RESILIENCE_SERVER__DEADLINE="10s") as chain:
+    logs = {"RESILIENCE_LOG__FORMAT": "json", "RESILIENCE_LOG__REQUESTS": "true"}
+    with running(tmp_path_factory.mktemp("chain"), RESILIENCE_SERVER__DEADLINE="10s", **logs) as chain:
         yield chain
 
 
@@ -50,6 +53,32 @@ def test_an_order_goes_through_all_three(chain: Chain) -> None:
         "stock",
         450,
     )
+
+
+def served(service: Service, request_id: str) -> list[dict[str, Any]]:
+    """Return the lines of a request in the log of a service, which may write one after its client has gone on."""
+    end = time.monotonic() + 5
+    while True:
+        logged = [json.loads(line) for line in service.said.splitlines() if line.startswith('{"timestamp"')]
+        found = [line for line in logged if (line["logger"], line["request_id"]) == ("resilience.requests", request_id)]
+        if found or time.monotonic() > end:
+            return found
+        time.sleep(0.01)
+
+
+def test_an_order_has_the_same_ids_in_three_logs(chain: Chain) -> None:
+    """Each service writes one JSON line for its part of the order, with the ids that the client sent."""
+    number = uuid.uuid4()
+    assert ask(chain, "tea", number, **{"X-Request-ID": "logged"}).status_code == 200
+    found = [line for service in (chain.shop, chain.warehouse, chain.stock) for line in served(service, "logged")]
+    assert [(line["service_name"], line.get("http_route"), line.get("grpc_method")) for line in found] == [
+        ("shop", "/parcels/{number}", None),
+        ("warehouse", "/parcels/<uuid:number>", None),
+        ("stock", None, "/shop.Stock/Book"),
+    ]
+    assert {(line["trace_id"], line["trace_sampled"]) for line in found} == {(TRACE, True)}
+    assert all(line["duration_ms"] > 0 for line in found)
+    assert str(number) not in str(found)
 
 
 def test_an_error_crosses_three_services_unchanged(chain: Chain) -> None:

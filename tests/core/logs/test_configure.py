@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 
 from resilience import ConfigurationError, Resilience
 from resilience.config import Config, load
@@ -90,6 +91,14 @@ def test_the_settings_count(err: Terminal, configure: Callable[[Config], None]) 
     assert 'iban="***"' in line
     levels = {name: logging.getLogger(name).level for name in SERVER_LOGGERS if name.endswith("access")}
     assert set(levels.values()) == {logging.WARNING}
+
+
+def test_uvicorn_takes_the_dictionary(err: Terminal) -> None:
+    """The argument `log_config` of uvicorn accepts the dictionary, and its lines then have our form."""
+    uvicorn.Config("shop:app", log_config=logging_config(config(SERVICE__NAME="shop")))
+    for name in ("uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).info("from %s", name)
+    assert [json.loads(line)["event"] for line in err.lines] == ["from uvicorn.error", "from uvicorn.access"]
 
 
 @WAYS

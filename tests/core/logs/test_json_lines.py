@@ -376,6 +376,8 @@ def test_lines_of_health_and_lifecycle_are_structured_too() -> None:
         lifecycle.stop()
     found = {line["resilience_event"]: line["resilience_facts"] for line in out.lines if "resilience_event" in line}
     assert found["health.changed"]["ok"] is False
+    (changed,) = [line for line in out.lines if line.get("resilience_event") == "health.changed"]
+    assert changed["duration_ms"] == round(found["health.changed"]["seconds"] * 1000, 3)
     assert found["lifecycle.hook_failed"]["hook"] == "flush"
 
 
