@@ -264,8 +264,9 @@ def _held(facts: Facts) -> str:
 
 
 def _stack(facts: Facts) -> str:
-    frames = str(facts.get("stack") or "").strip().splitlines()
-    return f", borrowed at {one_line(frames[0].strip(), _LONGEST_FACT)}" if frames else ""
+    lines = [line.strip() for line in str(facts.get("stack") or "").splitlines()]
+    frames = [line for line in lines if line.startswith("File ")]  # the last one is that of the borrower
+    return f", borrowed at {one_line(frames[-1], _LONGEST_FACT)}" if frames else ""
 
 
 def _no_connect(who: str, facts: Facts) -> str:

@@ -92,7 +92,7 @@ class TaskLending(Generic[C]):
             self.bind()
         is_lent = self._machine.take(loan, self._clock())
         if is_lent and self._records_stacks:
-            loan.entry.stack = stack_of_borrower()  # type: ignore[union-attr]  # it has one
+            loan.entry.stack = stack_of_borrower(self._core.connector.between)  # type: ignore[union-attr]  # it has one
         return is_lent
 
     async def lend(self, loan: AsyncLoan[C]) -> None:
@@ -110,7 +110,7 @@ class TaskLending(Generic[C]):
             self._abandon(loan)
             raise
         if self._records_stacks:
-            loan.entry.stack = stack_of_borrower()  # type: ignore[union-attr]  # it has one
+            loan.entry.stack = stack_of_borrower(self._core.connector.between)  # type: ignore[union-attr]  # it has one
 
     async def _queue(self, loan: AsyncLoan[C], since: float, until: float) -> None:
         """Wait in the queue for an entry."""

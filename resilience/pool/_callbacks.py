@@ -50,6 +50,8 @@ class BlockingCallbacks(Generic[C]):
         self.has_check = connector.check is not None
         # A connect that hangs keeps its thread. At the bound, attempts fail at once.
         self._connecting = Executor(options.max_creating + options.maximum_pool_size)
+        # Those of its own: a check that finds no thread would take a connection that works for a dead one.
+        self._checking = Executor(2 * options.maximum_pool_size)
         self._closing = Executor(options.maximum_pool_size)
 
     def connect(self, done: Done) -> Work:
@@ -74,7 +76,7 @@ class BlockingCallbacks(Generic[C]):
         """Return whether `check` finds the connection alive within `seconds`."""
         check = cast("Callable[[C], Any]", self._check)
         work = Work(partial(check, connection), Context())
-        if self._closing.submit(work) is not None:
+        if self._checking.submit(work) is not None:
             return False
         return work.wait(seconds) and work.error is None and work.result is not False
 

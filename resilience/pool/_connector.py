@@ -31,6 +31,8 @@ class Connector(Generic[C]):
             The pool calls it if `close` fails or takes too long. Default: none.
         check: Finds out whether a connection still works: it raises, or returns False, if not. Default: none.
         reset: Makes a connection clean for the next borrower, such as a rollback. Default: none.
+        between: Top-level packages between the borrowers and the pool, such as an ORM. The stack in a leak report
+            begins above their frames. Default: none.
 
     Example:
         >>> import socket
@@ -42,6 +44,7 @@ class Connector(Generic[C]):
     abort: Callback[C] | None = None
     check: Callback[C] | None = None
     reset: Callback[C] | None = None
+    between: tuple[str, ...] = ()
 
 
 _PLAIN = Opaque("a plain function; AsyncPool takes coroutine functions", is_plain_callable)

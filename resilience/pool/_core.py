@@ -235,12 +235,20 @@ def _shown(figures: PoolFigures) -> str:
     )
 
 
-def stack_of_borrower() -> traceback.StackSummary:
-    """Return the stack outside this package, without its source lines: they are read only for a report."""
+def stack_of_borrower(between: tuple[str, ...] = ()) -> traceback.StackSummary:
+    """Return the stack outside the pool, without its source lines: they are read only for a report.
+
+    Args:
+        between: Packages between the borrower and the pool, which are left out as well.
+    """
     frame = sys._getframe(1)  # noqa: SLF001 - `inspect.currentframe` reads the source files
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("resilience.pool"):
+    while frame.f_back is not None and _is_inside(frame.f_globals.get("__name__", ""), between):
         frame = frame.f_back
     return traceback.StackSummary.extract(traceback.walk_stack(frame), limit=_FRAMES, lookup_lines=False)
+
+
+def _is_inside(module: str, between: tuple[str, ...]) -> bool:
+    return module.startswith("resilience.pool") or module.partition(".")[0] in between
 
 
 def _listed(stack: object) -> str:

@@ -62,7 +62,6 @@ class Loan(Borrower, Generic[C]):
     def prepare(self) -> None:
         """Make `wait` block until `wake`."""
         self.error = None
-        self.by_deadline = False
         self.latch = threading.Lock()
         self.latch.acquire()
 

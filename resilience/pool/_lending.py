@@ -83,7 +83,7 @@ class ThreadLending(Generic[C]):
         elif self._returned:
             self.settle()
         if self._records_stacks:
-            loan.entry.stack = stack_of_borrower()  # type: ignore[union-attr]  # it has one
+            loan.entry.stack = stack_of_borrower(self._core.connector.between)  # type: ignore[union-attr]  # it has one
 
     def _lend_slowly(self, loan: Loan[C], since: float) -> None:
         timeout = self._core.options.connection_timeout if loan.timeout is None else loan.timeout
