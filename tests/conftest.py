@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from foreground import take_signals
 from hypothesis import Phase, settings
+from postgres_process import PostgresProcess, PostgresServer, find_binaries
 from redis_process import RedisProcess, find_binary, find_oldest_binary
 
 take_signals()
@@ -95,6 +96,33 @@ def own_redis_server(redis_process: RedisProcess) -> RedisProcess:
         pytest.skip("the server of TEST_REDIS_URL is not ours to stop")
     redis_process.ready()
     return redis_process
+
+
+@pytest.fixture(scope="session")
+def _postgres_process() -> Iterator[PostgresProcess]:
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL: set TEST_POSTGRES_URL, or install Debian's package postgresql")
+    server = PostgresProcess(binaries)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def own_postgres(_postgres_process: PostgresProcess) -> PostgresProcess:
+    """Provide a PostgreSQL that the test may stop, and starts again."""
+    return _postgres_process
+
+
+@pytest.fixture
+def postgres(request: pytest.FixtureRequest) -> PostgresServer:
+    """Provide the PostgreSQL of TEST_POSTGRES_URL, or one process for the session."""
+    url = os.environ.get("TEST_POSTGRES_URL")
+    server: PostgresServer = PostgresServer(url) if url else request.getfixturevalue("own_postgres")
+    return server
 
 
 @pytest.fixture(scope="session")

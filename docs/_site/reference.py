@@ -21,7 +21,7 @@ from sphinx.application import Sphinx
 
 __all__ = ("ADAPTERS", "Name", "has_docstring", "names", "public_modules", "setup")
 
-ADAPTERS = ("resilience_fastapi", "resilience_flask", "resilience_grpc", "resilience_http")
+ADAPTERS = ("resilience_fastapi", "resilience_flask", "resilience_grpc", "resilience_http", "resilience_sql")
 _BASES = ("object", "Exception", "tuple", "dict", "Enum")
 """The bases, beside public classes, whose members the reference does not repeat."""
 _LONGEST_VALUE = 120

@@ -38,6 +38,8 @@ _EXTRAS = {
     "httpx2": "httpx2",
     "httpx": "httpx",
     "requests": "requests",
+    "sqlalchemy": "sqlalchemy",
+    "psycopg": "psycopg",
 }
 _DISTRIBUTIONS = {"grpc": "grpcio"}
 

@@ -385,7 +385,8 @@ def test_doctor_reports_an_extra_that_does_not_import(monkeypatch: pytest.Monkey
 def test_doctor_knows_the_extras_that_do_something(capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is advised in vain, and nothing that has an adapter is left out."""
     subjects = [line.split()[1] for line in _main(capsys, "doctor")[1].splitlines() if line[:2] in {"ok", "- "}]
-    assert subjects[2:9] == ["redis", "fastapi", "flask", "grpc", "httpx2", "httpx", "requests"]
+    extras = ["redis", "fastapi", "flask", "grpc", "httpx2", "httpx", "requests", "sqlalchemy", "psycopg"]
+    assert subjects[2:11] == extras
 
 
 def test_doctor_says_of_a_server_it_could_not_ask_only_why(

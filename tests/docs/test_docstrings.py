@@ -16,6 +16,7 @@ PACKAGES = (
     "resilience_flask",
     "resilience_grpc",
     "resilience_http",
+    "resilience_sql",
 )
 PROGRAMS = ("resilience.__main__",)
 
