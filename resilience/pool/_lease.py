@@ -48,6 +48,8 @@ class Loan(Borrower, Generic[C]):
     __slots__ = ("_pool", "by_deadline", "latch", "timeout")
 
     entry: PoolEntry[C] | None
+    by_deadline: bool
+    """Whether the deadline in force ends the wait sooner than the pool would."""
 
     def __init__(self, pool: _Lender[C], timeout: float | None) -> None:
         self.entry = None
