@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import fcntl
 import html
+import os
 import re
 import subprocess
 import sys
@@ -95,7 +96,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Site:
 def build(source: Path, target: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run Sphinx as `tox -e docs` does."""
     command = [sys.executable, "-m", "sphinx", *STRICTLY, *options, str(source), str(target)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # twice as fast
+    return subprocess.run(command, cwd=ROOT, env=plain, capture_output=True, text=True, timeout=400, check=False)
 
 
 def test_the_site_builds_without_a_warning(site: Site) -> None:
