@@ -49,16 +49,16 @@ def sections(docs: Path = DOCS) -> list[Section]:
     if twice := {name for name in named if named.count(name) > 1}:
         raise ExtensionError(f"docs/_site/nav.toml: in two places: {', '.join(sorted(twice))}")
     rest = [name for name in pages if name not in named]
-    found = (Section(each["title"], tuple(_expand(each["pages"], rest))) for each in stated)
+    found = [Section(each["title"], tuple(_expand(each["pages"], rest))) for each in stated]
     return [section for section in found if section.pages]
 
 
 def _expand(stated: list[str], rest: list[str]) -> Iterator[str]:
+    """Yield the named pages, and those of `rest` that a pattern takes from it."""
     for name in stated:
-        if "*" in name:
-            yield from (page for page in rest if fnmatch(page, name))
-        else:
-            yield name
+        found = [page for page in rest if fnmatch(page, name)] if "*" in name else [name]
+        rest[:] = [page for page in rest if page not in found]
+        yield from found
 
 
 def _add_navigation(_: Sphinx, docname: str, content: list[str]) -> None:
