@@ -1,4 +1,4 @@
-"""`python -m resilience`: demo, config, codes, doctor, status."""
+"""`python -m resilience`: demo, config, codes, doctor, metrics, status."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from resilience._version import __version__
-from resilience.cli import codes, config, demo, doctor, status
+from resilience.cli import codes, config, demo, doctor, metrics, status
 from resilience.cli.answer import CommandOutput, Paint
 from resilience.errors import ResilienceError
 
@@ -19,12 +19,13 @@ __all__ = ("main",)
 INTERRUPTED = 130
 PIPE_CLOSED = 141
 
-_COMMANDS = {"config": config, "codes": codes, "doctor": doctor, "status": status}
+_COMMANDS = {"config": config, "codes": codes, "doctor": doctor, "metrics": metrics, "status": status}
 _HELP = {
     "demo": "watch the toolkit guard a small shop while its supplier breaks down",
     "config": "print every setting in force and its source",
     "codes": "print the error codes a client may see",
     "doctor": "check this machine: Python, extras, configuration, Redis",
+    "metrics": "print the metrics, or the alerts and the dashboard for them",
     "status": "print the circuits, limits and checks of a running service",
 }
 

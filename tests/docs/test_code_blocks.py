@@ -75,7 +75,7 @@ def words(block: Block) -> Iterator[list[str]]:
     """Yield the words of each command of a block: `a && b | c` has three commands."""
     for line in commands(block):
         for part in re.split(r"\s*(?:&&|\||;)\s+", line):
-            yield shlex.split(part)
+            yield shlex.split(re.sub(r"\s>\s\S+$", "", part))  # without the file that the output goes to
 
 
 def variables(text: str) -> dict[str, str]:
