@@ -267,6 +267,7 @@ OUTPUTS = {
     "circuit 'payments.breaker'": "tests/core/base/test_event_log.py",
     "GET /orders/{order_id} 200": "tests/docs/test_logging_page.py",
     "resilience_breaker_circuits{": "tests/docs/test_prometheus_page.py",
+    "Prometheus scrapes": "tests/examples/test_observability.py",
     "seconds     ": "tests/adapters/demo/test_demo.py",
     "preStop sleep": "tests/examples/test_kubernetes.py",
 }
