@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -15,7 +16,7 @@ from starlette.background import BackgroundTask
 
 from resilience import AppError, Resilience
 from resilience.logs import ContextFilter
-from resilience_fastapi import install
+from resilience_fastapi import ResilienceMiddleware, install
 from resilience_flask import FlaskResilience
 
 SECRET = "s3cret"  # noqa: S105 - of these tests
@@ -190,6 +191,33 @@ async def test_a_line_has_ids_duration_and_client(records: Records, framework: s
     assert (record.levelname, 0 < record.duration_ms < 5000) == ("INFO", True)
     assert record.getMessage().startswith(f"GET {record.http_route} 200 in ")
     assert record.getMessage().endswith(" ms")
+
+
+async def test_a_client_that_leaves_has_no_status(records: Records) -> None:
+    """A request that is cancelled before its answer has a line without a status."""
+
+    async def cancelled(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    transport = httpx2.ASGITransport(ResilienceMiddleware(cancelled, toolkit()))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+        with pytest.raises(asyncio.CancelledError):
+            await client.get("/slow")
+    assert records.lines == [("GET", None, None)]
+    assert records.found[0].getMessage().startswith("GET (no route) no answer in ")
+
+
+async def test_a_late_request_has_the_status_of_its_answer(records: Records) -> None:
+    """A request whose deadline passes has one line, with the 504 that the client got."""
+    app = FastAPI()
+
+    @app.get("/slow")
+    async def slow() -> None:
+        await asyncio.sleep(10)
+
+    install(app, toolkit(RESILIENCE_SERVER__DEADLINE="20ms"))
+    await ask_fastapi(app, ("GET", "/slow"))
+    assert records.lines == [("GET", "/slow", 504)]
 
 
 async def test_a_refused_request_has_a_line(records: Records) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from flask import Flask
 
 from resilience import ConfigurationError, Resilience
 from resilience.config import Config, load
@@ -99,6 +100,15 @@ def test_uvicorn_takes_the_dictionary(err: Terminal) -> None:
     for name in ("uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).info("from %s", name)
     assert [json.loads(line)["event"] for line in err.lines] == ["from uvicorn.error", "from uvicorn.access"]
+
+
+def test_flask_adds_no_handler_of_its_own(err: Terminal) -> None:
+    """The logger of a Flask application that is first used after the call writes each line once, in our form."""
+    configure_logging(config())
+    app = Flask("configured-shop")
+    app.logger.warning("from flask")
+    assert [json.loads(line)["event"] for line in err.lines] == ["from flask"]
+    assert app.logger.handlers == []
 
 
 @WAYS
