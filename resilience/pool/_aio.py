@@ -176,7 +176,9 @@ class TaskLending(Generic[C]):
         callbacks = self._callbacks
         if error is None and not callbacks.has_reset:
             self._return(loan, "")
-        elif not callbacks.has_reset and not (callbacks.has_check and isinstance(error, Exception)):
+        elif isinstance(error, callbacks.discard_on) or not (
+            callbacks.has_reset or (callbacks.has_check and isinstance(error, Exception))
+        ):
             self._return(loan, "error in use")
         else:
             stand_in: Any = Borrower()

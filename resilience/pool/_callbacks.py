@@ -47,7 +47,7 @@ class BlockingCallbacks(Generic[C]):
         self._close = close_by_method if connector.close is None else connector.close
         self._abort = connector.abort
         self._check, self.reset = connector.check, connector.reset
-        self.has_check = connector.check is not None
+        self.has_check, self.discard_on = connector.check is not None, connector.discard_on
         # A connect that hangs keeps its thread. At the bound, attempts fail at once.
         self._connecting = Executor(options.max_creating + options.maximum_pool_size)
         # Those of its own: a check that finds no thread would take a connection that works for a dead one.

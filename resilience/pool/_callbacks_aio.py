@@ -35,6 +35,7 @@ class AwaitingCallbacks(Generic[C]):
         self._check, self._reset, self._abort = connector.check, connector.reset, connector.abort
         self._close = close_by_method if connector.close is None else connector.close
         self.has_check, self.has_reset = connector.check is not None, connector.reset is not None
+        self.discard_on = connector.discard_on
 
     async def connect(self) -> C:
         """Return a new connection."""

@@ -33,6 +33,9 @@ class Connector(Generic[C]):
         reset: Makes a connection clean for the next borrower, such as a rollback. Default: none.
         between: Top-level packages between the borrowers and the pool, such as an ORM. The stack in a leak report
             begins above their frames. Default: none.
+        discard_on: If one of these exceptions leaves the block of a borrower, the connection is closed, without a
+            `check` or `reset`. `(Exception,)` is right for a `check` that cannot see an answer on its way, such as that
+            of a socket: the next borrower would get it. Default: `check` and `reset` decide.
 
     Example:
         >>> import socket
@@ -45,6 +48,7 @@ class Connector(Generic[C]):
     check: Callback[C] | None = None
     reset: Callback[C] | None = None
     between: tuple[str, ...] = ()
+    discard_on: tuple[type[BaseException], ...] = ()
 
 
 _PLAIN = Opaque("a plain function; AsyncPool takes coroutine functions", is_plain_callable)
@@ -57,9 +61,29 @@ _COROUTINE = Opaque(
     ),
 )
 _EITHER = Opaque("a function", callable)
+_ERRORS = Opaque(
+    "a tuple of classes of exceptions",
+    lambda given: (
+        isinstance(given, tuple) and all(isinstance(each, type) and issubclass(each, BaseException) for each in given)
+    ),
+)
 
-BLOCKING = {"connect": _PLAIN, "close": _PLAIN, "abort": _PLAIN, "check": _PLAIN, "reset": _PLAIN}
-AWAITING = {"connect": _COROUTINE, "close": _EITHER, "abort": _PLAIN, "check": _COROUTINE, "reset": _COROUTINE}
+BLOCKING = {
+    "connect": _PLAIN,
+    "close": _PLAIN,
+    "abort": _PLAIN,
+    "check": _PLAIN,
+    "reset": _PLAIN,
+    "discard_on": _ERRORS,
+}
+AWAITING = {
+    "connect": _COROUTINE,
+    "close": _EITHER,
+    "abort": _PLAIN,
+    "check": _COROUTINE,
+    "reset": _COROUTINE,
+    "discard_on": _ERRORS,
+}
 
 
 def connector_of(
@@ -81,7 +105,7 @@ def connector_of(
     problems = []
     for name, rule in rules.items():
         value = getattr(connector, name)
-        if value is None and name != "connect":
+        if value is None and name not in {"connect", "discard_on"}:
             continue
         try:
             rule.check(value)

@@ -173,6 +173,8 @@ class ThreadLending(Generic[C]):
             raise not_held(self.name)
         callbacks, is_clean = self._callbacks, False
         try:
+            if isinstance(error, callbacks.discard_on):
+                return
             if isinstance(error, Exception) and callbacks.has_check:
                 is_clean = callbacks.is_alive(entry.connection, self._core.options.longest_validation)
                 is_clean = is_clean and (not self._resets or callbacks.clean(entry.connection))
