@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from certificates import make_certificates
 from foreground import take_signals
 from hypothesis import Phase, settings
 from postgres_process import PostgresProcess, PostgresServer, find_binaries
@@ -141,3 +143,14 @@ def oldest_redis_server(_oldest_process: RedisProcess) -> RedisProcess:
     """Redis 6.2, the oldest server we promise to work with."""
     _oldest_process.ready()
     return _oldest_process
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder with certificates and keys, right ones and wrong ones."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make certificates with")
+    home = tmp_path_factory.mktemp("pki")
+    make_certificates(openssl, home)
+    return home

@@ -88,6 +88,7 @@ LEVELS = {
     "_engine": 6,
     "pipeline": 7,
     "plugins": 7,
+    "connectors": 8,
     "config": 8,
     "logs": 8.5,
     "toolkit": 9,

@@ -354,35 +354,6 @@ def test_a_lazy_channel_needs_a_function(lazy: Any, make: Any) -> None:
         lazy(make)
 
 
-@pytest.fixture(scope="session")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make an authority, and certificates of a server and two clients. The authority has not signed the second."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl to make certificates with")
-    home = tmp_path_factory.mktemp("pki")
-    (home / "san").write_text("subjectAltName=DNS:localhost\n")
-
-    def run(*arguments: str) -> None:
-        subprocess.run([openssl, *arguments], cwd=home, check=True, capture_output=True)
-
-    def key(name: str) -> None:
-        run("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", f"{name}.key")
-
-    for name in ("ca", "stranger"):
-        key(name)
-        run("req", "-x509", "-new", "-key", f"{name}.key", "-subj", f"/CN={name}", "-days", "2", "-out", f"{name}.pem")
-    for name in ("server", "renewed", "client"):
-        key(name)
-        run("req", "-new", "-key", f"{name}.key", "-subj", f"/CN={name}", "-out", f"{name}.csr")
-        signing = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "san"]
-        run("x509", "-req", "-in", f"{name}.csr", *signing, "-out", f"{name}.pem")
-    run("pkey", "-in", "server.key", "-aes256", "-passout", "pass:secret", "-out", "locked.key")
-    (home / "text.pem").write_text("hello\n")
-    (home / "garbage.pem").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
-    return home
-
-
 @pytest.fixture
 def secure(pki: Path, tmp_path: Path) -> Iterator[Callable[..., int]]:
     """Start servers with TLS, on files that may be changed; return their port."""
