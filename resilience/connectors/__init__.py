@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING
 from resilience.plugins import lazy_names
 
 if TYPE_CHECKING:
+    from resilience.connectors._redis import aio_redis_client, redis_client
     from resilience.connectors._sockets import tcp, tls
     from resilience.connectors._streams_aio import StreamPair, aio_tcp, aio_tls
 
-__all__ = ("StreamPair", "aio_tcp", "aio_tls", "tcp", "tls")
+__all__ = ("StreamPair", "aio_redis_client", "aio_tcp", "aio_tls", "redis_client", "tcp", "tls")
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "_redis": ("aio_redis_client", "redis_client"),
         "_sockets": ("tcp", "tls"),
         "_streams_aio": ("StreamPair", "aio_tcp", "aio_tls"),
     },
