@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from resilience_grpc._drain import adrain, drain
     from resilience_grpc._health import add_health
     from resilience_grpc._lazy_channel import AioLazyChannel, LazyChannel
+    from resilience_grpc._pooled import aio_channels, channels
     from resilience_grpc.client._aio import aio_client_interceptors
     from resilience_grpc.client._pipeline import per_method
     from resilience_grpc.client._sync import client_interceptors
@@ -36,10 +37,12 @@ __all__ = (
     "LazyChannel",
     "add_health",
     "adrain",
+    "aio_channels",
     "aio_client_interceptors",
     "aio_server_interceptors",
     "channel_credentials",
     "channel_options",
+    "channels",
     "client_interceptors",
     "drain",
     "per_method",
@@ -54,6 +57,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "_channel": ("channel_options", "server_options", "service_config"),
         "_lazy_channel": ("AioLazyChannel", "LazyChannel"),
+        "_pooled": ("aio_channels", "channels"),
         "client._aio": ("aio_client_interceptors",),
         "client._pipeline": ("per_method",),
         "client._sync": ("client_interceptors",),

@@ -28,6 +28,7 @@ from resilience_grpc._types import Behaviour
 __all__ = (
     "abort_behind",
     "cancellable_attempt",
+    "connectivity_of",
     "has_done_writing",
     "is_bare",
     "is_pushed",
@@ -37,6 +38,7 @@ __all__ = (
     "weak_channel_callback",
 )
 
+_CONNECTIVITIES = {state.value[0]: state for state in grpc.ChannelConnectivity}
 _STATUSES = {code.value[0]: code for code in grpc.StatusCode}
 _MAX_LINKS = 16
 """How many errors `abort_behind` follows from each error to the error that it was raised in."""
@@ -171,6 +173,23 @@ def weak_channel_callback(callback: object) -> Callable[[object], None] | None:
             discard(call)
 
     return discard_if_alive
+
+
+def connectivity_of(channel: grpc.Channel) -> grpc.ChannelConnectivity | None:
+    """Return the state of a channel of `grpc` now, None if it is not known.
+
+    grpcio reports changes of the state, from a thread for each channel, but not that a channel was closed.
+
+    Relies on: `_channel` of a channel, and its method `check_connectivity_state`, which raises after a close.
+    Without it: a pool lends a channel that has failed, and its borrower gets UNAVAILABLE.
+    """
+    check = getattr(getattr(channel, "_channel", None), "check_connectivity_state", None)
+    if check is None:
+        return None
+    try:
+        return _CONNECTIVITIES.get(check(False))  # False: do not connect
+    except ValueError:
+        return grpc.ChannelConnectivity.SHUTDOWN
 
 
 class _ServedApart(Protocol):
