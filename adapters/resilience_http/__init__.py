@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from resilience_http._envelope import raise_for_envelope
     from resilience_http._pipeline import host_of, per_host
     from resilience_http._requests import ResilienceAdapter
+    from resilience_http._sessions import requests_sessions
     from resilience_http.httpx import AsyncResilienceTransport, ResilienceTransport
 
 __all__ = (
@@ -23,6 +24,7 @@ __all__ = (
     "host_of",
     "per_host",
     "raise_for_envelope",
+    "requests_sessions",
 )
 
 __getattr__, __dir__ = lazy_names(
@@ -31,8 +33,9 @@ __getattr__, __dir__ = lazy_names(
         "_envelope": ("raise_for_envelope",),
         "_pipeline": ("host_of", "per_host"),
         "_requests": ("ResilienceAdapter",),
+        "_sessions": ("requests_sessions",),
         "httpx._aio": ("AsyncResilienceTransport",),
         "httpx._sync": ("ResilienceTransport",),
     },
-    {"_requests": "requests", "httpx._aio": "httpx", "httpx._sync": "httpx"},
+    {"_requests": "requests", "_sessions": "requests", "httpx._aio": "httpx", "httpx._sync": "httpx"},
 )
