@@ -13,7 +13,10 @@ if __name__ == "__main__":
 
 from _site import states  # noqa: E402 - see above
 from _site.drawing import Arrow, drawn  # noqa: E402 - see above
+from resilience.config._render import written  # noqa: E402 - of this checkout
 from resilience.envelope import ErrorCatalog  # noqa: E402 - of this checkout
+from resilience.options import rule_of  # noqa: E402 - of this checkout
+from resilience.pool import PoolOptions  # noqa: E402 - of this checkout
 
 __all__ = ("generated", "page")
 
@@ -32,6 +35,7 @@ def generated() -> Iterator[tuple[Path, str]]:
     """Yield each file that is generated, with the text that it must have."""
     pages: dict[str, dict[str, Callable[[], str]]] = {
         "codes.md": {"codes": codes},
+        "howto/pool.md": {"options": pool_options},
         "states.md": {
             "circuit": lambda: _table(states.circuit(impatient=True)),
             "lifecycle": lambda: _table(states.lifecycle()),
@@ -47,6 +51,16 @@ def generated() -> Iterator[tuple[Path, str]]:
 def codes() -> str:
     """Return the table of the codes of the toolkit."""
     return ErrorCatalog().markdown().partition("## Codes of the toolkit\n")[2]
+
+
+def pool_options() -> str:
+    """Return the table of the options of a pool."""
+    rows = [("option", "variable", "default", "effect"), ("---",) * 4]
+    for name, field in PoolOptions.fields().items():
+        none = field.metadata["none"]
+        effect = field.metadata["doc"] + (f". `None`: {none}" if none else "")
+        rows.append((f"`{name}`", f"`{name.upper()}`", f"`{written(field.default, rule_of(field))}`", effect))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _table(transitions: tuple[states.Transition, ...]) -> str:
