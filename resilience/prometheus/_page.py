@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -85,7 +86,9 @@ class MetricsPage:
         self, method: str, route: str | None, status: int | str | None, seconds: float, trace_id: str
     ) -> None:
         """Count a request that has ended. For the arguments see `RequestDurations.observe`."""
-        self.has_served = True
+        if not self.has_served:
+            self.has_served = True
+            _watch_loop()
         if self._shared is not None:
             self._shared.ensure_running()
         if self.durations is not None:
@@ -118,15 +121,26 @@ class MetricsPage:
         """Answer a scrape without blocking the event loop. For the arguments see `handle`."""
         import asyncio  # noqa: PLC0415 - blocking code needs none
 
-        from resilience.telemetry._loop_watch_aio import watch_loop  # noqa: PLC0415 - as above
-
-        watch_loop()
+        _watch_loop()
         return await asyncio.to_thread(self.handle, path, query, accept)
 
     def close(self) -> None:
         """Write the last numbers, with several processes."""
         if self._shared is not None:
             self._shared.close()
+
+
+def _watch_loop() -> None:
+    """Measure how late the event loop is that runs here, if one does."""
+    asyncio = sys.modules.get("asyncio")
+    try:
+        running = None if asyncio is None else asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    if running is not None:
+        from resilience.telemetry._loop_watch_aio import watch_loop  # noqa: PLC0415 - blocking code needs none
+
+        watch_loop()
 
 
 def _check(directory: str) -> None:

@@ -89,6 +89,14 @@ def test_a_recorded_trace_is_an_exemplar(client_of: ClientOf) -> None:
         assert page.text.endswith("# EOF\n")
 
 
+def test_the_loop_is_watched_from_the_first_request_on() -> None:
+    """The page of an asyncio service has the lag of its loop and the number of its tasks."""
+    with fastapi_client(OPEN) as client:
+        client.get("/orders/1")
+        time.sleep(0.6)  # a text may be used again for half a second
+        assert "resilience_process_loop_lag_seconds_total " in client.get("/metrics").text
+
+
 def test_a_port_of_its_own() -> None:
     """The port answers the page and nothing else, for gRPC and for services that open no path."""
     OPEN_PAGE.close()
