@@ -56,6 +56,7 @@ class TaskLending(Generic[C]):
         self._core.start_afresh()
         self._machine = self._core.machine
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._next_tick: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()  # a loop keeps no task alive by itself
         self._waits_to_retry = False
         self._all_back: asyncio.Event | None = None
@@ -64,6 +65,11 @@ class TaskLending(Generic[C]):
     def name(self) -> str:
         """The name of the pool."""
         return self._core.name
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop of the pool, None before its first use."""
+        return self._loop
 
     def bind(self) -> asyncio.AbstractEventLoop:
         """Return the loop of the pool; the first call decides which one it is.
@@ -272,7 +278,8 @@ class TaskLending(Generic[C]):
             self._connect(attempt)
         if machine.wanted and not self._waits_to_retry:
             self._waits_to_retry = True
-            loop.call_later(max(0.0, machine.connecting.retry_at - self._clock()), self._retry)
+            retry = weakref.WeakMethod(self._retry)  # the loop keeps no pool alive that is no longer used
+            loop.call_later(max(0.0, machine.connecting.retry_at - self._clock()), _call, retry)
 
     def _retry(self) -> None:
         self._waits_to_retry = False
@@ -310,12 +317,10 @@ class TaskLending(Generic[C]):
         self.settle()
 
     def _tick_later(self) -> None:
-        tick = weakref.WeakMethod(self._tick)  # the loop keeps no pool alive that is no longer used
-        cast("asyncio.AbstractEventLoop", self._loop).call_later(self._core.options.tick, _call, tick)
+        tick, loop = weakref.WeakMethod(self._tick), cast("asyncio.AbstractEventLoop", self._loop)
+        self._next_tick = loop.call_later(self._core.options.tick, _call, tick)
 
     def _tick(self) -> None:
-        if self._machine.state is PoolState.CLOSED:
-            return
         self._tick_later()
         round_ = self._machine.maintain(self._clock())
         for entry, held in round_.suspects:
@@ -355,16 +360,12 @@ class TaskLending(Generic[C]):
 
     async def close(self, seconds: float) -> None:
         """Close the pool, and wait for its connections for `seconds` at most; abort those that are still in use."""
-        if self._loop is not None and not self._loop.is_closed():
-            self.bind()
+        if self._loop is None or self._loop.is_closed():
+            self.shut()
+            return
+        self.bind()
+        self._end_ticks()
         self._machine.close(self._core.closed())
-        if self._loop is None:
-            return
-        if self._loop.is_closed():
-            for entry, _ in self._machine.doomed:
-                self._callbacks.abort(entry.connection)
-            self._machine.doomed.clear()
-            return
         if self._machine.entries and self._all_back is None:
             self._all_back = asyncio.Event()
         self.settle()
@@ -377,6 +378,30 @@ class TaskLending(Generic[C]):
             _, pending = await asyncio.wait(tasks, timeout=self._core.options.longest_validation)
             if pending:
                 break
+
+    def shut(self) -> None:
+        """Close the pool without its loop, which does not run: nothing can be awaited."""
+        self._end_ticks()
+        entries = list(self._machine.entries)
+        self._machine.close(self._core.closed())
+        self._machine.abandon()
+        for entry in entries:
+            self._callbacks.abort(entry.connection)
+
+    def reopen(self) -> None:
+        """Lend again after `close`, or after the end of the loop. Without connections, any loop may be the next one."""
+        if self._loop is not None and self._loop.is_closed():
+            self.shut()
+        self._end_ticks()
+        if not self._machine.entries:
+            self._loop, self._all_back, self._waits_to_retry = None, None, False
+        elif self._loop is not None:
+            self._tick_later()
+        self._machine.reopen()
+
+    def _end_ticks(self) -> None:
+        if self._next_tick is not None:
+            self._next_tick.cancel()
 
 
 def _call(method: weakref.WeakMethod[Any]) -> None:

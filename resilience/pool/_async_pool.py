@@ -14,6 +14,7 @@ from resilience.pool._core import Length, PoolArguments, PoolCore, options_of
 from resilience.pool._face import PoolFace
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from types import TracebackType
     from typing import Unpack
 
@@ -122,6 +123,11 @@ class AsyncPool(PoolFace[C]):
             await self._lending.lend(lease)
         return lease
 
+    @property
+    def loop(self) -> AbstractEventLoop | None:
+        """The event loop that the pool belongs to, None before its first use. If it is closed, call `reopen()`."""
+        return self._lending.loop
+
     async def release(self, lease: AsyncLease[C]) -> None:
         """Give the connection of `lease` back, as `await lease.release()` does.
 
@@ -158,6 +164,22 @@ class AsyncPool(PoolFace[C]):
             ConfigurationError: `timeout` is not a duration, or the pool belongs to another event loop, which is open.
         """
         await self._lending.close(seconds(timeout, "timeout"))
+
+    def close_from_thread(self, timeout: Length = 5.0) -> None:
+        """Close the pool from blocking code: wait until its event loop, in another thread, has done so.
+
+        In the thread of the loop this begins the close, and does not wait. If the loop does not run, the connections
+        are aborted: nothing can be awaited.
+
+        Args:
+            timeout: The longest wait for connections in use: seconds, a `timedelta` or text.
+
+        Raises:
+            ConfigurationError: `timeout` is not a duration.
+        """
+        from resilience.pool._blocking_aio import close_in_loop  # noqa: PLC0415 - a blocking program never imports asyncio
+
+        close_in_loop(self._lending, seconds(timeout, "timeout"))
 
     async def aclose(self) -> None:
         """Close the pool as `close()` does; the name that `contextlib.aclosing` and stop hooks look for."""

@@ -7,7 +7,7 @@ An attempt that takes longer than `connect_timeout` is over: it counts as failed
 later, the shell closes its connection.
 
 After a failure there is one attempt at a time, and a pause before it that doubles up to a limit, with jitter. The first
-success ends both. A refusal of the circuit breaker around connecting is no failure of the server: the pause is the
+success ends both. A pool without any connection goes on until then, also if no borrower waits. A refusal of the circuit breaker around connecting is no failure of the server: the pause is the
 `retry_after` of the refusal.
 """
 
@@ -92,7 +92,7 @@ class Connecting:
         """Record a success. Return False if the attempt was over already."""
         if not self._end(attempt):
             return False
-        self.failures, self.retry_at, self.last_error = 0, -math.inf, None
+        self.forget()
         self.created += 1
         self.seconds += now - attempt.since
         return True
@@ -128,6 +128,10 @@ class Connecting:
         for attempt in self._running:
             attempt.is_over = True
         self._running = set()
+
+    def forget(self) -> None:
+        """Forget the failures, so that the next attempt begins at once."""
+        self.failures, self.retry_at, self.last_error = 0, -math.inf, None
 
     def _end(self, attempt: Attempt) -> bool:
         if attempt.is_over:

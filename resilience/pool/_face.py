@@ -27,6 +27,9 @@ class _Lending(Protocol):
     def settle(self) -> None:
         """Work off what a change has left."""
 
+    def reopen(self) -> None:
+        """Lend again."""
+
 
 class PoolFace(Generic[C]):
     """Base of both pools.
@@ -97,6 +100,14 @@ class PoolFace(Generic[C]):
             machine.resume(self._core.clock())
         self._changes.settle()
         self.events.emit("pool.resumed", self.name, self._core.clock(), "info")
+
+    def reopen(self) -> None:
+        """Lend again after `close()`. Connections that are still in use are closed when they come back.
+
+        An `AsyncPool` that has no connection in use, or whose event loop has ended, may be used in another loop then.
+        """
+        self._changes.reopen()
+        self.events.emit("pool.reopened", self.name, self._core.clock(), "info")
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state and the counts as plain data. It takes no lock, and makes no borrower wait.

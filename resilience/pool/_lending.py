@@ -322,7 +322,9 @@ class ThreadLending(Generic[C]):
         TIMER.call_at(self._clock() + self._core.options.tick, self._tick)
 
     def _tick(self) -> None:
-        if self._machine.state is not PoolState.CLOSED:
+        if self._machine.state is PoolState.CLOSED:
+            self._has_begun = False
+        else:
             self._tick_later()
             self._maintain_soon()
 
@@ -367,6 +369,12 @@ class ThreadLending(Generic[C]):
                 if left <= 0:
                     raise self._core.timed_out(self._clock() - since, by_deadline=False)
                 time.sleep(max(0.0, min(left, connecting.retry_at - self._clock())))
+
+    def reopen(self) -> None:
+        """Lend again after `close`."""
+        with self.changing() as machine:
+            machine.reopen()
+            self._all_back.clear()
 
     def close(self, seconds: float) -> None:
         """Close the pool, and wait for its connections for `seconds` at most; abort those that are still in use."""

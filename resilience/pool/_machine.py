@@ -236,7 +236,9 @@ class PoolMachine(Generic[C, B]):
         """Attempts to connect that are missing, apart from the pause after a failure."""
         if self.state is not PoolState.OPEN:
             return 0
-        needed = max(len(self.waiting), self.minimum_idle - len(self._idle))
+        # After a failure an empty pool goes on without borrowers: health checks keep them away until it can connect.
+        at_least = 1 if self.connecting.failures and not self.entries else 0
+        needed = max(len(self.waiting), self.minimum_idle - len(self._idle), at_least)
         return self.connecting.missing(needed, self.maximum - len(self.entries))
 
     def begin_attempts(self, now: float) -> list[Attempt]:
@@ -376,9 +378,24 @@ class PoolMachine(Generic[C, B]):
             entry.expires_at = entry.fresh_until = _PAST
         self.entries = {}
 
+    def abandon(self) -> None:
+        """Forget all entries, attempts and borrowers: their event loop has ended, and the tasks with it."""
+        self.recycle("event loop ended")
+        self.disown()
+        self.connecting.give_up()
+        self._aside, self.waiting = {}, OrderedDict()
+        self.handed, self.doomed = [], []
+        self.exhausted_since = None
+
     def close(self, error: BaseException) -> None:
         """Lend nothing any more. Waiting borrowers fail with `error`."""
         self.state = PoolState.CLOSED
         self.recycle("pool closed")
         self.connecting.give_up()
         self._fail_all(error)
+
+    def reopen(self) -> None:
+        """Lend again after `close`. Entries still in use are closed when they come back."""
+        self.state = PoolState.OPEN
+        self._shelf = self._idle
+        self.connecting.forget()
