@@ -62,7 +62,7 @@ def _nothing(config: Config, name: str) -> str:
 def _table(settings: tuple[Setting, ...], paint: Paint) -> Iterator[str]:
     # Names of pipeline settings are much longer than the others; apart, both fit into 100 columns.
     own = [setting for setting in settings if setting.source != CLIENT_DEFAULT]
-    for _, part in groupby(own, key=lambda setting: setting.section.startswith("pipeline")):
+    for _, part in groupby(own, key=lambda setting: setting.section.startswith(("pipeline", "pool"))):
         yield from _aligned(list(part), paint)
     if of_clients := [setting for setting in settings if setting.source == CLIENT_DEFAULT]:
         yield "Below these, in HTTP and gRPC clients of a pipeline but not in its functions and blocks:"

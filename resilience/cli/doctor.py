@@ -17,12 +17,13 @@ from resilience.clock import monotonic
 from resilience.config import Config, ConfigurationWarning, load
 from resilience.config._client_layer import CLIENT_DEFAULT
 from resilience.config._render import written
-from resilience.config._schema import DEFAULT
+from resilience.config._schema import DEFAULT, section
 from resilience.errors import ConfigurationError, ResilienceError
 from resilience.options import rule_of
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
     from resilience.options import Options
 
@@ -83,6 +84,7 @@ def _findings() -> Iterator[Finding]:
     yield finding
     if config is not None:
         yield _pipelines(config)
+        yield _pools(config)
         yield _clients(config)
         yield _redis(config)
 
@@ -123,6 +125,17 @@ def _pipelines(config: Config) -> Finding:
     """List the configured names, so that a misspelt name shows."""
     names = ", ".join(config.pipelines)
     return Finding(True, "pipelines", names) if names else Finding(None, "pipelines", "none is configured")
+
+
+def _pools(config: Config) -> Finding:
+    """List the configured pools and their sizes. Only the service itself knows how to connect."""
+    texts = [f"{name} {_set(config.pool(name))}".rstrip() for name in config.pools]
+    return Finding(True, "pools", "\n".join(texts)) if texts else Finding(None, "pools", "none is configured")
+
+
+def _set(values: Mapping[str, object]) -> str:
+    fields = section("pool.*").fields
+    return ", ".join(f"{name}={written(value, rule_of(fields[name]))}" for name, value in values.items())
 
 
 def _clients(config: Config) -> Finding:

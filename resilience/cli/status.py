@@ -74,8 +74,8 @@ def _process(state: State, paint: Paint) -> Iterator[str]:
             yield f"    redis  {_figures(toolkit['redis'])}"
         for pipeline in toolkit["pipelines"]:
             yield from _pipeline(pipeline, paint)
-        for group in ("limiters", "budgets", "checks"):
-            for part in toolkit[group]:
+        for group in ("limiters", "pools", "budgets", "checks"):
+            for part in toolkit.get(group, ()):  # a service of an older version has no pools
                 yield f"    {group[:-1]} {_text(part['name'])}  {_figures(part)}"
     yield ""
 

@@ -17,6 +17,7 @@ from resilience.config._schema import DEFAULT, POLICIES, Section
 from resilience.options import rule_of
 
 if TYPE_CHECKING:
+    from resilience.breaker._options import BreakerOptions
     from resilience.budget import BudgetOptions
     from resilience.client._options import ClientOptions
     from resilience.config._names import Key
@@ -197,6 +198,34 @@ class Config:
         """Return the options of a retry budget, or None if it is not configured."""
         return cast("BudgetOptions", self._options("budget.*", name)) if fold(name) in self.budgets else None
 
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """The names of the connection pools that are configured."""
+        return instances(self._settled, "pool")
+
+    def pool(self, name: str) -> Mapping[str, object]:
+        """Return the options of a connection pool that are set, by the name of the constructor's argument."""
+        return self._set("pool.*", name)
+
+    def pool_breaker(self, name: str) -> BreakerOptions | None:
+        """Return the options of the circuit breaker around connecting, or None if a pool has none."""
+        return cast("BreakerOptions | None", self._options("pool.*.breaker", name))
+
+    def pool_health(self, name: str) -> Mapping[str, object]:
+        """Return the options of the health check of a pool that are set, by the name of the argument."""
+        return self._set("pool.*.health", name)
+
+    def pool_sources(self, name: str) -> Mapping[str, str]:
+        """Return the variable or the key of the file that sets each option of a pool. The others have defaults."""
+        return {
+            field: value.entry.spelled
+            for field, value in effective(self._settled, _schema.section("pool.*"), fold(name)).items()
+        }
+
+    def _set(self, pattern: str, name: str) -> Mapping[str, object]:
+        found = effective(self._settled, _schema.section(pattern), fold(name))
+        return {field: value.value for field, value in found.items()}
+
     def values(self, *, pipeline: str | None = None) -> tuple[Setting, ...]:
         """Return every setting in force and its source; with `pipeline`, the settings of that pipeline alone."""
         if pipeline is not None:
@@ -213,6 +242,16 @@ class Config:
             yield from self._of(_schema.section("budget.*"), name)
         for name in dict.fromkeys((DEFAULT, *self.pipelines)):
             yield from self._of_pipeline(name)
+        for name in self.pools:
+            yield from self._of_pool(name)
+
+    def _of_pool(self, name: str) -> Iterator[Setting]:
+        yield from self._of(_schema.section("pool.*"), name)
+        breaker = _schema.section("pool.*.breaker")
+        if found := effective(self._settled, breaker, name):
+            is_off = self.pool_breaker(name) is None
+            yield from self._of(breaker, name, only="enabled" if is_off else "", found=found)
+        yield from self._of(_schema.section("pool.*.health"), name)
 
     def _of_pipeline(self, name: str) -> Iterator[Setting]:
         whole = _schema.section("pipeline.*")

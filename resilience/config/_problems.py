@@ -146,10 +146,10 @@ def _instance(text: str, known: Section, field: str) -> str | None:
         return None  # its one field is also a field of every policy
     if not known.has_instances:
         return "" if text == "_".join(known.key(field)) else None
-    missing = DEFAULT if known.is_switched else _NAME
+    missing = DEFAULT if known.inherits else _NAME
     head, _, *middle = known.words
     tail = "_".join((*middle, field))
-    if known.is_switched and text == tail:
+    if known.inherits and text == tail:
         return missing
     if text.startswith(f"{head}_") and text.endswith(f"_{tail}"):
         return text[len(head) + 1 : -len(tail) - 1] or missing

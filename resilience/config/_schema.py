@@ -36,7 +36,7 @@ class Section:
     `pattern` is the path in front of the field, in which `*` stands for the name of an instance. `builds` is the class
     that takes the options in code. `without` names fields of the options that are no settings. `needs` names the field
     that must be set if any other field is. A section of pipelines inherits from the instance `default`; a switched
-    section, that of a policy, has the extra field `enabled`.
+    section, that of a policy or of the breaker of a pool, has the extra field `enabled`.
     """
 
     pattern: str
@@ -63,7 +63,7 @@ class Section:
     @functools.cached_property
     def is_switched(self) -> bool:
         """Whether the section is that of a policy, which can be switched off."""
-        return self.pattern.startswith("pipeline.*.")
+        return self.pattern.startswith("pipeline.*.") or self.pattern == "pool.*.breaker"
 
     @functools.cached_property
     def has_instances(self) -> bool:
@@ -169,9 +169,12 @@ SECTIONS = (
         "resilience.bulkhead:ThreadPoolBulkhead",
     ),
     Section("pipeline.*.timeout", "resilience.timeout._options:TimeoutOptions", "resilience.timeout:Timeout"),
+    Section("pool.*", "resilience.pool._options:PoolOptions", "resilience.pool:Pool"),
+    Section("pool.*.breaker", "resilience.breaker._options:BreakerOptions", "resilience.breaker:CircuitBreaker"),
+    Section("pool.*.health", "resilience.health._options:PoolCheckOptions", "resilience.health:pool_check"),
 )
 
-POLICIES = tuple(known for known in SECTIONS if known.is_switched)
+POLICIES = tuple(known for known in SECTIONS if known.inherits and known.is_switched)
 _BY_PATTERN = {known.pattern: known for known in SECTIONS}
 _BY_WORDS = {known.words: known for known in SECTIONS}
 

@@ -308,11 +308,11 @@ LINES: Mapping[str, EventLine] = {
         _T, _ERROR, lambda who, facts: f"pool {who}: a lease was dropped without a release{_stack(facts)}"
     ),
     "pool.refused": EventLine(_S, _WARNING, lambda who, facts: f"pool {who} refused a borrower: {_counts(facts)}"),
+    "pool.reopened": EventLine(_T, _INFO, _fixed("pool", "lends again after its close")),
     "pool.resized": EventLine(
         _T, _INFO, lambda who, facts: f"pool {who} changed its size: {facts.get('before')} -> {facts.get('after')}"
     ),
     "pool.resumed": EventLine(_T, _WARNING, _fixed("pool", "lends again")),
-    "pool.reopened": EventLine(_T, _INFO, _fixed("pool", "lends again after its close")),
     "pool.suspended": EventLine(_T, _WARNING, _fixed("pool", "is suspended: borrowers wait")),
     "pool.timed_out": EventLine(_S, _WARNING, _no_connection),
     "ratelimit.drained": EventLine(_S, _WARNING, _drained),

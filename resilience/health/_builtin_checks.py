@@ -10,8 +10,9 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from resilience.errors import ConfigurationError, Problem, one_line
+from resilience.errors import ConfigurationError, Problem, one_line, span
 from resilience.health._check import CheckFailedError
+from resilience.health._options import PoolCheckOptions
 from resilience.options import Duration, checked
 from resilience.running import running_loop
 
@@ -29,10 +30,8 @@ _SAMPLES = 3
 class WarningCheck:
     """A check whose failure is a warning, unless `Health.add(..., failure="fail")` says otherwise."""
 
-    failure = "warn"
-
-    def __init__(self, find_reason: Callable[[], str]) -> None:
-        self._find_reason = find_reason
+    def __init__(self, find_reason: Callable[[], str], failure: str = "warn") -> None:
+        self._find_reason, self.failure = find_reason, failure
 
     def __call__(self) -> None:
         """Raise `CheckFailedError` if there is a reason."""
@@ -111,18 +110,50 @@ class _Usage(NamedTuple):
         return ""
 
 
-def pool_check(pool: Any) -> WarningCheck:
-    """Return a check that warns while `pool` is closed, or while it is full and callers wait.
+def pool_check(pool: Any, exhausted_for: Any = "10s", failure: str = "warn") -> WarningCheck:
+    """Return a check that warns while `pool` is closed, cannot connect, or has been exhausted for too long.
+
+    A `Pool` cannot connect if it has no connection and its last attempt failed. It is exhausted while borrowers wait.
+    It goes on with attempts even if no borrower comes, so an instance that left the service comes back. Of a pool that
+    does not say for how long it has been exhausted, the check warns while it is full and callers wait.
+
+    It does not fail readiness by default: all instances see the same server fail, and taking all of them out of service
+    would not help.
 
     Args:
-        pool: An object with `snapshot()`: a pool, a `Bulkhead`, a `ThreadPoolBulkhead`.
+        pool: An object with `snapshot()`: a `Pool`, an `AsyncPool`, a `Bulkhead`, a `ThreadPoolBulkhead`.
+        exhausted_for: The time for which borrowers may wait without a break: seconds, a `timedelta` or text.
+        failure: `warn`, or `fail` to take the instance out of service.
 
     Raises:
-        ConfigurationError: `pool` has no `snapshot()`.
+        ConfigurationError: `pool` has no `snapshot()`, or an option is wrong.
+
+    Example:
+        >>> from resilience import Pool
+        >>> pool = Pool(object)
+        >>> pool_check(pool)()  # raises nothing
+        >>> pool.close()
+        >>> pool_check(pool)()
+        Traceback (most recent call last):
+        resilience.health._check.CheckFailedError: it is closed
     """
     if not callable(getattr(pool, "snapshot", None)):
         raise ConfigurationError([Problem("pool", pool, "something with a snapshot()")])
-    return WarningCheck(lambda: _usage_of_snapshot(pool.snapshot()).reason("connections"))
+    options = PoolCheckOptions(exhausted_for=exhausted_for, failure=failure)
+    return WarningCheck(lambda: _reason_of_pool(pool.snapshot(), options.exhausted_for), options.failure)
+
+
+def _reason_of_pool(snapshot: Figures, exhausted_for: float) -> str:
+    usage = _usage_of_snapshot(snapshot)
+    if "exhausted_for" not in snapshot or usage.is_closed:
+        return usage.reason("connections")
+    if not snapshot["total"] and snapshot["last_error"]:
+        return f"it has no connection, and cannot connect: {snapshot['last_error']}"
+    waited = snapshot["exhausted_for"]
+    if waited is None or waited <= exhausted_for:
+        return ""
+    used = f"{usage.in_use:g} of {usage.limit:g} connections are in use, {usage.waiting:g} borrowers wait"
+    return f"borrowers have waited for {span(waited)}, longer than {span(exhausted_for)}: {used}"
 
 
 def threads_check(source: Any) -> WarningCheck:

@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from resilience.errors import Problem
-from resilience.options import Duration, Flag, Options, Whole, option
+from resilience.options import Choice, Duration, Flag, Options, Whole, option
 
-__all__ = ("GROUPS", "LIFECYCLE", "LIFECYCLE_GROUPS", "PING", "HealthOptions", "problems_of")
+__all__ = ("GROUPS", "LIFECYCLE", "LIFECYCLE_GROUPS", "PING", "HealthOptions", "PoolCheckOptions", "problems_of")
 
 GROUPS = ("live", "ready", "startup")
 LIFECYCLE_GROUPS = frozenset({"ready", "startup"})
@@ -33,6 +33,20 @@ class HealthOptions(Options):
     failure_threshold: int = option(1, Whole(1, 100), "failures in a row after which a check that passed has failed")
     success_threshold: int = option(1, Whole(1, 100), "passes in a row after which a check that failed passes again")
     details: bool = option(False, Flag(), "show why a check failed; otherwise only the log has the reason")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolCheckOptions(Options):
+    """When the health check of a connection pool fails, and the consequence."""
+
+    exhausted_for: float = option(
+        10.0, Duration(usual=600), "the check fails if borrowers have waited without a break for longer than this"
+    )
+    failure: str = option(
+        "warn",
+        Choice(*_FAILURES),
+        "warn: readiness shows the failure, and the instance stays in service; fail: it leaves the service",
+    )
 
 
 def problems_of(name: object, check: object, groups: object, failure: object) -> Iterable[Problem]:

@@ -21,7 +21,7 @@ from resilience.pool._async_lease import AsyncLoan
 from resilience.pool._callbacks_aio import AwaitingCallbacks
 from resilience.pool._connecting import Attempt
 from resilience.pool._core import PoolCore, stack_of_borrower
-from resilience.pool._entry import Borrower, BorrowOutcome, PoolEntry, PoolState
+from resilience.pool._entry import Borrower, BorrowOutcome, PoolEntry
 from resilience.pool._lease import not_held
 from resilience.pool._machine import PoolMachine
 from resilience.running import running_loop
@@ -30,9 +30,6 @@ from resilience.timeout import Deadline
 __all__ = ("TaskLending",)
 
 C = TypeVar("C")
-
-_of_parent: list[object] = []
-"""The connections of the parent process, kept from the garbage collector: their finalizers may send a farewell."""
 
 
 class TaskLending(Generic[C]):
@@ -52,10 +49,9 @@ class TaskLending(Generic[C]):
 
     def after_fork(self) -> None:
         """Forget the connections and the loop: they are the parent's."""
-        _of_parent.extend(self._core.machine.entries)
         self._core.start_afresh()
         self._machine = self._core.machine
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._next_tick: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()  # a loop keeps no task alive by itself
         self._waits_to_retry = False
@@ -66,11 +62,6 @@ class TaskLending(Generic[C]):
         """The name of the pool."""
         return self._core.name
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The loop of the pool, None before its first use."""
-        return self._loop
-
     def bind(self) -> asyncio.AbstractEventLoop:
         """Return the loop of the pool; the first call decides which one it is.
 
@@ -78,11 +69,11 @@ class TaskLending(Generic[C]):
             ConfigurationError: Another loop runs here, or none.
         """
         loop = running_loop(f"AsyncPool {self.name!r}")
-        if self._loop is None:
-            self._loop = loop
+        if self.loop is None:
+            self.loop = loop
             self._tick_later()
-        elif self._loop is not loop:
-            state = "closed" if self._loop.is_closed() else "other"
+        elif self.loop is not loop:
+            state = "closed" if self.loop.is_closed() else "other"
             raise ConfigurationError(
                 f"AsyncPool {self.name!r} belongs to the event loop that used it first, and was used in another one "
                 f"(the first one is {'closed' if state == 'closed' else 'still open'}): make one pool for each event "
@@ -94,7 +85,7 @@ class TaskLending(Generic[C]):
 
     def take(self, loan: AsyncLoan[C]) -> bool:
         """Lend an idle entry at once, if one is fit. This is the way of nearly all borrows."""
-        if asyncio._get_running_loop() is not self._loop or self._loop is None:  # noqa: SLF001 - as `get_running_loop` does
+        if asyncio._get_running_loop() is not self.loop or self.loop is None:  # noqa: SLF001 - as `get_running_loop` does
             self.bind()
         is_lent = self._machine.take(loan, self._clock())
         if is_lent and self._records_stacks:
@@ -120,7 +111,7 @@ class TaskLending(Generic[C]):
 
     async def _queue(self, loan: AsyncLoan[C], since: float, until: float) -> None:
         """Wait in the queue for an entry."""
-        loan.prepare(cast("asyncio.AbstractEventLoop", self._loop))
+        loan.prepare(cast("asyncio.AbstractEventLoop", self.loop))
         outcome = self._machine.arrive(loan, self._clock())
         self.settle()
         if outcome is BorrowOutcome.QUEUED:
@@ -133,7 +124,7 @@ class TaskLending(Generic[C]):
             raise self._core.closed()
 
     async def _wait(self, loan: AsyncLoan[C], since: float, until: float) -> None:
-        loop = cast("asyncio.AbstractEventLoop", self._loop)
+        loop = cast("asyncio.AbstractEventLoop", self.loop)
         timer = loop.call_later(max(0.0, until - self._clock()), self._give_up, loan, since)
         try:
             await loan.arrival
@@ -226,15 +217,15 @@ class TaskLending(Generic[C]):
         stand_in: Any = Borrower()
         stand_in.entry = entry
         with contextlib.suppress(RuntimeError):  # the loop is closed, and the connection with it
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._return, stand_in, "lease lost")
+            if self.loop is not None:
+                self.loop.call_soon_threadsafe(self._return, stand_in, "lease lost")
 
     # Changing the machine
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[PoolMachine[C, AsyncLoan[C]]]:
         """Return the machine for one change."""
-        if self._loop is not None:
+        if self.loop is not None:
             self.bind()
         yield self._machine
 
@@ -263,7 +254,7 @@ class TaskLending(Generic[C]):
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` in a task that no borrower can cancel, without any caller's context."""
-        task = cast("asyncio.AbstractEventLoop", self._loop).create_task(work, context=Context())
+        task = cast("asyncio.AbstractEventLoop", self.loop).create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -271,7 +262,7 @@ class TaskLending(Generic[C]):
     # Connecting and maintenance
 
     def _connect_if_wanted(self) -> None:
-        machine, loop = self._machine, self._loop
+        machine, loop = self._machine, self.loop
         if loop is None or not machine.wanted:
             return
         for attempt in machine.begin_attempts(self._clock()):
@@ -287,7 +278,7 @@ class TaskLending(Generic[C]):
 
     def _connect(self, attempt: Attempt) -> asyncio.Task[None]:
         task = self._spawn(self._try_to_connect(attempt))
-        loop = cast("asyncio.AbstractEventLoop", self._loop)
+        loop = cast("asyncio.AbstractEventLoop", self.loop)
         timer = loop.call_later(self._core.options.connect_timeout, self._end_late, attempt, task)
         task.add_done_callback(lambda _: timer.cancel())
         return task
@@ -317,8 +308,8 @@ class TaskLending(Generic[C]):
         self.settle()
 
     def _tick_later(self) -> None:
-        tick, loop = weakref.WeakMethod(self._tick), cast("asyncio.AbstractEventLoop", self._loop)
-        self._next_tick = loop.call_later(self._core.options.tick, _call, tick)
+        tick = weakref.WeakMethod(self._tick)
+        self._next_tick = asyncio.get_running_loop().call_later(self._core.options.tick, _call, tick)
 
     def _tick(self) -> None:
         self._tick_later()
@@ -343,16 +334,17 @@ class TaskLending(Generic[C]):
         """Begin the maintenance and connecting; wait for a first connection if the options say so."""
         self.bind()
         limit = self._core.options.initialization_fail_timeout
-        if limit is not None:
-            await self._connect_first(limit)
+        if limit is not None and not self._machine.entries:
+            with self._machine.connecting.start():
+                await self._connect_first(limit)
         self._connect_if_wanted()
 
     async def _connect_first(self, limit: float) -> None:
-        since, connecting = self._clock(), self._machine.connecting
-        while not connecting.created:
+        since, connecting, before = self._clock(), self._machine.connecting, self._machine.connecting.created
+        while connecting.created == before:
             attempt = connecting.begin_first(self._clock())
             await asyncio.wait([self._connect(attempt)])
-            if not connecting.created:
+            if connecting.created == before:
                 left = since + limit - self._clock()
                 if left <= 0:
                     raise self._core.timed_out(self._clock() - since, by_deadline=False)
@@ -360,7 +352,7 @@ class TaskLending(Generic[C]):
 
     async def close(self, seconds: float) -> None:
         """Close the pool, and wait for its connections for `seconds` at most; abort those that are still in use."""
-        if self._loop is None or self._loop.is_closed():
+        if self.loop is None or self.loop.is_closed():
             self.shut()
             return
         self.bind()
@@ -390,13 +382,13 @@ class TaskLending(Generic[C]):
 
     def reopen(self) -> None:
         """Lend again after `close`, or after the end of the loop. Without connections, any loop may be the next one."""
-        if self._loop is not None and self._loop.is_closed():
+        if self.loop is not None and self.loop.is_closed():
             self.shut()
         self._end_ticks()
         if not self._machine.entries:
-            self._loop, self._all_back, self._waits_to_retry = None, None, False
-        elif self._loop is not None:
-            self._tick_later()
+            self.loop, self._all_back, self._waits_to_retry = None, None, False
+        elif self.loop is not None:
+            self.loop.call_soon_threadsafe(self._tick_later)
         self._machine.reopen()
 
     def _end_ticks(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack
 
 from resilience.clock import Clock, monotonic
 from resilience.options import Opaque, checked, seconds
@@ -16,7 +16,6 @@ from resilience.pool._face import PoolFace
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from types import TracebackType
-    from typing import Unpack
 
     from resilience.pool._aio import TaskLending
 

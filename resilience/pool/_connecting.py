@@ -7,14 +7,15 @@ An attempt that takes longer than `connect_timeout` is over: it counts as failed
 later, the shell closes its connection.
 
 After a failure there is one attempt at a time, and a pause before it that doubles up to a limit, with jitter. The first
-success ends both. A pool without any connection goes on until then, also if no borrower waits. A refusal of the circuit breaker around connecting is no failure of the server: the pause is the
-`retry_after` of the refusal.
+success ends both. A pool without any connection goes on until then, also if no borrower waits. A refusal of the circuit
+breaker around connecting is no failure of the server: the pause is the `retry_after` of the refusal.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from resilience.errors import RejectedError
 from resilience.pool._options import PoolOptions
@@ -50,6 +51,7 @@ class Connecting:
     def __init__(self, options: PoolOptions, chance: Callable[[], float]) -> None:
         self._at_once, self._timeout, self._chance = options.max_creating, options.connect_timeout, chance
         self._running: set[Attempt] = set()
+        self._is_starting = False
         self.failures = 0
         """Failures since the last success."""
         self.retry_at = -math.inf
@@ -73,6 +75,8 @@ class Connecting:
             needed: The entries that borrowers wait for, or that the pool keeps idle.
             room: The entries that the pool may still have.
         """
+        if self._is_starting:
+            return 0
         at_once = 1 if self.failures else self._at_once
         return max(0, min(needed, room, at_once) - len(self._running))
 
@@ -81,6 +85,15 @@ class Connecting:
         begun = [Attempt(now) for _ in range(count)] if now >= self.retry_at else []
         self._running.update(begun)
         return begun
+
+    @contextlib.contextmanager
+    def start(self) -> Iterator[None]:
+        """Leave all attempts to the start of the service, while this block runs."""
+        self._is_starting = True
+        try:
+            yield
+        finally:
+            self._is_starting = False
 
     def begin_first(self, now: float) -> Attempt:
         """Return an attempt that begins in spite of the pause after a failure: the start of a service waits for it."""

@@ -33,6 +33,8 @@ B = TypeVar("B", bound=Borrower)
 
 _NAME = Text("a name", longest=100)
 _FRAMES = 15
+_of_parent: list[object] = []
+"""The connections of the parent process, kept from the garbage collector: their finalizers may send a farewell."""
 
 
 class PoolFigures(TypedDict):
@@ -102,6 +104,7 @@ class PoolCore(Generic[C, B]):
 
     def start_afresh(self) -> None:
         """Forget the connections, and begin with a new machine unless the pool is closed. For a forked child."""
+        _of_parent.extend(self.machine.entries)
         self.machine.disown()
         if self.machine.state is not PoolState.CLOSED:
             self.machine = self.new_machine()

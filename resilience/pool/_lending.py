@@ -34,8 +34,6 @@ C = TypeVar("C")
 
 _CHORES = Executor(None)
 """Runs the maintenance of all pools."""
-_of_parent: list[object] = []
-"""The connections of the parent process, kept from the garbage collector: their finalizers may send a farewell."""
 
 
 class ThreadLending(Generic[C]):
@@ -56,7 +54,6 @@ class ThreadLending(Generic[C]):
     def after_fork(self) -> None:
         """Forget the connections: they are the parent's. They are neither closed nor collected here."""
         core = self._core
-        _of_parent.extend(core.machine.entries)
         core.start_afresh()
         self._machine = core.machine
         self._callbacks = BlockingCallbacks(core.name, core.connector, core.options, self._breaker)
@@ -353,17 +350,19 @@ class ThreadLending(Generic[C]):
         """Begin the maintenance and connecting; wait for a first connection if the options say so."""
         self._begin()
         limit = self._core.options.initialization_fail_timeout
-        if limit is not None:
-            self._connect_first(limit)
+        if limit is not None and not self._machine.entries:
+            with self._machine.connecting.start():
+                self._connect_first(limit)
         self._connect_if_wanted()
 
     def _connect_first(self, limit: float) -> None:
         since, connecting = self._clock(), self._machine.connecting
-        while not connecting.created:
+        before = connecting.created
+        while connecting.created == before:
             with self.changing():
                 attempt = connecting.begin_first(self._clock())
             self._connect(attempt).wait(self._core.options.connect_timeout)
-            if not connecting.created:
+            if connecting.created == before:
                 self._failed(attempt, self._core.late())
                 left = since + limit - self._clock()
                 if left <= 0:

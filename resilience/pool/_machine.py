@@ -383,9 +383,8 @@ class PoolMachine(Generic[C, B]):
         self.recycle("event loop ended")
         self.disown()
         self.connecting.give_up()
-        self._aside, self.waiting = {}, OrderedDict()
+        self._aside, self.waiting, self.exhausted_since = {}, OrderedDict(), None
         self.handed, self.doomed = [], []
-        self.exhausted_since = None
 
     def close(self, error: BaseException) -> None:
         """Lend nothing any more. Waiting borrowers fail with `error`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from resilience.clock import Clock, monotonic
 from resilience.options import Opaque, checked, seconds
@@ -16,7 +16,6 @@ from resilience.pool._lending import ThreadLending
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Unpack
 
 __all__ = ("Pool",)
 

@@ -17,7 +17,7 @@ __all__ = ("MAX_KEYS", "MAX_PARTS", "parts_snapshot")
 Figures: TypeAlias = "dict[str, Any]"
 """A snapshot."""
 MAX_PARTS = 200
-"""Pipelines, limiters, budgets and checks that are shown, of each."""
+"""Pipelines, limiters, pools, budgets and checks that are shown, of each."""
 MAX_KEYS = 100
 """Keys of a policy that are shown. Those whose state is not the usual one come first."""
 _QUIET_STATES = frozenset({None, "closed"})
@@ -35,6 +35,7 @@ def parts_snapshot(parts: NamedParts, budgets: list[RetryBudget]) -> Figures:
     found: Figures = {
         "pipelines": pipelines,
         "limiters": limiters,
+        "pools": [{"name": each.name, **each.snapshot()} for each in islice(parts.of("pool"), MAX_PARTS)],
         "budgets": [budget.snapshot() for budget in islice(budgets, MAX_PARTS)],
         "checks": [check for health in parts.of("health") for check in health.snapshot()][:MAX_PARTS],
         "lifecycle": next(({"state": each.state, "in_flight": each.in_flight} for each in parts.of("lifecycle")), None),

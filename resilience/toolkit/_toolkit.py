@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 from resilience._support.redaction import hidden
 from resilience.config import Config, load
 from resilience.config._load import variables_in_force
-from resilience.config._schema import section
 from resilience.errors import ConfigurationError, Problem
 from resilience.toolkit._default import KeptWhileEqual
 from resilience.toolkit._listeners import ToolkitLog, use_listeners
 from resilience.toolkit._names import check_name, checked_config
-from resilience.toolkit._openings import open_page, open_redis
-from resilience.toolkit._parts import NamedParts
+from resilience.toolkit._parts import NamedParts, SharedParts
 from resilience.toolkit._pipelines import PipelinesByName
 from resilience.toolkit._policies import ConfiguredPolicies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
     from types import TracebackType
+    from typing import Unpack
 
     from resilience.budget import BudgetOptions, RetryBudget
     from resilience.envelope import ErrorCatalog
@@ -29,11 +28,15 @@ if TYPE_CHECKING:
     from resilience.lifecycle import Lifecycle
     from resilience.pipeline import Pipeline
     from resilience.policy import AroundPolicy, Policy
+    from resilience.pool import AsyncPool, Connector, Pool
     from resilience.prometheus import MetricsPage
-    from resilience.ratelimit import Store, TokenBucket
+    from resilience.ratelimit import TokenBucket
     from resilience.redis import RedisConnection
+    from resilience.toolkit._pools import PoolSettings
 
 __all__ = ("Resilience",)
+
+C = TypeVar("C")
 
 
 class Resilience:
@@ -63,6 +66,7 @@ class Resilience:
         "_parts",
         "_pipelines",
         "_policies",
+        "_shared",
         "event_log",
     )  # none is set by mistake
 
@@ -71,7 +75,8 @@ class Resilience:
         self.event_log = ToolkitLog(self._config.log)
         """Decides which events of this toolkit's parts are logged."""
         self._parts = NamedParts()
-        self._policies = ConfiguredPolicies(self._config, lambda: self._store, self.event_log)
+        self._shared = SharedParts(self._config, self._parts, self.event_log)
+        self._policies = ConfiguredPolicies(self._config, self._shared.store, self.event_log)
         self._pipelines = PipelinesByName(self._config, self._policies, self._parts, self.event_log)
         # The process keeps a budget for as long as an object refers to it.
         self._budgets = [self._as_configured(name) for name in self._config.budgets]
@@ -96,7 +101,8 @@ class Resilience:
         environ, arguments = hidden(environ), hidden(arguments)  # error trackers show the local variables
         toolkit = cls(load(environ, strict=strict, arguments=arguments))
         try:
-            _ = toolkit.redis  # a wrong URL, or a missing extra, stops the start and not a call
+            if toolkit.config.redis.url is not None:
+                _ = toolkit.redis  # a wrong URL, or a missing extra, stops the start and not a call
         except BaseException:
             toolkit.close()  # a listener may have a thread by now
             raise
@@ -153,9 +159,7 @@ class Resilience:
     @property
     def metrics(self) -> MetricsPage | None:
         """The metrics page of this process for Prometheus; None unless `RESILIENCE_METRICS__...` opens it."""
-        if not self._config.metrics.is_open:
-            return None
-        return self._parts.once("metrics", lambda: open_page(self._config.metrics))
+        return self._shared.metrics
 
     @property
     def lifecycle(self) -> Lifecycle:
@@ -163,28 +167,19 @@ class Resilience:
         return self._parts.once("lifecycle", self._new_lifecycle)
 
     def _new_lifecycle(self) -> Lifecycle:
-        lifecycle = cast("Lifecycle", section("lifecycle").constructor(self._config.lifecycle))
-        lifecycle.events.log_to(self.event_log)
+        lifecycle = self._shared.new_lifecycle()
         lifecycle.close_on_stop(self, name="toolkit")  # the first to be added is the last to run
         return lifecycle
 
     @property
     def redis(self) -> RedisConnection | None:
         """The connection to the Redis that instances share; None if no URL is set. It connects when first used."""
-        if self._config.redis.url is None:
-            return None
-        return self._parts.once("redis", lambda: open_redis(self._config.redis))
+        return self._shared.redis
 
     @property
     def catalog(self) -> ErrorCatalog:
         """The error codes that this service can send to its clients."""
-
-        def build() -> ErrorCatalog:
-            from resilience.envelope import ErrorCatalog as Catalog  # noqa: PLC0415 - imported by services that name errors
-
-            return Catalog(domain=self._config.service.name)
-
-        return self._parts.once("catalog", build)
+        return self._shared.catalog
 
     def pipeline(self, name: str, *policies: Policy | AroundPolicy, host: str | None = None) -> Pipeline:
         """Return the pipeline of this name; use it as a decorator, or in any other way a `Pipeline` is used.
@@ -274,6 +269,43 @@ class Resilience:
         check_name("limiter", name)
         return self._parts.named("limiter", name, lambda: self._policies.of_limiter(name, rate, burst), (rate, burst))
 
+    @overload
+    def pool(self, name: str) -> Pool[Any]: ...
+    @overload
+    def pool(
+        self, name: str, connect: Callable[[], C] | Connector[C], **arguments: Unpack[PoolSettings]
+    ) -> Pool[C]: ...
+    def pool(self, name: str, connect: Any = None, **arguments: Any) -> Pool[Any]:
+        """Return the connection pool of this name, for threads. It is made at the first call.
+
+        Readiness has a check of it, `pool.<name>`. The pool starts with the lifecycle, and closes after the last
+        request. With `initialization_fail_timeout`, it adds a start hook: a process that cannot connect does not start.
+
+        Args:
+            name: The name of the pool, 1 to 100 characters.
+            connect: Returns a new connection; or a `Connector`. Further calls need no argument but the name.
+            arguments: Those of `Pool`. Each comes before the setting `RESILIENCE_POOL__<NAME>__<OPTION>`. Default for
+                `breaker`: as configured under `RESILIENCE_POOL__<NAME>__BREAKER__...`, else none.
+
+        Raises:
+            ConfigurationError: An argument or a setting is wrong; or the name is in use with other arguments, or for an
+                `AsyncPool`; or the first call has no `connect`.
+        """
+        return self._shared.pools.of_threads(name, connect, arguments)
+
+    @overload
+    def async_pool(self, name: str) -> AsyncPool[Any]: ...
+    @overload
+    def async_pool(
+        self, name: str, connect: Callable[[], Awaitable[C]] | Connector[C], **arguments: Unpack[PoolSettings]
+    ) -> AsyncPool[C]: ...
+    def async_pool(self, name: str, connect: Any = None, **arguments: Any) -> AsyncPool[Any]:
+        """Return the connection pool of this name, for the tasks of one event loop.
+
+        If that loop has ended, this call gives the pool to the next loop. For the arguments see `pool`.
+        """
+        return self._shared.pools.of_tasks(name, connect, arguments)
+
     def budget(self, name: str) -> RetryBudget:
         """Return the retry budget that all retries and hedges of this process share under this name."""
         from resilience.budget import RetryBudget  # noqa: PLC0415 - imported by services that share a budget
@@ -295,8 +327,8 @@ class Resilience:
         """Return the state of every part that this toolkit has built, as plain data that `json.dumps` accepts.
 
         `pipelines` has the state of each policy, and under `clients` the circuits, limits and bulkheads of HTTP and
-        gRPC clients by host; `limiters`, `budgets`, `checks` (their last outcomes), `lifecycle` and `redis` the other
-        parts. At most 200 of each are shown, and 100 hosts of a policy: circuits that are not closed come first.
+        gRPC clients by host; `limiters`, `pools`, `budgets`, `checks` (their last outcomes), `lifecycle` and `redis`
+        have the others. At most 200 of each are shown, and 100 hosts of a policy, first circuits that are not closed.
 
         It changes no state, takes no permit, runs no check and sends nothing. It has no secrets.
 
@@ -352,31 +384,7 @@ class Resilience:
         return budget
 
     def _new_health(self) -> Health:
-        from resilience.health import Health, redis_check  # noqa: PLC0415 - imported by services that answer probes
-
-        health = Health(self._config.health, lifecycle=self.lifecycle)
-        health.events.log_to(self.event_log)
-        if self.redis is not None:
-            health.add("redis", redis_check(self.redis))
-        if self.metrics is not None and self._config.metrics.endpoint:
-            health.mount("/metrics", self.metrics)
-        return health
-
-    @property
-    def _store(self) -> Store | None:
-        """The store of the limiters; None for the memory of this process."""
-        connection = self.redis
-        if connection is None:
-            return None
-
-        def build() -> Store:
-            from resilience.ratelimit import RedisStore  # noqa: PLC0415 - imported by services with a URL
-
-            store = RedisStore(connection)
-            store.events.log_to(self.event_log)
-            return store
-
-        return self._parts.once("store", build)
+        return self._shared.new_health(self.lifecycle)
 
     def _retire(self) -> None:
         """Be no longer the default toolkit, and be shown no more."""

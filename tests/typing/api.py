@@ -14,6 +14,7 @@ from flask import Blueprint, Flask
 
 from resilience import (
     AppError,
+    AsyncPool,
     Bulkhead,
     Cache,
     CircuitBreaker,
@@ -23,6 +24,7 @@ from resilience import (
     Lifecycle,
     Pipeline,
     Policy,
+    Pool,
     RateLimit,
     Resilience,
     Retry,
@@ -155,10 +157,17 @@ is_a(Bulkhead(), SingleFlight("2s", key=lambda order: order), breaker)
 is_a(Bulkhead(), Fallback(chain=[str, None], on=(KeyError, lambda _e: True), on_result=bool, pass_call=True), breaker)
 
 
+async def aconnect() -> bytes:
+    return b""
+
+
 def toolkit() -> None:
     resilience = Resilience.from_env({"RESILIENCE_SERVICE__NAME": "orders"})
     assert_type(resilience.pipeline("payments"), Pipeline)
     assert_type(resilience.limiter("login", rate="5/minute"), TokenBucket)
+    assert_type(resilience.pool("ledger", connect=lambda: 1, maximum_pool_size=2, close=print), Pool[int])
+    assert_type(resilience.async_pool("events", aconnect, idle_timeout="5m"), AsyncPool[bytes])
+    assert_type(resilience.pool("ledger"), Pool[Any])
     assert_type(resilience.catalog, ErrorCatalog)
     assert_type(resilience.catalog.error("ORDERS_V001"), AppError)
     resilience.close()

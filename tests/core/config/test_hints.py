@@ -12,7 +12,7 @@ from resilience.errors import ConfigurationError
 
 SECTIONS = (
     "SERVICE, REDIS, SERVER, CLIENT, HEALTH, LIFECYCLE, EVENTS, LOG, METRICS, STATUS, TELEMETRY, "
-    "LIMITER, BUDGET, PIPELINE"
+    "LIMITER, BUDGET, PIPELINE, POOL"
 )
 POLICIES = "ENABLED, CACHE, SINGLE_FLIGHT, RETRY, HEDGE, BREAKER, RATE_LIMIT, BULKHEAD, THREAD_POOL, TIMEOUT"
 
@@ -45,7 +45,7 @@ def test_a_policy_that_does_not_exist_is_answered_with_those_that_do(wrong: str)
     assert hint(wrong) == f"PIPELINE__P__ is followed by {POLICIES}"
 
 
-@pytest.mark.parametrize("wrong", ["SERVR__X", "POOL__LEDGER__MAXIMUM_POOL_SIZE", "TYPO", ""])
+@pytest.mark.parametrize("wrong", ["SERVR__X", "CLUSTER__LEDGER__NODES", "TYPO", ""])
 def test_a_section_that_does_not_exist_is_answered_with_those_that_do(wrong: str) -> None:
     """Where the first word means nothing, all first words are listed."""
     with pytest.warns(ConfigurationWarning):
