@@ -32,9 +32,10 @@ import httpx2
 from fastapi import Depends, FastAPI
 from pydantic import BaseModel
 
-from resilience import Resilience, ResilienceError
+from resilience import Resilience, ResilienceError, Retry
 from resilience.events import Event
 from resilience.logs import configure_logging
+from resilience.pool import Connector
 from resilience_fastapi import error_responses, install, rate_limit
 from resilience_http.httpx2 import AsyncResilienceTransport
 
@@ -64,6 +65,8 @@ SETTINGS = {
     "RESILIENCE_PIPELINE__WAREHOUSE__RETRY__WAIT_INITIAL": "50ms",
     "RESILIENCE_PIPELINE__WAREHOUSE__RETRY__WAIT_JITTER": "50ms",
     "RESILIENCE_PIPELINE__WAREHOUSE__BREAKER__FAILURE_RATE_THRESHOLD": "0.5",
+    "RESILIENCE_POOL__JOURNAL__MAXIMUM_POOL_SIZE": "8",
+    "RESILIENCE_POOL__JOURNAL__ALIVE_BYPASS": "0s",  # a check costs less than an entry that has to be repeated
 }
 
 log = logging.getLogger("shop")
@@ -141,6 +144,43 @@ def warehouse() -> httpx2.AsyncClient:
     return httpx2.AsyncClient(transport=guarded, base_url=os.environ.get("SHOP_WAREHOUSE_URL", "http://127.0.0.1:9002"))
 
 
+JOURNAL = os.environ.get("SHOP_JOURNAL", "")
+"""The address of the journal (`journal.py`); empty: no parcel is noted."""
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def connect_to_journal() -> Streams:
+    """Return a connection of the pool."""
+    host, _, port = JOURNAL.rpartition(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+async def is_alive(streams: Streams) -> bool:
+    """Return whether the journal has closed this idle connection, without a question to the journal."""
+    return not streams[0].at_eof()
+
+
+def close_streams(streams: Streams) -> None:
+    """Close a connection of the pool."""
+    streams[1].close()
+
+
+journal = toolkit.async_pool("journal", Connector(connect=connect_to_journal, close=close_streams, check=is_alive))
+noting = toolkit.pipeline("journal", Retry(on=OSError, attempts=4, wait_initial="20ms", wait_jitter="20ms"))
+
+
+@noting
+async def note(number: uuid.UUID) -> None:
+    """Note a parcel in the journal. While the journal is away, the pool lets the caller wait for a new connection."""
+    if not JOURNAL:
+        return
+    async with journal.connection() as (reader, writer):
+        writer.write(f"{number} shop\n".encode())
+        if await reader.readline() != b"ok\n":
+            raise ConnectionError("the journal has closed the connection")
+
+
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Hold a connection pool to the warehouse, and one to provider and database for each way of ordering."""
@@ -210,6 +250,7 @@ async def send(number: uuid.UUID, order: Order) -> dict[str, Any]:
         raise  # a refusal, or the warehouse's own error: each has its code
     except httpx2.HTTPError as error:
         raise toolkit.catalog.error("ORDERS_W001") from error
+    await note(number)
     return {**response.json(), "due": due}
 
 

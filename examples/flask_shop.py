@@ -19,13 +19,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
+import socket
 from typing import Any
 from uuid import UUID
 
 import grpc
 from flask import Flask, request
 
-from resilience import AppError, Deadline, Resilience
+from resilience import AppError, Deadline, Resilience, Retry
 from resilience.events import Event
 from resilience.logs import configure_logging
 from resilience.server import current_request
@@ -42,6 +44,8 @@ SETTINGS = {
     "RESILIENCE_PIPELINE__SHOP_STOCK__RETRY__WAIT_JITTER": "50ms",
     "RESILIENCE_PIPELINE__SHOP_STOCK__BREAKER__FAILURE_RATE_THRESHOLD": "0.5",
     "RESILIENCE_PIPELINE__SHOP_STOCK__BREAKER__RESET_TIMEOUT": "5s",
+    "RESILIENCE_POOL__JOURNAL__MAXIMUM_POOL_SIZE": "8",
+    "RESILIENCE_POOL__JOURNAL__ALIVE_BYPASS": "0s",  # a check costs less than an entry that has to be repeated
 }
 
 logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
@@ -78,6 +82,36 @@ book = stock.unary_unary("/shop.Stock/Book", encode, json.loads)
 NAME = os.environ.get("HOSTNAME", "warehouse")
 
 
+JOURNAL = os.environ.get("SHOP_JOURNAL", "")
+"""The address of the journal (`journal.py`); empty: no parcel is noted."""
+
+
+def connect_to_journal() -> socket.socket:
+    """Return a connection of the pool."""
+    host, _, port = JOURNAL.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=2)
+
+
+def is_alive(connection: socket.socket) -> bool:
+    """Return whether the journal has closed this idle connection, without a question to the journal."""
+    return not select.select([connection], [], [], 0)[0]
+
+
+journal = toolkit.pool("journal", connect=connect_to_journal, check=is_alive)
+noting = toolkit.pipeline("journal", Retry(on=OSError, attempts=4, wait_initial="20ms", wait_jitter="20ms"))
+
+
+@noting
+def note(number: str) -> None:
+    """Note a parcel in the journal. While the journal is away, the pool lets the caller wait for a new connection."""
+    if not JOURNAL:
+        return
+    with journal.connection() as connection:
+        connection.sendall(f"{number} warehouse\n".encode())
+        if connection.recv(16) != b"ok\n":
+            raise ConnectionError("the journal has closed the connection")
+
+
 @app.put("/parcels/<uuid:number>")
 def pack(number: UUID) -> dict[str, Any]:
     """Pack a parcel. A repeated request with the same number gets the same parcel: nothing is booked out twice."""
@@ -86,6 +120,7 @@ def pack(number: UUID) -> dict[str, Any]:
     except AppError as error:
         log.warning("%s for parcel %s, %s", error.code, number, on_whose_behalf())
         raise
+    note(str(number))
     return {"number": str(number), "packed_by": NAME, **booked}
 
 

@@ -19,6 +19,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
+import socket
 import sqlite3
 import threading
 import time
@@ -27,7 +29,7 @@ from typing import Any
 
 import grpc
 
-from resilience import AppError, Deadline, Resilience
+from resilience import AppError, Deadline, Resilience, Retry
 from resilience.logs import configure_logging
 from resilience.server import current_request
 from resilience_grpc import add_health, drain, server_interceptors
@@ -42,6 +44,8 @@ SETTINGS = {
     "RESILIENCE_SERVER__DEADLINE": "2s",
     "RESILIENCE_LIFECYCLE__DRAIN_DELAY": "1s",
     "RESILIENCE_LIFECYCLE__DRAIN_TIMEOUT": "10s",
+    "RESILIENCE_POOL__JOURNAL__MAXIMUM_POOL_SIZE": "8",
+    "RESILIENCE_POOL__JOURNAL__ALIVE_BYPASS": "0s",  # a check costs less than an entry that has to be repeated
 }
 
 log = logging.getLogger("stock")
@@ -91,6 +95,36 @@ class Ledger:
         self._database.close()
 
 
+JOURNAL = os.environ.get("SHOP_JOURNAL", "")
+"""The address of the journal (`journal.py`); empty: no parcel is noted."""
+
+
+def connect_to_journal() -> socket.socket:
+    """Return a connection of the pool."""
+    host, _, port = JOURNAL.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=2)
+
+
+def is_alive(connection: socket.socket) -> bool:
+    """Return whether the journal has closed this idle connection, without a question to the journal."""
+    return not select.select([connection], [], [], 0)[0]
+
+
+journal = toolkit.pool("journal", connect=connect_to_journal, check=is_alive)
+noting = toolkit.pipeline("journal", Retry(on=OSError, attempts=4, wait_initial="20ms", wait_jitter="20ms"))
+
+
+@noting
+def note(number: str) -> None:
+    """Note a parcel in the journal. While the journal is away, the pool lets the caller wait for a new connection."""
+    if not JOURNAL:
+        return
+    with journal.connection() as connection:
+        connection.sendall(f"{number} stock\n".encode())
+        if connection.recv(16) != b"ok\n":
+            raise ConnectionError("the journal has closed the connection")
+
+
 ledger = Ledger(os.environ.get("STOCK_LEDGER", ":memory:"))
 NAME = os.environ.get("HOSTNAME", "stock")
 
@@ -103,6 +137,7 @@ def book(parcel: dict[str, Any], _context: grpc.ServicerContext) -> dict[str, st
     except AppError as error:
         log.warning("%s for parcel %s, %s", error.code, parcel["number"], on_whose_behalf())
         raise
+    note(parcel["number"])
     time.sleep(WALK_SECONDS)
     return {"booked_by": booked_by}
 

@@ -1,6 +1,6 @@
 """The toolkit at work: a shop under load, and a payment provider that fails and recovers.
 
-With `--all` the demo runs three services that call each other. It kills one instance and drains another.
+With `--all` the demo runs three services that call each other. It kills an instance and their journal, and drains one.
 Everything is real: servers under uvicorn on free loopback ports, traffic over HTTP, Valkey if it is installed.
 Needs the `demo` extra: `pip install "resilience-plugins[demo]"`.
 """

@@ -1,6 +1,6 @@
 """The demo of three services that call each other.
 
-One error crosses all services. Then the demo kills one instance and drains another.
+One error crosses all services. Then the demo kills an instance and the journal, and drains another instance.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The incidents while customers order: a kill of one instance, and a drain of another."""
+"""The incidents while customers order: a kill of one instance, one of the journal, and a drain of another instance."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import signal
 from resilience_demo._children_aio import Child
 from resilience_demo.chain._launcher_aio import Launcher
 from resilience_demo.chain._readiness_aio import readiness
-from resilience_demo.chain._stage import ChainStage, ChainView, Drain, Outage
+from resilience_demo.chain._stage import ChainStage, ChainView, Drain, JournalOutage, Outage
 
-__all__ = ("drain", "kill")
+__all__ = ("drain", "kill", "kill_journal")
 
 _UNREADY = 503
 _POLL_INTERVAL = 0.02
@@ -41,6 +41,26 @@ async def kill(stage: ChainStage, view: ChainView, launcher: Launcher, stock: Ch
 
 def _has_booked(stage: ChainStage, outage: Outage) -> bool:
     return any(order.booked_by == outage.name and order.began >= outage.started for order in stage.record.orders)
+
+
+async def kill_journal(stage: ChainStage, view: ChainView, launcher: Launcher, journal: Child) -> None:
+    """Kill the journal, start its successor, and wait until an order has succeeded again."""
+    before = launcher.repeated
+    journal.may_end = True
+    outage = stage.journal_outage = JournalOutage(stage.clock())
+    view.news(outage.killed, "kill -9 journal: no service can note a parcel")
+    await journal.kill()
+    await asyncio.sleep(stage.script.away)
+    successor = await launcher.journal()
+    outage.started = stage.clock()
+    view.news(outage.started, f"started again: {successor.description}")
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_MAX_WAIT):
+            while not any(order.is_sold and order.ended >= outage.started for order in stage.record.orders):  # noqa: ASYNC110 - polls the answers of the customers
+                await asyncio.sleep(_POLL_INTERVAL)
+            outage.noted = stage.clock()
+            view.news(outage.noted, "orders are noted again")
+    outage.repeated = launcher.repeated - before
 
 
 async def drain(stage: ChainStage, view: ChainView, launcher: Launcher, warehouse: Child) -> None:

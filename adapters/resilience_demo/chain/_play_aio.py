@@ -1,4 +1,4 @@
-"""Runs the demo of three services: starts them, sends orders, kills and drains an instance, judges the promises."""
+"""Runs the demo of three services: starts them, sends orders, kills and drains servers, judges the promises."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import httpx2
 from resilience.clock import monotonic
 from resilience_demo._children_aio import START, BrokenStageError, Child, Children
 from resilience_demo._tasks_aio import all_of, first_of, until_signalled
-from resilience_demo.chain._audit import audit
+from resilience_demo.chain._audit import audit, noted
 from resilience_demo.chain._crossing_aio import cross
 from resilience_demo.chain._customers_aio import ORDERED, Customers
-from resilience_demo.chain._incidents_aio import drain, kill
-from resilience_demo.chain._launcher_aio import STOCKS, WAREHOUSES, Launcher
+from resilience_demo.chain._incidents_aio import drain, kill, kill_journal
+from resilience_demo.chain._launcher_aio import JOURNAL, STOCKS, WAREHOUSES, Launcher
 from resilience_demo.chain._record import ChainRecord
 from resilience_demo.chain._script import ChainScript
 from resilience_demo.chain._service_aio import Service
@@ -69,15 +69,16 @@ async def _run(stage: ChainStage, view: ChainView, children: Children, launcher:
             view.opened(stage)
             stage.crossing = await cross(http, servers.values())
             view.crossed(stage.crossing)
-            stage.before = audit(launcher.ledger, ORDERED)
+            stage.before, before = audit(launcher.ledger, ORDERED), noted(launcher.journal_file)
             await _busy(stage, view, launcher, servers, http)
-            stage.after = audit(launcher.ledger, ORDERED)
+            stage.after, after = audit(launcher.ledger, ORDERED), noted(launcher.journal_file)
+            stage.noted = {service: after[service] - before.get(service, 0) for service in after}
 
 
 async def _open(launcher: Launcher, service: Service) -> dict[str, Child]:
     """Start all servers. The first stock creates the ledger, then the others start together."""
     first, *others = STOCKS
-    started = [await launcher.stock(first)]
+    started = await all_of(launcher.journal(), launcher.stock(first))
     shop = launcher.shop(f"http://127.0.0.1:{service.port}")
     started += await all_of(shop, *map(launcher.stock, others), *map(launcher.warehouse, WAREHOUSES))
     return {child.name: child for child in started}
@@ -117,6 +118,8 @@ async def _incidents(
 ) -> None:
     await asyncio.sleep(stage.script.steady)
     await kill(stage, view, launcher, servers[STOCKS[0]])
+    await asyncio.sleep(stage.script.rest)
+    await kill_journal(stage, view, launcher, servers[JOURNAL])
     await asyncio.sleep(stage.script.rest)
     await drain(stage, view, launcher, servers[WAREHOUSES[0]])
     await asyncio.sleep(stage.script.rest)

@@ -13,7 +13,7 @@ from resilience_demo.chain._script import ChainScript
 if TYPE_CHECKING:
     from resilience_demo._verdict import Criterion
 
-__all__ = ("Audit", "ChainStage", "ChainView", "Crossing", "Drain", "Outage", "Sighting")
+__all__ = ("Audit", "ChainStage", "ChainView", "Crossing", "Drain", "JournalOutage", "Outage", "Sighting")
 
 
 class Sighting(NamedTuple):
@@ -47,6 +47,18 @@ class Outage:
     started: float = math.inf
     booked: float = math.inf
     """The time of its first new booking."""
+    repeated: int = 0
+    """Retries by all services during the incident."""
+
+
+@dataclass
+class JournalOutage:
+    """The time without a journal. Times have the same unit and the same meaning of infinity as in `Outage`."""
+
+    killed: float
+    started: float = math.inf
+    noted: float = math.inf
+    """The time of the first order from then on that all services had noted."""
     repeated: int = 0
     """Retries by all services during the incident."""
 
@@ -88,9 +100,12 @@ class ChainStage:
     """The time of the first order on the monotonic clock, or None before it."""
     crossing: Crossing | None = None
     outage: Outage | None = None
+    journal_outage: JournalOutage | None = None
     drain: Drain | None = None
     before: Audit = field(default_factory=Audit)
     after: Audit = field(default_factory=Audit)
+    noted: dict[str, int] = field(default_factory=dict)
+    """The parcels that each service has noted in the journal since the first order."""
 
     def clock(self) -> float:
         """Return the seconds since the first order, or 0 before it."""

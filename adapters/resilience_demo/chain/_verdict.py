@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from resilience_demo._verdict import Criterion, milliseconds
 from resilience_demo.chain._record import Order
-from resilience_demo.chain._stage import ChainStage, Crossing, Drain, Outage
+from resilience_demo.chain._stage import ChainStage, Crossing, Drain, JournalOutage, Outage
 
 __all__ = ("judge",)
 
@@ -22,6 +22,7 @@ def judge(stage: ChainStage) -> list[Criterion]:
     return [
         *(_of_crossing(stage.crossing) if stage.crossing else ()),
         *(_of_outage(stage, stage.outage) if stage.outage else ()),
+        *(_of_journal(stage, stage.journal_outage) if stage.journal_outage else ()),
         *(_of_drain(stage, stage.drain) if stage.drain else ()),
         _no_order_lost(stage),
         _booked_once(stage),
@@ -49,6 +50,19 @@ def _of_outage(stage: ChainStage, outage: Outage) -> Iterator[Criterion]:
     yield Criterion("kill loses no order", *_without_loss(orders, f"while {outage.name} was gone", repeated))
     back = f"{outage.booked - outage.killed:.2f} s after the kill" if outage.booked < math.inf else "never"
     yield Criterion("killed instance books again", outage.booked < math.inf, back)
+
+
+def _of_journal(stage: ChainStage, outage: JournalOutage) -> Iterator[Criterion]:
+    orders = stage.record.during(outage.killed, outage.noted)
+    longest = max((order.ended - order.began for order in orders), default=0.0)
+    waited = f"the longest took {milliseconds(longest)}, {outage.repeated} attempts repeated"
+    yield Criterion("orders wait for the journal", *_without_loss(orders, "while it was gone", waited))
+    back = f"{outage.noted - outage.started:.2f} s after its restart" if outage.noted < math.inf else "never"
+    yield Criterion("pools connect again", outage.noted < math.inf, back)
+    sold, noted = stage.record.sold, stage.noted
+    is_met = noted.keys() == _SERVICES and all(sold <= count <= stage.record.sent for count in noted.values())
+    counts = ", ".join(f"{service} {count}" for service, count in sorted(noted.items()))
+    yield Criterion("each parcel noted by all", is_met, f"{sold} sold; noted: {counts or 'none'}")
 
 
 def _of_drain(stage: ChainStage, drain: Drain) -> Iterator[Criterion]:

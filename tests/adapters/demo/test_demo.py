@@ -129,7 +129,7 @@ def test_a_wheel_carries_the_examples(tmp_path: Path) -> None:
     hatchling = pytest.importorskip("hatchling.builders.wheel", reason="hatchling is not installed")
     built = list(hatchling.WheelBuilder(str(ROOT)).recurse_included_files())
     inside = {file.distribution_path for file in built}
-    wanted = ("fastapi_shop", "flaky_upstream", "flask_shop", "grpc_shop")
+    wanted = ("fastapi_shop", "flaky_upstream", "flask_shop", "grpc_shop", "journal")
     assert {f"resilience_demo/examples/{name}.py" for name in wanted} <= inside
 
 

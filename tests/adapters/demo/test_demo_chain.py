@@ -24,14 +24,14 @@ from resilience_demo import _needs, chain
 from resilience_demo._children_aio import BrokenStageError, Children
 from resilience_demo._tasks_aio import all_of
 from resilience_demo.chain import SHORT, ChainLines, play
-from resilience_demo.chain._audit import audit
+from resilience_demo.chain._audit import audit, noted
 from resilience_demo.chain._crossing_aio import sightings
 from resilience_demo.chain._customers_aio import Customers
 from resilience_demo.chain._readiness_aio import NO_ANSWER, readiness
 from resilience_demo.chain._record import ChainRecord, Order
 from resilience_demo.chain._script import ChainScript, environment
 from resilience_demo.chain._service_aio import Service
-from resilience_demo.chain._stage import Audit, ChainStage, Crossing, Drain, Outage, Sighting
+from resilience_demo.chain._stage import Audit, ChainStage, Crossing, Drain, JournalOutage, Outage, Sighting
 from resilience_demo.chain._verdict import judge
 
 BUSY = ChainScript(rate=40, steady=1, away=0.5, rest=0.2)
@@ -44,16 +44,21 @@ BUSY = ChainScript(rate=40, steady=1, away=0.5, rest=0.2)
 @pytest.mark.servers
 @pytest.mark.realtime
 def test_the_chain_loses_no_order(tmp_path: Path) -> None:
-    """`demo --all --fast` kills one instance, drains another, loses no order and prints its figures."""
+    """`demo --all --fast` kills an instance and the journal, drains another, loses no order and prints its figures."""
     with demo("--all", "--fast", without=("RESILIENCE_", "COVERAGE_"), TMPDIR=str(tmp_path)) as process:
         said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     assert said.isascii()
-    assert len(re.findall(r"^PASS  [a-z ]+: .*\d", said, re.MULTILINE)) == 9
+    assert len(re.findall(r"^PASS  [a-z ]+: .*\d", said, re.MULTILINE)) == 12
     assert (found := re.search(r"no order lost: (\d+) sent, (\d+) sold, 0 lost", said))
     assert found[1] == found[2]
     assert int(found[1]) > 50
-    for line in ("kill -9 stock-1", "stock-1 books again", "service: warehouse-1 gets no more connections"):
+    for line in (
+        "kill -9 stock-1",
+        "stock-1 books again",
+        "orders are noted again",
+        "service: warehouse-1 gets no more connections",
+    ):
         assert line in said
     assert not alive([int(pid) for pid in PID.findall(said)])
     assert list(tmp_path.glob("resilience-demo-*")) == []
@@ -405,6 +410,8 @@ def played(change: Callable[[ChainStage], object] = lambda stage: None) -> Chain
         Sighting("shop", "HTTP 409", *ids),
     ]
     stage.outage = Outage("stock-1", killed=1.0, started=2.0, booked=2.5, repeated=3)
+    stage.journal_outage = JournalOutage(killed=2.6, started=2.8, noted=2.9, repeated=2)
+    stage.noted = {"shop": 60, "stock": 60, "warehouse": 60}
     stage.drain = Drain("warehouse-1", signalled=3.0, unready=3.05, accepted=9, ended=4.5, status=0)
     stage.record.orders = [
         Order(at / 10, at / 10 + 0.2, 200, "", f"warehouse-{at % 2 + 1}", "stock-2") for at in range(60)
@@ -439,6 +446,14 @@ def outage(**change: Any) -> Callable[[ChainStage], object]:
     return apply
 
 
+def no_journal(**change: Any) -> Callable[[ChainStage], object]:
+    def apply(stage: ChainStage) -> None:
+        assert stage.journal_outage is not None
+        stage.journal_outage = dataclasses.replace(stage.journal_outage, **change)
+
+    return apply
+
+
 def drain(**change: Any) -> Callable[[ChainStage], object]:
     def apply(stage: ChainStage) -> None:
         assert stage.drain is not None
@@ -454,12 +469,18 @@ def books(**change: Any) -> Callable[[ChainStage], object]:
 def test_all_promises_of_the_chain_kept() -> None:
     """Each kept promise has its measured figure."""
     criteria = judge(played())
-    assert [criterion.is_met for criterion in criteria] == [True] * 9
+    assert [criterion.is_met for criterion in criteria] == [True] * 12
     assert [(criterion.name, criterion.measured) for criterion in criteria] == [
         ("one error crosses all", "STOCK_C001, 1 request id and trace, told by 3 of 3 services"),
         ("one deadline for all", "5,000 ms given, 4,800 ms left at the stock, 4,900 ms left at the warehouse"),
         ("kill loses no order", "13 orders while stock-1 was gone, 0 lost; 3 attempts repeated"),
         ("killed instance books again", "1.50 s after the kill"),
+        (
+            "orders wait for the journal",
+            "6 orders while it was gone, 0 lost; the longest took 200 ms, 2 attempts repeated",
+        ),
+        ("pools connect again", "0.10 s after its restart"),
+        ("each parcel noted by all", "60 sold; noted: shop 60, stock 60, warehouse 60"),
         (
             "drain loses no order",
             "18 orders while warehouse-1 drained, 0 lost; 9 of them packed by it, 0 attempts repeated",
@@ -484,6 +505,13 @@ def test_all_promises_of_the_chain_kept() -> None:
         (lambda stage: lose(stage, 15), "kill loses no order", ", 1 lost"),
         (outage(killed=1.99, started=2.0), "kill loses no order", "3 orders"),
         (outage(booked=math.inf), "killed instance books again", "never"),
+        (lambda stage: lose(stage, 27), "orders wait for the journal", ", 1 lost"),
+        (no_journal(killed=2.89), "orders wait for the journal", "3 orders"),
+        (no_journal(noted=math.inf), "pools connect again", "never"),
+        (lambda stage: stage.noted.pop("shop"), "each parcel noted by all", "noted: stock 60, warehouse 60"),
+        (lambda stage: stage.noted.update(stock=59), "each parcel noted by all", "stock 59"),
+        (lambda stage: stage.noted.update(stock=61), "each parcel noted by all", "stock 61"),
+        (lambda stage: stage.noted.clear(), "each parcel noted by all", "noted: none"),
         (lambda stage: lose(stage, 35), "drain loses no order", ", 1 lost"),
         (drain(accepted=0), "unready before it closes", "never said 503"),
         (drain(status=-9), "ends by itself", "status -9"),
@@ -532,6 +560,13 @@ def test_the_ledger_is_read_by_item(ledger: Path) -> None:
     """`audit` returns the bookings, the remaining number and the repeated bookings of one item."""
     assert audit(ledger, "tea") == Audit(2, 9, 1)
     assert audit(ledger, "scone") == Audit(0, 0, 0)
+
+
+def test_the_journal_counts_a_parcel_once(tmp_path: Path) -> None:
+    """`noted` counts the parcels of each service; a parcel that was noted twice counts once."""
+    path = tmp_path / "journal.txt"
+    path.write_text("a-1 stock\na-1 stock\na-1 shop\na-2 stock\n")
+    assert noted(path) == {"stock": 2, "shop": 1}
 
 
 # Output
