@@ -12,9 +12,10 @@ from resilience.errors import ConfigurationError, Problem
 from resilience.toolkit._default import KeptWhileEqual
 from resilience.toolkit._listeners import ToolkitLog, use_listeners
 from resilience.toolkit._names import check_name, checked_config
-from resilience.toolkit._parts import NamedParts, SharedParts
+from resilience.toolkit._parts import NamedParts
 from resilience.toolkit._pipelines import PipelinesByName
 from resilience.toolkit._policies import ConfiguredPolicies
+from resilience.toolkit._shared_parts import SharedParts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
