@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import weakref
 from collections.abc import Coroutine, Iterator
 from contextvars import Context
 from typing import Any, Generic, TypeVar, cast
@@ -18,7 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 from resilience._support.fork import renew_after_fork
 from resilience.errors import ConfigurationError
 from resilience.pool._async_lease import AsyncLoan
-from resilience.pool._callbacks_aio import AwaitingCallbacks
+from resilience.pool._callbacks_aio import AwaitingCallbacks, call_later
 from resilience.pool._connecting import Attempt
 from resilience.pool._core import PoolCore, stack_of_borrower
 from resilience.pool._entry import Borrower, BorrowOutcome, PoolEntry
@@ -269,8 +268,7 @@ class TaskLending(Generic[C]):
             self._connect(attempt)
         if machine.wanted and not self._waits_to_retry:
             self._waits_to_retry = True
-            retry = weakref.WeakMethod(self._retry)  # the loop keeps no pool alive that is no longer used
-            loop.call_later(max(0.0, machine.connecting.retry_at - self._clock()), _call, retry)
+            call_later(loop, max(0.0, machine.connecting.retry_at - self._clock()), self._retry)
 
     def _retry(self) -> None:
         self._waits_to_retry = False
@@ -308,8 +306,7 @@ class TaskLending(Generic[C]):
         self.settle()
 
     def _tick_later(self) -> None:
-        tick = weakref.WeakMethod(self._tick)
-        self._next_tick = asyncio.get_running_loop().call_later(self._core.options.tick, _call, tick)
+        self._next_tick = call_later(asyncio.get_running_loop(), self._core.options.tick, self._tick)
 
     def _tick(self) -> None:
         self._tick_later()
@@ -394,9 +391,3 @@ class TaskLending(Generic[C]):
     def _end_ticks(self) -> None:
         if self._next_tick is not None:
             self._next_tick.cancel()
-
-
-def _call(method: weakref.WeakMethod[Any]) -> None:
-    found = method()
-    if found is not None:
-        found()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, cast
 
@@ -12,7 +13,7 @@ from resilience._support.log_writer import write_line
 from resilience.errors import one_line
 from resilience.pool._connector import Connector, close_by_method
 
-__all__ = ("AwaitingCallbacks",)
+__all__ = ("AwaitingCallbacks", "call_later")
 
 C = TypeVar("C")
 
@@ -88,3 +89,14 @@ class AwaitingCallbacks(Generic[C]):
 
     def _report(self, what: str, error: BaseException) -> None:
         write_line(logging.DEBUG, f"{what} of a connection of pool {one_line(repr(self._name))} failed", error=error)
+
+
+def call_later(loop: asyncio.AbstractEventLoop, seconds: float, method: Callable[[], object]) -> asyncio.TimerHandle:
+    """Call `method` of a pool later. The loop keeps no pool alive that is no longer used."""
+    return loop.call_later(seconds, _call, weakref.WeakMethod(method))
+
+
+def _call(method: weakref.WeakMethod[Callable[[], object]]) -> None:
+    found = method()
+    if found is not None:
+        found()
