@@ -15,6 +15,7 @@ from contextvars import Context
 from typing import Any, Generic, TypeVar, cast
 
 from resilience._support.fork import renew_after_fork
+from resilience._support.measured import Measured, Measurement
 from resilience.errors import ConfigurationError
 from resilience.pool._async_lease import AsyncLoan
 from resilience.pool._callbacks_aio import AwaitingCallbacks, call_later
@@ -31,7 +32,7 @@ __all__ = ("TaskLending",)
 C = TypeVar("C")
 
 
-class TaskLending(Generic[C]):
+class TaskLending(Measured, Generic[C]):
     """Lends the connections of one pool.
 
     Args:
@@ -55,6 +56,10 @@ class TaskLending(Generic[C]):
         self._tasks: set[asyncio.Task[None]] = set()  # a loop keeps no task alive by itself
         self._waits_to_retry = False
         self._all_back: asyncio.Event | None = None
+
+    def measure(self) -> Measurement:
+        """Return the counts of the pool."""
+        return self._core.measure()
 
     @property
     def name(self) -> str:

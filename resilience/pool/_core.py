@@ -8,6 +8,7 @@ import traceback
 from datetime import timedelta
 from typing import Any, Generic, TypeAlias, TypedDict, TypeVar
 
+from resilience._support.measured import Measurement
 from resilience.clock import Clock
 from resilience.errors import (
     ConfigurationError,
@@ -201,6 +202,20 @@ class PoolCore(Generic[C, B]):
     def report_closed(self, reason: str) -> None:
         """Emit that a connection is closed."""
         self.events.emit("pool.connection_closed", self.name, self.clock(), "debug", reason=reason)
+
+    def measure(self) -> Measurement:
+        """Return the counts for metrics. Takes no lock."""
+        machine = self.machine
+        connecting = machine.connecting
+        counts: dict[str, float] = {f"closed {reason}": times for reason, times in dict(machine.closed).items()}
+        counts |= {"created": connecting.created, "connect failures": connecting.failed}
+        counts |= {"uses": machine.uses, "waits": machine.waits, "timeouts": machine.timeouts}
+        counts |= {"refusals": machine.refusals, "leaks": machine.leaks, "lost": machine.lost}
+        counts |= {"create time": connecting.seconds, "wait time": machine.wait_seconds}
+        counts["use time"] = machine.use_seconds
+        levels = {"idle": machine.idle, "used": machine.in_use, "creating": connecting.running}
+        levels |= {"waiting": len(machine.waiting), "maximum": machine.maximum, "minimum": machine.minimum_idle}
+        return Measurement("pool", self.name, counts, levels)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state as plain data."""

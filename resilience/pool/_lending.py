@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from resilience._support.executor import Executor, Work
 from resilience._support.fork import renew_after_fork
+from resilience._support.measured import Measured, Measurement
 from resilience.pool._callbacks import BlockingBreaker, BlockingCallbacks
 from resilience.pool._connecting import Attempt
 from resilience.pool._core import PoolCore, stack_of_borrower
@@ -36,7 +37,7 @@ _CHORES = Executor(None)
 """Runs the maintenance of all pools."""
 
 
-class ThreadLending(Generic[C]):
+class ThreadLending(Measured, Generic[C]):
     """Lends the connections of one pool.
 
     Args:
@@ -64,6 +65,10 @@ class ThreadLending(Generic[C]):
         self._waits_to_retry = False
         self._all_back = threading.Event()  # set once a closed pool has no connection any more
         self._closing: list[Work] = []
+
+    def measure(self) -> Measurement:
+        """Return the counts of the pool."""
+        return self._core.measure()
 
     @property
     def name(self) -> str:

@@ -9,7 +9,26 @@ from typing import TypeAlias
 
 from resilience._support.measured import Measurement
 
-__all__ = ("LabelValues", "Metric", "MetricKind", "Read", "count", "each", "each_other", "level", "unnamed")
+__all__ = (
+    "COUNTER",
+    "GAUGE",
+    "HISTOGRAM",
+    "POLICY",
+    "LabelValues",
+    "Metric",
+    "MetricKind",
+    "Read",
+    "count",
+    "each",
+    "each_after",
+    "each_other",
+    "level",
+    "same",
+    "unnamed",
+)
+
+POLICY = ("policy",)
+"""The labels of a metric that has the name of the object alone."""
 
 LabelValues: TypeAlias = tuple[str, ...]
 """The values of the labels of a metric, in the order of `Metric.labels`."""
@@ -26,6 +45,9 @@ class MetricKind(enum.Enum):
     """A number of this moment. Its points can be added: over labels, and over processes."""
     HISTOGRAM = "histogram"
     """Durations, counted in buckets."""
+
+
+COUNTER, GAUGE, HISTOGRAM = MetricKind
 
 
 @dataclass(frozen=True)
@@ -53,6 +75,11 @@ class Metric:
     of: tuple[str, ...] = ()
     read: Read = lambda _measured: iter(())
     buckets: tuple[float, ...] = ()
+
+
+def same(*words: str) -> dict[str, str]:
+    """Return figures that are their own label values."""
+    return {word: word for word in words}
 
 
 def count(figure: str) -> Read:
@@ -99,6 +126,17 @@ def each_other(*without: str, with_kind: bool = False) -> Read:
         for figure, number in measured.counts.items():
             if figure not in without:
                 yield (*named, figure), number
+
+    return read
+
+
+def each_after(start: str) -> Read:
+    """Return a reader of the counts whose names begin with `start`, labelled with the rest of the name, for reasons."""
+
+    def read(measured: Measurement) -> Iterator[tuple[LabelValues, float]]:
+        for figure, number in measured.counts.items():
+            if figure.startswith(start):
+                yield (measured.name, figure.removeprefix(start)), number
 
     return read
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from resilience import (
+    AsyncPool,
     Bulkhead,
     BulkheadFullError,
     Cache,
@@ -21,6 +22,8 @@ from resilience import (
     Keyed,
     Lifecycle,
     Pipeline,
+    Pool,
+    PoolTimeoutError,
     RateLimit,
     RateLimitedError,
     Retry,
@@ -263,6 +266,35 @@ def test_the_process_itself(readings: Readings) -> None:
     lifecycle.leave()
     assert values(readings, "resilience.health.checks", "read-check") == {("unknown",): 1}
     assert values(readings, "resilience.lifecycle.state")
+
+
+def test_a_pool(readings: Readings) -> None:
+    """A pool shows its connections by state, its limits, and the counts and times of uses, waits and closed ones."""
+    pool: Pool[object] = Pool(connect=object, name="read-pool", maximum_pool_size=1, max_lifetime=None)
+    with pool.connection():
+        assert values(readings, "resilience.pool.connections", "read-pool") == {("used",): 1}
+        with pytest.raises(PoolTimeoutError):
+            pool.acquire(timeout=0)
+    assert values(readings, "resilience.pool.connections", "read-pool") == {("idle",): 1}
+    assert values(readings, "resilience.pool.limit", "read-pool") == {(): 1}
+    assert values(readings, "resilience.pool.uses", "read-pool") == {(): 1}
+    assert values(readings, "resilience.pool.timeouts", "read-pool") == {(): 1}
+    assert values(readings, "resilience.pool.use_time", "read-pool")[()] > 0
+    pool.close()
+    assert sum(values(readings, "resilience.pool.closed", "read-pool").values()) == 1
+
+
+async def test_an_async_pool(readings: Readings) -> None:
+    """A pool of tasks has the same metrics."""
+
+    async def connect() -> object:
+        return object()
+
+    pool = AsyncPool(connect=connect, name="read-async-pool", maximum_pool_size=2)
+    async with pool.connection():
+        assert values(readings, "resilience.pool.connections", "read-async-pool") == {("used",): 1}
+    assert values(readings, "resilience.pool.created", "read-async-pool") == {(): 1}
+    await pool.aclose()
 
 
 def test_a_scrape_waits_for_no_lock_of_a_call(readings: Readings) -> None:
