@@ -11,7 +11,7 @@ DOCS = Path(__file__).parents[1]
 if __name__ == "__main__":
     sys.path[:0] = [str(DOCS.parent), str(DOCS.parent / "adapters"), str(DOCS)]
 
-from _site import states  # noqa: E402 - see above
+from _site import metrics, states  # noqa: E402 - see above
 from _site.drawing import Arrow, drawn  # noqa: E402 - see above
 from resilience.config._render import written  # noqa: E402 - of this checkout
 from resilience.envelope import ErrorCatalog  # noqa: E402 - of this checkout
@@ -36,6 +36,7 @@ def generated() -> Iterator[tuple[Path, str]]:
     pages: dict[str, dict[str, Callable[[], str]]] = {
         "codes.md": {"codes": codes},
         "howto/pool.md": {"options": pool_options},
+        "metrics.md": {"metrics": metrics.table},
         "states.md": {
             "circuit": lambda: _table(states.circuit(impatient=True)),
             "lifecycle": lambda: _table(states.lifecycle()),
