@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +34,7 @@ __all__ = ("AioHealth", "ThreadedHealth", "add_health", "health_of")
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_log = logging.getLogger("resilience")
 _DEFAULT_GROUPS = {"": "ready", "readiness": "ready", "liveness": "live", "startup": "startup"}
 _CHECK_THREADS = 2
 
@@ -180,15 +182,18 @@ class ThreadedHealth:
         self._source = source
         self._watchers: set[_Watcher] = set()
         self._wake = threading.Event()
-        self._has_ended = False
+        self._has_ended = self._has_warned = False
         self._notifier: threading.Thread | None = None
         self._unsubscribe = source.on_change(self._wake.set)
 
         def check(request: HealthCheckRequest, context: grpc.ServicerContext) -> HealthCheckResponse:
             return self._check(request.service, context)
 
-        def watch(request: HealthCheckRequest, context: grpc.ServicerContext, send: _Send) -> None:
-            self._watch(_Watcher(request.service, send), context)
+        def watch(request: HealthCheckRequest, context: grpc.ServicerContext, send: _Send | None = None) -> None:
+            if send is None:
+                self._refuse_blocking_watch(context)
+            else:
+                self._watch(_Watcher(request.service, send), context)
 
         serve_in(check, _ProbeThreads(_CHECK_THREADS, "grpc-health"))
         serve_in(watch, _ProbeThreads(1, "grpc-health-watch"), is_pushed=True)
@@ -199,6 +204,21 @@ class ThreadedHealth:
         if report is None:
             context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return _response(report)
+
+    def _refuse_blocking_watch(self, context: grpc.ServicerContext) -> None:
+        """Refuse a stream that an interceptor of others has made an ordinary one: each would hold a server's thread.
+
+        A client that gets UNIMPLEMENTED goes on without the health of the server; any other status would stop its
+        calls.
+        """
+        if not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "streams of health are refused: an interceptor wraps grpc.health.v1.Health, so each of them would hold "
+                "a thread of the server. Exclude the service from the interceptor; for OpenTelemetry: "
+                "OTEL_PYTHON_GRPC_EXCLUDED_SERVICES=grpc.health.v1.Health"
+            )
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "streams of health are not served behind this interceptor")
 
     def _watch(self, watcher: _Watcher, context: grpc.ServicerContext) -> None:
         """Add a watcher. Runs in one thread only, so that no two start the thread that notifies."""

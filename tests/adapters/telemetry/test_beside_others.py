@@ -11,9 +11,12 @@ import grpc
 import httpx
 import pytest
 from fastapi import FastAPI
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
 from opentelemetry.instrumentation.grpc import client_interceptor, server_interceptor
+from opentelemetry.instrumentation.grpc.filters import negate, service_name
 from opentelemetry.instrumentation.grpc.grpcext import intercept_channel
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.instrumentation.redis import RedisInstrumentor
@@ -26,7 +29,7 @@ from resilience.ratelimit import RedisStore
 from resilience.redis import RedisConnection, RedisOptions
 from resilience_fastapi import install
 from resilience_flask import FlaskResilience
-from resilience_grpc import client_interceptors, server_interceptors
+from resilience_grpc import add_health, client_interceptors, server_interceptors
 from resilience_http import ResilienceTransport
 
 TOOLKIT = {"RESILIENCE_PIPELINE__UPSTREAM__RETRY__ATTEMPTS": "3", "RESILIENCE_PIPELINE__UPSTREAM__RETRY__WAIT_MAX": "0"}
@@ -128,6 +131,39 @@ def test_grpc(telemetry: Telemetry, opened: Pipeline) -> None:
     (served,) = [span for span in telemetry.exporter.get_finished_spans() if span.kind is SpanKind.SERVER]
     assert parent_of(served) == span_id_of(client)
     assert list(events_of(served)) == ["resilience.breaker.rejected"]
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("is_excluded", [False, True])
+def test_health_of_grpc(
+    telemetry: Telemetry,
+    is_excluded: bool,
+    caplog: pytest.LogCaptureFixture,  # noqa: FBT001 - a case
+) -> None:
+    """An interceptor around the health service costs its streams and no thread of the server, and a warning says so."""
+    filter_ = negate(service_name("grpc.health.v1.Health")) if is_excluded else None
+    theirs = server_interceptor(tracer_provider=telemetry.tracers, filter_=filter_)
+    with Resilience.from_env({}) as toolkit, ThreadPoolExecutor(1) as threads:
+        server = grpc.server(threads, interceptors=[theirs])
+        add_health(server, toolkit)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        toolkit.lifecycle.started()
+        try:
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                health: Any = HealthStub(channel)
+                streams = [health.Watch(HealthCheckRequest()) for _ in range(3)]
+                if is_excluded:
+                    assert [next(stream).status for stream in streams] == [1, 1, 1]
+                else:
+                    for stream in streams:
+                        with pytest.raises(grpc.RpcError) as refused:
+                            next(stream)
+                        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED  # type: ignore[attr-defined]  # a call
+                assert health.Check(HealthCheckRequest(), timeout=10).status == 1
+        finally:
+            server.stop(None).wait()
+    assert caplog.text.count("OTEL_PYTHON_GRPC_EXCLUDED_SERVICES") == (0 if is_excluded else 1)
 
 
 def test_httpx(telemetry: Telemetry) -> None:
