@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from example_modules import EXAMPLES
@@ -66,13 +66,17 @@ class Service:
 class Chain:
     """The stock, the warehouse that calls it, and the shop that calls the warehouse."""
 
-    def __init__(self, stack: contextlib.ExitStack, folder: Path, settings: Mapping[str, str]) -> None:
-        self._stack, self._folder, self._settings = stack, folder, settings
+    def __init__(
+        self, stack: contextlib.ExitStack, folder: Path, settings: Mapping[str, str], launcher: Sequence[str] = ()
+    ) -> None:
+        self._stack, self._folder, self._settings, self._launcher = stack, folder, settings, launcher
         (folder / "gunicorn.conf.py").write_text(GUNICORN)
         stock, warehouse, shop = free_port(), free_port(), free_port()
         self.stock = self._start("stock", stock, ["examples/grpc_shop.py"], STOCK_ADDRESS=f"127.0.0.1:{stock}")
         gunicorn = ["-m", "gunicorn", "-c", str(folder / "gunicorn.conf.py"), "-k", "gthread", "--threads", "8"]
         bound = [*gunicorn, "-b", f"127.0.0.1:{warehouse}", "examples.flask_shop:app"]
+        if launcher:  # an exporter over gRPC does not survive the fork of gunicorn
+            bound = ["-m", "flask", "--app", "examples.flask_shop", "run", "--port", str(warehouse)]
         self.warehouse = self._start("warehouse", warehouse, bound, WAREHOUSE_STOCK=f"127.0.0.1:{stock}")
         uvicorn = ["-m", "uvicorn", "examples.fastapi_shop:app", "--port", str(shop)]
         self.shop = self._start("shop", shop, uvicorn, SHOP_WAREHOUSE_URL=f"http://127.0.0.1:{warehouse}")
@@ -80,13 +84,15 @@ class Chain:
             service.listens()
 
     def _start(self, name: str, port: int, command: list[str], **own: str) -> Service:
+        if self._launcher:
+            command, own = [*self._launcher, sys.executable, *command], {**own, "OTEL_SERVICE_NAME": name}
         service = Service(name, self._folder, port, command, {**self._settings, **own})
         self._stack.callback(service.close)
         return service
 
 
 @contextlib.contextmanager
-def running(folder: Path, **settings: str) -> Iterator[Chain]:
-    """Start all three with `settings`, and end them whatever happens."""
+def running(folder: Path, launcher: Sequence[str] = (), **settings: str) -> Iterator[Chain]:
+    """Start all three with `settings`, by the arguments `launcher` of Python; end them whatever happens."""
     with contextlib.ExitStack() as stack:
-        yield Chain(stack, folder, settings)
+        yield Chain(stack, folder, settings, launcher)

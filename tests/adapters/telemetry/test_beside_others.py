@@ -137,8 +137,8 @@ def test_grpc(telemetry: Telemetry, opened: Pipeline) -> None:
 @pytest.mark.parametrize("is_excluded", [False, True])
 def test_health_of_grpc(
     telemetry: Telemetry,
-    is_excluded: bool,
-    caplog: pytest.LogCaptureFixture,  # noqa: FBT001 - a case
+    is_excluded: bool,  # noqa: FBT001 - a case
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """An interceptor around the health service costs its streams and no thread of the server, and a warning says so."""
     filter_ = negate(service_name("grpc.health.v1.Health")) if is_excluded else None
@@ -159,7 +159,7 @@ def test_health_of_grpc(
                     for stream in streams:
                         with pytest.raises(grpc.RpcError) as refused:
                             next(stream)
-                        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED  # type: ignore[attr-defined]  # a call
+                        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
                 assert health.Check(HealthCheckRequest(), timeout=10).status == 1
         finally:
             server.stop(None).wait()
