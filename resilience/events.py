@@ -37,6 +37,7 @@ R = TypeVar("R")
 
 _MOST_PENDING = 1000
 """The most events that wait for a slow listener, and the most that one caller delivers."""
+_NO_EVENTS = Measurement("events", "", {"dropped": 0}, {"waiting": 0})
 _TURN = (None,)
 """The one turn to deliver. Operators take and return it, so that no interrupt can lose it."""
 
@@ -165,6 +166,8 @@ class Emitter(Measured):
 
     def measure(self) -> Measurement:
         """Return the events that were dropped, and those that wait for a slow listener."""
+        if not self.dropped and not self.pending:
+            return _NO_EVENTS
         return Measurement("events", "", {"dropped": self.dropped}, {"waiting": len(self.pending)})
 
     def __bool__(self) -> bool:

@@ -131,7 +131,8 @@ def add_up(totals: dict[tuple[str, str], dict[str, float]], kind: str, name: str
         name = name if sum(each == kind for each, _ in totals) < _MAX_NAMES else OTHER
         known = totals.setdefault((kind, name), {})
     for figure, number in counts.items():
-        known[figure] = known.get(figure, 0) + number
+        if number or figure not in known:  # most are 0, for most keys
+            known[figure] = known.get(figure, 0) + number
 
 
 ENDED = EndedMeasurements()

@@ -10,7 +10,7 @@ import pybreaker
 from resilience._support.measured import Measurement
 from resilience.breaker._machine import CircuitMachine, StateChange
 from resilience.breaker._plan import METRICS_ONLY, Mode
-from resilience.breaker._states import Closed, HalfOpen, Open, Ramp
+from resilience.breaker._states import CLOSED, HALF_OPEN, OPEN, Closed, HalfOpen, Open, Ramp
 from resilience.errors import RejectedError
 from resilience.event_log import opening
 
@@ -104,11 +104,16 @@ def measurement_of(name: str, machine: CircuitMachine, mode: Mode | None) -> Mea
 
     Takes no lock.
     """
-    totals, epoch = machine.totals, machine.epoch
-    counts = {"success": totals.successes(epoch), "failure": totals.failures, "refused": totals.refused}
-    counts |= {
+    totals, epoch, mode_state = machine.totals, machine.epoch, None if mode is None else mode.state
+    entered = totals.entered
+    counts = {
+        "success": totals.successes(epoch),
+        "failure": totals.failures,
+        "refused": totals.refused,
         "shadow": totals.refused_in_shadow,
-        **{f"entered {state}": times for state, times in totals.entered.items()},
+        "entered closed": entered[CLOSED],
+        "entered open": entered[OPEN],
+        "entered half-open": entered[HALF_OPEN],
     }
-    shown = epoch.state if mode is None else mode.state or epoch.state
+    shown = mode_state or epoch.state
     return Measurement("breaker", name, counts, {shown: 1} if mode is None else {shown: 1, mode.word: 1})

@@ -81,9 +81,8 @@ class Instruments:
             }
 
     def record(self, metric: str, seconds: float, labels: tuple[str, ...]) -> None:
-        """Record a duration."""
-        if self.has_histograms:
-            self._histograms[metric].record(seconds, _attributes(_BY_NAME[metric], labels))
+        """Record a duration. Histograms must be on."""
+        self._histograms[metric].record(seconds, _attributes(_BY_NAME[metric], labels))
 
     def _observe(self, metric: Metric, passes: _Passes) -> None:
         callback: _Callback = lambda _options: self._observations(metric, passes)  # noqa: E731 - one line

@@ -41,6 +41,7 @@ GROUPS = {
     "Web": "cases_web",
     "Flask": "cases_flask",
     "gRPC": "cases_grpc",
+    "Telemetry": "cases_telemetry",
     "Start-up": "cases_imports",
 }
 Group = tuple[str, list[Case]]

@@ -35,7 +35,9 @@ def test_an_outage_arrives_as_metrics_and_spans(telemetry: Telemetry) -> None:
         )
         tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=collector.address, insecure=True)))
         meters = MeterProvider([reader])
-        telemetry.instrumentor.instrument(tracer_provider=tracers, meter_provider=meters, attempt_spans=True)
+        telemetry.instrumentor.instrument(
+            tracer_provider=tracers, meter_provider=meters, attempt_spans=True, histograms=True
+        )
         guarded = Pipeline(
             "otlp", Fallback(0), Retry(2, wait_initial="1ms", wait_jitter="none"), CircuitBreaker(fail_max=2)
         )(fail)

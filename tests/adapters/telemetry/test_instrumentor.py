@@ -40,7 +40,7 @@ def fail() -> None:
 
 def test_all_rows_are_instruments_with_unit_and_description(telemetry: Telemetry) -> None:
     """Each row of the table that has points arrives with its unit, its description and its kind."""
-    telemetry.instrument()
+    telemetry.instrument(histograms=True)
     pipeline = Pipeline("otel-rows", Fallback(0), Retry(2, wait_initial="1ms"), CircuitBreaker(), Bulkhead(3))
     pipeline.call(fail)
     data = telemetry.reader.get_metrics_data()
@@ -86,7 +86,7 @@ def test_a_thousand_keys_are_few_points(telemetry: Telemetry) -> None:
 
 def test_durations_have_the_buckets_of_the_table(telemetry: Telemetry) -> None:
     """A wait is recorded in the buckets that the table names; without histograms it is not."""
-    telemetry.instrument()
+    telemetry.instrument(histograms=True)
     retry = Retry(2, wait_initial="2ms", wait_jitter="none")
     with pytest.raises(DependencyError):
         Pipeline("otel-wait", retry).call(fail)
@@ -95,7 +95,7 @@ def test_durations_have_the_buckets_of_the_table(telemetry: Telemetry) -> None:
     assert (point.count, tuple(point.explicit_bounds)) == (1, row.buckets)
     assert point.sum == pytest.approx(0.002)
     telemetry.instrumentor.uninstrument()
-    telemetry.instrument(histograms=False)
+    telemetry.instrument()
     with pytest.raises(DependencyError):
         Pipeline("otel-no-wait", retry).call(fail)
     assert sum(point.count for point in telemetry.histograms("resilience.retry.wait")) == 1
