@@ -409,6 +409,7 @@ LARGER_PACKAGES = {
     "resilience/toolkit": "each kind of part is built in a file of its own",
     "adapters/resilience_demo": "a program, not a library",
     "adapters/resilience_demo/chain": "a program, not a library",
+    "resilience/telemetry": "the metric table in its parts, and each thing that is made from it",
 }
 
 

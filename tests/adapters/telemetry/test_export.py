@@ -58,7 +58,8 @@ def test_an_outage_arrives_as_metrics_and_spans(telemetry: Telemetry) -> None:
     assert calls == {"success": 0, "failure": 2, "refused": 1, "shadow": 0}
     assert metrics["resilience.breaker.calls"].sum.is_monotonic
     assert not metrics["resilience.breaker.circuits"].sum.is_monotonic
-    assert (waits.count, waits.sum) == (1, pytest.approx(0.001))  # the exporter of 1.30 has buckets of its own
+    assert waits.count == 1  # the exporter of 1.30 has buckets of its own
+    assert waits.sum == pytest.approx(0.001)
     spans = [span for _, span in collector.spans]
     assert sorted(span.name for span in spans) == ["otlp.retry attempt"] * 3 + ["request"] * 2
     names = {span.span_id: [event.name.removeprefix("resilience.") for event in span.events] for span in spans}
