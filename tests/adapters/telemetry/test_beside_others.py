@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import Any
 
+import fastapi
 import flask
 import grpc
 import httpx
@@ -79,6 +81,32 @@ async def test_fastapi(telemetry: Telemetry, opened: Pipeline) -> None:
     names = metric_names(telemetry)
     assert all(name.startswith("resilience.") for name in names["resilience"])
     assert sum("duration" in name for scope in names.values() for name in scope) == 1
+
+
+async def test_the_telemetry_of_fastapi_itself(telemetry: Telemetry, opened: Pipeline) -> None:
+    """Without another instrumentation, FastAPI makes the server span, and our events are in a span of the request."""
+    if not hasattr(fastapi, "telemetry") and find_spec("fastapi.telemetry") is None:
+        pytest.skip("this FastAPI has no telemetry")
+    telemetry.instrument()
+    providers = {"tracer_provider": telemetry.tracers, "meter_provider": telemetry.meters}
+    options: dict[str, Any] = {"telemetry": providers}
+    app = FastAPI(**options)
+
+    @app.get("/orders")
+    async def orders() -> dict[str, str]:
+        with pytest.raises(CircuitOpenError):
+            opened.call(int)
+        return {}
+
+    with Resilience.from_env({}) as toolkit:
+        install(app, toolkit)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
+            assert (await client.get("/orders")).status_code == 200
+    assert of_kind(telemetry, SpanKind.SERVER) == ["GET /orders"]
+    events = [event.name for span in telemetry.exporter.get_finished_spans() for event in span.events]
+    assert events.count("resilience.breaker.rejected") == 1
+    names = metric_names(telemetry)
+    assert sum("request.duration" in name for scope in names.values() for name in scope) == 1
 
 
 def test_flask(telemetry: Telemetry, opened: Pipeline) -> None:
