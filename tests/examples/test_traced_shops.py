@@ -60,13 +60,23 @@ def chain(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Ite
         yield chain
 
 
-def below(collector: Collector) -> dict[str, list[tuple[str, Span]]]:
-    """Return the spans of the trace, with their services, by the identifier of the parent."""
-    found: dict[str, list[tuple[str, Span]]] = {}
-    for service, span in collector.spans:
-        if span.trace_id.hex() == TRACE:
-            found.setdefault(span.parent_span_id.hex(), []).append((service, span))
-    return found
+def path_to(collector: Collector, service: str) -> list[str]:
+    """Return the services on the way to the server span of a service, that service first."""
+    spans = [(each, span) for each, span in collector.spans if span.trace_id.hex() == TRACE]
+    by_id = {span.span_id: (each, span) for each, span in spans}
+    found = next((span for each, span in spans if each == service and span.kind == Span.SPAN_KIND_SERVER), None)
+    path: list[str] = [] if found is None else [service]
+    while found is not None and found.parent_span_id in by_id:
+        above, found = by_id[found.parent_span_id]
+        path.append(above)
+    return list(dict.fromkeys(path))
+
+
+def counted(collector: Collector, service: str) -> set[object]:
+    """Return the breakers of a service that have counted a call."""
+    metric = collector.metrics.get((service, "resilience.breaker.calls"))
+    points = [] if metric is None else [point for point in metric.sum.data_points if point.as_int]
+    return {plain(point.attributes)["resilience.policy"] for point in points}
 
 
 def test_one_order_is_one_trace_and_all_services_have_metrics(chain: Chain, collector: Collector) -> None:
@@ -77,26 +87,8 @@ def test_one_order_is_one_trace_and_all_services_have_metrics(chain: Chain, coll
         response = http.put(ORDER, json={"item": "tea"}, headers=sent)
     assert response.status_code == 200, response.text
 
-    def servers() -> dict[str, Span]:
-        spans = [(service, span) for each in below(collector).values() for service, span in each]
-        return {service: span for service, span in spans if span.kind == Span.SPAN_KIND_SERVER}
-
-    collector.wait(lambda: servers().keys() == {"shop", "warehouse", "stock"})
-    by_id = {span.span_id: (service, span) for each in below(collector).values() for service, span in each}
-
-    def services_above(span: Span) -> list[str]:
-        above = []
-        while (parent := by_id.get(span.parent_span_id)) is not None:
-            above.append(parent[0])
-            span = parent[1]
-        return list(dict.fromkeys(above))
-
-    assert set(services_above(servers()["stock"])) >= {"warehouse", "shop"}
-    names = ("resilience.breaker.calls", "resilience.lifecycle.state")
-    collector.wait(
-        lambda: {("shop", names[0]), ("warehouse", names[0]), ("stock", names[1])} <= collector.metrics.keys()
-    )
-    for service, policy in (("shop", "warehouse.breaker"), ("warehouse", "shop.Stock.breaker")):
-        points = collector.metrics[service, names[0]].sum.data_points
-        counted = {str(plain(point.attributes)["resilience.policy"]) for point in points if point.as_int}
-        assert policy in counted
+    # Each service exports by itself, one after the other.
+    collector.wait(lambda: path_to(collector, "stock") == ["stock", "warehouse", "shop"])
+    collector.wait(lambda: "warehouse.breaker" in counted(collector, "shop"))
+    collector.wait(lambda: "shop.Stock.breaker" in counted(collector, "warehouse"))
+    collector.wait(lambda: ("stock", "resilience.lifecycle.state") in collector.metrics)
