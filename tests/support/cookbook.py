@@ -92,10 +92,14 @@ class Recipe:
 
 
 class Dependency:
-    """A service on loopback that answers each request with `status`, `headers` and `body`, after `delay` seconds."""
+    """A service on loopback that answers each request with `status`, `headers` and `body`.
+
+    It answers after `delay` seconds, and not while `is_holding`.
+    """
 
     def __init__(self) -> None:
         self.status, self.headers, self.body, self.delay = 200, dict[str, str](), b'{"ok": true}', 0.0
+        self.is_holding = False
         self.seen: list[tuple[str, dict[str, str]]] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -104,6 +108,8 @@ class Dependency:
         while (await receive()).get("more_body"):
             pass
         await asyncio.sleep(self.delay)
+        while self.is_holding:
+            await asyncio.sleep(0.01)
         named = {"content-type": "application/json", "content-length": str(len(self.body)), **self.headers}
         sent = [(name.encode(), value.encode()) for name, value in named.items()]
         await send({"type": "http.response.start", "status": self.status, "headers": sent})

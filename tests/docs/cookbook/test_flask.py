@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import pytest
@@ -88,16 +89,22 @@ def test_an_outage_and_a_drain_are_as_the_page_shows_them(worker: str, tmp_path:
 
 
 def test_a_hanging_dependency_leaves_threads_for_other_routes(tmp_path: Path) -> None:
-    """Of sixteen orders at once, twelve wait for the price service and four are refused: the bulkhead is full."""
+    """While twelve of sixteen orders wait for the price service, the other four are refused: the bulkhead is full."""
+    changed = {
+        "HEALTH_PORT": str(free_port()),
+        "GUNICORN_CMD_ARGS": "--workers 1",
+        "RESILIENCE_SERVER__DEADLINE": "30s",
+        "RESILIENCE_PIPELINE__PRICES__TIMEOUT__SECONDS": "30s",
+    }
     with (
         Dependency.served() as (prices, url),
-        PAGE.started(
-            "gunicorn", tmp_path, PRICES_URL=url, HEALTH_PORT=str(free_port()), GUNICORN_CMD_ARGS="--workers 1"
-        ) as server,
+        PAGE.started("gunicorn", tmp_path, PRICES_URL=url, **changed) as server,
         ThreadPoolExecutor(16) as clients,
     ):
         server.answers("/readyz", 200)
-        prices.delay = 0.4
-        answers = list(clients.map(lambda _: server.ask("/orders/tea"), range(16)))
-        refused = [json.loads(body)["code"] for status, body in answers if status == 503]
-        assert refused == ["BULKHEAD_FULL"] * 4, answers
+        prices.is_holding = True
+        asked = [clients.submit(server.ask, "/orders/tea") for _ in range(16)]
+        refused = [each.result() for each in itertools.islice(as_completed(asked, 10), 4)]
+        prices.is_holding = False
+        assert [json.loads(body)["code"] for _, body in refused] == ["BULKHEAD_FULL"] * 4
+        assert sorted(each.result()[0] for each in asked) == [200] * 12 + [503] * 4

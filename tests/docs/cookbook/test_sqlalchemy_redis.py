@@ -17,7 +17,7 @@ from redis_process import RedisProcess
 
 from resilience import BulkheadFullError, CircuitOpenError, DeadlineExceededError, Event, Pipeline, Timeout
 
-sqlalchemy = pytest.importorskip("sqlalchemy", minversion="2", reason="sqlalchemy is in the group `cookbook`")
+sqlalchemy = pytest.importorskip("sqlalchemy", minversion="2", reason="sqlalchemy is an extra")
 pytestmark = [pytest.mark.once, pytest.mark.redis]
 
 PAGE = Recipe("sqlalchemy-redis")
