@@ -48,4 +48,5 @@ def test_an_outage_delays_tasks_and_loses_none(
             worker.says("Warm shutdown")
         charged = {headers["idempotency-key"] for _, headers in bank.seen} - {"too late"}
         assert len(charged) == len(ORDERS)
+        PAGE.shows("the log of a late task", worker.output)
         PAGE.shows("the log", worker.output.replace(url.removeprefix("http://"), "bank.example"))
