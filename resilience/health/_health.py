@@ -33,9 +33,11 @@ class _Page(Protocol):
 
     def handle(self, path: str, query: Query, accept: str | None, /) -> Reply:
         """Answer a request, blocking."""
+        ...
 
     async def ahandle(self, path: str, query: Query, accept: str | None, /) -> Reply:
         """Answer a request."""
+        ...
 
 
 class Health:

@@ -36,6 +36,7 @@ class _Pages(Protocol):
 
     def handle(self, path: str, query: str, accept: str | None, /) -> Reply:
         """Answer a request."""
+        ...
 
 
 def _false() -> bool:

@@ -22,24 +22,31 @@ class _AsyncLender(Protocol[C]):
     @property
     def name(self) -> str:
         """The name of the pool."""
+        ...
 
     def take(self, loan: AsyncLoan[C], /) -> bool:
         """Give the loan an idle entry; return whether there is one."""
+        ...
 
     async def lend(self, loan: AsyncLoan[C], /) -> None:
         """Give the loan an entry, or raise."""
+        ...
 
     def put_back(self, loan: AsyncLoan[C], /) -> bool:
         """Take the entry of a loan back at once; return whether that was simple."""
+        ...
 
     async def take_back(self, loan: AsyncLoan[C], error: BaseException | None = None, /) -> None:
         """Take the entry of a loan back."""
+        ...
 
     def take_away(self, loan: AsyncLoan[C], reason: str, /) -> None:
         """Take the entry of a loan back, to be closed."""
+        ...
 
     def lose(self, entry: PoolEntry[C], /) -> None:
         """Take an entry back whose loan was dropped."""
+        ...
 
 
 class AsyncLoan(Borrower, Generic[C]):

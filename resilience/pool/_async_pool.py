@@ -29,6 +29,7 @@ class _AwaitingBreaker(Protocol):
 
     def call_async(self, function: Callable[[], Awaitable[Any]], /) -> Awaitable[Any]:
         """Return the result of `function()`, or raise a refusal."""
+        ...
 
 
 _BREAKER = Opaque("a CircuitBreaker", lambda given: callable(getattr(given, "call_async", None)))

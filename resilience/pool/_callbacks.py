@@ -27,6 +27,7 @@ class BlockingBreaker(Protocol):
 
     def call(self, function: Callable[[], Any], /) -> Any:
         """Return `function()`, or raise a refusal."""
+        ...
 
 
 class BlockingCallbacks(Generic[C]):

@@ -23,12 +23,15 @@ class _Lending(Protocol):
 
     def changing(self) -> AbstractContextManager[PoolMachine[Any, Any]]:
         """Return the machine for one change."""
+        ...
 
     def settle(self) -> None:
         """Work off what a change has left."""
+        ...
 
     def reopen(self) -> None:
         """Lend again."""
+        ...
 
 
 class PoolFace(Generic[C]):

@@ -22,21 +22,27 @@ class _Lender(Protocol[C]):
     @property
     def name(self) -> str:
         """The name of the pool."""
+        ...
 
     def lend(self, loan: Loan[C], /) -> None:
         """Give the loan an entry, or raise."""
+        ...
 
     def take_back(self, loan: Loan[C], /) -> None:
         """Take the entry of a loan back."""
+        ...
 
     def take_back_after(self, loan: Loan[C], error: BaseException, /) -> None:
         """Take the entry of a loan back whose block has ended with `error`."""
+        ...
 
     def take_away(self, loan: Loan[C], reason: str, /) -> None:
         """Take the entry of a loan back, to be closed."""
+        ...
 
     def lose(self, entry: PoolEntry[C], /) -> None:
         """Take an entry back whose loan was dropped."""
+        ...
 
 
 class Loan(Borrower, Generic[C]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
@@ -100,7 +101,7 @@ async def test_answers_and_errors_pass() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": body})
 
-    async def pieces() -> Any:
+    async def pieces() -> AsyncIterator[bytes]:
         for piece in (b"a", b"b"):
             yield piece
 
