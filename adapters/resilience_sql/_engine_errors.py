@@ -45,9 +45,9 @@ class EngineTimeoutError(exc.TimeoutError):
 def raise_refusal(error: PoolError | RejectedError) -> NoReturn:
     """Raise the error of a borrower that got no connection."""
     if isinstance(error, UnreachableError):
-        raise _own_copy(error.original)
+        raise _own_copy(error.original) from error.original.__cause__
     if isinstance(error, PoolError):
-        raise joined_with(error, EngineTimeoutError)
+        raise joined_with(error, EngineTimeoutError) from error.__cause__
     raise error
 
 
@@ -57,5 +57,4 @@ def _own_copy(original: Exception) -> Exception:
         copied = copy.copy(original)
     except Exception:  # noqa: BLE001 - an error class of a driver with a constructor of its own
         return original
-    copied.__cause__ = original.__cause__
     return copied if type(copied) is type(original) else original
