@@ -169,6 +169,8 @@ class ResiliencePool(EnginePool):
             raise exc.ArgumentError(f"{type(self).__name__} does not fit this engine: use {self._counterpart}")
         self._name: str = arguments.get("logging_name") or "sqlalchemy"
         self._leases: dict[ConnectionPoolEntry, Any] = {}
+        self._is_replaced = False
+        """Whether the engine has another pool now. A connection that comes back here has no next borrower."""
         self._below = self._new_below()
 
     def _new_below(self) -> Below:
@@ -214,7 +216,7 @@ class ResiliencePool(EnginePool):
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         lease = self._leases.pop(record)
         # A record that has lost its connection makes room: a record of SQLAlchemy would connect in the next borrower.
-        self._below.give_back(lease, is_fit=not is_stale(record))
+        self._below.give_back(lease, is_fit=not (self._is_replaced or is_stale(record)))
 
     def dispose(self) -> None:
         """Close the idle connections; those in use are closed when they come back. The pool can be used again."""
@@ -228,6 +230,7 @@ class ResiliencePool(EnginePool):
         made = type(self)(self._creator, **self._given, **handed_on(self))
         for listener in self.events.listeners:
             made.events.subscribe(listener)
+        self._is_replaced = True
         return made
 
     # What the pool below calls
