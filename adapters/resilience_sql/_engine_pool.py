@@ -243,8 +243,12 @@ class ResiliencePool(EnginePool):
             raise UnreachableError.because_of(error) from error
 
     def _abort(self, record: ConnectionPoolEntry) -> None:
-        if record not in self._leases:  # `dispose` leaves borrowers their connections
-            shut_down_driver(record)
+        if record not in self._leases and not shut_down_driver(record):  # `dispose` leaves borrowers theirs
+            self._close_here(record)
+
+    def _close_here(self, record: ConnectionPoolEntry) -> None:
+        """Close a connection of a driver that shows no socket, such as SQLite: no thread was free for it."""
+        record.close()
 
     # What an operator reads
 

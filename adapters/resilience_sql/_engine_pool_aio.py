@@ -57,6 +57,9 @@ class AsyncAdaptedResiliencePool(ResiliencePool):
         )
         return _Tasks(AsyncPool(connector, name=self._name, **arguments_of(self._options)))
 
+    def _close_here(self, record: ConnectionPoolEntry) -> None:
+        """Leave a connection to the garbage collector: its close needs a greenlet, and has taken too long there."""
+
 
 class _Tasks:
     """A pool of records for the tasks of one loop, called in greenlets."""

@@ -58,10 +58,15 @@ def handed_on(pool: Pool) -> dict[str, Any]:
     }
 
 
-def shut_down_driver(record: ConnectionPoolEntry) -> None:
-    """End the connection of a record without waiting, if its driver shows a socket, as psycopg and psycopg2 do."""
+def shut_down_driver(record: ConnectionPoolEntry) -> bool:
+    """End the connection of a record without waiting, if its driver shows a socket, as psycopg and psycopg2 do.
+
+    Return False if it shows none. A record without a connection needs no end.
+    """
     if record.dbapi_connection is None:
-        return
+        return True
     descriptor = getattr(record.driver_connection, "fileno", None)
-    if descriptor is not None:
-        shut_down(descriptor())
+    if descriptor is None:
+        return False
+    shut_down(descriptor())
+    return True
