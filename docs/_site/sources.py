@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from docutils import nodes
 from pygments import highlight
@@ -68,10 +66,23 @@ def _lines_of_names(path: str) -> dict[str, int]:
     return found
 
 
-def _pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Yield a page for each file that a page links to."""
-    for path in sorted(_linked_files(app)):
-        yield _page_of(path), {"title": path, "body": f"<h1>{path}</h1>\n{_highlighted(path)}"}, "page.html"
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{path}</title><meta name="viewport" content="width=device-width">
+<link rel="stylesheet" href="{root}_static/pygments.css"><link rel="stylesheet" href="{root}_static/source.css"></head>
+<body><p><a href="{root}index.html">resilience-plugins</a></p><h1>{path}</h1>
+{code}
+</body></html>
+"""
+"""A page without the navigation, which would take as long as the pages with text."""
+
+
+def _write_pages(app: Sphinx, error: Exception | None) -> None:
+    """Write a page for each file that a page links to."""
+    for path in sorted(_linked_files(app)) if error is None and app.builder.format == "html" else ():
+        page = Path(app.outdir) / f"{_page_of(path)}.html"
+        page.parent.mkdir(parents=True, exist_ok=True)
+        root = "../" * (path.count("/") + 1)
+        page.write_text(_PAGE.format(path=path, root=root, code=_highlighted(path)))
 
 
 def _linked_files(app: Sphinx) -> set[str]:
@@ -102,5 +113,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the extension."""
     app.connect("source-read", _mark_links)
     app.connect("doctree-read", _resolve_links)
-    app.connect("html-collect-pages", _pages)
+    app.connect("build-finished", _write_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
