@@ -184,6 +184,7 @@ class PoolMachine(Generic[C, B]):
         borrower.entry = None
         self._count_use(entry, now)
         self._doom(entry, reason)
+        self._refuse_if_empty(now)
 
     def _count_use(self, entry: PoolEntry[C], now: float) -> None:
         seconds = max(0.0, now - entry.borrowed_at)
@@ -206,6 +207,7 @@ class PoolMachine(Generic[C, B]):
             return
         if now >= entry.expires_at:
             self._doom(entry, entry.reason)
+            self._refuse_if_empty(now)
             return
         borrower = next(iter(self.waiting)) if self.waiting and self.state is PoolState.OPEN else None
         if borrower is None:
@@ -247,8 +249,8 @@ class PoolMachine(Generic[C, B]):
 
     def connected(self, attempt: Attempt, connection: C, now: float) -> bool:
         """Take a new connection into the pool. Return False if it comes too late: the shell closes it then."""
-        if not self.connecting.succeed(attempt, now):
-            return False
+        if not self.connecting.succeed(attempt, now) or len(self.entries) >= self.maximum:
+            return False  # the pool has been resized meanwhile, if it was in time
         lifetime = self._lifetime * (1 - self._options.max_lifetime_jitter * self._chance())
         entry = PoolEntry(connection, now, now + lifetime)
         self.entries[entry] = None
@@ -259,9 +261,13 @@ class PoolMachine(Generic[C, B]):
         """Record a failed attempt. Return False if the attempt was over already."""
         if not self.connecting.fail(attempt, error, now):
             return False
-        if self.connecting.is_refused(now) and not self.entries:
-            self._fail_all(error)
+        self._refuse_if_empty(now)
         return True
+
+    def _refuse_if_empty(self, now: float) -> None:
+        """End the waits if there is no connection to wait for, and the circuit breaker refuses to make one."""
+        if not self.entries and self.connecting.is_refused(now):
+            self._fail_all(self.connecting.refusal)
 
     def _fail_all(self, error: BaseException) -> None:
         """Let every waiting borrower go on with `error`."""
@@ -310,6 +316,7 @@ class PoolMachine(Generic[C, B]):
         self._aside.pop(entry, None)
         if not is_alive:
             self._doom(entry, "check failed")
+            self._refuse_if_empty(now)
             return
         entry.alive_at, entry.fresh_until = now, min(now + self._bypass, entry.expires_at)
         self._hand(entry, now)
@@ -342,10 +349,11 @@ class PoolMachine(Generic[C, B]):
         """Change the number of connections. Of too many, idle ones are closed now, others when they come back."""
         self.maximum, self.minimum_idle = maximum, minimum_idle
         idle = pop_all(self._shelf)
+        idle_ones = set(idle)
+        in_use = [entry for entry in self.entries if entry not in idle_ones]
         surplus = max(0, len(self.entries) - maximum)
         for entry in idle[:surplus]:
             self._doom(entry, "resized")
-        in_use = [entry for entry in self.entries if entry not in set(idle)]
         for entry in in_use[: max(0, surplus - len(idle))]:
             entry.expires_at, entry.reason = _PAST, "resized"
         self._shelf[0:0] = idle[surplus:]
