@@ -174,10 +174,10 @@ class TaskLending(Measured, Generic[C]):
         """Take the entry of a loan back, whose block has ended with `error`."""
         if loan.entry is None:
             raise not_held(self.name)
-        callbacks = self._callbacks
-        if error is None and not callbacks.has_reset:
+        callbacks, is_over = self._callbacks, self._clock() >= loan.entry.expires_at  # if so, it is closed anyway
+        if error is None and (is_over or not callbacks.has_reset):
             self._return(loan, "")
-        elif isinstance(error, callbacks.discard_on) or not (
+        elif is_over or isinstance(error, callbacks.discard_on) or not (
             callbacks.has_reset or (callbacks.has_check and isinstance(error, Exception))
         ):
             self._return(loan, "error in use")
@@ -335,6 +335,7 @@ class TaskLending(Measured, Generic[C]):
     async def start(self) -> None:
         """Begin the maintenance and connecting; wait for a first connection if the options say so."""
         self.bind()
+        self._core.refuse_if_closed()
         limit = self._core.options.initialization_fail_timeout
         if limit is not None and not self._machine.entries:
             with self._machine.connecting.start():
@@ -344,8 +345,10 @@ class TaskLending(Measured, Generic[C]):
     async def _connect_first(self, limit: float) -> None:
         since, connecting, before = self._clock(), self._machine.connecting, self._machine.connecting.created
         while connecting.created == before:
-            attempt = connecting.begin_first(self._clock())
-            await asyncio.wait([self._connect(attempt)])
+            self._core.refuse_if_closed()
+            now = self._clock()
+            attempt = connecting.begin_first(now)
+            await asyncio.wait([self._connect(attempt)], timeout=since + limit - now if limit else None)
             if connecting.created == before:
                 left = since + limit - self._clock()
                 if left <= 0:

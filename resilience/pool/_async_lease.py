@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
 from resilience.pool._entry import Borrower, PoolEntry
-from resilience.pool._lease import not_held
+from resilience.pool._lease import held_already, not_held
 
 if TYPE_CHECKING:
     import asyncio
@@ -94,6 +94,8 @@ class AsyncBorrowing(AsyncLoan[C]):
     __slots__ = ()
 
     async def __aenter__(self) -> C:
+        if self.entry is not None:
+            raise held_already(self._pool.name)
         if not self._pool.take(self):
             await self._pool.lend(self)
         entry: PoolEntry[C] = self.entry  # type: ignore[assignment]  # `lend` has raised otherwise

@@ -146,6 +146,7 @@ class AsyncPool(PoolFace[C]):
 
         Raises:
             PoolTimeoutError: No connection was made within `initialization_fail_timeout`. Its cause is the last error.
+            PoolClosedError: The pool is closed.
             ConfigurationError: The pool belongs to another event loop.
         """
         await self._lending.start()

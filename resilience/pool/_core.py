@@ -160,6 +160,11 @@ class PoolCore(Generic[C, B]):
         """Return the error of a borrower that comes to a closed pool."""
         return PoolClosedError(f"pool {self.name!r} is closed", pool=self.name)
 
+    def refuse_if_closed(self) -> None:
+        """Raise `PoolClosedError` if the pool is closed."""
+        if self.machine.state is PoolState.CLOSED:
+            raise self.closed()
+
     def foreign(self) -> PoolError:
         """Return the error of a lease that is given to another pool than its own."""
         return PoolError(f"pool {self.name!r}: the lease belongs to another pool", pool=self.name)

@@ -11,7 +11,7 @@ from resilience.pool._entry import Borrower, PoolEntry
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ("Borrowing", "Lease", "Loan", "not_held")
+__all__ = ("Borrowing", "Lease", "Loan", "held_already", "not_held")
 
 C = TypeVar("C")
 
@@ -101,6 +101,8 @@ class Borrowing(Loan[C]):
     __slots__ = ()
 
     def __enter__(self) -> C:
+        if self.entry is not None:
+            raise held_already(self._pool.name)
         self._pool.lend(self)
         entry: PoolEntry[C] = self.entry  # type: ignore[assignment]  # `lend` has raised otherwise
         return entry.connection
@@ -155,6 +157,13 @@ class Lease(Loan[C]):
 
     def __repr__(self) -> str:
         return f"<Lease of pool {self._pool.name!r}{'' if self.entry is not None else ', released'}>"
+
+
+def held_already(pool: str) -> PoolError:
+    """Return the error of a context manager that is entered again before its block has ended."""
+    return PoolError(
+        f"pool {pool!r}: this context manager holds a connection already; call connection() for each block", pool=pool
+    )
 
 
 def not_held(pool: str) -> PoolError:

@@ -158,15 +158,25 @@ class ThreadLending(Measured, Generic[C]):
         entry = loan.entry
         if entry is None:
             raise not_held(self.name)
-        if self._resets and not self._callbacks.clean(entry.connection):
-            self._return(loan, "reset failed")
-        elif not self._machine.put_back(loan, self._clock()):
+        if self._resets and not self._is_clean(loan, entry):
+            return
+        if not self._machine.put_back(loan, self._clock()):
             if loan.entry is not None:
                 self._return(loan, "")
             else:  # it is idle, and a borrower has joined the queue meanwhile
                 self.settle()
         elif self._returned:
             self.settle()
+
+    def _is_clean(self, loan: Loan[C], entry: PoolEntry[C]) -> bool:
+        """Reset a connection for the next borrower, if there will be one. Close it and return False if that fails."""
+        is_clean = False
+        try:
+            is_clean = self._clock() >= entry.expires_at or self._callbacks.clean(entry.connection)
+        finally:
+            if not is_clean:
+                self._return(loan, "reset failed")
+        return is_clean
 
     def take_back_after(self, loan: Loan[C], error: BaseException) -> None:
         """Take the entry of a loan back whose block has ended with `error`."""
@@ -175,8 +185,8 @@ class ThreadLending(Measured, Generic[C]):
             raise not_held(self.name)
         callbacks, is_clean = self._callbacks, False
         try:
-            if isinstance(error, callbacks.discard_on):
-                return
+            if isinstance(error, callbacks.discard_on) or self._clock() >= entry.expires_at:
+                return  # closed anyway if it has expired; in a forked child it is the parent's
             if isinstance(error, Exception) and callbacks.has_check:
                 is_clean = callbacks.is_alive(entry.connection, self._core.options.longest_validation)
                 is_clean = is_clean and (not self._resets or callbacks.clean(entry.connection))
@@ -227,7 +237,7 @@ class ThreadLending(Measured, Generic[C]):
     def settle(self) -> None:
         """Work off the outcomes of the machine and the entries from finalizers, and connect if borrowers wait."""
         machine = self._machine
-        while self._returned or machine.handed or machine.doomed or machine.found or (machine.waiting and machine.idle):
+        while self._returned or machine.handed or machine.doomed or machine.found or machine.is_unmatched:
             with self._lock:
                 if self._is_changing:
                     return  # a finalizer in the midst of a change, which is followed by its own `settle`
@@ -289,10 +299,10 @@ class ThreadLending(Measured, Generic[C]):
             self._connect(attempt)
         if not attempts and machine.wanted and not self._waits_to_retry:
             self._waits_to_retry = True
-            TIMER.call_at(machine.connecting.retry_at, self._retry)
+            TIMER.call_in(machine.connecting.retry_at - now, self._retry)
 
     def _connect(self, attempt: Attempt) -> Work:
-        TIMER.call_at(attempt.since + self._core.options.connect_timeout, self._maintain_soon)
+        TIMER.call_in(self._core.options.connect_timeout, self._maintain_soon)
         return self._callbacks.connect(partial(self._connected, attempt))
 
     def _connected(self, attempt: Attempt, connection: Any, error: BaseException | None) -> None:
@@ -321,7 +331,7 @@ class ThreadLending(Measured, Generic[C]):
         self._run_soon(self._connect_if_wanted)
 
     def _tick_later(self) -> None:
-        TIMER.call_at(self._clock() + self._core.options.tick, self._tick)
+        TIMER.call_in(self._core.options.tick, self._tick)
 
     def _tick(self) -> None:
         if self._machine.state is PoolState.CLOSED:
@@ -353,6 +363,7 @@ class ThreadLending(Measured, Generic[C]):
 
     def start(self) -> None:
         """Begin the maintenance and connecting; wait for a first connection if the options say so."""
+        self._core.refuse_if_closed()
         self._begin()
         limit = self._core.options.initialization_fail_timeout
         if limit is not None and not self._machine.entries:
@@ -361,14 +372,18 @@ class ThreadLending(Measured, Generic[C]):
         self._connect_if_wanted()
 
     def _connect_first(self, limit: float) -> None:
-        since, connecting = self._clock(), self._machine.connecting
+        since, connecting, longest = self._clock(), self._machine.connecting, self._core.options.connect_timeout
         before = connecting.created
         while connecting.created == before:
             with self.changing():
-                attempt = connecting.begin_first(self._clock())
-            self._connect(attempt).wait(self._core.options.connect_timeout)
+                self._core.refuse_if_closed()
+                now = self._clock()
+                attempt = connecting.begin_first(now)
+            left = since + limit - now if limit else longest
+            self._connect(attempt).wait(max(0.0, min(longest, left)))
             if connecting.created == before:
-                self._failed(attempt, self._core.late())
+                if left >= longest:
+                    self._failed(attempt, self._core.late())
                 left = since + limit - self._clock()
                 if left <= 0:
                     raise self._core.timed_out(self._clock() - since, by_deadline=False)

@@ -69,9 +69,10 @@ class PoolMachine(Generic[C, B]):
         self._bypass = options.alive_bypass if has_check else math.inf
         self.state = PoolState.OPEN
         self.entries: dict[PoolEntry[C], None] = {}
-        self._idle: list[PoolEntry[C]] = []
-        self._shelf = self._idle
-        """Where entries go that come back. A suspended pool has another list, so that it lends none."""
+        self._shelf: list[PoolEntry[C]] = []
+        """The idle entries. Entries that come back go here."""
+        self._idle = self._shelf
+        """What is lent from. A suspended pool has an empty list here."""
         self.waiting: OrderedDict[B, None] = OrderedDict()
         self.connecting = Connecting(options, chance)
         self._aside: dict[PoolEntry[C], None] = {}
@@ -159,17 +160,23 @@ class PoolMachine(Generic[C, B]):
         entry.fresh_until = min(entry.expires_at, fresh_until)
         shelf = self._shelf
         shelf += back
-        return not self.waiting
+        return (
+            not self.waiting and now < entry.expires_at
+        )  # looked at again: another thread may drain or close the pool
+
+    @property
+    def is_unmatched(self) -> bool:
+        """Whether `match` has something to do."""
+        return bool(self.waiting and self._idle) or bool(self.state is PoolState.CLOSED and self._shelf)
 
     def match(self, now: float) -> None:
-        """Give idle entries to the borrowers that wait.
+        """Give idle entries to the borrowers that wait, and close those that came back to a pool while it closed.
 
         Without the lock, an entry may become idle while a borrower joins the queue. Either that borrower finds the
         entry here, or `put_back` finds the borrower.
         """
-        if self.state is PoolState.OPEN:
-            while self.waiting and self._idle:
-                self._hand(pop_entry(self._idle), now)
+        while self.is_unmatched:
+            self._hand(pop_entry(self._shelf), now)
 
     def give_back(self, borrower: B, now: float) -> None:
         """Take an entry back that is fit for the next borrower."""
@@ -370,14 +377,13 @@ class PoolMachine(Generic[C, B]):
         """Lend nothing until `resume`: borrowers wait."""
         if self.state is PoolState.OPEN:
             self.state = PoolState.SUSPENDED
-            self._shelf, self._idle = self._idle, []
+            self._idle = []
 
     def resume(self, now: float) -> None:
         """Lend again, first to the borrowers that wait."""
         if self.state is PoolState.SUSPENDED:
             self.state = PoolState.OPEN
-            parked, self._shelf = self._shelf, self._idle
-            self._shelf[0:0] = parked
+            self._idle = self._shelf
             self.match(now)
 
     def disown(self) -> None:

@@ -131,6 +131,7 @@ class Pool(PoolFace[C]):
 
         Raises:
             PoolTimeoutError: No connection was made within `initialization_fail_timeout`. Its cause is the last error.
+            PoolClosedError: The pool is closed.
         """
         self._lending.start()
         return self

@@ -37,11 +37,13 @@ class PoolTimer:
         self._numbers = itertools.count()  # calls for the same moment stay in order, and are never compared
         self._right: list[None] = [*_RIGHT]
 
-    def call_at(self, at: float, method: Callable[..., object], *arguments: object) -> None:
-        """Have `method(*arguments)` called at the moment `at` of `monotonic`. The method must not raise or block.
+    def call_in(self, seconds: float, method: Callable[..., object], *arguments: object) -> None:
+        """Have `method(*arguments)` called in `seconds`; never, if they are infinite. It must not raise or block.
 
-        Safe in finalizers and signal handlers: a `SimpleQueue` is reentrant.
+        The seconds are real ones, whatever clock a pool has. Safe in finalizers and signal handlers: a `SimpleQueue` is
+        reentrant.
         """
+        at = monotonic() + max(0.0, seconds)
         self._inbox.put((at, next(self._numbers), weakref.WeakMethod(method), arguments))
         if self._right:
             self._start()
