@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from resilience._support.fork import renew_after_fork
 from resilience._support.measured import Measured, Measurement
@@ -23,13 +23,14 @@ from resilience.pool._connecting import Attempt
 from resilience.pool._core import PoolCore, stack_of_borrower
 from resilience.pool._entry import Borrower, BorrowOutcome, PoolEntry
 from resilience.pool._lease import not_held
-from resilience.pool._machine import PoolMachine
 from resilience.running import running_loop
 from resilience.timeout import Deadline
 
 __all__ = ("TaskLending",)
 
 C = TypeVar("C")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class TaskLending(Measured, Generic[C]):
@@ -226,12 +227,11 @@ class TaskLending(Measured, Generic[C]):
 
     # Changing the machine
 
-    @contextlib.contextmanager
-    def changing(self) -> Iterator[PoolMachine[C, AsyncLoan[C]]]:
-        """Return the machine for one change."""
+    def change(self, step: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Make one change of the machine, and return its result."""
         if self.loop is not None:
             self.bind()
-        yield self._machine
+        return step(*arguments, **named)
 
     def settle(self) -> None:
         """Work off the outcomes of the machine, and connect if borrowers wait."""

@@ -83,7 +83,8 @@ class Connecting:
     def begin(self, count: int, now: float) -> list[Attempt]:
         """Return `count` new attempts; none in the pause after a failure."""
         begun = [Attempt(now) for _ in range(count)] if now >= self.retry_at else []
-        self._running.update(begun)
+        running, more = self._running, set(begun)
+        running |= more  # an operator: no interrupt comes after it
         return begun
 
     @contextlib.contextmanager
@@ -94,6 +95,10 @@ class Connecting:
             yield
         finally:
             self._is_starting = False
+
+    def withdraw(self, attempt: Attempt) -> None:
+        """End an attempt that an interrupt has stopped before it could begin. It counts as none."""
+        self._end(attempt)
 
     def begin_first(self, now: float) -> Attempt:
         """Return an attempt that begins in spite of the pause after a failure: the start of a service waits for it."""

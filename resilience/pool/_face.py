@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from resilience.pool._core import PoolCore
 from resilience.pool._entry import PoolState
-from resilience.pool._machine import PoolMachine
 
 if TYPE_CHECKING:
     from resilience.events import Emitter
@@ -16,14 +15,15 @@ if TYPE_CHECKING:
 __all__ = ("PoolFace",)
 
 C = TypeVar("C")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class _Lending(Protocol):
     """The part of a pool that lends."""
 
-    def changing(self) -> AbstractContextManager[PoolMachine[Any, Any]]:
-        """Return the machine for one change."""
-        ...
+    def change(self, step: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Make one change of the machine, and return its result."""
 
     def settle(self) -> None:
         """Work off what a change has left."""
@@ -77,30 +77,26 @@ class PoolFace(Generic[C]):
             ConfigurationError: A value breaks the rules of the options.
         """
         maximum, minimum = self._core.checked_size(maximum_pool_size, minimum_idle)
-        with self._changes.changing() as machine:
-            before = machine.maximum
-            machine.resize(maximum, minimum)
+        before = self._core.machine.maximum
+        self._changes.change(self._core.machine.resize, maximum, minimum)
         self._changes.settle()
         facts = {"before": before, "after": maximum}
         self.events.emit("pool.resized", self.name, self._core.clock(), "info", **facts)
 
     def drain(self) -> None:
         """Replace all connections: idle ones are closed now, others when they come back. Borrowers notice nothing."""
-        with self._changes.changing() as machine:
-            machine.recycle("drained")
+        self._changes.change(self._core.machine.recycle, "drained")
         self._changes.settle()
         self.events.emit("pool.drained", self.name, self._core.clock(), "info")
 
     def suspend(self) -> None:
         """Lend nothing until `resume()`. Borrowers wait, as long as they would for a connection."""
-        with self._changes.changing() as machine:
-            machine.suspend()
+        self._changes.change(self._core.machine.suspend)
         self.events.emit("pool.suspended", self.name, self._core.clock(), "warning")
 
     def resume(self) -> None:
         """Lend again after `suspend()`, first to the borrowers that wait."""
-        with self._changes.changing() as machine:
-            machine.resume(self._core.clock())
+        self._changes.change(self._core.machine.resume, self._core.clock())
         self._changes.settle()
         self.events.emit("pool.resumed", self.name, self._core.clock(), "info")
 

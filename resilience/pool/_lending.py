@@ -7,15 +7,14 @@ run in the very thread that holds it. An entry that they give back in the midst 
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import Context
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from resilience._support.executor import Executor, Work
 from resilience._support.fork import renew_after_fork
@@ -32,6 +31,8 @@ from resilience.timeout import Deadline
 __all__ = ("ThreadLending",)
 
 C = TypeVar("C")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _CHORES = Executor(None)
 """Runs the maintenance of all pools."""
@@ -105,8 +106,7 @@ class ThreadLending(Measured, Generic[C]):
     def _queue(self, loan: Loan[C], since: float, until: float) -> None:
         """Wait in the queue for an entry."""
         loan.prepare()
-        with self.changing() as machine:
-            outcome = machine.arrive(loan, self._clock())
+        outcome = self.change(self._machine.arrive, loan, self._clock())
         self.settle()
         if outcome is BorrowOutcome.QUEUED:
             self._wait(loan, since, until)
@@ -120,8 +120,8 @@ class ThreadLending(Measured, Generic[C]):
     def _wait(self, loan: Loan[C], since: float, until: float) -> None:
         loan.wait(max(0.0, until - self._clock()))
         if loan.entry is None and loan.error is None:
-            with self.changing() as machine:
-                is_out = machine.give_up(loan)
+            is_out = self.change(self._machine.give_up, loan)
+            self.settle()  # a finalizer may have given an entry back in the midst of the change
             if is_out:
                 raise self._core.timed_out(self._clock() - since, by_deadline=loan.by_deadline)
         if loan.error is not None:
@@ -146,10 +146,11 @@ class ThreadLending(Measured, Generic[C]):
 
     def _abandon(self, loan: Loan[C]) -> None:
         """End a borrow that an error or an interrupt has ended, wherever it has come to."""
-        with self.changing() as machine:
-            machine.leave(loan)
+        self.change(self._machine.leave, loan)
         if loan.entry is not None:  # handed over meanwhile, and not used
             self._return(loan, "")
+        else:
+            self.settle()
 
     # Giving back
 
@@ -223,14 +224,17 @@ class ThreadLending(Measured, Generic[C]):
 
     # Changing the machine
 
-    @contextlib.contextmanager
-    def changing(self) -> Iterator[PoolMachine[C, Loan[C]]]:
+    def change(self, step: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Make one change of the machine, and return its result.
+
+        This is no context manager of ours: an interrupt at the end of its `__enter__` would leave the lock taken.
+        """
         with self._lock:
             if self._is_changing:
                 raise self._core.nested()
             self._is_changing = True
             try:
-                yield self._core.machine
+                return step(*arguments, **named)
             finally:
                 self._is_changing = False
 
@@ -252,32 +256,43 @@ class ThreadLending(Measured, Generic[C]):
                     found, machine.found = machine.found, []
                 finally:
                     self._is_changing = False
-            for entry, reason in doomed:
-                self._close(entry, reason)
+            self._close_all(doomed)
             for entry, held in found:
                 self._core.report_found(entry, held)
         self._connect_if_wanted()
 
     def _take_back_returned(self, machine: PoolMachine[C, Loan[C]]) -> None:
-        returned, self._returned = self._returned, []
+        returned = self._returned
         stand_in: Any = Borrower()
-        for entry, reason in returned:
+        while returned:
+            entry, reason = returned[0]
             stand_in.entry = entry
             if reason:
                 machine.discard(stand_in, self._clock(), reason)
             else:
                 machine.give_back(stand_in, self._clock())
+            del returned[0]  # not before the machine has it: an interrupt may end each of these calls
+
+    def _close_all(self, doomed: list[tuple[PoolEntry[C], str]]) -> None:
+        try:
+            while doomed:
+                entry, reason = doomed[0]
+                del doomed[0]
+                self._close(entry, reason)
+        finally:
+            if doomed:  # after an interrupt
+                left = self._machine.doomed
+                left += doomed
+            if self._machine.state is PoolState.CLOSED and not self._machine.entries:
+                self._all_back.set()
 
     def _close(self, entry: PoolEntry[C], reason: str) -> None:
         work = self._callbacks.close(entry.connection)
+        if work is not None and self._machine.state is PoolState.CLOSED:
+            self._closing.append(work)
         self._core.report_closed(reason)
         if reason == "lease lost":
             self._core.report_lost(entry)
-        if self._machine.state is PoolState.CLOSED:
-            if work is not None:
-                self._closing.append(work)
-            if not self._machine.entries:
-                self._all_back.set()
 
     # Connecting and maintenance
 
@@ -291,12 +306,19 @@ class ThreadLending(Measured, Generic[C]):
         machine, now = self._machine, self._clock()
         if not machine.wanted:
             return
-        with self._lock:
-            if self._is_changing:
-                return
-            attempts = machine.begin_attempts(now)
-        for attempt in attempts:
-            self._connect(attempt)
+        attempts: list[Attempt] = []
+        try:
+            with self._lock:
+                if self._is_changing:
+                    return
+                attempts = machine.begin_attempts(now)
+            for attempt in attempts:
+                self._connect(attempt)
+        except BaseException:  # an interrupt: the maintenance begins other attempts
+            for attempt in attempts:
+                machine.connecting.withdraw(attempt)
+            TIMER.call_in(0, self._maintain_soon)
+            raise
         if not attempts and machine.wanted and not self._waits_to_retry:
             self._waits_to_retry = True
             TIMER.call_in(machine.connecting.retry_at - now, self._retry)
@@ -311,8 +333,7 @@ class ThreadLending(Measured, Generic[C]):
         if error is not None:
             self._failed(attempt, error)
             return
-        with self.changing() as machine:
-            is_in_time = machine.connected(attempt, connection, now)
+        is_in_time = self.change(self._machine.connected, attempt, connection, now)
         if is_in_time:
             self._core.report_created(now - attempt.since)
         else:
@@ -320,8 +341,7 @@ class ThreadLending(Measured, Generic[C]):
         self.settle()
 
     def _failed(self, attempt: Attempt, error: BaseException) -> None:
-        with self.changing() as machine:
-            is_news = machine.failed(attempt, error, self._clock())
+        is_news = self.change(self._machine.failed, attempt, error, self._clock())
         if is_news:
             self._core.report_connect_failure(error)
         self.settle()
@@ -349,16 +369,14 @@ class ThreadLending(Measured, Generic[C]):
     def _maintain(self) -> None:
         """Do one round of maintenance."""
         core = self._core
-        with self.changing() as machine:
-            round_ = machine.maintain(self._clock())
+        round_ = self.change(self._machine.maintain, self._clock())
         for attempt in round_.late:
             self._failed(attempt, core.late())
         for entry, held in round_.suspects:
             core.report_leak(entry, held)
         for entry in round_.due:
             is_alive = self._callbacks.is_alive(entry.connection, core.options.longest_validation)
-            with self.changing() as machine:
-                machine.restore(entry, self._clock(), is_alive=is_alive)
+            self.change(self._machine.restore, entry, self._clock(), is_alive=is_alive)
         self.settle()
 
     def start(self) -> None:
@@ -375,10 +393,9 @@ class ThreadLending(Measured, Generic[C]):
         since, connecting, longest = self._clock(), self._machine.connecting, self._core.options.connect_timeout
         before = connecting.created
         while connecting.created == before:
-            with self.changing():
-                self._core.refuse_if_closed()
-                now = self._clock()
-                attempt = connecting.begin_first(now)
+            self._core.refuse_if_closed()
+            now = self._clock()
+            attempt = self.change(connecting.begin_first, now)
             left = since + limit - now if limit else longest
             self._connect(attempt).wait(max(0.0, min(longest, left)))
             if connecting.created == before:
@@ -398,11 +415,10 @@ class ThreadLending(Measured, Generic[C]):
     def close(self, seconds: float) -> None:
         """Close the pool, and wait for its connections for `seconds` at most; abort those that are still in use."""
         until = self._clock() + seconds
-        with self.changing() as machine:
-            machine.close(self._core.closed())
-            if not machine.entries:
-                self._all_back.set()
+        self.change(self._machine.close, self._core.closed())
         self.settle()
+        if not self._machine.entries:
+            self._all_back.set()
         if not self._all_back.wait(max(0.0, until - self._clock())):
             for entry in list(self._machine.entries):
                 self._callbacks.abort(entry.connection)

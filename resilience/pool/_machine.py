@@ -157,12 +157,11 @@ class PoolMachine(Generic[C, B]):
         self.uses += 1
         self.use_seconds += now - entry.borrowed_at
         entry.idle_since = entry.alive_at = now
-        entry.fresh_until = min(entry.expires_at, fresh_until)
+        entry.fresh_until = fresh_until if fresh_until < entry.expires_at else entry.expires_at  # noqa: FURB136 - a call
         shelf = self._shelf
         shelf += back
-        return (
-            not self.waiting and now < entry.expires_at
-        )  # looked at again: another thread may drain or close the pool
+        # Both are looked at once more: meanwhile another thread may wait, or drain or close the pool.
+        return not self.waiting and now < entry.expires_at
 
     @property
     def is_unmatched(self) -> bool:
@@ -175,8 +174,17 @@ class PoolMachine(Generic[C, B]):
         Without the lock, an entry may become idle while a borrower joins the queue. Either that borrower finds the
         entry here, or `put_back` finds the borrower.
         """
+        shelf = self._shelf
         while self.is_unmatched:
-            self._hand(pop_entry(self._shelf), now)
+            entry = pop_entry(shelf)
+            if entry is None:
+                return
+            try:
+                self._hand(entry, now)
+            except BaseException:  # an interrupt, before any change
+                if entry in self.entries:
+                    shelf += (entry,)
+                raise
 
     def give_back(self, borrower: B, now: float) -> None:
         """Take an entry back that is fit for the next borrower."""
@@ -209,9 +217,7 @@ class PoolMachine(Generic[C, B]):
         entry.fresh_until = min(now + self._bypass, entry.expires_at)
         self._hand(entry, now)
 
-    def _hand(self, entry: PoolEntry[C] | None, now: float) -> None:
-        if entry is None:
-            return
+    def _hand(self, entry: PoolEntry[C], now: float) -> None:
         if now >= entry.expires_at:
             self._doom(entry, entry.reason)
             self._refuse_if_empty(now)
@@ -291,22 +297,27 @@ class PoolMachine(Generic[C, B]):
         """Close idle entries that are too old, set those aside that need a check, and find those that look lost."""
         options, idle = self._options, pop_all(self._shelf)
         spare = len(idle) - self.minimum_idle
-        kept, due = [], []
-        for entry in idle:
-            idle_for = now - entry.idle_since
-            if now >= entry.expires_at:
-                self._doom(entry, entry.reason)
-            elif spare > 0 and options.idle_timeout is not None and idle_for >= options.idle_timeout:
-                self._doom(entry, "idle_timeout")
-            elif options.keepalive_time is not None and now - entry.alive_at >= options.keepalive_time:
-                due.append(entry)
-            else:
-                kept.append(entry)
-                continue
-            spare -= 1
-        self._shelf[0:0] = kept
-        self._aside.update(dict.fromkeys(due))
+        due = []
+        try:
+            for entry in idle:
+                idle_for = now - entry.idle_since
+                if now >= entry.expires_at:
+                    self._doom(entry, entry.reason)
+                elif spare > 0 and options.idle_timeout is not None and idle_for >= options.idle_timeout:
+                    self._doom(entry, "idle_timeout")
+                elif options.keepalive_time is not None and now - entry.alive_at >= options.keepalive_time:
+                    self._aside[entry] = None
+                    due.append(entry)
+                else:
+                    continue
+                spare -= 1
+        finally:
+            self._shelve(idle)
         return Round(due, self._suspects(now), self.connecting.late(now))
+
+    def _shelve(self, entries: list[PoolEntry[C]]) -> None:
+        """Put entries that were taken off the shelf back below the others, apart from those that have left it."""
+        self._shelf[0:0] = [entry for entry in entries if entry in self.entries and entry not in self._aside]
 
     def _suspects(self, now: float) -> list[tuple[PoolEntry[C], float]]:
         threshold = self._options.leak_detection_threshold
@@ -359,19 +370,25 @@ class PoolMachine(Generic[C, B]):
         idle_ones = set(idle)
         in_use = [entry for entry in self.entries if entry not in idle_ones]
         surplus = max(0, len(self.entries) - maximum)
-        for entry in idle[:surplus]:
-            self._doom(entry, "resized")
+        try:
+            for entry in idle[:surplus]:
+                self._doom(entry, "resized")
+        finally:
+            self._shelve(idle)
         for entry in in_use[: max(0, surplus - len(idle))]:
             entry.expires_at, entry.reason = _PAST, "resized"
-        self._shelf[0:0] = idle[surplus:]
 
     def recycle(self, reason: str) -> None:
         """Close all connections: idle ones now, others when they come back."""
         for entry in self.entries:
             entry.expires_at = entry.fresh_until = _PAST
             entry.reason = reason
-        for entry in pop_all(self._shelf):
-            self._doom(entry, reason)
+        idle = pop_all(self._shelf)
+        try:
+            for entry in idle:
+                self._doom(entry, reason)
+        finally:
+            self._shelve(idle)
 
     def suspend(self) -> None:
         """Lend nothing until `resume`: borrowers wait."""

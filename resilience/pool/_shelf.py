@@ -25,7 +25,13 @@ def pop_entry(shelf: list[E]) -> E | None:
 
 def pop_all(shelf: list[E]) -> list[E]:
     """Take all entries, and return them with the oldest first."""
-    taken = []
-    while (entry := pop_entry(shelf)) is not None:
-        taken.append(entry)
+    taken: list[E] = []
+    try:
+        while shelf:
+            entry = shelf[-1]; del shelf[-1]; taken += (entry,)  # fmt: skip  # noqa: E702 - see `pop_entry`
+    except IndexError:
+        pass  # another thread took the last one
+    except BaseException:  # an interrupt
+        shelf[0:0] = taken[::-1]
+        raise
     return taken[::-1]
