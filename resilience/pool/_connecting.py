@@ -1,5 +1,8 @@
 """When a pool begins an attempt to connect. Pure.
 
+An attempt belongs to no borrower: a borrower that gives up ends no attempt, and takes whichever entry comes first, an
+old or a new one.
+
 An attempt reserves its place in the pool before it begins. Up to `max_creating` attempts run at once: one that hangs
 does not stop the others. (HikariCP has one creator. If its connect hangs, the pool drains to zero.)
 

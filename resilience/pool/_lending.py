@@ -20,6 +20,7 @@ from resilience._support.executor import Executor, Work
 from resilience._support.fork import renew_after_fork
 from resilience._support.measured import Measured, Measurement
 from resilience.pool._callbacks import BlockingBreaker, BlockingCallbacks
+from resilience.pool._closing import Closing
 from resilience.pool._connecting import Attempt
 from resilience.pool._core import PoolCore, stack_of_borrower
 from resilience.pool._entry import Borrower, BorrowOutcome, PoolEntry, PoolState
@@ -64,8 +65,7 @@ class ThreadLending(Measured, Generic[C]):
         self._returned: list[tuple[PoolEntry[C], str]] = []  # given back in the midst of a change
         self._has_begun = False
         self._waits_to_retry = False
-        self._all_back = threading.Event()  # set once a closed pool has no connection any more
-        self._closing: list[Work] = []
+        self._closing = Closing(core, self._callbacks)
 
     def measure(self) -> Measurement:
         """Return the counts of the pool."""
@@ -240,6 +240,13 @@ class ThreadLending(Measured, Generic[C]):
 
     def settle(self) -> None:
         """Work off the outcomes of the machine and the entries from finalizers, and connect if borrowers wait."""
+        try:
+            self._settle()
+        except BaseException:  # an interrupt: the maintenance does the rest
+            TIMER.call_in(0, self._maintain_soon)
+            raise
+
+    def _settle(self) -> None:
         machine = self._machine
         while self._returned or machine.handed or machine.doomed or machine.found or machine.is_unmatched:
             with self._lock:
@@ -256,7 +263,7 @@ class ThreadLending(Measured, Generic[C]):
                     found, machine.found = machine.found, []
                 finally:
                     self._is_changing = False
-            self._close_all(doomed)
+            self._closing.close_all(doomed)
             for entry, held in found:
                 self._core.report_found(entry, held)
         self._connect_if_wanted()
@@ -272,27 +279,6 @@ class ThreadLending(Measured, Generic[C]):
             else:
                 machine.give_back(stand_in, self._clock())
             del returned[0]  # not before the machine has it: an interrupt may end each of these calls
-
-    def _close_all(self, doomed: list[tuple[PoolEntry[C], str]]) -> None:
-        try:
-            while doomed:
-                entry, reason = doomed[0]
-                del doomed[0]
-                self._close(entry, reason)
-        finally:
-            if doomed:  # after an interrupt
-                left = self._machine.doomed
-                left += doomed
-            if self._machine.state is PoolState.CLOSED and not self._machine.entries:
-                self._all_back.set()
-
-    def _close(self, entry: PoolEntry[C], reason: str) -> None:
-        work = self._callbacks.close(entry.connection)
-        if work is not None and self._machine.state is PoolState.CLOSED:
-            self._closing.append(work)
-        self._core.report_closed(reason)
-        if reason == "lease lost":
-            self._core.report_lost(entry)
 
     # Connecting and maintenance
 
@@ -317,7 +303,6 @@ class ThreadLending(Measured, Generic[C]):
         except BaseException:  # an interrupt: the maintenance begins other attempts
             for attempt in attempts:
                 machine.connecting.withdraw(attempt)
-            TIMER.call_in(0, self._maintain_soon)
             raise
         if not attempts and machine.wanted and not self._waits_to_retry:
             self._waits_to_retry = True
@@ -417,10 +402,4 @@ class ThreadLending(Measured, Generic[C]):
         until = self._clock() + seconds
         self.change(self._machine.close, self._core.closed())
         self.settle()
-        if not self._machine.entries:
-            self._all_back.set()
-        if not self._all_back.wait(max(0.0, until - self._clock())):
-            for entry in list(self._machine.entries):
-                self._callbacks.abort(entry.connection)
-        while self._closing:
-            self._closing.pop().wait(max(0.0, until - self._clock()))
+        self._closing.wait(until)

@@ -12,9 +12,6 @@ closed. Borrowers that find no idle entry wait in one queue. An entry that comes
 has waited longest: a new arrival cannot overtake (L20), and no wake-up can be lost. While any borrower waits, no entry
 is idle, unless the pool is suspended.
 
-Connecting. `_connecting.py` says when an attempt may begin. An attempt belongs to no borrower: a borrower that gives up
-ends no attempt, and takes whichever entry comes first, an old or a new one.
-
 Age. An entry is not used after `expires_at`. `drain`, `close`, and `resize` to fewer set that moment to the past. So
 the way back has one comparison for all reasons to close an entry, and an entry in use is never taken from its borrower.
 Until `fresh_until` an entry is lent without a check.
@@ -23,14 +20,7 @@ Outcomes. The machine leaves lists for the shell, which works them off after a s
 an entry or an error now and must be woken; `doomed`, the entries to close, each with the reason; and `found`, the
 entries that were reported as leaks and came back after all, each with its time in use.
 
-Locks. `take` and `put_back` need none, so nearly all calls of threads need none. Each step of theirs that must not be
-split is one line of operators, between which CPython switches no thread, looks for no signal and collects no garbage. A
-borrower that finds no idle entry joins the queue and looks once more (`match`). An entry that comes back looks for a
-queue once more. All other methods run under the lock of the shell. They take idle entries off the shelf, one by one,
-before they change them, and put those that stay below the entries that came back meanwhile.
-
-Interrupts. A signal handler that raises may end any of these methods. Each method that lends or takes back reads and
-computes first, and then makes its changes by operators.
+Locks and interrupts. See `_shelf.py`.
 """
 
 from __future__ import annotations
@@ -169,11 +159,7 @@ class PoolMachine(Generic[C, B]):
         return bool(self.waiting and self._idle) or bool(self.state is PoolState.CLOSED and self._shelf)
 
     def match(self, now: float) -> None:
-        """Give idle entries to the borrowers that wait, and close those that came back to a pool while it closed.
-
-        Without the lock, an entry may become idle while a borrower joins the queue. Either that borrower finds the
-        entry here, or `put_back` finds the borrower.
-        """
+        """Give idle entries to the borrowers that wait, and close those that came back to a pool while it closed."""
         shelf = self._shelf
         while self.is_unmatched:
             entry = pop_entry(shelf)
@@ -370,11 +356,7 @@ class PoolMachine(Generic[C, B]):
         idle_ones = set(idle)
         in_use = [entry for entry in self.entries if entry not in idle_ones]
         surplus = max(0, len(self.entries) - maximum)
-        try:
-            for entry in idle[:surplus]:
-                self._doom(entry, "resized")
-        finally:
-            self._shelve(idle)
+        self._doom_first(idle, surplus, "resized")
         for entry in in_use[: max(0, surplus - len(idle))]:
             entry.expires_at, entry.reason = _PAST, "resized"
 
@@ -383,9 +365,12 @@ class PoolMachine(Generic[C, B]):
         for entry in self.entries:
             entry.expires_at = entry.fresh_until = _PAST
             entry.reason = reason
-        idle = pop_all(self._shelf)
+        self._doom_first(pop_all(self._shelf), len(self.entries), reason)
+
+    def _doom_first(self, idle: list[PoolEntry[C]], count: int, reason: str) -> None:
+        """Close `count` of the entries that were taken off the shelf, and put the others back."""
         try:
-            for entry in idle:
+            for entry in idle[:count]:
                 self._doom(entry, reason)
         finally:
             self._shelve(idle)
