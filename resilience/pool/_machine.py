@@ -404,8 +404,8 @@ class PoolMachine(Generic[C, B]):
 
     def close(self, error: BaseException) -> None:
         """Lend nothing any more. Waiting borrowers fail with `error`."""
-        self.state = PoolState.CLOSED
         self.recycle("pool closed")
+        self.state = PoolState.CLOSED  # not before: an interrupt in `recycle` leaves an open pool behind
         self.connecting.give_up()
         self._fail_all(error)
 
