@@ -1,7 +1,8 @@
 """The stack of idle entries, which threads use without a lock.
 
-Locks. `take` and `put_back` of the machine need none, so nearly all calls of threads need none. Each step that must not be split is one line of operators, between which CPython switches no thread, looks for no signal and collects
-no garbage. A borrower that finds no idle entry joins the queue and looks once more (`match`). An entry that comes back
+Locks. `take` and `put_back` of the machine need none, so nearly all calls of threads need none. Each step that must
+not be split is one line of operators, between which CPython switches no thread, looks for no signal and collects no
+garbage. A borrower that finds no idle entry joins the queue and looks once more (`match`). An entry that comes back
 looks for a queue once more. All other methods run under the lock of the shell. They take idle entries off the shelf,
 one by one, before they change them, and put those that stay below the entries that came back meanwhile.
 
