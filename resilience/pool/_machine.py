@@ -281,10 +281,10 @@ class PoolMachine(Generic[C, B]):
 
     def maintain(self, now: float) -> Round[C]:
         """Close idle entries that are too old, set those aside that need a check, and find those that look lost."""
-        options, idle = self._options, pop_all(self._shelf)
-        spare = len(idle) - self.minimum_idle
-        due = []
+        options, due = self._options, []
+        idle = pop_all(self._shelf)
         try:
+            spare = len(idle) - self.minimum_idle
             for entry in idle:
                 idle_for = now - entry.idle_since
                 if now >= entry.expires_at:
@@ -352,12 +352,9 @@ class PoolMachine(Generic[C, B]):
     def resize(self, maximum: int, minimum_idle: int) -> None:
         """Change the number of connections. Of too many, idle ones are closed now, others when they come back."""
         self.maximum, self.minimum_idle = maximum, minimum_idle
-        idle = pop_all(self._shelf)
-        idle_ones = set(idle)
-        in_use = [entry for entry in self.entries if entry not in idle_ones]
         surplus = max(0, len(self.entries) - maximum)
-        self._doom_first(idle, surplus, "resized")
-        for entry in in_use[: max(0, surplus - len(idle))]:
+        left = surplus - self._doom_idle(surplus, "resized")
+        for entry in list(self.entries)[: max(0, left)]:  # if any is left, no entry is idle
             entry.expires_at, entry.reason = _PAST, "resized"
 
     def recycle(self, reason: str) -> None:
@@ -365,15 +362,17 @@ class PoolMachine(Generic[C, B]):
         for entry in self.entries:
             entry.expires_at = entry.fresh_until = _PAST
             entry.reason = reason
-        self._doom_first(pop_all(self._shelf), len(self.entries), reason)
+        self._doom_idle(len(self.entries), reason)
 
-    def _doom_first(self, idle: list[PoolEntry[C]], count: int, reason: str) -> None:
-        """Close `count` of the entries that were taken off the shelf, and put the others back."""
+    def _doom_idle(self, count: int, reason: str) -> int:
+        """Close idle entries, `count` at most, and return how many. Those that were idle longest are the first."""
+        idle = pop_all(self._shelf)
         try:
             for entry in idle[:count]:
                 self._doom(entry, reason)
         finally:
             self._shelve(idle)
+        return min(count, len(idle))
 
     def suspend(self) -> None:
         """Lend nothing until `resume`: borrowers wait."""
