@@ -178,8 +178,10 @@ class TaskLending(Measured, Generic[C]):
         callbacks, is_over = self._callbacks, self._clock() >= loan.entry.expires_at  # if so, it is closed anyway
         if error is None and (is_over or not callbacks.has_reset):
             self._return(loan, "")
-        elif is_over or isinstance(error, callbacks.discard_on) or not (
-            callbacks.has_reset or (callbacks.has_check and isinstance(error, Exception))
+        elif (
+            is_over
+            or isinstance(error, callbacks.discard_on)
+            or not (callbacks.has_reset or (callbacks.has_check and isinstance(error, Exception)))
         ):
             self._return(loan, "error in use")
         else:

@@ -11,12 +11,12 @@ from resilience.pool._callbacks import BlockingCallbacks
 from resilience.pool._core import PoolCore
 from resilience.pool._entry import PoolEntry, PoolState
 
-__all__ = ("Closing",)
+__all__ = ("PoolClosing",)
 
 C = TypeVar("C")
 
 
-class Closing(Generic[C]):
+class PoolClosing(Generic[C]):
     """Closes the connections of one pool.
 
     Args:

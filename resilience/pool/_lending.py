@@ -20,7 +20,7 @@ from resilience._support.executor import Executor, Work
 from resilience._support.fork import renew_after_fork
 from resilience._support.measured import Measured, Measurement
 from resilience.pool._callbacks import BlockingBreaker, BlockingCallbacks
-from resilience.pool._closing import Closing
+from resilience.pool._closing import PoolClosing
 from resilience.pool._connecting import Attempt
 from resilience.pool._core import PoolCore, stack_of_borrower
 from resilience.pool._entry import Borrower, BorrowOutcome, PoolEntry, PoolState
@@ -65,7 +65,7 @@ class ThreadLending(Measured, Generic[C]):
         self._returned: list[tuple[PoolEntry[C], str]] = []  # given back in the midst of a change
         self._has_begun = False
         self._waits_to_retry = False
-        self._closing = Closing(core, self._callbacks)
+        self._closing = PoolClosing(core, self._callbacks)
 
     def measure(self) -> Measurement:
         """Return the counts of the pool."""
