@@ -33,8 +33,11 @@ MACHINES = (
     "breaker/_rules.py",
     "breaker/_states.py",
     "breaker/_window.py",
+    "pool/_connecting.py",
     "redis/_pool_machine.py",
 )
+# The other tests of pools use threads and real time, and would take hours.
+FEWER_TESTS = {"pool": [f"tests/core/pool/test_{name}.py" for name in ("machine", "connecting", "machine_random")]}
 MORE_TESTS = {"toolkit": ["tests/core/test_compose.py"]}
 ENOUGH = 0.95
 NOTICED = ("killed", "timeout")
@@ -51,6 +54,8 @@ def machines(selected: Sequence[str]) -> dict[str, list[str]]:
 
 
 def tests_of(package: str) -> list[str]:
+    if package in FEWER_TESTS:
+        return FEWER_TESTS[package]
     folder = f"tests/core/{package}"
     own = folder if (ROOT / folder).is_dir() else f"tests/core/test_{package}.py"
     return [own, *MORE_TESTS.get(package, ())]

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 from interrupts import KINDS, every_interrupt, in_another_thread
-from legs import sampled
 from lent import Lent, Maker
 
 from resilience import Pool, PoolTimeoutError
 
 Subject = tuple[Callable[[], object], Callable[[], object]]
 SCENARIOS: dict[str, Callable[[], Subject]] = {}
+
+pytestmark = pytest.mark.realtime  # threads that wait for each other, hundreds of times
 
 
 def scenario(make: Callable[[], Subject]) -> Callable[[], Subject]:
@@ -232,7 +233,7 @@ def closed() -> Subject:
     return call, check
 
 
-CASES = sampled([pytest.param(name, KINDS[number % 2], id=name) for number, name in enumerate(SCENARIOS)], every=3)
+CASES = [pytest.param(name, KINDS[number % 2], id=name) for number, name in enumerate(SCENARIOS)]
 
 
 # An interrupt in `Loan.__del__` ends nowhere, as in any finalizer.
