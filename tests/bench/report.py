@@ -60,6 +60,8 @@ _PEERS = (
     "limits",
     "slowapi",
     "redis",
+    "sqlalchemy",
+    "psycopg-pool",
     "fastapi",
     "starlette",
     "uvicorn",

@@ -37,6 +37,7 @@ GROUPS = {
     "Hedge": "cases_hedge",
     "Cache and single flight": "cases_cache",
     "Rate limit": "cases_limiter",
+    "Connection pool": "cases_pool",
     "Policies together": "cases_chain",
     "Web": "cases_web",
     "Flask": "cases_flask",
