@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from functools import partial
@@ -54,6 +55,7 @@ class BlockingCallbacks(Generic[C]):
         # Those of its own: a check that finds no thread would take a connection that works for a dead one.
         self._checking = Executor(2 * options.maximum_pool_size)
         self._closing = Executor(options.maximum_pool_size)
+        self._left: deque[C] = deque(maxlen=10 * options.maximum_pool_size)  # to be closed when a thread is free
 
     def connect(self, done: Done) -> Work:
         """Begin to connect. `done` is called in the thread that has connected, or here if no thread is free."""
@@ -93,12 +95,28 @@ class BlockingCallbacks(Generic[C]):
         return True
 
     def close(self, connection: C) -> Work | None:
-        """Close a connection in the background. If no thread is free, abort it here."""
-        work = Work(partial(self._close_or_abort, connection), Context())
+        """Close a connection in the background. If no thread is free, abort it here, or close it when one is free."""
+        work = Work(partial(self._close_and_more, connection), Context())
         if self._closing.submit(work) is None:
             return work
-        self.abort(connection)
-        return None
+        if self._abort is not None:
+            self.abort(connection)
+            return None
+        self._left.append(connection)
+        again = Work(self._close_left, Context())  # every thread may have become free meanwhile
+        return again if self._closing.submit(again) is None else None
+
+    def _close_and_more(self, connection: C) -> None:
+        self._close_or_abort(connection)
+        self._close_left()
+
+    def _close_left(self) -> None:
+        while True:
+            try:
+                connection = self._left.popleft()
+            except IndexError:
+                return
+            self._close_or_abort(connection)
 
     def _close_or_abort(self, connection: C) -> None:
         try:

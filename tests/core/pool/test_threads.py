@@ -217,6 +217,23 @@ def test_a_finalizer_that_gives_back_in_the_midst_of_a_change() -> None:
         assert pool.snapshot()["in_use"] == 0
 
 
+def test_more_connections_to_close_than_threads_to_close_them() -> None:
+    """Connections that find no free thread are closed when one is free; none is left to the garbage collector."""
+    is_over, maker = threading.Event(), Maker()
+
+    def close(connection: Lent) -> None:
+        is_over.wait(20)
+        connection.close()
+
+    with Pool(maker, close=close, maximum_pool_size=2) as pool:
+        for _ in range(4):
+            leases = [pool.acquire(timeout=10) for _ in range(2)]
+            for lease in leases:
+                lease.discard()
+        is_over.set()
+        eventually(lambda: len(maker.made) >= 8 and not maker.open)
+
+
 @pytest.mark.realtime
 def test_the_spike_of_hikaricp() -> None:
     """50 borrowers at once, 150 ms to connect, 2 ms to query: few connections are made, and nobody waits for long."""
