@@ -24,6 +24,7 @@ class _Lending(Protocol):
 
     def change(self, step: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Make one change of the machine, and return its result."""
+        ...
 
     def settle(self) -> None:
         """Work off what a change has left."""
