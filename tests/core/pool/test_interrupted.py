@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import threading
 import time
@@ -33,7 +32,7 @@ def alive(_connection: Lent) -> bool:
 
 def warm(size: int = 1, **options: Any) -> Pool[Lent]:
     """Return a pool whose connections are idle."""
-    pool = Pool(Maker(), maximum_pool_size=size, connection_timeout=30, **options)
+    pool = Pool(Maker(), maximum_pool_size=size, connection_timeout=30, connect_timeout=0.3, **options)
     for lease in [pool.acquire() for _ in range(size)]:
         lease.release()
     return pool
@@ -45,7 +44,6 @@ def forget_traceback() -> None:
     if error is not None:
         error.__traceback__ = None
     del error
-    gc.collect()
 
 
 def whole(pool: Pool[Lent]) -> None:
@@ -189,7 +187,6 @@ def operated() -> Subject:
     def call() -> None:
         pool.drain()
         pool.resize(1)
-        pool.resize(2)
 
     def check() -> None:
         forget_traceback()
