@@ -1,4 +1,13 @@
-"""The words of the pool machine: an entry, a borrower, and their possible states."""
+"""The words of the pool machine: an entry, a borrower, and their possible states.
+
+Age. An entry is not used after `expires_at`. `drain`, `close`, and `resize` to fewer set that moment to the past. So
+the way back has one comparison for all reasons to close an entry, and an entry in use is never taken from its borrower.
+Until `fresh_until` an entry is lent without a check.
+
+Outcomes. The machine leaves lists for the shell, which works them off after a step: `handed`, the borrowers that have
+an entry or an error now and must be woken; `doomed`, the entries to close, each with the reason; and `found`, the
+entries that were reported as leaks and came back after all, each with its time in use.
+"""
 
 from __future__ import annotations
 

@@ -393,9 +393,8 @@ class ThreadLending(Measured, Generic[C]):
 
     def reopen(self) -> None:
         """Lend again after `close`."""
-        with self.changing() as machine:
-            machine.reopen()
-            self._all_back.clear()
+        self.change(self._machine.reopen)
+        self._closing = PoolClosing(self._core, self._callbacks)
 
     def close(self, seconds: float) -> None:
         """Close the pool, and wait for its connections for `seconds` at most; abort those that are still in use."""

@@ -12,15 +12,7 @@ closed. Borrowers that find no idle entry wait in one queue. An entry that comes
 has waited longest: a new arrival cannot overtake (L20), and no wake-up can be lost. While any borrower waits, no entry
 is idle, unless the pool is suspended.
 
-Age. An entry is not used after `expires_at`. `drain`, `close`, and `resize` to fewer set that moment to the past. So
-the way back has one comparison for all reasons to close an entry, and an entry in use is never taken from its borrower.
-Until `fresh_until` an entry is lent without a check.
-
-Outcomes. The machine leaves lists for the shell, which works them off after a step: `handed`, the borrowers that have
-an entry or an error now and must be woken; `doomed`, the entries to close, each with the reason; and `found`, the
-entries that were reported as leaks and came back after all, each with its time in use.
-
-Locks and interrupts. See `_shelf.py`.
+Age and outcomes: see `_entry.py`. Locks and interrupts: see `_shelf.py`.
 """
 
 from __future__ import annotations
@@ -230,8 +222,6 @@ class PoolMachine(Generic[C, B]):
             doomed += ((entry, reason),)
             self.closed[reason] += 1
 
-    # Attempts to connect
-
     @property
     def wanted(self) -> int:
         """Attempts to connect that are missing, apart from the pause after a failure."""
@@ -325,9 +315,7 @@ class PoolMachine(Generic[C, B]):
         entry.alive_at, entry.fresh_until = now, min(now + self._bypass, entry.expires_at)
         self._hand(entry, now)
 
-    # Figures
-
-    # They are read without the lock: each copy here is one step of the interpreter.
+    # Figures. They are read without the lock: each copy here is one step of the interpreter.
 
     def _in_use(self) -> list[PoolEntry[C]]:
         others = {*self._shelf, *self._aside}
@@ -346,8 +334,6 @@ class PoolMachine(Generic[C, B]):
     def oldest_lease(self, now: float) -> float | None:
         """Return for how long the entry that was lent first has been in use, in seconds; None if none is in use."""
         return max((now - entry.borrowed_at for entry in self._in_use()), default=None)
-
-    # What an operator does
 
     def resize(self, maximum: int, minimum_idle: int) -> None:
         """Change the number of connections. Of too many, idle ones are closed now, others when they come back."""
@@ -410,6 +396,5 @@ class PoolMachine(Generic[C, B]):
 
     def reopen(self) -> None:
         """Lend again after `close`. Entries still in use are closed when they come back."""
-        self.state = PoolState.OPEN
-        self._shelf = self._idle
+        self.state, self._idle = PoolState.OPEN, self._shelf
         self.connecting.forget()
