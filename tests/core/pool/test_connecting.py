@@ -142,3 +142,13 @@ def test_a_pool_that_closes_ends_all_attempts() -> None:
     assert not attempts.succeed(first, 1)
     assert not attempts.fail(second, OSError(), 1)
     assert (attempts.created, attempts.failed) == (0, 0)
+
+
+def test_an_attempt_that_was_withdrawn_counts_as_none() -> None:
+    """Its place is free, and whatever it brings comes too late."""
+    attempts = connecting()
+    assert attempts.last_error is None
+    attempt = attempts.begin(1, 0)[0]
+    attempts.withdraw(attempt)
+    assert (attempts.running, attempts.failed, attempts.failures) == (0, 0, 0)
+    assert not attempts.succeed(attempt, 1)

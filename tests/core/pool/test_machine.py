@@ -693,3 +693,94 @@ def test_a_first_attempt_counts_as_any_other(error: BaseException) -> None:
     assert pool.wanted == 0
     assert pool.failed(attempt, error, 1)
     assert pool.connecting.running == 0
+
+
+# What changes nothing else
+
+
+def test_counts_go_on() -> None:
+    """Uses, attempts and their times are sums, and not those of the last one."""
+    pool = filled("a", max_lifetime=None)
+    give_back(pool, lent(pool, 1), 2)
+    give_back(pool, lent(pool, 3), 5)
+    assert (pool.uses, pool.use_seconds) == (2, 3)
+    for number in range(2):
+        assert pool.connected(pool.connecting.begin_first(10), f"b{number}", 11)
+    assert (pool.connecting.created, pool.connecting.seconds) == (3, 2)
+
+
+def test_an_entry_that_expires_at_this_moment_is_closed() -> None:
+    """The lifetime ends at its last moment, on each way."""
+    pool = filled("a", max_lifetime=100, max_lifetime_jitter=0)
+    owner = lent(pool, 50)
+    assert not pool.put_back(owner, 100)
+    assert held(owner) == "a"
+    assert next(iter(pool.entries)).borrowed_at == 50
+
+
+def test_a_new_entry_knows_when_it_was_made() -> None:
+    """It has been idle, and alive, since then."""
+    entry = next(iter(filled("a", now=7.0).entries))
+    assert (entry.borrowed_at, entry.idle_since, entry.alive_at) == (7.0, 7.0, 7.0)
+
+
+def test_maintenance_looks_at_every_idle_entry() -> None:
+    """An old entry above a young one is found, and entries that come back meanwhile stay on top."""
+    pool = filled("a", "b", "c", idle_timeout=None, max_lifetime=100, max_lifetime_jitter=0)
+    entries = list(pool.entries)
+    entries[1].expires_at = 5
+    pool.maintain(10)
+    assert [entry.connection for entry, _ in pool.doomed] == ["b"]
+    taken = lent(pool, 10)
+    pool._shelve([entries[0]])
+    assert [entry.connection for entry in pool._shelf] == ["a", "a"]
+    assert held(taken) == "c"
+
+
+def test_a_suspect_is_reported_with_its_time_in_use() -> None:
+    """The time counts from the moment of the loan."""
+    pool = filled("a", leak_detection_threshold=10)
+    lent(pool, 5)
+    assert [seconds for _, seconds in pool.maintain(20).suspects] == [15]
+
+
+def test_resize_closes_no_more_than_it_must() -> None:
+    """A pool that is small enough keeps its connections, idle or in use."""
+    pool = filled("a", "b")
+    owner = lent(pool)
+    pool.resize(2, 0)
+    give_back(pool, owner, 1)
+    assert not pool.doomed
+    assert pool.idle == 2
+
+
+def test_those_who_fail_are_woken_beside_those_who_are_served() -> None:
+    """The end of the waits forgets no borrower that has just got an entry."""
+    pool = filled("a")
+    owner = lent(pool)
+    served, failed = waiter(pool), waiter(pool)
+    give_back(pool, owner, 1)
+    pool.close(PoolClosedError("closed"))
+    assert pool.handed == [served, failed]
+
+
+def test_an_interrupted_match_keeps_the_entry() -> None:
+    """An interrupt between the shelf and the borrower puts the entry back."""
+    pool = filled("a")
+    late = borrower()
+    pool.waiting[late] = None
+    late.since = 0
+
+    class Interrupt(BaseException):
+        """Raised by the handler of a signal."""
+
+    def interrupted(_entry: PoolEntry[str], _now: float) -> None:
+        raise Interrupt
+
+    hand, pool._hand = pool._hand, interrupted  # type: ignore[method-assign,assignment]  # the moment of the interrupt
+    with pytest.raises(Interrupt):
+        pool.match(0)
+    pool._hand = hand  # type: ignore[method-assign]  # as before
+    assert pool.idle == 1
+    pool.match(1)
+    assert held(late) == "a"
