@@ -15,12 +15,11 @@ from contextvars import Context
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from resilience._support.fork import renew_after_fork
-from resilience._support.measured import Measured, Measurement
 from resilience.errors import ConfigurationError
 from resilience.pool._async_lease import AsyncLoan
 from resilience.pool._callbacks_aio import AwaitingCallbacks, call_later
 from resilience.pool._connecting import Attempt
-from resilience.pool._core import PoolCore, stack_of_borrower
+from resilience.pool._core import PoolCore, PoolLending, stack_of_borrower
 from resilience.pool._entry import Borrower, BorrowOutcome, PoolEntry
 from resilience.pool._lease import not_held
 from resilience.running import running_loop
@@ -33,7 +32,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class TaskLending(Measured, Generic[C]):
+class TaskLending(PoolLending, Generic[C]):
     """Lends the connections of one pool.
 
     Args:
@@ -57,15 +56,6 @@ class TaskLending(Measured, Generic[C]):
         self._tasks: set[asyncio.Task[None]] = set()  # a loop keeps no task alive by itself
         self._waits_to_retry = False
         self._all_back: asyncio.Event | None = None
-
-    def measure(self) -> Measurement:
-        """Return the counts of the pool."""
-        return self._core.measure()
-
-    @property
-    def name(self) -> str:
-        """The name of the pool."""
-        return self._core.name
 
     def bind(self) -> asyncio.AbstractEventLoop:
         """Return the loop of the pool; the first call decides which one it is.

@@ -8,7 +8,7 @@ import traceback
 from datetime import timedelta
 from typing import Any, Generic, TypeAlias, TypedDict, TypeVar
 
-from resilience._support.measured import Measurement
+from resilience._support.measured import Measured, Measurement
 from resilience.clock import Clock
 from resilience.errors import (
     ConfigurationError,
@@ -27,7 +27,7 @@ from resilience.pool._entry import Borrower, PoolEntry, PoolState
 from resilience.pool._machine import PoolMachine
 from resilience.pool._options import PoolOptions
 
-__all__ = ("Length", "PoolArguments", "PoolCore", "PoolFigures", "options_of", "stack_of_borrower")
+__all__ = ("Length", "PoolArguments", "PoolCore", "PoolFigures", "PoolLending", "options_of", "stack_of_borrower")
 
 C = TypeVar("C")
 B = TypeVar("B", bound=Borrower)
@@ -256,6 +256,21 @@ def _shown(figures: PoolFigures) -> str:
         f"total {figures['total']}, idle {figures['idle']}, in use {figures['in_use']}, waiting {figures['waiting']}, "
         f"creating {figures['creating']}{oldest}"
     )
+
+
+class PoolLending(Measured):
+    """Base of the two parts that lend: its name and its counts are those of the pool."""
+
+    _core: PoolCore[Any, Any]
+
+    @property
+    def name(self) -> str:
+        """The name of the pool."""
+        return self._core.name
+
+    def measure(self) -> Measurement:
+        """Return the counts of the pool."""
+        return self._core.measure()
 
 
 def stack_of_borrower(between: tuple[str, ...] = ()) -> traceback.StackSummary:

@@ -18,11 +18,10 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from resilience._support.executor import Executor, Work
 from resilience._support.fork import renew_after_fork
-from resilience._support.measured import Measured, Measurement
 from resilience.pool._callbacks import BlockingBreaker, BlockingCallbacks
 from resilience.pool._closing import PoolClosing
 from resilience.pool._connecting import Attempt
-from resilience.pool._core import PoolCore, stack_of_borrower
+from resilience.pool._core import PoolCore, PoolLending, stack_of_borrower
 from resilience.pool._entry import Borrower, BorrowOutcome, PoolEntry, PoolState
 from resilience.pool._lease import Loan, not_held
 from resilience.pool._machine import PoolMachine
@@ -39,7 +38,7 @@ _CHORES = Executor(None)
 """Runs the maintenance of all pools."""
 
 
-class ThreadLending(Measured, Generic[C]):
+class ThreadLending(PoolLending, Generic[C]):
     """Lends the connections of one pool.
 
     Args:
@@ -66,15 +65,6 @@ class ThreadLending(Measured, Generic[C]):
         self._has_begun = False
         self._waits_to_retry = False
         self._closing = PoolClosing(core, self._callbacks)
-
-    def measure(self) -> Measurement:
-        """Return the counts of the pool."""
-        return self._core.measure()
-
-    @property
-    def name(self) -> str:
-        """The name of the pool."""
-        return self._core.name
 
     # Lending
 
