@@ -176,6 +176,28 @@ ALERTS = (
         "No alternative of {{ $labels.policy }} answers: callers get the error.",
     ),
     Alert(
+        "ResiliencePoolExhausted",
+        _rate("resilience.pool.timeouts") + " > 0",
+        "5m",
+        "page",
+        "Borrowers of the pool {{ $labels.policy }} wait in vain for a connection.",
+    ),
+    Alert(
+        "ResiliencePoolCannotConnect",
+        _rate("resilience.pool.connect_failures") + " > 0",
+        "2m",
+        "page",
+        "The pool {{ $labels.policy }} cannot connect.",
+    ),
+    Alert(
+        "ResiliencePoolLeaks",
+        "sum by (job, policy) (increase(" + family("resilience.pool.lost_leases") + "[1h]))"
+        " + sum by (job, policy) (increase(" + family("resilience.pool.leaks") + "[1h])) > 0",
+        "5m",
+        "ticket",
+        "Borrowers of the pool {{ $labels.policy }} keep or lose connections.",
+    ),
+    Alert(
         "ResilienceRedisDown",
         _now("resilience.redis.down", by="job, kind") + " > 0",
         "1m",

@@ -80,6 +80,22 @@ _ROWS = (
         ),
     ),
     (
+        "Are there connections?",
+        (
+            ("Connections of pools", "short", [
+                (_level("resilience.pool.connections", "policy, state"), "{{policy}} {{state}}"),
+            ]),
+            ("Borrowers that wait", "short", [
+                (_level("resilience.pool.pending_requests", "policy"), "{{policy}}"),
+            ]),
+            ("Borrows that failed, failed connects", "reqps", [
+                (_by("resilience.pool.timeouts", "policy"), "{{policy}} timed out"),
+                (_by("resilience.pool.refused", "policy"), "{{policy}} refused"),
+                (_by("resilience.pool.connect_failures", "policy"), "{{policy}} failed to connect"),
+            ]),
+        ),
+    ),
+    (
         "How is the process?",
         (
             ("Share of time the event loop is blocked", "percentunit", [

@@ -61,6 +61,12 @@ SPELLS: dict[str, dict[str, str]] = {
     "ResilienceFallbackExhausted": {
         'resilience_fallback_calls_total{job="shop",policy="pay",outcome="exhausted"}': "0+6x60"
     },
+    "ResiliencePoolExhausted": {'resilience_pool_timeouts_total{job="shop",policy="ledger"}': "0+6x60"},
+    "ResiliencePoolCannotConnect": {'resilience_pool_connect_failures_total{job="shop",policy="ledger"}': "0+6x60"},
+    "ResiliencePoolLeaks": {
+        'resilience_pool_leaks_total{job="shop",policy="ledger"}': "0+1x60",
+        'resilience_pool_lost_leases_total{job="shop",policy="ledger"}': "0+0x60",
+    },
     "ResilienceRedisDown": {'resilience_redis_down{job="shop",kind="ratelimit"}': "1+0x60"},
     "ResilienceCheckFailed": {'resilience_health_checks{job="shop",policy="redis",state="failed"}': "1+0x60"},
     "ResilienceDrainStuck": {'resilience_lifecycle_state{job="shop",instance="a",state="draining"}': "1+0x60"},
