@@ -152,3 +152,11 @@ def test_an_attempt_that_was_withdrawn_counts_as_none() -> None:
     attempts.withdraw(attempt)
     assert (attempts.running, attempts.failed, attempts.failures) == (0, 0, 0)
     assert not attempts.succeed(attempt, 1)
+
+
+def test_no_attempt_begins_beside_the_start_of_a_service() -> None:
+    """While `start` makes attempts of its own, none are missing."""
+    attempts = connecting()
+    with attempts.start():
+        assert attempts.missing(9, 9) == 0
+    assert attempts.missing(9, 9) == 3

@@ -784,3 +784,46 @@ def test_an_interrupted_match_keeps_the_entry() -> None:
     assert pool.idle == 1
     pool.match(1)
     assert held(late) == "a"
+
+
+def test_a_closed_pool_may_lend_again() -> None:
+    """After `reopen` it connects anew; what is still in use from before is closed when it comes back."""
+    pool = filled("a", "b")
+    owner = lent(pool)
+    pool.close(PoolClosedError("closed"))
+    pool.reopen()
+    assert pool.state is PoolState.OPEN
+    connect(pool, "c")
+    assert held(lent(pool, 1)) == "c"
+    give_back(pool, owner, 2)
+    assert [entry.connection for entry, _ in pool.doomed] == ["a", "b"]
+    waiting = waiter(pool, 3)
+    connect(pool, "d", 4)
+    assert held(waiting) == "d"
+
+
+def test_the_end_of_an_event_loop_ends_all() -> None:
+    """Entries, attempts and borrowers are forgotten, because no task is left that could use or close them."""
+    pool = filled("a", "b", has_check=True, keepalive_time=5)
+    owner = lent(pool)
+    pool.maintain(10)
+    waiting = waiter(pool, 10)
+    pool.handed.append(waiting)
+    attempt = pool.begin_attempts(10)[0]
+    pool.abandon()
+    assert (pool.idle, pool.in_use, len(pool.entries), list(pool.waiting)) == (0, 0, 0, [])
+    assert (pool.handed, pool.doomed, pool.exhausted_since) == ([], [], None)
+    assert not pool.connected(attempt, "c", 11)
+    pool.discard(owner, 12, "discarded")
+    assert not pool.doomed
+
+
+def test_resize_marks_as_many_as_are_too_many() -> None:
+    """Of three in use, a maximum of three marks none, and two marks one."""
+    for maximum, closed in ((3, []), (2, ["c"])):
+        pool = filled("c", "b", "a", maximum_pool_size=3)
+        owners = [lent(pool) for _ in range(3)]
+        pool.resize(maximum, 0)
+        for owner in owners:
+            give_back(pool, owner, 1)
+        assert [entry.connection for entry, _ in pool.doomed] == closed
