@@ -33,10 +33,7 @@ class PoolClosing(Generic[C]):
     def close_all(self, doomed: list[tuple[PoolEntry[C], str]]) -> None:
         """Begin to close these connections, each with its reason."""
         try:
-            while doomed:
-                entry, reason = doomed[0]
-                del doomed[0]
-                self._close(entry, reason)
+            self._close_in_turn(doomed)
         finally:
             machine = self._core.machine
             if doomed:  # after an interrupt
@@ -45,6 +42,12 @@ class PoolClosing(Generic[C]):
             if machine.state is PoolState.CLOSED and not machine.entries and self._all_back.locked():
                 with contextlib.suppress(RuntimeError):  # another thread was faster
                     self._all_back.release()
+
+    def _close_in_turn(self, doomed: list[tuple[PoolEntry[C], str]]) -> None:
+        while doomed:
+            entry, reason = doomed[0]
+            del doomed[0]
+            self._close(entry, reason)
 
     def _close(self, entry: PoolEntry[C], reason: str) -> None:
         work = self._callbacks.close(entry.connection)

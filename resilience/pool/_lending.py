@@ -246,9 +246,7 @@ class ThreadLending(PoolLending, Generic[C]):
                 try:
                     self._take_back_returned(machine)
                     machine.match(self._clock())
-                    while machine.handed:
-                        machine.handed[-1].wake()
-                        del machine.handed[-1]
+                    _wake_all(machine.handed)
                     doomed, machine.doomed = machine.doomed, []
                     found, machine.found = machine.found, []
                 finally:
@@ -392,3 +390,9 @@ class ThreadLending(PoolLending, Generic[C]):
         self.change(self._machine.close, self._core.closed())
         self.settle()
         self._closing.wait(until)
+
+
+def _wake_all(loans: list[Loan[C]]) -> None:
+    while loans:
+        loans[-1].wake()
+        del loans[-1]
