@@ -62,7 +62,7 @@ POOL_METRICS = (
         count("refusals"),
     ),
     Metric(
-        "resilience.pool.created",
+        "resilience.pool.opened",
         COUNTER,
         "{connection}",
         "Connections that were made.",

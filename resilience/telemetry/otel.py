@@ -15,7 +15,7 @@ from opentelemetry.trace import TracerProvider, get_tracer_provider
 
 from resilience._version import __version__
 from resilience.config import load
-from resilience.errors import ConfigurationError, Problem
+from resilience.errors import ConfigurationError, Problem, one_line
 from resilience.events import Emitter
 from resilience.telemetry._options import TelemetryOptions
 from resilience.telemetry._otel_metrics import Instruments
@@ -90,5 +90,5 @@ def _settings() -> TelemetryOptions:
     try:
         return load().telemetry
     except ConfigurationError as error:
-        _log.error("telemetry uses its defaults, because the configuration is wrong: %s", error)
+        _log.error("telemetry uses its defaults, because the configuration is wrong: %s", one_line(error))
         return TelemetryOptions()

@@ -293,7 +293,7 @@ async def test_an_async_pool(readings: Readings) -> None:
     pool = AsyncPool(connect=connect, name="read-async-pool", maximum_pool_size=2)
     async with pool.connection():
         assert values(readings, "resilience.pool.connections", "read-async-pool") == {("used",): 1}
-    assert values(readings, "resilience.pool.created", "read-async-pool") == {(): 1}
+    assert values(readings, "resilience.pool.opened", "read-async-pool") == {(): 1}
     await pool.aclose()
 
 
