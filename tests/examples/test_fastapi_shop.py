@@ -15,6 +15,7 @@ async def provider() -> AsyncIterator[str]:
     """Give the provider, served for real on a loopback port."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
         listening.bind(("127.0.0.1", 0))
+        listening.listen()  # a request that comes before the server has started waits for it
         config = uvicorn.Config(load("flaky_upstream").app, log_level="warning", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
