@@ -28,6 +28,9 @@ def restored() -> Iterator[None]:
     """Give all loggers back as they were."""
     known = [logging.getLogger(name) for name in LOGGERS]
     before = [(each.handlers[:], each.level, each.propagate, each.disabled) for each in known]
+    for each in known:
+        if each.name.startswith(("uvicorn", "gunicorn")):  # a server of an earlier test has set its level
+            each.setLevel(logging.NOTSET)
     yield
     for logger, (handlers, level, propagate, disabled) in zip(known, before, strict=True):
         logger.handlers, logger.propagate, logger.disabled = handlers, propagate, disabled
