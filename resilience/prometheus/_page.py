@@ -125,9 +125,13 @@ class MetricsPage:
         return await asyncio.to_thread(self.handle, path, query, accept)
 
     def close(self) -> None:
-        """Write the last numbers, with several processes."""
+        """Write the numbers of this moment, with several processes: it may be the last one. The page goes on."""
         if self._shared is not None:
-            self._shared.close()
+            self._shared.write()
+
+    async def aclose(self) -> None:
+        """Write the numbers as `close` does. It waits for nothing."""
+        self.close()
 
 
 def _watch_loop() -> None:

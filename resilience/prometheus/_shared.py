@@ -14,6 +14,7 @@ import contextlib
 import os
 import re
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -53,7 +54,6 @@ class SharedNumbers:
         self._lock = threading.Lock()
         self._written: dict[tuple[str, tuple[str, ...]], float] = {}
         self._levels: set[tuple[str, tuple[str, ...]]] = set()
-        self._stop = threading.Event()
         self._is_running = False
 
     def ensure_running(self) -> None:
@@ -62,19 +62,15 @@ class SharedNumbers:
             return
         with self._lock:
             if not self._is_running:
-                thread = threading.Thread(target=self._run, args=(self._stop,), name="resilience-metrics", daemon=True)
+                thread = threading.Thread(target=self._run, name="resilience-metrics", daemon=True)
                 with contextlib.suppress(RuntimeError):
                     thread.start()
                     self._is_running = True
 
-    def _run(self, stop: threading.Event) -> None:
-        while not stop.wait(self._interval):
+    def _run(self) -> None:
+        while True:  # a daemon: it ends with the process
+            time.sleep(self._interval)
             self.write()
-
-    def close(self) -> None:
-        """Write once more, and end the thread."""
-        self._stop.set()
-        self.write()
 
     def write(self) -> None:
         """Write the numbers of this moment."""

@@ -17,7 +17,7 @@ __all__ = ("NamedParts", "OpenPart")
 
 T = TypeVar("T")
 
-_OPEN = ("redis", "health", "listener", "pools")
+_OPEN = ("metrics", "redis", "health", "listener", "pools")
 """The kinds of parts that hold connections or background work."""
 
 

@@ -16,6 +16,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from flask import Flask
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
 from server_process import ServerProcess, started
 
 from resilience import Resilience
@@ -112,8 +114,10 @@ def test_a_port_of_its_own() -> None:
 
 APP = """
 import os
+from fastapi import FastAPI
 from flask import Flask
 from resilience import CircuitBreaker, Pipeline
+from resilience_fastapi import install
 from resilience_flask import FlaskResilience
 
 app = Flask(__name__)
@@ -125,6 +129,14 @@ def pay():
     return str(os.getpid())
 
 FlaskResilience(app)
+
+asgi = FastAPI()
+
+@asgi.get("/pay")
+async def pay_async():
+    payments.call(str)
+
+install(asgi)
 """
 
 
@@ -157,9 +169,9 @@ def test_two_workers_show_one_sum(tmp_path: Path) -> None:
 
 
 def at_rest(server: ServerProcess) -> float:
-    """Return the sum of successful calls, once it has not changed for half a second."""
+    """Return the sum of successful calls, once it has not changed for longer than a text is used again."""
     found, last, seen_at = -1.0, 0.0, time.monotonic()
-    while time.monotonic() - seen_at < 0.5:
+    while time.monotonic() - seen_at < 1.2:
         text = server.ask("/metrics", 60)[1]
         match = re.search(r'resilience_breaker_calls_total\{outcome="success",policy="payments.breaker"\} (\S+)', text)
         last = float(match[1]) if match else 0.0
@@ -167,3 +179,28 @@ def at_rest(server: ServerProcess) -> float:
             found, seen_at = last, time.monotonic()
         time.sleep(0.1)
     return found
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize(
+    ("application", "options"), [("app:app", ["-k", "sync"]), ("app:asgi", ["-k", "uvicorn_worker.UvicornWorker"])]
+)
+def test_a_worker_that_ends_writes_its_last_numbers(tmp_path: Path, application: str, options: list[str]) -> None:
+    """After SIGTERM the files have every call, however long the interval is."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {**OPEN, "PROMETHEUS_MULTIPROC_DIR": str(shared), "RESILIENCE_METRICS__FLUSH_INTERVAL": "60s"}
+    arguments = ["-m", "gunicorn", "-w", "1", *options, "-b", f"127.0.0.1:{port}", application]
+    with started(tmp_path, APP, arguments, port=port, environment=settings) as server:
+        server.answers("/livez", 200)
+        for _ in range(5):
+            server.ask("/pay", 60)
+        server.tell(signal.SIGTERM)
+        server.ended()
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(shared))  # type: ignore[no-untyped-call]  # it has no annotations
+    labels = {"outcome": "success", "policy": "payments.breaker"}
+    assert registry.get_sample_value("resilience_breaker_calls_total", labels) == 5
