@@ -17,7 +17,22 @@ _TEXT_OF = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
 _IN_FRONT = frozenset({"timestamp", "level", "logger", "event", "service_name", "process", "exception", "stack"})
 
 
-class JsonFormatter(logging.Formatter):
+class _LineFormatter(logging.Formatter):
+    """The arguments of both formatters."""
+
+    def __init__(
+        self,
+        *,
+        service_name: str = "service",
+        max_text: int = LogOptions.max_text,
+        redact: Iterable[str] = LogOptions.redact,
+    ) -> None:
+        super().__init__()
+        options = LogOptions(max_text=max_text, redact=tuple(redact))
+        self._form = LineForm(service_name, options.max_text, options.redact)
+
+
+class JsonFormatter(_LineFormatter):
     """Formats each record as a JSON object in one line.
 
     The fields are `timestamp` (RFC 3339, UTC), `level`, `logger`, `event` (the message), `service_name`, `request_id`,
@@ -43,23 +58,12 @@ class JsonFormatter(logging.Formatter):
         ['paid', 'info', 'shop', 'o-1', '***']
     """
 
-    def __init__(
-        self,
-        *,
-        service_name: str = "service",
-        max_text: int = LogOptions.max_text,
-        redact: Iterable[str] = LogOptions.redact,
-    ) -> None:
-        super().__init__()
-        options = LogOptions(max_text=max_text, redact=tuple(redact))
-        self._form = LineForm(service_name, options.max_text, options.redact)
-
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         return _ENCODE(self._form.of_record(record))
 
 
-class TextFormatter(logging.Formatter):
+class TextFormatter(_LineFormatter):
     r"""Formats each record as a text to read: time, level, logger, message, extra fields.
 
     A record is one line. The traceback of an error follows in lines of its own, each one indented, so no text of a
@@ -78,17 +82,6 @@ class TextFormatter(logging.Formatter):
         >>> TextFormatter().format(record).partition(" ")[2]
         'INFO shop paid\\nFAKE order="o-1"'
     """
-
-    def __init__(
-        self,
-        *,
-        service_name: str = "service",
-        max_text: int = LogOptions.max_text,
-        redact: Iterable[str] = LogOptions.redact,
-    ) -> None:
-        super().__init__()
-        options = LogOptions(max_text=max_text, redact=tuple(redact))
-        self._form = LineForm(service_name, options.max_text, options.redact)
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, and the lines of the traceback."""

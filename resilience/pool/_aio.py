@@ -111,12 +111,8 @@ class TaskLending(PoolLending, Generic[C]):
         self.settle()
         if outcome is BorrowOutcome.QUEUED:
             await self._wait(loan, since, until)
-        elif outcome is BorrowOutcome.SATURATED:
-            raise self._core.saturated()
-        elif outcome is BorrowOutcome.REFUSED:
-            raise copy.copy(self._machine.connecting.refusal)
-        elif outcome is BorrowOutcome.CLOSED:
-            raise self._core.closed()
+        elif outcome is not BorrowOutcome.LENT:
+            raise self._core.refusal(outcome)
 
     async def _wait(self, loan: AsyncLoan[C], since: float, until: float) -> None:
         loop = cast("asyncio.AbstractEventLoop", self.loop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 import traceback
@@ -23,7 +24,7 @@ from resilience.errors import (
 from resilience.events import Emitter
 from resilience.options import CLOCK, Text, checked
 from resilience.pool._connector import Connector
-from resilience.pool._entry import Borrower, PoolEntry, PoolState
+from resilience.pool._entry import Borrower, BorrowOutcome, PoolEntry, PoolState
 from resilience.pool._machine import PoolMachine
 from resilience.pool._options import PoolOptions
 
@@ -130,6 +131,14 @@ class PoolCore(Generic[C, B]):
         return changed.maximum_pool_size, changed.minimum_idle
 
     # Errors
+
+    def refusal(self, outcome: BorrowOutcome) -> BaseException:
+        """Return the error of a borrower that the machine has refused."""
+        if outcome is BorrowOutcome.SATURATED:
+            return self.saturated()
+        if outcome is BorrowOutcome.REFUSED:
+            return copy.copy(self.machine.connecting.refusal)
+        return self.closed()
 
     def saturated(self) -> PoolSaturatedError:
         """Return the error of a borrower for which the queue has no place."""

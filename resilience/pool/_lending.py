@@ -100,12 +100,8 @@ class ThreadLending(PoolLending, Generic[C]):
         self.settle()
         if outcome is BorrowOutcome.QUEUED:
             self._wait(loan, since, until)
-        elif outcome is BorrowOutcome.SATURATED:
-            raise self._core.saturated()
-        elif outcome is BorrowOutcome.REFUSED:
-            raise copy.copy(self._machine.connecting.refusal)
-        elif outcome is BorrowOutcome.CLOSED:
-            raise self._core.closed()
+        elif outcome is not BorrowOutcome.LENT:
+            raise self._core.refusal(outcome)
 
     def _wait(self, loan: Loan[C], since: float, until: float) -> None:
         loan.wait(max(0.0, until - self._clock()))
