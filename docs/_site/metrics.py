@@ -8,8 +8,6 @@ from resilience.telemetry import METRICS, REQUEST_DURATION, Metric, MetricKind
 
 __all__ = ("table",)
 
-_SUFFIXES = {MetricKind.COUNTER: "_total"}
-_UNITS = {"s": "_seconds", "By": "_bytes"}
 _KINDS = {MetricKind.COUNTER: "counter", MetricKind.GAUGE: "gauge", MetricKind.HISTOGRAM: "histogram"}
 
 
@@ -24,11 +22,10 @@ def table() -> str:
 def _rows(metrics: Iterable[Metric]) -> str:
     lines = ["| metric | in Prometheus | kind and unit | labels | meaning |", "|---|---|---|---|---|"]
     for metric in metrics:
-        name = f"{metric.name.replace('.', '_')}{_UNITS.get(metric.unit, '')}{_SUFFIXES.get(metric.kind, '')}"
         unit = f"{_KINDS[metric.kind]}, {metric.unit.strip('{}')}"
         labels = ", ".join(f"`{label}`" for label in metric.labels) or "-"
         meaning = metric.description
         if metric.buckets:
             meaning = f"{meaning} Buckets: {', '.join(f'{bound:g}' for bound in metric.buckets)}."
-        lines.append(f"| `{metric.name}` | `{name}` | {unit} | {labels} | {meaning} |")
+        lines.append(f"| `{metric.name}` | `{metric.series}` | {unit} | {labels} | {meaning} |")
     return "\n".join(lines)

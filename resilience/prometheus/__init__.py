@@ -3,8 +3,8 @@
 It needs prometheus-client: `pip install 'resilience-plugins[prometheus]'`.
 """
 
-from resilience.prometheus._collector import PrometheusCollector, prometheus_name
+from resilience.prometheus._collector import PrometheusCollector
 from resilience.prometheus._opening import OpenPage
 from resilience.prometheus._page import MetricsPage
 
-__all__ = ("MetricsPage", "OpenPage", "PrometheusCollector", "prometheus_name")
+__all__ = ("MetricsPage", "OpenPage", "PrometheusCollector")

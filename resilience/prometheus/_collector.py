@@ -13,19 +13,7 @@ from resilience.telemetry import Family, MetricKind, Readings
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
-__all__ = ("PrometheusCollector", "prometheus_name")
-
-_UNITS = {"s": "_seconds", "By": "_bytes"}
-
-
-def prometheus_name(name: str, unit: str) -> str:
-    """Return the name of a metric for Prometheus, without `_total`: the name that the OpenTelemetry exporter gives it.
-
-    Example:
-        >>> prometheus_name("resilience.process.memory", "By")
-        'resilience_process_memory_bytes'
-    """
-    return name.replace(".", "_") + _UNITS.get(unit, "")
+__all__ = ("PrometheusCollector",)
 
 
 class PrometheusCollector(Collector):
@@ -66,7 +54,7 @@ class PrometheusCollector(Collector):
 def _family_of(family: Family) -> Metric:
     metric = family.metric
     kind = CounterMetricFamily if metric.kind is MetricKind.COUNTER else GaugeMetricFamily
-    found = kind(prometheus_name(metric.name, metric.unit), metric.description, labels=metric.labels)
+    found = kind(metric.family, metric.description, labels=metric.labels)
     for labels, value in family.points:
         found.add_metric(labels, value)
     return found

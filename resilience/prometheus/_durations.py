@@ -6,7 +6,6 @@ from prometheus_client import Histogram
 from prometheus_client.registry import CollectorRegistry
 
 from resilience._support.fork import reset_after_test
-from resilience.prometheus._collector import prometheus_name
 from resilience.telemetry import REQUEST_DURATION
 
 __all__ = ("RequestDurations",)
@@ -29,7 +28,7 @@ class RequestDurations:
 
     def __init__(self, registry: CollectorRegistry | None) -> None:
         metric = REQUEST_DURATION
-        name = prometheus_name(metric.name, metric.unit)
+        name = metric.family
         self._histogram = Histogram(name, metric.description, metric.labels, registry=registry, buckets=metric.buckets)
         self._children: dict[tuple[str, str, str], Histogram] = {}
         reset_after_test(self)

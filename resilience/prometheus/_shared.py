@@ -23,7 +23,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from resilience._support.fork import renew_after_fork
-from resilience.prometheus._collector import prometheus_name
 from resilience.telemetry import Family, MetricKind, Readings
 
 __all__ = ("SharedNumbers",)
@@ -86,7 +85,7 @@ class SharedNumbers:
             self._levels = seen
 
     def _count(self, family: Family) -> None:
-        metric, name = family.metric, prometheus_name(family.metric.name, family.metric.unit)
+        metric, name = family.metric, family.metric.family
         counter = self._counters.get(name)
         if counter is None:
             counter = self._counters[name] = Counter(name, metric.description, metric.labels, registry=None)
@@ -97,7 +96,7 @@ class SharedNumbers:
                 self._written[name, labels] = value
 
     def _set(self, family: Family) -> set[tuple[str, tuple[str, ...]]]:
-        metric, name = family.metric, prometheus_name(family.metric.name, family.metric.unit)
+        metric, name = family.metric, family.metric.family
         gauge = self._gauges.get(name)
         if gauge is None:
             gauge = self._gauges[name] = Gauge(

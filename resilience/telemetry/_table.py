@@ -36,6 +36,9 @@ Read: TypeAlias = Callable[[Measurement], Iterator[tuple[LabelValues, float]]]
 """A pure function: the points of a metric in one measurement. Points of equal labels are added up."""
 
 
+_UNITS = {"s": "_seconds", "By": "_bytes"}
+
+
 class MetricKind(enum.Enum):
     """The kinds of metrics, in the words of OpenTelemetry."""
 
@@ -75,6 +78,16 @@ class Metric:
     of: tuple[str, ...] = ()
     read: Read = lambda _measured: iter(())
     buckets: tuple[float, ...] = ()
+
+    @property
+    def family(self) -> str:
+        """The name of its family for Prometheus, as the exporter of OpenTelemetry gives it, too."""
+        return self.name.replace(".", "_") + _UNITS.get(self.unit, "")
+
+    @property
+    def series(self) -> str:
+        """The name of its series: that of the family, with `_total` for a counter."""
+        return self.family + ("_total" if self.kind is MetricKind.COUNTER else "")
 
 
 def same(*words: str) -> dict[str, str]:

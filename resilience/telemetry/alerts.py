@@ -9,12 +9,10 @@ from dataclasses import dataclass
 
 from resilience.telemetry._metrics import METRICS
 from resilience.telemetry._process import REQUEST_DURATION
-from resilience.telemetry._table import MetricKind
 
 __all__ = ("ALERTS", "RECORDINGS", "Alert", "Recording", "family", "rules")
 
 RUNBOOK = "https://resilience-plugins.readthedocs.io/runbook/{page}.html"
-_UNITS = {"s": "_seconds", "By": "_bytes"}
 _BY_NAME = {metric.name: metric for metric in (*METRICS, REQUEST_DURATION)}
 
 
@@ -32,9 +30,7 @@ def family(name: str, part: str = "") -> str:
         >>> family("resilience.breaker.calls")
         'resilience_breaker_calls_total'
     """
-    metric = _BY_NAME[name]
-    total = "_total" if metric.kind is MetricKind.COUNTER else part
-    return name.replace(".", "_") + _UNITS.get(metric.unit, "") + total
+    return _BY_NAME[name].series + part
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from resilience import CircuitBreaker, CircuitOpenError, ConfigurationError, Pipeline, Resilience
-from resilience.prometheus import MetricsPage, PrometheusCollector, prometheus_name
+from resilience.prometheus import MetricsPage, PrometheusCollector
 from resilience.prometheus._opening import OPEN_PAGE
 from resilience.prometheus._page import METRICS_PATH
 from resilience.telemetry import METRICS, REQUEST_DURATION, Family, MetricKind, Readings
@@ -71,14 +71,14 @@ def test_no_family_stands_twice(page: MetricsPage, accept: str, parse: Parser) -
     page.request_ended("GET", "/orders/{id}", 200, 0.01, "")
     names = [family.name for family in parse(text_of(page, accept))]
     assert len(names) == len(set(names))
-    known = {prometheus_name(metric.name, metric.unit) for metric in (*METRICS, REQUEST_DURATION)}
-    begun = prometheus_name(REQUEST_DURATION.name, REQUEST_DURATION.unit) + "_created"  # of prometheus-client
+    known = {metric.family for metric in (*METRICS, REQUEST_DURATION)}
+    begun = REQUEST_DURATION.family + "_created"  # of prometheus-client
     assert set(names) - {begun} <= known
 
 
 def test_names_are_unique_and_have_no_total() -> None:
     """Two rows never become one family: a counter gets `_total`, so no name ends in it."""
-    names = [prometheus_name(metric.name, metric.unit) for metric in (*METRICS, REQUEST_DURATION)]
+    names = [metric.family for metric in (*METRICS, REQUEST_DURATION)]
     assert len(names) == len(set(names))
     assert not [name for name in names if name.endswith(("_total", "_created", "_count", "_sum", "_bucket", "_info"))]
     assert {metric.kind for metric in METRICS} <= {MetricKind.COUNTER, MetricKind.GAUGE, MetricKind.HISTOGRAM}

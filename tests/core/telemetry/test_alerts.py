@@ -13,15 +13,13 @@ import pytest
 
 from resilience.__main__ import main
 from resilience.telemetry import METRICS, REQUEST_DURATION
-from resilience.telemetry.alerts import ALERTS, RECORDINGS, family, rules
+from resilience.telemetry.alerts import ALERTS, RECORDINGS, rules
 from resilience.telemetry.dashboard import dashboard
 
 ROOT = Path(__file__).parents[3]
 SERIES = re.compile(r"\bresilience_[a-z0-9_]+")
 SELECTOR = re.compile(r"(resilience_[a-z0-9_]+)\{([^}]*)\}")
-KNOWN = {
-    family(metric.name, part): metric for metric in (*METRICS, REQUEST_DURATION) for part in ("", "_count", "_bucket")
-}
+KNOWN = {metric.series + part: metric for metric in (*METRICS, REQUEST_DURATION) for part in ("", "_count", "_bucket")}
 EXPRESSIONS = [each.expr for each in (*RECORDINGS, *ALERTS)]
 QUERIES = [
     target["expr"]
