@@ -18,6 +18,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     wanted = parser.add_mutually_exclusive_group()
     wanted.add_argument("--rules", action="store_true", help="print the recording rules and alerts for Prometheus")
+    parser.add_argument(
+        "--runbook",
+        metavar="PLACE",
+        default="docs/runbook",
+        help="the address of the runbook pages, for the links of the alerts (default: the folder %(default)s)",
+    )
     wanted.add_argument("--dashboard", action="store_true", help="print the dashboard for Grafana")
 
 
@@ -26,7 +32,7 @@ def run(arguments: argparse.Namespace, paint: Paint) -> CommandOutput:  # noqa: 
     if arguments.rules:
         from resilience.telemetry.alerts import rules  # noqa: PLC0415 - asked for rarely
 
-        return CommandOutput(json.dumps(rules(), indent=2), 0)
+        return CommandOutput(json.dumps(rules(arguments.runbook), indent=2), 0)
     if arguments.dashboard:
         from resilience.telemetry.dashboard import dashboard  # noqa: PLC0415 - asked for rarely
 

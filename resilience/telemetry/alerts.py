@@ -12,7 +12,6 @@ from resilience.telemetry._process import REQUEST_DURATION
 
 __all__ = ("ALERTS", "RECORDINGS", "Alert", "Recording", "family", "rules")
 
-RUNBOOK = "https://resilience-plugins.readthedocs.io/runbook/{page}.html"
 _BY_NAME = {metric.name: metric for metric in (*METRICS, REQUEST_DURATION)}
 
 
@@ -238,8 +237,15 @@ ALERTS = (
 )
 
 
-def rules() -> dict[str, object]:
-    """Return the rules as data, for YAML or JSON: Prometheus reads both."""
+def rules(runbook: str = "docs/runbook") -> dict[str, object]:
+    """Return the rules as data, for YAML or JSON: Prometheus reads both.
+
+    Args:
+        runbook: The place of the runbook pages, such as the address of your copy of the documentation site. Default:
+            the folder in the repository.
+    """
+    suffix = "html" if runbook.startswith(("http://", "https://")) else "md"
+    place = runbook.rstrip("/")
     recordings = [{"record": each.record, "expr": each.expr} for each in RECORDINGS]
     alerts = [
         {
@@ -247,7 +253,7 @@ def rules() -> dict[str, object]:
             "expr": each.expr,
             "for": each.after,
             "labels": {"severity": each.severity},
-            "annotations": {"summary": each.summary, "runbook_url": RUNBOOK.format(page=each.page)},
+            "annotations": {"summary": each.summary, "runbook_url": f"{place}/{each.page}.{suffix}"},
         }
         for each in ALERTS
     ]

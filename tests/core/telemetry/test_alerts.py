@@ -86,6 +86,13 @@ def test_every_alert_has_a_spell_and_a_page() -> None:
     assert pages == {each.page for each in ALERTS}
 
 
+def test_every_link_of_an_alert_leads_to_a_page() -> None:
+    """Without an address, an alert names its page in the repository."""
+    links = re.findall(r'"runbook_url": "(.*?)"', json.dumps(rules()))
+    assert len(links) == len(ALERTS)
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
 @pytest.mark.parametrize("page", sorted((ROOT / "docs" / "runbook").glob("*.md")), ids=lambda page: page.stem)
 def test_a_page_names_series_that_exist(page: Path) -> None:
     """The series and expressions on a page are those of the table and of the alerts."""
@@ -147,6 +154,9 @@ def test_the_command_prints_rules_dashboard_and_metrics(capsys: pytest.CaptureFi
     """The outputs are JSON that Prometheus and Grafana import; without an option it lists all metrics."""
     assert main(["metrics", "--rules"]) == 0
     assert json.loads(capsys.readouterr().out) == rules()
+    assert main(["metrics", "--rules", "--runbook", "https://docs.shop.example/runbook/"]) == 0
+    links = re.findall(r'"runbook_url": "(.*?)"', capsys.readouterr().out)
+    assert links == [f"https://docs.shop.example/runbook/{each.page}.html" for each in ALERTS]
     assert main(["metrics", "--dashboard"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "Resilience"
     assert main(["metrics"]) == 0
