@@ -26,6 +26,7 @@ __all__ = (
     "Rule",
     "Text",
     "Whole",
+    "exceeds",
     "is_plain_callable",
 )
 
@@ -178,6 +179,13 @@ class Duration(_Bounded):
             return float(raw) > self.usual
         except ValueError:  # it has a unit
             return False
+
+
+def exceeds(number: object, limit: object, *, or_equals: bool = False) -> bool:
+    """Return whether `number` is above `limit`; False if a wrong or absent option makes one of them no number."""
+    if not (isinstance(number, int | float) and isinstance(limit, int | float)):
+        return False
+    return number > limit or (or_equals and number == limit)
 
 
 def is_plain_callable(value: object) -> bool:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any, TypedDict
 
 from resilience._support.retry_after import RETRY_AFTER_MAX
+from resilience._support.rules import exceeds
 from resilience.breaker._plan import MODES, OpenTime, Plan, TrialRule
 from resilience.breaker._rules import TripLimits, TripRules, judging_rules
 from resilience.breaker._window import CallWindow, NoWindow, TimeWindow
@@ -230,30 +231,25 @@ class BreakerOptions(Options):
 
     def _together(self) -> Iterable[Problem]:
         yield from self._within_window()
-        if _exceeds(self.success_threshold, self.half_open_max_calls):
+        if exceeds(self.success_threshold, self.half_open_max_calls):
             expected = f"at least success_threshold ({self.success_threshold}), or the circuit could never close"
             yield Problem("half_open_max_calls", self.half_open_max_calls, expected)
-        if self.half_open_failure_rate_threshold is not None and _exceeds(self.success_threshold, 1):
+        if self.half_open_failure_rate_threshold is not None and exceeds(self.success_threshold, 1):
             expected = "None beside success_threshold: a rate of half_open_max_calls decides, or a number of successes"
             yield Problem("half_open_failure_rate_threshold", self.half_open_failure_rate_threshold, expected)
-        if _exceeds(self.reset_timeout, self.reset_timeout_max):
+        if exceeds(self.reset_timeout, self.reset_timeout_max):
             expected = f"at least reset_timeout ({self.reset_timeout:g} s)"
             yield Problem("reset_timeout_max", self.reset_timeout_max, expected)
-        if _exceeds(self.retry_after_max, self.reset_timeout_max):
+        if exceeds(self.retry_after_max, self.reset_timeout_max):
             expected = f"at most reset_timeout_max ({self.reset_timeout_max:g} s)"
             yield Problem("retry_after_max", self.retry_after_max, expected)
         if self.shadow is True and self.mode not in ("automatic", "metrics_only"):
             yield Problem("shadow", self.shadow, f"false beside mode={self.mode}: it means metrics_only")
 
     def _within_window(self) -> Iterable[Problem]:
-        if isinstance(self.sliding_window, int) and _exceeds(self.minimum_calls, self.sliding_window):
+        if isinstance(self.sliding_window, int) and exceeds(self.minimum_calls, self.sliding_window):
             expected = f"at most sliding_window ({self.sliding_window}), or a rate could never be judged"
             yield Problem("minimum_calls", self.minimum_calls, expected)
-        if isinstance(self.sliding_window, int) and _exceeds(self.failure_count_threshold, self.sliding_window):
+        if isinstance(self.sliding_window, int) and exceeds(self.failure_count_threshold, self.sliding_window):
             expected = f"at most sliding_window ({self.sliding_window}), or it could never be reached"
             yield Problem("failure_count_threshold", self.failure_count_threshold, expected)
-
-
-def _exceeds(number: object, limit: object) -> bool:
-    """Return whether `number` is above `limit`; False if a wrong option made one of them no number."""
-    return isinstance(number, int | float) and isinstance(limit, int | float) and number > limit

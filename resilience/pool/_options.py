@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from resilience._support.rules import exceeds
 from resilience.errors import Problem
 from resilience.options import Duration, Number, Options, Whole, option
 
 __all__ = ("PoolOptions",)
 
 _VALIDATION_TIMEOUT = 1.0
+_LONGEST_TICK, _SHORTEST_TICK, _TICKS_PER_AGE = 30.0, 0.01, 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,24 +76,11 @@ class PoolOptions(Options):
         return max(_SHORTEST_TICK, min(_LONGEST_TICK, shortest / _TICKS_PER_AGE))
 
     def _together(self) -> Iterable[Problem]:
-        if _exceeds(self.minimum_idle, self.maximum_pool_size):
+        if exceeds(self.minimum_idle, self.maximum_pool_size):
             yield Problem("minimum_idle", self.minimum_idle, f"at most maximum_pool_size ({self.maximum_pool_size})")
-        if _exceeds(self.validation_timeout, self.connection_timeout):
+        if exceeds(self.validation_timeout, self.connection_timeout):
             expected = f"at most connection_timeout ({self.connection_timeout:g} s), which includes it"
             yield Problem("validation_timeout", self.validation_timeout, expected)
-        if _reaches(self.keepalive_time, self.max_lifetime):
+        if exceeds(self.keepalive_time, self.max_lifetime, or_equals=True):
             expected = f"below max_lifetime ({self.max_lifetime:g} s), or no connection would live long enough"
             yield Problem("keepalive_time", self.keepalive_time, expected)
-
-
-_LONGEST_TICK, _SHORTEST_TICK, _TICKS_PER_AGE = 30.0, 0.01, 5
-
-
-def _exceeds(number: object, limit: object) -> bool:
-    """Return whether `number` is above `limit`; False if a wrong option made one of them no number."""
-    return isinstance(number, int | float) and isinstance(limit, int | float) and number > limit
-
-
-def _reaches(number: object, limit: object) -> bool:
-    """Return whether `number` is `limit` or above; False if a wrong option made one of them no number."""
-    return isinstance(number, int | float) and isinstance(limit, int | float) and number >= limit
