@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from resilience import Resilience
-from resilience.health import PROBE_PATHS, Health
+from resilience.health import Health
 from resilience.server import health_of, is_probe, mark_probe
 from resilience_fastapi._framework_internals import flat_routes
 
@@ -46,6 +46,8 @@ def _probes_below(prefix: str, routes: object, depth: int) -> Iterator[str]:
 def health_router(source: Resilience | Health | None = None, prefix: str = "") -> APIRouter:
     """Return a router with `/livez`, `/healthz`, `/readyz`, `/startupz` and `/readyz/<check>` under `prefix`.
 
+    It has `/metrics` as well, if `RESILIENCE_METRICS__ENDPOINT` is set.
+
     `install(app)` answers the same paths without it. All endpoints are coroutine functions, so they answer while every
     worker thread is busy. None of them is in the OpenAPI schema.
 
@@ -58,7 +60,7 @@ def health_router(source: Resilience | Health | None = None, prefix: str = "") -
     """
     health = health_of(Resilience.from_env() if source is None else source)
     router = APIRouter(prefix=prefix, include_in_schema=False)
-    for path in PROBE_PATHS:
+    for path in health.paths:
         _add(router, health, path)
     return router
 

@@ -41,13 +41,14 @@ def health_blueprint(
     limited, refused or timed.
 
     Args:
-        source: A toolkit or a `Health` with the checks; None for the toolkit of the application.
+        source: A toolkit or a `Health` with the checks, and with `/metrics` if `RESILIENCE_METRICS__ENDPOINT` is set;
+            None for the probes of the toolkit of the application.
         url_prefix: The beginning of all paths, such as "/internal".
         name: The name of the blueprint.
     """
     blueprint = Blueprint(name, __name__, url_prefix=url_prefix)
     known = None if source is None else health_of(source)
-    for path in PROBE_PATHS:
+    for path in PROBE_PATHS if known is None else known.paths:
         _add(blueprint, path, known)
     return blueprint
 

@@ -17,6 +17,7 @@ from resilience.errors import ConfigurationError, Problem
 from resilience.health import Reply
 from resilience.prometheus._collector import PrometheusCollector
 from resilience.prometheus._durations import RequestDurations
+from resilience.prometheus._failures import report
 from resilience.telemetry import Readings
 
 if TYPE_CHECKING:
@@ -85,14 +86,17 @@ class MetricsPage:
     def request_ended(
         self, method: str, route: str | None, status: int | str | None, seconds: float, trace_id: str
     ) -> None:
-        """Count a request that has ended. For the arguments see `RequestDurations.observe`."""
-        if not self.has_served:
-            self.has_served = True
-            _watch_loop()
-        if self._shared is not None:
-            self._shared.ensure_running()
-        if self.durations is not None:
-            self.durations.observe(method, route, status, seconds, trace_id)
+        """Count a request that has ended. It never raises. For the arguments see `RequestDurations.observe`."""
+        try:
+            if not self.has_served:
+                self.has_served = True
+                _watch_loop()
+            if self._shared is not None:
+                self._shared.ensure_running()
+            if self.durations is not None:
+                self.durations.observe(method, route, status, seconds, trace_id)
+        except Exception as error:  # noqa: BLE001 - such as a full disk; the request is answered all the same
+            report("a request was not counted", error)
 
     def handle(self, path: str, _query: object = "", accept: str | None = None) -> Reply:
         """Answer a scrape. It blocks for the time of one reading at most.
@@ -102,12 +106,16 @@ class MetricsPage:
             accept: The header `Accept`, which chooses between the text format and OpenMetrics.
         """
         if path != METRICS_PATH:
-            return Reply(404, {"Content-Type": "text/plain; charset=utf-8", "Content-Length": "0"}, b"")
+            return _plain(404)
         encode, content_type = exposition.choose_encoder(accept or "")
         with self._lock:
             made_at, text = self._kept.get(content_type, (0.0, b""))
             if time.monotonic() - made_at > _KEPT_FOR or not text:
-                text = encode(self._registry if self._shared is None else self._shared.registry())
+                try:
+                    text = encode(self._registry if self._shared is None else self._shared.registry())
+                except Exception as error:  # noqa: BLE001 - of a collector of the application, or a full disk
+                    report("the page could not be made", error)
+                    return _plain(500)
                 self._kept[content_type] = (time.monotonic(), text)
         headers = {
             "Content-Type": content_type,
@@ -127,11 +135,15 @@ class MetricsPage:
     def close(self) -> None:
         """Write the numbers of this moment, with several processes: it may be the last one. The page goes on."""
         if self._shared is not None:
-            self._shared.write()
+            self._shared.try_to_write()
 
     async def aclose(self) -> None:
         """Write the numbers as `close` does. It waits for nothing."""
         self.close()
+
+
+def _plain(status: int) -> Reply:
+    return Reply(status, {"Content-Type": "text/plain; charset=utf-8", "Content-Length": "0"}, b"")
 
 
 def _watch_loop() -> None:

@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from resilience._support.fork import renew_after_fork
+from resilience.prometheus._failures import report
 from resilience.telemetry import Family, MetricKind, Readings
 
 __all__ = ("SharedNumbers",)
@@ -69,7 +70,14 @@ class SharedNumbers:
     def _run(self) -> None:
         while True:  # a daemon: it ends with the process
             time.sleep(self._interval)
+            self.try_to_write()
+
+    def try_to_write(self) -> None:
+        """Write the numbers, or log why that is not possible."""
+        try:
             self.write()
+        except Exception as error:  # noqa: BLE001 - such as a full disk, or a directory that was removed
+            report("the numbers of this process were not written", error)
 
     def write(self) -> None:
         """Write the numbers of this moment."""

@@ -22,8 +22,8 @@ from server_process import ServerProcess, started
 
 from resilience import Resilience
 from resilience.prometheus._opening import OPEN_PAGE
-from resilience_fastapi import install
-from resilience_flask import FlaskResilience
+from resilience_fastapi import ResilienceMiddleware, health_router, install
+from resilience_flask import FlaskResilience, health_blueprint
 
 ClientOf = Callable[[dict[str, str]], httpx2.Client]
 OPEN = {"RESILIENCE_METRICS__ENDPOINT": "true"}
@@ -89,6 +89,32 @@ def test_a_recorded_trace_is_an_exemplar(client_of: ClientOf) -> None:
         page = client.get("/metrics", headers={"accept": "application/openmetrics-text"})
         assert f'trace_id="{TRACE}"' in page.text
         assert page.text.endswith("# EOF\n")
+
+
+def router_client(settings: dict[str, str]) -> httpx2.Client:
+    app = FastAPI()
+    toolkit = Resilience.from_env(settings)
+    app.add_middleware(ResilienceMiddleware, resilience=toolkit)
+    app.include_router(health_router(toolkit, prefix="/internal"))
+    return TestClient(app, raise_server_exceptions=False)
+
+
+def blueprint_client(settings: dict[str, str]) -> httpx2.Client:
+    app = Flask(__name__)
+    toolkit = Resilience.from_env(settings)
+    FlaskResilience(app, toolkit)
+    app.register_blueprint(health_blueprint(toolkit, url_prefix="/internal"))
+    return httpx2.Client(transport=httpx2.WSGITransport(app=app), base_url="http://shop.example")
+
+
+@pytest.mark.parametrize("client_of", [router_client, blueprint_client])
+def test_routes_of_your_own_have_the_page_if_it_is_open(client_of: ClientOf) -> None:
+    """Where the application mounts the probes itself, the page stands beside them, and only if it is open."""
+    with client_of(OPEN) as client:
+        assert "resilience_" in client.get("/internal/metrics").text
+        assert client.get("/internal/livez").status_code == 200
+    with client_of({}) as client:
+        assert client.get("/internal/metrics").status_code == 404
 
 
 def test_the_loop_is_watched_from_the_first_request_on() -> None:

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.registry import Collector
 
 from resilience import CircuitBreaker, CircuitOpenError, ConfigurationError, Pipeline, Resilience
 from resilience.prometheus import MetricsPage, PrometheusCollector
+from resilience.prometheus._failures import _quiet_until
 from resilience.prometheus._opening import OPEN_PAGE
 from resilience.prometheus._page import METRICS_PATH
 from resilience.telemetry import METRICS, REQUEST_DURATION, Family, MetricKind, Readings
@@ -166,3 +169,32 @@ def test_a_bad_host_is_named() -> None:
     with pytest.raises(ConfigurationError) as caught:
         _ = toolkit.metrics
     assert "RESILIENCE_METRICS__" in str(caught.value)
+
+
+def test_metrics_that_fail_cost_no_request(page: MetricsPage, caplog: pytest.LogCaptureFixture) -> None:
+    """A request ends as usual if it cannot be counted, and the log says so once a minute."""
+    _quiet_until.clear()
+    assert page.durations is not None
+    page.durations._histogram = None  # type: ignore[assignment]  # as a directory that was removed: each access raises
+    for number in range(3):
+        page.request_ended("GET", f"/{number}", 200, 0.1, "")
+    assert [record.getMessage() for record in caplog.records] == ["metrics: a request was not counted"]
+
+
+def test_a_collector_that_fails_is_a_failed_scrape(caplog: pytest.LogCaptureFixture) -> None:
+    """A collector of the application that raises gives the scrape a 500 without its text, and the log has the error."""
+    _quiet_until.clear()
+
+    class Broken(Collector):
+        def collect(self) -> Iterable[Metric]:
+            raise OSError("secret")
+
+        def describe(self) -> Iterable[Metric]:
+            return []
+
+    registry = CollectorRegistry()
+    page = MetricsPage(registry=registry)
+    registry.register(Broken())
+    reply = page.handle(METRICS_PATH)
+    assert (reply.status, reply.body) == (500, b"")
+    assert [record.getMessage() for record in caplog.records] == ["metrics: the page could not be made"]
