@@ -137,7 +137,7 @@ def ask_flask(app: Flask, *requests: tuple[str, str], **headers: str) -> None:
 
 async def test_fastapi_lines(records: Records) -> None:
     """Each answer has one line with method, template and status, whatever it is; never a path, a query or a probe."""
-    paths = ["/api/orders/7?card=4711", "/refuse", "/fail", "/nope/s3cret?x=1", "/mounted/acme/inner/bob", "/livez"]
+    paths = ["/api/orders/7?card=visa-x", "/refuse", "/fail", "/nope/s3cret?x=1", "/mounted/acme/inner/bob", "/livez"]
     await ask_fastapi(fastapi_app(toolkit()), *[("GET", path) for path in paths], ("POST", "/refuse"))
     assert records.lines == [
         ("GET", "/api/orders/{order}", 200),
@@ -148,12 +148,12 @@ async def test_fastapi_lines(records: Records) -> None:
         ("POST", "/refuse", 405),
     ]
     text = str([vars(record) for record in records.found])
-    assert not [word for word in ("4711", SECRET, "acme", "bob") if word in text]
+    assert not [word for word in ("visa-x", SECRET, "acme", "bob") if word in text]
 
 
 def test_flask_lines(records: Records) -> None:
     """Each answer has one line with method, rule and status, whatever it is; never a path, a query or a probe."""
-    paths = ["/api/orders/7?card=4711", "/refuse", "/fail", "/broken", "/nope/s3cret?x=1", "/livez"]
+    paths = ["/api/orders/7?card=visa-x", "/refuse", "/fail", "/broken", "/nope/s3cret?x=1", "/livez"]
     app = flask_app(toolkit())
     ask_flask(app, *[("GET", path) for path in paths], ("POST", "/refuse"))
     assert records.lines == [
@@ -165,7 +165,7 @@ def test_flask_lines(records: Records) -> None:
         ("POST", None, 405),
     ]
     text = str([vars(record) for record in records.found])
-    assert not [word for word in ("4711", SECRET) if word in text]
+    assert not [word for word in ("visa-x", SECRET) if word in text]
 
 
 async def test_a_line_comes_with_the_last_byte(records: Records) -> None:
