@@ -15,23 +15,25 @@ _watches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopWatch] = weak
 
 
 class LoopWatch:
-    """Adds up by how much the timer of a loop is late. It ends with the loop."""
+    """Adds up by how much the timer of a loop is late. It ends with the loop, which it does not keep alive."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self.late = 0.0
+        self._loop = weakref.ref(loop)
+        self._wait(loop)
+
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         self._due = loop.time() + _INTERVAL
         loop.call_at(self._due, self._look)
 
     def _look(self) -> None:
-        now = self._loop.time()
-        self.late += max(0.0, now - self._due)
-        self._due = now + _INTERVAL
-        self._loop.call_at(self._due, self._look)
+        loop = asyncio.get_running_loop()
+        PROCESS.loop_lag += max(0.0, loop.time() - self._due)
+        self._wait(loop)
 
     def tasks(self) -> int:
         """Return the number of tasks that are not done; 0 once the loop is closed."""
-        return 0 if self._loop.is_closed() else len(asyncio.all_tasks(self._loop))
+        loop = self._loop()
+        return 0 if loop is None or loop.is_closed() else len(asyncio.all_tasks(loop))
 
 
 def watch_loop() -> None:

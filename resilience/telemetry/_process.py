@@ -14,7 +14,7 @@ from resilience._support.fork import reset_after_test
 from resilience._support.measured import Measured, Measurement
 from resilience.telemetry._table import Metric, MetricKind, count, each, level, unnamed
 
-__all__ = ("PROCESS", "PROCESS_METRICS", "REQUEST_DURATION", "LateLoop", "ProcessFigures")
+__all__ = ("PROCESS", "PROCESS_METRICS", "REQUEST_DURATION", "ProcessFigures", "WatchedLoop")
 
 _OF = ("process",)
 
@@ -80,13 +80,8 @@ REQUEST_DURATION = Metric(
 _STATM = Path("/proc/self/statm")
 
 
-class LateLoop(Protocol):
+class WatchedLoop(Protocol):
     """An event loop that is watched."""
-
-    @property
-    def late(self) -> float:
-        """The seconds by which it was late so far."""
-        ...
 
     def tasks(self) -> int:
         """Return the number of its tasks."""
@@ -96,16 +91,18 @@ class LateLoop(Protocol):
 class ProcessFigures(Measured):
     """Reads the figures of the process when a collector asks."""
 
-    __slots__ = ("__weakref__", "_ended", "_watches")
+    __slots__ = ("__weakref__", "_watches", "loop_lag")
 
     def __init__(self) -> None:
-        self._watches: weakref.WeakSet[LateLoop] = weakref.WeakSet()
+        self.loop_lag = 0.0
+        """The seconds by which event loops were late so far, those that have ended included."""
+        self._watches: weakref.WeakSet[WatchedLoop] = weakref.WeakSet()
         reset_after_test(self)
 
     def after_test(self) -> None:
         """Keep all: the figures are those of the process."""
 
-    def add(self, watch: LateLoop) -> None:
+    def add(self, watch: WatchedLoop) -> None:
         """Include an event loop."""
         self._watches.add(watch)
 
@@ -116,8 +113,7 @@ class ProcessFigures(Measured):
         levels = {"threads": float(threading.active_count()), "memory": _memory()}
         if watches:
             levels["tasks"] = float(sum(watch.tasks() for watch in watches))
-        lag = {"loop lag": sum(watch.late for watch in watches)} if watches else {}
-        return Measurement("process", "process figures", {**collected, **lag}, levels)
+        return Measurement("process", "process figures", {**collected, "loop lag": self.loop_lag}, levels)
 
 
 def _memory() -> float:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import time
+import weakref
 
 from resilience.telemetry import Readings
 from resilience.telemetry._loop_watch_aio import watch_loop
@@ -53,3 +54,22 @@ def test_a_blocked_loop_is_late() -> None:
     lag, tasks = asyncio.run(block())
     assert 0.3 < lag < 10
     assert tasks >= 1
+
+
+def test_a_loop_that_ended_is_not_kept() -> None:
+    """The watch of a loop keeps it alive no longer than its own code does, and the lag so far stays."""
+    before = figures()[("loop_lag", ())]
+    loop = asyncio.new_event_loop()
+
+    async def late() -> None:
+        watch_loop()
+        time.sleep(0.4)  # noqa: ASYNC251 - as careless code does
+        await asyncio.sleep(0.01)
+
+    loop.run_until_complete(late())
+    loop.close()
+    gone = weakref.ref(loop)
+    del loop
+    gc.collect()
+    assert gone() is None
+    assert figures()[("loop_lag", ())] > before + 0.1
