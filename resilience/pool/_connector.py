@@ -67,6 +67,10 @@ _ERRORS = Opaque(
         isinstance(given, tuple) and all(isinstance(each, type) and issubclass(each, BaseException) for each in given)
     ),
 )
+_PACKAGES = Opaque(
+    "a tuple of names of packages",
+    lambda given: isinstance(given, tuple) and all(isinstance(each, str) and each for each in given),
+)
 
 BLOCKING = {
     "connect": _PLAIN,
@@ -75,6 +79,7 @@ BLOCKING = {
     "check": _PLAIN,
     "reset": _PLAIN,
     "discard_on": _ERRORS,
+    "between": _PACKAGES,
 }
 AWAITING = {
     "connect": _COROUTINE,
@@ -83,6 +88,7 @@ AWAITING = {
     "check": _COROUTINE,
     "reset": _COROUTINE,
     "discard_on": _ERRORS,
+    "between": _PACKAGES,
 }
 
 
@@ -105,7 +111,7 @@ def connector_of(
     problems = []
     for name, rule in rules.items():
         value = getattr(connector, name)
-        if value is None and name not in {"connect", "discard_on"}:
+        if value is None and name not in {"connect", "discard_on", "between"}:
             continue
         try:
             rule.check(value)

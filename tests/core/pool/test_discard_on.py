@@ -60,3 +60,10 @@ def test_other_values_are_refused(wrong: Any) -> None:
     """Anything but a tuple of classes of exceptions is named when the pool is made."""
     with pytest.raises(ConfigurationError, match="discard_on="):
         Pool(Connector(connect=object, discard_on=wrong))
+
+
+@pytest.mark.parametrize("wrong", [None, "sqlalchemy", ["sqlalchemy"], (1,), ("",)])
+def test_other_packages_in_between_are_refused(wrong: Any) -> None:
+    """`between` is a tuple of names: a text alone would be taken for its letters."""
+    with pytest.raises(ConfigurationError, match=r"between=.*a tuple of names of packages"):
+        Pool(Connector(connect=object, between=wrong))
