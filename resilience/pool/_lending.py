@@ -306,7 +306,7 @@ class ThreadLending(PoolLending, Generic[C]):
         if is_in_time:
             self._core.report_created(now - attempt.since)
         else:
-            self._callbacks.close(connection)
+            self._closing.close(connection)
         self.settle()
 
     def _failed(self, attempt: Attempt, error: BaseException) -> None:

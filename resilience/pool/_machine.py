@@ -363,8 +363,7 @@ class PoolMachine(Generic[C, B]):
     def suspend(self) -> None:
         """Lend nothing until `resume`: borrowers wait."""
         if self.state is PoolState.OPEN:
-            self.state = PoolState.SUSPENDED
-            self._idle = []
+            self.state, self._idle = PoolState.SUSPENDED, []
 
     def resume(self, now: float) -> None:
         """Lend again, first to the borrowers that wait."""
@@ -372,6 +371,7 @@ class PoolMachine(Generic[C, B]):
             self.state = PoolState.OPEN
             self._idle = self._shelf
             self.match(now)
+            self._refuse_if_empty(now)
 
     def disown(self) -> None:
         """Forget all entries, in a forked child: they are the parent's, and come back to no pool."""

@@ -482,6 +482,22 @@ def refused(retry_after: float | None = 10.0) -> CircuitOpenError:
     return CircuitOpenError("open", policy="ledger", retry_after=retry_after)
 
 
+def test_a_pool_that_was_emptied_while_it_was_suspended_refuses_after_resume() -> None:
+    """A borrower of a suspended pool waits in spite of a refusal, because lent entries may come back; not after it."""
+    pool = filled("one")
+    by = lent(pool)
+    waiting = waiter(pool)
+    error = refused()
+    pool.failed(pool.connecting.begin_first(0.0), error, 0.0)
+    pool.suspend()
+    give_back(pool, by)
+    pool.recycle("drained")
+    assert (waiting.entry, waiting.error) == (None, None)
+    pool.resume(1.0)
+    assert waiting.error is error
+    assert not pool.waiting
+
+
 def test_a_refusal_of_the_breaker_ends_the_waits_of_an_empty_pool() -> None:
     """No borrower waits for a circuit that is open: each gets the refusal, the next ones at once."""
     pool = machine()

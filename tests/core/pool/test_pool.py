@@ -40,6 +40,25 @@ def test_an_exception_in_the_block_closes_the_connection() -> None:
         assert first.is_closed
 
 
+def test_close_waits_for_connections_that_are_being_closed() -> None:
+    """A connection that is closed in the background when the pool is closed is closed when `close` returns."""
+    begun, go_on = threading.Event(), threading.Event()
+    ended: list[Connection] = []
+
+    def close(connection: Connection) -> None:
+        begun.set()
+        assert go_on.wait(5)
+        ended.append(connection)
+
+    pool = Pool(Connection, close=close, name="ledger")
+    with pytest.raises(ZeroDivisionError), pool.connection() as first:
+        raise ZeroDivisionError
+    assert begun.wait(5)
+    threading.Timer(0.1, go_on.set).start()
+    pool.close()
+    assert ended == [first]
+
+
 def test_an_exhausted_pool_says_why() -> None:
     """The error of a borrower that waited in vain has the name, the counts and the age of the oldest lease."""
     with Pool(Connection, maximum_pool_size=1, name="ledger") as pool:
