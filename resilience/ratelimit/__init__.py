@@ -7,8 +7,8 @@ from resilience.ratelimit._memory import MemoryStore
 from resilience.ratelimit._options import RateLimitOptions
 from resilience.ratelimit._policy import RateLimit
 from resilience.ratelimit._rate import Rate
-from resilience.ratelimit._redis import RedisStore
 from resilience.ratelimit._store import Buckets, LocalBuckets, RefundingBuckets, SpendingBuckets, Store
+from resilience.ratelimit.on_redis._store import RedisStore
 
 __all__ = (
     "Buckets",

@@ -111,7 +111,7 @@ def _numbers(arguments: Sequence[int]) -> list[bytes]:
     return [b"%d" % argument for argument in arguments]
 
 
-# The commands of resilience/ratelimit/token_bucket.lua, in its order: a test compares the two.
+# The commands of resilience/ratelimit/on_redis/token_bucket.lua, in its order: a test compares the two.
 _DIAGNOSIS: Final = LuaScript("""
 local time = redis.call('TIME')
 redis.call('GET', KEYS[1])

@@ -16,7 +16,7 @@ from tcp_proxy import TcpProxy
 
 from resilience.events import Event
 from resilience.ratelimit import Decision, RedisStore, TokenBucket
-from resilience.ratelimit._batch import MAX_BATCH
+from resilience.ratelimit.on_redis._batch import MAX_BATCH
 from resilience.redis import RedisConnection
 from resilience.redis._pool import LinkRequest
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from resilience.errors import ConfigurationError
 from resilience.ratelimit import Rate
-from resilience.ratelimit._codec import units_of
 from resilience.ratelimit._machine import BucketTable, Quota
+from resilience.ratelimit.on_redis._codec import units_of
 
 rates = st.builds(Rate, st.integers(1, 10_000), st.sampled_from([1, 7, 60, 3600, 86400]))
 quotas = st.builds(Quota, st.just("q"), rates, st.integers(1, 500))

@@ -8,7 +8,7 @@ import pytest
 from resilience.errors import ConfigurationError, RateLimitedError
 from resilience.pipeline import Pipeline
 from resilience.ratelimit import MemoryStore, RateLimit, TokenBucket
-from resilience.ratelimit._redis import RedisStore
+from resilience.ratelimit.on_redis._store import RedisStore
 from resilience.redis import RedisConnection
 from resilience.testing import ManualClock, RecordingListener
 

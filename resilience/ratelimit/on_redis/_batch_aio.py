@@ -11,15 +11,15 @@ import asyncio
 from contextvars import Context
 from typing import TYPE_CHECKING
 
-from resilience.ratelimit._batch import ScriptBatch
+from resilience.ratelimit.on_redis._batch import ScriptBatch
 from resilience.redis._outage import OutageGuard, RedisAttempt
 from resilience.running import needs_asyncio
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
-    from resilience.ratelimit._codec import BucketCodec
     from resilience.ratelimit._decision import Decision
+    from resilience.ratelimit.on_redis._codec import BucketCodec
     from resilience.redis import LuaScript, RedisConnection
     from resilience.redis._exchange import Reply
     from resilience.redis._machine import OutagePermit

@@ -22,8 +22,8 @@ from resilience._support.fork import renew_after_fork
 if TYPE_CHECKING:
     from redis.connection import AbstractConnection
 
-    from resilience.ratelimit._codec import BucketCodec
     from resilience.ratelimit._decision import Decision
+    from resilience.ratelimit.on_redis._codec import BucketCodec
     from resilience.redis import LuaScript, RedisConnection
     from resilience.redis._exchange import Reply
     from resilience.redis._machine import OutagePermit

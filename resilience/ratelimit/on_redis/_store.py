@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter
-from resilience.ratelimit._batch import ThreadBatches
-from resilience.ratelimit._codec import BucketCodec
 from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._machine import Quota
 from resilience.ratelimit._memory import MemoryBuckets, MemoryStore
+from resilience.ratelimit.on_redis._batch import ThreadBatches
+from resilience.ratelimit.on_redis._codec import BucketCodec
 from resilience.redis import LuaScript, OutageGuard, RedisConnection
 from resilience.redis._errors import raised
 from resilience.redis._exchange import Reply, exchange, packed
@@ -22,7 +22,7 @@ from resilience.redis._outage import RedisAttempt
 if TYPE_CHECKING:
     from redis.connection import AbstractConnection
 
-    from resilience.ratelimit._batch_aio import TaskBatches
+    from resilience.ratelimit.on_redis._batch_aio import TaskBatches
 
 __all__ = ("RedisBuckets", "RedisStore")
 
@@ -46,7 +46,7 @@ class _ScriptRunner:
     @functools.cached_property
     def task_batches(self) -> TaskBatches:
         """The batches of tasks, made at the first await."""
-        from resilience.ratelimit._batch_aio import TaskBatches  # noqa: PLC0415 - it imports asyncio
+        from resilience.ratelimit.on_redis._batch_aio import TaskBatches  # noqa: PLC0415 - it imports asyncio
 
         return TaskBatches(self.connection, self.script, self.outage)
 
