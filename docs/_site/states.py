@@ -20,7 +20,7 @@ from resilience.breaker._rules import TripLimits, TripRules
 from resilience.breaker._states import Closed, HalfOpen, Open, Permit, Ramp, Refusal, StateChange
 from resilience.breaker._window import CallWindow
 from resilience.lifecycle._machine import LifecycleMachine, LifecycleState
-from resilience.redis._machine import Availability
+from resilience.redis._machine import Availability, Down, Up
 
 __all__ = ("Transition", "circuit", "lifecycle", "redis")
 
@@ -141,22 +141,18 @@ def _changes_of_the_lifecycle() -> Iterator[Transition]:
 
 
 def redis() -> tuple[Transition, ...]:
-    """Return the transitions that the reports of callers cause, with Redis up and with a trial during an outage."""
-    return tuple(_changes_of_redis())
+    """Return the transitions that callers cause with Redis up, and that trials cause during an outage."""
+    machine, permit = Availability(), Up()
+    machine.epoch = permit
+    down = machine.failed(permit, 0.0, 0.0)
+    if down is None:
+        raise LookupError("a caller that gets no answer must start an outage")
+    first = _named(permit, machine.epoch, "a caller gets no answer", "ratelimit.outage")
+    machine.trial_failed(down, 1.0, 0.0)
+    second = _named(down, machine.epoch, "a trial gets no answer")
+    machine.trial_succeeded(down)
+    return first, second, _named(down, machine.epoch, "a trial gets an answer", "ratelimit.recovered")
 
 
-def _changes_of_redis() -> Iterator[Transition]:
-    for is_down in (False, True):
-        for is_answered in (False, True):
-            machine, now = Availability(lease=1.0), 10.0
-            if is_down and (permit := machine.admit(0.0)) is not None:
-                machine.failed(permit, 0.0, 0.0)
-            before, permit = machine.epoch, machine.admit(now)
-            if permit is None:
-                continue
-            changed = machine.succeeded(permit) if is_answered else machine.failed(permit, now, 0.0)
-            if machine.epoch is not before:
-                names = [type(epoch).__name__.lower() for epoch in (before, machine.epoch)]
-                cause = f"{'the trial' if is_down else 'a caller'} gets {'an' if is_answered else 'no'} answer"
-                event = "ratelimit.recovered" if is_answered else "ratelimit.outage"
-                yield Transition(names[0], names[1], cause, event if changed else "")
+def _named(before: Up | Down, after: Up | Down, cause: str, event: str = "") -> Transition:
+    return Transition(type(before).__name__.lower(), type(after).__name__.lower(), cause, event)

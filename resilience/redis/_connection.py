@@ -42,7 +42,7 @@ __all__ = ("RedisConnection",)
 class _Clients:
     """The clients of one process. A forked child starts with new ones."""
 
-    __slots__ = ("aio", "aio_pools", "lock", "pool", "sync")
+    __slots__ = ("aio", "aio_pools", "is_used", "lock", "pool", "sync")
 
     def __init__(
         self, build_aio: Callable[[], redis.asyncio.Redis], build_aio_pool: Callable[[], AsyncConnectionPool]
@@ -51,6 +51,7 @@ class _Clients:
         self.lock = threading.RLock()
         self.sync: redis.Redis | None = None
         self.pool: ConnectionPool | None = None
+        self.is_used = False
         self.aio = PerLoop(build_aio, self.lock)
         self.aio_pools = PerLoop(build_aio_pool, self.lock)
 
@@ -128,9 +129,19 @@ class RedisConnection:
         if (pool := clients.pool) is not None:
             return pool
         with clients.lock:
-            pool = clients.pool or ConnectionPool(self.options, self._connect)
-            clients.pool = pool
+            pool = clients.pool or self.new_pool()
+            clients.pool, clients.is_used = pool, True
             return pool
+
+    def new_pool(self) -> ConnectionPool:
+        """Return a pool of connections of its own, which the caller closes."""
+        return ConnectionPool(self.options, self._connect)
+
+    @property
+    def pools_in_use(self) -> tuple[ConnectionPool | None, list[AsyncConnectionPool]] | None:
+        """The pool of threads, if there is one, and those of event loops; None if no pool was made since `close`."""
+        clients = self._clients
+        return (clients.pool, clients.aio_pools.all()) if clients.is_used else None
 
     @property
     def aio_pool(self) -> AsyncConnectionPool:
@@ -176,6 +187,7 @@ class RedisConnection:
         with clients.lock:
             client, clients.sync = clients.sync, None
             pool, clients.pool = clients.pool, None
+            clients.is_used = False
         for each in (client, pool):
             if each is not None:
                 each.close()
@@ -201,6 +213,7 @@ class RedisConnection:
     def _build_aio_pool(self) -> AsyncConnectionPool:
         from resilience.redis._pool_aio import AsyncConnectionPool  # noqa: PLC0415 - it imports asyncio
 
+        self._clients.is_used = True
         # The pool bounds connecting and each exchange as a whole: redis-py's timers would not know of a late loop.
         settings = for_own_pool(AWAITING, settings_for(AWAITING, self.options, self._generations), None)
         return AsyncConnectionPool(self.options, functools.partial(_aconnect, settings))

@@ -1,4 +1,4 @@
-"""When callers may ask a server that did not answer.
+"""Whether callers may ask a server, and when a background thread asks whether it is back.
 
 The machine is pure: the caller passes in the time and the jitter, and the caller holds the lock.
 
@@ -6,34 +6,34 @@ States. The server is `Up` or `Down`. Each state object is an *epoch*: every tra
 are compared by identity.
 
     Up    every caller may ask. The permit is the `Up` object itself, so giving it out takes no lock and no memory.
-    Down  no caller may ask before `trial_at`. After it, one caller gets an `OutageTrial`. The other callers get None:
-          they decide without the server.
+    Down  no caller may ask: callers get no permit and decide without the server. A *watch*, which is a background
+          thread, makes a trial at `trial_at`, and again after each trial that failed.
 
-A permit is an `Up` or an `OutageTrial`. Its holder reports exactly one of three outcomes:
+A caller with a permit reports a failure: a permit of the present `Up` starts an outage. A report with a permit of an
+earlier epoch changes nothing. Of fifty calls that time out together, the first report starts the outage and the other
+49 are late. A success needs no report: it changes nothing. In particular a late success does not end an outage, because
+the connections made since may lead to another server.
 
-    failed     There was no answer. A permit of the present `Up` starts an outage with the pause `FIRST_PAUSE`. The
-               present trial starts a new `Down` with a pause twice as long, up to `MAX_PAUSE`.
-    succeeded  There was an answer. The present trial ends the outage. In `Up` there is nothing to do.
-    abandoned  The caller was cancelled, so the outcome is unknown. The present trial is free for another caller.
+The watch reports each trial, and only the trials of the present `Down` count. A trial that got an answer ends the
+outage. A trial that failed puts the next one off.
 
-A report with a permit of an earlier epoch changes nothing. Of fifty calls that time out together, the first report
-starts the outage and the other 49 are late. A late success does not end an outage: the connections made since may lead
-to another server.
+A watch claims its `Down` with an object of its own. If the claim is given up (the thread could not be started, or has
+ended), the next caller starts another watch. A watch that finds another claim ends, so there is one at a time.
 
-A trial has a lease. A caller that never reports (its thread was killed, its loop has stopped) loses its trial at
-`lease_end`, and the next caller gets a new one.
-
-The jitter shortens each pause by up to half, so that the processes of a fleet do not ask at the same moment.
+Pauses. The longest pause is `FIRST_PAUSE`, and doubles with each failed trial up to `MAX_PAUSE`. The pause is drawn
+evenly from `MIN_PAUSE` to the longest pause (full jitter). So the processes of a fleet do not ask at one moment, nor do
+they come back at one moment: their callers return one process after the other, over `MAX_PAUSE`.
 """
 
 from __future__ import annotations
 
 from typing import TypeAlias
 
-__all__ = ("Availability", "Down", "OutagePermit", "OutageTrial", "Up")
+__all__ = ("Availability", "Down", "OutagePermit", "Up")
 
+MIN_PAUSE = 0.05
 FIRST_PAUSE = 0.1
-MAX_PAUSE = 5.0
+MAX_PAUSE = 2.0
 GROWTH = 2.0
 
 
@@ -43,86 +43,60 @@ class Up:
     __slots__ = ()
 
 
+OutagePermit: TypeAlias = Up
+
+
 class Down:
-    """The server did not answer: no caller asks before `trial_at`, then one caller does."""
+    """The server did not answer: no caller asks, and the watch makes the next trial at `trial_at`."""
 
-    __slots__ = ("pause", "trial", "trial_at")
+    __slots__ = ("longest_pause", "trial_at", "watch")
 
-    def __init__(self, pause: float, trial_at: float) -> None:
-        self.pause = pause
-        self.trial_at = trial_at
-        self.trial: OutageTrial | None = None
+    def __init__(self) -> None:
+        self.longest_pause = FIRST_PAUSE
+        self.trial_at = 0.0
+        self.watch: object | None = None
 
-
-class OutageTrial:
-    """The permit of the one caller that asks during an outage. After `lease_end` another caller gets a new one."""
-
-    __slots__ = ("lease_end",)
-
-    def __init__(self, lease_end: float) -> None:
-        self.lease_end = lease_end
-
-
-OutagePermit: TypeAlias = Up | OutageTrial
+    def put_off(self, now: float, jitter: float) -> None:
+        """Have the next trial after a pause."""
+        self.trial_at = now + MIN_PAUSE + (self.longest_pause - MIN_PAUSE) * jitter
+        self.longest_pause = min(MAX_PAUSE, self.longest_pause * GROWTH)
 
 
 class Availability:
-    """Whether one server is up or down.
+    """Whether one server is up or down."""
 
-    Args:
-        lease: The longest time that a trial may take, in seconds.
-    """
+    __slots__ = ("epoch",)
 
-    __slots__ = ("_lease", "epoch")
-
-    def __init__(self, lease: float) -> None:
-        self._lease = lease
+    def __init__(self) -> None:
         self.epoch: Up | Down = Up()
 
-    def admit(self, now: float) -> OutagePermit | None:
-        """Return a permit to ask the server, or None if this caller must not ask it now."""
-        epoch = self.epoch
-        if isinstance(epoch, Up):
-            return epoch
-        is_tried = epoch.trial is not None and now < epoch.trial.lease_end
-        if now < epoch.trial_at or is_tried:
-            return None
-        epoch.trial = OutageTrial(now + self._lease)
-        return epoch.trial
-
-    def failed(self, permit: OutagePermit, now: float, jitter: float) -> bool:
-        """Record that the server did not answer; returns whether an outage has just begun.
+    def failed(self, permit: OutagePermit, now: float, jitter: float) -> Down | None:
+        """Record that a caller got no answer; returns the outage that has just begun, or None.
 
         Args:
-            permit: The permit of the caller that got no answer.
+            permit: The permit of the caller.
             now: The time in seconds.
-            jitter: 0 to 1; shortens the next pause by up to half.
+            jitter: 0 to 1; where the first pause lies between the shortest and the longest.
         """
-        epoch = self.epoch
-        if permit is epoch:
-            self.epoch = self._down(FIRST_PAUSE, now, jitter)
-            return True
-        if isinstance(epoch, Down) and permit is epoch.trial:
-            self.epoch = self._down(min(MAX_PAUSE, epoch.pause * GROWTH), now, jitter)
-        return False
+        if permit is not self.epoch:
+            return None
+        self.epoch = down = Down()
+        down.put_off(now, jitter)
+        return down
 
-    def _down(self, pause: float, now: float, jitter: float) -> Down:
-        return Down(pause, now + pause * (1 - jitter / 2))
+    def trial_failed(self, down: Down, now: float, jitter: float) -> None:
+        """Record that a trial got no answer: the next one comes later."""
+        if down is self.epoch:
+            down.put_off(now, jitter)
 
-    def succeeded(self, permit: OutagePermit) -> bool:
-        """Record an answer; returns whether an outage has just ended."""
-        epoch = self.epoch
-        if isinstance(epoch, Up) or permit is not epoch.trial:
+    def trial_succeeded(self, down: Down) -> bool:
+        """Record that a trial got an answer; returns whether an outage has just ended."""
+        if down is not self.epoch:
             return False
         self.epoch = Up()
         return True
 
-    def abandoned(self, permit: OutagePermit) -> None:
-        """Free the trial of a caller that was cancelled, for the next caller."""
-        if isinstance(self.epoch, Down) and permit is self.epoch.trial:
-            self.epoch.trial = None
-
     def trial_after(self, now: float) -> float:
-        """Return the seconds until a caller may ask again; 0 if the server is up."""
+        """Return the seconds until the next trial; 0 if the server is up, or the trial is due."""
         epoch = self.epoch
         return 0.0 if isinstance(epoch, Up) else max(0.0, epoch.trial_at - now)

@@ -70,7 +70,7 @@ class ConnectionPool:
         self._timeout = options.timeout
         self._patience = options.timeout / 2
         self._connect = connect
-        self._links: LinkMachine[AbstractConnection, LinkRequest] = LinkMachine(options.max_connections, self._patience)
+        self._links: LinkMachine[AbstractConnection, LinkRequest] = LinkMachine(options.max_connections)
         # Guards the machine; never held during I/O by its own steps. Re-entrant, for finalizers that make calls.
         self._lock = threading.RLock()
 
@@ -85,8 +85,13 @@ class ConnectionPool:
             if request.link is not None:
                 self._take_back(request.link)
 
-    def run(self, use: Callable[[AbstractConnection], T]) -> T:
+    def run(self, use: Callable[[AbstractConnection], T], patience: float | None = None) -> T:
         """Return `use(connection)`, after a wait for a connection.
+
+        Args:
+            use: Exchanges commands and replies.
+            patience: How many seconds to wait for a connection. The default is half of the timeout, and what a caller
+                has waited is missing for the answer. A thread of our own may wait longer, and the answer has its time.
 
         Raises:
             NotAskedError: No connection was free in time.
@@ -98,23 +103,25 @@ class ConnectionPool:
             with self._lock:
                 request.link = self._links.take()
                 if request.link is None:
-                    self._links.join(request, since)
+                    self._links.join(request, since, self._patience if patience is None else patience)
                 stale = self._links.stale()
             _close(stale)
             if request.link is not None:
                 answer = self._use(request.link, use, 0.0)
             else:
-                link = self._await_link(request)  # may take longer than it should, if the process stood still
-                answer = self._use(link, use, min(time.monotonic() - since, self._patience))
+                # May take longer than it should, if the process stood still.
+                link = self._await_link(request, self._patience if patience is None else patience)
+                waited = min(time.monotonic() - since, self._patience) if patience is None else 0.0
+                answer = self._use(link, use, waited)
             if answer is None:
                 raise NotAskedError("the connection was closed since its last use")
             return answer
         finally:
             self._leave(request)
 
-    def _await_link(self, request: LinkRequest) -> Link[AbstractConnection]:
+    def _await_link(self, request: LinkRequest, patience: float) -> Link[AbstractConnection]:
         self._grow()
-        request.wait(self._patience)
+        request.wait(patience)
         with self._lock:
             reason = self._links.leave(request)
         if request.link is None:

@@ -90,11 +90,17 @@ class AsyncConnectionPool:
         self._connect_timeout = options.connect_timeout
         self._connect = connect
         self._loop = asyncio.get_running_loop()
-        self._links: LinkMachine[AbstractConnection, LinkFuture] = LinkMachine(options.max_connections, self._patience)
+        self._links: LinkMachine[AbstractConnection, LinkFuture] = LinkMachine(options.max_connections)
         self._connecting: asyncio.Task[Link[AbstractConnection]] | None = None
+        self._asking: asyncio.Task[object] | None = None
 
-    async def run(self, use: Callable[[AbstractConnection], Awaitable[T]]) -> T:
+    async def run(self, use: Callable[[AbstractConnection], Awaitable[T]], patience: float | None = None) -> T:
         """Return `await use(connection)`.
+
+        Args:
+            use: Exchanges commands and replies.
+            patience: How many seconds to wait for a connection. The default is half of the timeout, and what a caller
+                has waited is missing for the answer. A task of our own may wait longer, and the answer has its time.
 
         Raises:
             NotAskedError: No connection was free in time.
@@ -107,18 +113,19 @@ class AsyncConnectionPool:
             answer = await self._use(link, use, 0.0)
         else:
             since = time.monotonic()
-            link = await self._await_link()
-            answer = await self._use(link, use, min(time.monotonic() - since, self._patience))
+            link = await self._await_link(self._patience if patience is None else patience)
+            waited = min(time.monotonic() - since, self._patience) if patience is None else 0.0
+            answer = await self._use(link, use, waited)
         if answer is None:
             raise NotAskedError("the connection was closed since its last use")
         return answer
 
-    async def _await_link(self) -> Link[AbstractConnection]:
+    async def _await_link(self, patience: float) -> Link[AbstractConnection]:
         waiting: LinkFuture = self._loop.create_future()
-        self._links.join(waiting, time.monotonic())
+        self._links.join(waiting, time.monotonic(), patience)
         self._grow()
         try:
-            async with LoopTimeout(self._patience):
+            async with LoopTimeout(patience):
                 return await waiting
         except TimeoutError:
             reason = self._links.leave(waiting)
@@ -182,7 +189,7 @@ class AsyncConnectionPool:
             if (first := self._links.connected(attempt.result())) is not None:
                 self._settle(first, attempt.result())
         else:
-            cause = of_redis(error) if isinstance(error, Exception) else ConnectionError("connecting was cancelled")
+            cause = of_redis(error) if isinstance(error, Exception) else NotAskedError("connecting was cancelled")
             if isinstance(cause.__cause__, RuntimeError):  # asyncio has no thread to resolve the name of the host in
                 cause = NotAskedError("no thread can be started to connect")
             for waiting in self._links.failed(cause, time.monotonic()):
@@ -190,6 +197,37 @@ class AsyncConnectionPool:
                     waiting.set_exception(cause)
         if not self._loop.is_closed():
             self._grow()
+
+    def ask_soon(
+        self,
+        use: Callable[[AbstractConnection], Awaitable[object]],
+        patience: float,
+        heard: Callable[[BaseException | None], None],
+    ) -> bool:
+        """Have a task of the loop run `use`; returns False if the loop is not running. For any thread; never blocks.
+
+        Args:
+            use: Exchanges commands and replies.
+            patience: How many seconds the task waits for a connection.
+            heard: Called in the loop with the error, or with None. Never called if the loop stops before the end.
+        """
+
+        def begin() -> None:
+            task: asyncio.Task[object] = asyncio.Task(self.run(use, patience), loop=self._loop, context=Context())
+            task.add_done_callback(ended)
+            self._asking = task  # a loop keeps no task alive by itself
+
+        def ended(task: asyncio.Task[object]) -> None:
+            self._asking = None
+            heard(NotAskedError("the task was cancelled") if task.cancelled() else task.exception())
+
+        try:
+            is_running = self._loop.is_running()
+            if is_running:
+                self._loop.call_soon_threadsafe(begin)
+        except RuntimeError:  # the loop was closed meanwhile
+            return False
+        return is_running
 
     def renew(self) -> None:
         """Use no connection again that exists now; the next call connects anew."""

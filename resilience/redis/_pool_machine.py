@@ -21,8 +21,8 @@ reply would belong to an earlier caller.
 A caller that gets no link does not prove that the server is down. There are three reasons:
 
 - all links are in use by other callers: `NotAskedError`
-- the first link is still being connected: `StillConnectingError`. Once one caller could have waited for `patience`
-  seconds in vain, later callers do not wait for that attempt
+- the first link is still being connected: `StillConnectingError`. Once a caller could have waited for its
+  whole patience in vain, later callers do not wait for that attempt
 - the last attempt to connect has failed and there is no link: the error of that attempt
 """
 
@@ -87,7 +87,6 @@ class LinkMachine(Generic[C, W]):
 
     Args:
         maximum: The largest number of links.
-        patience: How long a caller may wait for a link, in seconds.
     """
 
     __slots__ = (
@@ -95,18 +94,16 @@ class LinkMachine(Generic[C, W]):
         "_failure",
         "_idle",
         "_maximum",
-        "_patience",
         "_stale",
         "_used",
         "_waiting",
         "epoch",
     )
 
-    def __init__(self, maximum: int, patience: float) -> None:
+    def __init__(self, maximum: int) -> None:
         self.epoch = object()
         """The epoch of links whose connecting begins now."""
         self._maximum = maximum
-        self._patience = patience
         self._idle: list[Link[C]] = []
         self._used: WeakSet[Link[C]] = WeakSet()
         self._waiting: deque[W] = deque()
@@ -124,11 +121,11 @@ class LinkMachine(Generic[C, W]):
             self._stale.append(link)
         return None
 
-    def join(self, caller: W, now: float) -> None:
-        """Add `caller` to the queue. Raises the reason if waiting is of no use."""
+    def join(self, caller: W, now: float, patience: float) -> None:
+        """Add `caller` to the queue. Raises the reason if waiting for `patience` seconds is of no use."""
         since, failure = self._connecting_since, self._failure
         if since is not None:
-            if not self._used and now - since >= self._patience:
+            if not self._used and now - since >= patience:
                 raise StillConnectingError("connecting takes longer than a call may wait")
         elif failure is not None and not self._used:
             self._failure = None

@@ -45,8 +45,13 @@ class Scene:
         deadline = time.monotonic() + 8
         while self.store.outage.is_down:
             assert time.monotonic() < deadline
-            time.sleep(0.02)
-            self.limiter.acquire("probe")
+            time.sleep(0.005)
+
+    async def wait_for_recovery_awaiting(self) -> None:
+        deadline = time.monotonic() + 8
+        while self.store.outage.is_down:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.005)
 
 
 @pytest.fixture
@@ -58,14 +63,14 @@ def scene(own_redis_server: RedisProcess) -> Iterator[Scene]:
 
 
 def test_hung_server(scene: Scene, own_redis_server: RedisProcess) -> None:
-    """While the server hangs the first caller waits for one timeout and the next ones for nothing; then it recovers."""
+    """While the server hangs the first caller waits for one timeout and no other waits; then it is found by itself."""
     scene.timed()
     own_redis_server.pause()
     first, took = scene.timed()
     assert TIMEOUT * 0.5 < took < PATIENCE
     assert first
     times = sorted(scene.timed()[1] for _ in range(100))
-    assert times[94] < TIMEOUT / 2  # a trial or two may be among them
+    assert times[94] < TIMEOUT / 10  # the rest is for a machine that stands still
     assert scene.kinds() == ["ratelimit.outage"]
     own_redis_server.resume()
     scene.wait_for_recovery()
@@ -80,13 +85,10 @@ async def test_hung_server_awaiting(scene: Scene, own_redis_server: RedisProcess
     decisions = await asyncio.gather(*[scene.limiter.aacquire("k") for _ in range(100)])
     assert time.monotonic() - start < PATIENCE
     assert sum(map(bool, decisions)) == 10
-    assert min([(await scene.atimed())[1] for _ in range(3)]) < TIMEOUT / 2  # one of them may be the trial
+    times = sorted([(await scene.atimed())[1] for _ in range(100)])
+    assert times[94] < TIMEOUT / 10
     own_redis_server.resume()
-    deadline = time.monotonic() + 8
-    while scene.store.outage.is_down:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
-        await scene.limiter.aacquire("probe")
+    await scene.wait_for_recovery_awaiting()
     assert scene.kinds() == ["ratelimit.outage", "ratelimit.recovered"]
     await scene.connection.aclose()
 
@@ -204,22 +206,18 @@ def test_password_and_database_on_a_silent_server(silent_port: int) -> None:
     assert scene.timed()[1] < 0.02
 
 
-async def test_cancelled_trial_goes_on(scene: Scene, own_redis_server: RedisProcess) -> None:
-    """A caller cancelled during a trial takes nothing along: the trial goes on, and finds that Redis answers."""
+async def test_a_swept_loop_hides_no_recovery(scene: Scene, own_redis_server: RedisProcess) -> None:
+    """If every task of a loop is cancelled, that of a trial among them, Redis is found all the same."""
     await scene.atimed()
     own_redis_server.pause()
     await scene.atimed()
-    await asyncio.sleep(0.11)
-    probing = asyncio.create_task(scene.limiter.aacquire("k"))
-    await asyncio.sleep(0.01)
-    probing.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await probing
     own_redis_server.resume()
-    for _ in range(100):
-        if scene.store.outage.is_down:
-            await asyncio.sleep(0.02)
-            await scene.atimed()
+    me, deadline = asyncio.current_task(), time.monotonic() + 8
+    while scene.store.outage.is_down:
+        assert time.monotonic() < deadline
+        for task in asyncio.all_tasks() - {me}:
+            task.cancel()
+        await asyncio.sleep(0.001)
     assert scene.kinds() == ["ratelimit.outage", "ratelimit.recovered"]
     await scene.connection.aclose()
 

@@ -270,7 +270,8 @@ def test_a_key_of_another_program(make_limiter: MakeLimiter, redis_server: Redis
 def test_errors_of_one_key(start_server: StartServer, caplog: pytest.LogCaptureFixture, age: str) -> None:
     """An error of one key leaves the guard up: the server has answered. It is logged once."""
     connection = RedisConnection.from_url(start_server(age=age).url, timeout=TIMEOUT)
-    guard = OutageGuard("ratelimit", Limiter(connection.options.url or "", is_awaiting=False).store.events, lease=1)
+    events = Limiter(connection.options.url or "", is_awaiting=False).store.events
+    guard = OutageGuard("ratelimit", events, lambda: True)
     connection.sync.hset("k", "a", "1")
     failures = []
     for text in ("return redis.call('GET', KEYS[1])", "return nil + 1"):

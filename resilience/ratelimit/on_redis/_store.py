@@ -12,12 +12,14 @@ from resilience.events import Emitter
 from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._machine import Quota
 from resilience.ratelimit._memory import MemoryBuckets, MemoryStore
+from resilience.ratelimit._rate import as_rate
 from resilience.ratelimit.on_redis._batch import ThreadBatches
 from resilience.ratelimit.on_redis._codec import BucketCodec
 from resilience.redis import LuaScript, OutageGuard, RedisConnection
 from resilience.redis._errors import raised
 from resilience.redis._exchange import Reply, exchange, packed
 from resilience.redis._outage import RedisAttempt
+from resilience.redis._trial import ScriptTrial
 
 if TYPE_CHECKING:
     from redis.connection import AbstractConnection
@@ -29,6 +31,9 @@ __all__ = ("RedisBuckets", "RedisStore")
 _NO_CLOCK = 0.0
 """The `made_at` of a decision on Redis; that of a local decision is the time on a monotonic clock."""
 
+_TRIAL = Quota(".probe", as_rate("1000/second"), 1000)
+"""The bucket of trials during an outage. No limiter can have its name, and it is always full."""
+
 _SCRIPT = Path(__file__).with_name("token_bucket.lua")
 _REFUND = Path(__file__).with_name("refund.lua")
 
@@ -36,10 +41,10 @@ _REFUND = Path(__file__).with_name("refund.lua")
 class _ScriptRunner:
     """The parts that all buckets of one store share: the connection, the script, the outage and the batches."""
 
-    def __init__(self, connection: RedisConnection, outage: OutageGuard) -> None:
+    def __init__(self, connection: RedisConnection, outage: OutageGuard, script: LuaScript) -> None:
         self.connection = connection
         self.outage = outage
-        self.script = LuaScript(_SCRIPT.read_text(encoding="utf-8"))
+        self.script = script
         self.refunds = LuaScript(_REFUND.read_text(encoding="utf-8"))
         self.thread_batches = ThreadBatches(connection, self.script)
 
@@ -56,12 +61,12 @@ class RedisStore:
 
     While Redis is down, the `outage` option of the connection decides. `local` limits in each process, at the full
     rate, because the store does not count the instances yet. `allow` lets every call through. `deny` refuses every
-    call. The first call that gets no answer waits for the connection's timeout. The next ones do not wait, until one of
-    them finds Redis back. `events` emits `ratelimit.outage` and `ratelimit.recovered`, once each time.
+    call. The first call that gets no answer waits for the connection's timeout. The next ones do not wait: a background
+    thread asks Redis until it answers. `events` emits `ratelimit.outage` and `ratelimit.recovered`, once each time.
 
     Args:
         connection: The Redis to use.
-        clock: Returns seconds that never go back; paces the trials during an outage.
+        clock: Returns seconds that never go back; paces the trials of the background thread during an outage.
 
     Raises:
         ConfigurationError: `connection` is not a `RedisConnection`.
@@ -81,16 +86,17 @@ class RedisStore:
             raise ConfigurationError([Problem("connection", connection, "a RedisConnection")])
         self.connection = connection
         self.events = Emitter()
-        lease = 2 * connection.options.timeout
+        script = LuaScript(_SCRIPT.read_text(encoding="utf-8"))
+        trial = BucketCodec(_TRIAL, connection.options.prefix).encode("", 1, 0.0)
         self.outage = OutageGuard(
             "ratelimit",
             self.events,
-            lease=lease,
+            ScriptTrial(connection, script, trial),
             clock=clock,
             evict=connection.evict,
             facts={"outage": connection.options.outage},
         )
-        self._runner = _ScriptRunner(connection, self.outage)
+        self._runner = _ScriptRunner(connection, self.outage, script)
         self._local = MemoryStore()
 
     def open(self, quota: Quota, clock: Clock) -> RedisBuckets:

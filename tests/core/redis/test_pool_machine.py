@@ -11,12 +11,12 @@ PATIENCE = 0.025
 
 
 def places(maximum: int = 2) -> LinkMachine[str, str]:
-    return LinkMachine(maximum, PATIENCE)
+    return LinkMachine(maximum)
 
 
 def connected(pool: LinkMachine[str, str], name: str) -> Link[str]:
     """Bring a link into use: its connecting ends while a caller waits."""
-    pool.join(f"caller of {name}", 0.0)
+    pool.join(f"caller of {name}", 0.0, PATIENCE)
     assert pool.begin_connecting(0.0)
     link = Link(name, pool.epoch)
     assert pool.connected(link) == f"caller of {name}"
@@ -27,7 +27,7 @@ def test_one_attempt_at_a_time() -> None:
     """However many callers wait, one attempt to connect is under way."""
     pool = places()
     for number in range(5):
-        pool.join(str(number), 0.0)
+        pool.join(str(number), 0.0, PATIENCE)
         assert pool.begin_connecting(0.0) is (number == 0)
 
 
@@ -36,7 +36,7 @@ def test_no_attempt_without_a_caller_or_a_free_place() -> None:
     pool = places(maximum=1)
     assert not pool.begin_connecting(0.0)
     held = connected(pool, "a")
-    pool.join("second", 0.0)
+    pool.join("second", 0.0, PATIENCE)
     assert not pool.begin_connecting(0.0)
     assert pool.release(held) == "second"
 
@@ -45,8 +45,8 @@ def test_first_come_first_served() -> None:
     """A link that comes back goes to the caller that has waited longest, and only then becomes idle."""
     pool = places(maximum=1)
     link = connected(pool, "a")
-    pool.join("first", 0.0)
-    pool.join("second", 0.0)
+    pool.join("first", 0.0, PATIENCE)
+    pool.join("second", 0.0, PATIENCE)
     assert [pool.release(link), pool.release(link), pool.release(link)] == ["first", "second", None]
     assert pool.take() is link
     assert pool.take() is None
@@ -56,7 +56,7 @@ def test_a_queue_of_our_own_says_so() -> None:
     """A caller that gets no link while others use them was not refused by the server."""
     pool = places(maximum=1)
     held = connected(pool, "a")
-    pool.join("second", 0.0)
+    pool.join("second", 0.0, PATIENCE)
     assert type(pool.leave("second")) is NotAskedError
     assert pool.release(held) is None
 
@@ -71,12 +71,12 @@ def test_a_lost_link_gives_its_place_back() -> None:
 def test_no_caller_waits_for_a_long_connecting() -> None:
     """Callers wait for the first connection, until one of them could have waited in vain; the attempt goes on."""
     pool = places()
-    pool.join("first", 0.0)
+    pool.join("first", 0.0, PATIENCE)
     assert pool.begin_connecting(0.0)
-    pool.join("second", PATIENCE / 2)
+    pool.join("second", PATIENCE / 2, PATIENCE)
     assert type(pool.leave("first")) is StillConnectingError
     with pytest.raises(StillConnectingError):
-        pool.join("third", PATIENCE)
+        pool.join("third", PATIENCE, PATIENCE)
     assert pool.connected(Link("a", pool.epoch)) == "second"
 
 
@@ -84,9 +84,9 @@ def test_callers_wait_for_links_in_use_while_another_is_connected() -> None:
     """A long attempt to add a link to links that work keeps no caller from waiting for these."""
     pool = places()
     link = connected(pool, "a")
-    pool.join("second", 0.0)
+    pool.join("second", 0.0, PATIENCE)
     assert pool.begin_connecting(0.0)
-    pool.join("third", 10.0)
+    pool.join("third", 10.0, PATIENCE)
     assert pool.release(link) == "second"
 
 
@@ -94,10 +94,10 @@ def test_a_failed_attempt_fails_the_waiting_callers() -> None:
     """If there is no other link, every caller that waits gets the error of connecting."""
     pool, error = places(), OSError("refused")
     for caller in ("first", "second"):
-        pool.join(caller, 0.0)
+        pool.join(caller, 0.0, PATIENCE)
     assert pool.begin_connecting(0.0)
     assert pool.failed(error, 1.0) == ["first", "second"]
-    pool.join("third", 1.0)
+    pool.join("third", 1.0, PATIENCE)
     assert pool.begin_connecting(1.0)
 
 
@@ -105,14 +105,14 @@ def test_a_failed_attempt_fails_the_next_caller() -> None:
     """An attempt that failed after its callers had left fails the next one, if that comes soon, and only that."""
     for age, is_news in ((ATTEMPT_INTERVAL / 2, True), (ATTEMPT_INTERVAL, False)):
         pool, error = places(), OSError("refused")
-        pool.join("first", 0.0)
+        pool.join("first", 0.0, PATIENCE)
         assert pool.begin_connecting(0.0)
         pool.leave("first")
         assert pool.failed(error, 1.0) == []
         if is_news:
             with pytest.raises(OSError, match="refused"):
-                pool.join("second", 1.0 + age)
-        pool.join("third", 1.0 + age)
+                pool.join("second", 1.0 + age, PATIENCE)
+        pool.join("third", 1.0 + age, PATIENCE)
         assert pool.begin_connecting(1.0 + age)
 
 
@@ -120,12 +120,12 @@ def test_a_failed_addition_changes_nothing_for_links_that_work() -> None:
     """A server that takes no more connections is not down: callers wait for a link in use, and growth pauses."""
     pool = places()
     link = connected(pool, "a")
-    pool.join("second", 0.0)
+    pool.join("second", 0.0, PATIENCE)
     assert pool.begin_connecting(0.0)
     assert pool.failed(OSError("max number of clients reached"), 0.0) == []
     assert not pool.begin_connecting(ATTEMPT_INTERVAL / 2)
     assert pool.release(link) == "second"
-    pool.join("third", 0.0)
+    pool.join("third", 0.0, PATIENCE)
     assert pool.begin_connecting(ATTEMPT_INTERVAL)
 
 
@@ -134,7 +134,7 @@ def test_no_link_outlives_its_epoch() -> None:
     pool = places(maximum=3)
     idle, used = connected(pool, "idle"), connected(pool, "used")
     pool.release(idle)
-    pool.join("late", 0.0)
+    pool.join("late", 0.0, PATIENCE)
     assert pool.begin_connecting(0.0)
     late = Link("late", pool.epoch)
     pool.renew()
@@ -217,22 +217,22 @@ def test_a_new_link_is_in_step_and_its_first_use_ends_at_its_release() -> None:
 def test_a_caller_without_a_link_gets_the_reason_as_text() -> None:
     """The error says whether other callers use every connection or the first one is still being made."""
     pool = places(maximum=1)
-    pool.join("first", 0.0)
+    pool.join("first", 0.0, PATIENCE)
     assert pool.begin_connecting(0.0)
     assert str(pool.leave("first")) == "connecting takes longer than a call may wait"
     with pytest.raises(StillConnectingError, match=r"^connecting takes longer than a call may wait$"):
-        pool.join("second", PATIENCE)
+        pool.join("second", PATIENCE, PATIENCE)
     pool.connected(Link("a", pool.epoch))
     held = pool.take()
     assert held is not None
-    pool.join("third", 1.0)
+    pool.join("third", 1.0, PATIENCE)
     assert str(pool.leave("third")) == "every connection is in use"
 
 
 def test_a_caller_that_was_served_has_left_already() -> None:
     """A caller that gives up at the moment in which it gets a link has no reason to report."""
     pool = places()
-    pool.join("first", 0.0)
+    pool.join("first", 0.0, PATIENCE)
     assert pool.begin_connecting(0.0)
     assert pool.connected(Link("a", pool.epoch)) == "first"
     assert pool.leave("first") is None
@@ -244,7 +244,7 @@ def test_idle_links_and_links_in_use_fill_the_pool() -> None:
     first = connected(pool, "a")
     second = connected(pool, "b")
     pool.release(second)
-    pool.join("third", 0.0)
+    pool.join("third", 0.0, PATIENCE)
     assert not pool.begin_connecting(0.0)
     assert pool.take() is second
     assert pool.release(first) == "third"
@@ -254,13 +254,13 @@ def test_growth_pauses_only_after_a_failed_addition() -> None:
     """A successful attempt ends the pause that a failed one began."""
     pool = places(maximum=3)
     held = connected(pool, "a")
-    pool.join("second", 0.0)
+    pool.join("second", 0.0, PATIENCE)
     assert pool.begin_connecting(0.0)
     assert pool.failed(OSError("max number of clients reached"), 5.0) == []
     assert not pool.begin_connecting(5.99)
     assert pool.begin_connecting(6.0)
     pool.connected(Link("b", pool.epoch))
-    pool.join("third", 6.0)
+    pool.join("third", 6.0, PATIENCE)
     assert pool.begin_connecting(6.0)
     assert held.epoch is pool.epoch
 
@@ -269,21 +269,21 @@ def test_a_failed_attempt_is_no_news_for_callers_of_links_that_work() -> None:
     """While another link is in use, a caller waits for it instead of failing with the last attempt to connect."""
     pool = places()
     link = connected(pool, "a")
-    pool.join("second", 0.0)
+    pool.join("second", 0.0, PATIENCE)
     assert pool.begin_connecting(0.0)
     pool.failed(OSError("refused"), 0.0)
-    pool.join("third", 0.1)
+    pool.join("third", 0.1, PATIENCE)
     assert [pool.release(link), pool.release(link)] == ["second", "third"]
 
 
 def test_the_patience_counts_from_the_begin_of_connecting() -> None:
     """Callers wait for an attempt to connect for as long as any of them could have waited, at any time of day."""
     pool = places()
-    pool.join("first", 1000.0)
+    pool.join("first", 1000.0, PATIENCE)
     assert pool.begin_connecting(1000.0)
-    pool.join("second", 1000.0 + PATIENCE / 2)
+    pool.join("second", 1000.0 + PATIENCE / 2, PATIENCE)
     with pytest.raises(StillConnectingError):
-        pool.join("third", 1000.0 + 2 * PATIENCE)
+        pool.join("third", 1000.0 + 2 * PATIENCE, PATIENCE)
 
 
 def test_every_renewal_begins_another_epoch() -> None:
