@@ -82,6 +82,7 @@ LEVELS = {
     "envelope": 3,
     "status": 3,
     "lifecycle": 3,
+    "limits_strategy": 5,
     "health": 4,
     "server": 5,
     "client": 6,
