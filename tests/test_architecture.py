@@ -66,9 +66,10 @@ LEVELS = {
     "idempotency": 2,
     # Policies and parts: a part may use the contract and the parts listed before it.
     "redis": 3,
+    "fleet": 3.2,  # below the policies and the budget that share state
     "_engine._steps": 3,
     "breaker": 4,
-    "budget": 3,
+    "budget": 3.5,
     "fallback": 4,
     "cache": 3,
     "ratelimit": 4,

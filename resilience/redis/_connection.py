@@ -85,6 +85,8 @@ class RedisConnection:
         check_parameters(self._settings)
         self._clients = _Clients(self._build_aio, self._build_aio_pool)
         self._inherited: list[_Clients] = []
+        self.companions: dict[type[object], object] = {}
+        """The objects that exist once for each connection, such as its fleet, by their class."""
         renew_after_fork(self)
 
     @classmethod
@@ -147,6 +149,10 @@ class RedisConnection:
     def aio_pool(self) -> AsyncConnectionPool:
         """The connections that the running event loop uses for scripts, closed with it."""
         return self._clients.aio_pools.current()
+
+    def new_connection(self) -> AbstractConnection:
+        """Return a connection of no pool, which the caller owns and closes. Blocks for the time of connecting."""
+        return self._connect()
 
     def evict(self) -> None:
         """Use no connection again that exists now: the next use of each resolves the host name and connects anew.

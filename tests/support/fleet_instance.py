@@ -1,0 +1,71 @@
+"""A process that is one more instance of a fleet, until its standard input ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from resilience.fleet import Fleet, FleetCall
+from resilience.redis import RedisConnection
+
+__all__ = ("Partner", "instance")
+
+
+class Partner:
+    """A partner that keeps what it gets."""
+
+    def __init__(self, *calls: FleetCall) -> None:
+        self.wanted = calls
+        self.replies: list[Sequence[object]] = []
+        self.failures = 0
+        self.messages: list[bytes] = []
+
+    def calls(self) -> Sequence[FleetCall]:
+        """Return the calls that the test wants."""
+        return self.wanted
+
+    def answered(self, replies: Sequence[object]) -> None:
+        """Keep the replies."""
+        self.replies.append(replies)
+
+    def unreachable(self) -> None:
+        """Count the round."""
+        self.failures += 1
+
+    def heard(self, message: bytes) -> None:
+        """Keep the message."""
+        self.messages.append(message)
+
+
+@contextmanager
+def instance(url: str, lifetime: float) -> Iterator[subprocess.Popen[bytes]]:
+    """Yield a process that has joined the fleet of `url`, with another lifetime; kill it at the end."""
+    command = [sys.executable, __file__, url, str(lifetime)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"joined\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def main(url: str, lifetime: float) -> None:
+    """Join, and say so after the first answer."""
+    from resilience.fleet import _machine  # noqa: PLC0415 - the process's own
+
+    _machine.LIFETIME = lifetime  # type: ignore[misc]  # final for all but this process
+    fleet, partner = Fleet.of(RedisConnection.from_url(url)), Partner()
+    fleet.join(partner)
+    while not partner.replies:
+        fleet.nudge()
+    sys.stdout.write("joined\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+    fleet.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], float(sys.argv[2]))
