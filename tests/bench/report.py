@@ -5,14 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Protocol
 
 from harness import Case, Figure, Unit
-from scenarios import Scenario
 
-__all__ = ("Played", "aligned", "cells", "page", "with_scenarios")
+__all__ = ("SECTIONS", "Played", "VirtualTable", "aligned", "cells", "page", "section_of", "with_played")
 
 _INTRODUCTION = """\
 # Performance
@@ -36,7 +36,23 @@ figures of one table with each other, because all of them change together on ano
 """
 
 Measured = tuple[Case, Sequence[Figure]]
-Played = tuple[Scenario, Sequence[Sequence[str]]]
+
+
+class VirtualTable(Protocol):
+    """A table that is played in virtual time. The first part of its key names its section."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def note(self) -> str: ...
+    @property
+    def remarks(self) -> Sequence[str]: ...
+    def rows(self) -> Iterator[tuple[str, ...]]: ...
+
+
+Played = tuple[VirtualTable, Sequence[Sequence[str]]]
 
 _SCENARIOS = """
 ## Scenarios
@@ -44,6 +60,17 @@ _SCENARIOS = """
 The scenarios show an upstream that dies, works badly or gets too many calls. They run in virtual time, with seeded
 randomness, through the real awaiting code of each library. So `python tests/bench/run.py --only scenarios` prints the
 same figures on any machine. Each library offers one way to replace its clock; the list below each table names it."""
+
+_FLEET = """
+## A fleet on one Redis
+
+These figures are not measured. They come from a model in virtual time with seeded randomness, because no test starts
+10,000 processes. `python tests/bench/fleet_model.py` prints them on any machine, in less than a minute. The first lines
+of that file list its assumptions: most of all, that Redis runs 126,000 scripts a second on its one core. An instance is
+one process: a service with four workers has four instances on each machine."""
+
+SECTIONS = {"scenarios": _SCENARIOS, "fleet": _FLEET}
+"""The last sections of the page, which are played and not measured."""
 
 _HEADINGS = {
     Unit.NANOSECONDS: ("", "one call, ns", "added, ns", "x bare", "budget, ns", "verdict"),
@@ -116,16 +143,30 @@ def page(groups: Sequence[tuple[str, Sequence[Measured]]], played: Sequence[Play
     """Return `docs/performance.md`."""
     measured = [each for _, cases in groups for each in cases]
     sections = [section for title, cases in groups for section in _group(title, cases)]
-    return with_scenarios("\n".join([*_head(measured), *sections]) + "\n", played)
+    return with_played("\n".join([*_head(measured), *sections]) + "\n", played)
 
 
-def with_scenarios(text: str, played: Sequence[Played]) -> str:
-    """Return the page with these scenarios as its last section."""
-    lines = _SCENARIOS.splitlines()
-    for scenario, rows in played:
-        lines += ["", f"### {scenario.title} (`{scenario.key}`)", "", scenario.note, "", *_markdown(rows), ""]
-        lines += [f"- {guard.name}: {guard.how}" for guard in scenario.guards if guard.how]
-    return text.partition(_SCENARIOS)[0] + ("\n".join(lines) + "\n" if played else "")
+def with_played(text: str, played: Sequence[Played]) -> str:
+    """Return the page with these tables in place of the sections to which they belong."""
+    parts = [text, *("" for _ in SECTIONS)]
+    for number, begin in reversed(list(enumerate(SECTIONS.values(), 1))):
+        parts[0], found, rest = parts[0].partition(begin)
+        parts[number] = found + rest
+    for number, (section, begin) in enumerate(SECTIONS.items(), 1):
+        mine = [each for each in played if section_of(each[0]) == section]
+        if mine:
+            parts[number] = "\n".join([*begin.splitlines(), *(line for each in mine for line in _played(*each))]) + "\n"
+    return "".join(parts)
+
+
+def section_of(table: VirtualTable) -> str:
+    """Return the section of a table."""
+    return table.key.partition("-")[0]
+
+
+def _played(table: VirtualTable, rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["", f"### {table.title} (`{table.key}`)", "", table.note, "", *_markdown(rows)]
+    return [*lines, "", *(f"- {remark}" for remark in table.remarks)] if table.remarks else lines
 
 
 def _head(measured: Sequence[Measured]) -> list[str]:

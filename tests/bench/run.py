@@ -3,8 +3,8 @@
     --quick        a few seconds a table: to see that it runs, and roughly where it stands
     --only CASE    one table, or all whose name starts with CASE (again for more); --list names them
     --write        write docs/performance.md (measures everything, about three minutes)
-    --only scenarios [--write]
-                   play the scenarios alone: virtual time, the same figures everywhere, so they may be written alone
+    --only scenarios [--write], --only fleet [--write]
+                   play these sections alone: virtual time, the same figures everywhere, so they may be written alone
 
 Never part of a pytest run. Libraries to compare with come from `pip install --group bench`; what is missing is left
 out, with the reason in its row. A machine that does nothing else gives the best figures; a busy one gives usable ones,
@@ -25,9 +25,10 @@ for home in (HERE, HERE.parent / "support"):
     if str(home) not in sys.path:  # PYTHONSAFEPATH leaves the script's own directory out
         sys.path.insert(0, str(home))
 
-from harness import Case, Effort, Figure, Session, measure  # noqa: E402 - the path comes first
-from report import Played, aligned, cells, page, with_scenarios  # noqa: E402 - see above
-from scenarios import SCENARIOS, Scenario  # noqa: E402 - see above
+from fleet_model import FLEET  # noqa: E402 - the path comes first
+from harness import Case, Effort, Figure, Session, measure  # noqa: E402 - see above
+from report import Played, VirtualTable, aligned, cells, page, section_of, with_played  # noqa: E402 - see above
+from scenarios import SCENARIOS  # noqa: E402 - see above
 
 __all__ = ("GROUPS", "main")
 
@@ -64,40 +65,41 @@ def chosen(groups: Sequence[Group], only: Sequence[str]) -> list[Group]:
 def main(
     arguments: Sequence[str] | None = None,
     groups: Sequence[Group] | None = None,
-    scenarios: Sequence[Scenario] = SCENARIOS,
+    virtual: Sequence[VirtualTable] = (*SCENARIOS, *FLEET),
 ) -> int:
     """Measure, print, and write the page where asked to."""
     parser = _parser()
     options = parser.parse_args(arguments)
     known = load() if groups is None else groups
-    every: list[Case | Scenario] = [*(case for _, cases in known for case in cases), *scenarios]
+    every: list[Case | VirtualTable] = [*(case for _, cases in known for case in cases), *virtual]
     if options.list:
         print("\n".join(f"{each.key:20} {each.title}" for each in every))
         return 0
     wanted = chosen(known, options.only)
-    to_play = [each for each in scenarios if not options.only or each.key.startswith(tuple(options.only))]
+    to_play = [each for each in virtual if not options.only or each.key.startswith(tuple(options.only))]
     if not wanted and not to_play:
         keys = ", ".join(each.key for each in every)
         parser.error(f"--only {' '.join(options.only)}: no such case; there are {keys}")
-    is_partial = options.only and (wanted or len(to_play) < len(scenarios))
+    sections = {section_of(each) for each in to_play}
+    is_partial = options.only and (wanted or len(to_play) < sum(section_of(each) in sections for each in virtual))
     if options.write and (options.quick or is_partial):
-        parser.error("--write publishes figures: it measures everything (or plays all scenarios), and not quickly")
+        parser.error("--write publishes figures: it measures everything (or plays a whole section), and not quickly")
     measured = [
         (title, list(_measured(cases, Effort.quick() if options.quick else Effort()))) for title, cases in wanted
     ]
     played = list(_played(to_play))
     if options.write:
-        text = page(measured, played) if wanted else with_scenarios(PAGE.read_text(encoding="utf-8"), played)
+        text = page(measured, played) if wanted else with_played(PAGE.read_text(encoding="utf-8"), played)
         PAGE.write_text(text, encoding="utf-8")
         print(f"written: {PAGE}")
     return 0
 
 
-def _played(scenarios: Sequence[Scenario]) -> Iterator[Played]:
-    for scenario in scenarios:
-        rows = list(scenario.rows())
-        print(f"\n{scenario.title} [{scenario.key}]\n{aligned(rows)}", flush=True)
-        yield scenario, rows
+def _played(tables: Sequence[VirtualTable]) -> Iterator[Played]:
+    for table in tables:
+        rows = list(table.rows())
+        print(f"\n{table.title} [{table.key}]\n{aligned(rows)}", flush=True)
+        yield table, rows
 
 
 def _measured(cases: Sequence[Case], effort: Effort) -> Iterator[tuple[Case, list[Figure]]]:

@@ -31,6 +31,11 @@ class Scenario:
     row: Callable[[Guard], Row]
     """One cell for each heading."""
 
+    @property
+    def remarks(self) -> Sequence[str]:
+        """How each guard is set up."""
+        return [f"{guard.name}: {guard.how}" for guard in self.guards if guard.how]
+
     def rows(self) -> Iterator[Row]:
         """Play it for every guard; a library that is missing costs its row alone. The last column is for remarks."""
         yield ("", *self.headings, "")

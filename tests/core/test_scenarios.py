@@ -129,9 +129,10 @@ def test_the_page_tells_every_scenario() -> None:
     text = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
     for scenario in scenarios.SCENARIOS:
         assert f"(`{scenario.key}`)" in text
-    rewritten = report.with_scenarios(text, [(scenarios.SCENARIOS[0], [("", "of all", ""), ("bare", "1", "")])])
+    rewritten = report.with_played(text, [(scenarios.SCENARIOS[0], [("", "of all", ""), ("bare", "1", "")])])
     assert rewritten.startswith(text.partition("\n## Scenarios")[0])
     assert re.findall(r"\(`scenarios-\w+`\)", rewritten) == [f"(`{scenarios.SCENARIOS[0].key}`)"]
+    assert rewritten.endswith("\n## A fleet on one Redis\n" + text.partition("\n## A fleet on one Redis\n")[2])
 
 
 def test_scenarios_alone_are_played_and_printed(capsys: pytest.CaptureFixture[str]) -> None:
