@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import urlsplit
@@ -153,6 +153,15 @@ class RedisConnection:
     def new_connection(self) -> AbstractConnection:
         """Return a connection of no pool, which the caller owns and closes. Blocks for the time of connecting."""
         return self._connect()
+
+    def slot_of(self, key: bytes) -> Hashable:
+        """Return the hash slot of `key`: one script call has keys of one slot. A server without cluster mode has one.
+
+        Args:
+            key: The key as it is sent.
+        """
+        del key
+        return None
 
     def evict(self) -> None:
         """Use no connection again that exists now: the next use of each resolves the host name and connects anew.

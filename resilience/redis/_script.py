@@ -17,16 +17,18 @@ if TYPE_CHECKING:
 
     from resilience.redis._pool import ConnectionPool
 
-__all__ = ("LuaScript", "ScriptCall", "run_diagnosis")
+__all__ = ("Argument", "LuaScript", "ScriptCall", "run_diagnosis")
 
 _CACHED_FRAMES = 1024
 
-ScriptCall: TypeAlias = tuple[bytes, Sequence[int]]
-"""The key of one run of a script, and its arguments."""
+Argument: TypeAlias = bytes | int | str
+
+ScriptCall: TypeAlias = tuple[tuple[bytes, ...], Sequence[Argument]]
+"""The keys of one run of a script, at least one, and its arguments. In a cluster the keys are in one hash slot."""
 
 
 class LuaScript:
-    """A script of one key and of whole numbers.
+    """A script that is run by its hash.
 
     A server that was restarted or flushed (SCRIPT FLUSH) costs one more round trip, once.
 
@@ -42,19 +44,19 @@ class LuaScript:
         self._sha1 = self.sha1.encode()
         self._frame = functools.lru_cache(_CACHED_FRAMES)(self._new_frame)
 
-    def run(self, pool: ConnectionPool, key: bytes, arguments: Sequence[int]) -> Reply:
+    def run(self, pool: ConnectionPool, keys: tuple[bytes, ...], arguments: Sequence[Argument]) -> Reply:
         """Return the script's reply, blocking.
 
         Args:
             pool: The connections to use: `RedisConnection.pool`.
-            key: The one key of the script.
-            arguments: The whole numbers that follow it.
+            keys: The keys of the script, at least one.
+            arguments: The arguments that follow them.
 
         Raises:
             Exception: redis-py's error for an error reply, for connecting or for the exchange.
             NotAskedError: No connection was free in time.
         """
-        calls = ((key, arguments),)
+        calls = ((keys, arguments),)
         return raised(pool.run(lambda connection: self.call(connection, calls))[0])
 
     def call(self, connection: AbstractConnection, calls: Sequence[ScriptCall]) -> list[Reply]:
@@ -73,21 +75,24 @@ class LuaScript:
 
     def by_hash(self, calls: Iterable[ScriptCall]) -> list[bytes]:
         """Return the commands that name the script by its hash."""
-        return [self._packed(key, arguments) for key, arguments in calls]
+        return [self._packed(keys, arguments) for keys, arguments in calls]
 
     def by_text(self, calls: Sequence[ScriptCall]) -> list[bytes]:
         """Return the same commands, but the first one contains the script: the server knows it from then on."""
-        key, arguments = calls[0]
-        first = packed(b"EVAL", self._text, b"1", key, *_numbers(arguments))
+        keys, arguments = calls[0]
+        first = packed(b"EVAL", self._text, b"%d" % len(keys), *keys, *_encoded(arguments))
         return [first, *self.by_hash(calls[1:])]
 
-    def _packed(self, key: bytes, arguments: Sequence[int]) -> bytes:
+    def _packed(self, keys: tuple[bytes, ...], arguments: Sequence[Argument]) -> bytes:
+        if len(keys) > 1:
+            return packed(b"EVALSHA", self._sha1, b"%d" % len(keys), *keys, *_encoded(arguments))
         before, after = self._frame(tuple(arguments))
+        key = keys[0]
         return b"%b$%d\r\n%b\r\n%b" % (before, len(key), key, after)
 
-    def _new_frame(self, arguments: tuple[int, ...]) -> tuple[bytes, bytes]:
-        """Return the packed command before and after its key: the keys of one limit share the rest."""
-        around = packed(b"EVALSHA", self._sha1, b"1", b"", *_numbers(arguments))
+    def _new_frame(self, arguments: tuple[Argument, ...]) -> tuple[bytes, bytes]:
+        """Return the packed command before and after its only key: the keys of one limit share the rest."""
+        around = packed(b"EVALSHA", self._sha1, b"1", b"", *_encoded(arguments))
         before, after = around.split(b"$0\r\n\r\n", 1)
         return before, after
 
@@ -107,8 +112,11 @@ def _replace(replies: list[Reply], numbers: Sequence[int], others: Sequence[Repl
         replies[number] = reply
 
 
-def _numbers(arguments: Sequence[int]) -> list[bytes]:
-    return [b"%d" % argument for argument in arguments]
+def _encoded(arguments: Iterable[Argument]) -> list[bytes]:
+    return [
+        b"%d" % each if isinstance(each, int) else each if isinstance(each, bytes) else each.encode()
+        for each in arguments
+    ]
 
 
 # The commands of resilience/ratelimit/on_redis/token_bucket.lua, in its order: a test compares the two.

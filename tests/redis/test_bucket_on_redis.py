@@ -102,7 +102,7 @@ def test_client_clocks_do_not_matter(store: RedisStore, redis_server: RedisProce
     """The command to the server contains the quota, and no time of this process."""
     limiter = TokenBucket("100/minute", 5, store, name="orders")
     question = limiter._buckets._codec.encode("k", 1, 0.0)  # type: ignore[attr-defined]  # white box: what goes over the wire
-    assert question == (b"{resilience:ratelimit:orders:k}", (600_000, 1, 3_000_000, 1))
+    assert question == ((b"{resilience:ratelimit:orders:k}",), (600_000, 1, 3_000_000, 1))
 
 
 @pytest.mark.parametrize(

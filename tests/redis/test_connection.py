@@ -124,7 +124,7 @@ def test_script_is_sent_once(redis_server: RedisProcess) -> None:
     with contextlib.closing(connection), contextlib.closing(redis_server.client()) as client:
         script = LuaScript("return {KEYS[1], ARGV[1]} -- once")
         client.config_resetstat()
-        assert [script.run(connection.pool, b"k", [1]) for _ in range(3)] == [[b"k", b"1"]] * 3
+        assert [script.run(connection.pool, (b"k",), [1]) for _ in range(3)] == [[b"k", b"1"]] * 3
         stats = client.info("commandstats")
     assert (stats["cmdstat_eval"]["calls"], stats["cmdstat_evalsha"]["calls"]) == (1, 3)
 

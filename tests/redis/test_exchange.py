@@ -56,7 +56,7 @@ def test_errors_leave_the_connection_in_step(connection: RedisConnection) -> Non
     assert isinstance(ask(connection, b"LPUSH", b"list", b"1"), ResponseError)
     refusal = LuaScript("return redis.error_reply('no')")
     with pytest.raises(ResponseError):
-        refusal.run(connection.pool, b"k", ())
+        refusal.run(connection.pool, (b"k",), ())
     assert ask(connection, b"GET", b"list") == b"text"
     assert client_id(connection) == before
 

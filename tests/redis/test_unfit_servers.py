@@ -279,7 +279,7 @@ def test_errors_of_one_key(start_server: StartServer, caplog: pytest.LogCaptureF
             with guard.attempt() as attempt:
                 assert attempt.may_try
                 try:
-                    LuaScript(text).run(connection.pool, b"k", ())
+                    LuaScript(text).run(connection.pool, (b"k",), ())
                 except redis.ResponseError as error:
                     failures.append(code_of(error))
                     raise

@@ -1,4 +1,4 @@
-"""Tasks that share one round trip to Redis: all that ask in one turn of their event loop.
+"""Tasks that share one round trip to Redis: all that ask in one turn of their event loop, for whichever buckets.
 
 A busy server has several requests in hand in each turn, and a round trip costs its process more than the rest of a
 limiter does. No caller waits for others to come: the batch of one turn is sent in the next. If no connection is free
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
     from resilience.ratelimit._decision import Decision
-    from resilience.ratelimit.on_redis._codec import BucketCodec
+    from resilience.ratelimit.on_redis._codec import BucketCall, BucketCodec
     from resilience.redis import LuaScript, RedisConnection
     from resilience.redis._exchange import Reply
     from resilience.redis._machine import OutagePermit
@@ -73,7 +73,7 @@ class TaskBatch(ScriptBatch):
     __slots__ = ("_batches", "_loop", "_task")
 
     def __init__(self, batches: TaskBatches, permit: OutagePermit, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(permit)
+        super().__init__(permit, batches.connection.slot_of)
         self._batches = batches
         self._loop = loop
         # Not by the loop's task factory: an eager one would send the batch at once, without a caller. And the context
@@ -81,19 +81,16 @@ class TaskBatch(ScriptBatch):
         self._task = asyncio.Task(self._run(), loop=loop, context=Context())
         self._task.add_done_callback(self._settle)
 
-    def join(
-        self, codec: BucketCodec, redis_key: bytes, arguments: tuple[int, ...], cost: int
-    ) -> asyncio.Future[Decision | None]:
+    def join(self, codec: BucketCodec, call: BucketCall, cost: int) -> asyncio.Future[Decision | None]:
         """Return a future of the decision, or of None if Redis does not answer.
 
         Args:
             codec: Decodes the reply.
-            redis_key: The bucket.
-            arguments: The arguments of the script.
+            call: The bucket, and the arguments of the script.
             cost: Tokens that the caller wants.
         """
         caller: asyncio.Future[Decision | None] = self._loop.create_future()
-        self.add(codec, redis_key, arguments, cost, caller)
+        self.add(codec, call, cost, caller)
         return caller
 
     async def _run(self) -> None:

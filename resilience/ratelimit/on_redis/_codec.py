@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from fractions import Fraction
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 from resilience.errors import ConfigurationError, Problem
 from resilience.ratelimit._decision import Decision
@@ -19,12 +19,15 @@ from resilience.redis._errors import MALFORMED, unreadable
 if TYPE_CHECKING:
     from resilience.redis._exchange import Reply
 
-__all__ = ("BucketCodec", "ScriptUnits", "units_of")
+__all__ = ("BucketCall", "BucketCodec", "ScriptUnits", "outcomes", "units_of")
 
 _MAX_EXACT = 2**52
 """Half of the largest exact whole number of a double: the sum of two such numbers is still exact."""
 _MAX_ERROR = Fraction(1, 1_000_000_000)
 _CACHED_KEYS = 1024
+
+BucketCall: TypeAlias = tuple[tuple[bytes], tuple[int, ...]]
+"""The Redis key of one bucket, and the arguments of a script."""
 
 
 class ScriptUnits(NamedTuple):
@@ -79,7 +82,7 @@ class BucketCodec:
         self._units = units_of(quota)
         self.redis_key = functools.lru_cache(_CACHED_KEYS)(self._redis_key)
 
-    def encode(self, key: str, cost: int, allowance: float) -> tuple[bytes, tuple[int, int, int, int]]:
+    def encode(self, key: str, cost: int, allowance: float) -> BucketCall:
         """Return the Redis key and the arguments of the script.
 
         Raises:
@@ -89,12 +92,12 @@ class BucketCodec:
         token, refill, capacity = self._units
         limit = self._units.limit(allowance) if allowance else capacity
         checked_key(key)  # before the cache, which needs a key that has a hash
-        return self.redis_key(key), (token, refill, limit, cost)
+        return (self.redis_key(key),), (token, refill, limit, cost)
 
-    def encode_refund(self, key: str, cost: int) -> tuple[bytes, tuple[int, int]]:
+    def encode_refund(self, key: str, cost: int) -> BucketCall:
         """Return the Redis key and the arguments of the script `refund.lua`."""
         token, refill, _ = self._units
-        return self.redis_key(key), (refill, cost * token)
+        return (self.redis_key(key),), (refill, cost * token)
 
     def _redis_key(self, key: str) -> bytes:
         """Return the Redis key. All of it is a hash tag, so that keys added later live on the same node."""
@@ -102,25 +105,50 @@ class BucketCodec:
         return parts.encode("utf-8", "surrogatepass")
 
     def decode(self, reply: Reply, cost: int) -> Decision:
-        """Return the decision for one caller."""
+        """Return the decision for the one caller of a call for one bucket."""
         try:
             units = int(cast("int", reply))
-            missing = units if units >= 0 else -1 - units
-            full_at = self._units.seconds(missing)
+            return self._decision(units if units >= 0 else -1 - units, cost, allowed=units >= 0)
         except MALFORMED as error:
             raise unreadable(error) from error
-        return Decision.of(self._quota, cost, allowed=units >= 0, full_at=full_at, made_at=0.0)
 
-    def decode_batch(self, reply: Reply, cost: int, callers: int) -> list[Decision]:
-        """Return the decisions for callers that asked for the same payment at once: the first ones got it."""
+    def decode_batch(self, admitted: int, missing: int, cost: int, callers: int) -> list[Decision]:
+        """Return the decisions for callers that asked for the same payment at once.
+
+        Args:
+            admitted: How many of the callers were admitted, the first ones.
+            missing: The units that are missing from a full bucket after the last of them.
+            cost: Tokens that each caller asked for.
+            callers: The number of callers.
+        """
+        price = cost * self._units.token
+        later = range(min(admitted, callers) - 1, -1, -1)  # how many callers were admitted after each
         try:
-            if not isinstance(reply, list):  # the numbers in a text would be its characters
-                raise TypeError(type(reply).__name__)
-            admitted, after = min(int(reply[0]), callers), int(reply[1])
+            granted = [self._decision(missing - others * price, cost, allowed=True) for others in later]
+            # An object for each caller: a bucket in shadow turns its own refusal into an admission.
+            return granted + [self._decision(missing, cost, allowed=False) for _ in range(callers - admitted)]
         except MALFORMED as error:
             raise unreadable(error) from error
-        price = cost * self._units.token
-        later = range(admitted - 1, -1, -1)  # how many callers were admitted after each
-        granted = [self.decode(after - others * price, cost) for others in later]
-        # An object for each caller: a bucket in shadow turns its own refusal into an admission.
-        return granted + [self.decode(-1 - after, cost) for _ in range(callers - admitted)]
+
+    def _decision(self, missing: int, cost: int, *, allowed: bool) -> Decision:
+        full_at = self._units.seconds(missing)
+        return Decision.of(self._quota, cost, allowed=allowed, full_at=full_at, made_at=0.0)
+
+
+def outcomes(reply: Reply, buckets: int) -> list[tuple[int, int] | Exception]:
+    """Return the callers admitted and the units missing then, or the error, for each bucket of a call for several.
+
+    Raises:
+        InvalidResponse: Of redis-py, if the script returns no such reply.
+    """
+    try:
+        text, *errors = reply if isinstance(reply, list) else (reply,)
+        if not isinstance(text, bytes | str):  # text if the URL asks for decoded replies
+            raise TypeError(type(text).__name__)
+        numbers = iter(list(map(int, text.split())))
+        found = list(zip(numbers, numbers, strict=True))
+        if len(found) != buckets:
+            raise ValueError(len(found))
+        return [(admitted, last) if admitted >= 0 else errors[last - 1] for admitted, last in found]
+    except MALFORMED as error:
+        raise unreadable(error) from error

@@ -13,7 +13,7 @@ from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._machine import Quota
 from resilience.ratelimit._memory import MemoryBuckets, MemoryStore
 from resilience.ratelimit._rate import as_rate
-from resilience.ratelimit.on_redis._batch import ThreadBatches
+from resilience.ratelimit.on_redis._batch_threads import ThreadBatches
 from resilience.ratelimit.on_redis._codec import BucketCodec
 from resilience.redis import LuaScript, OutageGuard, RedisConnection
 from resilience.redis._errors import raised
@@ -161,11 +161,11 @@ class RedisBuckets:
         """Pay `cost` tokens, suspending this task for a round trip that others may share. Otherwise like `take`."""
         batches = self._runner.task_batches
         loop = batches.running_loop(self._quota.name)  # also during an outage: a call must not depend on that
-        redis_key, arguments = self._codec.encode(key, cost, allowance)
+        call = self._codec.encode(key, cost, allowance)
         permit = self._outage.admit()
         if permit is not None:
             batch = batches.batch_of(loop, permit)  # held here: a loop keeps no task alive by itself
-            decision = await batch.join(self._codec, redis_key, arguments, cost)
+            decision = await batch.join(self._codec, call, cost)
             if decision is not None:
                 return self._counted(decision)
         return self._decide_locally(key, cost, allowance)

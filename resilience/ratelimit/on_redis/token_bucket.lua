@@ -1,58 +1,105 @@
--- Decides for one token bucket, in one round trip, on the server's own clock.
+-- Decides for token buckets, in one round trip, on the server's own clock.
 --
--- KEYS[1]  the bucket: "F:R". F is the microsecond in which it is full again, R the fraction beyond it, in units
--- ARGV     token    units that one token costs
---          refill   units that come back in a microsecond
---          limit    units that may be missing after this call
---          cost     tokens wanted; 0 takes nothing
---          callers  optional: how many callers want that, one after the other
+-- KEYS  the buckets: "F:R". F is the microsecond in which a bucket is full again, R the fraction beyond it, in units
+-- ARGV  one demand on the one bucket:
+--         token    units that one token costs
+--         refill   units that come back in a microsecond
+--         limit    units that may be missing after this call
+--         cost     tokens wanted; 0 takes nothing
+--       or such demands, one after the other, each followed by two more numbers:
+--         callers  how many callers want that from each bucket, one after the other
+--         buckets  how many buckets, in the order of KEYS, the demand is for
 --
 -- All numbers are whole and below 2^53, so arithmetic in doubles is exact, quotients rounded down included.
 --
--- Without `callers` the script returns the units that are missing from a full bucket after the call. If the call does
--- not fit, it writes nothing and returns -1 minus the units that are missing now. With `callers` it returns how many of
--- them were admitted, and the units that are missing then.
+-- For one demand the script returns the units that are missing from a full bucket after the call. If the call does not
+-- fit, it writes nothing and returns -1 minus the units that are missing now.
+--
+-- For demands with `callers` it returns a text of two numbers for each bucket: how many callers were admitted, and the
+-- units that are missing then. One text is read faster than a list of numbers. If a bucket has an error, its numbers are
+-- -1 and the position of the error in a list, which the script returns then: the text, and the errors. The error of one
+-- bucket does not fail the others.
 
-local token, refill = tonumber(ARGV[1]), tonumber(ARGV[2])
-local limit, cost = tonumber(ARGV[3]), tonumber(ARGV[4])
-local callers = tonumber(ARGV[5])
+local format = string.format
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
-local missing = 0
-local state = redis.pcall('GET', KEYS[1])
-if type(state) == 'table' and state.err and not string.find(state.err, 'WRONGTYPE', 1, true) then
-  return state -- for example an ACL that forbids GET: an unreadable bucket is not a full bucket
+-- An error without a code of its own is about this bucket: the server works.
+local function own(failure)
+  return {err = (string.gsub(failure.err, '^ERR ', 'SCRIPT '))}
 end
-if type(state) == 'string' then -- a key of another type is not a bucket: it reads as full and is overwritten
-  local full, fraction = string.match(state, '^(%d+):(%d+)$')
-  if full then
-    missing = math.max(0, (full - now) * refill + fraction)
+
+-- Returns the callers that were admitted and the units missing then; nil and the error if the bucket cannot be used.
+local function decide(key, token, refill, limit, cost, callers)
+  local missing = 0
+  local state = redis.pcall('GET', key)
+  if type(state) == 'string' then
+    local full, fraction = string.match(state, '^(%d+):(%d+)$')
+    if full then -- another text is not a bucket: it reads as full and is overwritten
+      missing = (full - now) * refill + fraction
+      if missing < 0 then
+        missing = 0
+      end
+    end
+  elseif type(state) == 'table' and state.err and not string.find(state.err, 'WRONGTYPE', 1, true) then
+    -- For example an ACL that forbids GET: an unreadable bucket is not a full bucket. A key of another type is one.
+    return nil, own(state)
+  end
+
+  local beyond = missing > limit -- the server's clock went back, or the bucket has become smaller
+  if beyond then
+    missing = limit
+  end
+
+  local price = cost * token
+  local admitted = callers
+  if price > 0 then
+    local fitting = math.floor((limit - missing) / price)
+    if fitting < admitted then
+      admitted = fitting
+    end
+  end
+  local after = missing + admitted * price
+
+  if after > missing or beyond then
+    local fraction = math.fmod(after, refill)
+    local micros = (after - fraction) / refill
+    -- Expiry counts from a clock read in milliseconds and rounded down: one more keeps the key until it is really full.
+    local expiry = math.ceil(micros / 1000) + 1 -- the server passes a number on with all its digits
+    local written = redis.pcall('SET', key, format('%.0f:%.0f', now + micros, fraction), 'PX', expiry)
+    if written.err then
+      return nil, own(written)
+    end
+  end
+  return admitted, after
+end
+
+if #ARGV == 4 then
+  local token, refill, limit, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+  local admitted, after = decide(KEYS[1], token, refill, limit, cost, 1)
+  if admitted == 0 then
+    return -1 - after
+  end
+  return after -- or the error
+end
+
+local answers, errors, position = {}, {}, 0
+for at = 1, #ARGV, 6 do
+  local token, refill, limit = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  local cost, callers = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+  for _ = 1, tonumber(ARGV[at + 5]) do
+    position = position + 1
+    local admitted, after = decide(KEYS[position], token, refill, limit, cost, callers)
+    if not admitted then
+      errors[#errors + 1] = after
+      admitted, after = -1, #errors
+    end
+    answers[position] = format('%.0f %.0f', admitted, after)
   end
 end
-
-local beyond = missing > limit -- the server's clock went back, or the bucket has become smaller
-if beyond then
-  missing = limit
+local text = table.concat(answers, ' ')
+if #errors == 0 then
+  return text
 end
-
-local price = cost * token
-local admitted = callers or 1
-if price > 0 then
-  admitted = math.min(admitted, math.floor((limit - missing) / price))
-end
-local after = missing + admitted * price
-
-if after > missing or beyond then
-  local fraction = math.fmod(after, refill)
-  local micros = (after - fraction) / refill
-  local value = string.format('%.0f:%.0f', now + micros, fraction)
-  -- Expiry counts from a clock read in milliseconds and rounded down: one more keeps the key until it is really full.
-  redis.call('SET', KEYS[1], value, 'PX', string.format('%.0f', math.ceil(micros / 1000) + 1))
-end
-
-if callers then
-  return {admitted, after}
-end
-return admitted == 1 and after or -1 - after
+return {text, unpack(errors)}
