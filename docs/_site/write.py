@@ -9,9 +9,9 @@ from pathlib import Path
 
 DOCS = Path(__file__).parents[1]
 if __name__ == "__main__":
-    sys.path[:0] = [str(DOCS.parent), str(DOCS.parent / "adapters"), str(DOCS)]
+    sys.path[:0] = [str(DOCS.parent / each) for each in ("", "adapters", "docs", "tests/support")]
 
-from _site import metrics, states  # noqa: E402 - see above
+from _site import metrics, redis_faults, states  # noqa: E402 - see above
 from _site.drawing import Arrow, drawn  # noqa: E402 - see above
 from resilience.config._render import written  # noqa: E402 - of this checkout
 from resilience.envelope import ErrorCatalog  # noqa: E402 - of this checkout
@@ -35,6 +35,7 @@ def generated() -> Iterator[tuple[Path, str]]:
     """Yield each file that is generated, with the text that it must have."""
     pages: dict[str, dict[str, Callable[[], str]]] = {
         "codes.md": {"codes": codes},
+        "failure-modes.md": {"faults": redis_faults.table},
         "howto/pool.md": {"options": pool_options},
         "metrics.md": {"metrics": metrics.table},
         "states.md": {

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback: it can move to another server, answer in its place, and pass replies on in drops."""
+"""A TCP proxy on loopback: it can move to another server, answer in its place, and spoil, delay or drop replies."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
 from typing import Self
 
 __all__ = ("TcpProxy",)
@@ -18,17 +19,21 @@ class TcpProxy:
     the proxy is closed.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, backlog: int | None = None) -> None:
         self.target = target
         self.connections = 0
         self.pause = 0.0
         """Seconds before each byte of a reply; 0 passes a reply on as it comes."""
         self.latency = 0.0
         """Seconds by which each reply is late: what a server far away adds to a round trip."""
+        self.spoil: Callable[[bytes], tuple[bytes, bool]] | None = None
+        """Returns what to pass on instead of a reply, and whether the connection ends after it."""
         self._answer: bytes | None = None
         self._generation = 0
         self._open: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._accepts = threading.Event()
+        self._accepts.set()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=backlog)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"redis://127.0.0.1:{self.port}/0"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -37,14 +42,41 @@ class TcpProxy:
         """On each connection that is open now, answer every request with `line`; new ones reach the server."""
         self._answer, self._generation = line, self._generation + 1
 
-    def close(self) -> None:
-        """End all connections, and take no more."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+    @contextlib.contextmanager
+    def full_queue(self) -> Iterator[None]:
+        """End all connections and accept none. The queue of the kernel is full, so connecting gets no answer at all."""
+        self._accepts.clear()
+        self.cut()
+        fillers = []
+        for _ in range(64):  # the kernel rounds the length of the queue up, and one connection may be accepted already
+            filler = socket.socket()
+            fillers.append(filler)
+            filler.settimeout(0.05)
+            try:
+                filler.connect(("127.0.0.1", self.port))
+            except TimeoutError:
+                break
+        try:
+            yield
+        finally:
+            for filler in fillers:
+                filler.close()
+            self._accepts.set()
+
+    def cut(self) -> None:
+        """End all connections."""
         for each in list(self._open):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End all connections, and take no more."""
+        self._accepts.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+        for each in list(self._open):
             each.close()
 
     def __enter__(self) -> Self:
@@ -59,6 +91,7 @@ class TcpProxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            self._accepts.wait()
             self.connections += 1
             try:
                 server = socket.create_connection(("127.0.0.1", self.target), timeout=5)
@@ -93,6 +126,11 @@ class TcpProxy:
                 if self.latency:
                     time.sleep(self.latency)
                     data += self._rest(server)
+                if self.spoil is not None:
+                    data, is_last = self.spoil(data)
+                    if is_last:
+                        client.sendall(data)
+                        break
                 if not self.pause:
                     client.sendall(data)
                     continue

@@ -1,0 +1,37 @@
+"""Each fault of Redis under a load: no call is lost, none waits long, the limit holds, and Redis is found again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from redis_faults import BURST, FAULTS, Fault, measured
+from redis_process import RedisProcess
+
+pytestmark = [pytest.mark.redis, pytest.mark.realtime, pytest.mark.once]
+TIMEOUT = 0.1  # twice the default: these machines are shared
+BUSY = 1.5  # what a machine that stands still adds to a decision, in seconds
+MARGIN = 10
+"""Tokens by which a law may seem broken: the elapsed time is that of the callers, and not the server's."""
+
+
+def check(fault: Fault, server: RedisProcess, factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> None:
+    for colour, figures in measured(fault, server, timeout=TIMEOUT, factory=factory).items():
+        shown = f"{fault.name}, {colour}: {figures}"
+        assert figures.lost == 0, shown
+        assert figures.delay < TIMEOUT + BUSY, shown
+        assert figures.over <= fault.fills * BURST * max(1, figures.outages) + MARGIN, shown
+        assert figures.calls > 100, shown
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_costs_no_call(own_redis_server: RedisProcess, fault: Fault) -> None:
+    """Under each fault, threads and tasks lose no call, wait for one bound at most, and find Redis again."""
+    check(fault, own_redis_server)
+
+
+def test_a_fault_on_uvloop(own_redis_server: RedisProcess) -> None:
+    """The same holds on uvloop."""
+    uvloop = pytest.importorskip("uvloop")
+    check(FAULTS[0], own_redis_server, uvloop.new_event_loop)
