@@ -17,6 +17,7 @@ from resilience._support.fork import renew_after_fork
 from resilience._support.measured import Measured, Measurement
 from resilience.breaker import _report, _storage
 from resilience.breaker._cut_offs import CutOff
+from resilience.breaker._leased import FleetSide
 from resilience.breaker._machine import CircuitMachine, StateChange
 from resilience.breaker._options import BreakerOptions
 from resilience.breaker._plan import AUTOMATIC, DISABLED, FORCED_OPEN, METRICS_ONLY, Mode
@@ -68,9 +69,18 @@ class Circuit(Measured):
         timeout = options.storage_timeout
         self._storage = None if storage is None else GuardedStorage(storage, timeout, self.report_storage)
         self.machine = CircuitMachine(rules_of(weakref.ref(self)), options.plan, now=clock(), random=random)
+        self.shared: FleetSide | None = None
+        self._decide: Callable[[float, float], tuple[Permit | Refusal, StateChange | None]] = self.machine.admit
         self.mode = Mode.configured(options.first_mode)
         self.rename(name)
         self._update_fast_permit()
+
+    def share(self, shared: FleetSide) -> None:
+        """Be in step with the fleet from the next call on, which comes to `_admit_locked`."""
+        self.shared, self._decide = shared, shared.admit
+        self._update_fast_permit()
+        if isinstance(epoch := self.machine.epoch, Closed) and epoch.running is not None:
+            epoch.running.due = -math.inf
 
     def after_fork(self) -> None:
         """Keep the state, with a new lock: a thread of the parent may have held the old one."""
@@ -125,6 +135,8 @@ class Circuit(Measured):
         try:
             with self.lock:
                 now = self.now()
+                if self.shared is not None and not self.shared.is_joined:
+                    self.shared.join(self.name, self.events.log.key)
                 self._end_mode(now)
                 mode = self.mode
                 if mode is not None and mode.word == DISABLED:
@@ -133,7 +145,7 @@ class Circuit(Measured):
                     answer, change = Refusal(mode.left(now), f"is held open ({mode.reason})"), None
                 else:  # the patience of the caller does not matter to a closed circuit
                     patience = math.inf if type(self.machine.epoch) is Closed else neutral_remaining()
-                    answer, change = self.machine.admit(now, patience)
+                    answer, change = self._decide(now, patience)
                 self._note(change, now)
                 if type(answer) is Closed and self._storage is None:
                     self._update_fast_permit()  # an interrupt may have struck between the change and its update
@@ -192,7 +204,7 @@ class Circuit(Measured):
 
     def judge_success(self, rules: TripRules, /) -> None:
         """Count a success of a closed circuit that may open it: its rules choose which successes come here."""
-        self._change(lambda now: self.machine.judge_success(rules, now) if self._counts_at(now) else None)
+        self.change(lambda now: self.machine.judge_success(rules, now) if self._counts_at(now) else None)
 
     def record_failure(self, permit: Permit, asked: float, error: Exception | None = None) -> StateChange | None:
         """Count a failure (of a result: no `error`). Return its change of the state; the caller delivers the events."""
@@ -231,17 +243,18 @@ class Circuit(Measured):
 
     def open(self, reason: str, seconds: float | None = None) -> None:
         """Open the circuit by hand, for the reset timeout or for `seconds`."""
-        self._change(lambda now: self.machine.open(now, reason, seconds=seconds, is_by_hand=True))
+        self.change(lambda now: self.machine.open(now, reason, seconds=seconds, is_by_hand=True))
 
     def half_open(self) -> None:
         """Admit trials from now on."""
-        self._change(lambda now: self.machine.half_open("half-opened by hand", now))
+        self.change(lambda now: self.machine.half_open("half-opened by hand", now))
 
     def close(self) -> None:
         """Close the circuit and forget its counts."""
-        self._change(lambda now: self.machine.close("closed by hand", now))
+        self.change(lambda now: self.machine.close("closed by hand", now))
 
-    def _change(self, change: Callable[[float], StateChange | None]) -> None:
+    def change(self, change: Callable[[float], StateChange | None]) -> None:
+        """Make a change under the lock, and deliver its events."""
         with self.lock:
             now = self.now()
             self._apply(now, change, now)
@@ -251,7 +264,7 @@ class Circuit(Measured):
         """Make a change under the lock and note it. Also after an interrupt no call uses a permit of an old state."""
         try:
             made = change(*args)
-            if made is not None:
+            if made is not None or self.shared is not None:
                 self._note(made, now)
         except BaseException:  # the state may have changed
             self._update_fast_permit()
@@ -260,6 +273,8 @@ class Circuit(Measured):
 
     def _note(self, change: StateChange | None, now: float, *, publish: bool = True) -> None:
         """Record the event of a change, and write the change to the storage. Called under the lock."""
+        if self.shared is not None:
+            self.shared.look(now, change)
         if change is None:
             return
         self._update_fast_permit()
@@ -275,7 +290,7 @@ class Circuit(Measured):
         """Set the permit that calls use without asking, if there is one."""
         self.fast_permit = None
         mode, epoch = self.mode, self.machine.epoch
-        if self._storage is not None:
+        if self._storage is not None or (self.shared is not None and not self.shared.is_joined):
             return
         if mode is None or (mode.word == METRICS_ONLY and mode.is_permanent):
             self.fast_permit = epoch if type(epoch) is Closed and epoch.running is None else None
@@ -287,10 +302,11 @@ class Circuit(Measured):
         with self.lock:
             now = self.now()
             until = math.inf if duration is None else now + duration
-            self._set_mode(None if word == AUTOMATIC else Mode(word, until, reason), now)
+            self.enter_mode(None if word == AUTOMATIC else Mode(word, until, reason), now)
         self.events.deliver()
 
-    def _set_mode(self, mode: Mode | None, now: float) -> None:
+    def enter_mode(self, mode: Mode | None, now: float) -> None:
+        """Enter a mode, or (None) the automatic one. Called under the lock."""
         before, after = self.mode or Mode(AUTOMATIC), mode or Mode(AUTOMATIC)
         counts, epoch = after.counts, self.machine.epoch
         # Only operators: no interrupt leaves a mode with the fast permit, or with the counting, of another mode.
@@ -304,7 +320,7 @@ class Circuit(Measured):
 
     def _end_mode(self, now: float) -> None:
         if self.mode is not None and now >= self.mode.until:
-            self._set_mode(None, now)
+            self.enter_mode(None, now)
 
     def mode_at(self, now: float) -> Mode | None:
         """Return the mode in force. A mode that has run out is ended by the next call, and hidden until then."""
@@ -366,16 +382,6 @@ class Circuit(Measured):
         return self.stored(lambda storage: storage.state, self.machine.epoch.state)
 
     @property
-    def retry_after(self) -> float | None:
-        """Seconds until an open circuit may admit a call; None if it is not open, or held open for good."""
-        with self.lock:
-            now = self.now()
-            mode, own = self.mode_at(now), self.machine.retry_after(now)
-        if mode is None:
-            return own
-        return mode.left(now) if mode.word == FORCED_OPEN else None
-
-    @property
     def mode_word(self) -> str:
         """The name of the mode in force."""
         with self.lock:
@@ -387,12 +393,3 @@ class Circuit(Measured):
     def measure(self) -> Measurement:
         """Return the counts since the start, the state and the mode."""
         return _report.measurement_of(self.name, self.machine, self.mode_at(self.now()))
-
-    def snapshot(self) -> dict[str, Any]:
-        """Return state, mode and figures, all of one moment. Does not ask the storage."""
-        with self.lock:
-            now = self.now()
-            self._end_mode(now)
-            figures = _report.figures_of(self.machine, self.mode or Mode(AUTOMATIC), now)
-        self.events.deliver()
-        return figures

@@ -17,22 +17,20 @@ nothing, so a late result can neither open nor close the circuit (L3). There are
 itself is the permit of a call that needs no record: all plain calls of a closed circuit share it, and admission
 allocates nothing. A `TimedCall` records when a call began, if slow calls count. A `Trial` is a call while half-open.
 
-Counting. A closed epoch counts in its rules (`_rules.py`), which number the outcomes and look back on a window
-(`_window.py`). A half-open epoch counts successes and failures of its trials. A ramp counts calls and failures. `Open`
-counts nothing: it remembers the failures that led to it.
+Counting. A closed epoch counts in its rules (`_rules.py`), a half-open epoch the outcomes of its trials, a ramp calls
+and failures. `Open` counts nothing: it remembers the failures that led to it.
 
 Locks. The machine has none. The circuit (`_circuit.py`) holds its lock around every method of this class. Two
 operations need no lock and do not pass through here. A success in a closed epoch is one atomic increment, counted even
 if the epoch has ended: no rule looks at it any more. A timed call begins and ends by one atomic dictionary operation.
 
-Time. The machine reads no clock; each method takes `now`. There is no timer either: `catch_up` makes the transitions
-that only time causes (an open time that is up, running calls that are slow by now) when the next call arrives.
+Time. Each method takes `now`. There is no timer: `catch_up` makes the transitions that only time causes (an open time
+that is up, running calls that are slow by now) when the next call arrives.
 
-Leases. A trial that never reports would hold its permit for ever. So each trial has a lease: when it ends, the next
-caller takes over the permit, and the late result of the trial is void (L5).
+Leases. Each trial has a lease: when it ends, the next caller takes over the permit, and a late result is void (L5).
 
-Cut-offs. A call that the deadline of its caller ended is no outcome. `_cut_offs.py` explains when many of them open the
-circuit, and for whom. Such a circuit keeps the closed epoch: more patient callers still get permits of it.
+Cut-offs. A call that the deadline of its caller ended is no outcome; see `_cut_offs.py`. A circuit that such calls have
+opened keeps the closed epoch: more patient callers still get permits of it.
 """
 
 from __future__ import annotations
@@ -223,7 +221,7 @@ class CircuitMachine:
         closed = cut_offs.epoch
         if closed is not None and closed.rule.successes() != cut_offs.successes_before:
             closed.cut_offs = None
-            change = self._become(closed, "calls are answered again", self.counts(now))
+            change = self.enter(closed, "calls are answered again", self.counts(now))
             return begun(closed, now), change
         if cut_offs.concern(patience):
             return None
@@ -284,11 +282,13 @@ class CircuitMachine:
         epoch.failures = 0  # the failures that opened the circuit are not consecutive any more
         if epoch.successes < epoch.rule.required_successes:
             return None
-        counts = epoch.trial_counts
-        if not self.plan.ramp:
-            return self._become(self._new_closed(now), "trial calls succeeded", counts)
-        ramp = Ramp(epoch.rule, now, self.plan.ramp, self.plan.ramp_initial, self._new_running(now))
-        return self._become(ramp, "trial calls succeeded", counts)
+        return self.end_trials("trial calls succeeded", epoch.trial_counts, now)
+
+    def end_trials(self, reason: str, counts: CallCounts, now: float) -> StateChange:
+        """Admit all calls again, or a growing share of them."""
+        if not (plan := self.plan).ramp:
+            return self.enter(self._new_closed(now), reason, counts)
+        return self.enter(Ramp(plan.trials, now, plan.ramp, plan.ramp_initial, self.new_running(now)), reason, counts)
 
     def _trial_failed(
         self, trial: Trial, now: float, reason: str = "trial call failed", *, asked: float = 0.0
@@ -301,7 +301,7 @@ class CircuitMachine:
 
     def _reopen(self, epoch: HalfOpen, now: float, reason: str, cut_offs: _Row = None) -> StateChange:
         opened = self._new_open(epoch, now, epoch.failures + epoch.trial_failures, cut_offs)
-        return self._become(opened, reason, epoch.trial_counts)
+        return self.enter(opened, reason, epoch.trial_counts)
 
     def _settle(self, trial: Trial) -> bool:
         """Remove `trial`; return whether it still counted: of the present epoch, with a lease that it did not lose.
@@ -321,13 +321,13 @@ class CircuitMachine:
                 return change
         if now < ramp.started + ramp.seconds:
             return None
-        return self._become(self._new_closed(now), "ramp completed", CallCounts(ramp.failures, ramp.calls))
+        return self.enter(self._new_closed(now), "ramp completed", CallCounts(ramp.failures, ramp.calls))
 
     def _ramp_failed(self, ramp: Ramp, now: float) -> StateChange | None:
         if not ramp.add_failure():
             return None
         counts = CallCounts(ramp.failures, ramp.calls)
-        return self._become(self._new_open(ramp, now, ramp.failures), "failed while ramping up", counts)
+        return self.enter(self._new_open(ramp, now, ramp.failures), "failed while ramping up", counts)
 
     def _judged(self, epoch: Closed, trip: Trip | None, now: float) -> StateChange | None:
         """Open the circuit if a rule matched. If not, the rules choose how the next success is counted."""
@@ -336,7 +336,7 @@ class CircuitMachine:
 
     def _trip(self, epoch: Closed, trip: Trip, now: float, cut_offs: _Row = None) -> StateChange:
         opened = self._new_open(epoch, now, trip.counts.failures, cut_offs)
-        return self._become(opened, trip.rule, trip.counts)
+        return self.enter(opened, trip.rule, trip.counts)
 
     def _new_open(self, ended: Closed | HalfOpen | Ramp, now: float, failures: int, cut_offs: _Row = None) -> Open:
         time, closed_for = self.plan.open_time, now - ended.since if isinstance(ended, Closed) else 0.0
@@ -344,31 +344,33 @@ class CircuitMachine:
         return Open(now + time.seconds(self.openings, ended.not_before - now, self._random), failures, cut_offs)
 
     def _new_closed(self, now: float) -> Closed:
-        return Closed(self._rules(now), now, self._new_running(now))
+        return Closed(self._rules(now), now, self.new_running(now))
 
-    def _new_running(self, now: float) -> RunningCalls | None:
+    def new_running(self, now: float) -> RunningCalls | None:
+        """Return the record of the running calls of an epoch that begins now, if slow calls count."""
         return None if self.plan.slow_after is None else RunningCalls(self.plan.slow_after, now)
 
     def open(self, now: float, reason: str, *, seconds: float | None = None, is_by_hand: bool = False) -> StateChange:
         """Refuse calls from now on, for the reset timeout or for `seconds`."""
         counts = self.counts(now)
         duration = self.plan.open_time.base if seconds is None else seconds
-        return self._become(Open(now + duration, counts.failures, is_by_hand=is_by_hand), reason, counts)
+        return self.enter(Open(now + duration, counts.failures, is_by_hand=is_by_hand), reason, counts)
 
     def half_open(self, reason: str, now: float) -> StateChange:
         """Admit trials from now on."""
         counts, plan = self.counts(now), self.plan
-        trials = HalfOpen(plan.trials, now + plan.half_open_limit, counts.failures, self._new_running(now))
+        trials = HalfOpen(plan.trials, now + plan.half_open_limit, counts.failures, self.new_running(now))
         if isinstance(self.epoch, Open) and self.epoch.cut_offs is not None and self.epoch.cut_offs.epoch is not None:
             trials.cut_offs = self.epoch.cut_offs
-        return self._become(trials, reason, counts)
+        return self.enter(trials, reason, counts)
 
     def close(self, reason: str, now: float) -> StateChange:
         """Admit calls from now on, and forget everything that was counted."""
         self.openings = 0
-        return self._become(self._new_closed(now), reason, self.counts(now))
+        return self.enter(self._new_closed(now), reason, self.counts(now))
 
-    def _become(self, epoch: Epoch, reason: str, counts: CallCounts) -> StateChange:
+    def enter(self, epoch: Epoch, reason: str, counts: CallCounts) -> StateChange:
+        """Replace the present epoch."""
         change = StateChange(self.epoch.state, epoch.state, reason, counts)
         before = self.epoch if isinstance(self.epoch, Ramp) else self._counting_epoch
         self.epoch = epoch
@@ -384,15 +386,13 @@ class CircuitMachine:
         if isinstance(self.epoch, Open):
             self.epoch.until += plan.open_time.base - self.plan.open_time.base
         elif isinstance(self.epoch, HalfOpen | Ramp):
-            self.epoch.rule = plan.trials
+            self.epoch.use_rule(plan.trials)
         self.plan = plan
 
     def counts(self, now: float) -> CallCounts:
         """Return the counts of the window while closed, else those that led to the present state."""
         epoch = self.epoch
-        if isinstance(epoch, Closed):
-            return epoch.rule.counts(now)
-        return CallCounts(epoch.failures, epoch.failures)
+        return epoch.rule.counts(now) if isinstance(epoch, Closed) else CallCounts(epoch.failures, epoch.failures)
 
     def retry_after(self, now: float) -> float | None:
         """Return the seconds until the circuit may admit a call, None if it is not open."""

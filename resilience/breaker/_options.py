@@ -22,6 +22,7 @@ __all__ = ("BreakerArguments", "BreakerOptions", "WindowLength")
 
 _FAIL_MAX = 5
 _TRIALS_FOR_A_RATE = 10
+_QUORUM = 0.5
 
 
 Length = float | str | timedelta
@@ -50,6 +51,7 @@ class BreakerArguments(TypedDict, total=False):
     storage_timeout: Length
     mode: str
     shadow: bool
+    quorum: float | None
 
 
 class WindowLength(Duration):
@@ -72,6 +74,28 @@ class WindowLength(Duration):
             if text.strip().replace(".", "").isdecimal():  # "2.5" and "0" are neither
                 raise
             return super().parse(text)
+
+
+class QuorumRule:
+    """A number of instances as a whole number from 1, or a share of the live instances as a number up to 1."""
+
+    expected = "a share above 0.0 up to 1.0 of the live instances, or a whole number of instances from 1 to 10,000"
+
+    def __init__(self) -> None:
+        self._share, self._number = Number(0, 1, above=True), Whole(1, 10_000)
+
+    def check(self, value: object, /) -> float:
+        """Return an int for a number of instances, a float for a share: 1 is one instance, 1.0 is all of them."""
+        if isinstance(value, float) and value > 1 and value.is_integer():
+            return self._number.check(int(value))
+        return self._number.check(value) if isinstance(value, int) else self._share.check(value)
+
+    def parse(self, text: str, /) -> float:
+        """Take text without a point for a number of instances."""
+        try:
+            return self.check(int(text) if text.strip().isdecimal() else float(text))
+        except ValueError as error:
+            raise Refused from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +172,13 @@ class BreakerOptions(Options):
         "automatic", Choice(*MODES), "whether calls are refused by the rules, always, never, or only in the reports"
     )
     shadow: bool = option(False, Flag(), "report the calls that would be refused, and refuse none (mode metrics_only)")
+    shared: bool = option(False, Flag(), "share the circuit with the other instances, through Redis")
+    quorum: float | None = option(
+        None,
+        QuorumRule(),
+        "instances that have to trip until the circuit opens in all: a share of the live ones, or a number",
+        none="0.5, if the circuit is shared",
+    )
     throw_new_error_on_trip: bool = option(
         False, Flag(), "the call that opens the circuit gets CircuitOpenError, with its own error as the cause"
     )
@@ -156,6 +187,11 @@ class BreakerOptions(Options):
     def first_mode(self) -> str:
         """The mode of a new breaker."""
         return "metrics_only" if self.shadow else self.mode
+
+    @property
+    def votes(self) -> float:
+        """The quorum of a shared circuit: an int is a number of instances, a float a share of them."""
+        return _QUORUM if self.quorum is None else self.quorum
 
     @property
     def consecutive(self) -> int | None:
@@ -245,6 +281,8 @@ class BreakerOptions(Options):
             yield Problem("retry_after_max", self.retry_after_max, expected)
         if self.shadow is True and self.mode not in ("automatic", "metrics_only"):
             yield Problem("shadow", self.shadow, f"false beside mode={self.mode}: it means metrics_only")
+        if self.quorum is not None and self.shared is False:
+            yield Problem("quorum", self.quorum, "None unless the circuit is shared: it counts the votes of instances")
 
     def _within_window(self) -> Iterable[Problem]:
         if isinstance(self.sliding_window, int) and exceeds(self.minimum_calls, self.sliding_window):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn, Unpack, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack, cast
 
 import pybreaker
 
@@ -14,15 +14,18 @@ from resilience.breaker._circuit import Circuit
 from resilience.breaker._cut_offs import CutOff
 from resilience.breaker._failures import Condition, FailureRules, Harmless, listed
 from resilience.breaker._options import BreakerArguments, BreakerOptions
-from resilience.breaker._plan import AUTOMATIC, MODES
+from resilience.breaker._plan import AUTOMATIC, FORCED_OPEN, MODES, Mode
 from resilience.breaker._pybreaker import PybreakerFace
-from resilience.breaker._report import CircuitOpenError
+from resilience.breaker._report import CircuitOpenError, figures_of
 from resilience.breaker._states import Open, Permit
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import Listener
 from resilience.options import CLOCK, LONGEST, RANDOMNESS, Choice, Text, checked, seconds
 from resilience.policy import NO_RESULT, PolicyBase
+
+if TYPE_CHECKING:
+    from resilience.redis import RedisConnection
 
 __all__ = ("CircuitBreaker",)
 
@@ -49,6 +52,8 @@ class CircuitBreaker(PolicyBase, PybreakerFace):  # type: ignore[misc]  # pybrea
             success.
         listeners: `pybreaker.CircuitBreakerListener` objects, and functions that take one `Event`.
         state_storage: A pybreaker storage to share the state with other breakers.
+        shared: The `RedisConnection` by which the instances of a service share this circuit, by its name. None: each
+            instance has its own circuit. Not beside `state_storage`. See docs/howto/shared-breaker.md.
         name: The name in events and errors. By default `breaker`, or `<pipeline>.breaker` in a pipeline.
         throw_new_error_on_trip: The call that opens the circuit gets `CircuitOpenError` instead of its own error.
         record: Exception classes and predicates: only these errors are failures. Other errors are successes.
@@ -94,6 +99,7 @@ class CircuitBreaker(PolicyBase, PybreakerFace):  # type: ignore[misc]  # pybrea
         ignore: Iterable[Condition] | Condition | None = None,
         record_result: Callable[[Any], bool] | None = None,
         retry_after: Callable[[Any], float | timedelta | str | None] | None = None,
+        shared: RedisConnection | None = None,
         clock: Clock = monotonic,
         randomness: Callable[[], float] = random.random,
         **options: Unpack[BreakerArguments],
@@ -104,6 +110,7 @@ class CircuitBreaker(PolicyBase, PybreakerFace):  # type: ignore[misc]  # pybrea
             reset_timeout=cast("float", reset_timeout),
             success_threshold=success_threshold,
             throw_new_error_on_trip=throw_new_error_on_trip,
+            shared=_is_shared(shared, state_storage),
             **cast("Any", options),  # durations as the user wrote them: the rules turn them into seconds
         )
         checked(clock, "clock", CLOCK)
@@ -120,6 +127,8 @@ class CircuitBreaker(PolicyBase, PybreakerFace):  # type: ignore[misc]  # pybrea
         PybreakerFace.__init__(
             self, Circuit(self.name, known, clock=clock, random=randomness, storage=storage), failures
         )
+        if shared is not None:
+            self._share(shared)
         for listener in listed("listeners", listeners):
             self.add_listener(listener)
         self._circuit.follow_storage()
@@ -128,6 +137,11 @@ class CircuitBreaker(PolicyBase, PybreakerFace):  # type: ignore[misc]  # pybrea
     def renamed(self) -> None:
         """Use the new name in events and errors."""
         self._circuit.rename(self.name)
+
+    def _share(self, connection: RedisConnection) -> None:
+        from resilience.breaker.shared._partner import SharedCircuit  # noqa: PLC0415 - it imports the parts of Redis
+
+        self._circuit.share(SharedCircuit(self._circuit, connection, self.options.votes))
 
     # The policy contract
 
@@ -243,7 +257,13 @@ class CircuitBreaker(PolicyBase, PybreakerFace):  # type: ignore[misc]  # pybrea
     @property
     def retry_after(self) -> float | None:
         """Seconds until an open circuit may admit a call; None if it is not open, or held open for good."""
-        return self._circuit.retry_after
+        circuit = self._circuit
+        with circuit.lock:
+            now = circuit.now()
+            mode, own = circuit.mode_at(now), circuit.machine.retry_after(now)
+        if mode is None:
+            return own
+        return mode.left(now) if mode.word == FORCED_OPEN else None
 
     @property
     def is_idle(self) -> bool:
@@ -261,8 +281,18 @@ class CircuitBreaker(PolicyBase, PybreakerFace):  # type: ignore[misc]  # pybrea
         return isinstance(epoch, Open) and self._circuit.now() < epoch.until
 
     def snapshot(self) -> dict[str, Any]:
-        """Return state, mode, counts, rates and remaining open time (seconds), as plain data."""
-        return self._circuit.snapshot()
+        """Return state, mode, counts, rates and remaining open time (seconds), as plain data.
+
+        They are of one moment. A `state_storage` is not asked. A shared breaker adds `fleet`: the record of the fleet.
+        """
+        circuit = self._circuit
+        _ = circuit.mode_word  # ends a mode that has run out, with its event
+        with circuit.lock:
+            now = circuit.now()
+            figures = figures_of(circuit.machine, circuit.mode_at(now) or Mode(AUTOMATIC), now)
+            if circuit.shared is not None:
+                figures["fleet"] = dict(circuit.shared.figures)
+        return figures
 
     def __repr__(self) -> str:
         mode, state, left = self._circuit.mode_at(self._circuit.now()), self.current_state, self.retry_after
@@ -275,6 +305,20 @@ def _checked_storage(storage: object) -> pybreaker.CircuitBreakerStorage | None:
     if storage is None or isinstance(storage, pybreaker.CircuitBreakerStorage):
         return storage
     raise ConfigurationError([Problem("state_storage", storage, "a pybreaker.CircuitBreakerStorage, or None")])
+
+
+def _is_shared(connection: object, storage: object) -> bool:
+    if connection is None:
+        return False
+    from resilience.redis import RedisConnection as Connection  # noqa: PLC0415 - imported by services with Redis
+
+    if not isinstance(connection, Connection):  # only its type is shown: it may hold a password
+        expected = "a RedisConnection, or None (RESILIENCE_REDIS__URL and ...__SHARED=true make one by themselves)"
+        raise ConfigurationError([Problem("shared", type(connection).__name__, expected)])
+    if storage is not None:
+        expected = "None beside shared: a circuit has one place for its state"
+        raise ConfigurationError([Problem("state_storage", type(storage).__name__, expected)])
+    return True
 
 
 def _is_number(value: object) -> bool:

@@ -225,6 +225,10 @@ class HalfOpen:
         """The counts of the trials that have ended."""
         return CallCounts(self.trial_failures, self.successes + self.trial_failures)
 
+    def use_rule(self, rule: TrialRule) -> None:
+        """Use another rule from the next outcome on."""
+        self.rule = rule
+
     def admit(self, now: float, patience: float, lease: float) -> Trial | Refusal:
         """Hand out a permit if one is available, or if another trial has to give up its own."""
         if not self.available:
@@ -282,6 +286,10 @@ class Ramp:
         self.successes = 0
         self.not_before = -math.inf
         self._credit = 1.0  # the first call passes
+
+    def use_rule(self, rule: TrialRule) -> None:
+        """Use another rule from the next failure on."""
+        self.rule = rule
 
     def share(self, now: float) -> float:
         """Return the share of calls that is admitted at `now`."""

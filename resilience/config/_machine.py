@@ -53,6 +53,7 @@ class LayerValue(NamedTuple):
     unless: frozenset[str] = frozenset()
 
 
+_REDIS_URL: Key = ("redis", "url")
 Settled = Mapping[Key, Value]
 """Every setting that was set. All others have their defaults."""
 
@@ -72,7 +73,7 @@ def settle(readings: Iterable[Reading]) -> tuple[Settled, list[Problem]]:
                 spoiled.add(key)
             else:
                 settled.setdefault(key, value)
-    return settled, [*problems, *_problems_together(settled, spoiled)]
+    return settled, [*problems, *_problems_together(settled, spoiled), *_without_redis(settled, spoiled)]
 
 
 def unlikely(settled: Settled) -> list[Problem]:
@@ -168,6 +169,15 @@ def _problems_together(settled: Settled, spoiled: set[Key]) -> Iterator[Problem]
             if str(problem) not in seen:
                 seen.add(str(problem))
                 yield problem
+
+
+def _without_redis(settled: Settled, spoiled: set[Key]) -> Iterator[Problem]:
+    """Yield a problem for each breaker that is shared although no Redis is configured."""
+    if settled.keys() & {_REDIS_URL} or _REDIS_URL in spoiled:
+        return
+    for key, value in settled.items():
+        if key[0] == "pipeline" and key[2:] == ("breaker", "shared") and value.value is True:
+            yield Problem(value.entry.spelled, True, f"false, unless {variable(_REDIS_URL)} is set")
 
 
 def _mentioned(settled: Settled) -> Iterator[tuple[Section, str]]:

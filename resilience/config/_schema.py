@@ -170,7 +170,12 @@ SECTIONS = (
     ),
     Section("pipeline.*.timeout", "resilience.timeout._options:TimeoutOptions", "resilience.timeout:Timeout"),
     Section("pool.*", "resilience.pool._options:PoolOptions", "resilience.pool:Pool"),
-    Section("pool.*.breaker", "resilience.breaker._options:BreakerOptions", "resilience.breaker:CircuitBreaker"),
+    Section(
+        "pool.*.breaker",
+        "resilience.breaker._options:BreakerOptions",
+        "resilience.breaker:CircuitBreaker",
+        without=frozenset({"shared", "quorum"}),  # an instance that cannot connect says nothing about the others
+    ),
     Section("pool.*.health", "resilience.health._options:PoolCheckOptions", "resilience.health:pool_check"),
 )
 

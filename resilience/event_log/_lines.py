@@ -284,6 +284,8 @@ _T, _S = Volume.TRANSITION, Volume.SAMPLE
 _INFO, _WARNING, _ERROR = logging.INFO, logging.WARNING, logging.ERROR
 LINES: Mapping[str, EventLine] = {
     "breaker.opened": EventLine(_T, _WARNING, _opened),
+    "breaker.fleet_opened": EventLine(_T, _WARNING, _reasoned("circuit", "is open in the fleet")),
+    "breaker.fleet_closed": EventLine(_T, _INFO, _reasoned("circuit", "is closed in the fleet")),
     "breaker.half_opened": EventLine(_T, _INFO, _reasoned("circuit", "is half-open and admits trial calls")),
     "breaker.closed": EventLine(_T, _WARNING, _reasoned("circuit", "closed")),  # with "opened", all that WARNING shows
     "breaker.ramped": EventLine(_T, _INFO, _reasoned("circuit", "admits all calls")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from resilience.config._names import fold, variable
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from resilience.config import Config
     from resilience.events import EventLog
     from resilience.options import Options
-    from resilience.ratelimit import Store, TokenBucket
+    from resilience.ratelimit import TokenBucket
+    from resilience.redis import RedisConnection
+    from resilience.toolkit._shared_parts import SharedParts
 
 __all__ = ("ConfiguredPolicies",)
 
@@ -24,12 +26,12 @@ class ConfiguredPolicies:
 
     Args:
         config: The configuration.
-        store: Returns the store of the rate limits, None for the memory of this process.
+        parts: Has the store of the rate limits, and the connection of shared breakers.
         log: Decides which events of the limiters are logged.
     """
 
-    def __init__(self, config: Config, store: Callable[[], Store | None], log: EventLog) -> None:
-        self._config, self._store, self._log = config, store, log
+    def __init__(self, config: Config, parts: SharedParts, log: EventLog) -> None:
+        self._config, self._parts, self._log = config, parts, log
 
     def of_pipeline(self, name: str, key: str = "") -> Iterator[Any]:
         """Yield new policies of a pipeline, outermost first; rate limits spend from the bucket of `key`."""
@@ -60,20 +62,26 @@ class ConfiguredPolicies:
             key = section("limiter.*").key("rate", fold(name))
             raise ConfigurationError([Missing(variable(key), "a rate such as 100/second, here or in code")])
         shadow = configured is not None and configured.shadow
-        bucket = section("limiter.*").constructor(rate, burst, self._store(), name=name, shadow=shadow)
+        bucket = section("limiter.*").constructor(rate, burst, self._parts.store(), name=name, shadow=shadow)
         bucket.events.log_to(self._log)
         return cast("TokenBucket", bucket)
 
     def _made(self, kind: str, name: str, options: Options, sources: Mapping[str, str], key: str) -> Any:
-        policy = section(f"pipeline.*.{kind}").constructor(**_values(options), **self._shared(kind, name, key))
+        values = _values(options)
+        values |= {"shared": self._connection(options)} if kind == "breaker" else self._shared(kind, name, key)
+        policy = section(f"pipeline.*.{kind}").constructor(**values)
         policy.sources = sources
         return policy
+
+    def _connection(self, options: Options) -> RedisConnection | None:
+        """Return the connection of a breaker; None unless it is shared. The loader has checked that a URL is set."""
+        return self._parts.redis if getattr(options, "shared", False) else None
 
     def _shared(self, kind: str, name: str, key: str) -> dict[str, Any]:
         """Return the arguments of a policy that are not options: the shared store and the key."""
         if kind != "rate_limit":
             return {}
-        store = self._store()
+        store = self._parts.store()
         shared: dict[str, Any] = {} if store is None else {"store": store}
         # A policy with a key may be in no pipeline, and a bucket takes its name from the pipeline.
         return shared | {"key": key, "name": f"{name}.ratelimit"} if key else shared

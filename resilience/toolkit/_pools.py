@@ -118,7 +118,7 @@ class PoolsByName:
         options = self._config.pool_breaker(name)
         if options is None:
             return None
-        values = {field: getattr(options, field) for field in options.fields()}
+        values = {field: getattr(options, field) for field in options.fields() if field != "shared"}
         breaker = section("pool.*.breaker").constructor(**values, name=f"{name}.connect")
         breaker.events.log_to(self._log)
         return breaker

@@ -77,7 +77,7 @@ class Resilience:
         """Decides which events of this toolkit's parts are logged."""
         self._parts = NamedParts()
         self._shared = SharedParts(self._config, self._parts, self.event_log)
-        self._policies = ConfiguredPolicies(self._config, self._shared.store, self.event_log)
+        self._policies = ConfiguredPolicies(self._config, self._shared, self.event_log)
         self._pipelines = PipelinesByName(self._config, self._policies, self._parts, self.event_log)
         # The process keeps a budget for as long as an object refers to it.
         self._budgets = [self._as_configured(name) for name in self._config.budgets]

@@ -1,0 +1,80 @@
+"""The record of a shared breaker on the wire: its keys, its channel, and the question and the reply as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from resilience._support.keys import bounded_key
+from resilience.breaker.shared._machine import FleetRecord, Override
+from resilience.redis import LuaScript
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from resilience.redis._exchange import Reply
+
+__all__ = ("SCRIPT", "channel_of", "keys_of", "question", "read_record", "read_reply")
+
+SCRIPT: Final = LuaScript(Path(__file__).with_name("record.lua").read_text(encoding="utf-8"))
+
+
+def keys_of(prefix: str, name: str) -> tuple[bytes, ...]:
+    """Return the keys of the breaker `name`: record, votes, trials, history. All are in one slot of a cluster."""
+    tag = f"{{{prefix}:fleet:breaker:{_safe(name)}}}"
+    return tuple(f"{tag}:{part}".encode("utf-8", "surrogatepass") for part in ("record", "votes", "trials", "history"))
+
+
+def channel_of(name: str) -> str:
+    """Return the channel of the breaker, without the prefix of the fleet."""
+    return f"breaker:{_safe(name)}"
+
+
+def _safe(name: str) -> str:
+    """Return `name` without the characters that would end the hash tag of a key."""
+    return bounded_key(name).replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
+
+
+def question(ask: Mapping[str, Any], **more: object) -> str:
+    """Return the argument of the script."""
+    return json.dumps({**ask, **more}, separators=(",", ":"))
+
+
+def read_reply(reply: Reply) -> tuple[FleetRecord, list[str]]:
+    """Return the record, and the tokens of the slots that the caller got. Raises `ValueError` for any other reply."""
+    if not isinstance(reply, list) or not reply:
+        raise ValueError("no record")
+    record, *tokens = cast("list[bytes | str]", reply)
+    return read_record(record), [_text(token) for token in tokens]
+
+
+def read_record(text: bytes | str) -> FleetRecord:
+    """Return the record that a reply or a message holds. Raises `ValueError` for anything else."""
+    try:
+        found: dict[str, Any] = json.loads(text)
+        override = Override(
+            int(found["version"]),
+            str(found["word"]),
+            found["word_left"] / 1000,
+            str(found["why"]),
+            str(found["author"]),
+        )
+        return FleetRecord(
+            int(found["epoch"]),
+            str(found["state"]),
+            found["left"] / 1000,
+            str(found["reason"]),
+            int(found["ok"]),
+            int(found["failed"]),
+            int(found["openings"]),
+            int(found["votes"]),
+            int(found["trials"]),
+            override,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("no record") from error
+
+
+def _text(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode()

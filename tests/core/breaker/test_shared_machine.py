@@ -1,0 +1,398 @@
+"""A shared breaker under any interleaving of calls, rounds, messages, deaths and losses: real script, manual time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import redis
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from redis_process import RedisProcess
+
+from resilience.breaker import shared
+from resilience.breaker._machine import CircuitMachine
+from resilience.breaker._options import BreakerOptions
+from resilience.breaker._rules import OutcomeRules
+from resilience.breaker._states import CLOSED, OPEN, Permit, Refusal, Trial
+from resilience.breaker.shared._machine import LEASE, FleetRecord, SharedMachine, votes_needed
+from resilience.breaker.shared._wire import keys_of, question, read_record, read_reply
+
+pytestmark = [pytest.mark.redis, pytest.mark.once]
+
+KEYS: Final = keys_of("test", "payments")
+CLOCK: Final = "{test:fleet:breaker:payments}:clock"
+OPTIONS: Final = BreakerOptions(fail_max=2, reset_timeout=10.0, success_threshold=2, reset_timeout_jitter=0)
+SCRIPT: Final = Path(shared.__file__).with_name("record.lua").read_text()
+
+
+def never(_rules: object) -> None:
+    raise AssertionError("a rule that looks at no window judges no success")
+
+
+class Server:
+    """The script on a real server, with a clock of the test in place of TIME."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+        text = SCRIPT.replace("redis.call('TIME')", f"redis.call('MGET', '{CLOCK}', 'none')")
+        text = text.replace("time[1] * 1000 + math.floor(time[2] / 1000)", "tonumber(time[1])")
+        self.run = client.register_script(text)
+        self.begin()
+
+    def begin(self) -> None:
+        self.client.delete(*KEYS)
+        self.now = 1_800_000_000.0
+        self.messages: list[FleetRecord] = []
+        self.last = FleetRecord()
+
+    def lose(self) -> None:
+        self.client.delete(*KEYS)
+
+    def ask(self, ask: Any, **more: object) -> tuple[FleetRecord, list[str]]:
+        self.client.set(CLOCK, int(self.now * 1000))
+        record, tokens = read_reply(self.run(KEYS, [question(ask, **more)]))
+        if (record.epoch, record.override.version) != (self.last.epoch, self.last.override.version):
+            self.messages.append(record)
+        self.last = record
+        return record, tokens
+
+    @property
+    def taken(self) -> int:
+        return int(self.client.zcount(KEYS[2], f"({int(self.now * 1000)}", "+inf"))
+
+
+class Instance:
+    """One instance: a circuit, its view of the fleet, and a monotonic clock that began anywhere."""
+
+    def __init__(self, server: Server, name: str, offset: float, quorum: float = 0.5) -> None:
+        self.server, self.name, self.offset, self.quorum = server, name, offset, quorum
+
+        def rules(now: float) -> OutcomeRules:
+            return OPTIONS.trip_rules(now, lambda: self.now, never)
+
+        self.circuit = CircuitMachine(rules, OPTIONS.plan, now=self.now)
+        self.view = SharedMachine(self.circuit)
+        self.running: list[Permit] = []
+        self.epochs: list[int] = [0]
+
+    @property
+    def now(self) -> float:
+        return self.server.now + self.offset
+
+    def call(self) -> Permit | Refusal:
+        answer, _ = self.view.admit(self.now, float("inf"))
+        if not isinstance(answer, Refusal):
+            self.running.append(answer)
+        return answer
+
+    def end(self, *, is_good: bool) -> None:
+        if not self.running:
+            return
+        permit = self.running.pop(0)
+        if not is_good:
+            self.circuit.record_failure(permit, self.now)
+        elif isinstance(permit, Trial):
+            self.circuit.record_success(permit, self.now)
+        else:
+            permit.record_success()
+
+    def round(self, instances: int, *, is_sent: bool = True, is_answered: bool = True) -> None:
+        asked = self.view.ask(self.now, votes_needed(self.quorum, instances))
+        reply = self.server.ask(asked, me=self.name) if is_sent else None
+        if reply is None or not is_answered:
+            self.view.unreachable(self.now)
+        else:
+            self.view.answer(asked, *reply, self.now)
+        self.note()
+
+    def hear(self, record: FleetRecord) -> None:
+        self.view.learn(record, self.now)
+        self.note()
+
+    def note(self) -> None:
+        self.epochs.append(self.view.record.epoch)
+        assert self.epochs[-2] <= self.epochs[-1], "an older epoch was accepted"
+
+    @property
+    def trials(self) -> int:
+        leased = self.view._leased
+        return 0 if leased is None or self.now >= leased.leased_until else len(leased.in_flight)
+
+    def trip(self) -> None:
+        for _ in range(2):
+            self.call()
+            self.end(is_good=False)
+
+
+@pytest.fixture(scope="module")
+def server(redis_process: RedisProcess) -> Iterator[Server]:
+    client = redis_process.client()
+    yield Server(client)
+    client.delete(*KEYS, CLOCK)
+    client.close()
+
+
+def fleet_of(server: Server, size: int, quorum: float = 0.5) -> list[Instance]:
+    server.begin()
+    fleet = [Instance(server, f"i{number}", 1000.0 * number, quorum) for number in range(size)]
+    for each in fleet:
+        each.round(size)
+    return fleet
+
+
+def states(fleet: list[Instance]) -> set[str]:
+    return {each.circuit.epoch.state for each in fleet}
+
+
+def beat(fleet: list[Instance]) -> None:
+    for each in fleet:
+        each.round(len(fleet))
+
+
+@pytest.mark.parametrize(
+    ("quorum", "instances", "needed"),
+    [(0.5, 4, 2), (0.5, 5, 3), (0.5, 1, 1), (0.1, 3, 1), (1.0, 3, 3), (1, 9, 1), (3, 2, 3), (0.3, 10, 3)],
+)
+def test_votes_needed(quorum: float, instances: int, needed: int) -> None:
+    """A float is a share of the live instances, rounded up; a whole number is a number of instances."""
+    assert votes_needed(quorum, instances) == needed
+
+
+def test_one_bad_instance_cannot_open_the_fleet(server: Server) -> None:
+    """One of four instances that trips refuses its own calls alone; with a second one the fleet opens."""
+    fleet = fleet_of(server, 4)
+    fleet[0].trip()
+    beat(fleet)
+    beat(fleet)
+    assert [each.circuit.epoch.state for each in fleet] == [OPEN, CLOSED, CLOSED, CLOSED]
+    fleet[1].trip()
+    beat(fleet)
+    beat(fleet)
+    assert states(fleet) == {OPEN}
+    assert server.last.reason == "2 instances have tripped: "
+
+
+def test_a_vote_ends_with_its_instance(server: Server) -> None:
+    """The vote of an instance that has died counts until its lease ends, and not for longer."""
+    fleet = fleet_of(server, 4)
+    fleet[0].trip()
+    fleet[0].round(4)
+    server.now += LEASE + 0.1
+    fleet[1].trip()
+    beat(fleet[1:])
+    assert [each.circuit.epoch.state for each in fleet[1:]] == [OPEN, CLOSED, CLOSED]
+
+
+def test_an_instance_that_counts_no_others_does_not_vote(server: Server) -> None:
+    """Before Redis has answered, the number of instances is unknown, and a vote could be a false quorum."""
+    server.begin()
+    alone = Instance(server, "new", 0.0)
+    alone.trip()
+    alone.round(1)
+    assert server.last.state == CLOSED
+    alone.round(4)
+    assert (server.last.state, server.last.votes) == (CLOSED, 1)
+
+
+def test_open_time_is_that_of_the_server(server: Server) -> None:
+    """Each instance counts the rest of the open time on its own clock."""
+    fleet = fleet_of(server, 2)
+    fleet[0].trip()
+    fleet[0].round(2)
+    server.now += 4
+    fleet[1].round(2)
+    assert fleet[1].circuit.retry_after(fleet[1].now) == pytest.approx(6.0, abs=0.01)
+
+
+def test_trials_need_slots(server: Server) -> None:
+    """Of many instances as many trials run as the options allow, and the others refuse until the fleet has closed."""
+    fleet = fleet_of(server, 4)
+    fleet[0].trip()
+    fleet[1].trip()
+    beat(fleet)
+    beat(fleet)
+    server.now += 10.1
+    assert all(isinstance(each.call(), Refusal) for each in fleet)  # nobody has a slot yet
+    beat(fleet)
+    answers = [fleet[0].call(), fleet[1].call(), fleet[2].call(), fleet[3].call()]
+    assert sum(isinstance(answer, Trial) for answer in answers) == 2
+    for each in fleet:
+        each.end(is_good=True)
+    beat(fleet)
+    beat(fleet)
+    assert states(fleet) == {CLOSED}
+    assert server.last.reason == "trial calls succeeded"
+
+
+def test_a_late_result_changes_nothing(server: Server) -> None:
+    """A trial whose lease has ended does not count, even if its instance reports it."""
+    fleet = fleet_of(server, 2)
+    fleet[0].trip()
+    beat(fleet)
+    server.now += 10.1
+    fleet[0].call()
+    fleet[0].round(2)
+    assert isinstance(fleet[0].call(), Trial)
+    server.now += LEASE + 0.1  # the process stands still
+    fleet[0].end(is_good=False)
+    fleet[1].call()
+    fleet[1].call()
+    fleet[1].round(2)
+    fleet[1].call()
+    fleet[1].round(2)
+    fleet[0].round(2)
+    assert (server.last.state, server.last.failures) != (OPEN, 1)
+    assert server.last.epoch == 2
+
+
+def test_a_failed_trial_opens_the_fleet_again(server: Server) -> None:
+    """One failed trial of one instance opens all for another open time."""
+    fleet = fleet_of(server, 3, 1)
+    fleet[0].trip()
+    beat(fleet)
+    server.now += 10.1
+    fleet[2].call()
+    beat(fleet)
+    assert isinstance(fleet[2].call(), Trial)
+    fleet[2].end(is_good=False)
+    fleet[2].round(3)
+    beat(fleet)
+    assert states(fleet) == {OPEN}
+    assert fleet[1].circuit.retry_after(fleet[1].now) == pytest.approx(10.0, abs=0.01)
+
+
+def test_lost_data_is_restored(server: Server) -> None:
+    """After a FLUSHALL the instance with the highest epoch restores the record, and a new instance reads it."""
+    fleet = fleet_of(server, 2)
+    fleet[0].trip()
+    beat(fleet)
+    beat(fleet)
+    server.lose()
+    server.now += 3
+    beat(fleet)
+    new = Instance(server, "new", 5.0)
+    new.round(3)
+    assert (server.last.epoch, server.last.state) == (1, OPEN)
+    assert new.circuit.epoch.state == OPEN
+    assert new.circuit.retry_after(new.now) == pytest.approx(7.0, abs=0.01)
+
+
+def test_without_redis_each_circuit_decides_alone(server: Server) -> None:
+    """An instance that does not reach Redis makes its own trials; when it is back, it closes the fleet."""
+    fleet = fleet_of(server, 2)
+    fleet[0].trip()
+    beat(fleet)
+    beat(fleet)
+    fleet[0].round(2, is_sent=False)
+    server.now += 10.1
+    assert isinstance(fleet[0].call(), Trial)
+    assert isinstance(fleet[0].call(), Trial)
+    fleet[0].end(is_good=True)
+    fleet[0].end(is_good=True)
+    assert fleet[0].circuit.epoch.state == CLOSED
+    beat(fleet)
+    beat(fleet)
+    assert states(fleet) == {CLOSED}
+
+
+def test_an_unused_slot_goes_to_another_instance(server: Server) -> None:
+    """A slot that no call uses for a second is given back."""
+    fleet = fleet_of(server, 2, 1)
+    fleet[0].trip()
+    beat(fleet)
+    server.now += 10.1
+    fleet[0].call()
+    fleet[0].call()
+    fleet[0].round(2)
+    server.now += 1.1
+    fleet[0].round(2)
+    fleet[1].call()
+    fleet[1].round(2)
+    assert isinstance(fleet[1].call(), Trial)
+
+
+def test_overrides_survive_a_loss_of_data(server: Server) -> None:
+    """The newest override wins, and an instance restores it with the time that is left."""
+    fleet = fleet_of(server, 2)
+    order = {"word": "forced_open", "left": 60_000, "why": "drill", "author": "ann", "kept": 100, "kept_for": 1000}
+    asked = fleet[0].view.ask(fleet[0].now, 0)
+    server.ask(asked | {"epoch": 0, "version": 0, "close": False}, me="", set=order)
+    beat(fleet)
+    server.lose()
+    server.now += 10
+    beat(fleet)
+    found = server.last.override
+    assert (found.word, found.left, found.reason, found.author) == ("forced_open", 50.0, "drill", "ann")
+
+
+STEPS: Final = (
+    "call",
+    "good",
+    "bad",
+    "bad",
+    "round",
+    "round",
+    "round",
+    "lost",
+    "unanswered",
+    "hear",
+    "time",
+    "wait",
+    "die",
+)
+MOVES: Final = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 3), st.integers(0, 5)), max_size=60)
+BORN: Final = itertools.count(4)
+
+
+def move(server: Server, fleet: list[Instance], step: str, index: int, extra: int) -> None:
+    each = fleet[index]
+    if step == "call":
+        each.call()
+    elif step in ("good", "bad"):
+        each.end(is_good=step == "good")
+    elif step == "hear" and server.messages:
+        each.hear(server.messages[-1 - extra % len(server.messages)])
+    elif step in ("time", "wait"):
+        server.now += 0.4 * extra if step == "time" else 5.0
+    elif step == "die":
+        fleet[index] = Instance(server, f"i{next(BORN)}", 7.0)
+    elif step in ("round", "lost", "unanswered"):
+        each.round(4, is_sent=step != "lost", is_answered=step != "unanswered")
+
+
+@given(moves=MOVES, losses=st.sets(st.integers(0, 59), max_size=2))
+@settings(max_examples=60)
+def test_any_interleaving_converges(server: Server, moves: list[tuple[str, int, int]], losses: set[int]) -> None:
+    """No older epoch is accepted, the slots are never exceeded, and when all is quiet all instances agree."""
+    fleet = fleet_of(server, 4)
+    for number, (step, index, extra) in enumerate(moves):
+        if number in losses:
+            server.lose()
+        move(server, fleet, step, index, extra)
+        assert server.taken <= 2
+        if not losses:
+            assert sum(each.trials for each in fleet) <= 2
+    for _ in range(40):  # all is well again: calls succeed, no message is lost
+        server.now += 1
+        for each in fleet:
+            each.call()
+            while each.running:
+                each.end(is_good=True)
+        beat(fleet)
+    assert states(fleet) == {CLOSED}
+    assert {each.view.record.epoch for each in fleet} == {server.last.epoch}
+    assert not any(each.view.governs for each in fleet)
+
+
+def test_messages_are_read_or_refused() -> None:
+    """A message that is no record raises `ValueError`, whatever it holds."""
+    for text in (b"", b"{}", b"[]", b"1", b"null", b'{"version": 1}', b"\xff", b"nonsense"):
+        with pytest.raises(ValueError):
+            read_record(text)
+    for reply in (None, [], 3, ["{}"], b"{}"):
+        with pytest.raises(ValueError):
+            read_reply(reply)
