@@ -111,6 +111,11 @@ class Fleet:
         return self._beat.instances
 
     @property
+    def is_open(self) -> bool:
+        """Whether this instance takes part in the fleet: a partner has joined since the last `close`."""
+        return self._membership is not None
+
+    @property
     def is_lost(self) -> bool:
         """Whether Redis did not answer in the last round."""
         return self._beat.is_lost

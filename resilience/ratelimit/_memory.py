@@ -231,6 +231,24 @@ class MemoryBuckets:
                 self._cells[key].append(full_at)
         return Decision.of(self._quota, 0, allowed=True, full_at=now if full_at is None else full_at, made_at=now)
 
+    def seed(self, key: str, missing: float) -> None:
+        """Let the bucket of `key` be full in `missing` seconds at the earliest, and not emptier than empty."""
+        key = stored_key(key)
+        with self._shared.lock:
+            now = self._clock()
+            full_at = self._claim(key)
+            seeded = now + min(missing, self._quota.capacity)
+            if full_at is None:
+                self._shared.table.add(key, seeded, now)
+            else:
+                self._cells[key].append(max(full_at, seeded))
+
+    def levels(self) -> list[tuple[str, float]]:
+        """Return the key of each bucket that is not full, and the seconds until it is."""
+        now = self._clock()
+        found = [(key, next(iter(cell), now) - now) for key, cell in list(self._cells.items())]
+        return [(key, missing) for key, missing in found if missing > 0]
+
     def drain(self, key: str = "", wait: float = 0.0) -> None:
         """Take all tokens of `key`; the next one comes in `wait` seconds at the earliest."""
         key = stored_key(key)

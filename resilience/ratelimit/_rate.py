@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from resilience.errors import ConfigurationError, Problem
 from resilience.options import Refused
 
-__all__ = ("EXPECTED", "Rate", "RateText", "as_rate")
+__all__ = ("EXPECTED", "MAX_PERIOD", "Rate", "RateText", "as_rate")
 
 _DAY = 86_400
 # The units of limits: a month is 30 days, and a year is 12 such months.
@@ -21,7 +21,7 @@ _SHORT_UNITS = {"s": 1, "sec": 1, "min": 60, "h": 3600, "hr": 3600, "d": _DAY}
 _NOTATION = re.compile(r"\s*([0-9]+)\s*(?:/|per)\s*([0-9]+)?\s*([a-z]+)\s*", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[,;|]")
 _MAX_AMOUNT = 1_000_000_000
-_MAX_PERIOD = 10 * 360 * _DAY
+MAX_PERIOD = 10 * 360 * _DAY
 
 _AMBIGUOUS = "m"
 EXPECTED = (
@@ -53,7 +53,7 @@ class Rate:
     period_seconds: int
 
     def __post_init__(self) -> None:
-        if not (_is_whole(self.amount, _MAX_AMOUNT) and _is_whole(self.period_seconds, _MAX_PERIOD)):
+        if not (_is_whole(self.amount, _MAX_AMOUNT) and _is_whole(self.period_seconds, MAX_PERIOD)):
             raise ConfigurationError([Problem("rate", (self.amount, self.period_seconds), _BOUNDS)])
 
     @property
@@ -84,7 +84,7 @@ def as_rate(rate: object, option: str = "rate") -> Rate:
     if match is None or unit is None:
         raise ConfigurationError([Problem(option, rate, EXPECTED, _hint(rate, match))])
     amount, period = int(match[1]), int(match[2] or 1) * unit
-    if not (_is_whole(amount, _MAX_AMOUNT) and _is_whole(period, _MAX_PERIOD)):
+    if not (_is_whole(amount, _MAX_AMOUNT) and _is_whole(period, MAX_PERIOD)):
         raise ConfigurationError([Problem(option, rate, _BOUNDS)])
     return Rate(amount, period)
 

@@ -6,7 +6,7 @@ import functools
 import threading
 from collections.abc import Callable, Hashable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 from urllib.parse import urlsplit
 
 from resilience._support.fork import renew_after_fork
@@ -37,6 +37,14 @@ if TYPE_CHECKING:
     from resilience.redis._pool_aio import AsyncConnectionPool
 
 __all__ = ("RedisConnection",)
+
+
+class Companion(Protocol):
+    """An object that exists once for each connection."""
+
+    def close(self) -> None:
+        """End with the connection. Blocks for `options.timeout` at most."""
+        ...
 
 
 class _Clients:
@@ -85,7 +93,7 @@ class RedisConnection:
         check_parameters(self._settings)
         self._clients = _Clients(self._build_aio, self._build_aio_pool)
         self._inherited: list[_Clients] = []
-        self.companions: dict[type[object], object] = {}
+        self.companions: dict[type[object], Companion] = {}
         """The objects that exist once for each connection, such as its fleet, by their class."""
         renew_after_fork(self)
 
@@ -197,7 +205,12 @@ class RedisConnection:
         return CLUSTER if self.is_cluster_node else None
 
     def close(self) -> None:
-        """Close the blocking client; using it again opens a new one. Clients of event loops close with their loop."""
+        """Close the blocking client, and leave the fleet; using either again opens a new one.
+
+        Clients of event loops close with their loop. Blocks for `options.timeout` at most.
+        """
+        for companion in tuple(self.companions.values()):
+            companion.close()
         clients = self._clients
         with clients.lock:
             client, clients.sync = clients.sync, None

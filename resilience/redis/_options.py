@@ -39,8 +39,8 @@ class RedisOptions(Options):
 
     Attributes:
         url: `redis://`, `rediss://` (TLS) or `unix://`. None keeps state in this process.
-        outage: How limiters decide while Redis is down. `local` limits in each process, at the full rate; `allow` lets
-            every call through; `deny` refuses every call.
+        outage: How limiters decide while Redis is down. `local` limits in each process, by its share of the
+            limit (one divided by the live instances); `allow` lets every call through; `deny` refuses every call.
         timeout: The longest time that one decision waits for Redis, in seconds. Default 50 ms, at most 60 s.
         connect_timeout: The longest time for connecting, in the background. Default 2 s, at most 60 s.
         max_connections: The largest number of connections of all threads, and of each event loop. Default 50.

@@ -84,7 +84,7 @@ async def test_hung_server_awaiting(scene: Scene, own_redis_server: RedisProcess
     start = time.monotonic()
     decisions = await asyncio.gather(*[scene.limiter.aacquire("k") for _ in range(100)])
     assert time.monotonic() - start < PATIENCE
-    assert sum(map(bool, decisions)) == 10
+    assert sum(map(bool, decisions)) == 9  # one was paid before, and the share begins at the level of Redis
     times = sorted([(await scene.atimed())[1] for _ in range(100)])
     assert times[94] < TIMEOUT / 10
     own_redis_server.resume()
@@ -148,7 +148,7 @@ def test_read_only_server(scene: Scene, own_redis_server: RedisProcess) -> None:
             decisions = [scene.limiter.acquire("k") for _ in range(15)]
         finally:
             client.config_set("min-replicas-to-write", 0)
-    assert sum(map(bool, decisions)) == 10
+    assert sum(map(bool, decisions)) == 9  # one was paid before, and the share begins at the level of Redis
     assert scene.kinds() == ["ratelimit.outage"]
 
 

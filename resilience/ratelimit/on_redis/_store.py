@@ -11,10 +11,10 @@ from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter
 from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._machine import Quota
-from resilience.ratelimit._memory import MemoryBuckets, MemoryStore
 from resilience.ratelimit._rate import as_rate
 from resilience.ratelimit.on_redis._batch_threads import ThreadBatches
 from resilience.ratelimit.on_redis._codec import BucketCodec
+from resilience.ratelimit.on_redis._share import LocalShare, LocalShares
 from resilience.redis import LuaScript, OutageGuard, RedisConnection
 from resilience.redis._errors import raised
 from resilience.redis._exchange import Reply, exchange, packed
@@ -41,8 +41,11 @@ _REFUND = Path(__file__).with_name("refund.lua")
 class _ScriptRunner:
     """The parts that all buckets of one store share: the connection, the script, the outage and the batches."""
 
-    def __init__(self, connection: RedisConnection, outage: OutageGuard, script: LuaScript) -> None:
+    def __init__(
+        self, connection: RedisConnection, outage: OutageGuard, script: LuaScript, shares: LocalShares
+    ) -> None:
         self.connection = connection
+        self.shares = shares
         self.outage = outage
         self.script = script
         self.refunds = LuaScript(_REFUND.read_text(encoding="utf-8"))
@@ -53,16 +56,19 @@ class _ScriptRunner:
         """The batches of tasks, made at the first await."""
         from resilience.ratelimit.on_redis._batch_aio import TaskBatches  # noqa: PLC0415 - it imports asyncio
 
+        self.shares.join()
         return TaskBatches(self.connection, self.script, self.outage)
 
 
 class RedisStore:
     """Keeps buckets on a Redis that several processes share. Decisions use the server's clock.
 
-    While Redis is down, the `outage` option of the connection decides. `local` limits in each process, at the full
-    rate, because the store does not count the instances yet. `allow` lets every call through. `deny` refuses every
-    call. The first call that gets no answer waits for the connection's timeout. The next ones do not wait: a background
-    thread asks Redis until it answers. `events` emits `ratelimit.outage` and `ratelimit.recovered`, once each time.
+    While Redis is down, the `outage` option of the connection decides. `local` limits in each process, by its share of
+    the limit: the rate and the burst divided by the last known number of live instances. To be counted, a store in this
+    mode joins the fleet at its first decision: a background thread makes one round trip each second. `allow` lets every
+    call through. `deny` refuses every call. The first call that gets no answer waits for the connection's timeout. The
+    next ones do not wait: a background thread asks Redis until it answers. `events` emits `ratelimit.outage` and
+    `ratelimit.recovered`, once each time.
 
     Args:
         connection: The Redis to use.
@@ -87,51 +93,56 @@ class RedisStore:
         self.connection = connection
         self.events = Emitter()
         script = LuaScript(_SCRIPT.read_text(encoding="utf-8"))
-        trial = BucketCodec(_TRIAL, connection.options.prefix).encode("", 1, 0.0)
+        call = BucketCodec(_TRIAL, connection.options.prefix).encode("", 1, 0.0)
+        shares = LocalShares(connection, ScriptTrial(connection, script, call))
         self.outage = OutageGuard(
             "ratelimit",
             self.events,
-            ScriptTrial(connection, script, trial),
+            shares.trial,
             clock=clock,
             evict=connection.evict,
             facts={"outage": connection.options.outage},
         )
-        self._runner = _ScriptRunner(connection, self.outage, script)
-        self._local = MemoryStore()
+        shares.watch(self.outage)
+        self._runner = _ScriptRunner(connection, self.outage, script, shares)
 
     def open(self, quota: Quota, clock: Clock) -> RedisBuckets:
         """Return the buckets of `quota.name`. `clock` paces only the decisions of this process during an outage."""
         codec = BucketCodec(quota, self.connection.options.prefix)
-        return RedisBuckets(quota, codec, self._runner, self._local.open(quota, clock))
+        return RedisBuckets(quota, codec, self._runner, self._runner.shares.open(quota, codec, clock))
 
 
 class RedisBuckets:
     """The buckets of one quota on one Redis, and those of this process for an outage."""
 
-    def __init__(self, quota: Quota, codec: BucketCodec, runner: _ScriptRunner, local: MemoryBuckets) -> None:
+    def __init__(self, quota: Quota, codec: BucketCodec, runner: _ScriptRunner, share: LocalShare) -> None:
         self._quota = quota
         self._codec = codec
         self._runner = runner
         self._outage = runner.outage
-        self._local = local
+        self._share = share
         self._allowed = self._refused = 0
 
     @property
     def allowed(self) -> int:
         """Decisions for the call, by Redis or without it."""
-        return self._allowed + self._local.allowed
+        return self._allowed + self._share.buckets.allowed
 
     @property
     def refused(self) -> int:
         """Decisions against it, by Redis or without it."""
-        return self._refused + self._local.refused
+        return self._refused + self._share.buckets.refused
 
     def forget_counts(self) -> None:
         """Count decisions from zero."""
         self._allowed = self._refused = 0
-        self._local.forget_counts()
+        self._share.buckets.forget_counts()
 
-    def _counted(self, decision: Decision) -> Decision:
+    def _counted(self, redis_key: bytes, decision: Decision) -> Decision:
+        share = self._share
+        levels = share.levels
+        if len(levels) < share.most:
+            levels[redis_key] = decision
         if decision.allowed:
             self._allowed += 1
         else:
@@ -151,10 +162,11 @@ class RedisBuckets:
             with RedisAttempt(self._outage, permit):
                 replies = runner.connection.pool.run_if_free(ask)
                 if replies is not None:
-                    return self._counted(codec.decode(raised(replies[0]), cost))
+                    return self._counted(call[0], codec.decode(raised(replies[0]), cost))
+                runner.shares.join()  # here: the first call of a process finds no connection
                 decision = runner.thread_batches.decide(codec, permit, call, cost)
                 if decision is not None:
-                    return self._counted(decision)
+                    return self._counted(call[0], decision)
         return self._decide_locally(key, cost, allowance)
 
     async def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
@@ -167,17 +179,18 @@ class RedisBuckets:
             batch = batches.batch_of(loop, permit)  # held here: a loop keeps no task alive by itself
             decision = await batch.join(self._codec, call, cost)
             if decision is not None:
-                return self._counted(decision)
+                return self._counted(redis_key, decision)
         return self._decide_locally(key, cost, allowance)
 
     def _decide_locally(self, key: str, cost: int, allowance: float) -> Decision:
         """Decide without Redis, as the `outage` option says."""
         outage = self._runner.connection.options.outage
+        self._runner.shares.join()
         if outage == "local":
-            return self._local.take(key, cost, allowance)
+            return self._share.take(key, cost, allowance)
         if outage == "allow":
-            return self._counted(Decision.of(self._quota, cost, allowed=True, full_at=0.0, made_at=0.0))
-        return self._counted(Decision.refusal(self._quota, cost, self._outage.trial_after))
+            return self._counted(b"", Decision.of(self._quota, cost, allowed=True, full_at=0.0, made_at=0.0))
+        return self._counted(b"", Decision.refusal(self._quota, cost, self._outage.trial_after))
 
     def give_back(self, key: str, decision: Decision) -> None:
         """Keep the payment. A round trip would be a wait where none is allowed; the limit errs on the strict side."""
@@ -185,7 +198,7 @@ class RedisBuckets:
     def refund(self, key: str, decision: Decision) -> None:
         """Undo a payment, in Redis or in this process, and block for one round trip. During an outage it stands."""
         if decision.made_at != _NO_CLOCK:
-            self._local.refund(key, decision)
+            self._share.buckets.refund(key, decision)
             return
         with self._outage.attempt() as attempt:
             if attempt.may_try:
@@ -194,7 +207,7 @@ class RedisBuckets:
     async def arefund(self, key: str, decision: Decision) -> None:
         """Undo a payment, and suspend this task for one round trip. Otherwise like `refund`."""
         if decision.made_at != _NO_CLOCK:
-            self._local.refund(key, decision)
+            self._share.buckets.refund(key, decision)
             return
         script, calls = self._runner.refunds, (self._codec.encode_refund(key, decision.cost),)
         with self._outage.attempt() as attempt:
@@ -203,7 +216,7 @@ class RedisBuckets:
 
     def reset(self, key: str = "") -> None:
         """Fill the bucket of `key`, here and on Redis if it can be reached. Blocks for up to the timeout."""
-        self._local.reset(key)
+        self._share.reset(key)
         command = packed(b"DEL", self._codec.redis_key(key))
 
         def delete(connection: AbstractConnection) -> list[Reply]:
