@@ -99,10 +99,10 @@ class BucketCodec:
         token, refill, _ = self._units
         return (self.redis_key(key),), (refill, cost * token)
 
-    def encode_level(self, key: str, seconds: float) -> tuple[bytes, tuple[int, int]]:
+    def encode_level(self, key: str, seconds: float) -> BucketCall:
         """Return the Redis key and the arguments of the script `settle.lua`: the bucket is full in `seconds`."""
         _, refill, capacity = self._units
-        return self.redis_key(key), (refill, min(capacity, int(seconds * 1e6) * refill))
+        return (self.redis_key(key),), (refill, min(capacity, int(seconds * 1e6) * refill))
 
     def _redis_key(self, key: str) -> bytes:
         """Return the Redis key. All of it is a hash tag, so that keys added later live on the same node."""

@@ -27,7 +27,7 @@ from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._machine import Quota
 from resilience.ratelimit._memory import MemoryBuckets, MemoryStore
 from resilience.ratelimit._rate import MAX_PERIOD, Rate
-from resilience.ratelimit.on_redis._codec import BucketCodec
+from resilience.ratelimit.on_redis._codec import BucketCall, BucketCodec
 from resilience.redis import LuaScript, OutageGuard, RedisConnection
 from resilience.redis._exchange import Reply
 
@@ -120,7 +120,7 @@ class LocalShare:
         if self.levels or self._older:
             self._older, self.levels = self.levels, {}
 
-    def unsettled(self) -> list[tuple[bytes, tuple[int, int]]]:
+    def unsettled(self) -> list[BucketCall]:
         """Return the script calls that empty the buckets on Redis to the levels of this process."""
         levels = self._buckets.levels()
         if len(levels) > _MAX_SETTLED:
@@ -159,7 +159,7 @@ class LocalShares:
         return share
 
     def join(self) -> None:
-        """Have this instance counted, if a share of the limits is of use to it. Later calls do nothing while it is counted."""
+        """Have this instance counted, if a share of the limits is of use to it. Does nothing while it is counted."""
         if self._is_local and not (self._has_joined and self._fleet.is_open):
             self._has_joined = True
             self._fleet.join(self)
@@ -188,7 +188,7 @@ class LocalShares:
             for start in range(0, len(calls), _AT_ONCE):
                 some = calls[start : start + _AT_ONCE]
 
-                def use(connection: AbstractConnection, some: Sequence[tuple[bytes, tuple[int, int]]] = some) -> object:
+                def use(connection: AbstractConnection, some: Sequence[BucketCall] = some) -> object:
                     return _SETTLE.call(connection, some)
 
                 pool.run(use, self._connection.options.connect_timeout)

@@ -162,11 +162,11 @@ class RedisBuckets:
             with RedisAttempt(self._outage, permit):
                 replies = runner.connection.pool.run_if_free(ask)
                 if replies is not None:
-                    return self._counted(call[0], codec.decode(raised(replies[0]), cost))
+                    return self._counted(call[0][0], codec.decode(raised(replies[0]), cost))
                 runner.shares.join()  # here: the first call of a process finds no connection
                 decision = runner.thread_batches.decide(codec, permit, call, cost)
                 if decision is not None:
-                    return self._counted(call[0], decision)
+                    return self._counted(call[0][0], decision)
         return self._decide_locally(key, cost, allowance)
 
     async def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
@@ -179,7 +179,7 @@ class RedisBuckets:
             batch = batches.batch_of(loop, permit)  # held here: a loop keeps no task alive by itself
             decision = await batch.join(self._codec, call, cost)
             if decision is not None:
-                return self._counted(redis_key, decision)
+                return self._counted(call[0][0], decision)
         return self._decide_locally(key, cost, allowance)
 
     def _decide_locally(self, key: str, cost: int, allowance: float) -> Decision:
