@@ -21,7 +21,7 @@ T = TypeVar("T")
 class FleetCall(NamedTuple):
     """One call of a script in a round.
 
-    Attributes:
+    Args:
         script: The script to run.
         keys: Its keys, all in one hash slot.
         arguments: Its arguments.

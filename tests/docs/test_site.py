@@ -29,7 +29,7 @@ pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parents[2]
 STRICTLY = ("--fail-on-warning", "--keep-going", "--quiet")
-REPORTS = {"_become", "_reopen", "_trial_failed", "half_open"}
+REPORTS = {"_reopen", "_trial_failed", "end_trials", "enter", "half_open"}
 """Methods of the machine of a circuit that get the reason of a transition."""
 LOADS = {
     "script": "src",
