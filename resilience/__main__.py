@@ -1,4 +1,4 @@
-"""`python -m resilience`: demo, config, codes, doctor, metrics, status."""
+"""`python -m resilience`: breakers, demo, config, codes, doctor, metrics, status."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from resilience._version import __version__
-from resilience.cli import codes, config, demo, doctor, metrics, status
+from resilience.cli import breakers, codes, config, demo, doctor, metrics, status
 from resilience.cli.answer import CommandOutput, Paint
 from resilience.errors import ResilienceError
 
@@ -19,8 +19,16 @@ __all__ = ("main",)
 INTERRUPTED = 130
 PIPE_CLOSED = 141
 
-_COMMANDS = {"config": config, "codes": codes, "doctor": doctor, "metrics": metrics, "status": status}
+_COMMANDS = {
+    "breakers": breakers,
+    "config": config,
+    "codes": codes,
+    "doctor": doctor,
+    "metrics": metrics,
+    "status": status,
+}
 _HELP = {
+    "breakers": "list the shared circuit breakers, and override them in all instances",
     "demo": "watch the toolkit guard a small shop while its supplier breaks down",
     "config": "print every setting in force and its source",
     "codes": "print the error codes a client may see",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ("SharedCircuit", "fleet_name")
 
-_REGISTERED: Final = 600.0
+_REGISTERED: Final = 10.0
 """Seconds after which the name of the breaker is written to the directory again."""
 _KIND: Final = ".breaker"
 
