@@ -193,6 +193,11 @@ def _away(_who: str, facts: Facts) -> str:
     return f"Redis is away ({why}){mode}{_next(facts, 'next try')}"
 
 
+def _fleet_lost(_who: str, facts: Facts) -> str:
+    known = f"{facts.get('instances')} instances were known"
+    return f"the fleet has lost Redis ({error_type(facts.get('error'))}); {known}, and nothing is shared"
+
+
 def _gave_up(who: str, facts: Facts) -> str:
     error = facts.get("error")
     last = "last result not accepted" if error is None else f"last {error_type(error)}"
@@ -298,6 +303,10 @@ LINES: Mapping[str, EventLine] = {
     "budget.exhausted": EventLine(_S, _WARNING, _budget),
     "bulkhead.rejected": EventLine(_S, _WARNING, _no_place("bulkhead", "max_concurrent_calls", "places")),
     "fallback.exhausted": EventLine(_S, _WARNING, _no_alternative),
+    "fleet.found": EventLine(
+        _T, _WARNING, lambda _who, facts: f"the fleet has Redis again; {facts.get('instances')} instances are known"
+    ),
+    "fleet.lost": EventLine(_T, _WARNING, _fleet_lost),
     "pool.connect_failed": EventLine(_S, _WARNING, _no_connect),
     "pool.drained": EventLine(_T, _INFO, _fixed("pool", "replaces its connections")),
     "pool.leak_returned": EventLine(

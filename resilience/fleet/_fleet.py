@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Final, cast
 from weakref import ref
 
 from resilience._support.fork import renew_after_fork
+from resilience._support.measured import Measured, Measurement
 from resilience.clock import Clock, monotonic
+from resilience.events import Emitter
 from resilience.fleet import _machine
 from resilience.fleet._listener import listen
 from resilience.fleet._membership import Membership
@@ -40,14 +42,14 @@ _MOST_MESSAGES: Final = 1000
 _making = threading.RLock()
 
 
-class Fleet:
+class Fleet(Measured):
     """The instances of a service that share one Redis. There is one for each connection: `Fleet.of(connection)`.
 
     While at least one partner has joined, one thread makes a *round* each second: in one round trip, on a connection of
     its own, it counts the live instances and makes the calls of all partners. A second thread listens for messages,
     which only hasten the work of the next round. No call of the program waits for either thread. An instance
     that ends without `close` is counted for 5 more seconds. A forked child is an instance of its own: its first round
-    is due a second after the fork, or when it is nudged.
+    is due a second after the fork, or when it is nudged. `events` emits `fleet.lost` and `fleet.found`, once each time.
 
     Args:
         connection: The Redis to use.
@@ -65,6 +67,7 @@ class Fleet:
         self._connection = connection
         self._prefix = connection.options.prefix
         self._clock = clock
+        self.events = Emitter()
         self._random: Callable[[], float] = random.random
         self._partners = Partners()
         self._lock = threading.RLock()
@@ -82,6 +85,11 @@ class Fleet:
                 if known is None:
                     known = connection.companions[Fleet] = cls(connection)
         return cast("Fleet", known)
+
+    @classmethod
+    def known(cls, connection: RedisConnection) -> Fleet | None:
+        """Return the fleet of `connection` if it was made."""
+        return cast("Fleet | None", connection.companions.get(Fleet))
 
     def _begin(self) -> None:
         self.instance = os.urandom(8).hex()
@@ -173,6 +181,14 @@ class Fleet:
                 self._membership = None  # the next partner that joins tries again
                 _log.warning("the fleet has no thread, so nothing is shared: %s", reason)
 
+    def measure(self) -> Measurement:
+        """Return the number of live instances; 0 if this one does not take part."""
+        return Measurement("fleet", self._prefix, levels={"instances": self.instances if self.is_open else 0})
+
+    def snapshot(self) -> dict[str, object]:
+        """Return the id of this instance, the number of live instances, and whether Redis is lost."""
+        return {"instance": self.instance, "instances": self.instances, "is_lost": self.is_lost}
+
     # --- called by the threads of the membership ---
 
     def advance(self, membership: Membership) -> float | None:
@@ -210,18 +226,23 @@ class Fleet:
         except Exception as error:  # noqa: BLE001 - the thread goes on
             if not is_of_redis(error):
                 _log.exception("a round of the fleet failed")
-            self._failed(membership, partners)
+            self._failed(membership, partners, error)
             return
-        self._beat.answered(self._clock(), self._random(), count)
+        now = self._clock()
+        if self._beat.answered(now, self._random(), count):
+            self.events.emit("fleet.found", self._prefix, now, instances=self.instances)
         start = 1
         for partner, some in made:
             own = replies[start : start + len(some)]
             start += len(some)
             asked(partner, functools.partial(partner.answered, own), None)
 
-    def _failed(self, membership: Membership, partners: list[FleetPartner]) -> None:
+    def _failed(self, membership: Membership, partners: list[FleetPartner], error: Exception) -> None:
         membership.wire.close()
-        self._beat.failed(self._clock(), self._random())
+        now = self._clock()
+        if self._beat.failed(now, self._random()):
+            facts = {"error": type(error).__name__, "instances": self.instances}
+            self.events.emit("fleet.lost", self._prefix, now, "warning", **facts)
         for partner in partners:
             asked(partner, partner.unreachable, None)
 

@@ -49,6 +49,15 @@ _PROCESS = (
         count("outages"),
     ),
     Metric(
+        "resilience.fleet.instances",
+        GAUGE,
+        "{instance}",
+        "Live instances of the fleet, as this one counts them; 0 if it does not take part.",
+        (),
+        ("fleet",),
+        unnamed(level("instances")),
+    ),
+    Metric(
         "resilience.health.checks",
         GAUGE,
         "{check}",

@@ -42,7 +42,14 @@ class SharedParts:
         """The connection to Redis; None if no URL is set."""
         if self._config.redis.url is None:
             return None
-        return self._parts.once("redis", lambda: open_redis(self._config.redis))
+        return self._parts.once("redis", self._open_redis)
+
+    def _open_redis(self) -> RedisConnection:
+        connection = open_redis(self._config.redis)
+        from resilience.fleet import Fleet  # noqa: PLC0415 - imported by services with a URL
+
+        Fleet.of(connection).events.log_to(self._log)  # starts nothing: shared parts join by themselves
+        return connection
 
     def store(self) -> Store | None:
         """Return the store of the limiters; None for the memory of this process."""

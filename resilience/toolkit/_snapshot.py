@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from resilience.budget import RetryBudget
     from resilience.toolkit._parts import NamedParts
 
-__all__ = ("MAX_KEYS", "MAX_PARTS", "parts_snapshot")
+__all__ = ("MAX_KEYS", "MAX_PARTS", "parts_snapshot", "redis_snapshot")
 
 Figures: TypeAlias = "dict[str, Any]"
 """A snapshot."""
@@ -40,6 +40,19 @@ def parts_snapshot(parts: NamedParts, budgets: list[RetryBudget]) -> Figures:
         "checks": [check for health in parts.of("health") for check in health.snapshot()][:MAX_PARTS],
         "lifecycle": next(({"state": each.state, "in_flight": each.in_flight} for each in parts.of("lifecycle")), None),
     }
+    return cast("Figures", _plain(found))
+
+
+def redis_snapshot(parts: NamedParts) -> Figures:
+    """Return whether Redis is down, and the fleet if this instance takes part in it. Builds nothing."""
+    store, connection = next(iter(parts.of("store")), None), next(iter(parts.of("redis")), None)
+    found: Figures = {"is_down": store is not None and store.outage.is_down}
+    if connection is not None:
+        from resilience.fleet import Fleet  # noqa: PLC0415 - imported by services with a URL
+
+        fleet = Fleet.known(connection)
+        if fleet is not None and fleet.is_open:
+            found |= fleet.snapshot()
     return cast("Figures", _plain(found))
 
 

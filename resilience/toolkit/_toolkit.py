@@ -329,7 +329,8 @@ class Resilience:
 
         `pipelines` has the state of each policy, and under `clients` the circuits, limits and bulkheads of HTTP and
         gRPC clients by host; `limiters`, `pools`, `budgets`, `checks` (their last outcomes), `lifecycle` and `redis`
-        have the others. At most 200 of each are shown, and 100 hosts of a policy, first circuits that are not closed.
+        have the others. `redis` has the id of this instance and the number of live ones, if it takes part in the
+        fleet. At most 200 of each are shown, and 100 hosts of a policy, first circuits that are not closed.
 
         It changes no state, takes no permit, runs no check and sends nothing. It has no secrets.
 
@@ -339,10 +340,9 @@ class Resilience:
             >>> [policy["state"] for policy in toolkit.snapshot()["pipelines"][0]["policies"]]
             ['closed']
         """
-        from resilience.toolkit._snapshot import parts_snapshot  # noqa: PLC0415 - most processes take none
+        from resilience.toolkit._snapshot import parts_snapshot, redis_snapshot  # noqa: PLC0415 - most processes take none
 
-        store = next(iter(self._parts.of("store")), None)
-        redis = None if self._config.redis.url is None else {"is_down": store is not None and store.outage.is_down}
+        redis = redis_snapshot(self._parts) if self._config.redis.url is not None else None
         return {"service": self._config.service.name, "redis": redis, **parts_snapshot(self._parts, self._budgets)}
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ SOURCES = [*sorted((ROOT / "resilience").rglob("*.py")), *sorted((ROOT / "adapte
 TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
 KIND = re.compile(r"[a-z]+(?:_[a-z]+)*\.[a-z]+(?:_[a-z]+)*")
 SEVERITIES = {"debug", "info", "warning", "error"}
-PARTS = {"health", "lifecycle", "pool"}
+PARTS = {"fleet", "health", "lifecycle", "pool"}
 """Parts that are no policy and tell events of their own."""
 
 

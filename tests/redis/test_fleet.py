@@ -7,11 +7,11 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from weakref import ref
 
 import pytest
-from fleet_instance import Partner, instance
+from fleet_instance import Partner, eventually, instance
 from redis_process import RedisProcess, free_port
 
 from resilience.fleet import Fleet, FleetCall
@@ -20,14 +20,6 @@ from resilience.redis import LuaScript, RedisConnection
 pytestmark = pytest.mark.redis
 
 ECHO = LuaScript("return {KEYS[1], ARGV[1], ARGV[2]}")
-
-
-def eventually(fact: Callable[[], object], seconds: float = 10) -> None:
-    """Wait until `fact` is true."""
-    deadline = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import pytest
+from fleet_instance import Partner, eventually
 from redis_process import RedisProcess
 
 from resilience import __main__ as command_line
 from resilience.errors import ConfigurationError, RateLimitedError
+from resilience.fleet import Fleet
 from resilience.toolkit import Resilience
 
 pytestmark = pytest.mark.redis
@@ -97,3 +100,42 @@ def test_a_missing_extra_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(ConfigurationError, match=r'pip install "resilience-plugins\[redis\]"'):
         Resilience.from_env({"RESILIENCE_REDIS__URL": "redis://cache"})
+
+
+def test_the_fleet_of_a_toolkit(redis_server: RedisProcess) -> None:
+    """A toolkit shows its instance, measures the live ones, and leaves the fleet when it is closed."""
+    toolkit = Resilience.from_env({"RESILIENCE_REDIS__URL": redis_server.url, "RESILIENCE_REDIS__TIMEOUT": "2s"})
+    assert toolkit.snapshot()["redis"] == {"is_down": False}
+    limiter = toolkit.limiter("orders", "10/second")
+    connection = toolkit.redis
+    assert connection is not None
+    fleet = Fleet.of(connection)
+    limiter.acquire("k")
+    with contextlib.closing(redis_server.client()) as client:
+        eventually(lambda: client.zrange("{resilience:fleet}:instances", 0, -1) == [fleet.instance.encode()])
+        shown = {"is_down": False, "instance": fleet.instance, "instances": 1, "is_lost": False}
+        assert toolkit.snapshot()["redis"] == shown
+        assert fleet.measure().levels == {"instances": 1}
+        toolkit.close()
+        assert client.zcard("{resilience:fleet}:instances") == 0
+    assert fleet.measure().levels == {"instances": 0}
+
+
+def test_a_lost_and_found_redis_is_an_event_of_the_toolkit(own_redis_server: RedisProcess) -> None:
+    """A listener of the toolkit learns once that the rounds fail, and once that they succeed again."""
+    toolkit = Resilience.from_env({"RESILIENCE_REDIS__URL": own_redis_server.url})
+    kinds: list[str] = []
+    toolkit.subscribe(lambda event: kinds.append(event.kind))
+    connection, partner = toolkit.redis, Partner()
+    assert connection is not None
+    fleet = Fleet.of(connection)
+    fleet.join(partner)
+    eventually(lambda: partner.replies)
+    own_redis_server.kill()
+    eventually(lambda: partner.failures)
+    assert kinds == ["fleet.lost"]
+    own_redis_server.start()
+    rounds = len(partner.replies)
+    eventually(lambda: len(partner.replies) > rounds)
+    assert kinds == ["fleet.lost", "fleet.found"]
+    toolkit.close()

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from resilience.fleet import Fleet, FleetCall
 from resilience.redis import RedisConnection
 
-__all__ = ("Partner", "instance")
+__all__ = ("Partner", "eventually", "instance")
+
+
+def eventually(fact: Callable[[], object], seconds: float = 10) -> None:
+    """Wait until `fact` is true."""
+    deadline = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 class Partner:
