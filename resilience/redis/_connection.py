@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Hashable
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from resilience.redis._pool_aio import AsyncConnectionPool
 
 __all__ = ("RedisConnection",)
+
+MAX_THREAD_LINKS = 4
+"""Connections on which threads run scripts. Further threads share round trips: more connections cost more time of the
+interpreter than they save, and one connection would let a lost packet stop every thread."""
 
 
 class Companion(Protocol):
@@ -145,7 +150,8 @@ class RedisConnection:
 
     def new_pool(self) -> ConnectionPool:
         """Return a pool of connections of its own, which the caller closes."""
-        return ConnectionPool(self.options, self._connect)
+        most = min(self.options.max_connections, MAX_THREAD_LINKS)
+        return ConnectionPool(dataclasses.replace(self.options, max_connections=most), self._connect)
 
     @property
     def pools_in_use(self) -> tuple[ConnectionPool | None, list[AsyncConnectionPool]] | None:

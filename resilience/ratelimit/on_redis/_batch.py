@@ -58,12 +58,21 @@ class BatchEntry:
 
     def demand(self) -> tuple[int, ...] | None:
         """Return the arguments of the script for all callers that still wait, or None if no caller does."""
-        self._callers = [each for each in self._callers if not each.done()]
+        for each in self._callers:
+            if each.done():
+                self._callers = [each for each in self._callers if not each.done()]
+                break
         return (*self._arguments, len(self._callers)) if self._callers else None
 
     def answer(self, admitted: int, missing: int) -> None:
         """Wake the callers: the first `admitted` ones have their tokens, and `missing` units are missing then."""
-        self.settle(self._codec.decode_batch(admitted, missing, self._cost, len(self._callers)))
+        if len(self._callers) > 1:
+            self.settle(self._codec.decode_batch(admitted, missing, self._cost, len(self._callers)))
+            return
+        caller = self._callers[0]  # the usual case, without lists
+        decision = self._codec.decode_one(missing, self._cost, allowed=admitted > 0)
+        if not caller.done():
+            caller.set_result(decision)
 
     def settle(self, decisions: Iterable[Decision | None]) -> None:
         """Wake the callers."""

@@ -113,9 +113,17 @@ class BucketCodec:
         """Return the decision for the one caller of a call for one bucket."""
         try:
             units = int(cast("int", reply))
-            return self._decision(units if units >= 0 else -1 - units, cost, allowed=units >= 0)
         except MALFORMED as error:
             raise unreadable(error) from error
+        return self.decode_one(units if units >= 0 else -1 - units, cost, allowed=units >= 0)
+
+    def decode_one(self, missing: int, cost: int, *, allowed: bool) -> Decision:
+        """Return a decision, after which `missing` units are missing from a full bucket."""
+        try:
+            full_at = self._units.seconds(missing)
+        except MALFORMED as error:
+            raise unreadable(error) from error
+        return Decision.of(self._quota, cost, allowed=allowed, full_at=full_at, made_at=0.0)
 
     def decode_batch(self, admitted: int, missing: int, cost: int, callers: int) -> list[Decision]:
         """Return the decisions for callers that asked for the same payment at once.
@@ -128,16 +136,9 @@ class BucketCodec:
         """
         price = cost * self._units.token
         later = range(min(admitted, callers) - 1, -1, -1)  # how many callers were admitted after each
-        try:
-            granted = [self._decision(missing - others * price, cost, allowed=True) for others in later]
-            # An object for each caller: a bucket in shadow turns its own refusal into an admission.
-            return granted + [self._decision(missing, cost, allowed=False) for _ in range(callers - admitted)]
-        except MALFORMED as error:
-            raise unreadable(error) from error
-
-    def _decision(self, missing: int, cost: int, *, allowed: bool) -> Decision:
-        full_at = self._units.seconds(missing)
-        return Decision.of(self._quota, cost, allowed=allowed, full_at=full_at, made_at=0.0)
+        granted = [self.decode_one(missing - others * price, cost, allowed=True) for others in later]
+        # An object for each caller: a bucket in shadow turns its own refusal into an admission.
+        return granted + [self.decode_one(missing, cost, allowed=False) for _ in range(callers - admitted)]
 
 
 def outcomes(reply: Reply, buckets: int) -> list[tuple[int, int] | Exception]:

@@ -160,11 +160,12 @@ class RedisBuckets:
                 return runner.script.call(connection, (call,))
 
             with RedisAttempt(self._outage, permit):
-                replies = runner.connection.pool.run_if_free(ask)
+                batches = runner.thread_batches
+                replies = None if batches.is_forming else runner.connection.pool.run_if_free(ask)
                 if replies is not None:
                     return self._counted(call[0][0], codec.decode(raised(replies[0]), cost))
                 runner.shares.join()  # here: the first call of a process finds no connection
-                decision = runner.thread_batches.decide(codec, permit, call, cost)
+                decision = batches.decide(codec, permit, call, cost)
                 if decision is not None:
                     return self._counted(call[0][0], decision)
         return self._decide_locally(key, cost, allowance)
