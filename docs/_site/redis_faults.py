@@ -10,7 +10,7 @@ from redis_faults import BURST, FAULTS, RATE
 __all__ = ("table",)
 
 FIGURES = Path(__file__).with_name("redis_faults.json")
-COLOURS = ("blocking", "awaiting")
+LOADS = ("blocking", "awaiting", "breaker")
 
 
 def table() -> str:
@@ -27,11 +27,13 @@ def table() -> str:
     )
     rows: list[tuple[str, ...]] = [heads, ("---",) * len(heads)]
     for fault in FAULTS:
-        found = [measured[fault.name][colour] for colour in COLOURS]
-        lost, over = (" / ".join(f"{each[name]:.0f}" for each in found) for name in ("lost", "over"))
+        found = [measured[fault.name][load] for load in LOADS]
+        lost, over = (
+            " / ".join(f"{each['lost']:.0f}" for each in found),
+            " / ".join(f"{each['over']:.0f}" for each in found[:2]),
+        )
         delay, recovery = (" / ".join(f"{1000 * each[name]:.0f}" for each in found) for name in ("delay", "recovery"))
         rows.append((fault.title, fault.seen, lost, f"{delay} ms", over, f"{recovery} ms", fault.setting))
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return (
-        f"The limit is {RATE} per second with a burst of {BURST}. Each figure is that of threads / of tasks.\n\n{lines}"
-    )
+    law = f"The limit is {RATE} per second with a burst of {BURST}."
+    return f"{law} The figures are those of threads / of tasks / of a shared breaker.\n\n{lines}"

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,11 +19,13 @@ from typing import Any
 from redis_process import RedisProcess
 from tcp_proxy import TcpProxy
 
+from resilience.breaker import CircuitBreaker
 from resilience.events import Event
+from resilience.fleet import Fleet, FleetCall
 from resilience.ratelimit import Decision, RedisStore, TokenBucket
-from resilience.redis import RedisConnection
+from resilience.redis import LuaScript, RedisConnection
 
-__all__ = ("BURST", "FAULTS", "RATE", "Fault", "Figures", "Load", "measured")
+__all__ = ("BURST", "FAULTS", "RATE", "BreakerLoad", "Fault", "Figures", "Load", "measured")
 
 RATE, BURST, CALLERS = 200, 20, 4
 PAUSE = 0.002
@@ -40,7 +42,7 @@ class Figures:
         calls: The number of decisions.
         lost: Calls that raised an error.
         delay: The longest decision, in seconds.
-        over: Tokens admitted beyond rate x time + burst.
+        over: Tokens admitted beyond rate x time + burst, in the worst period.
         recovery: Seconds from the end of the fault to the first decision of Redis.
         outages: The number of outages that were reported.
     """
@@ -134,16 +136,91 @@ class Load:
     def figures(self, ended: float, recovered: float) -> Figures:
         """Return what the callers noticed, from the first call to the last."""
         calls = list(self.calls)
-        elapsed = max(at for _, at, _ in calls) - min(since for since, _, _ in calls)
-        admitted = sum(1 for _, _, decision in calls if decision)
         return Figures(
             calls=len(calls),
             lost=sum(1 for _, _, decision in calls if decision is None),
             delay=max(at - since for since, at, _ in calls),
-            over=max(0, admitted - int(RATE * elapsed) - BURST),
+            over=most_beyond([(since, at) for since, at, decision in calls if decision]),
             recovery=max(0.0, recovered - ended),
             outages=sum(event.kind == "ratelimit.outage" for event in self.events),
         )
+
+
+def most_beyond(admitted: Sequence[tuple[float, float]]) -> int:
+    """Return the tokens beyond rate x time + burst in the worst period: from before its first call to after its last.
+
+    Args:
+        admitted: The moments before and after each decision that admitted a call.
+    """
+    most, begin = 0.0, float("-inf")
+    for number, (since, at) in enumerate(sorted(admitted, key=lambda moments: moments[1])):
+        begin = max(begin, RATE * since - number)
+        most = max(most, number + 1 - RATE * at + begin - BURST)
+    return int(most)
+
+
+class Rounds:
+    """Notes when the fleet has made a round. A partner of the fleet."""
+
+    def __init__(self) -> None:
+        self.made: list[float] = []
+        self._call = FleetCall(LuaScript("return 1"), (b"{resilience:fleet:faults}",), ())
+
+    def calls(self) -> list[FleetCall]:
+        return [self._call]
+
+    def answered(self, replies: Sequence[object], /) -> None:
+        if replies and not isinstance(replies[0], Exception):
+            self.made.append(time.monotonic())
+
+    def unreachable(self) -> None: ...
+
+    def heard(self, message: bytes, /) -> None: ...
+
+
+class BreakerLoad:
+    """Threads that call a function through a shared circuit."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self.connection = RedisConnection.from_url(url, timeout=timeout)
+        self.breaker = CircuitBreaker(name="faults", shared=self.connection)
+        self.fleet, self.rounds = Fleet.of(self.connection), Rounds()
+        self.fleet.join(self.rounds)
+        self.calls: list[tuple[float, bool]] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._call, daemon=True) for _ in range(CALLERS)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        self.fleet.close()
+        self.connection.close()
+
+    def _call(self) -> None:
+        while not self._stop.is_set():
+            since, is_made = time.monotonic(), False
+            with contextlib.suppress(Exception):
+                is_made = self.breaker.call(int) == 0
+            self.calls.append((time.monotonic() - since, is_made))
+            time.sleep(PAUSE)
+
+    def wait_for_redis(self, moment: float) -> float:
+        """Wait for a round of the fleet after `moment`; returns when."""
+        deadline = time.monotonic() + PATIENCE
+        while not self.rounds.made or self.rounds.made[-1] <= moment:
+            assert time.monotonic() < deadline, "the fleet does not make rounds again"
+            time.sleep(0.005)
+        return min(at for at in self.rounds.made if at > moment)
+
+    def figures(self, ended: float, recovered: float) -> Figures:
+        """Return what the callers noticed, from the first call to the last."""
+        lost, delay = sum(not is_made for _, is_made in self.calls), max(seconds for seconds, _ in self.calls)
+        return Figures(len(self.calls), lost, delay, over=0, recovery=max(0.0, recovered - ended), outages=0)
 
 
 @dataclass(frozen=True)
@@ -157,7 +234,7 @@ class Fault:
         setting: The setting that changes that.
         make: Begins the fault, and ends it on exit.
         seconds: How long it lasts.
-        fills: How many full buckets it can give away: that of the process at an outage, that of Redis after it.
+        fills: How many full buckets it can give away: the one that Redis has after an outage, or after a loss of data.
     """
 
     name: str
@@ -166,7 +243,7 @@ class Fault:
     setting: str
     make: Callable[[RedisProcess, TcpProxy], AbstractContextManager[None]]
     seconds: float = 0.3
-    fills: int = 2
+    fills: int = 1
 
 
 OUTAGE = "one wait of at most the bound, then decisions of the outage mode"
@@ -263,7 +340,6 @@ FAULTS: tuple[Fault, ...] = (
         "`REDIS__TIMEOUT`",
         _spoilt(_one_in_five),
         seconds=1.0,
-        fills=20,
     ),
     Fault(
         "cut",
@@ -293,7 +369,6 @@ FAULTS: tuple[Fault, ...] = (
         "full buckets",
         "-",
         _commanded(lambda client: client.flushall()),
-        fills=1,
     ),
     Fault(
         "full",
@@ -326,7 +401,7 @@ def measured(
     timeout: float = 0.05,
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> dict[str, Figures]:
-    """Return the figures of a load of threads and of a load of tasks that meet the fault together, by colour.
+    """Return the figures of three loads that meet the fault together: threads and tasks of a limiter, and a breaker.
 
     Args:
         fault: The fault to make.
@@ -334,10 +409,11 @@ def measured(
         timeout: The bound of the limiters, in seconds.
         factory: Makes the event loop of the tasks.
     """
-    with TcpProxy(server.port, backlog=1) as proxy:
-        loads = {
+    with TcpProxy(server.port, backlog=8) as proxy:
+        loads: dict[str, Load | BreakerLoad] = {
             "blocking": Load(proxy.url, timeout, is_awaiting=False),
             "awaiting": Load(proxy.url, timeout, is_awaiting=True, factory=factory),
+            "breaker": BreakerLoad(proxy.url, timeout),
         }
         for load in loads.values():
             load.start()
