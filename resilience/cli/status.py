@@ -101,6 +101,8 @@ def _figures(figures: State) -> str:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"({_figures(cast('State', value))})"
     if isinstance(value, list):
         return ",".join(map(_text, cast("list[object]", value)))
     return f"{value:.4g}" if isinstance(value, float) else one_line(value)

@@ -99,6 +99,39 @@ def test_two_of_four_open_the_fleet(redis_server: RedisProcess) -> None:
             breakers[3].call(str)
 
 
+def test_a_dead_dependency_is_found_within_a_second(redis_server: RedisProcess) -> None:
+    """At 500 calls a second over four instances, a dependency that dies opens the fleet within 500 calls.
+
+    Before that, four times the load with 5 % of errors opens nothing and casts no vote.
+    """
+    options = {"fail_max": None, "failure_rate_threshold": 0.5, "sliding_window": 100}
+    with sharing(redis_server.url, 4, **options) as breakers:
+        for number in range(8_000):
+            with contextlib.suppress(ConnectionError), breakers[number % 4].calling():
+                if number % 80 < 4:  # each instance in turn
+                    raise ConnectionError
+        assert [each.snapshot()["openings"] for each in breakers] == [0] * 4
+        calls = 0
+        while not all(each.current_state == "open" for each in breakers):
+            with contextlib.suppress(ConnectionError, CircuitOpenError), breakers[calls % 4].calling():
+                raise ConnectionError
+            calls += 1
+            time.sleep(0.002)
+        assert calls < 500
+        eventually(lambda: all(each.snapshot()["fleet"]["state"] == "open" for each in breakers))
+
+
+def test_clients_of_a_toolkit_share_the_circuit_of_a_host(redis_server: RedisProcess) -> None:
+    """A variable for all pipelines shares the circuits of HTTP and gRPC clients, by host."""
+    environ = {"RESILIENCE_REDIS__URL": redis_server.url, "RESILIENCE_PIPELINE__DEFAULT__BREAKER__SHARED": "true"}
+    with Resilience.from_env(environ) as toolkit:
+        toolkit.client_pipeline("api", "a.example").call(str)
+        operator = FleetBreakers(RedisConnection.from_url(redis_server.url, timeout=2))
+        eventually(lambda: [each.name for each in operator.states()] == ["api/a.example"])
+        assert toolkit.redis is not None
+        Fleet.of(toolkit.redis).close()
+
+
 def test_without_redis_a_shared_breaker_is_a_local_one(own_redis_server: RedisProcess) -> None:
     """When Redis is gone, no call waits or fails for it, and the circuit opens and closes by itself."""
     with sharing(own_redis_server.url, reset_timeout=0.2, reset_timeout_jitter=0) as (breaker,):

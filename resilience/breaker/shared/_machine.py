@@ -284,6 +284,7 @@ class SharedMachine:
         self._trials = None
         self._results, self._dropped, self._wanted = ([], []), [], 0
         self._is_voting = False
+        self.is_connected = False  # the new instance has counted no other
 
     def _follow(self, record: FleetRecord, now: float) -> StateChange | None:
         circuit, epoch = self.circuit, self.circuit.epoch

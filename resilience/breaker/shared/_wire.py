@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from resilience._support.keys import bounded_key
+from resilience.breaker._plan import MODES
+from resilience.breaker._states import CLOSED, HALF_OPEN, OPEN
 from resilience.breaker.shared._machine import FleetRecord, Override
+from resilience.errors import one_line
+from resilience.options import LONGEST
 from resilience.redis import LuaScript
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from resilience.redis._exchange import Reply
 
@@ -55,16 +59,16 @@ def read_record(text: bytes | str) -> FleetRecord:
         found: dict[str, Any] = json.loads(text)
         override = Override(
             int(found["version"]),
-            str(found["word"]),
-            found["word_left"] / 1000,
-            str(found["why"]),
-            str(found["author"]),
+            _one_of((*MODES, ""), found["word"]),
+            _seconds(found["word_left"]),
+            one_line(found["why"]),
+            one_line(found["author"]),
         )
         return FleetRecord(
             int(found["epoch"]),
-            str(found["state"]),
-            found["left"] / 1000,
-            str(found["reason"]),
+            _one_of((CLOSED, OPEN, HALF_OPEN), found["state"]),
+            _seconds(found["left"]),
+            one_line(found["reason"]),
             int(found["ok"]),
             int(found["failed"]),
             int(found["openings"]),
@@ -72,8 +76,21 @@ def read_record(text: bytes | str) -> FleetRecord:
             int(found["trials"]),
             override,
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, OverflowError) as error:
         raise ValueError("no record") from error
+
+
+def _one_of(words: Sequence[str], value: object) -> str:
+    if not isinstance(value, str) or value not in words:
+        raise ValueError("an unknown word")
+    return value
+
+
+def _seconds(milliseconds: float) -> float:
+    """Return a duration that is a number of at most two years, whatever a stranger has written into the record."""
+    if not 0 <= milliseconds <= 2000 * LONGEST:
+        raise ValueError("no duration")
+    return milliseconds / 1000
 
 
 def _text(value: bytes | str) -> str:

@@ -198,6 +198,16 @@ def test_an_instance_that_counts_no_others_does_not_vote(server: Server) -> None
     assert (server.last.state, server.last.votes) == (CLOSED, 1)
 
 
+def test_a_forked_child_does_not_vote_alone(server: Server) -> None:
+    """A child has counted no other instance, so its first round carries no vote."""
+    fleet = fleet_of(server, 4)
+    child = fleet[0]
+    child.view.forget(child.now)
+    child.trip()
+    child.round(1)
+    assert server.last.state == CLOSED
+
+
 def test_open_time_is_that_of_the_server(server: Server) -> None:
     """Each instance counts the rest of the open time on its own clock."""
     fleet = fleet_of(server, 2)
@@ -393,6 +403,20 @@ def test_messages_are_read_or_refused() -> None:
     for text in (b"", b"{}", b"[]", b"1", b"null", b'{"version": 1}', b"\xff", b"nonsense"):
         with pytest.raises(ValueError):
             read_record(text)
+    good = (
+        '{"version":1,"word":"","word_left":0,"why":"a\\nb","author":"","epoch":1,"state":"open","left":5,"reason":""'
+    )
+    good += ',"ok":0,"failed":0,"openings":1,"votes":0,"trials":0}'
+    assert read_record(good).override.reason == r"a\nb"
+    for old, new in (
+        ('"open"', '"opem"'),
+        (":5", ":NaN"),
+        (":5", ":-1"),
+        (":5", ":1e300"),
+        ('"word":""', '"word":"off"'),
+    ):
+        with pytest.raises(ValueError):
+            read_record(good.replace(old, new, 1))
     for reply in (None, [], 3, ["{}"], b"{}"):
         with pytest.raises(ValueError):
             read_reply(reply)
