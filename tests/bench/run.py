@@ -39,6 +39,7 @@ GROUPS = {
     "Cache and single flight": "cases_cache",
     "Rate limit": "cases_limiter",
     "Connection pool": "cases_pool",
+    "Rate limit with many callers": "cases_callers",
     "Policies together": "cases_chain",
     "Web": "cases_web",
     "Flask": "cases_flask",

@@ -151,10 +151,10 @@ def outcomes(reply: Reply, buckets: int) -> list[tuple[int, int] | Exception]:
         text, *errors = reply if isinstance(reply, list) else (reply,)
         if not isinstance(text, bytes | str):  # text if the URL asks for decoded replies
             raise TypeError(type(text).__name__)
-        numbers = iter(list(map(int, text.split())))
-        found = list(zip(numbers, numbers, strict=True))
-        if len(found) != buckets:
-            raise ValueError(len(found))
+        numbers = [int(word) for word in text.split()]
+        if len(numbers) != 2 * buckets:
+            raise ValueError(len(numbers))
+        found = zip(numbers[::2], numbers[1::2], strict=True)
         return [(admitted, last) if admitted >= 0 else errors[last - 1] for admitted, last in found]
     except MALFORMED as error:
         raise unreadable(error) from error
