@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from resilience.cli.answer import CommandOutput, Paint
 from resilience.config import ConfigurationWarning, load
-from resilience.errors import ConfigurationError, one_line
+from resilience.errors import ConfigurationError, Problem, one_line
 
 if TYPE_CHECKING:
     import argparse
@@ -23,6 +23,7 @@ __all__ = ("configure", "run")
 
 _PATIENCE: Final = 2.0
 """Seconds that an operator waits for each reply: more than a call of a service does."""
+_ARGUMENTS: Final = {"expires": "--for", "reason": "--reason", "author": "--author"}
 _OVERRIDES: Final = {
     "force-open": "refuse every call in all instances",
     "disable": "let every call pass in all instances, and count none",
@@ -78,16 +79,21 @@ def _override(breakers: FleetBreakers, arguments: argparse.Namespace) -> list[Fl
     given = {"reason": arguments.reason, "author": arguments.author or _user()}
     if arguments.action != "reset":
         given["expires"] = arguments.expires
-    options = {"expires": "--for", "reason": "--reason", "author": "--author"}
-    if missing := [options[name] for name, value in given.items() if not value]:
-        raise ConfigurationError(f"an override needs {' and '.join(missing)}: it ends by itself, and others ask why")
+    if missing := [_ARGUMENTS[name] for name, value in given.items() if not value]:
+        raise ConfigurationError(f"{arguments.action} needs {' and '.join(missing)}")
     orders: dict[str, Callable[..., list[FleetState]]] = {
         "force-open": breakers.force_open,
         "disable": breakers.disable,
         "metrics-only": breakers.metrics_only,
         "reset": breakers.reset,
     }
-    return orders[arguments.action](arguments.name, **given)
+    try:
+        return orders[arguments.action](arguments.name, **given)
+    except ConfigurationError as error:
+        found = [
+            Problem(_ARGUMENTS.get(each.option, each.option), each.value, each.expected) for each in error.problems
+        ]
+        raise ConfigurationError(found) from None
 
 
 def _user() -> str:

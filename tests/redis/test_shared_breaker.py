@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from breaker_instance import BreakerInstance, eventually, instances
@@ -87,9 +88,10 @@ def test_the_first_call_of_a_timed_breaker_joins(redis_server: RedisProcess) -> 
         assert breaker.snapshot()["fleet"]["name"] == "payments"
 
 
-def test_two_of_four_open_the_fleet(redis_server: RedisProcess) -> None:
+@pytest.mark.parametrize("server", ["redis_server", "oldest_redis_server"])
+def test_two_of_four_open_the_fleet(server: str, request: pytest.FixtureRequest) -> None:
     """With the quorum 0.5 one of four instances opens itself alone, and two open all of them, with their rule."""
-    with sharing(redis_server.url, 4) as breakers:
+    with sharing(request.getfixturevalue(server).url, 4) as breakers:
         trip(breakers[0])
         eventually(lambda: breakers[0].snapshot()["fleet"]["votes"] == 1)
         assert [each.current_state for each in breakers] == ["open", "closed", "closed", "closed"]
@@ -97,6 +99,20 @@ def test_two_of_four_open_the_fleet(redis_server: RedisProcess) -> None:
         eventually(lambda: all(each.current_state == "open" for each in breakers))
         with pytest.raises(CircuitOpenError, match="2 instances have tripped: consecutive failures"):
             breakers[3].call(str)
+
+
+def test_a_user_without_channels_learns_in_the_rounds(redis_server: RedisProcess) -> None:
+    """Redis gives a new user no channel: a trip then reaches the others by their rounds, one a second."""
+    with contextlib.closing(redis_server.client()) as client:
+        user = ("on", ">pw", "~*", "+@all", "resetchannels")
+        client.execute_command("ACL", "SETUSER", "app", *user)  # type: ignore[no-untyped-call]  # redis-py leaves it
+        try:
+            where = urlsplit(redis_server.url)
+            with sharing(f"redis://app:pw@{where.hostname}:{redis_server.port}{where.path}", 2) as breakers:
+                trip(breakers[0])
+                eventually(lambda: breakers[1].current_state == "open")
+        finally:
+            client.execute_command("ACL", "DELUSER", "app")  # type: ignore[no-untyped-call]  # redis-py leaves it
 
 
 def test_a_dead_dependency_is_found_within_a_second(redis_server: RedisProcess) -> None:
@@ -275,9 +291,11 @@ def test_the_command_lists_and_overrides(
     with sharing(redis_server.url) as (breaker,):
         eventually(lambda: main(["breakers", "list"]) == 0 and "payments  closed" in capsys.readouterr().out)
         assert main(["breakers", "force-open", "payments", "--reason", "drill"]) == 1
-        assert "an override needs --for" in capsys.readouterr().err
+        assert "force-open needs --for" in capsys.readouterr().err
         assert main(["breakers", "disable", "payments", "--for", "1m"]) == 1
-        assert "an override needs --reason" in capsys.readouterr().err
+        assert "disable needs --reason" in capsys.readouterr().err
+        assert main(["breakers", "disable", "payments", "--for", "soon", "--reason", "drill"]) == 1
+        assert "--for='soon': expected a duration" in capsys.readouterr().err
         order = ["--for", "1m", "--reason", "drill", "--author", "ann"]
         assert main(["breakers", "force-open", "payments", *order]) == 0
         eventually(lambda: breaker.mode == "forced_open")

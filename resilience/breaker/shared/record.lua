@@ -142,6 +142,6 @@ local text = cjson.encode({
   word = word_left > 0 and record.word or '', word_left = word_left, why = record.why, author = record.author
 })
 if is_news and ask.channel then
-  redis.call('PUBLISH', ask.channel, text)
+  redis.pcall('PUBLISH', ask.channel, text)  -- an ACL may forbid the channel: then the rounds bring the news
 end
 return {text, unpack(tokens)}

@@ -208,6 +208,30 @@ def test_a_forked_child_does_not_vote_alone(server: Server) -> None:
     assert server.last.state == CLOSED
 
 
+def test_an_instance_opened_by_hand_is_no_vote(server: Server) -> None:
+    """An operator who opens one instance opens that one alone, for as long as asked, whatever the fleet does."""
+    fleet = fleet_of(server, 2, 1)
+    fleet[0].circuit.open(fleet[0].now, "by hand", seconds=60.0, is_by_hand=True)
+    beat(fleet)
+    assert (server.last.state, server.last.votes) == (CLOSED, 0)
+    fleet[1].trip()
+    beat(fleet)
+    beat(fleet)
+    assert fleet[0].circuit.retry_after(fleet[0].now) == pytest.approx(60.0)
+
+
+def test_closing_by_hand_closes_the_fleet(server: Server) -> None:
+    """`close()` on one instance of an open fleet closes it in all instances."""
+    fleet = fleet_of(server, 3, 1)
+    fleet[0].trip()
+    beat(fleet)
+    assert states(fleet) == {OPEN}
+    fleet[2].circuit.close("closed by hand", fleet[2].now)
+    beat(fleet)
+    beat(fleet)
+    assert states(fleet) == {CLOSED}
+
+
 def test_open_time_is_that_of_the_server(server: Server) -> None:
     """Each instance counts the rest of the open time on its own clock."""
     fleet = fleet_of(server, 2)
