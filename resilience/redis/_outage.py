@@ -20,7 +20,7 @@ from resilience._support.fork import renew_after_fork
 from resilience._support.measured import Measured, Measurement
 from resilience.clock import Clock, monotonic
 from resilience.redis._errors import code_of, is_about_one_key, is_of_redis
-from resilience.redis._machine import Availability, Down, OutagePermit, Up
+from resilience.redis._machine import MIN_PAUSE, Availability, Down, OutagePermit, Up
 from resilience.redis._pool_machine import NotAskedError, StillConnectingError
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ class OutageGuard(Measured):
 
     @property
     def trial_after(self) -> float:
-        """Seconds until Redis is asked again; 0 if it answers, or is being asked."""
+        """Seconds until Redis is asked again; 0 if it answers. Also while it is asked, clients should wait a little."""
         with self._lock:
-            return self._availability.trial_after(self._clock())
+            return max(MIN_PAUSE, self._availability.trial_after(self._clock())) if self.is_down else 0.0
 
     def measure(self) -> Measurement:
         """Return the outages so far, and a 1 while one lasts."""

@@ -40,11 +40,13 @@ class Scene:
         return [event.kind for event in self.events]
 
     def until_up(self) -> None:
-        wait_until(lambda: not self.store.outage.is_down)
+        """Wait for the event of the recovery, which comes a moment after the change."""
+        wait_until(lambda: self.kinds[-1:] != ["ratelimit.outage"])
 
     def until_decided_blocking(self) -> None:
         """Have a first connection, which may take longer than a call waits."""
         wait_until(lambda: self.bucket.acquire("k"))
+        self.until_up()
         self.events.clear()
 
     async def until_decided(self) -> None:
@@ -53,11 +55,12 @@ class Scene:
         while not await self.bucket.aacquire("k"):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
+        await self.until_up_awaiting()
         self.events.clear()
 
     async def until_up_awaiting(self) -> None:
         deadline = time.monotonic() + PATIENCE
-        while self.store.outage.is_down:
+        while self.kinds[-1:] == ["ratelimit.outage"]:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.005)
 
@@ -240,7 +243,7 @@ def test_close_ends_the_watch(proxy: TcpProxy) -> None:
     with unreachable(proxy):
         assert not scene.bucket.acquire("k")
         scene.connection.close()
-        scene.until_up()
+        wait_until(lambda: not scene.store.outage.is_down)
         before = proxy.connections
         time.sleep(0.3)  # a watch that went on would ask within 0.2 s
         assert proxy.connections == before
@@ -282,7 +285,7 @@ print(bool(bucket.acquire("k")), flush=True)
 UNTIL_UP = """
 sys.stdin.readline()
 deadline = time.monotonic() + 10
-while store.outage.is_down and time.monotonic() < deadline:
+while kinds[-1] == "ratelimit.outage" and time.monotonic() < deadline:
     time.sleep(0.01)
 print(bool(bucket.acquire("k")), *kinds)
 """
