@@ -105,26 +105,29 @@ def test_threads_share_one_script_call(scene: Scene, redis_server: RedisProcess)
     assert scene.store._runner.thread_batches._open is None
 
 
-def test_an_interrupted_leader_hands_on(scene: Scene) -> None:
-    """If a signal strikes the leader while it waits, the next thread leads, and no thread goes without its decision."""
+@pytest.mark.parametrize("before", [0, 2], ids=["leader", "follower"])
+def test_an_interrupted_thread_leaves_no_other_waiting(scene: Scene, before: int) -> None:
+    """If a signal strikes a thread of a batch, the others get their decisions from Redis; a leader hands on."""
 
     def strike(_number: int, _frame: FrameType | None) -> None:
         raise ShutdownRequested
 
     def interrupt() -> None:
-        wait_for(lambda: scene.waiting == 1)
-        for _ in range(6):
+        wait_for(lambda: scene.waiting == before + 1)
+        for _ in range(6 - before):
             scene.ask("k")
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
-    before = signal.signal(signal.SIGUSR1, strike)
+    for _ in range(before):
+        scene.ask("k")
+    usual = signal.signal(signal.SIGUSR1, strike)
     other = threading.Thread(target=interrupt, daemon=True)
     other.start()
     try:
         with pytest.raises(ShutdownRequested):
             scene.limiter.acquire("k")
     finally:
-        signal.signal(signal.SIGUSR1, before)
+        signal.signal(signal.SIGUSR1, usual)
     other.join(10)
     scene.release()
     assert [each.allowed for each in scene.decisions.values()] == [True] * 6

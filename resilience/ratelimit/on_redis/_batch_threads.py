@@ -8,7 +8,8 @@ A leader that has the answers wakes the first thread only, and each thread wakes
 together would compete for the interpreter (the GIL), and each of them would take longer.
 
 A leader that an interrupt has struck gives the lead to the next thread. If the interrupt has struck while the server
-was asked, that thread asks once more, and some callers may pay twice: the limit errs on the strict side.
+was asked, that thread asks once more, and some callers may pay twice: the limit errs on the strict side. The bound on
+its wait begins anew.
 """
 
 from __future__ import annotations
@@ -43,15 +44,16 @@ class ThreadCaller:
         decision: The decision; None if there is none yet, or if the thread has to decide without Redis.
         leads: The batch that this thread takes to Redis, if any.
         following: The thread to wake after this one.
+        has_left: Whether the thread stopped waiting before it was woken.
     """
 
-    __slots__ = ("_arrival", "_is_done", "decision", "following", "leads")
+    __slots__ = ("_arrival", "_is_done", "decision", "following", "has_left", "leads")
 
     def __init__(self) -> None:
         self.decision: Decision | None = None
         self.leads: ThreadBatch | None = None
         self.following: ThreadCaller | None = None
-        self._is_done = False
+        self.has_left = self._is_done = False
         self._arrival = threading.Lock()
         self._arrival.acquire()
 
@@ -71,14 +73,12 @@ class ThreadCaller:
             return
 
     def wait(self, seconds: float) -> bool:
-        """Block until this thread is woken, for `seconds` at most; returns whether it was. Wakes the next one."""
-        is_woken = self._arrival.acquire(timeout=seconds)
-        self.pass_on()
-        return is_woken
+        """Block until this thread is woken, for `seconds` at most; returns whether it was."""
+        return self._arrival.acquire(timeout=seconds)
 
     def leave(self) -> None:
         """Record that the thread does not wait any more."""
-        self._is_done = True
+        self.has_left = self._is_done = True
 
     def pass_on(self) -> None:
         """Wake the next thread, if there is one."""
@@ -88,7 +88,7 @@ class ThreadCaller:
             self.following = None
 
     def __del__(self) -> None:
-        self.pass_on()  # if an interrupt, or the timeout, came before `wait` could
+        self.pass_on()  # an interrupt may have come before `decide` could, or the timeout before there was a next one
 
 
 class ThreadBatch(ScriptBatch):
@@ -107,7 +107,7 @@ class ThreadBatch(ScriptBatch):
 
     def wake(self, leader: ThreadCaller) -> None:
         """Wake all threads but the leader, each by the one before it."""
-        waiting = [caller for caller in self.callers if caller is not leader]
+        waiting = [caller for caller in self.callers if caller is not leader and not caller.has_left]
         for caller, following in itertools.pairwise(waiting):
             caller.following = following
         if waiting:
@@ -163,6 +163,8 @@ class ThreadBatches:
             raise
         finally:
             caller.leads = None  # the batch and its leader are no cycle of references any more
+            # At the end: a thread that wakes earlier would find the interpreter taken, and sleep once more.
+            caller.pass_on()
         return caller.decision
 
     def _join(
@@ -212,7 +214,6 @@ class ThreadBatches:
                 if each.done() or each is successor:
                     each.wake()
         caller.leave()
-        caller.pass_on()
 
     def _close(self, batch: ThreadBatch) -> None:
         """Let no other thread join `batch`."""
