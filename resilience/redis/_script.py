@@ -84,7 +84,7 @@ class LuaScript:
         return [first, *self.by_hash(calls[1:])]
 
     def _packed(self, keys: tuple[bytes, ...], arguments: Sequence[Argument]) -> bytes:
-        if len(keys) > 1:
+        if len(keys) != 1:
             return packed(b"EVALSHA", self._sha1, b"%d" % len(keys), *keys, *_encoded(arguments))
         before, after = self._frame(tuple(arguments))
         key = keys[0]

@@ -25,7 +25,7 @@ from resilience.fleet import Fleet, FleetCall
 from resilience.ratelimit import Decision, RedisStore, TokenBucket
 from resilience.redis import LuaScript, RedisConnection
 
-__all__ = ("BURST", "FAULTS", "RATE", "BreakerLoad", "Fault", "Figures", "Load", "measured")
+__all__ = ("BURST", "FAULTS", "RATE", "BreakerLoad", "Fault", "Figures", "Load", "measured", "most_beyond")
 
 RATE, BURST, CALLERS = 200, 20, 4
 PAUSE = 0.002

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from redis_faults import BURST, FAULTS, Fault, measured
+from redis_faults import BURST, FAULTS, RATE, Fault, measured, most_beyond
 from redis_process import RedisProcess
 
 pytestmark = [pytest.mark.redis, pytest.mark.realtime, pytest.mark.once]
@@ -35,3 +35,13 @@ def test_a_fault_on_uvloop(own_redis_server: RedisProcess) -> None:
     """The same holds on uvloop."""
     uvloop = pytest.importorskip("uvloop")
     check(FAULTS[0], own_redis_server, uvloop.new_event_loop)
+
+
+def test_the_worst_period_is_found() -> None:
+    """A burst too many shows, however few calls are admitted before and after it; a law that holds shows 0."""
+    steady = [(number / RATE, number / RATE) for number in range(100)]
+    bursts = [(10.0, 10.0)] * (2 * BURST + 1)
+    assert most_beyond(steady) == 0
+    assert most_beyond([*steady, *bursts[: BURST + 1]]) <= 1
+    assert most_beyond([*steady, *bursts]) == BURST + 1
+    assert most_beyond([(9.0, 10.0)] * (BURST + RATE)) == 0  # the decisions may have been made over a second
