@@ -94,6 +94,7 @@ class RedisConnection:
         self.options = options
         require_redis()
         self._generations = Generations()
+        self._is_split = False
         self._settings = settings_for(BLOCKING, options, self._generations)
         check_parameters(self._settings)
         self._clients = _Clients(self._build_aio, self._build_aio_pool)
@@ -174,8 +175,18 @@ class RedisConnection:
         Args:
             key: The key as it is sent.
         """
-        del key
-        return None
+        if not (self._is_split or self._generations.current.is_cluster_node):
+            return None
+        from redis.crc import key_slot  # noqa: PLC0415 - an extra
+
+        return key_slot(key)
+
+    def split_slots(self) -> None:
+        """Send keys of different hash slots in different calls from now on: the server has refused them in one.
+
+        A proxy of a cluster does so, and it does not say that it is one.
+        """
+        self._is_split = True
 
     def evict(self) -> None:
         """Use no connection again that exists now: the next use of each resolves the host name and connects anew.

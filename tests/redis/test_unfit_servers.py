@@ -24,6 +24,7 @@ from resilience.events import Event
 from resilience.ratelimit import Decision, RedisStore, TokenBucket
 from resilience.ratelimit.on_redis._store import _SCRIPT
 from resilience.redis import LuaScript, OutageGuard, RedisConnection
+from resilience.redis._bounded import Generations
 from resilience.redis._errors import code_of, explain, is_about_one_key
 from resilience.redis._script import _DIAGNOSIS
 
@@ -310,6 +311,24 @@ def test_node_of_a_cluster(
     told = [record.getMessage() for record in caplog.records if "Redis Cluster" in record.getMessage()]
     assert len(told) == 1
     assert "without cluster mode" in told[0]
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["known", "unknown"])
+async def test_keys_of_different_hash_slots(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, *, is_known: bool
+) -> None:
+    """Callers of different keys share a round trip on a node that has all slots, also behind a proxy that hides it."""
+    server = start_server("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    serve_all_slots(server)
+    if not is_known:
+        monkeypatch.setattr(Generations, "note_server", lambda *_: None)
+    limiter = Limiter(server.url, is_awaiting=False, rate="10/hour")
+    decisions = await asyncio.gather(*[limiter.bucket.aacquire(str(number % 20)) for number in range(60)])
+    assert sorted(each.remaining for each in decisions if each) == sorted([7, 8, 9] * 20)
+    assert limiter.kinds == []
+    with admin(server) as client:
+        assert client.info("commandstats")["cmdstat_evalsha"]["calls"] >= 20
+    await limiter.connection.aclose()
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,16 @@ commands.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from resilience.ratelimit.on_redis._codec import outcomes
-from resilience.redis._errors import is_about_one_key
+from resilience.redis._errors import code_of, is_about_one_key
 
 if TYPE_CHECKING:
     from resilience.ratelimit._decision import Decision
     from resilience.ratelimit.on_redis._codec import BucketCall, BucketCodec
+    from resilience.redis import RedisConnection
     from resilience.redis._exchange import Reply
     from resilience.redis._machine import OutagePermit
     from resilience.redis._script import ScriptCall
@@ -121,14 +122,14 @@ class ScriptBatch:
 
     Args:
         permit: The permit of all callers.
-        slot_of: Returns the hash slot of a key, or the same for all keys of a server without cluster mode.
+        connection: Names the hash slot of a key: the same for all keys of a server without cluster mode.
     """
 
-    __slots__ = ("_asked", "_entries", "_slot_of", "permit")
+    __slots__ = ("_asked", "_connection", "_entries", "permit")
 
-    def __init__(self, permit: OutagePermit, slot_of: Callable[[bytes], Hashable]) -> None:
+    def __init__(self, permit: OutagePermit, connection: RedisConnection) -> None:
         self.permit = permit
-        self._slot_of = slot_of
+        self._connection = connection
         self._entries: dict[BucketCall, BatchEntry] = {}
         self._asked: list[SharedCall] = []
 
@@ -156,9 +157,16 @@ class ScriptBatch:
         slots: dict[Hashable, list[tuple[tuple[int, ...], BatchEntry]]] = {}
         for entry in self._entries.values():
             if (demand := entry.demand()) is not None:
-                slots.setdefault(self._slot_of(entry.key), []).append((demand, entry))
+                slots.setdefault(self._connection.slot_of(entry.key), []).append((demand, entry))
         self._asked = [SharedCall(asked) for asked in slots.values()]
         return [shared.script_call for shared in self._asked]
+
+    def is_split(self, replies: Sequence[Reply]) -> bool:
+        """Whether to ask once more, in a call for each hash slot: the server has refused keys of several in one."""
+        if not any(isinstance(reply, Exception) and code_of(reply) == "CROSSSLOT" for reply in replies):
+            return False
+        self._connection.split_slots()
+        return True
 
     def answer(self, replies: Sequence[Reply]) -> None:
         """Wake the callers that have a decision; then raise an error of the others, one of the server if possible."""

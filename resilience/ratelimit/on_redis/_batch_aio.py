@@ -73,7 +73,7 @@ class TaskBatch(ScriptBatch):
     __slots__ = ("_batches", "_loop", "_task")
 
     def __init__(self, batches: TaskBatches, permit: OutagePermit, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(permit, batches.connection.slot_of)
+        super().__init__(permit, batches.connection)
         self._batches = batches
         self._loop = loop
         # Not by the loop's task factory: an eager one would send the batch at once, without a caller. And the context
@@ -100,8 +100,12 @@ class TaskBatch(ScriptBatch):
 
     async def _ask(self, connection: AbstractConnection) -> list[Reply]:
         self._batches.close(self._loop, self)
-        calls = self.script_calls()
-        return await self._batches.script.acall(connection, calls) if calls else []
+        if not (calls := self.script_calls()):
+            return []
+        replies = await self._batches.script.acall(connection, calls)
+        if self.is_split(replies):
+            replies = await self._batches.script.acall(connection, self.script_calls())
+        return replies
 
     def _settle(self, _task: asyncio.Task[None]) -> None:
         """Wake the callers without an answer: Redis gave none, or the task was cancelled, perhaps before it began."""

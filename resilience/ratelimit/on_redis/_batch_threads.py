@@ -17,7 +17,6 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from resilience._support.fork import renew_after_fork
@@ -96,8 +95,8 @@ class ThreadBatch(ScriptBatch):
 
     __slots__ = ("_since", "callers")
 
-    def __init__(self, permit: OutagePermit, slot_of: Callable[[bytes], Hashable], now: float) -> None:
-        super().__init__(permit, slot_of)
+    def __init__(self, permit: OutagePermit, connection: RedisConnection, now: float) -> None:
+        super().__init__(permit, connection)
         self.callers: list[ThreadCaller] = []
         self._since = now
 
@@ -175,7 +174,7 @@ class ThreadBatches:
         with self._lock:
             batch = self._open
             if batch is None or not batch.admits(permit, now, self._connection.options.timeout):
-                batch = caller.leads = ThreadBatch(permit, self._connection.slot_of, now)
+                batch = caller.leads = ThreadBatch(permit, self._connection, now)
                 self._open = batch
             batch.callers.append(caller)
             batch.add(codec, call, cost, caller)
@@ -185,8 +184,12 @@ class ThreadBatches:
 
         def ask(connection: AbstractConnection) -> list[Reply]:
             self._close(batch)
-            calls = batch.script_calls()
-            return self._script.call(connection, calls) if calls else []
+            if not (calls := batch.script_calls()):
+                return []
+            replies = self._script.call(connection, calls)
+            if batch.is_split(replies):
+                replies = self._script.call(connection, batch.script_calls())
+            return replies
 
         try:
             batch.answer(self._connection.pool.run(ask))
