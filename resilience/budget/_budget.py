@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol, Self, cast, runtime_checkable
-from weakref import WeakValueDictionary
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast, runtime_checkable
+from weakref import WeakValueDictionary, ref
 
 from resilience._support.fixed import Fixed
 from resilience._support.fork import renew_after_fork
@@ -17,6 +18,10 @@ from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter, Event
 from resilience.options import CLOCK, checked
+
+if TYPE_CHECKING:
+    from resilience.budget._shared import SharedBudget
+    from resilience.redis import RedisConnection
 
 __all__ = ("CallCounter", "RetryBudget", "as_budget")
 
@@ -86,6 +91,11 @@ class RetryBudget(Fixed, Measured):
         ratio: Retries and hedged attempts in flight for each call at its first attempt, 0 to 1. The default is 0.2.
         minimum: Retries and hedged attempts in flight that are always allowed. The default is 3.
         shadow: Whether to report what the budget would refuse (`budget.exhausted`), and refuse nothing.
+        shared: The Redis on which all instances share the budget of this name; None (the default) for a budget of this
+            process. `ratio` and `minimum` then count over all instances. From its first repeated call on, this process
+            leases a part of the budget in the background, and no call waits for Redis. Before the first answer, and
+            while Redis is away, the instance has its share: `ratio` of its own calls, or the minimum divided by the
+            live instances.
         clock: Returns the time in seconds.
 
     Raises:
@@ -109,27 +119,34 @@ class RetryBudget(Fixed, Measured):
         ratio: float | None = None,
         minimum: int | None = None,
         shadow: bool | None = None,
+        shared: RedisConnection | None = None,
         clock: Clock | None = None,
     ) -> Self:
         """Return the budget of this name; make it if there is none."""
-        del ratio, minimum, shadow, clock  # `__init__` reads them, for a known budget as well
+        del ratio, minimum, shadow, shared, clock  # `__init__` reads them, for a known budget as well
         if name is None:
             return cls._made(None)
         return cast("Self", _NAMED.find(checked(name, "name", BUDGET_NAME), cls._made))
 
     def __init__(
         self,
-        name: str | None = None,  # noqa: ARG002 - `__new__` has used it
+        name: str | None = None,
         *,
         ratio: float | None = None,
         minimum: int | None = None,
         shadow: bool | None = None,
+        shared: RedisConnection | None = None,
         clock: Clock | None = None,
     ) -> None:
         if clock is not None:
             self._clock = checked(clock, "clock", CLOCK)
-        given = {"ratio": ratio, "minimum": minimum, "shadow": shadow}
+        given = {"ratio": ratio, "minimum": minimum, "shadow": shadow, "shared": _is_shared(shared, name)}
         self._set({field: value for field, value in given.items() if value is not None})
+        if shared is not None:
+            if self._shared is not None and self._shared.connection is not shared:
+                expected = "the connection which the budget was given before"
+                raise ConfigurationError([Problem("shared", type(shared).__name__, expected)])
+            self.share(shared)
 
     @classmethod
     def _made(cls, name: str | None) -> Self:
@@ -139,6 +156,7 @@ class RetryBudget(Fixed, Measured):
         budget._given = {}
         budget._configured = budget.options = BudgetOptions()
         budget.events = Emitter()
+        budget._shared = None
         budget.after_fork()
         renew_after_fork(budget)
         budget._is_made = True
@@ -150,6 +168,7 @@ class RetryBudget(Fixed, Measured):
     _is_named: bool
     _clock: Clock
     _given: dict[str, float]
+    _shared: SharedBudget | None
     _configured: BudgetOptions
 
     def after_fork(self) -> None:
@@ -158,6 +177,8 @@ class RetryBudget(Fixed, Measured):
         # change, so no count is read and written with a call in between.
         self._lock = threading.RLock()
         self._counts = BudgetCounts()
+        if self._shared is not None:
+            self._shared.after_fork()
 
     def _set(self, values: dict[str, float]) -> None:
         BudgetOptions(**cast("dict[str, Any]", values))  # reports every bad value before anything changes
@@ -176,6 +197,32 @@ class RetryBudget(Fixed, Measured):
         with self._lock:
             self._configured = options
             self._settle()
+
+    def share(self, connection: RedisConnection) -> None:
+        """Share the budget with all instances that use this Redis, under its name. Sends nothing.
+
+        The toolkit calls it for each budget with `RESILIENCE_BUDGET__<NAME>__SHARED=true`.
+        """
+        from resilience.budget._shared import SharedBudget  # noqa: PLC0415 - it imports the parts of Redis
+
+        if self._shared is not None and self._shared.connection is connection:
+            return
+        known = ref(self)
+
+        def lock() -> AbstractContextManager[object]:
+            return nullcontext() if (budget := known()) is None else budget._lock  # noqa: SLF001 - our own
+
+        def state() -> tuple[BudgetCounts, BudgetOptions] | None:
+            return None if (budget := known()) is None else (budget._counts, budget.options)  # noqa: SLF001 - our own
+
+        self._shared = SharedBudget(self.name, connection, self._clock, lock, state)
+
+    def _limit(self) -> float:
+        """Return how many retries and hedged attempts may be in flight now."""
+        counts, options = self._counts, self.options
+        if self._shared is not None:
+            return self._shared.limit(counts, options)
+        return counts.limit(options.ratio, options.minimum)
 
     def _settle(self) -> None:
         fields = {name: getattr(self._configured, name) for name in BudgetOptions.fields()}
@@ -242,11 +289,15 @@ class RetryBudget(Fixed, Measured):
 
     def _spend(self, events: Emitter | None, *, is_extra: bool) -> bool:
         now, is_counted = self._clock(), False
-        counts, options = self._counts, self.options
+        counts, options, shared = self._counts, self.options, self._shared
+        if shared is not None:
+            shared.join()
         try:
             with self._lock:
-                has_room = counts.has_room(options.ratio, options.minimum)
+                has_room = counts.fits(self._limit())
                 begins = not has_room and counts.refuse(now)
+                if shared is not None and not has_room:
+                    shared.refuse()
                 if has_room or options.shadow:
                     counts.repeat(is_extra=is_extra)
                     is_counted = True
@@ -267,31 +318,47 @@ class RetryBudget(Fixed, Measured):
 
     def measure(self) -> Measurement:
         """Return the refusals, and the calls in flight with the limit of this moment."""
-        counts, options = self._counts, self.options
+        counts = self._counts
         levels = {"first": counts.calls - counts.retries, "retry": counts.retries, "hedge": counts.extras}
-        limit = counts.limit(options.ratio, options.minimum)
-        return Measurement(self.kind, self.name, {"refused": counts.refused}, {**levels, "limit": limit})
+        return Measurement(self.kind, self.name, {"refused": counts.refused}, {**levels, "limit": self._limit()})
 
     def describe(self) -> dict[str, Any]:
         """Return kind, name and options as plain data."""
         return {"kind": self.kind, "name": self.name, "options": self.options.as_data()}
 
     def snapshot(self) -> dict[str, Any]:
-        """Return calls, retries and hedged attempts in flight, the limit of this moment, and the refusals so far."""
+        """Return calls, retries and hedged attempts in flight, the limit of this moment, and the refusals so far.
+
+        A shared budget has `lease` too: the part of the fleet's budget that this instance holds, or None without Redis.
+        """
         with self._lock:
-            counts, options = self._counts, self.options
+            counts, limit, shared = self._counts, self._limit(), self._shared
             return {
                 "name": self.name,
                 "calls": counts.calls,
                 "retries": counts.retries,
                 "extras": counts.extras,
-                "limit": counts.limit(options.ratio, options.minimum),
-                "exhausted": not counts.has_room(options.ratio, options.minimum),
+                "limit": limit,
+                "exhausted": not counts.fits(limit),
                 "refused": counts.refused,
+                **({} if shared is None else {"lease": shared.lease}),
             }
 
     def __repr__(self) -> str:
         return f"<RetryBudget {self.name!r} {self.retries} of {self.calls} in flight are retries, {self.extras} hedged>"
+
+
+def _is_shared(connection: object, name: str | None) -> bool | None:
+    """Return the option `shared` that a connection means; None if it says nothing."""
+    if connection is None:
+        return None
+    from resilience.redis import RedisConnection as Connection  # noqa: PLC0415 - imported by services with Redis
+
+    if not isinstance(connection, Connection):  # only its type is shown: it may hold a password
+        raise ConfigurationError([Problem("shared", type(connection).__name__, "a RedisConnection, or None")])
+    if name is None:
+        raise ConfigurationError([Problem("name", None, "a name: instances share the budgets of one name")])
+    return True
 
 
 def as_budget(given: object) -> RetryBudget | None:

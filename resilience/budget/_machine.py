@@ -47,7 +47,11 @@ class BudgetCounts:
 
     def has_room(self, ratio: float, minimum: int) -> bool:
         """Whether one more repeated call fits."""
-        return self.retries + self.extras + 1 <= self.limit(ratio, minimum) + _ROUNDING
+        return self.fits(self.limit(ratio, minimum))
+
+    def fits(self, limit: float) -> bool:
+        """Whether one more repeated call fits into `limit`."""
+        return self.retries + self.extras + 1 <= limit + _ROUNDING
 
     def repeat(self, *, is_extra: bool) -> None:
         """Count an extra, or a call that becomes a retry."""

@@ -19,3 +19,4 @@ class BudgetOptions(Options):
     ratio: float = option(0.2, Number(0, 1), "retries and hedged attempts in flight for each call at its first attempt")
     minimum: int = option(3, Whole(0), "retries and hedged attempts in flight that are always allowed")
     shadow: bool = option(False, Flag(), "report refusals, but refuse nothing")
+    shared: bool = option(False, Flag(), "share the budget with the other instances, through Redis")

@@ -171,12 +171,16 @@ def _problems_together(settled: Settled, spoiled: set[Key]) -> Iterator[Problem]
                 yield problem
 
 
+_SHARED = frozenset({("pipeline", "breaker", "shared"), ("budget", "shared")})
+"""The options, without the name of the instance, that need Redis."""
+
+
 def _without_redis(settled: Settled, spoiled: set[Key]) -> Iterator[Problem]:
-    """Yield a problem for each breaker that is shared although no Redis is configured."""
+    """Yield a problem for each breaker or budget that is shared although no Redis is configured."""
     if settled.keys() & {_REDIS_URL} or _REDIS_URL in spoiled:
         return
     for key, value in settled.items():
-        if key[0] == "pipeline" and key[2:] == ("breaker", "shared") and value.value is True:
+        if (key[0], *key[2:]) in _SHARED and value.value is True:
             yield Problem(value.entry.spelled, True, f"false, unless {variable(_REDIS_URL)} is set")
 
 

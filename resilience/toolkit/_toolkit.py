@@ -382,6 +382,8 @@ class Resilience:
         """Return the budget of this name, with its settings."""
         budget = self.budget(name)
         budget.configure(cast("BudgetOptions", self._config.budget(name)))
+        if budget.options.shared and (connection := self.redis) is not None:
+            budget.share(connection)
         return budget
 
     def _new_health(self) -> Health:

@@ -201,7 +201,7 @@ def test_it_says_what_it_is_and_how_it_is() -> None:
     assert budget.describe() == {
         "kind": "budget",
         "name": "seen",
-        "options": {"ratio": 0.5, "minimum": 1, "shadow": False},
+        "options": {"ratio": 0.5, "minimum": 1, "shadow": False, "shared": False},
     }
     assert budget.snapshot() == {
         "name": "seen",
