@@ -9,6 +9,7 @@ from resilience.config._schema import section
 from resilience.toolkit._openings import open_page, open_redis
 
 if TYPE_CHECKING:
+    from resilience.budget import BudgetOptions, RetryBudget
     from resilience.config import Config
     from resilience.envelope import ErrorCatalog
     from resilience.events import EventLog
@@ -50,6 +51,16 @@ class SharedParts:
 
         Fleet.of(connection).events.log_to(self._log)  # starts nothing: shared parts join by themselves
         return connection
+
+    def configured_budget(self, name: str) -> RetryBudget:
+        """Return the retry budget of this name with its settings, shared if they say so."""
+        from resilience.budget import RetryBudget  # noqa: PLC0415 - imported by services that share a budget
+
+        budget = RetryBudget(name)
+        budget.configure(cast("BudgetOptions", self._config.budget(name)))
+        if budget.options.shared and (connection := self.redis) is not None:
+            budget.share(connection)
+        return budget
 
     def store(self) -> Store | None:
         """Return the store of the limiters; None for the memory of this process."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from resilience._support.redaction import hidden
 from resilience.config import Config, load
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Unpack
 
-    from resilience.budget import BudgetOptions, RetryBudget
+    from resilience.budget import RetryBudget
     from resilience.envelope import ErrorCatalog
     from resilience.events import Listener
     from resilience.health import Health
@@ -80,7 +80,7 @@ class Resilience:
         self._policies = ConfiguredPolicies(self._config, self._shared, self.event_log)
         self._pipelines = PipelinesByName(self._config, self._policies, self._parts, self.event_log)
         # The process keeps a budget for as long as an object refers to it.
-        self._budgets = [self._as_configured(name) for name in self._config.budgets]
+        self._budgets = [self._shared.configured_budget(name) for name in self._config.budgets]
         if names := self._config.events.listeners:  # the first parts to be made are the last to be closed
             use_listeners(names, self, self._parts.keep_listener, self.event_log.subscribe)
 
@@ -377,14 +377,6 @@ class Resilience:
 
     def __repr__(self) -> str:
         return f"Resilience({self._config!r})"
-
-    def _as_configured(self, name: str) -> RetryBudget:
-        """Return the budget of this name, with its settings."""
-        budget = self.budget(name)
-        budget.configure(cast("BudgetOptions", self._config.budget(name)))
-        if budget.options.shared and (connection := self.redis) is not None:
-            budget.share(connection)
-        return budget
 
     def _new_health(self) -> Health:
         return self._shared.new_health(self.lifecycle)
