@@ -26,6 +26,8 @@ from resilience.policy import NO_RESULT, PolicyBase
 
 if TYPE_CHECKING:
     from resilience.redis import RedisConnection
+else:  # `typing.get_type_hints` works without the import, which a breaker of one process does not need
+    RedisConnection = Any
 
 __all__ = ("CircuitBreaker",)
 
