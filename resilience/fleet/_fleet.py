@@ -68,7 +68,6 @@ class Fleet(Measured):
         self._prefix = connection.options.prefix
         self._clock = clock
         self.events = Emitter()
-        self._random: Callable[[], float] = random.random
         self._partners = Partners()
         self._lock = threading.RLock()
         self._inherited: list[Membership] = []
@@ -93,6 +92,9 @@ class Fleet(Measured):
 
     def _begin(self) -> None:
         self.instance = os.urandom(8).hex()
+        # Not the module's own: a thread of ours must not take numbers from a program that has seeded it. A child needs
+        # other numbers than its parent.
+        self._random: Callable[[], float] = random.Random().random  # noqa: S311 - jitter
         self._beat = _machine.Beat(self._clock())
         self._outbox: deque[tuple[str, bytes]] = deque(maxlen=_MOST_MESSAGES)
         self._membership: Membership | None = None

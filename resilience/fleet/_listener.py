@@ -54,8 +54,8 @@ class Audience(Protocol):
 
 def listen(known: Callable[[], Audience | None], membership: Membership) -> None:
     """Hear messages until the membership ends. The body of the listening thread."""
-    backoff = 0.0
-    while not membership.closed.wait(backoff * random.random()):  # noqa: S311 - jitter
+    backoff, jitter = 0.0, random.Random().random  # noqa: S311 - jitter, and no number of a program that has seeded
+    while not membership.closed.wait(backoff * jitter()):
         fleet = known()
         if fleet is None:
             return

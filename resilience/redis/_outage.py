@@ -78,13 +78,14 @@ class OutageGuard(Measured):
         self._evict = evict
         self._reported: set[str | None] = set()
         self._outages = 0
-        self._random = random.random
         self.after_fork()
         renew_after_fork(self)
 
     def after_fork(self) -> None:
         """Treat Redis as up in a forked child: the watch is a thread of the parent."""
         self._availability = Availability()
+        # Not the module's own, from which a program that has seeded it takes numbers: our thread uses this one.
+        self._random = random.Random().random  # noqa: S311 - jitter
         # Guards the machine; never held while Redis is asked. Re-entrant, for finalizers that make calls.
         self._lock = threading.RLock()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -167,7 +168,7 @@ def test_flushall_is_survived(redis_server: RedisProcess) -> None:
         with contextlib.closing(redis_server.client()) as client:
             client.flushall()
         second.nudge()
-        eventually(lambda: count(redis_server) == 1)
+        eventually(lambda: count(redis_server) >= 1)  # the first one may come back sooner
         assert second.instances == 2
         first.nudge()
         eventually(lambda: count(redis_server) == 2)
@@ -261,3 +262,14 @@ def test_a_forked_child_is_another_instance(redis_server: RedisProcess) -> None:
         rounds = len(partner.replies)
         fleet.nudge()
         eventually(lambda: len(partner.replies) > rounds)
+
+
+def test_the_numbers_of_a_program_are_its_own(redis_server: RedisProcess) -> None:
+    """The jitter of the rounds takes no number from the module `random`, which the program may have seeded."""
+    random.seed(3)
+    before = random.getstate()
+    with member(redis_server.url) as (fleet, partner):
+        rounds = len(partner.replies)
+        fleet.nudge()
+        eventually(lambda: len(partner.replies) > rounds)
+    assert random.getstate() == before
