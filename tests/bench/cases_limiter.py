@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -108,15 +109,21 @@ def _store(session: Session) -> Any:
     return RedisStore(connection)
 
 
-def _ping(session: Session) -> Sample:
+def _client(session: Session) -> Any:
     client = harness.peer("redis").Redis.from_url(session.redis_url, socket_timeout=5)
     session.stack.callback(client.close)
-    return samples.calls(client.ping, clock=time.perf_counter_ns)
+    return client
+
+
+def _ping(session: Session) -> Sample:
+    client = _client(session)
+    return samples.accounted(session, "PING", client, samples.calls(client.ping, clock=time.perf_counter_ns))
 
 
 def _acquire(session: Session) -> Sample:
     bucket = TokenBucket(_PLENTY, store=_store(session))
-    return samples.calls(bucket.acquire, "client-7", clock=time.perf_counter_ns)
+    sample = samples.calls(bucket.acquire, "client-7", clock=time.perf_counter_ns)
+    return samples.accounted(session, _ACQUIRE, _client(session), sample)
 
 
 def _limits_redis(session: Session) -> Sample:
@@ -126,12 +133,15 @@ def _limits_redis(session: Session) -> Sample:
     return samples.calls(limiter.hit, limits.parse(_PLENTY), "client-7", clock=time.perf_counter_ns)
 
 
+_ACQUIRE, _AACQUIRE = "resilience, TokenBucket.acquire(key)", "resilience, TokenBucket.aacquire(key)"
+_MANY = "resilience, aacquire(key), 64 keys"
+
 REDIS = Case(
     "redis-bucket",
     "One decision on Redis, blocking, one thread",
     Contender("PING", _ping, "redis-py, one connection"),
     (
-        Contender("resilience, TokenBucket.acquire(key)", _acquire, "one script for all callers of one turn", 0.85),
+        Contender(_ACQUIRE, _acquire, "one script for all callers of one turn", 0.85),
         Contender("limits, fixed window", _limits_redis, "redis-py; also a script"),
     ),
     unit=Unit.SHARE,
@@ -159,25 +169,33 @@ def _aping(session: Session) -> Sample:
     loop, url = session.new_loop(), session.redis_url
     client = harness.peer("redis.asyncio", "redis").Redis.from_url(url, socket_timeout=5)
     session.stack.callback(lambda: loop.run_until_complete(client.aclose()))
-    return _crowd(loop, client.ping)
+    return samples.accounted(session, "PING", _client(session), _crowd(loop, client.ping), _TASKS)
 
 
-def _aacquire(session: Session) -> Sample:
-    loop, store = session.new_loop(), _store(session)
-    session.stack.callback(lambda: loop.run_until_complete(store.connection.aclose()))
-    bucket = TokenBucket(_PLENTY, store=store)
-    return _crowd(loop, lambda: bucket.aacquire("client-7"))
+def _aacquire(name: str, keys: int) -> Callable[[Session], Sample]:
+    def build(session: Session) -> Sample:
+        loop, store = session.new_loop(), _store(session)
+        session.stack.callback(lambda: loop.run_until_complete(store.connection.aclose()))
+        bucket = TokenBucket(_PLENTY, store=store)
+        turn = itertools.cycle(_KEYS[:keys])
+        sample = _crowd(loop, lambda: bucket.aacquire(next(turn)))
+        return samples.accounted(session, name, _client(session), sample, _TASKS)
+
+    return build
 
 
 REDIS_AIO = Case(
     "aio-redis-bucket",
-    "One decision on Redis, awaiting, 64 tasks, one key",
+    "One decision on Redis, awaiting, 64 tasks",
     Contender("PING", _aping, "redis-py asyncio, a connection a task"),
-    (Contender("resilience, TokenBucket.aacquire(key)", _aacquire, "one script, one round trip"),),
+    (
+        Contender(_AACQUIRE, _aacquire(_AACQUIRE, 1), "one key: one script, one round trip"),
+        Contender(_MANY, _aacquire(_MANY, 64), "64 keys, a task at a time each"),
+    ),
     unit=Unit.SHARE,
     note=(
-        "In elapsed time. Tasks that request a token in the same turn of their loop share one script call. The goal "
-        "was 150,000 decisions a second."
+        "In elapsed time. Tasks that request a token in the same turn of their loop share a round trip. The goals are "
+        "170,000 decisions a second on one key, and 100,000 on 64 keys at 9 us of client CPU."
     ),
     largest=20_000,
 )

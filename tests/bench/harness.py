@@ -104,6 +104,8 @@ class Figure:
     added: float = 0.0
     share: float = 1.0
     unavailable: str | None = None
+    beside: str = ""
+    """Facts that the sample has reported by `Session.beside`."""
 
     def value(self, unit: Unit) -> float:
         """Return what the table compares."""
@@ -122,6 +124,8 @@ class Session:
 
     def __init__(self, effort: Effort) -> None:
         self.effort = effort
+        self.beside: dict[str, str] = {}
+        """Facts to print in the row of a contender, by its name."""
         self.stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -175,17 +179,18 @@ def measure(case: Case, session: Session) -> list[Figure]:
     return [
         Figure(contender, unavailable=reasons[contender])
         if contender in reasons
-        else _figure(contender, [(each[contender], each[case.bare]) for each in rounds])
+        else _figure(contender, [(each[contender], each[case.bare]) for each in rounds], session)
         for contender in (case.bare, *case.contenders)
     ]
 
 
-def _figure(contender: Contender, pairs: list[tuple[float, float]]) -> Figure:
+def _figure(contender: Contender, pairs: list[tuple[float, float]], session: Session) -> Figure:
     return Figure(
         contender,
         each=statistics.median(ours for ours, _ in pairs),
         added=statistics.median(ours - bare for ours, bare in pairs),
         share=statistics.median(bare / ours for ours, bare in pairs),
+        beside=session.beside.get(contender.name, ""),
     )
 
 

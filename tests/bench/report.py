@@ -118,9 +118,10 @@ def _row(case: Case, figure: Figure) -> tuple[str, ...]:
 def _verdict(case: Case, figure: Figure) -> tuple[str, str]:
     budget, is_met = figure.contender.budget, figure.is_met(case.unit)
     if budget is None or is_met is None:
-        return "", ""
+        return "", figure.beside
     off = abs(figure.value(case.unit) / budget - 1)
-    return f"{budget:,g}", "met" if is_met else f"missed by {_share(off)}"
+    verdict = "met" if is_met else f"missed by {_share(off)}"
+    return f"{budget:,g}", f"{verdict}; {figure.beside}" if figure.beside else verdict
 
 
 def _share(off: float) -> str:

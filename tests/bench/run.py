@@ -38,6 +38,7 @@ GROUPS = {
     "Hedge": "cases_hedge",
     "Cache and single flight": "cases_cache",
     "Rate limit": "cases_limiter",
+    "Rate limit in several processes": "cases_processes",
     "Connection pool": "cases_pool",
     "Rate limit with many callers": "cases_callers",
     "Policies together": "cases_chain",

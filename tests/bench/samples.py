@@ -13,7 +13,7 @@ from typing import Any
 
 from harness import Sample, Session
 
-__all__ = ("awaits", "calls", "idle", "keyed", "rejections")
+__all__ = ("account", "accounted", "awaits", "calls", "commands", "idle", "keyed", "rejections")
 
 _BREATH = 64
 """Awaiting loops let the event loop run after so many calls: else cancelled timers pile up as in no real service."""
@@ -105,3 +105,31 @@ def awaits(
         return (time.thread_time_ns() - begin) / number
 
     return lambda number: runs_on.run_until_complete(spin(number))
+
+
+def commands(server: Any) -> int:
+    """Return how many commands the clients of a server have sent: those that a script makes are not counted."""
+    stats = server.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("evalsha", "eval", "ping"))
+
+
+def accounted(session: Session, name: str, server: Any, sample: Sample, together: int = 1) -> Sample:
+    """Have the row `name` report the CPU time of this process and the commands to the server, for one operation.
+
+    `sample` makes `together` operations at once.
+    """
+
+    def counted(at_least: int) -> float:
+        number = -(-at_least // together) * together
+        before, cpu = commands(server), time.process_time_ns()
+        each = sample(number)
+        cpu = time.process_time_ns() - cpu
+        session.beside[name] = account(cpu / number, (commands(server) - before) / number)
+        return each
+
+    return counted
+
+
+def account(cpu: float, sent: float) -> str:
+    """Return the text for nanoseconds of client CPU and commands, for one operation."""
+    return f"client {cpu / 1e3:.1f} us CPU, {sent:.3f} commands"

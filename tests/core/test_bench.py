@@ -79,6 +79,18 @@ def test_a_budget_is_judged_honestly(unit: Unit, took: float, budget: float, ver
     assert report.cells(measured, figures_of(measured).values())[-1][-1] == verdict
 
 
+def test_a_row_has_the_facts_that_its_sample_reports() -> None:
+    """CPU time of the client and commands of the server stand beside the verdict."""
+
+    def build(session: Session) -> Sample:
+        session.beside["guarded"] = samples.account(5200, 0.016)
+        return taking(125)(session)
+
+    measured = case(Contender("guarded", build, budget=0.8), unit=Unit.SHARE)
+    row = list(report.cells(measured, figures_of(measured).values()))[-1]
+    assert row[-1] == "met; client 5.2 us CPU, 0.016 commands"
+
+
 def test_tables_line_up() -> None:
     """Names start in one column and numbers end in one."""
     first, ruler, *rest = report.aligned([("", "ns", ""), ("bare", "1", ""), ("guarded", "1,000", "met")]).splitlines()
