@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from typing import Any, Protocol, final
 
 from resilience._support.fixed import Fixed
@@ -17,7 +18,18 @@ from resilience.ratelimit._machine import Quota
 from resilience.ratelimit._memory import MemoryStore
 from resilience.ratelimit._options import RateLimitOptions
 from resilience.ratelimit._rate import Rate, as_rate
-from resilience.ratelimit._store import Buckets, CountingBuckets, LocalBuckets, RefundingBuckets, Store, measurement_of
+from resilience.ratelimit._reservation import Reservation
+from resilience.ratelimit._store import (
+    AcquiringBuckets,
+    Buckets,
+    CountingBuckets,
+    LocalBuckets,
+    PeekingBuckets,
+    RefundingBuckets,
+    Store,
+    measurement_of,
+)
+from resilience.ratelimit._waiting import AcquiringByTaking, patience
 
 __all__ = ("TokenBucket", "checked_store", "quota_of")
 
@@ -47,7 +59,7 @@ def checked_store(store: Store | None) -> Store:
 class Acquire(Protocol):
     """The type of `TokenBucket.acquire`."""
 
-    def __call__(self, key: str = "", cost: int = 1) -> Decision:
+    def __call__(self, key: str = "", cost: int = 1, wait: float | str | timedelta | None = None) -> Decision:
         """Take `cost` tokens of `key`, or none."""
         ...
 
@@ -55,7 +67,9 @@ class Acquire(Protocol):
 class AsyncAcquire(Protocol):
     """The type of `TokenBucket.aacquire`."""
 
-    def __call__(self, key: str = "", cost: int = 1) -> Coroutine[Any, Any, Decision]:
+    def __call__(
+        self, key: str = "", cost: int = 1, wait: float | str | timedelta | None = None
+    ) -> Coroutine[Any, Any, Decision]:
         """Take `cost` tokens of `key`, or none, without blocking the event loop."""
         ...
 
@@ -77,9 +91,13 @@ class TokenBucket(Fixed, Measured):
         clock: Returns seconds that never go back. A `RedisStore` uses the server's clock instead.
 
     Attributes:
-        acquire: `acquire(key="", cost=1)` takes `cost` tokens of `key`, or none, and returns the `Decision`. On Redis
-            it blocks for up to the connection's timeout.
-        aacquire: The same for coroutines: `await aacquire(key="", cost=1)`. It does not block the event loop.
+        acquire: `acquire(key="", cost=1, wait=None)` takes `cost` tokens of `key`, or none, and returns the
+            `Decision`. With `wait` (seconds, a `timedelta` or text such as `"250ms"`) it blocks until its turn, in the
+            order of arrival. If the turn would come later than `wait`, or after the deadline in force, the call is
+            refused at once. An interrupt of the wait gives the tokens back. On Redis, the call blocks for up to the
+            connection's timeout as well.
+        aacquire: The same for coroutines: `await aacquire(key="", cost=1, wait=None)`. It does not block the event
+            loop. A cancellation gives the tokens back.
         events: Where listeners subscribe.
         shadow: Whether it only reports refusals.
 
@@ -117,8 +135,8 @@ class TokenBucket(Fixed, Measured):
         self._buckets = self._store.open(self._quota, self._clock)
         self.events = Emitter()
         self.shadow: bool = checked(shadow, "shadow", Flag())
-        asked = _ShadowBuckets(self._buckets, self.report) if self.shadow else self._buckets
-        self.acquire, self.aacquire = asked.take, asked.atake
+        asked = _ShadowBuckets(self._buckets, self._shown) if self.shadow else _acquiring(self._buckets)
+        self.acquire, self.aacquire = asked.acquire, asked.aacquire
         self._is_made = True
         reset_after_test(self)
 
@@ -155,12 +173,90 @@ class TokenBucket(Fixed, Measured):
         other.events = self.events
         return other
 
+    def peek(self, key: str = "", cost: int = 1) -> Decision:
+        """Return whether `cost` tokens of `key` would be paid now, taking nothing.
+
+        `remaining` is the number of tokens that are left now. On Redis this is one round trip, and blocks for up to the
+        connection's timeout. In shadow, the answer is yes.
+
+        Args:
+            key: Which bucket.
+            cost: Tokens, 1 or more.
+
+        Raises:
+            ConfigurationError: An argument is wrong, or the store of a third party cannot look.
+
+        Example:
+            >>> uploads = TokenBucket("100/minute", burst=10)
+            >>> uploads.acquire("client-42", cost=7).remaining
+            3
+            >>> uploads.peek("client-42", cost=4).allowed, uploads.peek("client-42").remaining
+            (False, 3)
+        """
+        return self._peeked(self._peeking().peek(key, cost))
+
+    async def apeek(self, key: str = "", cost: int = 1) -> Decision:
+        """Return whether `cost` tokens of `key` would be paid now, without blocking the event loop. See `peek`."""
+        return self._peeked(await self._peeking().apeek(key, cost))
+
+    def _peeking(self) -> PeekingBuckets:
+        if isinstance(self._buckets, PeekingBuckets):
+            return self._buckets
+        raise ConfigurationError([Problem("store", self._store, "a store whose buckets have peek and apeek")])
+
+    def _peeked(self, decision: Decision) -> Decision:
+        if self.shadow:
+            decision.allowed = True
+        return decision
+
+    def reserve(self, key: str = "", cost: int = 1, max_wait: float | str | timedelta | None = None) -> Reservation:
+        """Book `cost` tokens of `key` for the next turn, without waiting for it, and return the `Reservation`.
+
+        `reservation.delay` is the number of seconds until the turn. Turns come in the order of arrival, together with
+        those of `acquire(..., wait=...)` and of policies with `max_wait`. The tokens are paid now. Give them back with
+        `reservation.cancel()` if the call does not take place. On Redis, to book takes one round trip or two, and
+        blocks for up to twice the connection's timeout.
+
+        Args:
+            key: Which bucket.
+            cost: Tokens, 1 or more.
+            max_wait: The longest delay: seconds, a `timedelta` or text such as `"5s"`. The time to the deadline in
+                force bounds it too. None (the default) and 0 book only what can start at once.
+
+        Raises:
+            ConfigurationError: An argument is wrong.
+
+        Example:
+            >>> mails = TokenBucket("1/minute")
+            >>> [round(mails.reserve("client-42", max_wait="5m").delay) for _ in range(3)]
+            [0, 60, 120]
+        """
+        decision = self._shown(self._buckets.take(key, cost, patience(max_wait, "max_wait")))
+        return Reservation(self, self._buckets, key, decision, self._clock)
+
+    async def areserve(
+        self, key: str = "", cost: int = 1, max_wait: float | str | timedelta | None = None
+    ) -> Reservation:
+        """Book `cost` tokens of `key` without blocking the event loop. For the arguments see `reserve`."""
+        decision = self._shown(await self._buckets.atake(key, cost, patience(max_wait, "max_wait")))
+        return Reservation(self, self._buckets, key, decision, self._clock)
+
+    def _shown(self, decision: Decision) -> Decision:
+        """Return a decision as callers get it: in shadow, a refusal is reported and turned into an admission."""
+        if self.shadow and not decision.allowed:
+            self.report(decision)
+            decision.allowed = True
+        return decision
+
     def refund(self, key: str, decision: Decision) -> None:
         """Pay the tokens of a decision back, once: the call that has paid them did not take place.
 
         Use it if a call is under several limits, and one of them refuses: the buckets of the others are then as if
         the call had not come. Between payment and refund the tokens are missing for other calls. On Redis this blocks
         for up to the connection's timeout. If Redis does not answer, the payment stands.
+
+        If calls wait for their turns (`wait`, `reserve`, `max_wait`), those behind the payment keep their turns. The
+        tokens go back when all payments behind it have gone back, and are lost otherwise.
 
         Args:
             key: The key that has paid.
@@ -217,25 +313,23 @@ class TokenBucket(Fixed, Measured):
         return f"<TokenBucket {self.name!r} {self.rate} burst={self.burst}>"
 
 
+def _acquiring(buckets: Buckets) -> AcquiringBuckets | AcquiringByTaking:
+    return buckets if isinstance(buckets, AcquiringBuckets) else AcquiringByTaking(buckets)
+
+
 class _ShadowBuckets:
-    """Buckets that report a refusal and turn it into an admission."""
+    """Buckets that report a refusal and turn it into an admission. No call waits."""
 
-    __slots__ = ("_buckets", "_report")
+    __slots__ = ("_buckets", "_shown")
 
-    def __init__(self, buckets: Buckets, report: Callable[[Decision], None]) -> None:
+    def __init__(self, buckets: Buckets, shown: Callable[[Decision], Decision]) -> None:
         self._buckets = buckets
-        self._report = report
+        self._shown = shown
 
-    def take(self, key: str = "", cost: int = 1) -> Decision:
+    def acquire(self, key: str = "", cost: int = 1, wait: float | str | timedelta | None = None) -> Decision:
         """Take `cost` tokens, or none; the answer is yes either way."""
-        return self._admitted(self._buckets.take(key, cost))
+        return self._shown(self._buckets.take(key, cost, patience(wait)))
 
-    async def atake(self, key: str = "", cost: int = 1) -> Decision:
+    async def aacquire(self, key: str = "", cost: int = 1, wait: float | str | timedelta | None = None) -> Decision:
         """Take `cost` tokens, or none; the answer is yes either way."""
-        return self._admitted(await self._buckets.atake(key, cost))
-
-    def _admitted(self, decision: Decision) -> Decision:
-        if not decision.allowed:
-            self._report(decision)
-            decision.allowed = True
-        return decision
+        return self._shown(await self._buckets.atake(key, cost, patience(wait)))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from resilience.ratelimit._machine import Quota
 
-__all__ = ("Decision",)
+__all__ = ("Decision", "JointDecision")
 
 
 class Decision:
@@ -106,3 +108,50 @@ class Decision:
     def __repr__(self) -> str:
         after = "" if self.retry_after is None else f", retry_after={self.retry_after:.6g}"
         return f"<Decision allowed={self.allowed} remaining={self.remaining}/{self.limit}{after}>"
+
+
+class JointDecision(Decision):
+    """One decision about several rates, which were all paid or none. It shows the state of the tightest rate.
+
+    The tightest rate of an admission is the rate with the fewest tokens left. That of a refusal is the rate for which
+    the call has to wait longest.
+
+    Attributes:
+        marks: The buckets on Redis as this decision has left them; empty for buckets of this process.
+        parts: The decision about each rate.
+    """
+
+    __slots__ = ("marks", "parts")
+
+    marks: tuple[tuple[int, int], ...]
+    parts: tuple[Decision, ...]
+
+    @classmethod
+    def joining(cls, parts: Sequence[Decision], marks: tuple[tuple[int, int], ...] = ()) -> JointDecision:
+        """Return the decision that `parts` are one by one.
+
+        Args:
+            parts: The decision about each rate, at least one. All of them are admissions or all are refusals.
+            marks: The buckets on Redis as the decision has left them.
+        """
+        decision, tightest = cls(), min(parts, key=_slack)
+        decision.quota, decision.cost, decision.allowed = tightest.quota, tightest.cost, tightest.allowed
+        decision.full_at, decision.made_at = tightest.full_at, tightest.made_at
+        decision.parts, decision.marks = tuple(parts), marks
+        return decision
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether tokens were taken."""
+        return any(part.is_paid for part in self.parts)
+
+    def undone(self) -> Decision:
+        """Return the state of the buckets after a refund of this payment."""
+        return JointDecision.joining([part.undone() for part in self.parts]) if self.is_paid else self
+
+
+def _slack(part: Decision) -> tuple[float, ...]:
+    """Return a number that is smaller for a tighter rate."""
+    if part.allowed:
+        return part.remaining, -part.wait, -part.reset_after
+    return (-float("inf") if part.retry_after is None else -part.retry_after,)

@@ -14,8 +14,11 @@ same payment fits.
 
 Waiting. A call that may wait passes an `allowance`: the bucket may go that many seconds below empty. The caller sleeps
 for as long as the bucket is below empty, so calls get their turns in the order in which they paid. A wait that is
-cancelled is refunded, but only if no later call has paid. Later calls keep their turn, and their number includes the
-payment before it.
+cancelled is refunded if no later call has paid. Later calls keep their turns, and their number includes the payment
+before it: then the payment is noted, and refunded when the payments after it are (`Quota.withdrawn`). So if all calls
+that wait are cancelled, in any order, all of them get their tokens back. A payment in front of a call that goes on
+waiting stays: its token is lost, and the limit errs on the strict side. golang.org/x/time/rate restores such a token
+never.
 
 Refunds. A request under several limits pays all of them, or none: if one refuses, the others are paid back
 (`Quota.returned`). A refund is the inverse of a payment, so the bucket is then as if there had been no payment. Between
@@ -46,10 +49,12 @@ from typing import NamedTuple, TypeAlias
 
 from resilience.ratelimit._rate import Rate
 
-__all__ = ("BucketTable", "Cell", "Payment", "Quota")
+__all__ = ("BucketTable", "Cell", "Payment", "Quota", "Withdrawal")
 
 _EARLY = 1e-3
 """The part of a token that may be used early, once: room for the rounding of floats."""
+_MOST_NOTES = 100
+"""The most payments of one bucket that are noted. Beyond it, the oldest one stands."""
 
 
 class Payment(NamedTuple):
@@ -57,6 +62,13 @@ class Payment(NamedTuple):
 
     is_paid: bool
     full_at: float
+
+
+class Withdrawal(NamedTuple):
+    """A payment that a cancelled call has made, and the time at which the bucket was full after it."""
+
+    paid: float
+    cost: int
 
 
 class Quota:
@@ -94,22 +106,38 @@ class Quota:
             allowance: How many seconds of filling the bucket may go below empty.
         """
         full_after = max(now, full_at) + cost * self.interval
-        if full_after - now > self.room + allowance:
+        if full_after - now > self.room + allowance or cost > self.burst:
             return Payment(False, full_at)
         return Payment(True, full_after)
 
-    def refunded(self, full_at: float, paid: float, cost: int) -> float:
-        """Undo a payment, unless a later call has paid after it, and return the time at which the bucket is full.
+    def withdrawn(self, full_at: float, now: float, paid: float, cost: int, notes: list[Withdrawal]) -> float:
+        """Undo a payment, and return the time at which the bucket is full.
+
+        If calls wait for their turn, and one of them has paid later, the payment is only noted: later calls keep their
+        turns, and a refund would let one more call share the turn of another. A payment that was noted is undone when
+        the payment after it is.
 
         Args:
             full_at: The time at which the bucket is full now, in seconds.
-            paid: The same time as the payment left it.
+            now: The present time.
+            paid: The time at which the bucket was full after the payment.
             cost: The tokens that were paid.
-
-        Later calls that wait keep their turn, so a refund would let one more call through beside them.
-        golang.org/x/time/rate cancels reservations by the same rule.
+            notes: The payments noted so far, which this method changes.
         """
-        return full_at - cost * self.interval if full_at == paid else full_at
+        if full_at - now <= self.room:  # no call waits
+            return full_at - cost * self.interval
+        early = self.interval * _EARLY
+        if abs(full_at - paid) > early:
+            notes[:] = [note for note in notes if note.paid > now][-_MOST_NOTES + 1 :]
+            notes.append(Withdrawal(paid, cost))
+            return full_at
+        undone: Withdrawal | None = Withdrawal(paid, cost)
+        while undone is not None:
+            full_at -= undone.cost * self.interval
+            undone = next((note for note in notes if abs(full_at - note.paid) <= early), None)
+            if undone is not None:
+                notes.remove(undone)
+        return full_at
 
     def returned(self, full_at: float, cost: int) -> float:
         """Undo a payment, also if later calls have paid after it, and return the time at which the bucket is full.

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import timedelta
 
 from resilience._support.fork import renew_after_fork
 from resilience.clock import Clock
 from resilience.errors import ConfigurationError, Problem
 from resilience.options import Refused, Whole
 from resilience.ratelimit._decision import Decision
-from resilience.ratelimit._machine import BucketTable, Quota
+from resilience.ratelimit._machine import BucketTable, Quota, Withdrawal
 from resilience.ratelimit._store import checked_cost, stored_key
+from resilience.ratelimit._waiting import aacquire_in_turn, acquire_in_turn
 
 __all__ = ("MemoryBuckets", "MemoryStore")
 
 _MAX_KEYS = Whole(1, 100_000_000)
+_MAX_NOTED_KEYS = 1_000
 _LONG_AGO = float("-inf")
 _PAUSES = (0.0,) * 50 + (0.001,) * 100
 """Waits for a number that another thread has, 0.1 s in all.
@@ -62,11 +65,12 @@ class _LockedTable:
     is spent without it (`MemoryBuckets.take`).
     """
 
-    __slots__ = ("__weakref__", "lock", "longest_wait", "table")
+    __slots__ = ("__weakref__", "_notes", "lock", "longest_wait", "table")
 
     def __init__(self, max_keys: int) -> None:
         self.table = BucketTable(max_keys)
         self.longest_wait = 0.0
+        self._notes: dict[str, list[Withdrawal]] = {}
         self.after_fork()
         renew_after_fork(self)
 
@@ -78,6 +82,20 @@ class _LockedTable:
         """Forget all buckets: each of them is full again."""
         with self.lock:
             self.table.clear()
+            self._notes.clear()
+
+    def notes_of(self, key: str) -> list[Withdrawal]:
+        """Return the payments of cancelled calls of `key` that calls behind them have kept. Needs the lock."""
+        return self._notes.get(key, [])
+
+    def keep_notes(self, key: str, notes: list[Withdrawal]) -> None:
+        """Keep the payments of cancelled calls of `key`. Needs the lock."""
+        if not notes:
+            self._notes.pop(key, None)
+        elif key not in self._notes:
+            if len(self._notes) >= _MAX_NOTED_KEYS:
+                del self._notes[next(iter(self._notes))]  # its payments stand
+            self._notes[key] = notes
 
 
 class MemoryBuckets:
@@ -93,16 +111,16 @@ class MemoryBuckets:
         self._cells = shared.table.cells
         self.allowed = self.refused = 0
 
-    def take(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
-        """Pay `cost` tokens, or none if they do not fit.
+    def acquire(self, key: str = "", cost: int = 1, wait: float | str | timedelta | None = None) -> Decision:
+        """Pay `cost` tokens, or none if they do not fit in time.
 
         The usual case, one token of a known key, is `Quota.spend` written out between the cell's `pop` and `append`.
         That saves a lock and two calls on every request. The time is read and the decision is made first, so that
         nothing in between calls other code or can raise. A thread that is held up there decides by an older time, which
         only makes it stricter.
         """
-        if cost != 1 or allowance:
-            return self._take_locked(key, cost, allowance)
+        if cost != 1 or wait is not None:
+            return acquire_in_turn(self, key, cost, wait)
         now, decision = self._clock(), Decision()
         decision.quota, decision.cost, decision.made_at = self._quota, 1, now
         try:
@@ -124,12 +142,20 @@ class MemoryBuckets:
         decision.full_at, decision.allowed = full_after, True
         return decision
 
-    async def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
-        """Pay `cost` tokens, or none; never suspends.
+    async def aacquire(self, key: str = "", cost: int = 1, wait: float | str | timedelta | None = None) -> Decision:
+        """Pay `cost` tokens, or none; suspends only with `wait`.
 
         It is a coroutine function so that Python reports a forgotten `await`. The caller would otherwise take the
         awaitable for a yes.
         """
+        return self.acquire(key, cost) if wait is None else await aacquire_in_turn(self, key, cost, wait)
+
+    def take(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
+        """Pay `cost` tokens, or none if they do not fit within `allowance` seconds."""
+        return self._take_locked(key, cost, allowance) if cost != 1 or allowance else self.acquire(key)
+
+    async def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
+        """Pay `cost` tokens, or none; never suspends. For the arguments see `take`."""
         return self.take(key, cost, allowance)
 
     def spend(self, key: str) -> Decision | None:
@@ -202,24 +228,38 @@ class MemoryBuckets:
         self.allowed = self.refused = 0
 
     def give_back(self, key: str, decision: Decision) -> None:
-        """Undo a payment, unless a later call has paid after it."""
-        key = stored_key(key)
-        with self._shared.lock:
-            full_at = self._claim(key)
-            if full_at is not None:
-                self._cells[key].append(self._quota.refunded(full_at, decision.full_at, decision.cost))
+        """Undo the payment of a call that does not take place."""
+        self.refund(key, decision)
 
     def refund(self, key: str, decision: Decision) -> None:
-        """Undo a payment, also if later calls have paid after it. A bucket that is gone was full."""
+        """Undo a payment, as `Quota.withdrawn` says. A bucket that is gone was full."""
         key = stored_key(key)
         with self._shared.lock:
+            now, notes = self._clock(), self._shared.notes_of(key)
             full_at = self._claim(key)
             if full_at is not None:
-                self._cells[key].append(self._quota.returned(full_at, decision.cost))
+                after = full_at
+                try:
+                    after = self._quota.withdrawn(full_at, now, decision.full_at, decision.cost, notes)
+                finally:
+                    self._cells[key].append(after)
+                self._shared.keep_notes(key, notes)
 
     async def arefund(self, key: str, decision: Decision) -> None:
         """Undo a payment; never suspends."""
         self.refund(key, decision)
+
+    def peek(self, key: str = "", cost: int = 1) -> Decision:
+        """Return whether `cost` tokens would be paid now, and the state of the bucket, taking nothing."""
+        checked_cost(cost)
+        found = self.look(key)
+        if self._quota.spend(found.full_at, found.made_at, cost).is_paid:
+            return found
+        return Decision.of(self._quota, cost, allowed=False, full_at=found.full_at, made_at=found.made_at)
+
+    async def apeek(self, key: str = "", cost: int = 1) -> Decision:
+        """Return whether `cost` tokens would be paid now; never suspends."""
+        return self.peek(key, cost)
 
     def look(self, key: str = "") -> Decision:
         """Return the state of a bucket, taking nothing."""

@@ -30,6 +30,7 @@ from resilience.ratelimit._store import (
     measurement_of,
     stored_key,
 )
+from resilience.ratelimit._waiting import within_deadline
 
 if TYPE_CHECKING:
     from resilience._engine._steps import Steps
@@ -61,7 +62,7 @@ class RateLimit(PolicyBase, Measured):
         rate: The sustained rate, such as `"50/second"`.
         burst: The size of the bucket. The default is the amount named in the rate.
         max_wait: The longest time that a call waits for its turn: seconds, a `timedelta` or text such as `"250ms"`. 0
-            refuses at once.
+            refuses at once. A call whose turn would come after the deadline in force is refused at once.
         shadow: Refuse no call and let no call wait. The event `ratelimit.rejected` reports the calls that would have
             been refused.
         drain_on: An exception class, or a predicate of the result or exception. It says which outcomes mean that the
@@ -178,17 +179,17 @@ class RateLimit(PolicyBase, Measured):
             raise self._refused(refusal)
 
     def _admit_in_shadow(self) -> None:
-        self._checked(self._take(self.key, 1, self.options.max_wait))
+        self._checked(self._take(self.key, 1, within_deadline(self.options.max_wait)))
 
     def _admit_in_turn(self) -> Wait | None:
-        decision = self._checked(self._take(self.key, 1, self.options.max_wait))
+        decision = self._checked(self._take(self.key, 1, within_deadline(self.options.max_wait)))
         if not decision.wait:
             return None
         return Wait(decision.wait, _DelayedStart(decision, self._clock() + decision.wait))
 
     def admit_blocking(self) -> None:
         """Take a token from the shared bucket, blocking this thread until it is this call's turn."""
-        decision = self._checked(self._take(self.key, 1, self.options.max_wait))
+        decision = self._checked(self._take(self.key, 1, within_deadline(self.options.max_wait)))
         if decision.wait and not self.options.shadow:
             try:
                 SYSTEM_SLEEPER.sleep(decision.wait)
@@ -198,7 +199,7 @@ class RateLimit(PolicyBase, Measured):
 
     async def admit_awaiting(self) -> None:
         """Take a token from the shared bucket, suspending this task until it is this call's turn."""
-        decision = self._checked(await self._buckets.atake(self.key, 1, self.options.max_wait))
+        decision = self._checked(await self._buckets.atake(self.key, 1, within_deadline(self.options.max_wait)))
         if decision.wait and not self.options.shadow:
             try:
                 await SYSTEM_SLEEPER.asleep(decision.wait)

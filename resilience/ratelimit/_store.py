@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from datetime import timedelta
 from typing import Any, Protocol, runtime_checkable
 
 from resilience._support.keys import bounded_key
@@ -16,9 +17,11 @@ from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._machine import Quota
 
 __all__ = (
+    "AcquiringBuckets",
     "Buckets",
     "CountingBuckets",
     "LocalBuckets",
+    "PeekingBuckets",
     "RefundingBuckets",
     "SpendingBuckets",
     "Store",
@@ -49,7 +52,7 @@ class Buckets(Protocol):
         ...
 
     def give_back(self, key: str, decision: Decision) -> None:
-        """Undo the payment of a wait that was cancelled, if that is known to be harmless. Never blocks."""
+        """Undo the payment of a wait that was cancelled, if no later call waits behind it. Never blocks."""
         ...
 
     def reset(self, key: str = "") -> None:
@@ -95,6 +98,40 @@ class RefundingBuckets(Buckets, Protocol):
 
     def arefund(self, key: str, decision: Decision) -> Coroutine[Any, Any, None]:
         """Undo the payment of `decision` without blocking the thread."""
+        ...
+
+
+@runtime_checkable
+class AcquiringBuckets(Buckets, Protocol):
+    """Buckets whose callers wait for their turn by themselves. A limiter hands these functions out as its own."""
+
+    def acquire(self, key: str = "", cost: int = 1, wait: float | str | timedelta | None = None) -> Decision:
+        """Pay `cost` tokens, or none if they do not fit in time; may block.
+
+        Args:
+            key: Which bucket.
+            cost: Tokens to pay, 1 or more.
+            wait: The longest wait for the turn of the call; None to refuse at once.
+        """
+        ...
+
+    def aacquire(
+        self, key: str = "", cost: int = 1, wait: float | str | timedelta | None = None
+    ) -> Coroutine[Any, Any, Decision]:
+        """Pay `cost` tokens, or none, without blocking the thread. For the arguments see `acquire`."""
+        ...
+
+
+@runtime_checkable
+class PeekingBuckets(Buckets, Protocol):
+    """Buckets that can decide without taking tokens."""
+
+    def peek(self, key: str = "", cost: int = 1) -> Decision:
+        """Return whether `cost` tokens would be paid now, and the state of the bucket; may block."""
+        ...
+
+    def apeek(self, key: str = "", cost: int = 1) -> Coroutine[Any, Any, Decision]:
+        """Return whether `cost` tokens would be paid now, without blocking the thread."""
         ...
 
 

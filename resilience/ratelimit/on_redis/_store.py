@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter
-from resilience.ratelimit._decision import Decision
+from resilience.ratelimit._decision import Decision, JointDecision
 from resilience.ratelimit._machine import Quota
 from resilience.ratelimit._rate import as_rate
 from resilience.ratelimit.on_redis._batch_threads import ThreadBatches
 from resilience.ratelimit.on_redis._codec import BucketCodec
+from resilience.ratelimit.on_redis._rates import RatesRunner, RatesScript
 from resilience.ratelimit.on_redis._share import LocalShare, LocalShares
 from resilience.redis import LuaScript, OutageGuard, RedisConnection
 from resilience.redis._errors import raised
@@ -49,6 +50,7 @@ class _ScriptRunner:
         self.outage = outage
         self.script = script
         self.refunds = LuaScript(_REFUND.read_text(encoding="utf-8"))
+        self.rates = RatesRunner(connection, outage)
         self.thread_batches = ThreadBatches(connection, self.script)
 
     @functools.cached_property
@@ -119,6 +121,7 @@ class RedisBuckets:
         self._quota = quota
         self._codec = codec
         self._runner = runner
+        self._rates = RatesScript((quota,), runner.rates)
         self._outage = runner.outage
         self._share = share
         self._allowed = self._refused = 0
@@ -151,6 +154,8 @@ class RedisBuckets:
 
     def take(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
         """Pay `cost` tokens, blocking this thread for one round trip. Never raises because of Redis."""
+        if allowance:
+            return self._take_patiently(key, cost, allowance)
         runner, codec = self._runner, self._codec
         call = codec.encode(key, cost, allowance)
         permit = self._outage.admit()
@@ -172,6 +177,8 @@ class RedisBuckets:
 
     async def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
         """Pay `cost` tokens, suspending this task for a round trip that others may share. Otherwise like `take`."""
+        if allowance:
+            return await self._atake_patiently(key, cost, allowance)
         batches = self._runner.task_batches
         loop = batches.running_loop(self._quota.name)  # also during an outage: a call must not depend on that
         call = self._codec.encode(key, cost, allowance)
@@ -182,6 +189,54 @@ class RedisBuckets:
             if decision is not None:
                 return self._counted(call[0][0], decision)
         return self._decide_locally(key, cost, allowance)
+
+    def _take_patiently(self, key: str, cost: int, allowance: float) -> Decision:
+        """Pay without a wait if that is possible; else book a turn, in a second round trip.
+
+        The first round trip is one that callers may share. The second one returns the place of the payment in
+        line, so that it can be given back.
+        """
+        decision = self.take(key, cost)
+        if not _may_book(decision, allowance):
+            return decision
+        booked = self._rates.decide(key, cost, allowance) if decision.made_at == _NO_CLOCK else None
+        return self._booked(booked, key, cost, allowance)
+
+    async def _atake_patiently(self, key: str, cost: int, allowance: float) -> Decision:
+        """Pay without blocking the thread. Otherwise like `_take_patiently`."""
+        decision = await self.atake(key, cost)
+        if not _may_book(decision, allowance):
+            return decision
+        booked = await self._rates.adecide(key, cost, allowance) if decision.made_at == _NO_CLOCK else None
+        return self._booked(booked, key, cost, allowance)
+
+    def _booked(self, decision: Decision | None, key: str, cost: int, allowance: float) -> Decision:
+        """Return the second decision about a call, and count it in place of the first, a refusal."""
+        self._refused -= 1
+        return (
+            self._decide_locally(key, cost, allowance)
+            if decision is None
+            else self._counted(self._codec.redis_key(key), decision)
+        )
+
+    def peek(self, key: str = "", cost: int = 1) -> Decision:
+        """Return whether `cost` tokens would be paid now, blocking this thread for one round trip."""
+        found = self._rates.decide(key, cost, pays=False)
+        return self._peek_locally(key, cost) if found is None else found
+
+    async def apeek(self, key: str = "", cost: int = 1) -> Decision:
+        """Return whether `cost` tokens would be paid now, suspending this task for one round trip."""
+        found = await self._rates.adecide(key, cost, pays=False)
+        return self._peek_locally(key, cost) if found is None else found
+
+    def _peek_locally(self, key: str, cost: int) -> Decision:
+        """Decide without Redis and without taking anything, as the `outage` option says."""
+        outage = self._runner.connection.options.outage
+        if outage == "local":
+            return self._share.buckets.peek(key, cost)
+        if outage == "allow":
+            return Decision.of(self._quota, cost, allowed=True, full_at=0.0, made_at=0.0)
+        return Decision.refusal(self._quota, cost, self._outage.trial_after)
 
     def _decide_locally(self, key: str, cost: int, allowance: float) -> Decision:
         """Decide without Redis, as the `outage` option says."""
@@ -194,12 +249,19 @@ class RedisBuckets:
         return self._counted(b"", Decision.refusal(self._quota, cost, self._outage.trial_after))
 
     def give_back(self, key: str, decision: Decision) -> None:
-        """Keep the payment. A round trip would be a wait where none is allowed; the limit errs on the strict side."""
+        """Give the tokens of a call that waited back, in the background. Never blocks."""
+        if isinstance(decision, JointDecision):
+            self._rates.give_back(key, decision)
+        elif decision.made_at != _NO_CLOCK:
+            self._share.buckets.give_back(key, decision)
 
     def refund(self, key: str, decision: Decision) -> None:
         """Undo a payment, in Redis or in this process, and block for one round trip. During an outage it stands."""
         if decision.made_at != _NO_CLOCK:
             self._share.buckets.refund(key, decision)
+            return
+        if isinstance(decision, JointDecision):
+            self._rates.refund(key, decision)
             return
         with self._outage.attempt() as attempt:
             if attempt.may_try:
@@ -209,6 +271,9 @@ class RedisBuckets:
         """Undo a payment, and suspend this task for one round trip. Otherwise like `refund`."""
         if decision.made_at != _NO_CLOCK:
             self._share.buckets.refund(key, decision)
+            return
+        if isinstance(decision, JointDecision):
+            await self._rates.arefund(key, decision)
             return
         script, calls = self._runner.refunds, (self._codec.encode_refund(key, decision.cost),)
         with self._outage.attempt() as attempt:
@@ -227,3 +292,9 @@ class RedisBuckets:
             if attempt.may_try:
                 pool = self._runner.connection.pool
                 raised((pool.run_if_free(delete) or pool.run(delete))[0])
+
+
+def _may_book(decision: Decision, allowance: float) -> bool:
+    """Whether a call that was refused would get a turn within `allowance` seconds."""
+    wait = decision.retry_after
+    return not decision.allowed and wait is not None and wait <= allowance

@@ -16,7 +16,7 @@ local state = redis.pcall('GET', KEYS[1])
 if type(state) ~= 'string' then
   return 0
 end
-local full, fraction = string.match(state, '^(%d+):(%d+)$')
+local full, fraction, waits = string.match(state, '^(%d+):(%d+)(:?%d*w?)$')
 if not full then
   return 0
 end
@@ -28,6 +28,6 @@ if missing <= 0 then
 end
 local rest = math.fmod(missing, refill)
 local micros = (missing - rest) / refill
-local value = string.format('%.0f:%.0f', now + micros, rest)
+local value = string.format('%.0f:%.0f', now + micros, rest) .. waits
 redis.call('SET', KEYS[1], value, 'PX', string.format('%.0f', math.ceil(micros / 1000) + 1))
 return missing

@@ -14,7 +14,7 @@ local now = time[1] * 1000000 + time[2]
 
 local state = redis.pcall('GET', KEYS[1])
 if type(state) == 'string' then
-  local full, fraction = string.match(state, '^(%d+):(%d+)$')
+  local full, fraction = string.match(state, '^(%d+):(%d+):?%d*w?$')
   if full and (full - now) * refill + fraction >= wanted then
     return (full - now) * refill + fraction
   end

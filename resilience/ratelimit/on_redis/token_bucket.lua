@@ -1,6 +1,7 @@
 -- Decides for token buckets, in one round trip, on the server's own clock.
 --
--- KEYS  the buckets: "F:R". F is the microsecond in which a bucket is full again, R the fraction beyond it, in units
+-- KEYS  the buckets: "F:R". F is the microsecond in which a bucket is full again, R the fraction beyond it, in units.
+--       ":Ww" follows if calls wait for their turn: W is how many microseconds the most patient may wait (rates.lua)
 -- ARGV  one demand on the one bucket:
 --         token    units that one token costs
 --         refill   units that come back in a microsecond
@@ -32,10 +33,14 @@ end
 
 -- Returns the callers that were admitted and the units missing then; nil and the error if the bucket cannot be used.
 local function decide(key, token, refill, limit, cost, callers)
-  local missing = 0
+  local missing, waits = 0, 0
   local state = redis.pcall('GET', key)
   if type(state) == 'string' then
     local full, fraction = string.match(state, '^(%d+):(%d+)$')
+    if not full then
+      full, fraction, waits = string.match(state, '^(%d+):(%d+):(%d+)w$')
+      waits = (tonumber(waits) or 0) * refill
+    end
     if full then -- another text is not a bucket: it reads as full and is overwritten
       missing = (full - now) * refill + fraction
       if missing < 0 then
@@ -47,7 +52,7 @@ local function decide(key, token, refill, limit, cost, callers)
     return nil, own(state)
   end
 
-  local beyond = missing > limit -- the server's clock went back, or the bucket has become smaller
+  local beyond = missing > limit + waits -- the server's clock went back, or the bucket has become smaller
   if beyond then
     missing = limit
   end
@@ -57,7 +62,7 @@ local function decide(key, token, refill, limit, cost, callers)
   if price > 0 then
     local fitting = math.floor((limit - missing) / price)
     if fitting < admitted then
-      admitted = fitting
+      admitted = math.max(0, fitting) -- below 0 while calls wait for their turn
     end
   end
   local after = missing + admitted * price

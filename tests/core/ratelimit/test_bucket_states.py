@@ -1,11 +1,14 @@
 from __future__ import annotations
 
-from hypothesis import settings
+import math
+from random import Random
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from resilience.ratelimit import Decision, Rate
-from resilience.ratelimit._machine import _EARLY, Quota
+from resilience.ratelimit._machine import _EARLY, Quota, Withdrawal
 from resilience.testing import ManualClock
 
 MICROSECOND = 1e-6
@@ -41,7 +44,6 @@ class BucketStates(RuleBasedStateMachine):
 
     @rule(cost=st.integers(1, 25), turns=st.sampled_from([0.0, 0.0, 0.5, 3.0]))
     def pay(self, cost: int, turns: float) -> None:
-        turns = turns if cost <= self.quota.burst else 0.0  # nobody waits for what never fits
         now, before, allowance = self.clock.now, self.full_at, turns * self.quota.interval
         paid = self.quota.spend(before, now, cost, allowance)
         if not paid.is_paid:
@@ -71,17 +73,18 @@ class BucketStates(RuleBasedStateMachine):
     @rule()
     def give_back_the_last(self) -> None:
         before, after, cost = self.last  # type: ignore[misc]  # the precondition
-        self.full_at = self.quota.refunded(self.full_at, after, cost)
+        self.full_at = self.quota.withdrawn(self.full_at, self.clock.now, after, cost, [])
         assert self.full_at >= before - MICROSECOND or before == float("-inf"), "no fuller than it was"
         self.starts.pop()
         self.last = None
 
-    @precondition(lambda self: len(self.starts) > 1)
+    @precondition(lambda self: self.full_at - self.clock.now > self.quota.room)
     @rule(cost=st.integers(1, 5))
     def give_back_an_earlier_one(self, cost: int) -> None:
-        """Another call has paid since: nothing comes back."""
-        earlier = self.full_at - self.quota.interval
-        assert self.quota.refunded(self.full_at, earlier, cost) == self.full_at
+        """Another call has paid since, and waits: nothing comes back yet."""
+        earlier, notes = self.full_at - self.quota.interval, list[Withdrawal]()
+        assert self.quota.withdrawn(self.full_at, self.clock.now, earlier, cost, notes) == self.full_at
+        assert notes == [(earlier, cost)]
 
     @rule(intervals=st.floats(0, 10))
     def drain(self, intervals: float) -> None:
@@ -110,3 +113,26 @@ class BucketStates(RuleBasedStateMachine):
 
 TestBucketStates = BucketStates.TestCase
 TestBucketStates.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+@given(
+    costs=st.lists(st.integers(1, 3), min_size=1, max_size=12),
+    order=st.randoms(use_true_random=False),
+    gone=st.integers(0, 12),
+    amount=st.sampled_from([1, 3, 7, 1000]),
+)
+def test_cancelled_waiters(costs: list[int], order: Random, gone: int, amount: int) -> None:
+    """If all calls in line are cancelled, in any order, the bucket is as before; else those left keep their turns."""
+    quota, now = Quota("q", Rate(amount, 1), 3), 1000.0
+    empty = full_at = now + quota.capacity
+    paid: list[tuple[float, int]] = []
+    for cost in costs:
+        full_at = quota.spend(full_at, now, cost, 1e6).full_at
+        paid.append((full_at, cost))
+    order.shuffle(paid)
+    notes: list[Withdrawal] = []
+    for mark, cost in paid[:gone]:
+        full_at = quota.withdrawn(full_at, now, mark, cost, notes)
+    left = paid[gone:]
+    assert math.isclose(full_at, max([mark for mark, _ in left], default=empty), rel_tol=1e-9)
+    assert bool(left) or not notes
