@@ -39,7 +39,6 @@ _MOST_DEAD: Final = 100
 """Dead instances that one beat removes."""
 _MOST_MESSAGES: Final = 1000
 """Messages that wait for a round. They only hasten; the oldest ones are dropped."""
-_making = threading.RLock()
 
 
 class Fleet(Measured):
@@ -78,11 +77,8 @@ class Fleet(Measured):
     def of(cls, connection: RedisConnection) -> Fleet:
         """Return the fleet of `connection`, made at the first use. It lives as long as the connection."""
         known = connection.companions.get(Fleet)
-        if known is None:
-            with _making:
-                known = connection.companions.get(Fleet)
-                if known is None:
-                    known = connection.companions[Fleet] = cls(connection)
+        if known is None:  # `setdefault` is one step: of two threads that come first, both get the same fleet
+            known = connection.companions.setdefault(Fleet, cls(connection))
         return cast("Fleet", known)
 
     @classmethod

@@ -6,13 +6,18 @@ import contextlib
 import gc
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from weakref import ref
 
+import fleet_instance
 import pytest
 from fleet_instance import Partner, eventually, instance
+from no_threads import out_of_threads
 from redis_process import RedisProcess, free_port
 
 from resilience.fleet import Fleet, FleetCall
@@ -262,6 +267,33 @@ def test_a_forked_child_is_another_instance(redis_server: RedisProcess) -> None:
         rounds = len(partner.replies)
         fleet.nudge()
         eventually(lambda: len(partner.replies) > rounds)
+
+
+def test_a_system_out_of_threads_shares_nothing(redis_server: RedisProcess, caplog: pytest.LogCaptureFixture) -> None:
+    """A fleet that gets no thread says so once, and the next partner that joins tries again."""
+    fleet, partner = Fleet.of(RedisConnection.from_url(redis_server.url)), Partner()
+    with out_of_threads():
+        fleet.join(partner)
+        assert (fleet.is_open, fleet.instances) == (False, 1)
+    assert "the fleet has no thread" in caplog.text
+    fleet.join(partner)
+    eventually(lambda: partner.replies)
+    fleet.close()
+
+
+@pytest.mark.servers
+def test_the_threads_of_gevent(redis_server: RedisProcess) -> None:
+    """With patched threads and sockets, an instance is counted, hears a message, and leaves."""
+    program = (
+        "from gevent import monkey; monkey.patch_all(); import sys, fleet_instance; fleet_instance.talk(sys.argv[1])"
+    )
+    command = [sys.executable, "-c", program, redis_server.url]
+    paths = os.pathsep.join([str(Path(fleet_instance.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("heard\n", "")
+    assert count(redis_server) == 0
 
 
 def test_the_numbers_of_a_program_are_its_own(redis_server: RedisProcess) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from resilience.fleet import Fleet, FleetCall
 from resilience.redis import RedisConnection
 
-__all__ = ("Partner", "eventually", "instance")
+__all__ = ("Partner", "eventually", "instance", "talk")
 
 
 def eventually(fact: Callable[[], object], seconds: float = 10) -> None:
@@ -59,6 +59,18 @@ def instance(url: str, lifetime: float) -> Iterator[subprocess.Popen[bytes]]:
             yield process
         finally:
             process.kill()
+
+
+def talk(url: str) -> None:
+    """Publish until the message comes back, and say so."""
+    fleet, partner = Fleet.of(RedisConnection.from_url(url)), Partner()
+    fleet.join(partner, "talk")
+    while not partner.messages:
+        fleet.publish("talk", b"x")
+        fleet.nudge()
+        time.sleep(0.02)
+    fleet.close()
+    sys.stdout.write("heard\n")
 
 
 def main(url: str, lifetime: float) -> None:
