@@ -1,8 +1,11 @@
-"""Two shops on one Redis, each a process as its own file says, shared by `RESILIENCE_REDIS__URL` alone."""
+"""Two shops on one Redis, each a process as its own file says: a limit and a breaker shared by variables."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -42,12 +45,10 @@ def ask_in_turn(clients: list[httpx2.Client], times: int) -> Counter[int]:
     return Counter(clients[number % 2].get("/catalogue").status_code for number in range(times))
 
 
-def asked_until(clients: list[httpx2.Client], status: int) -> None:
-    """Ask both until one of them answers with `status`."""
-    end = time.monotonic() + 20
-    while all(client.get("/catalogue").status_code != status for client in clients):
-        assert time.monotonic() < end
-        time.sleep(0.05)
+def buckets(server: RedisProcess) -> int:
+    """Return how many buckets Redis keeps: its keys apart from those of the fleet."""
+    with contextlib.closing(server.client()) as client:
+        return sum(b":fleet:" not in key for key in client.scan_iter())
 
 
 def test_two_shops_admit_one_limit_and_survive_the_loss_of_redis(
@@ -68,5 +69,46 @@ def test_two_shops_admit_one_limit_and_survive_the_loss_of_redis(
         assert set(alone) <= {200, 429}
         assert alone[200] <= 2 * LIMIT
 
-        own_redis_server.restart()  # it comes back empty: the limit is whole again
-        asked_until(clients, 200)
+        own_redis_server.restart()
+        end = time.monotonic() + 20
+        while not buckets(own_redis_server):
+            assert set(ask_in_turn(clients, 2)) <= {200, 429}
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+
+def order(client: httpx2.Client) -> str:
+    code: str = client.post("/orders", json={"item": "tea"}).json()["code"]
+    return code
+
+
+def ordered_until(client: httpx2.Client, *codes: str) -> None:
+    end = time.monotonic() + 20
+    while (last := order(client)) not in codes:
+        assert time.monotonic() < end, last
+        time.sleep(0.01)
+
+
+def test_one_command_opens_the_circuit_of_two_shops(redis_server: RedisProcess, tmp_path: Path) -> None:
+    """With two variables in common, `breakers force-open` refuses the orders of both shops, and `reset` ends it."""
+    shared = {"RESILIENCE_REDIS__URL": redis_server.url, "RESILIENCE_PIPELINE__PAYMENTS__BREAKER__SHARED": "true"}
+    with shops(tmp_path, **shared) as clients:
+        assert [order(client) for client in clients] == ["ORDERS_P001"] * 2  # no provider; both have joined
+        command(shared, "force-open", "payments", "--for", "1m", "--reason", "drill")
+        for client in clients:
+            ordered_until(client, "CIRCUIT_OPEN")
+        command(shared, "reset", "payments", "--reason", "done")
+        for client in clients:
+            ordered_until(client, "ORDERS_P001")
+
+
+def command(settings: dict[str, str], *arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "resilience", "breakers", *arguments],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
