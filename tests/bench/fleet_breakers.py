@@ -1,7 +1,8 @@
 """One breaker over a fleet, in virtual time: how soon all instances know that a dependency is down.
 
-Each instance counts its own calls by the product's own rules (`TripRules`). Its trip is a vote on Redis. The vote that
-reaches the quorum opens the circuit of the fleet. The other instances hear that by a message, or at their next round.
+Each instance counts its own calls by the product's own rules (`TripRules`), and makes its rounds by the product's own
+machine (`Beat`). Its trip is a vote on Redis. The vote that reaches the quorum (`votes_needed`) opens the circuit of
+the fleet. The other instances hear that by a message, or at their next round.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from fleet_server import Core, Costs
 from resilience.breaker._options import BreakerOptions
 from resilience.breaker._rules import TripRules
 from resilience.breaker._window import CallWindow
+from resilience.breaker.shared._machine import votes_needed
+from resilience.fleet._machine import BEAT, Beat
 
 __all__ = ("FlakySeen", "Sharing", "TripSeen", "play_flaky", "play_trip")
 
 OPTIONS = BreakerOptions(failure_rate_threshold=0.5, sliding_window=20, minimum_calls=10, reset_timeout=5)
 ERROR_TAKES = 0.05
 LONGEST = 60.0
-BEAT, JITTER = 1.0, 0.1
 SCRIPTS = 2
 """Scripts of a round: the heartbeat, and the record of the breaker."""
 
@@ -53,7 +55,7 @@ class Sharing:
         """The votes that open the circuit of the fleet."""
         if self.quorum is None:
             return math.inf
-        return self.quorum if self.quorum >= 1 else max(1, math.ceil(self.quorum * self.instances))
+        return votes_needed(self.quorum, self.instances)
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,9 @@ def play_trip(sharing: Sharing, costs: Costs | None = None) -> TripSeen:
     record = Record(sharing, Core(costs or Costs()))
     refuses_from = list(alone)
     events = [(at, number, False) for number, at in enumerate(alone)]
+    beats = [Beat(chance.random() * BEAT) for _ in range(sharing.instances)]
     if sharing.quorum is not None:
-        events += [(chance.random() * BEAT, number, True) for number in range(sharing.instances)]
+        events += [(beat.due_at, number, True) for number, beat in enumerate(beats)]
     heapq.heapify(events)
     waiting = set(range(sharing.instances))
     while waiting and events:
@@ -101,7 +104,8 @@ def play_trip(sharing: Sharing, costs: Costs | None = None) -> TripSeen:
         if refuses_from[number] <= at:
             waiting.discard(number)
         if is_beat:
-            heapq.heappush(events, (at + BEAT * (1 - JITTER * chance.random()), number, True))
+            beats[number].answered(at, chance.random(), sharing.instances)
+            heapq.heappush(events, (beats[number].due_at, number, True))
         elif knows > at:
             record.vote(number, at)
     refuses_from = [min(at, record.heard_at(number)) for number, at in enumerate(refuses_from)]

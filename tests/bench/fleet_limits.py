@@ -1,7 +1,7 @@
 """One limit over a fleet, in virtual time: a script for each decision, or leases.
 
-Every instance is visited 20 times a second, with the calls that have come since: a Poisson number. The bucket on Redis
-and the outage of an instance are the product's own arithmetic (`Quota`, `Availability`).
+Every instance is visited 20 times a second, with the calls that have come since: a Poisson number. The bucket on
+Redis, the outage of an instance and its share of the limit are the product's own (`Quota`, `Availability`, `share_of`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from fleet_server import Core, Costs
 
 from resilience.ratelimit._machine import Quota
 from resilience.ratelimit._rate import Rate
+from resilience.ratelimit.on_redis._share import share_of
 from resilience.redis._machine import Availability, Down
 
 __all__ = ("LimitSeen", "Load", "Spender", "exact", "leased", "play_limit")
@@ -52,10 +53,10 @@ class Load:
 
 
 class SharedBucket:
-    """The bucket on the server: the product's arithmetic, without Lua."""
+    """A bucket: the product's arithmetic, without Lua."""
 
-    def __init__(self, rate: float, burst: int) -> None:
-        self._quota = Quota("fleet", Rate(round(rate), 1), burst)
+    def __init__(self, quota: Quota) -> None:
+        self._quota = quota
         self._full_at = 0.0
 
     def take(self, wanted: int, now: float) -> int:
@@ -87,7 +88,7 @@ class Fleet:
 
     core: Core
     bucket: SharedBucket
-    rate: float
+    quota: Quota
     instances: int
     chance: random.Random = field(default_factory=random.Random)
 
@@ -98,7 +99,7 @@ class ExactSpender:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._outage = Availability()
-        self._own = SharedBucket(fleet.rate / fleet.instances, max(1, round(fleet.rate / fleet.instances)))
+        self._own = SharedBucket(share_of(fleet.quota, fleet.instances))
 
     def spend(self, calls: int, now: float) -> int:
         """Ask for each call, or decide alone in an outage."""
@@ -141,7 +142,7 @@ class LeaseSpender:
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._most = max(1, round(self.share * fleet.rate * self.horizon / fleet.instances))
+        self._most = max(1, round(self.share / fleet.quota.interval * self.horizon / fleet.instances))
         self._tokens = 0
         self._ends = 0.0
         self._demand = 0.0
@@ -218,7 +219,8 @@ def play_limit(load: Load, build: Callable[[Fleet], Spender], costs: Costs | Non
     chance = random.Random(load.seed)
     rate = load.limit * load.instances
     core = Core(costs or Costs())
-    fleet = Fleet(core, SharedBucket(rate, round(rate)), rate, load.instances, chance)
+    quota = Quota("fleet", Rate(round(rate), 1), round(rate))
+    fleet = Fleet(core, SharedBucket(quota), quota, load.instances, chance)
     spenders = [build(fleet) for _ in range(load.instances)]
     weights = weights_of(load, chance)
     tally = Tally(load, rate)
@@ -310,7 +312,7 @@ class Tally:
         calm, end = load.calm_seconds, load.calm_seconds + load.overload_seconds
         first = sum(self._admitted[calm * VISITS : self._steady_from])
         steady = sum(self._admitted[self._steady_from :]) / (load.overload_seconds - 1)
-        kinds = ("decisions", "leases")
+        kinds = ("decisions", "trials", "leases")
         return LimitSeen(
             calm=sum(core.a_second(kind, 1, calm) for kind in kinds),
             overload=sum(core.a_second(kind, calm + 1, end) for kind in kinds),

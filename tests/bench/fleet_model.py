@@ -3,15 +3,16 @@
 A model in virtual time. It reads no clock and its chance has a seed, so the figures are the same on each machine.
 `run.py --only fleet --write` puts them on docs/performance.md.
 
-What is the product's own code: the arithmetic of the bucket, the rules of a local circuit, and the outage of an
-instance. The rules of leases and votes are the model's. What is assumed:
+What is the product's own code: the arithmetic of the bucket, the outage of an instance and its share of a limit, the
+rules of a local circuit, the number of votes, and the times of the rounds. The rule of the leases is the model's
+(`fleet_limits.LeaseSpender`). What is assumed:
 
 - An instance is one process. It has one connection for its rounds, and one for messages.
 - Redis is one core that works off what arrives, in the order of arrival (`fleet_server.Core`). A script takes 1/126,000
   of a second, whichever script it is. A message takes 4 us for each subscriber. Reading and writing are in these times.
 - The network takes 0.25 ms in each direction, and loses nothing. A decision waits for at most 50 ms.
 - A round is two scripts: the heartbeat, and the record of one shared breaker. It comes each second, up to a tenth
-  sooner, and at once after a trip.
+  sooner or later, and at once after a trip.
 - The calls of an instance are a Poisson process. A failing call fails within 50 ms.
 - The instances of a limit get equal numbers of calls, unless a table says otherwise. Else, and for a breaker, they get
   Pareto shares of the calls (alpha 1.5, at most 50 times the smallest).
@@ -121,7 +122,7 @@ def _redis(sizes: Sequence[int]) -> Iterator[Row]:
     costs = Costs()
     for size in sizes:
         limit = play_limit(Load(size, overload_seconds=3), leased)
-        rounds, leases, decisions = size * SCRIPTS * 1.05, limit.overload, size * Load(size).overload
+        rounds, leases, decisions = size * SCRIPTS, limit.overload, size * Load(size).overload
         for name, number, each in (
             ("rounds, all the time", rounds, costs.script),
             ("leases of one limit, in overload", leases, costs.script),
