@@ -17,12 +17,13 @@ from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._machine import Quota
 from resilience.ratelimit._memory import MemoryStore
 from resilience.ratelimit._options import RateLimitOptions
-from resilience.ratelimit._rate import Rate, as_rate
+from resilience.ratelimit._rate import Rate, as_rate, as_rates, text_of
 from resilience.ratelimit._reservation import Reservation
 from resilience.ratelimit._store import (
     AcquiringBuckets,
     Buckets,
     CountingBuckets,
+    JointStore,
     LocalBuckets,
     PeekingBuckets,
     RefundingBuckets,
@@ -31,7 +32,7 @@ from resilience.ratelimit._store import (
 )
 from resilience.ratelimit._waiting import AcquiringByTaking, patience
 
-__all__ = ("TokenBucket", "checked_store", "quota_of")
+__all__ = ("TokenBucket", "checked_store", "open_buckets", "quota_of", "quotas_of")
 
 _NAME = Text("a name of letters, digits and . _ - /", pattern=r"[A-Za-z0-9][A-Za-z0-9._/-]*", longest=100)
 
@@ -45,6 +46,23 @@ def quota_of(name: str, rate: str | Rate, burst: int | None) -> Quota:
     except Refused:
         raise ConfigurationError([Problem("name", name, _NAME.expected)]) from None
     return Quota(name, pace, pace.amount if size is None else size)
+
+
+def quotas_of(name: str, rate: str | Rate, burst: int | None) -> tuple[Quota, ...]:
+    """Return a quota for each rate, or raise `ConfigurationError` that names each wrong option."""
+    rates = as_rates(rate)
+    if len(rates) > 1:
+        RateLimitOptions(rate=text_of(rates), burst=burst)
+    return tuple(quota_of(name, each, burst) for each in rates)
+
+
+def open_buckets(store: Store, quotas: tuple[Quota, ...], clock: Clock) -> Buckets:
+    """Return the buckets of the quotas in `store`. Raises `ConfigurationError` if it cannot keep several rates."""
+    if len(quotas) == 1:
+        return store.open(quotas[0], clock)
+    if isinstance(store, JointStore):
+        return store.open_joint(quotas, clock)
+    raise ConfigurationError([Problem("store", store, "a store that keeps several rates, by open_joint")])
 
 
 def checked_store(store: Store | None) -> Store:
@@ -83,8 +101,9 @@ class TokenBucket(Fixed, Measured):
     between threads and tasks.
 
     Args:
-        rate: The sustained rate, such as `"100/minute"` or `"5 per 2 minutes"`.
-        burst: The size of each bucket. The default is the amount named in the rate.
+        rate: The sustained rate, such as `"100/minute"` or `"5 per 2 minutes"`. Or several rates, such as
+            `"10/second;500/hour"`: a call pays all of them, or none if one refuses it.
+        burst: The size of each bucket. The default is the amount named in the rate. Not allowed with several rates.
         store: Where the buckets are kept. The default keeps them in this process.
         name: Under which the store keeps the buckets.
         shadow: Allow every call, and emit the event `ratelimit.rejected` for calls that would have been refused.
@@ -129,10 +148,10 @@ class TokenBucket(Fixed, Measured):
         shadow: bool = False,
         clock: Clock = monotonic,
     ) -> None:
-        self._quota = quota_of(name, rate, burst)
+        self._quotas = quotas_of(name, rate, burst)
         self._clock: Clock = checked(clock, "clock", CLOCK)
         self._store = checked_store(store)
-        self._buckets = self._store.open(self._quota, self._clock)
+        self._buckets = open_buckets(self._store, self._quotas, self._clock)
         self.events = Emitter()
         self.shadow: bool = checked(shadow, "shadow", Flag())
         asked = _ShadowBuckets(self._buckets, self._shown) if self.shadow else _acquiring(self._buckets)
@@ -152,7 +171,7 @@ class TokenBucket(Fixed, Measured):
     def report(self, refusal: Decision) -> None:
         """Emit the event of a refusal. In shadow the limiter does so itself; else the code that asked it may do so."""
         if self.events.wants("ratelimit.rejected", now := self._clock()):
-            facts: dict[str, object] = {"retry_after": refusal.retry_after, "rate": str(self.rate)}
+            facts: dict[str, object] = {"retry_after": refusal.retry_after, "rate": self.rate_text}
             if self.shadow:
                 facts["shadow"] = True
             self.events.emit("ratelimit.rejected", self.name, now, "warning", **facts)
@@ -284,22 +303,32 @@ class TokenBucket(Fixed, Measured):
     @property
     def name(self) -> str:
         """The name under which the store keeps the buckets."""
-        return self._quota.name
+        return self._quotas[0].name
 
     @property
     def rate(self) -> Rate:
-        """The sustained rate."""
-        return self._quota.rate
+        """The sustained rate; of several, the one with the shortest period."""
+        return self._quotas[0].rate
+
+    @property
+    def rates(self) -> tuple[Rate, ...]:
+        """All rates, the shortest period first."""
+        return tuple(quota.rate for quota in self._quotas)
+
+    @property
+    def rate_text(self) -> str:
+        """All rates in the notation of limits, such as `10/second;500/hour`."""
+        return text_of(self.rates)
 
     @property
     def burst(self) -> int:
-        """The size of each bucket."""
-        return self._quota.burst
+        """The size of each bucket; of several rates, that of the smallest."""
+        return min(quota.burst for quota in self._quotas)
 
     @property
     def limit(self) -> int:
         """The size of each bucket, under the name that a decision gives it."""
-        return self._quota.burst
+        return self.burst
 
     def snapshot(self, key: str = "") -> dict[str, Any]:
         """Return the rate, the burst and the remaining tokens of `key`, taking nothing.
@@ -307,10 +336,10 @@ class TokenBucket(Fixed, Measured):
         `remaining` is None if the bucket is not in this process.
         """
         remaining = self._buckets.look(key).remaining if isinstance(self._buckets, LocalBuckets) else None
-        return {"rate": str(self.rate), "burst": self.burst, "remaining": remaining}
+        return {"rate": self.rate_text, "burst": self.burst, "remaining": remaining}
 
     def __repr__(self) -> str:
-        return f"<TokenBucket {self.name!r} {self.rate} burst={self.burst}>"
+        return f"<TokenBucket {self.name!r} {self.rate_text} burst={self.burst}>"
 
 
 def _acquiring(buckets: Buckets) -> AcquiringBuckets | AcquiringByTaking:

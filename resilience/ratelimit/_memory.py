@@ -11,6 +11,7 @@ from resilience.clock import Clock
 from resilience.errors import ConfigurationError, Problem
 from resilience.options import Refused, Whole
 from resilience.ratelimit._decision import Decision
+from resilience.ratelimit._joint_memory import JointMemoryBuckets, JointTable
 from resilience.ratelimit._machine import BucketTable, Quota, Withdrawal
 from resilience.ratelimit._store import checked_cost, stored_key
 from resilience.ratelimit._waiting import aacquire_in_turn, acquire_in_turn
@@ -46,6 +47,7 @@ class MemoryStore:
         except Refused:
             raise ConfigurationError([Problem("max_keys", max_keys, _MAX_KEYS.expected)]) from None
         self._tables: dict[str, _LockedTable] = {}
+        self._joint: dict[tuple[object, ...], JointTable] = {}
 
     def open(self, quota: Quota, clock: Clock) -> MemoryBuckets:
         """Return the buckets of `quota.name`."""
@@ -53,9 +55,16 @@ class MemoryStore:
         shared = self._tables.setdefault(quota.name, _LockedTable(self.max_keys))
         return MemoryBuckets(quota, clock, shared)
 
+    def open_joint(self, quotas: tuple[Quota, ...], clock: Clock) -> JointMemoryBuckets:
+        """Return the buckets of several rates with one name. Limiters with the same rates share them."""
+        # setdefault is one atomic step: see `open`.
+        rates = (quotas[0].name, *(quota.rate for quota in quotas))
+        return JointMemoryBuckets(quotas, clock, self._joint.setdefault(rates, JointTable(self.max_keys)))
+
     def __len__(self) -> int:
         """Return the number of buckets in memory, of all names."""
-        return sum(len(shared.table) for shared in self._tables.values())
+        joint = sum(len(table) for table in self._joint.values())
+        return joint + sum(len(shared.table) for shared in self._tables.values())
 
 
 class _LockedTable:

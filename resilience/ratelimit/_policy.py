@@ -17,10 +17,10 @@ from resilience.errors import REFUSALS, ConfigurationError, Problem, RateLimited
 from resilience.events import Emitter, Event
 from resilience.options import CLOCK, Opaque, checked, is_plain_callable
 from resilience.policy import NO_RESULT, PolicyBase, Wait
-from resilience.ratelimit._bucket import checked_store, quota_of
+from resilience.ratelimit._bucket import checked_store, open_buckets, quotas_of
 from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._options import RateLimitOptions
-from resilience.ratelimit._rate import Rate, as_rate
+from resilience.ratelimit._rate import Rate, as_rates, text_of
 from resilience.ratelimit._store import (
     Buckets,
     CountingBuckets,
@@ -59,8 +59,9 @@ class RateLimit(PolicyBase, Measured):
     same Redis. A call then waits for Redis as well, up to the connection's timeout.
 
     Args:
-        rate: The sustained rate, such as `"50/second"`.
-        burst: The size of the bucket. The default is the amount named in the rate.
+        rate: The sustained rate, such as `"50/second"`, or several: `"10/second;500/hour"`. A call pays all of them,
+            or none if one refuses it.
+        burst: The size of the bucket. The default is the amount named in the rate. Not allowed with several rates.
         max_wait: The longest time that a call waits for its turn: seconds, a `timedelta` or text such as `"250ms"`. 0
             refuses at once. A call whose turn would come after the deadline in force is refused at once.
         shadow: Refuse no call and let no call wait. The event `ratelimit.rejected` reports the calls that would have
@@ -107,7 +108,7 @@ class RateLimit(PolicyBase, Measured):
     ) -> None:
         super().__init__(name)
         self.options = RateLimitOptions.of(
-            rate=str(as_rate(rate)),
+            rate=text_of(as_rates(rate)),
             burst=burst,
             max_wait=cast("float", max_wait),
             retry_after_max=cast("float", retry_after_max),
@@ -142,8 +143,8 @@ class RateLimit(PolicyBase, Measured):
         self._open()
 
     def _open(self) -> None:
-        self._quota = quota_of(self.name, cast("str", self.options.rate), self.options.burst)
-        self._buckets = self._store.open(self._quota, self._clock)
+        self._quotas = quotas_of(self.name, cast("str", self.options.rate), self.options.burst)
+        self._buckets = open_buckets(self._store, self._quotas, self._clock)
         self._take = self._buckets.take
         self._spend = self._buckets.spend if isinstance(self._buckets, SpendingBuckets) else self._spend_by_taking
 
@@ -267,7 +268,7 @@ class RateLimit(PolicyBase, Measured):
         remaining = self._buckets.look(self.key).remaining if isinstance(self._buckets, LocalBuckets) else None
         return {
             "rate": self.options.rate,
-            "burst": self._quota.burst,
+            "burst": min(quota.burst for quota in self._quotas),
             "remaining": remaining,
             "rejected": self.rejected,
         }

@@ -6,12 +6,13 @@ The grammar is small. It is restated here because importing limits costs 100 ms;
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from resilience.errors import ConfigurationError, Problem
 from resilience.options import Refused
 
-__all__ = ("EXPECTED", "MAX_PERIOD", "Rate", "RateText", "as_rate")
+__all__ = ("EXPECTED", "MAX_PERIOD", "Rate", "RateText", "as_rate", "as_rates", "text_of")
 
 _DAY = 86_400
 # The units of limits: a month is 30 days, and a year is 12 such months.
@@ -20,6 +21,7 @@ _SHORT_UNITS = {"s": 1, "sec": 1, "min": 60, "h": 3600, "hr": 3600, "d": _DAY}
 """Beyond limits. There is no `m`: it could be a minute or a month."""
 _NOTATION = re.compile(r"\s*([0-9]+)\s*(?:/|per)\s*([0-9]+)?\s*([a-z]+)\s*", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[,;|]")
+_MAX_RATES = 8
 _MAX_AMOUNT = 1_000_000_000
 MAX_PERIOD = 10 * 360 * _DAY
 
@@ -28,7 +30,7 @@ EXPECTED = (
     "a rate such as 100/minute, 5/s or 5 per 2 minutes "
     "(units s, sec, second, min, minute, h, hour, d, day, month, year; not m)"
 )
-_SINGLE_RATE = "one rate: a bucket has one size; put several limits one after the other in a pipeline"
+_SINGLE_RATE = "one rate here; where several are allowed, write them with a semicolon: 10/second;500/hour"
 _BOUNDS = f"a rate of 1 to {_MAX_AMOUNT:,} per 1 second to 10 years"
 
 
@@ -89,6 +91,25 @@ def as_rate(rate: object, option: str = "rate") -> Rate:
     return Rate(amount, period)
 
 
+def as_rates(rates: object, option: str = "rate") -> tuple[Rate, ...]:
+    """Return the rates of a text such as `10/second;500/hour`, the shortest period first.
+
+    Raises:
+        ConfigurationError: A rate is wrong, occurs twice, or there are more than eight; the error names `option`.
+    """
+    if not isinstance(rates, str) or ";" not in rates or len(rates) > RateText.max_length:
+        return (as_rate(rates, option),)
+    found = [as_rate(each, option) for each in rates.split(";")]
+    if len(set(found)) < len(found) or len(found) > _MAX_RATES:
+        raise ConfigurationError([Problem(option, rates, f"at most {_MAX_RATES} rates, each of them once")])
+    return tuple(sorted(found, key=lambda rate: (rate.period_seconds, rate.amount)))
+
+
+def text_of(rates: Iterable[Rate]) -> str:
+    """Return the text of some rates, one spelling for all texts that mean the same."""
+    return ";".join(map(str, rates))
+
+
 def _unit(name: str) -> int | None:
     """Return the seconds of a unit, which may be a plural."""
     for word in (name, name.removesuffix("s")):
@@ -117,7 +138,7 @@ class RateText:
         if not isinstance(value, str | Rate):
             raise Refused
         try:
-            as_rate(value)
+            as_rates(value)
         except ConfigurationError:
             raise Refused from None
         return str(value)

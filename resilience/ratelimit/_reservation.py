@@ -10,7 +10,6 @@ from typing import Any, Protocol, Self
 from resilience.clock import SYSTEM_SLEEPER, Clock
 from resilience.errors import RateLimitedError
 from resilience.ratelimit._decision import Decision
-from resilience.ratelimit._rate import Rate
 from resilience.ratelimit._store import Buckets
 from resilience.ratelimit._waiting import within_deadline
 from resilience.running import warn_if_loop_waits
@@ -26,7 +25,7 @@ class _Limiter(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def rate(self) -> Rate: ...
+    def rate_text(self) -> str: ...
     def refund(self, key: str, decision: Decision, /) -> None: ...
     async def arefund(self, key: str, decision: Decision, /) -> None: ...
 
@@ -133,7 +132,7 @@ class Reservation:
         return delay
 
     def _error(self, reason: str) -> RateLimitedError:
-        name, rate = self._limiter.name, self._limiter.rate
+        name, rate = self._limiter.name, self._limiter.rate_text
         message = f"rate limit {name!r}: {rate} exceeded; {reason}"
         return RateLimitedError(message, policy=name, retry_after=self.decision.retry_after)
 

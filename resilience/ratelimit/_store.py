@@ -20,6 +20,7 @@ __all__ = (
     "AcquiringBuckets",
     "Buckets",
     "CountingBuckets",
+    "JointStore",
     "LocalBuckets",
     "PeekingBuckets",
     "RefundingBuckets",
@@ -159,6 +160,15 @@ class Store(Protocol):
 
     def open(self, quota: Quota, clock: Clock) -> Buckets:
         """Return the buckets of `quota.name`."""
+        ...
+
+
+@runtime_checkable
+class JointStore(Store, Protocol):
+    """Opens buckets of several rates, which pay all rates or none."""
+
+    def open_joint(self, quotas: tuple[Quota, ...], clock: Clock) -> Buckets:
+        """Return the buckets of some quotas with one name."""
         ...
 
 

@@ -395,5 +395,5 @@ def _refuse(context: RequestContext, refusal: Charge) -> NoReturn:
     name = quota.bucket.name
     quota.bucket.report(decision)
     raise RateLimitedError(
-        f"rate limit {name!r}: {quota.bucket.rate} exceeded", policy=name, retry_after=decision.retry_after
+        f"rate limit {name!r}: {quota.bucket.rate_text} exceeded", policy=name, retry_after=decision.retry_after
     )

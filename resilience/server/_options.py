@@ -107,3 +107,5 @@ class ServerOptions(Options):
             self.rate_limit is None and self.rate_limit_burst is not None
         ):  # a burst alone is a mistake: no limit would apply
             yield Problem("rate_limit_burst", self.rate_limit_burst, "none where rate_limit is not set")
+        if self.rate_limit_burst is not None and ";" in (self.rate_limit or ""):
+            yield Problem("rate_limit_burst", self.rate_limit_burst, "none beside several rates in rate_limit")

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from resilience.ratelimit import Decision, TokenBucket
+from resilience.ratelimit import Decision, Rate, TokenBucket
 
 __all__ = ("Charge", "ServerQuota", "quota_headers")
 
@@ -26,11 +26,16 @@ class ServerQuota:
     __slots__ = ("bucket", "label", "policy", "waits")
 
     def __init__(self, label: str, bucket: TokenBucket, *, waits: bool = True) -> None:
-        quoted = "".join(c for c in label if " " <= c <= "~" and c not in '"\\')
         self.bucket = bucket
         self.waits = waits
+        quoted = "".join(c for c in label if " " <= c <= "~" and c not in '"\\')
         self.label = f'"{quoted}"'
-        self.policy = f"{self.label};q={bucket.rate.amount};w={bucket.rate.period_seconds}"
+        members = [f"{self.member(each)};q={each.amount};w={each.period_seconds}" for each in bucket.rates]
+        self.policy = ", ".join(members)
+
+    def member(self, rate: Rate) -> str:
+        """Return the name of a rate in the headers. Each of several rates has a name of its own."""
+        return self.label if len(self.bucket.rates) == 1 else f'{self.label[:-1]} {rate}"'
 
 
 Charge: TypeAlias = tuple[ServerQuota, Decision, str]
@@ -49,7 +54,9 @@ def quota_headers(charges: Sequence[Charge]) -> tuple[tuple[str, str], ...]:
 def _state(quota: ServerQuota, decision: Decision) -> str:
     """Return the member of the `RateLimit` field: the remaining tokens (`r`), and the seconds to the next one (`t`).
 
+    Of several rates, it is the tightest one that the client sees.
+
     A refused client is given its `Retry-After` as `t`, because the draft wants the two to agree.
     """
     after = decision.reset_after if decision.allowed else decision.retry_after or decision.reset_after
-    return f"{quota.label};r={max(0, int(decision.remaining))};t={math.ceil(after)}"
+    return f"{quota.member(decision.quota.rate)};r={max(0, int(decision.remaining))};t={math.ceil(after)}"

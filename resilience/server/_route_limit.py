@@ -70,7 +70,7 @@ class RouteLimit:
         self._burst = burst
         self._name = None if name is None else checked(name, "name", _NAME)
         self._quotas: dict[tuple[int, str], tuple[ServerGate, ServerQuota]] = {}
-        self._rate = str(bucket.rate)  # one spelling for all texts that mean the same rate
+        self._rate = bucket.rate_text  # one spelling for all texts that mean the same rate
         self._bucket = _bucket_name(name, _BY_REQUEST if callable(rate) else self._rate, burst)
 
     def charge_for(
@@ -102,7 +102,7 @@ class RouteLimit:
                 return None
         quota, bucket_key = self._quota(gate, rate), f"{self._name or route} {key}"
         if callable(self.rate):  # computed rates share the name of one bucket, so the number of names stays bounded
-            bucket_key = f"{quota.bucket.rate} {bucket_key}"
+            bucket_key = f"{quota.bucket.rate_text} {bucket_key}"
         if self._name is None and (before := _limits_before(context, quota)):
             bucket_key = f"{bucket_key} {before + 1}"  # limits that are written alike count apart
         return quota, bucket_key, cost

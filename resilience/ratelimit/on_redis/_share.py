@@ -24,6 +24,7 @@ from weakref import ref
 from resilience.clock import Clock
 from resilience.fleet import Fleet, FleetCall
 from resilience.ratelimit._decision import Decision
+from resilience.ratelimit._joint_memory import JointMemoryBuckets
 from resilience.ratelimit._machine import Quota
 from resilience.ratelimit._memory import MemoryBuckets, MemoryStore
 from resilience.ratelimit._rate import MAX_PERIOD, Rate
@@ -157,6 +158,11 @@ class LocalShares:
         )
         self._shares.append(ref(share, self._shares.remove))
         return share
+
+    def open_joint(self, quotas: tuple[Quota, ...], clock: Clock) -> JointMemoryBuckets:
+        """Return the buckets of several rates in this process, with the share of this instance in each."""
+        shares = [share_of(quota, self._fleet.instances) for quota in quotas]
+        return self._memory.open_joint(tuple(shares), clock)
 
     def join(self) -> None:
         """Have this instance counted, if a share of the limits is of use to it. Does nothing while it is counted."""

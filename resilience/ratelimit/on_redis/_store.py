@@ -10,10 +10,12 @@ from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter
 from resilience.ratelimit._decision import Decision, JointDecision
+from resilience.ratelimit._joint_memory import JointMemoryBuckets
 from resilience.ratelimit._machine import Quota
 from resilience.ratelimit._rate import as_rate
 from resilience.ratelimit.on_redis._batch_threads import ThreadBatches
 from resilience.ratelimit.on_redis._codec import BucketCodec
+from resilience.ratelimit.on_redis._joint import JointRedisBuckets
 from resilience.ratelimit.on_redis._rates import RatesRunner, RatesScript
 from resilience.ratelimit.on_redis._share import LocalShare, LocalShares
 from resilience.redis import LuaScript, OutageGuard, RedisConnection
@@ -112,6 +114,16 @@ class RedisStore:
         """Return the buckets of `quota.name`. `clock` paces only the decisions of this process during an outage."""
         codec = BucketCodec(quota, self.connection.options.prefix)
         return RedisBuckets(quota, codec, self._runner, self._runner.shares.open(quota, codec, clock))
+
+    def open_joint(self, quotas: tuple[Quota, ...], clock: Clock) -> JointRedisBuckets:
+        """Return the buckets of several rates with one name. All rates of a key are one value on Redis."""
+        shares = self._runner.shares
+
+        def open_local() -> JointMemoryBuckets:
+            shares.join()
+            return shares.open_joint(quotas, clock)
+
+        return JointRedisBuckets(quotas, self._runner.rates, open_local)
 
 
 class RedisBuckets:

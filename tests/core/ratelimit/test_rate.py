@@ -121,7 +121,7 @@ def test_a_number_is_no_rate() -> None:
 @pytest.mark.parametrize("several", ["1/second;5/minute", "1/second, 5/minute", "1/second|5/minute"])
 def test_several_rates(several: str) -> None:
     """Several rates in one text are refused with the reason."""
-    with pytest.raises(ConfigurationError, match="a bucket has one size"):
+    with pytest.raises(ConfigurationError, match="expected one rate here"):
         as_rate(several)
 
 
