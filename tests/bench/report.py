@@ -152,7 +152,8 @@ def with_played(text: str, played: Sequence[Played]) -> str:
     """Return the page with these tables in place of the sections to which they belong."""
     parts = [text, *("" for _ in SECTIONS)]
     for number, begin in reversed(list(enumerate(SECTIONS.values(), 1))):
-        parts[0], found, rest = parts[0].partition(begin)
+        heading = "\n".join(begin.splitlines()[:2]) + "\n"  # the text below it may be of an earlier version
+        parts[0], found, rest = parts[0].partition(heading)
         parts[number] = found + rest
     for number, (section, begin) in enumerate(SECTIONS.items(), 1):
         mine = [each for each in played if section_of(each[0]) == section]

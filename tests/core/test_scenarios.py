@@ -132,6 +132,7 @@ def test_the_page_tells_every_scenario() -> None:
     rewritten = report.with_played(text, [(scenarios.SCENARIOS[0], [("", "of all", ""), ("bare", "1", "")])])
     assert rewritten.startswith(text.partition("\n## Scenarios")[0])
     assert re.findall(r"\(`scenarios-\w+`\)", rewritten) == [f"(`{scenarios.SCENARIOS[0].key}`)"]
+    assert text.count("\n## A fleet on one Redis\n") == 1
     assert rewritten.endswith("\n## A fleet on one Redis\n" + text.partition("\n## A fleet on one Redis\n")[2])
 
 
