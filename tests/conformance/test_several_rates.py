@@ -8,15 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
-from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 from redis_process import RedisProcess, free_port
 
-import resilience_fastapi
-import resilience_flask
 from resilience import Resilience
 from resilience.errors import ConfigurationError, RateLimitedError
 from resilience.pipeline import Pipeline
@@ -205,24 +200,3 @@ def test_server_limit_and_its_headers() -> None:
             assert headers["RateLimit"].startswith(f'"default 2/day";r={left};t=')
         with pytest.raises(RateLimitedError, match="500/hour;2/day exceeded"):
             gate.admit(gate.receive({}, "192.0.2.1"))
-
-
-def test_routes_of_fastapi() -> None:
-    """A route of FastAPI takes several rates."""
-    app = FastAPI()
-    app.get("/", dependencies=[resilience_fastapi.rate_limit("500/hour;2/day")])(lambda: 1)
-    with Resilience.from_env({}) as toolkit:
-        resilience_fastapi.install(app, toolkit)
-        with TestClient(app) as client:
-            answers = [client.get("/") for _ in range(3)]
-    assert [each.status_code for each in answers] == [200, 200, 429]
-    assert int(answers[-1].headers["retry-after"]) == pytest.approx(43_200, abs=30)
-
-
-def test_routes_of_flask() -> None:
-    """A route of Flask takes several rates."""
-    app = Flask(__name__)
-    app.get("/")(resilience_flask.rate_limit("500/hour;2/day")(lambda: "1"))
-    answers = [app.test_client().get("/") for _ in range(3)]
-    assert [each.status_code for each in answers] == [200, 200, 429]
-    assert int(answers[-1].headers["retry-after"]) == pytest.approx(43_200, abs=30)

@@ -468,3 +468,15 @@ async def test_no_rate_and_no_cost(browse: Any, limit: Any) -> None:
     app.get("/", dependencies=[rate_limit(**{"rate": "1/day", **limit})])(lambda: "ok")
     install(app, Resilience())
     assert await spends(browse, app) == [200, 200, 200]
+
+
+async def test_several_rates(browse: Any) -> None:
+    """A route takes several rates: a request pays all or none, and the tightest one says when to come back."""
+    app = FastAPI()
+    app.get("/", dependencies=[rate_limit("500/hour;2/day")])(lambda: "ok")
+    install(app, Resilience())
+    async with browse(app) as client:
+        assert await statuses(client, "/", "/") == [200, 200]
+        answer = await client.get("/")
+    assert answer.status_code == 429
+    assert int(answer.headers["retry-after"]) == pytest.approx(43_200, abs=30)

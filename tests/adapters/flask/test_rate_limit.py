@@ -288,3 +288,12 @@ def test_no_rate_and_no_cost(app: Flask, browse: Any, toolkit: Any, limit: Any) 
     app.add_url_rule("/", "root", rate_limit(**{"rate": "1/day", **limit})(lambda: "ok"))
     FlaskResilience(app, toolkit())
     assert spends(browse, app) == [200, 200, 200]
+
+
+def test_several_rates() -> None:
+    """A route takes several rates: a request pays all or none, and the tightest one says when to come back."""
+    app = Flask(__name__)
+    app.get("/")(rate_limit("500/hour;2/day")(lambda: "ok"))
+    answers = [app.test_client().get("/") for _ in range(3)]
+    assert [each.status_code for each in answers] == [200, 200, 429]
+    assert int(answers[-1].headers["retry-after"]) == pytest.approx(43_200, abs=30)
