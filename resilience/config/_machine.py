@@ -68,8 +68,8 @@ def settle(readings: Iterable[Reading]) -> tuple[Settled, list[Problem]]:
         for key, entry in reading.entries.items():
             try:
                 value = Value(_checked(_field(key), entry), entry)
-            except Refused:  # a mistake is reported even if a stronger source hides it
-                problems.append(_refused(_field(key), entry))
+            except Refused as error:  # a mistake is reported even if a stronger source hides it
+                problems.append(_refused(_field(key), entry, str(error)))
                 spoiled.add(key)
             else:
                 settled.setdefault(key, value)
@@ -105,8 +105,9 @@ def _checked(field: Field, entry: Entry) -> object:
     return rule.check(raw)
 
 
-def _refused(field: Field, entry: Entry) -> Problem:
-    return Problem(entry.spelled, _shown(field, entry.raw), entry.fault or _expected(field), _default(field))
+def _refused(field: Field, entry: Entry, reason: str) -> Problem:
+    hint = reason or _default(field)
+    return Problem(entry.spelled, _shown(field, entry.raw), entry.fault or _expected(field), hint)
 
 
 def _shown(field: Field, value: object) -> object:

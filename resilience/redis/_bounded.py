@@ -45,10 +45,15 @@ class Generation:
 
 
 class Generations:
-    """The present generation of one `RedisConnection`. No lock: each step is one assignment."""
+    """The present generation of one `RedisConnection`. No lock: each step is one assignment.
 
-    def __init__(self) -> None:
+    Args:
+        is_asked: Whether no connection asks its server for the mode, because that is known.
+    """
+
+    def __init__(self, *, is_asked: bool = False) -> None:
         self.current = Generation()
+        self.current.is_server_asked = is_asked
         self._is_reported = False
 
     def renew(self) -> None:

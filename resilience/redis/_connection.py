@@ -28,6 +28,7 @@ from resilience.redis._settings import (
     require_redis,
     settings_for,
 )
+from resilience.redis._url import place_of
 
 if TYPE_CHECKING:
     import redis
@@ -108,7 +109,8 @@ class RedisConnection:
         """Return the connection of a server.
 
         Args:
-            url: Such as `redis://localhost:6379/0`; also `rediss://` (TLS) and `unix://`.
+            url: Such as `redis://localhost:6379/0`; also `rediss://` (TLS) and `unix://`, and
+                `redis+sentinel://host1,host2/service` for a master that Sentinel knows.
             options: The other fields of `RedisOptions`, such as `timeout` and `outage`.
 
         Raises:
@@ -277,7 +279,8 @@ class RedisConnection:
 
     def __repr__(self) -> str:
         where = urlsplit(self.options.url or "")
-        return f"<RedisConnection {where.scheme}://{where.hostname or ''}{where.path}>"
+        hosts = ",".join(map(str, place_of(self.options.url or "").endpoints)) or where.hostname or ""
+        return f"<RedisConnection {where.scheme}://{hosts}{where.path}>"
 
 
 async def _aconnect(settings: Settings) -> AsyncConnection:

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
-from resilience.options import Choice, Duration, Options, Refused, Text, Whole, option
+from resilience.options import Choice, Duration, Options, Text, Whole, option
+from resilience.redis._url import place_of
 
 __all__ = ("EXPECTED_URL", "RedisOptions")
 
-EXPECTED_URL = "a Redis URL such as redis://host:6379/0 (percent-encode its password)"
-_DATABASE = re.compile(r"/?[0-9]*")
+EXPECTED_URL = (
+    "a Redis URL such as redis://host:6379/0 or redis+sentinel://host1,host2/service (percent-encode its password)"
+)
 
 
 class RedisUrl(Text):
-    """The rule of a Redis URL: it has a readable host, port and database. redis-py checks the parameters."""
+    """The rule of a Redis URL: it has readable hosts, ports and a database. redis-py checks the parameters."""
 
     def __init__(self) -> None:
-        super().__init__(EXPECTED_URL, pattern=r"(rediss?|valkeys?|unix)://.*", longest=2000)
+        super().__init__(EXPECTED_URL, longest=2000)
 
     def check(self, value: object, /) -> str:
         """Return the URL unchanged."""
         url = super().check(value)
-        try:
-            where = urlsplit(url)
-            _ = where.port  # reading the port checks it
-        except ValueError:  # its text may contain the password, so none of it is passed on
-            raise Refused from None
-        if not (where.path if where.scheme == "unix" else _DATABASE.fullmatch(where.path)):
-            raise Refused
+        place_of(url)
         return url
 
 
@@ -38,19 +32,22 @@ class RedisOptions(Options):
     """Where shared state lives, and how limiters decide during an outage.
 
     Attributes:
-        url: `redis://`, `rediss://` (TLS) or `unix://`. None keeps state in this process.
+        url: `redis://`, `rediss://` (TLS) or `unix://` for one server, `redis+sentinel://` or `rediss+sentinel://` for
+            the Sentinels that know the master. None keeps state in this process.
         outage: How limiters decide while Redis is down. `local` limits in each process, by its share of the
             limit (one divided by the live instances); `allow` lets every call through; `deny` refuses every call.
         timeout: The longest time that one decision waits for Redis, in seconds. Default 50 ms, at most 60 s.
         connect_timeout: The longest time for connecting, in the background. Default 2 s, at most 60 s.
         max_connections: The largest number of connections of all threads, and of each event loop. Default 50.
         prefix: The start of every key.
+        sentinel_username: The user at the Sentinels. The user and the password in the URL are those of the servers.
+        sentinel_password: The password at the Sentinels.
     """
 
     url: str | None = option(
         None,
         RedisUrl(),
-        "Redis server; redis://, rediss:// or unix://",
+        "Redis server, or Sentinels (redis+sentinel://)",
         none="state stays in this process",
         secret=True,
     )
@@ -66,4 +63,8 @@ class RedisOptions(Options):
     max_connections: int = option(50, Whole(1, 10_000), "connections of all threads, and of each event loop")
     prefix: str = option(
         "resilience", Text("letters, digits and : . _ -", pattern=r"[A-Za-z0-9:._-]+", longest=64), "start of every key"
+    )
+    sentinel_username: str | None = option(None, Text("a name"), "user at the Sentinels", none="the default user")
+    sentinel_password: str | None = option(
+        None, Text("a password"), "password at the Sentinels", none="no password", secret=True
     )

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from resilience._support.redaction import Secret
 from resilience.errors import ConfigurationError, Problem
-from resilience.redis._bounded import bounded, bounded_async
+from resilience.redis._bounded import Generations, bounded, bounded_async
 from resilience.redis._options import EXPECTED_URL, RedisOptions
-
-if TYPE_CHECKING:
-    from resilience.redis._bounded import Generations
+from resilience.redis._sentinel import Sentinels, following, following_async
+from resilience.redis._url import Place, Topology, place_of
 
 __all__ = ("AWAITING", "BLOCKING", "Settings", "check_parameters", "for_own_pool", "require_redis", "settings_for")
 
@@ -27,7 +26,6 @@ Settings: TypeAlias = dict[str, Any]
 """Keyword arguments of a connection of redis-py, and its class as `connection_class`."""
 
 _CREDENTIALS = frozenset({"username", "password", "ssl_password"})
-_SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
 
 
 def require_redis() -> None:
@@ -50,17 +48,37 @@ def settings_for(module: str, options: RedisOptions, generations: Generations) -
     Raises:
         ConfigurationError: There is no URL, or redis-py cannot read it.
     """
-    url = _redis_url(options.url)
+    if options.url is None:
+        raise ConfigurationError([Problem("url", None, EXPECTED_URL)])
+    place = place_of(options.url)
+    settings = _of_server(module, options, place, generations)
+    if place.topology is Topology.SENTINEL:
+        settings["sentinels"] = _sentinels(module, options, place)
+    return settings
+
+
+def _of_server(module: str, options: RedisOptions, place: Place, generations: Generations) -> Settings:
+    """Return the settings of a connection to a server that keeps data."""
     try:
-        named: Settings = import_module(f"{module}.connection").parse_url(url)
+        named: Settings = import_module(f"{module}.connection").parse_url(place.url)
     except ValueError:
         raise _unknown_parameter() from None
     for ours in ("max_connections", "timeout", "retry_on_timeout", "retry_on_error"):
         named.pop(ours, None)
-    named["connection_class"] = _connection_class(module, named.get("connection_class"))
+    named["connection_class"] = _connection_class(module, named.get("connection_class"), place.topology)
     named["generations"] = generations
     found = {name: Secret(value) if name in _CREDENTIALS else value for name, value in named.items()}
     return found | _bounds(module, options.timeout, is_local="path" in named)
+
+
+def _sentinels(module: str, options: RedisOptions, place: Place) -> Sentinels:
+    """Return the Sentinels of `place`, with connections like those of the servers, but for database and credentials."""
+    settings = _of_server(module, options, place._replace(topology=Topology.SINGLE), Generations(is_asked=True))
+    for name in ("db", "username", "password"):
+        settings.pop(name, None)
+    credentials = {"username": options.sentinel_username, "password": options.sentinel_password}
+    settings |= {name: Secret(value) for name, value in credentials.items() if value is not None}
+    return Sentinels(place.endpoints, place.service, for_own_pool(module, settings, None), options.connect_timeout)
 
 
 def for_own_pool(module: str, settings: Settings, timeout: float | None) -> Settings:
@@ -93,19 +111,15 @@ def _unknown_parameter() -> ConfigurationError:
     return ConfigurationError([Problem("url", "(hidden)", EXPECTED_URL, hint)])
 
 
-def _redis_url(url: str | None) -> str:
-    if url is None:
-        raise ConfigurationError([Problem("url", None, EXPECTED_URL)])
-    scheme, separator, rest = url.partition("://")
-    return Secret(_SCHEMES.get(scheme, scheme) + separator + rest)
-
-
-def _connection_class(module: str, kind: object) -> type[Any]:
+def _connection_class(module: str, kind: object, topology: Topology) -> type[Any]:
     """Return the class of connection: of the kind that the URL asks for, TCP by default."""
     kind = kind or import_module(f"{module}.connection").Connection
     if not isinstance(kind, type):  # a parameter of the URL
         raise _unknown_parameter()
-    return bounded_async(kind) if module == AWAITING else bounded(kind)
+    found = bounded_async(kind) if module == AWAITING else bounded(kind)
+    if topology is Topology.SENTINEL:
+        return following_async(found) if module == AWAITING else following(found)
+    return found
 
 
 def _bounds(module: str, timeout: float, *, is_local: bool) -> Settings:

@@ -1,0 +1,120 @@
+"""The URL of a Redis: one server, or the Sentinels that know the master of a service.
+
+    redis://user:password@host:6379/0                   one server
+    redis+sentinel://host:26379,host:26379/service/0    Sentinels, the name of the master, and its database
+
+`rediss` in place of `redis` means TLS; `valkey` and `valkeys` mean the same as `redis` and `rediss`. User, password and
+the parameters after `?` are those of each server: redis-py reads them.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import Final, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from resilience._support.redaction import Secret
+from resilience._support.rules import Refused
+
+__all__ = ("Endpoint", "Place", "Topology", "place_of")
+
+_SCHEME = re.compile(r"(redis|rediss|valkey|valkeys)(\+sentinel)?|unix")
+_DATABASE = re.compile(r"/?[0-9]*")
+_NATIVE: Final = {"valkey": "redis", "valkeys": "rediss"}
+_SENTINEL_PORT = 26379
+_SCHEMES: Final = "the scheme is redis, rediss, redis+sentinel, rediss+sentinel or unix"
+_CLUSTER: Final = "clusters cannot be used: name a server without cluster mode, or a proxy that serves the whole cluster"
+
+
+class Topology(enum.Enum):
+    """How the servers behind one URL belong together."""
+
+    SINGLE = "one server"
+    SENTINEL = "a master that Sentinel knows"
+
+
+class Endpoint(NamedTuple):
+    """The address of one server."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Place(NamedTuple):
+    """What a URL says.
+
+    Attributes:
+        topology: How the servers belong together.
+        endpoints: The Sentinels, at least one; empty for one server.
+        service: The name of the master for Sentinel; empty otherwise.
+        url: The URL of one server, for redis-py: its first host is not that of the master if Sentinel knows it.
+    """
+
+    topology: Topology
+    endpoints: tuple[Endpoint, ...]
+    service: str
+    url: str
+
+
+def place_of(url: str) -> Place:
+    """Return what `url` says. Raises `Refused`, whose text gives the reason and no part of the URL."""
+    scheme, _, rest = url.partition("://")
+    known = _SCHEME.fullmatch(scheme)
+    if known is None:
+        raise Refused(_CLUSTER if "+cluster" in scheme else _SCHEMES)
+    native = _NATIVE.get(known[1], known[1]) or "unix"
+    if known[2] is None:
+        return _single(native, rest)
+    credentials, hosts, path, query = _parts(rest)
+    endpoints = tuple(dict.fromkeys(_endpoint(each) for each in hosts.split(",")))
+    service, database = _sentinel_path(path)
+    first = f"{native}://{credentials}{endpoints[0]}/{database}{query}"
+    return Place(Topology.SENTINEL, endpoints, service, Secret(first))
+
+
+def _single(scheme: str, rest: str) -> Place:
+    url = Secret(f"{scheme}://{rest}")
+    try:
+        where = urlsplit(url)
+        _ = where.port  # reading the port checks it
+    except ValueError:  # its text may contain the password, so none of it is passed on
+        hint = "several hosts are Sentinels: redis+sentinel://host1,host2/service" if "," in rest else "the port is no number"
+        raise Refused(hint) from None
+    if scheme == "unix":
+        if not where.path:
+            raise Refused("a socket needs its path, as in unix:///run/redis.sock")
+    elif not _DATABASE.fullmatch(where.path):
+        raise Refused("the path is the number of a database")
+    return Place(Topology.SINGLE, (), "", url)
+
+
+def _parts(rest: str) -> tuple[str, str, str, str]:
+    """Return the credentials with their `@`, the hosts, the path without its `/`, and the parameters with their `?`."""
+    before, question, query = rest.partition("?")
+    authority, _, path = before.partition("/")
+    credentials, at, hosts = authority.rpartition("@")
+    return credentials + at, hosts, path, question + query
+
+
+def _endpoint(text: str) -> Endpoint:
+    try:
+        where = urlsplit(f"//{text.strip()}")
+        found = Endpoint(where.hostname or "", _SENTINEL_PORT if where.port is None else where.port)
+    except ValueError:
+        raise Refused("a host has a port that is no number; hosts are separated by commas") from None
+    if not found.host or not found.port:
+        raise Refused("a host or its port is missing; hosts are separated by commas")
+    return found
+
+
+def _sentinel_path(path: str) -> tuple[str, str]:
+    service, _, database = path.partition("/")
+    if not service:
+        raise Refused("the name of the service is missing, as in redis+sentinel://host:26379/service/0")
+    if not _DATABASE.fullmatch(database):
+        raise Refused("after the name of the service comes the number of a database")
+    return unquote(service), database or "0"
