@@ -129,9 +129,6 @@ def _check_role(endpoint: Endpoint, reply: Reply) -> None:
 class FollowingConnection(_Base):
     """The part that is added to a blocking class of connections."""
 
-    host: str
-    port: int
-
     def __init__(self, *args: Any, sentinels: Sentinels, **settings: Any) -> None:
         self._sentinels = sentinels
         super().__init__(*args, **settings)
@@ -155,9 +152,6 @@ class FollowingConnection(_Base):
 
 class FollowingAsyncConnection(_AsyncBase):
     """The part that is added to an awaiting class of connections."""
-
-    host: str
-    port: int
 
     def __init__(self, *args: Any, sentinels: Sentinels, **settings: Any) -> None:
         self._sentinels = sentinels
