@@ -24,7 +24,9 @@ _DATABASE = re.compile(r"/?[0-9]*")
 _NATIVE: Final = {"valkey": "redis", "valkeys": "rediss"}
 _SENTINEL_PORT = 26379
 _SCHEMES: Final = "the scheme is redis, rediss, redis+sentinel, rediss+sentinel or unix"
-_CLUSTER: Final = "clusters cannot be used: name a server without cluster mode, or a proxy that serves the whole cluster"
+_CLUSTER: Final = (
+    "clusters cannot be used: name a server without cluster mode, or a proxy that serves the whole cluster"
+)
 
 
 class Topology(enum.Enum):
@@ -82,7 +84,11 @@ def _single(scheme: str, rest: str) -> Place:
         where = urlsplit(url)
         _ = where.port  # reading the port checks it
     except ValueError:  # its text may contain the password, so none of it is passed on
-        hint = "several hosts are Sentinels: redis+sentinel://host1,host2/service" if "," in rest else "the port is no number"
+        hint = (
+            "several hosts are Sentinels: redis+sentinel://host1,host2/service"
+            if "," in rest
+            else "the port is no number"
+        )
         raise Refused(hint) from None
     if scheme == "unix":
         if not where.path:

@@ -20,7 +20,13 @@ HOSTS = "a.internal:7001,b.internal"
         ("redis://h:1/2?x=1", Topology.SINGLE, (), "", "redis://h:1/2?x=1"),
         ("valkeys://h", Topology.SINGLE, (), "", "rediss://h"),
         ("unix:///run/redis.sock?db=1", Topology.SINGLE, (), "", "unix:///run/redis.sock?db=1"),
-        ("rediss+sentinel://[::1]:7,[::2]/s", Topology.SENTINEL, (("::1", 7), ("::2", 26379)), "s", "rediss://[::1]:7/0"),
+        (
+            "rediss+sentinel://[::1]:7,[::2]/s",
+            Topology.SENTINEL,
+            (("::1", 7), ("::2", 26379)),
+            "s",
+            "rediss://[::1]:7/0",
+        ),
         (
             f"valkey+sentinel://:p@{HOSTS}/my%2Fdb/3",
             Topology.SENTINEL,

@@ -91,7 +91,7 @@ def test_the_master_dies(make_asker: MakeAsker, make_sentinel_group: Callable[..
     before = group.master()
     before.kill()
     wait_until(lambda: asker.ask() and group.master() is not before and scripts_run(group.master()) > 0)
-    assert [event.kind for event in asker.events] == ["ratelimit.outage", "ratelimit.recovered"]
+    wait_until(lambda: [event.kind for event in asker.events] == ["ratelimit.outage", "ratelimit.recovered"])
     assert asker.longest < TIMEOUT + SLACK
 
 

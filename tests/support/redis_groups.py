@@ -74,11 +74,6 @@ class RedisCluster(_Servers):
         super().__init__(binary, directory)
         self._masters = masters
 
-    @property
-    def url(self) -> str:
-        """The URL that names all masters."""
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
-
     def start(self) -> None:
         """Start the masters, introduce them to one another, and wait until each knows that all slots are served."""
         buses = [free_port() for _ in range(self._masters)]
@@ -120,29 +115,6 @@ class RedisCluster(_Servers):
             client.response_callbacks.clear()
             rows: list[Any] = client.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]  # see above
             return rows
-
-    def node_id(self, number: int) -> str:
-        """Return the id of the master `number` in the cluster."""
-        found = self.run(number, "CLUSTER MYID")
-        return str(found.decode() if isinstance(found, bytes) else found)
-
-    def begin_migration(self, slot: int, source: int, target: int) -> None:
-        """Open the migration of a slot: the source answers ASK for keys that it has not."""
-        self.run(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", self.node_id(source))
-        self.run(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self.node_id(target))
-
-    def move_keys(self, slot: int, source: int, target: int) -> int:
-        """Move the keys that the source has in the slot; return their number."""
-        keys = self.run(source, "CLUSTER", "GETKEYSINSLOT", slot, 1000)
-        for key in keys:
-            self.run(source, "MIGRATE", "127.0.0.1", self.servers[target].port, key, 0, 2000)
-        return len(keys)
-
-    def end_migration(self, slot: int, source: int, target: int) -> None:
-        """Give the slot to the target: the source answers MOVED from now on."""
-        owner = self.node_id(target)
-        for number in (target, source, *(set(range(len(self.servers))) - {target, source})):
-            self.run(number, "CLUSTER", "SETSLOT", slot, "NODE", owner)
 
 
 class SentinelGroup(_Servers):
@@ -226,9 +198,15 @@ class SentinelGroup(_Servers):
         wait_until(lambda: self.run("SENTINEL", "FAILOVER", self.service))
         wait_until(lambda: self.master() is not before)
         with contextlib.closing(before.client()) as client:
-            client.replicaof("127.0.0.1", str(self.master().port))
+            wait_until(lambda: self._is_demoted(client))
             client.client_kill_filter(_type="normal", skipme=True)
-            wait_until(lambda: client.info("replication")["master_link_status"] == "up")
+
+    def _is_demoted(self, client: redis.Redis) -> bool:
+        """Whether a server is in step with the master; until then, name the master to it."""
+        facts: Any = client.info("replication")
+        if facts["role"] == "master":
+            client.replicaof("127.0.0.1", str(self.master().port))
+        return bool(facts.get("master_link_status") == "up")
 
     def close(self) -> None:
         """End all processes."""
