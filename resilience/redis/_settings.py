@@ -15,7 +15,7 @@ from resilience.errors import ConfigurationError, Problem
 from resilience.redis._bounded import Generations, bounded, bounded_async
 from resilience.redis._options import EXPECTED_URL, RedisOptions
 from resilience.redis._sentinel import Sentinels, following, following_async
-from resilience.redis._url import Place, Topology, place_of
+from resilience.redis._url import RedisPlace, Topology, place_of
 
 __all__ = ("AWAITING", "BLOCKING", "Settings", "check_parameters", "for_own_pool", "require_redis", "settings_for")
 
@@ -57,7 +57,7 @@ def settings_for(module: str, options: RedisOptions, generations: Generations) -
     return settings
 
 
-def _of_server(module: str, options: RedisOptions, place: Place, generations: Generations) -> Settings:
+def _of_server(module: str, options: RedisOptions, place: RedisPlace, generations: Generations) -> Settings:
     """Return the settings of a connection to a server that keeps data."""
     try:
         named: Settings = import_module(f"{module}.connection").parse_url(place.url)
@@ -71,7 +71,7 @@ def _of_server(module: str, options: RedisOptions, place: Place, generations: Ge
     return found | _bounds(module, options.timeout, is_local="path" in named)
 
 
-def _sentinels(module: str, options: RedisOptions, place: Place) -> Sentinels:
+def _sentinels(module: str, options: RedisOptions, place: RedisPlace) -> Sentinels:
     """Return the Sentinels of `place`, with connections like those of the servers, but for database and credentials."""
     settings = _of_server(module, options, place._replace(topology=Topology.SINGLE), Generations(is_asked=True))
     for name in ("db", "username", "password"):

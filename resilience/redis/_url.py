@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from resilience._support.redaction import Secret
 from resilience._support.rules import Refused
 
-__all__ = ("Endpoint", "Place", "Topology", "place_of")
+__all__ = ("Endpoint", "RedisPlace", "Topology", "place_of")
 
 _SCHEME = re.compile(r"(redis|rediss|valkey|valkeys)(\+sentinel)?|unix")
 _DATABASE = re.compile(r"/?[0-9]*")
@@ -46,7 +46,7 @@ class Endpoint(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Place(NamedTuple):
+class RedisPlace(NamedTuple):
     """What a URL says.
 
     Attributes:
@@ -62,7 +62,7 @@ class Place(NamedTuple):
     url: str
 
 
-def place_of(url: str) -> Place:
+def place_of(url: str) -> RedisPlace:
     """Return what `url` says. Raises `Refused`, whose text gives the reason and no part of the URL."""
     scheme, _, rest = url.partition("://")
     known = _SCHEME.fullmatch(scheme)
@@ -75,10 +75,10 @@ def place_of(url: str) -> Place:
     endpoints = tuple(dict.fromkeys(_endpoint(each) for each in hosts.split(",")))
     service, database = _sentinel_path(path)
     first = f"{native}://{credentials}{endpoints[0]}/{database}{query}"
-    return Place(Topology.SENTINEL, endpoints, service, Secret(first))
+    return RedisPlace(Topology.SENTINEL, endpoints, service, Secret(first))
 
 
-def _single(scheme: str, rest: str) -> Place:
+def _single(scheme: str, rest: str) -> RedisPlace:
     url = Secret(f"{scheme}://{rest}")
     try:
         where = urlsplit(url)
@@ -95,7 +95,7 @@ def _single(scheme: str, rest: str) -> Place:
             raise Refused("a socket needs its path, as in unix:///run/redis.sock")
     elif not _DATABASE.fullmatch(where.path):
         raise Refused("the path is the number of a database")
-    return Place(Topology.SINGLE, (), "", url)
+    return RedisPlace(Topology.SINGLE, (), "", url)
 
 
 def _parts(rest: str) -> tuple[str, str, str, str]:
