@@ -47,7 +47,7 @@ class Endpoint(NamedTuple):
 
 
 class RedisPlace(NamedTuple):
-    """What a URL says.
+    """The servers that a URL names.
 
     Attributes:
         topology: How the servers belong together.
@@ -63,7 +63,7 @@ class RedisPlace(NamedTuple):
 
 
 def place_of(url: str) -> RedisPlace:
-    """Return what `url` says. Raises `Refused`, whose text gives the reason and no part of the URL."""
+    """Return the place that `url` names. Raises `Refused`, whose text gives the reason and no part of the URL."""
     scheme, _, rest = url.partition("://")
     known = _SCHEME.fullmatch(scheme)
     if known is None:
