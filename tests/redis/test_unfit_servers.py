@@ -121,6 +121,26 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., RedisProcess]]:
 StartServer = Callable[..., RedisProcess]
 
 
+@pytest.fixture(scope="module")
+def _cluster_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    binary = find_binary()
+    if binary is None:
+        pytest.skip("no Redis or Valkey server to start")
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    server = RedisProcess(binary, tmp_path_factory.mktemp("cluster"), options=options)
+    server.start()
+    serve_all_slots(server)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def cluster_node(_cluster_process: RedisProcess) -> RedisProcess:
+    """Provide an empty node with all slots: one process for all tests, because it serves none in its first 2 s."""
+    _cluster_process.ready()
+    return _cluster_process
+
+
 def test_failover_by_name(make_limiter: MakeLimiter, start_server: StartServer) -> None:
     """After a failover by name the demoted server, which still answers, is left, and the new primary is found."""
     old, new = start_server(), start_server()
@@ -315,18 +335,16 @@ def test_node_of_a_cluster(
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["known", "unknown"])
 async def test_keys_of_different_hash_slots(
-    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, *, is_known: bool
+    cluster_node: RedisProcess, monkeypatch: pytest.MonkeyPatch, *, is_known: bool
 ) -> None:
     """Callers of different keys share a round trip on a node that has all slots, also behind a proxy that hides it."""
-    server = start_server("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
-    serve_all_slots(server)
     if not is_known:
         monkeypatch.setattr(Generations, "note_server", lambda *_: None)
-    limiter = Limiter(server.url, is_awaiting=False, rate="10/hour")
+    limiter = Limiter(cluster_node.url, is_awaiting=False, rate="10/hour")
     decisions = await asyncio.gather(*[limiter.bucket.aacquire(str(number % 20)) for number in range(60)])
     assert sorted(each.remaining for each in decisions if each) == sorted([7, 8, 9] * 20)
     assert limiter.kinds == []
-    with admin(server) as client:
+    with admin(cluster_node) as client:
         assert client.info("commandstats")["cmdstat_evalsha"]["calls"] >= 20
     await limiter.connection.aclose()
 
@@ -400,11 +418,9 @@ def test_diagnosis_of_missing_rights(diagnosed: tuple[RedisProcess, RedisConnect
         assert (connection.diagnose() or "").startswith("NOPERM: its ACL forbids what limiters need: +eval +evalsha")
 
 
-def test_diagnosis_of_a_node_of_a_cluster(start_server: StartServer) -> None:
+def test_diagnosis_of_a_node_of_a_cluster(cluster_node: RedisProcess) -> None:
     """A node of a cluster is found even if it serves the key of the diagnosis."""
-    server = start_server("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
-    serve_all_slots(server)
-    with contextlib.closing(RedisConnection.from_url(server.url, timeout=TIMEOUT)) as connection:
+    with contextlib.closing(RedisConnection.from_url(cluster_node.url, timeout=TIMEOUT)) as connection:
         assert "node of a Redis Cluster" in (connection.diagnose() or "")
         assert connection.is_cluster_node
 
