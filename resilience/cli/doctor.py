@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from resilience import _version
 from resilience.cli.answer import CommandOutput, Paint
+from resilience.cli.redis_facts import facts_of
 from resilience.clock import monotonic
 from resilience.config import Config, ConfigurationWarning, load
 from resilience.config._client_layer import CLIENT_DEFAULT
@@ -173,11 +174,14 @@ def _redis(config: Config) -> Finding:
     try:
         with contextlib.closing(connection):
             reason = connection.diagnose()
+            taken = monotonic() - start
+            facts = list(facts_of(connection)) if reason is None else []
     except Exception as error:  # noqa: BLE001 - any error is a finding
         return Finding(False, "redis server", f"{_place(config)}: {error}")
     if reason is not None:
         return Finding(False, "redis server", f"{_place(config)} cannot serve limiters: {reason}")
-    return Finding(True, "redis server", f"{_place(config)} serves limiters ({(monotonic() - start) * 1e3:.0f} ms)")
+    served = f"{_place(config)} serves limiters ({taken * 1e3:.0f} ms)"
+    return Finding(True, "redis server", "\n".join((served, *facts)))
 
 
 def _place(config: Config) -> str:
