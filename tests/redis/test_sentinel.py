@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from redis_groups import SentinelGroup, wait_until
@@ -15,6 +15,7 @@ from resilience import Pool
 from resilience.connectors import redis_client
 from resilience.errors import PoolError
 from resilience.events import Event
+from resilience.fleet import Fleet, FleetCall
 from resilience.ratelimit import Decision, RedisStore, TokenBucket
 from resilience.redis import RedisConnection
 
@@ -22,6 +23,7 @@ pytestmark = [pytest.mark.redis, pytest.mark.servers]
 TIMEOUT = 1.0
 SLACK = 1.0  # a busy machine may keep a call for longer than its bound
 RATE = "1000000/hour"
+INSTANCES = "{resilience:fleet}:instances"
 SENTINELS = "their-own"  # the password of the test's own processes
 
 
@@ -146,3 +148,38 @@ def test_a_sentinel_that_names_a_replica(sentinel_group: SentinelGroup) -> None:
         reason = connection.diagnose() or ""
     sentinel_group.run("SENTINEL", "REMOVE", "stale")
     assert f"Sentinel names 127.0.0.1:{replica.port}, which is a slave" in reason
+
+
+class QuietPartner:
+    """A partner of a fleet that sends nothing."""
+
+    def calls(self) -> list[FleetCall]:
+        return []
+
+    def answered(self, replies: Sequence[object], /) -> None:
+        pass
+
+    def unreachable(self) -> None:
+        pass
+
+    def heard(self, message: bytes, /) -> None:
+        pass
+
+
+def test_the_fleet_follows_the_master(sentinel_group: SentinelGroup) -> None:
+    """Two instances count each other before and after a failover."""
+    connections = [RedisConnection.from_url(sentinel_group.url, timeout=TIMEOUT) for _ in range(2)]
+    fleets = [Fleet.of(connection) for connection in connections]
+    partners = [QuietPartner() for _ in fleets]  # the fleet keeps them by weak references
+    try:
+        for fleet, partner in zip(fleets, partners, strict=True):
+            fleet.join(partner)
+        wait_until(lambda: all(fleet.instances == 2 for fleet in fleets))
+        sentinel_group.fail_over()
+        with contextlib.closing(sentinel_group.master().client()) as client:
+            client.delete(INSTANCES)
+            wait_until(lambda: client.zcard(INSTANCES) == 2)
+    finally:
+        for fleet, connection in zip(fleets, connections, strict=True):
+            fleet.close()
+            connection.close()
