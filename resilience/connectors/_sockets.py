@@ -7,9 +7,9 @@ import socket
 import ssl
 from functools import partial
 
+from resilience._support.tls import PathText, client_context, name_of_server
 from resilience.clock import monotonic
 from resilience.connectors._address import Address, Length, left, shares
-from resilience.connectors._tls import PathText, client_context, name_of_server
 from resilience.options import Duration, checked
 from resilience.pool import Connector
 

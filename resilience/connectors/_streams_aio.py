@@ -8,9 +8,9 @@ import ssl
 from functools import partial
 from typing import NamedTuple, TypedDict
 
+from resilience._support.tls import PathText, client_context, name_of_server
 from resilience.clock import monotonic
 from resilience.connectors._address import Address, Length, shares
-from resilience.connectors._tls import PathText, client_context, name_of_server
 from resilience.options import Whole, checked
 from resilience.pool import Connector
 

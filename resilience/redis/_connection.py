@@ -23,6 +23,7 @@ from resilience.redis._settings import (
     AWAITING,
     BLOCKING,
     Settings,
+    check_files,
     check_parameters,
     for_own_pool,
     require_redis,
@@ -83,7 +84,8 @@ class RedisConnection:
         options: The URL, the timeouts and the number of connections.
 
     Raises:
-        ConfigurationError: There is no URL, redis-py cannot read it, or redis is not installed.
+        ConfigurationError: There is no URL, redis-py cannot read it, a certificate file is wrong, or redis is not
+            installed.
 
     Example:
         >>> from resilience.redis import RedisConnection
@@ -97,6 +99,7 @@ class RedisConnection:
         self._generations = Generations()
         self._is_split = False
         self._settings = settings_for(BLOCKING, options, self._generations)
+        check_files(options)
         check_parameters(self._settings)
         self._clients = _Clients(self._build_aio, self._build_aio_pool)
         self._inherited: list[_Clients] = []

@@ -42,6 +42,11 @@ class RedisOptions(Options):
         prefix: The start of every key.
         sentinel_username: The user at the Sentinels. The user and the password in the URL are those of the servers.
         sentinel_password: The password at the Sentinels.
+        tls_ca: The PEM file with the certificates of the authorities that have signed the servers', for `rediss://`.
+            None for the authorities of the system.
+        tls_certificate: The PEM file with the client's certificate, for servers that check the client (mutual TLS).
+        tls_key: The PEM file with the private key of `tls_certificate`, without a passphrase. None if it is in
+            `tls_certificate`.
     """
 
     url: str | None = option(
@@ -67,4 +72,13 @@ class RedisOptions(Options):
     sentinel_username: str | None = option(None, Text("a name"), "user at the Sentinels", none="the default user")
     sentinel_password: str | None = option(
         None, Text("a password"), "password at the Sentinels", none="no password", secret=True
+    )
+    tls_ca: str | None = option(
+        None, Text("a path"), "PEM file of the authorities of the servers (rediss://)", none="those of the system"
+    )
+    tls_certificate: str | None = option(
+        None, Text("a path"), "PEM file of the client's certificate", none="none is shown"
+    )
+    tls_key: str | None = option(
+        None, Text("a path"), "PEM file of the certificate's key", none="it is in tls_certificate"
     )

@@ -11,13 +11,23 @@ from importlib import import_module
 from typing import Any, TypeAlias
 
 from resilience._support.redaction import Secret
+from resilience._support.tls import client_context
 from resilience.errors import ConfigurationError, Problem
 from resilience.redis._bounded import Generations, bounded, bounded_async
 from resilience.redis._options import EXPECTED_URL, RedisOptions
 from resilience.redis._sentinel import Sentinels, following, following_async
 from resilience.redis._url import RedisPlace, Topology, place_of
 
-__all__ = ("AWAITING", "BLOCKING", "Settings", "check_parameters", "for_own_pool", "require_redis", "settings_for")
+__all__ = (
+    "AWAITING",
+    "BLOCKING",
+    "Settings",
+    "check_files",
+    "check_parameters",
+    "for_own_pool",
+    "require_redis",
+    "settings_for",
+)
 
 BLOCKING = "redis"
 AWAITING = "redis.asyncio"
@@ -68,7 +78,35 @@ def _of_server(module: str, options: RedisOptions, place: RedisPlace, generation
     named["connection_class"] = _connection_class(module, named.get("connection_class"), place.topology)
     named["generations"] = generations
     found = {name: Secret(value) if name in _CREDENTIALS else value for name, value in named.items()}
+    if place.has_tls:
+        found = {"ssl_check_hostname": True} | found | _files(options)  # not the default of redis-py before 6
     return found | _bounds(module, options.timeout, is_local="path" in named)
+
+
+def _files(options: RedisOptions) -> dict[str, str]:
+    """Return the certificate files that are set, under redis-py's names."""
+    files = {"ssl_ca_certs": options.tls_ca, "ssl_certfile": options.tls_certificate, "ssl_keyfile": options.tls_key}
+    return {name: path for name, path in files.items() if path is not None}
+
+
+def check_files(options: RedisOptions) -> None:
+    """Read the certificate files once: a wrong one would fail every connection, and would look like an outage.
+
+    Raises:
+        ConfigurationError: A file is missing or wrong, or the URL has no TLS.
+    """
+    if options.url is None or not _files(options):
+        return
+    if not place_of(options.url).has_tls:
+        given = ((name, getattr(options, name)) for name in ("tls_ca", "tls_certificate", "tls_key"))
+        raise ConfigurationError(
+            [
+                Problem(name, path, "None beside a URL without TLS, which would be rediss://")
+                for name, path in given
+                if path is not None
+            ]
+        )
+    client_context(None, options.tls_ca, options.tls_certificate, options.tls_key, prefix="tls_")
 
 
 def _sentinels(module: str, options: RedisOptions, place: RedisPlace) -> Sentinels:

@@ -61,6 +61,11 @@ class RedisPlace(NamedTuple):
     service: str
     url: str
 
+    @property
+    def has_tls(self) -> bool:
+        """Whether connections are encrypted."""
+        return self.url.startswith("rediss://")
+
 
 def place_of(url: str) -> RedisPlace:
     """Return the place that `url` names. Raises `Refused`, whose text gives the reason and no part of the URL."""

@@ -99,7 +99,8 @@ def running(upstream: Upstream) -> Iterator[Upstream]:
 @contextlib.contextmanager
 def serving(app: Any) -> Iterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=2)
+    # uvloop, if it is installed, refuses to end while a client keeps its connection, and warns of it in a later test.
+    config = uvicorn.Config(app, loop="asyncio", log_config=None, lifespan="off", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()

@@ -31,7 +31,10 @@ def hint(name: str) -> str:
         ("LIMITER__LOGIN", "RATE, BURST, SHADOW"),
         (
             "REDIS",
-            "URL, OUTAGE, TIMEOUT, CONNECT_TIMEOUT, MAX_CONNECTIONS, PREFIX, SENTINEL_USERNAME, SENTINEL_PASSWORD",
+            (
+                "URL, OUTAGE, TIMEOUT, CONNECT_TIMEOUT, MAX_CONNECTIONS, PREFIX, SENTINEL_USERNAME, SENTINEL_PASSWORD, "
+                "TLS_CA, TLS_CERTIFICATE, TLS_KEY"
+            ),
         ),
         ("PIPELINE__PAYMENTS", POLICIES),
         ("PIPELINE", "<NAME>"),

@@ -1,4 +1,4 @@
-"""TLS contexts from files. Files that are wrong are reported when the connector is made, by name."""
+"""TLS contexts from files. Files that are wrong are reported when the client is made, by name."""
 
 from __future__ import annotations
 
@@ -17,9 +17,21 @@ _SERVER = Text("the host name in the server's certificate", pattern=r"\S+", long
 
 
 def client_context(
-    context: ssl.SSLContext | None, ca: PathText | None, certificate: PathText | None, key: PathText | None
+    context: ssl.SSLContext | None,
+    ca: PathText | None,
+    certificate: PathText | None,
+    key: PathText | None,
+    *,
+    prefix: str = "",
 ) -> ssl.SSLContext:
     """Return `context`, or a new one that checks the server's certificate and its name.
+
+    Args:
+        context: A context that is used as it is, None for a new one.
+        ca: The PEM file with the certificates of the authorities; None for those of the system.
+        certificate: The PEM file with the client's own certificate.
+        key: The PEM file with its key, None if `certificate` contains it.
+        prefix: The start of the names of these options, in errors.
 
     Raises:
         ConfigurationError: A file is missing or wrong, or files are given beside a context.
@@ -27,30 +39,34 @@ def client_context(
     if context is not None:
         for option, path in (("ca", ca), ("certificate", certificate), ("key", key)):
             if path is not None:
-                raise ConfigurationError([Problem(option, path, "None beside a context, which has its own files")])
+                raise ConfigurationError(
+                    [Problem(prefix + option, path, "None beside a context, which has its own files")]
+                )
         given: ssl.SSLContext = checked(context, "context", Instance(ssl.SSLContext, expected="an ssl.SSLContext"))
         return given
     if key is not None and certificate is None:
-        raise ConfigurationError([Problem("certificate", None, "the path of a PEM file, as there is a key")])
-    made = _with_authorities(ca)
+        raise ConfigurationError([Problem(f"{prefix}certificate", None, "the path of a PEM file, as there is a key")])
+    made = _with_authorities(ca, prefix)
     if certificate is not None:
-        _load_own(made, certificate, key)
+        _load_own(made, certificate, key, prefix)
     return made
 
 
-def _with_authorities(ca: PathText | None) -> ssl.SSLContext:
+def _with_authorities(ca: PathText | None, prefix: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca)
     except (OSError, TypeError, ValueError) as error:
-        raise ConfigurationError([Problem("ca", ca, f"a PEM file of certificates ({_reason(error)})")]) from None
+        raise ConfigurationError(
+            [Problem(f"{prefix}ca", ca, f"a PEM file of certificates ({_reason(error)})")]
+        ) from None
 
 
-def _load_own(context: ssl.SSLContext, certificate: PathText, key: PathText | None) -> None:
+def _load_own(context: ssl.SSLContext, certificate: PathText, key: PathText | None, prefix: str) -> None:
     try:
         context.load_cert_chain(certificate, key, password=_no_password)
     except (OSError, TypeError, ValueError) as error:
-        expected = f"a PEM file with a certificate, and its key there or in `key` ({_reason(error)})"
-        raise ConfigurationError([Problem("certificate", certificate, expected)]) from None
+        expected = f"a PEM file with a certificate, and its key there or in `{prefix}key` ({_reason(error)})"
+        raise ConfigurationError([Problem(f"{prefix}certificate", certificate, expected)]) from None
 
 
 def name_of_server(given: str | None, host: str) -> str:
