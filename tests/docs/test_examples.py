@@ -29,6 +29,8 @@ def is_there(module: str) -> bool:
         return False
 
 
+PEERS = ("flask_limiter", "slowapi", "stamina")
+"""Libraries that a page uses beside ours. Not every leg has them."""
 EXPORT = re.compile(r"^export (RESILIENCE_PIPELINE__\w+)=(\S+)$", re.MULTILINE)
 
 
@@ -36,6 +38,9 @@ EXPORT = re.compile(r"^export (RESILIENCE_PIPELINE__\w+)=(\S+)$", re.MULTILINE)
 def test_examples_run(page: Path) -> None:
     """The examples of a page run one after the other, without a warning, with the pipelines that the page exports."""
     code = "\n\n".join(blocks(page, "python"))
+    for other in PEERS:
+        if re.search(rf"^(from|import) {other}\b", code, re.MULTILINE):
+            pytest.importorskip(other, reason="it is in the group `peers`")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RESILIENCE_")}
     environment |= dict(EXPORT.findall("\n".join(blocks(page, "sh"))))
     command = [sys.executable, "-W", "error", "-c", code]
