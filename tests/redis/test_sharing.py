@@ -159,12 +159,13 @@ def test_loops_share_nothing(redis_server: RedisProcess) -> None:
 
 
 async def test_waiting_calls_line_up(redis_server: RedisProcess) -> None:
-    """Calls that may wait get turns one after the other, and the one too many is refused."""
+    """Calls that may wait get turns one after the other, as Redis hears of them; the one too many is refused."""
     async with connected(redis_server.url) as store:
-        buckets = RateLimit("10/second", 1, store=store, name="turns")._buckets
-        decisions = await asyncio.gather(*[buckets.atake("", 1, 0.35) for _ in range(5)])
-    assert [each.allowed for each in decisions] == [True] * 4 + [False]
-    assert [each.wait for each in decisions[:4]] == pytest.approx([0, 0.1, 0.2, 0.3], abs=0.02)
+        buckets = RateLimit("1/second", 1, store=store, name="turns")._buckets
+        decisions = await asyncio.gather(*[buckets.atake("", 1, 3.5) for _ in range(5)])
+    # They book on several connections if the first one is slow, so their order is not the one in which they began.
+    assert [each.allowed for each in decisions].count(True) == 4
+    assert sorted(each.wait for each in decisions if each.allowed) == pytest.approx([0, 1, 2, 3], abs=0.4)
 
 
 async def test_eager_tasks(redis_server: RedisProcess) -> None:
