@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import sys
 import threading
 import time
@@ -51,7 +52,10 @@ class Walk(NamedTuple):
 
 @contextlib.contextmanager
 def recording() -> Iterator[list[Step]]:
-    """Record the calls of functions of ours in this thread, and in threads that start meanwhile."""
+    """Record the calls of functions of ours in this thread, and in threads that start meanwhile.
+
+    No garbage is collected meanwhile: the finalizers of earlier objects are no steps of the call.
+    """
     steps: list[Step] = []
 
     def hook(frame: Any, event: str, _argument: Any) -> None:
@@ -63,6 +67,7 @@ def recording() -> Iterator[list[Step]]:
             name = ".".join(frame.f_globals["__name__"].split(".")[:-1]) + "/" + Path(file).name
             steps.append(Step(name, frame.f_code.co_qualname))
 
+    gc.disable()
     threading.setprofile(hook)
     sys.setprofile(hook)
     try:
@@ -70,6 +75,7 @@ def recording() -> Iterator[list[Step]]:
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
+        gc.enable()
 
 
 def walked(call: Callable[[], object]) -> Walk:
