@@ -166,11 +166,11 @@ class OutageGuard(Measured):
     def _start_watch(self, down: Down) -> None:
         """Have a thread ask Redis until it answers. If no thread can be started, a later caller tries again."""
         claim, is_started = object(), False
-        with self._lock:
-            if down.watch is not None:
-                return
-            down.watch = claim
         try:
+            with self._lock:
+                if down.watch is not None:
+                    return
+                down.watch = claim
             work = Work(functools.partial(_watch, weakref.ref(self), down, claim), Context())
             is_started = _threads.submit(work) is None
         finally:

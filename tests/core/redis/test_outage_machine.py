@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 
 import pytest
+from interrupts import ShutdownRequested, Subject, every_signal
 from no_threads import out_of_threads
 
 from resilience.events import Emitter, Event
@@ -299,3 +300,23 @@ def test_the_guard_lets_interrupts_through() -> None:
         with contextlib.suppress(KeyboardInterrupt, ValueError), server.guard.attempt():
             raise error
         assert server.guard.is_down is is_down
+
+
+@pytest.mark.realtime
+def test_an_interrupt_at_any_point_leaves_no_outage_behind() -> None:
+    """If an interrupt strikes the caller that finds Redis down, Redis is asked again all the same."""
+
+    def make() -> Subject:
+        guard = OutageGuard("ratelimit", Emitter(), trial=lambda: True)
+        permit = guard.admit()
+        assert permit is not None
+
+        def check() -> None:
+            end = time.monotonic() + PATIENCE
+            while guard.admit() is None:
+                assert time.monotonic() < end, "Redis is never asked again"
+                time.sleep(0.001)
+
+        return (lambda: guard.failed(permit, ConnectionError("down"))), check
+
+    assert list(every_signal(make, ShutdownRequested))
