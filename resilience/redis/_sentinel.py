@@ -2,7 +2,7 @@
 
 Sentinel promotes a replica when the master is gone, and closes the connections of clients to a master that it demotes.
 So a client that asks anew whenever it connects follows the master. An outage makes it connect anew as well
-(`_bounded.py`). A Sentinel that was cut off may still name the server of yesterday: a server that says it is no master
+(`_bounded.py`). A Sentinel that was cut off may still name the old master: a server that says it is no master
 is left at once.
 
 Protocol: https://redis.io/docs/latest/develop/reference/sentinel-clients/
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from resilience.redis._errors import is_of_redis
+from resilience.redis._errors import MALFORMED, is_of_redis
 from resilience.redis._exchange import Reply, aexchange, exchange, packed
 from resilience.redis._url import Endpoint
 
@@ -26,6 +26,8 @@ else:
 __all__ = ("Sentinels", "following", "following_async")
 
 _ROLE: Final = packed(b"ROLE")
+_LONGEST_HOST: Final = 253  # of a name in the DNS
+_LARGEST_PORT: Final = 65535
 
 
 class Sentinels:
@@ -97,8 +99,11 @@ class Sentinels:
 
             raise NotConnected(f"does not know a master {self._service!r}")
         host, port = (_text(each) for each in cast("list[object]", reply))
+        found = Endpoint(host, int(port))
+        if not 0 < len(found.host) <= _LONGEST_HOST or not 0 < found.port <= _LARGEST_PORT:
+            raise ValueError("names an address that cannot be used")
         self._endpoints = (endpoint, *(each for each in self._endpoints if each != endpoint))
-        return Endpoint(host, int(port))
+        return found
 
     def _unknown(self, failures: Sequence[str]) -> Exception:
         from redis.exceptions import ConnectionError as NotConnected  # noqa: PLC0415 - an extra
@@ -108,7 +113,7 @@ class Sentinels:
 
 def _note(failures: list[str], endpoint: Endpoint, error: Exception) -> None:
     """Record why a Sentinel did not help. Any other error than Redis's goes on: it is a time limit of the caller."""
-    if not is_of_redis(error) and not isinstance(error, ValueError):
+    if not is_of_redis(error) and not isinstance(error, MALFORMED):
         raise error
     failures.append(f"{endpoint} {str(error) or type(error).__name__}")
 
