@@ -79,7 +79,8 @@ def _of_server(module: str, options: RedisOptions, place: RedisPlace, generation
     named["generations"] = generations
     found = {name: Secret(value) if name in _CREDENTIALS else value for name, value in named.items()}
     if place.has_tls:
-        found = {"ssl_check_hostname": True} | found | _files(options)  # not the default of redis-py before 6
+        # Not the default of redis-py before 6, and refused by it where the URL wants no certificate.
+        found = {"ssl_check_hostname": named.get("ssl_cert_reqs") != "none"} | found | _files(options)
     return found | _bounds(module, options.timeout, is_local="path" in named)
 
 

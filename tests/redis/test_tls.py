@@ -52,6 +52,20 @@ async def test_a_server_that_is_not_the_right_one(redis_server: RedisProcess, pk
             await store.connection.aclose()
 
 
+async def test_a_url_can_switch_the_checks_off(redis_server: RedisProcess, pki: Path) -> None:
+    """With `ssl_cert_reqs=none` any certificate will do, in each version of redis-py."""
+    with tls_front(redis_server.port, pki) as port:
+        url = f"rediss://127.0.0.1:{port}/0?ssl_cert_reqs=none"
+        connection = RedisConnection.from_url(url, timeout=5, outage="deny")
+        bucket = TokenBucket("3600/hour", store=RedisStore(connection), name="unchecked")
+        try:
+            assert connection.diagnose() is None
+            assert bucket.acquire("k").allowed
+            assert (await bucket.aacquire("k")).allowed
+        finally:
+            await connection.aclose()
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
