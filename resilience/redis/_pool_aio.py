@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextvars import Context
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from resilience.redis._errors import failure_of, of_redis
 from resilience.redis._pool_machine import Link, LinkMachine, NotAskedError
@@ -92,7 +92,7 @@ class AsyncConnectionPool:
         self._loop = asyncio.get_running_loop()
         self._links: LinkMachine[AbstractConnection, LinkFuture] = LinkMachine(options.max_connections)
         self._connecting: asyncio.Task[Link[AbstractConnection]] | None = None
-        self._asking: asyncio.Task[object] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()  # a loop keeps no task alive by itself
 
     async def run(self, use: Callable[[AbstractConnection], Awaitable[T]], patience: float | None = None) -> T:
         """Return `await use(connection)`.
@@ -196,7 +196,16 @@ class AsyncConnectionPool:
                 if not waiting.done():
                     waiting.set_exception(cause)
         if not self._loop.is_closed():
+            if stale := self._links.stale():  # the pool was renewed or closed meanwhile
+                self._begin(_close(stale))
             self._grow()
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Do `work` in a task that is in the context of no caller."""
+        task = asyncio.Task(work, loop=self._loop, context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def ask_soon(
         self,
@@ -213,12 +222,9 @@ class AsyncConnectionPool:
         """
 
         def begin() -> None:
-            task: asyncio.Task[object] = asyncio.Task(self.run(use, patience), loop=self._loop, context=Context())
-            task.add_done_callback(ended)
-            self._asking = task  # a loop keeps no task alive by itself
+            self._begin(self.run(use, patience)).add_done_callback(ended)
 
         def ended(task: asyncio.Task[object]) -> None:
-            self._asking = None
             heard(NotAskedError("the task was cancelled") if task.cancelled() else task.exception())
 
         try:
