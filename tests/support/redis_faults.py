@@ -45,6 +45,7 @@ class Figures:
         over: Tokens admitted beyond rate x time + burst, in the worst period.
         recovery: Seconds from the end of the fault to the first decision of Redis.
         outages: The number of outages that were reported.
+        codes: The codes of Redis in these reports.
     """
 
     calls: int
@@ -53,6 +54,7 @@ class Figures:
     over: int
     recovery: float
     outages: int
+    codes: frozenset[object] = frozenset()
 
 
 @dataclass
@@ -143,6 +145,7 @@ class Load:
             over=most_beyond([(since, at) for since, at, decision in calls if decision]),
             recovery=max(0.0, recovered - ended),
             outages=sum(event.kind == "ratelimit.outage" for event in self.events),
+            codes=frozenset(event.facts["code"] for event in self.events if "code" in event.facts),
         )
 
 
@@ -235,6 +238,8 @@ class Fault:
         make: Begins the fault, and ends it on exit.
         seconds: How long it lasts.
         fills: How many full buckets it can give away: the one that Redis has after an outage, or after a loss of data.
+        is_outage: Whether limiters report an outage.
+        code: The code of Redis in the event of that outage, None if Redis gives none.
     """
 
     name: str
@@ -244,6 +249,8 @@ class Fault:
     make: Callable[[RedisProcess, TcpProxy], AbstractContextManager[None]]
     seconds: float = 0.3
     fills: int = 1
+    is_outage: bool = True
+    code: str | None = None
 
 
 OUTAGE = "one wait of at most the bound, then decisions of the outage mode"
@@ -362,6 +369,7 @@ FAULTS: tuple[Fault, ...] = (
         "-",
         _commanded(lambda client: client.script_flush()),
         fills=0,
+        is_outage=False,
     ),
     Fault(
         "flushall",
@@ -369,6 +377,7 @@ FAULTS: tuple[Fault, ...] = (
         "full buckets",
         "-",
         _commanded(lambda client: client.flushall()),
+        is_outage=False,
     ),
     Fault(
         "full",
@@ -376,6 +385,7 @@ FAULTS: tuple[Fault, ...] = (
         "an outage without a wait; the event has the code `OOM`",
         "`maxmemory-policy volatile-ttl` on the server",
         _commanded(lambda client: client.config_set("maxmemory", 1), lambda client: client.config_set("maxmemory", 0)),
+        code="OOM",
     ),
     Fault(
         "replica",
@@ -383,6 +393,7 @@ FAULTS: tuple[Fault, ...] = (
         "an outage without a wait; the event has the code `READONLY`",
         "a name or Sentinel that follows the primary",
         _commanded(lambda client: client.replicaof("127.0.0.1", "1"), lambda client: client.replicaof("NO", "ONE")),
+        code="READONLY",
     ),
     Fault(
         "password",
@@ -390,6 +401,7 @@ FAULTS: tuple[Fault, ...] = (
         "one wait of at most the bound, then an outage; the event has the code `NOAUTH`",
         "`REDIS__URL`",
         _commanded(_refuse_password, lambda client: client.config_set("requirepass", "")),
+        code="NOAUTH",
     ),
 )
 

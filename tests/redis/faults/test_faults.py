@@ -23,6 +23,9 @@ def check(fault: Fault, server: RedisProcess, factory: Callable[[], asyncio.Abst
         assert figures.delay < (0.0 if colour == "breaker" else TIMEOUT) + BUSY, shown
         assert figures.over <= fault.fills * BURST * max(1, figures.outages) + MARGIN, shown
         assert figures.calls > 100, shown
+        if colour != "breaker":  # it has no outage of its own
+            assert (figures.outages > 0) == fault.is_outage, shown
+            assert fault.code is None or fault.code in figures.codes, shown
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
