@@ -41,7 +41,8 @@ def redis_client(url: str, *, timeout: Length = 1.0, connect_timeout: Length = 2
 
     Args:
         url: Such as `redis://localhost:6379/0`; also `rediss://` (TLS) and `unix://`, and `redis+sentinel://` for the
-            master that Sentinel knows. Parameters such as `?decode_responses=true` are those of redis-py.
+            master that Sentinel knows, if the Sentinels need no password. Parameters such as `?decode_responses=true`
+            are those of redis-py.
         timeout: The longest wait for one reply: seconds, a `timedelta` or text, at most 60 s. A blocking command such
             as BLPOP must wait for less.
         connect_timeout: The longest time of a step of connecting, at most 60 s.

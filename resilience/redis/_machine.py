@@ -22,7 +22,7 @@ ended), the next caller starts another watch. A watch that finds another claim e
 
 Pauses. The longest pause is `FIRST_PAUSE`, and doubles with each failed trial up to `MAX_PAUSE`. The pause is drawn
 evenly from `MIN_PAUSE` to the longest pause (full jitter). So the processes of a fleet do not ask at one moment, nor do
-they come back at one moment: their callers return one process after the other, over `MAX_PAUSE`.
+they come back at one moment: after a long outage, they return spread over `MAX_PAUSE`.
 """
 
 from __future__ import annotations

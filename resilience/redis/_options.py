@@ -38,7 +38,8 @@ class RedisOptions(Options):
             limit (one divided by the live instances); `allow` lets every call through; `deny` refuses every call.
         timeout: The longest time that one decision waits for Redis, in seconds. Default 50 ms, at most 60 s.
         connect_timeout: The longest time for connecting, in the background. Default 2 s, at most 60 s.
-        max_connections: The largest number of connections of all threads, and of each event loop. Default 50.
+        max_connections: The largest number of connections of each client and of each event loop. Limits in threads use
+            4 at most. Default 50.
         prefix: The start of every key.
         sentinel_username: The user at the Sentinels. The user and the password in the URL are those of the servers.
         sentinel_password: The password at the Sentinels.
@@ -65,7 +66,9 @@ class RedisOptions(Options):
         Duration(above=True, maximum=60),
         "longest time for connecting, in the background",
     )
-    max_connections: int = option(50, Whole(1, 10_000), "connections of all threads, and of each event loop")
+    max_connections: int = option(
+        50, Whole(1, 10_000), "connections of each client and event loop; limits in threads use 4 at most"
+    )
     prefix: str = option(
         "resilience", Text("letters, digits and : . _ -", pattern=r"[A-Za-z0-9:._-]+", longest=64), "start of every key"
     )
