@@ -25,7 +25,7 @@ from resilience.limits_strategy._memory import MemoryCells, cells_beside
 from resilience.limits_strategy._recent import RecentAnswers
 from resilience.limits_strategy._script import arguments_for, decision_from, script_key
 from resilience.ratelimit import Decision, Quota
-from resilience.ratelimit.on_redis._lease_codec import lease_script
+from resilience.ratelimit.on_redis._store import TOKEN_BUCKET
 
 __all__ = ("AsyncTokenBucketRateLimiter",)
 
@@ -141,7 +141,7 @@ class _RedisCellsOfLoop:
 
     def __init__(self, storage: RedisStorage) -> None:
         self._storage = storage
-        bridge, script = storage.bridge, lease_script()
+        bridge, script = storage.bridge, TOKEN_BUCKET.read_text(encoding="utf-8")
         # coredis calls the method `execute`. redis-py and valkey-py have scripts that are called.
         if isinstance(bridge, CoredisBridge):
             run: object = bridge.get_connection().register_script(script).execute

@@ -22,7 +22,7 @@ from resilience.limits_strategy._memory import cells_beside
 from resilience.limits_strategy._recent import RecentAnswers
 from resilience.limits_strategy._script import arguments_for, decision_from, script_key
 from resilience.ratelimit import Decision, Quota
-from resilience.ratelimit.on_redis._lease_codec import lease_script
+from resilience.ratelimit.on_redis._store import TOKEN_BUCKET
 
 if TYPE_CHECKING:
     from limits.storage import StorageTypes
@@ -144,7 +144,7 @@ class _RedisCells:
 
     def __init__(self, storage: RedisStorage) -> None:
         self._storage = storage
-        self._script = storage.get_connection().register_script(lease_script().encode())
+        self._script = storage.get_connection().register_script(TOKEN_BUCKET.read_bytes())
 
     def take(self, quota: Quota, key: str, cost: int) -> Decision:
         return self._run(quota, key, cost)

@@ -1,16 +1,20 @@
-"""The script `lease.lua` as the Redis clients of limits run it: its key, its arguments and its reply. No I/O."""
+"""The script `token_bucket.lua` as the Redis clients of limits run it: its key, its arguments and its reply. No I/O."""
 
 from __future__ import annotations
 
 import functools
 
 from resilience.ratelimit import Decision, Quota
-from resilience.ratelimit.on_redis._lease_codec import LeaseCodec
+from resilience.ratelimit.on_redis._codec import BucketCodec, units_of
 
 __all__ = ("arguments_for", "decision_from", "script_key")
 
-_NO_CLOCK = 0.0
-_codec = functools.lru_cache(1024)(LeaseCodec)
+_units = functools.lru_cache(1024)(units_of)
+
+
+@functools.lru_cache(1024)
+def _codec(quota: Quota) -> BucketCodec:
+    return BucketCodec(quota, prefix="")  # the keys are those of limits
 
 
 def script_key(key: str) -> bytes:
@@ -20,10 +24,9 @@ def script_key(key: str) -> bytes:
 
 def arguments_for(quota: Quota, cost: int) -> tuple[int, ...]:
     """Return the arguments for a payment of all of `cost` or nothing. A cost of 0 takes nothing."""
-    return _codec(quota).encode(cost, cost)
+    return (*_units(quota), cost)
 
 
 def decision_from(reply: object, quota: Quota, cost: int) -> Decision:
     """Return the decision of a reply. Raises redis-py's `InvalidResponse` for a reply that the script does not give."""
-    grant = _codec(quota).decode(reply)
-    return Decision.of(quota, cost, allowed=grant.tokens == cost, full_at=grant.missing, made_at=_NO_CLOCK)
+    return _codec(quota).decode(reply, cost)

@@ -22,7 +22,7 @@ from resilience import Resilience
 from resilience import __main__ as command_line
 from resilience.events import Event
 from resilience.ratelimit import Decision, RedisStore, TokenBucket
-from resilience.ratelimit.on_redis._store import _SCRIPT
+from resilience.ratelimit.on_redis._store import TOKEN_BUCKET
 from resilience.redis import LuaScript, OutageGuard, RedisConnection
 from resilience.redis._bounded import Generations
 from resilience.redis._errors import code_of, explain, is_about_one_key
@@ -376,7 +376,7 @@ def test_the_diagnosis_runs_what_limiters_run() -> None:
     """The script of the diagnosis calls the commands of the limiter's script."""
     called = [
         re.findall(r"redis\.p?call\('([A-Z]+)'", text)
-        for text in (_DIAGNOSIS.text, _SCRIPT.read_text(encoding="utf-8"))
+        for text in (_DIAGNOSIS.text, TOKEN_BUCKET.read_text(encoding="utf-8"))
     ]
     assert called[0] == called[1] == ["TIME", "GET", "SET"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from resilience.ratelimit.on_redis._batch_aio import TaskBatches
 
-__all__ = ("RedisBuckets", "RedisStore")
+__all__ = ("TOKEN_BUCKET", "RedisBuckets", "RedisStore")
 
 _NO_CLOCK = 0.0
 """The `made_at` of a decision on Redis; that of a local decision is the time on a monotonic clock."""
@@ -37,7 +37,8 @@ _NO_CLOCK = 0.0
 _TRIAL = Quota(".probe", as_rate("1000/second"), 1000)
 """The bucket of trials during an outage. No limiter can have its name, and it is always full."""
 
-_SCRIPT = Path(__file__).with_name("token_bucket.lua")
+TOKEN_BUCKET: Final = Path(__file__).with_name("token_bucket.lua")
+"""The script that decides for buckets."""
 _REFUND = Path(__file__).with_name("refund.lua")
 
 
@@ -96,7 +97,7 @@ class RedisStore:
             raise ConfigurationError([Problem("connection", connection, "a RedisConnection")])
         self.connection = connection
         self.events = Emitter()
-        script = LuaScript(_SCRIPT.read_text(encoding="utf-8"))
+        script = LuaScript(TOKEN_BUCKET.read_text(encoding="utf-8"))
         call = BucketCodec(_TRIAL, connection.options.prefix).encode("", 1, 0.0)
         shares = LocalShares(connection, ScriptTrial(connection, script, call))
         self.outage = OutageGuard(
