@@ -241,8 +241,9 @@ class AsyncConnectionPool:
 
     async def aclose(self) -> None:
         """Close the idle connections now, and the others after their use."""
-        if self._connecting is not None:
-            self._connecting.cancel()
+        if (attempt := self._connecting) is not None:
+            attempt.cancel()
+            await asyncio.wait({attempt})  # it may have connected already: `_opened` has run then
         await _close(self._links.close())
 
 

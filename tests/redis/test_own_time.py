@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from no_threads import out_of_threads
+from redis.asyncio.connection import AbstractConnection as AsyncConnection
 from redis_process import RedisProcess, free_port
 from tcp_proxy import TcpProxy
 
@@ -18,6 +20,7 @@ from resilience.events import Event
 from resilience.ratelimit import Decision, RedisStore, TokenBucket
 from resilience.ratelimit.on_redis._batch import MAX_BATCH
 from resilience.redis import RedisConnection
+from resilience.redis._exchange import Reply, aexchange, packed
 from resilience.redis._pool import LinkRequest
 
 pytestmark = [pytest.mark.redis, pytest.mark.realtime]
@@ -333,3 +336,32 @@ async def test_no_thread_to_resolve_a_name_in_is_no_outage(own_redis_server: Red
     assert scene.kinds() == []
     await scene.until_connected()
     await scene.connection.aclose()
+
+
+def test_a_loop_that_ends_while_connecting_leaves_no_connection(redis_server: RedisProcess) -> None:
+    """However far an attempt to connect has come when its event loop ends, no connection stays open."""
+    connection = RedisConnection.from_url(redis_server.url, timeout=5)
+
+    async def leave(turns: int, *, is_closed: bool) -> None:
+        pool = connection.aio_pool
+        asking = asyncio.create_task(pool.run(_ping))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if is_closed:
+            await pool.aclose()
+        asking.cancel()
+
+    with contextlib.closing(redis_server.client()) as client:
+        before = len(client.client_list())
+        for turns in range(40):
+            for is_closed in (True, False):
+                asyncio.run(leave(turns, is_closed=is_closed))
+        gc.collect()  # a transport that is still open warns, which fails the test
+        end = time.monotonic() + 10
+        while len(client.client_list()) > before:
+            assert time.monotonic() < end, "a connection is open"
+            time.sleep(0.01)
+
+
+async def _ping(connection: AsyncConnection) -> list[Reply]:
+    return await aexchange(connection, (packed(b"PING"),))
