@@ -358,6 +358,7 @@ async def test_refunds(any_server: RedisProcess) -> None:
         assert not refusal.allowed
         limiter.refund("k", refusal)
         assert not limiter.acquire("k").allowed
+        await store.connection.aclose()  # or the pool of the loop is collected before the loop ends, with a warning
 
 
 def test_a_refund_never_overfills(store: RedisStore) -> None:
