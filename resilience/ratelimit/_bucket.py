@@ -116,7 +116,8 @@ class TokenBucket(Fixed, Measured):
             refused at once. An interrupt of the wait gives the tokens back. On Redis, the call blocks for up to the
             connection's timeout as well.
         aacquire: The same for coroutines: `await aacquire(key="", cost=1, wait=None)`. It does not block the event
-            loop. A cancellation gives the tokens back.
+            loop. A cancellation while it waits for its turn gives the tokens back. On Redis, one that comes while
+            Redis decides may cost the tokens.
         events: Where listeners subscribe.
         shadow: Whether it only reports refusals.
 
@@ -179,7 +180,8 @@ class TokenBucket(Fixed, Measured):
     def with_rate(self, rate: str | Rate, burst: int | None = None) -> TokenBucket:
         """Return a limiter of another rate over the same buckets, for rates that are computed.
 
-        The number of rates is not limited. If each rate is to have buckets of its own, put the rate into the keys.
+        The number of rates is not limited. If each rate is to have buckets of its own, put the rate into the keys. With
+        several rates, limiters share the buckets only if all their rates are the same.
 
         Args:
             rate: The sustained rate of the new limiter.

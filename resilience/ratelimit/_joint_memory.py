@@ -22,7 +22,7 @@ _CANDIDATES = 8
 
 
 class JointTable:
-    """The buckets of some rates by key, at most `max_keys`. Its callers hold the lock.
+    """The buckets of some rates by rates and key, at most `max_keys`. Its callers hold the lock.
 
     Args:
         max_keys: The largest number of keys. Beyond it, the buckets nearest to full among eight are forgotten.
@@ -78,15 +78,27 @@ class JointTable:
 
 
 class JointMemoryBuckets:
-    """The buckets of one name, under several quotas."""
+    """The buckets of one name, under several quotas.
 
-    __slots__ = ("_clock", "_quotas", "_table", "allowed", "refused")
+    Args:
+        quotas: One for each rate.
+        clock: Returns seconds that never go back.
+        table: The buckets of the name. Rates that are computed share one table, so their number takes no memory.
+        rates: Those whose buckets these are, as text.
+    """
 
-    def __init__(self, quotas: tuple[Quota, ...], clock: Clock, table: JointTable) -> None:
+    __slots__ = ("_clock", "_quotas", "_rates", "_table", "allowed", "refused")
+
+    def __init__(self, quotas: tuple[Quota, ...], clock: Clock, table: JointTable, rates: str) -> None:
         self._quotas = quotas
         self._clock = clock
         self._table = table
+        self._rates = rates
         self.allowed = self.refused = 0
+
+    def _stored(self, key: str) -> str:
+        """Return the key in the table. No rate contains the separator, so no two pairs have one text."""
+        return f"{self._rates}\0{stored_key(key)}"
 
     def take(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
         """Pay `cost` tokens of each rate, or none if they do not fit within `allowance` seconds."""
@@ -109,8 +121,21 @@ class JointMemoryBuckets:
         """Return whether `cost` tokens of each rate would be paid now; never suspends."""
         return self.peek(key, cost)
 
+    def look(self, key: str = "") -> Decision:
+        """Return the state of the buckets, taking nothing."""
+        table, stored = self._table, self._stored(key)
+        with table.lock:
+            now = self._clock()
+            state = table.find(stored) or (now,) * len(self._quotas)
+        return JointDecision.joining(
+            [
+                Decision.of(quota, 0, allowed=True, full_at=full_at, made_at=now)
+                for quota, full_at in zip(self._quotas, state, strict=True)
+            ]
+        )
+
     def _decide(self, key: str, cost: int, allowance: float, *, pays: bool) -> JointDecision:
-        key = stored_key(key)
+        key = self._stored(key)
         checked_cost(cost)
         quotas, table = self._quotas, self._table
         with table.lock:
@@ -137,7 +162,7 @@ class JointMemoryBuckets:
 
     def refund(self, key: str, decision: Decision) -> None:
         """Undo a payment of each rate, as `Quota.withdrawn` says. Buckets that are gone were full."""
-        key, table = stored_key(key), self._table
+        key, table = self._stored(key), self._table
         if not isinstance(decision, JointDecision):
             return
         with table.lock:
@@ -161,7 +186,7 @@ class JointMemoryBuckets:
 
     def reset(self, key: str = "") -> None:
         """Fill the buckets of `key`."""
-        key = stored_key(key)
+        key = self._stored(key)
         with self._table.lock:
             self._table.drop(key)
 

@@ -13,6 +13,7 @@ from resilience.options import Refused, Whole
 from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._joint_memory import JointMemoryBuckets, JointTable
 from resilience.ratelimit._machine import BucketTable, Quota, Withdrawal
+from resilience.ratelimit._rate import text_of
 from resilience.ratelimit._store import checked_cost, stored_key
 from resilience.ratelimit._waiting import aacquire_in_turn, acquire_in_turn
 
@@ -47,7 +48,7 @@ class MemoryStore:
         except Refused:
             raise ConfigurationError([Problem("max_keys", max_keys, _MAX_KEYS.expected)]) from None
         self._tables: dict[str, _LockedTable] = {}
-        self._joint: dict[tuple[object, ...], JointTable] = {}
+        self._joint: dict[str, JointTable] = {}
 
     def open(self, quota: Quota, clock: Clock) -> MemoryBuckets:
         """Return the buckets of `quota.name`."""
@@ -55,11 +56,20 @@ class MemoryStore:
         shared = self._tables.setdefault(quota.name, _LockedTable(self.max_keys))
         return MemoryBuckets(quota, clock, shared)
 
-    def open_joint(self, quotas: tuple[Quota, ...], clock: Clock) -> JointMemoryBuckets:
-        """Return the buckets of several rates with one name. Limiters with the same rates share them."""
+    def open_joint(
+        self, quotas: tuple[Quota, ...], clock: Clock, whole: tuple[Quota, ...] | None = None
+    ) -> JointMemoryBuckets:
+        """Return the buckets of several rates with one name. Limiters with the same rates share them.
+
+        Args:
+            quotas: One for each rate.
+            clock: Returns seconds that never go back.
+            whole: The quotas of which `quotas` are shares: the shares of one limit have the same buckets, whatever
+                their size is. The default is `quotas`.
+        """
         # setdefault is one atomic step: see `open`.
-        rates = (quotas[0].name, *(quota.rate for quota in quotas))
-        return JointMemoryBuckets(quotas, clock, self._joint.setdefault(rates, JointTable(self.max_keys)))
+        table = self._joint.setdefault(quotas[0].name, JointTable(self.max_keys))
+        return JointMemoryBuckets(quotas, clock, table, text_of(quota.rate for quota in whole or quotas))
 
     def __len__(self) -> int:
         """Return the number of buckets in memory, of all names."""
@@ -315,3 +325,4 @@ class MemoryBuckets:
         with self._shared.lock:
             if self._claim(key) is not None:
                 self._cells[key].append(_LONG_AGO)
+            self._shared.keep_notes(key, [])

@@ -24,6 +24,7 @@ from resilience.ratelimit._rate import Rate, as_rates, text_of
 from resilience.ratelimit._store import (
     Buckets,
     CountingBuckets,
+    DrainableBuckets,
     LocalBuckets,
     SpendingBuckets,
     Store,
@@ -248,7 +249,7 @@ class RateLimit(PolicyBase, Measured):
             return
         asked = asked_by(outcome)
         wait = 0.0 if asked is None else min(max(0.0, asked), self.options.retry_after_max)
-        cast("LocalBuckets", self._buckets).drain(self.key, wait)
+        cast("DrainableBuckets", self._buckets).drain(self.key, wait)
         self.events.emit("ratelimit.drained", self.name, self._clock(), "warning", retry_after=wait or None)
 
     def measure(self) -> Measurement:
@@ -280,8 +281,8 @@ class RateLimit(PolicyBase, Measured):
 def _drain_predicate(drain_on: DrainOn, buckets: Buckets) -> Callable[[Any], bool]:
     """Return the predicate of outcomes. Raises `ConfigurationError` if the buckets are not in this process."""
     checked(drain_on, "drain_on", _DRAIN_ON)
-    if not isinstance(buckets, LocalBuckets):
-        reason = "buckets in this process: draining others would keep a finished call waiting"
+    if not isinstance(buckets, DrainableBuckets):
+        reason = "one rate, with its buckets in this process: draining others would keep a finished call waiting"
         raise ConfigurationError([Problem("drain_on", drain_on, reason)])
     if isinstance(drain_on, type) and issubclass(drain_on, BaseException):
         kind = drain_on

@@ -131,7 +131,7 @@ class RateText:
     """The rule of an option that holds a rate as text. A `Rate` is accepted too."""
 
     expected = EXPECTED
-    max_length = 100
+    max_length = 300  # eight rates in the longest spelling
 
     def check(self, value: object, /) -> str:
         """Return the text unchanged, or a `Rate` as text."""

@@ -20,6 +20,7 @@ __all__ = (
     "AcquiringBuckets",
     "Buckets",
     "CountingBuckets",
+    "DrainableBuckets",
     "JointStore",
     "LocalBuckets",
     "PeekingBuckets",
@@ -138,11 +139,16 @@ class PeekingBuckets(Buckets, Protocol):
 
 @runtime_checkable
 class LocalBuckets(Buckets, Protocol):
-    """Buckets in this process: reading and draining them takes no round trip."""
+    """Buckets in this process: reading them takes no round trip."""
 
     def look(self, key: str = "") -> Decision:
         """Return the state of a bucket, taking nothing."""
         ...
+
+
+@runtime_checkable
+class DrainableBuckets(Buckets, Protocol):
+    """Buckets in this process that an outcome of a call may empty, without a round trip."""
 
     def drain(self, key: str = "", wait: float = 0.0) -> None:
         """Take all tokens; the next one comes in `wait` seconds at the earliest."""

@@ -14,6 +14,8 @@ from redis_process import RedisProcess, free_port
 
 from resilience import Resilience
 from resilience.errors import ConfigurationError, RateLimitedError
+from resilience.fleet import Fleet
+from resilience.keyed import Keyed
 from resilience.pipeline import Pipeline
 from resilience.ratelimit import MemoryStore, RateLimit, RedisStore, Store, TokenBucket
 from resilience.redis import RedisConnection
@@ -79,6 +81,52 @@ def test_turns_are_those_of_the_tightest_rate(store: Store) -> None:
     parts = limiter.peek("k").parts  # type: ignore[attr-defined]  # several rates
     assert [each.remaining for each in parts] == [0, 59]
     assert limiter.reserve("k", max_wait="1h").delay == pytest.approx(600, abs=5)
+
+
+def test_computed_rates_take_no_memory() -> None:
+    """All rates of one name share the bound of the store on keys, and each combination has buckets of its own."""
+    store = MemoryStore(max_keys=100)
+    limiter = TokenBucket("1/second;10/hour", store=store)
+    for hourly in range(11, 1_011):
+        assert limiter.with_rate(f"1/second;{hourly}/hour").acquire("k").allowed
+    assert len(store) == 100
+
+
+def test_eight_long_rates_are_a_text() -> None:
+    """As many rates as are allowed fit into an option, however they are written."""
+    rates = ";".join(f"{1000000 + i} per {100000 + i} seconds" for i in range(8))
+    assert len(TokenBucket(rates).rates) == 8
+    assert str(RateLimit(rates).options.rate).count(";") == 7
+
+
+def test_a_snapshot_shows_the_tightest_rate() -> None:
+    """In memory, `remaining` is that of the rate with the fewest tokens, and taking a snapshot takes nothing."""
+    limiter = TokenBucket("5/second;3/hour")
+    limiter.acquire("k")
+    assert [limiter.snapshot("k")["remaining"] for _ in range(2)] == [2, 2]
+
+
+def test_a_keyed_limit_that_refuses_is_kept() -> None:
+    """`Keyed` drops a policy that is not used, but not one whose successor would admit more calls."""
+    clock = ManualClock()
+    limits = Keyed(lambda _key: RateLimit("5/second;1/hour", clock=clock), key=lambda text: text, max_keys=2)
+    pipeline = Pipeline("search", limits)
+    for key in ("spent", "other", "third"):
+        pipeline.call(str, key)
+    with pytest.raises(RateLimitedError):
+        pipeline.call(str, "spent")
+
+
+@pytest.mark.redis
+async def test_an_instance_with_several_rates_is_counted(redis_server: RedisProcess) -> None:
+    """Its share of the limit is known before the first outage."""
+    for colour in ("acquire", "aacquire"):
+        connection = RedisConnection.from_url(redis_server.url, timeout=5)
+        decision = getattr(TokenBucket("10/second;500/hour", store=RedisStore(connection)), colour)("k")
+        assert (await decision if colour == "aacquire" else decision).allowed
+        assert Fleet.of(connection).is_open
+        await connection.aclose()
+        connection.close()
 
 
 @pytest.mark.redis

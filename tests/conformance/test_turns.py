@@ -116,6 +116,15 @@ def test_bookings_come_one_after_the_other(store: Store, call: Caller) -> None:
     assert limiter.measure().counts == {"allowed": 3, "refused": 3}
 
 
+def test_a_refund_moves_no_turn(store: Store, call: Caller) -> None:
+    """If a payment without a wait goes back while others wait behind it, no call gets a turn at the time of theirs."""
+    limiter = TokenBucket("1/minute", store=store)
+    paid = call(limiter, "acquire", "k")
+    assert call(limiter, "reserve", "k", max_wait="1h").delay == pytest.approx(60, abs=5)
+    call(limiter, "refund", "k", paid)
+    assert call(limiter, "reserve", "k", max_wait="1h").delay == pytest.approx(120, abs=5)
+
+
 def test_a_call_that_does_not_wait_goes_behind_nobody(store: Store, call: Caller) -> None:
     """While calls wait for their turns, one that does not wait is refused, and disturbs no turn."""
     limiter = TokenBucket("1/minute", store=store)

@@ -13,10 +13,12 @@ import share_spender
 from redis_process import RedisProcess, free_port
 
 from resilience.fleet import Fleet
-from resilience.ratelimit import Rate, RedisStore, TokenBucket
+from resilience.ratelimit import Decision, MemoryStore, Rate, RedisStore, TokenBucket
 from resilience.ratelimit._machine import Quota
-from resilience.ratelimit.on_redis._share import share_of
+from resilience.ratelimit.on_redis._codec import BucketCodec
+from resilience.ratelimit.on_redis._share import LocalShare, share_of
 from resilience.redis import RedisConnection
+from resilience.testing import ManualClock
 
 pytestmark = pytest.mark.redis
 
@@ -65,6 +67,35 @@ async def test_a_share_of_tasks_begins_at_the_last_known_level(own_redis_server:
     own_redis_server.kill()
     assert not (await limiter.aacquire("spent")).allowed
     await connection.aclose()
+
+
+def test_a_level_is_as_old_as_the_outage() -> None:
+    """A key that comes late in an outage finds the tokens that came meanwhile, also for a look."""
+    clock, quota = ManualClock(), Quota("levels", Rate(10, 60), 10)
+    store, codec = MemoryStore(), BucketCodec(quota, "p")
+    share = LocalShare(quota, codec, lambda each: store.open(each, clock), lambda: 1, clock, keeps_levels=True)
+
+    def empty(*keys: str) -> None:
+        for key in keys:
+            share.levels[codec.redis_key(key)] = Decision.of(quota, 10, allowed=True, full_at=60.0, made_at=0.0)
+
+    empty("at once", "later", "looked at")
+    assert not share.take("at once", 1, 0.0).allowed
+    clock.advance(45)
+    assert [share.take("later", 1, 0.0).remaining, share.peek("looked at", 1).remaining] == [6, 7]
+    share.age()
+    empty("next outage")
+    clock.advance(45)
+    assert not share.take("next outage", 1, 0.0).allowed
+
+
+def test_shares_of_several_rates_keep_their_level() -> None:
+    """A change of the number of instances divides the rates anew, and fills no bucket."""
+    clock, quotas = ManualClock(), (Quota("n", Rate(4, 60), 4), Quota("n", Rate(8, 3600), 8))
+    store = MemoryStore()
+    assert store.open_joint(quotas, clock).take("k", 4).allowed
+    divided = tuple(share_of(quota, 2) for quota in quotas)
+    assert not store.open_joint(divided, clock, quotas).take("k").allowed
 
 
 def test_a_server_that_comes_back_empty_gives_no_second_burst(own_redis_server: RedisProcess) -> None:

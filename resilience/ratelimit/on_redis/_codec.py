@@ -96,8 +96,8 @@ class BucketCodec:
 
     def encode_refund(self, key: str, cost: int) -> BucketCall:
         """Return the Redis key and the arguments of the script `refund.lua`."""
-        token, refill, _ = self._units
-        return (self.redis_key(key),), (refill, cost * token)
+        token, refill, capacity = self._units
+        return (self.redis_key(key),), (refill, cost * token, capacity)
 
     def encode_level(self, key: str, seconds: float) -> BucketCall:
         """Return the Redis key and the arguments of the script `settle.lua`: the bucket is full in `seconds`."""

@@ -22,22 +22,28 @@ class JointRedisBuckets:
         quotas: One for each rate.
         runner: Runs the scripts.
         open_local: Returns the buckets of this process, for the number of instances that are alive.
+        join: Has this instance counted, so that the others know their share during an outage.
     """
 
-    def __init__(self, quotas: tuple[Quota, ...], runner: RatesRunner, open_local: OpenLocal) -> None:
+    def __init__(
+        self, quotas: tuple[Quota, ...], runner: RatesRunner, open_local: OpenLocal, join: Callable[[], None]
+    ) -> None:
         self._quotas = quotas
         self._runner = runner
         self._script = RatesScript(quotas, runner)
         self._local = open_local
+        self._join = join
         self.allowed = self.refused = 0
 
     def take(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
         """Pay `cost` tokens of each rate, blocking this thread for one round trip. Never raises because of Redis."""
+        self._join()
         decision = self._script.decide(key, cost, allowance)
         return self._counted(self._without_redis(key, cost, allowance) if decision is None else decision)
 
     async def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
         """Pay `cost` tokens of each rate, suspending this task for one round trip. Otherwise like `take`."""
+        self._join()
         decision = await self._script.adecide(key, cost, allowance)
         return self._counted(self._without_redis(key, cost, allowance) if decision is None else decision)
 

@@ -6,7 +6,9 @@ its limit during an outage. n is the last count of the fleet; it is 1 if Redis w
 
 The beginning. A bucket of an instance begins at the level of the last decision of Redis on that key, if that decision
 is at most about two seconds old: the levels are kept in two generations, which the rounds of the fleet replace while
-Redis answers. The time until a bucket is full is the same for the whole and for a share, so that time is kept.
+Redis answers. The time until a bucket is full is the same for the whole and for a share, so that time is kept. A key
+that comes later in the outage finds its bucket fuller by the time since its beginning. Buckets of several rates begin
+full: their levels are not kept, and Redis is not emptied to them.
 
 The end. Redis may have lost its data. Before any call asks it again, the thread that found it empties each bucket to
 the level of the instance (`settle.lua`). The instances do not come back in the same moment, so a bucket only gets
@@ -66,6 +68,7 @@ class LocalShare:
         codec: Makes the keys on Redis.
         open_buckets: Opens buckets in memory; those of one name share their state.
         instances: Returns the number of live instances.
+        clock: Paces the decisions without Redis.
         keeps_levels: Whether the levels of the last decisions are of use.
     """
 
@@ -75,6 +78,7 @@ class LocalShare:
         codec: BucketCodec,
         open_buckets: Callable[[Quota], MemoryBuckets],
         instances: Callable[[], int],
+        clock: Clock,
         *,
         keeps_levels: bool,
     ) -> None:
@@ -82,11 +86,13 @@ class LocalShare:
         self._codec = codec
         self._open = open_buckets
         self._instances = instances
+        self._clock = clock
         self._divisor = 1
         self._buckets = open_buckets(quota)
         self.most = _MAX_LEVELS if keeps_levels else 0
         self.levels: dict[bytes, Decision] = {}
         self._older: dict[bytes, Decision] = {}
+        self._away_since: float | None = None
 
     @property
     def buckets(self) -> MemoryBuckets:
@@ -95,15 +101,33 @@ class LocalShare:
 
     def take(self, key: str, cost: int, allowance: float) -> Decision:
         """Pay `cost` tokens of the share, or none if they do not fit."""
+        return self._prepared(key).take(key, cost, allowance)
+
+    def peek(self, key: str, cost: int) -> Decision:
+        """Return whether `cost` tokens of the share would be paid now."""
+        return self._prepared(key).peek(key, cost)
+
+    def away(self) -> float:
+        """Return since when Redis is away. Buckets fill up from then on, also those that were not asked."""
+        since = self._away_since
+        if since is None:
+            self._away_since = since = self._clock()
+        return since
+
+    def _prepared(self, key: str) -> MemoryBuckets:
+        """Return the buckets: of the present share, and that of `key` at the level that Redis has told."""
         instances = self._instances()
         if instances != self._divisor:
             self._divide(instances)
+        away_since = self.away()
         redis_key = self._codec.redis_key(key)  # of bounded length
         newer, older = self.levels.pop(redis_key, None), self._older.pop(redis_key, None)
         level = older if newer is None else newer
-        if level is not None and level.reset_after > 0:
-            self._buckets.seed(key, level.reset_after)
-        return self._buckets.take(key, cost, allowance)
+        if level is not None:
+            missing = level.reset_after - (self._clock() - away_since)
+            if missing > 0:
+                self._buckets.seed(key, missing)
+        return self._buckets
 
     def _divide(self, instances: int) -> None:
         before, after = self._buckets, self._open(share_of(self._quota, instances))
@@ -117,12 +141,14 @@ class LocalShare:
         self._buckets.reset(key)
 
     def age(self) -> None:
-        """Forget the levels that were not renewed since the last call."""
+        """Forget the levels that were not renewed since the last call. Redis answers."""
+        self._away_since = None
         if self.levels or self._older:
             self._older, self.levels = self.levels, {}
 
     def unsettled(self) -> list[BucketCall]:
-        """Return the script calls that empty the buckets on Redis to the levels of this process."""
+        """Return the script calls that empty the buckets on Redis to the levels of this process. Redis is back."""
+        self._away_since = None
         levels = self._buckets.levels()
         if len(levels) > _MAX_SETTLED:
             levels = sorted(levels, key=lambda level: -level[1])[:_MAX_SETTLED]
@@ -154,6 +180,7 @@ class LocalShares:
             codec,
             lambda wanted: self._memory.open(wanted, clock),
             lambda: self._fleet.instances,
+            clock,
             keeps_levels=self._is_local,
         )
         self._shares.append(ref(share, self._shares.remove))
@@ -162,7 +189,7 @@ class LocalShares:
     def open_joint(self, quotas: tuple[Quota, ...], clock: Clock) -> JointMemoryBuckets:
         """Return the buckets of several rates in this process, with the share of this instance in each."""
         shares = [share_of(quota, self._fleet.instances) for quota in quotas]
-        return self._memory.open_joint(tuple(shares), clock)
+        return self._memory.open_joint(tuple(shares), clock, quotas)
 
     def join(self) -> None:
         """Have this instance counted, if a share of the limits is of use to it. Does nothing while it is counted."""
@@ -214,7 +241,9 @@ class LocalShares:
                 share.age()
 
     def unreachable(self) -> None:
-        """Keep the levels: they are the last ones for now."""
+        """Keep the levels: they are the last ones for now. Buckets fill up from now on."""
+        for share in self._alive():
+            share.away()
 
     def heard(self, message: bytes, /) -> None:
         """Hear nothing."""

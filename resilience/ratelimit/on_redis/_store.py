@@ -121,10 +121,9 @@ class RedisStore:
         shares = self._runner.shares
 
         def open_local() -> JointMemoryBuckets:
-            shares.join()
             return shares.open_joint(quotas, clock)
 
-        return JointRedisBuckets(quotas, self._runner.rates, open_local)
+        return JointRedisBuckets(quotas, self._runner.rates, open_local, shares.join)
 
 
 class RedisBuckets:
@@ -157,7 +156,7 @@ class RedisBuckets:
     def _counted(self, redis_key: bytes, decision: Decision) -> Decision:
         share = self._share
         levels = share.levels
-        if len(levels) < share.most:
+        if len(levels) < share.most or redis_key in levels:
             levels[redis_key] = decision
         if decision.allowed:
             self._allowed += 1
@@ -246,7 +245,7 @@ class RedisBuckets:
         """Decide without Redis and without taking anything, as the `outage` option says."""
         outage = self._runner.connection.options.outage
         if outage == "local":
-            return self._share.buckets.peek(key, cost)
+            return self._share.peek(key, cost)
         if outage == "allow":
             return Decision.of(self._quota, cost, allowed=True, full_at=0.0, made_at=0.0)
         return Decision.refusal(self._quota, cost, self._outage.trial_after)

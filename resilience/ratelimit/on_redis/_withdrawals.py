@@ -79,7 +79,8 @@ class Withdrawals:
             while calls := self._next():
                 with self._outage.attempt() as attempt:
                     if attempt.may_try:
-                        for reply in self._connection.pool.run(self._asking(calls)):
+                        patience = self._connection.options.connect_timeout  # no caller waits behind this thread
+                        for reply in self._connection.pool.run(self._asking(calls), patience):
                             raised(reply)
         except BaseException:
             self._ended()
