@@ -17,6 +17,9 @@ from postgres_process import PostgresProcess, PostgresServer, find_binaries
 from redis_groups import RedisCluster, SentinelGroup, running
 from redis_process import RedisProcess, find_binary, find_oldest_binary
 
+from resilience._support.fork import states_of_process
+from resilience.fleet import Fleet
+
 take_signals()
 
 # Servers that tests start have asyncio's own loop, whatever is installed: the tests of uvloop name it.
@@ -40,7 +43,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Let a test that has to be quick, or talks to processes, try again, once, and be listed as `RERUN`.
 
     A machine that stands still for half a second, or gives away the port it has just named, fails it with nothing
-    wrong; twice in a row there is something. All other tests are right or wrong the first time.
+    wrong; twice in a row there is something. tox gives all other tests a second try too, so that a stolen processor
+    stops no release; a test without these marks that is listed as `RERUN` has a fault to find.
     """
     for item in items:
         if item.get_closest_marker("realtime") or item.get_closest_marker("servers"):
@@ -90,9 +94,17 @@ def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisPro
     server.kill()
 
 
+def leave_fleets() -> None:
+    """Take the connections of earlier tests out of their fleets: they would be counted as instances in this one."""
+    for thing in states_of_process():
+        if isinstance(thing, Fleet):
+            thing.close()
+
+
 @pytest.fixture
 def redis_server(redis_process: RedisProcess) -> RedisProcess:
     """Provide the server: running, empty, its statistics at zero."""
+    leave_fleets()
     redis_process.ready()
     return redis_process
 
@@ -102,6 +114,7 @@ def own_redis_server(redis_process: RedisProcess) -> RedisProcess:
     """Provide the same for tests that pause or kill it: not with a server that was given."""
     if os.environ.get("TEST_REDIS_URL"):
         pytest.skip("the server of TEST_REDIS_URL is not ours to stop")
+    leave_fleets()
     redis_process.ready()
     return redis_process
 

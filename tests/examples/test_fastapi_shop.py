@@ -52,6 +52,7 @@ async def test_an_order_is_paid(shop: httpx2.AsyncClient, path: str) -> None:
     assert (response.status_code, response.json()) == (201, {"paid": 900})
 
 
+@pytest.mark.realtime
 async def test_hanging_orders_take_the_connections_of_the_catalogue(shop: httpx2.AsyncClient, provider: str) -> None:
     """While the provider hangs, the catalogue waits for orders without the pipeline, and not for orders with it."""
     await change_mode(provider, "hanging")

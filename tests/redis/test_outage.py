@@ -157,7 +157,7 @@ def test_local_mode_still_limits() -> None:
     scene = Scene(f"redis://127.0.0.1:{free_port()}/0", outage="local")
     assert sum(bool(scene.limiter.acquire("k")) for _ in range(50)) == 10
     refused = scene.limiter.acquire("k")
-    assert refused.retry_after == pytest.approx(6, abs=1)
+    assert refused.retry_after == pytest.approx(6, abs=3)
     scene.limiter.reset("k")
     assert scene.limiter.acquire("k")
 

@@ -43,7 +43,7 @@ def test_view_is_limited(app: Flask, browse: Any, colour: str, *, installed: boo
         FlaskResilience(app)
     answers = [browse(app, address).get("/") for address in ("203.0.113.9", "203.0.113.10") for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429] * 2
-    assert answers[2].headers["Retry-After"] == "30"
+    assert 20 <= int(answers[2].headers["Retry-After"]) <= 30
 
 
 def test_refusal_is_an_envelope(guarded: Flask, browse: Any) -> None:
