@@ -142,7 +142,7 @@ SECTIONS = (
         "resilience.ratelimit._options:RateLimitOptions",
         "resilience.ratelimit:TokenBucket",
         needs="rate",
-        without=frozenset({"max_wait", "retry_after_max"}),
+        without=frozenset({"max_wait", "retry_after_max", "strategy"}),
     ),
     Section("budget.*", "resilience.budget._options:BudgetOptions", "resilience.budget:RetryBudget"),
     Section("pipeline.*", "resilience.config._options:PipelineOptions", "resilience.pipeline:Pipeline"),

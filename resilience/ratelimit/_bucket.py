@@ -28,11 +28,12 @@ from resilience.ratelimit._store import (
     PeekingBuckets,
     RefundingBuckets,
     Store,
+    WindowStore,
     measurement_of,
 )
 from resilience.ratelimit._waiting import AcquiringByTaking, patience
 
-__all__ = ("TokenBucket", "checked_store", "open_buckets", "quota_of", "quotas_of")
+__all__ = ("TokenBucket", "checked_store", "open_buckets", "open_windows", "quota_of", "quotas_of")
 
 _NAME = Text("a name of letters, digits and . _ - /", pattern=r"[A-Za-z0-9][A-Za-z0-9._/-]*", longest=100)
 
@@ -63,6 +64,13 @@ def open_buckets(store: Store, quotas: tuple[Quota, ...], clock: Clock) -> Bucke
     if isinstance(store, JointStore):
         return store.open_joint(quotas, clock)
     raise ConfigurationError([Problem("store", store, "a store that keeps several rates, by open_joint")])
+
+
+def open_windows(store: Store, strategy: str, quota: Quota, clock: Clock) -> Buckets:
+    """Return the windows of a quota in `store`. Raises `ConfigurationError` if it keeps none."""
+    if isinstance(store, WindowStore):
+        return store.open_windows(strategy, quota, clock)
+    raise ConfigurationError([Problem("store", store, f"a store that keeps {strategy}, by open_windows")])
 
 
 def checked_store(store: Store | None) -> Store:

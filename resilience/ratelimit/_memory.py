@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from resilience._support.fork import renew_after_fork
 from resilience.clock import Clock
@@ -16,6 +17,9 @@ from resilience.ratelimit._machine import BucketTable, Quota, Withdrawal
 from resilience.ratelimit._rate import text_of
 from resilience.ratelimit._store import checked_cost, stored_key
 from resilience.ratelimit._waiting import aacquire_in_turn, acquire_in_turn
+
+if TYPE_CHECKING:
+    from resilience.ratelimit.windows._memory import MemoryWindows, WindowTable
 
 __all__ = ("MemoryBuckets", "MemoryStore")
 
@@ -49,6 +53,7 @@ class MemoryStore:
             raise ConfigurationError([Problem("max_keys", max_keys, _MAX_KEYS.expected)]) from None
         self._tables: dict[str, _LockedTable] = {}
         self._joint: dict[str, JointTable] = {}
+        self._windows: dict[str, WindowTable] = {}
 
     def open(self, quota: Quota, clock: Clock) -> MemoryBuckets:
         """Return the buckets of `quota.name`."""
@@ -70,6 +75,21 @@ class MemoryStore:
         # setdefault is one atomic step: see `open`.
         table = self._joint.setdefault(quotas[0].name, JointTable(self.max_keys))
         return JointMemoryBuckets(quotas, clock, table, text_of(quota.rate for quota in whole or quotas))
+
+    def open_windows(self, strategy: str, quota: Quota, clock: Clock, whole: Quota | None = None) -> MemoryWindows:
+        """Return the windows of `quota.name`, counted by `strategy`.
+
+        Args:
+            strategy: The name of a window, such as `moving-window`.
+            quota: The amount and the period.
+            clock: Returns seconds that never go back.
+            whole: The limit of which `quota` is a share, as for `open_joint`.
+        """
+        from resilience.ratelimit.windows._memory import MemoryWindows, WindowTable  # noqa: PLC0415 - few use windows
+
+        # setdefault is one atomic step: see `open`.
+        table = self._windows.setdefault(quota.name, WindowTable(self.max_keys, clock))
+        return MemoryWindows(strategy, quota, clock, table, str((whole or quota).rate))
 
     def __len__(self) -> int:
         """Return the number of buckets in memory, of all names."""

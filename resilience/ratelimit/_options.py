@@ -7,10 +7,15 @@ from dataclasses import dataclass
 
 from resilience._support.retry_after import RETRY_AFTER_MAX
 from resilience.errors import Problem
-from resilience.options import Duration, Flag, Options, Whole, option
-from resilience.ratelimit._rate import RateText
+from resilience.options import Choice, Duration, Flag, Options, Whole, option
+from resilience.ratelimit._rate import RateText, as_rates
 
 __all__ = ("RateLimitOptions",)
+
+BUCKET = "token-bucket"
+WINDOWS = ("fixed-window", "moving-window", "sliding-window-counter")
+_MOST_REMEMBERED = 100_000
+"""The largest amount of a moving window: it remembers that many calls for each key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +28,7 @@ class RateLimitOptions(Options):
         max_wait: The longest time that a call waits for its turn, in seconds. 0 refuses at once.
         retry_after_max: The longest time for which an outcome that matches `drain_on` empties the bucket, in seconds.
         shadow: Report the calls that would be refused, and refuse none.
+        strategy: How calls are counted: a token bucket, or a window under its name in the package limits.
     """
 
     rate: str | None = option(None, RateText(), "sustained rate", none="no limit")
@@ -36,7 +42,28 @@ class RateLimitOptions(Options):
         "longest time for which an outcome that matches drain_on empties the bucket",
     )
     shadow: bool = option(False, Flag(), "report the calls that would be refused, and refuse none")
+    strategy: str = option(BUCKET, Choice(BUCKET, *WINDOWS), "how calls are counted")
+
+    @property
+    def is_window(self) -> bool:
+        """Whether calls are counted in a window of time."""
+        return self.strategy != BUCKET
 
     def _together(self) -> Iterable[Problem]:
+        if self.is_window:
+            yield from self._of_windows()
         if self.burst is not None and ";" in (self.rate or ""):
             yield Problem("burst", self.burst, "none beside several rates: each bucket has the amount of its own rate")
+
+    def _of_windows(self) -> Iterable[Problem]:
+        rule = f"none with strategy {self.strategy}:"
+        rates = as_rates(self.rate) if self.rate else ()
+        if len(rates) > 1:
+            yield Problem("rate", self.rate, f"one rate with strategy {self.strategy}")
+        elif self.strategy == "moving-window" and rates and rates[0].amount > _MOST_REMEMBERED:
+            reason = f"at most {_MOST_REMEMBERED:,} calls with strategy moving-window, which remembers each call"
+            yield Problem("rate", self.rate, reason)
+        if self.burst is not None:
+            yield Problem("burst", self.burst, f"{rule} a window admits the amount of its rate")
+        if self.max_wait:
+            yield Problem("max_wait", self.max_wait, f"{rule} windows give no turns")

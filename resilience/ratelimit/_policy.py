@@ -17,7 +17,7 @@ from resilience.errors import REFUSALS, ConfigurationError, Problem, RateLimited
 from resilience.events import Emitter, Event
 from resilience.options import CLOCK, Opaque, checked, is_plain_callable
 from resilience.policy import NO_RESULT, PolicyBase, Wait
-from resilience.ratelimit._bucket import checked_store, open_buckets, quotas_of
+from resilience.ratelimit._bucket import checked_store, open_buckets, open_windows, quotas_of
 from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._options import RateLimitOptions
 from resilience.ratelimit._rate import Rate, as_rates, text_of
@@ -67,6 +67,9 @@ class RateLimit(PolicyBase, Measured):
             refuses at once. A call whose turn would come after the deadline in force is refused at once.
         shadow: Refuse no call and let no call wait. The event `ratelimit.rejected` reports the calls that would have
             been refused.
+        strategy: How calls are counted. `"token-bucket"`, the default, refills evenly. `"fixed-window"`,
+            `"moving-window"` and `"sliding-window-counter"` are the windows of that name in the package limits. They
+            take one rate, without `burst` and `max_wait`.
         drain_on: An exception class, or a predicate of the result or exception. It says which outcomes mean that the
             other side counts differently and had too many calls. Such an outcome takes all tokens, and its
             `retry_after` is kept. Only for buckets in this process.
@@ -100,6 +103,7 @@ class RateLimit(PolicyBase, Measured):
         *,
         max_wait: float | str | timedelta = 0,
         shadow: bool = False,
+        strategy: str = "token-bucket",
         drain_on: DrainOn | None = None,
         retry_after_max: float | str | timedelta = RETRY_AFTER_MAX,
         key: str = "",
@@ -114,6 +118,7 @@ class RateLimit(PolicyBase, Measured):
             max_wait=cast("float", max_wait),
             retry_after_max=cast("float", retry_after_max),
             shadow=shadow,
+            strategy=strategy,
         )
         self.key = stored_key(key)
         self.events = Emitter()
@@ -145,7 +150,10 @@ class RateLimit(PolicyBase, Measured):
 
     def _open(self) -> None:
         self._quotas = quotas_of(self.name, cast("str", self.options.rate), self.options.burst)
-        self._buckets = open_buckets(self._store, self._quotas, self._clock)
+        if self.options.is_window:
+            self._buckets = open_windows(self._store, self.options.strategy, self._quotas[0], self._clock)
+        else:
+            self._buckets = open_buckets(self._store, self._quotas, self._clock)
         self._take = self._buckets.take
         self._spend = self._buckets.spend if isinstance(self._buckets, SpendingBuckets) else self._spend_by_taking
 

@@ -27,6 +27,7 @@ __all__ = (
     "RefundingBuckets",
     "SpendingBuckets",
     "Store",
+    "WindowStore",
     "checked_cost",
     "checked_key",
     "measurement_of",
@@ -175,6 +176,15 @@ class JointStore(Store, Protocol):
 
     def open_joint(self, quotas: tuple[Quota, ...], clock: Clock) -> Buckets:
         """Return the buckets of some quotas with one name."""
+        ...
+
+
+@runtime_checkable
+class WindowStore(Store, Protocol):
+    """Opens windows, which count calls in place of buckets."""
+
+    def open_windows(self, strategy: str, quota: Quota, clock: Clock) -> Buckets:
+        """Return the windows of `quota.name`, counted by `strategy`."""
         ...
 
 

@@ -31,6 +31,8 @@ from resilience.ratelimit._machine import Quota
 from resilience.ratelimit._memory import MemoryBuckets, MemoryStore
 from resilience.ratelimit._rate import MAX_PERIOD, Rate
 from resilience.ratelimit.on_redis._codec import BucketCall, BucketCodec
+from resilience.ratelimit.on_redis._windows import share_of_window
+from resilience.ratelimit.windows._memory import MemoryWindows
 from resilience.redis import LuaScript, OutageGuard, RedisConnection
 from resilience.redis._exchange import Reply
 
@@ -190,6 +192,10 @@ class LocalShares:
         """Return the buckets of several rates in this process, with the share of this instance in each."""
         shares = [share_of(quota, self._fleet.instances) for quota in quotas]
         return self._memory.open_joint(tuple(shares), clock, quotas)
+
+    def open_windows(self, strategy: str, quota: Quota, clock: Clock) -> MemoryWindows:
+        """Return the windows of this process, with the share of this instance in their amount."""
+        return self._memory.open_windows(strategy, share_of_window(quota, self._fleet.instances), clock, quota)
 
     def join(self) -> None:
         """Have this instance counted, if a share of the limits is of use to it. Does nothing while it is counted."""

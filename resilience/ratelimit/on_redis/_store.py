@@ -18,6 +18,8 @@ from resilience.ratelimit.on_redis._codec import BucketCodec
 from resilience.ratelimit.on_redis._joint import JointRedisBuckets
 from resilience.ratelimit.on_redis._rates import RatesRunner, RatesScript
 from resilience.ratelimit.on_redis._share import LocalShare, LocalShares
+from resilience.ratelimit.on_redis._windows import RedisWindows
+from resilience.ratelimit.windows._memory import MemoryWindows
 from resilience.redis import LuaScript, OutageGuard, RedisConnection
 from resilience.redis._errors import raised
 from resilience.redis._exchange import Reply, exchange, packed
@@ -124,6 +126,21 @@ class RedisStore:
             return shares.open_joint(quotas, clock)
 
         return JointRedisBuckets(quotas, self._runner.rates, open_local, shares.join)
+
+    def open_windows(self, strategy: str, quota: Quota, clock: Clock) -> RedisWindows:
+        """Return the windows of `quota.name`.
+
+        Args:
+            strategy: The name of a window, such as `moving-window`.
+            quota: The amount and the period.
+            clock: Paces only the decisions of this process during an outage.
+        """
+        shares = self._runner.shares
+
+        def open_local() -> MemoryWindows:
+            return shares.open_windows(strategy, quota, clock)
+
+        return RedisWindows(strategy, quota, self._runner.rates, open_local, shares.join)
 
 
 class RedisBuckets:

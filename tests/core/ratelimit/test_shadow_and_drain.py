@@ -123,6 +123,7 @@ def test_a_policy_says_what_it_was_told() -> None:
         "max_wait": 0.0,
         "retry_after_max": 300.0,
         "shadow": True,
+        "strategy": "token-bucket",
     }
 
 
