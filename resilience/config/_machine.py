@@ -173,16 +173,20 @@ def _problems_together(settled: Settled, spoiled: set[Key]) -> Iterator[Problem]
 
 
 _SHARED = frozenset({("pipeline", "breaker", "shared"), ("budget", "shared")})
+_LEASED = frozenset({("pipeline", "rate_limit", "lease"), ("limiter", "lease")})
 """The options, without the name of the instance, that need Redis."""
 
 
 def _without_redis(settled: Settled, spoiled: set[Key]) -> Iterator[Problem]:
-    """Yield a problem for each breaker or budget that is shared although no Redis is configured."""
+    """Yield a problem for each breaker or budget that is shared, and each lease, although no Redis is configured."""
     if settled.keys() & {_REDIS_URL} or _REDIS_URL in spoiled:
         return
     for key, value in settled.items():
-        if (key[0], *key[2:]) in _SHARED and value.value is True:
+        option = (key[0], *key[2:])
+        if option in _SHARED and value.value is True:
             yield Problem(value.entry.spelled, True, f"false, unless {variable(_REDIS_URL)} is set")
+        elif option in _LEASED and value.value is not None:
+            yield Problem(value.entry.spelled, value.value, f"nothing, unless {variable(_REDIS_URL)} is set")
 
 
 def _mentioned(settled: Settled) -> Iterator[tuple[Section, str]]:

@@ -23,17 +23,16 @@ from resilience.ratelimit._store import (
     AcquiringBuckets,
     Buckets,
     CountingBuckets,
-    JointStore,
     LocalBuckets,
     PeekingBuckets,
     RefundingBuckets,
     Store,
-    WindowStore,
     measurement_of,
+    open_buckets,
 )
 from resilience.ratelimit._waiting import AcquiringByTaking, patience
 
-__all__ = ("TokenBucket", "checked_store", "open_buckets", "open_windows", "quota_of", "quotas_of")
+__all__ = ("TokenBucket", "checked_store", "quota_of", "quotas_of")
 
 _NAME = Text("a name of letters, digits and . _ - /", pattern=r"[A-Za-z0-9][A-Za-z0-9._/-]*", longest=100)
 
@@ -55,22 +54,6 @@ def quotas_of(name: str, rate: str | Rate, burst: int | None) -> tuple[Quota, ..
     if len(rates) > 1:
         RateLimitOptions(rate=text_of(rates), burst=burst)
     return tuple(quota_of(name, each, burst) for each in rates)
-
-
-def open_buckets(store: Store, quotas: tuple[Quota, ...], clock: Clock) -> Buckets:
-    """Return the buckets of the quotas in `store`. Raises `ConfigurationError` if it cannot keep several rates."""
-    if len(quotas) == 1:
-        return store.open(quotas[0], clock)
-    if isinstance(store, JointStore):
-        return store.open_joint(quotas, clock)
-    raise ConfigurationError([Problem("store", store, "a store that keeps several rates, by open_joint")])
-
-
-def open_windows(store: Store, strategy: str, quota: Quota, clock: Clock) -> Buckets:
-    """Return the windows of a quota in `store`. Raises `ConfigurationError` if it keeps none."""
-    if isinstance(store, WindowStore):
-        return store.open_windows(strategy, quota, clock)
-    raise ConfigurationError([Problem("store", store, f"a store that keeps {strategy}, by open_windows")])
 
 
 def checked_store(store: Store | None) -> Store:
@@ -115,6 +98,9 @@ class TokenBucket(Fixed, Measured):
         store: Where the buckets are kept. The default keeps them in this process.
         name: Under which the store keeps the buckets.
         shadow: Allow every call, and emit the event `ratelimit.rejected` for calls that would have been refused.
+        lease: Take up to this many tokens of a key ahead from Redis, and spend them without it. 1 to 10,000, and no
+            more than the burst. Or `"auto"`: as many as the calls of a second need. The default asks Redis for each
+            decision. Only for a `RedisStore` and one rate.
         clock: Returns seconds that never go back. A `RedisStore` uses the server's clock instead.
 
     Attributes:
@@ -155,12 +141,15 @@ class TokenBucket(Fixed, Measured):
         *,
         name: str = "default",
         shadow: bool = False,
+        lease: int | str | None = None,
         clock: Clock = monotonic,
     ) -> None:
         self._quotas = quotas_of(name, rate, burst)
+        options = RateLimitOptions.of(rate=text_of(self.rates), burst=burst, lease=lease)
+        self._lease = options.lease
         self._clock: Clock = checked(clock, "clock", CLOCK)
         self._store = checked_store(store)
-        self._buckets = open_buckets(self._store, self._quotas, self._clock)
+        self._buckets = open_buckets(self._store, self._quotas, self._clock, self._lease)
         self.events = Emitter()
         self.shadow: bool = checked(shadow, "shadow", Flag())
         asked = _ShadowBuckets(self._buckets, self._shown) if self.shadow else _acquiring(self._buckets)
@@ -198,7 +187,10 @@ class TokenBucket(Fixed, Measured):
         Raises:
             ConfigurationError: One of the two is wrong.
         """
-        other = TokenBucket(rate, burst, self._store, name=self.name, shadow=self.shadow, clock=self._clock)
+        lease = _lease_within(self._lease, quotas_of(self.name, rate, burst))
+        other = TokenBucket(
+            rate, burst, self._store, name=self.name, shadow=self.shadow, lease=lease, clock=self._clock
+        )
         other.events = self.events
         return other
 
@@ -350,6 +342,13 @@ class TokenBucket(Fixed, Measured):
 
     def __repr__(self) -> str:
         return f"<TokenBucket {self.name!r} {self.rate_text} burst={self.burst}>"
+
+
+def _lease_within(lease: int | str | None, quotas: tuple[Quota, ...]) -> int | str | None:
+    """Return the lease of a limiter for another rate: no more than its burst, and none for several rates."""
+    if len(quotas) > 1:
+        return None
+    return min(lease, *(quota.burst for quota in quotas)) if isinstance(lease, int) else lease
 
 
 def _acquiring(buckets: Buckets) -> AcquiringBuckets | AcquiringByTaking:

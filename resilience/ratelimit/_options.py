@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from resilience._support.retry_after import RETRY_AFTER_MAX
 from resilience.errors import Problem
 from resilience.options import Choice, Duration, Flag, Options, Whole, option
-from resilience.ratelimit._rate import RateText, as_rates
+from resilience.ratelimit._rate import RateText, as_rate, as_rates
 
-__all__ = ("RateLimitOptions",)
+__all__ = ("MOST_LEASED", "RateLimitOptions")
+
+MOST_LEASED: Final = 10_000
+"""The largest lease, in tokens."""
+
+
+class LeaseText:
+    """The rule of the largest lease: a number of tokens, or the word `auto`."""
+
+    expected = f"a whole number from 1 to {MOST_LEASED:,}, or auto"
+
+    def __init__(self) -> None:
+        self._tokens = Whole(1, MOST_LEASED)
+
+    def check(self, value: object, /) -> int | str:
+        """Return the number or the word."""
+        return "auto" if value == "auto" else self._tokens.check(value)
+
+    def parse(self, text: str, /) -> int | str:
+        """Accept decimal digits, or the word in any case."""
+        return "auto" if text.strip().lower() == "auto" else self._tokens.parse(text)
+
 
 BUCKET = "token-bucket"
 WINDOWS = ("fixed-window", "moving-window", "sliding-window-counter")
@@ -29,6 +51,7 @@ class RateLimitOptions(Options):
         retry_after_max: The longest time for which an outcome that matches `drain_on` empties the bucket, in seconds.
         shadow: Report the calls that would be refused, and refuse none.
         strategy: How calls are counted: a token bucket, or a window under its name in the package limits.
+        lease: The most tokens that an instance takes ahead from a bucket on Redis, or `auto`: as many as it needs.
     """
 
     rate: str | None = option(None, RateText(), "sustained rate", none="no limit")
@@ -43,6 +66,12 @@ class RateLimitOptions(Options):
     )
     shadow: bool = option(False, Flag(), "report the calls that would be refused, and refuse none")
     strategy: str = option(BUCKET, Choice(BUCKET, *WINDOWS), "how calls are counted")
+    lease: int | str | None = option(
+        None,
+        LeaseText(),
+        "most tokens that an instance takes ahead from a bucket on Redis and spends without it",
+        none="each decision asks Redis",
+    )
 
     @property
     def is_window(self) -> bool:
@@ -54,6 +83,12 @@ class RateLimitOptions(Options):
             yield from self._of_windows()
         if self.burst is not None and ";" in (self.rate or ""):
             yield Problem("burst", self.burst, "none beside several rates: each bucket has the amount of its own rate")
+        if self.lease is not None and ";" in (self.rate or ""):
+            yield Problem("lease", self.lease, "none beside several rates: a lease is of one bucket")
+        elif isinstance(self.lease, int) and self.rate is not None:
+            burst = as_rate(self.rate).amount if self.burst is None else self.burst
+            if self.lease > burst:
+                yield Problem("lease", self.lease, f"no more than the burst, which is {burst:,}")
 
     def _of_windows(self) -> Iterable[Problem]:
         rule = f"none with strategy {self.strategy}:"
@@ -67,3 +102,5 @@ class RateLimitOptions(Options):
             yield Problem("burst", self.burst, f"{rule} a window admits the amount of its rate")
         if self.max_wait:
             yield Problem("max_wait", self.max_wait, f"{rule} windows give no turns")
+        if self.lease is not None:
+            yield Problem("lease", self.lease, f"{rule} a lease is of a bucket")

@@ -17,7 +17,7 @@ from resilience.errors import REFUSALS, ConfigurationError, Problem, RateLimited
 from resilience.events import Emitter, Event
 from resilience.options import CLOCK, Opaque, checked, is_plain_callable
 from resilience.policy import NO_RESULT, PolicyBase, Wait
-from resilience.ratelimit._bucket import checked_store, open_buckets, open_windows, quotas_of
+from resilience.ratelimit._bucket import checked_store, quotas_of
 from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._options import RateLimitOptions
 from resilience.ratelimit._rate import Rate, as_rates, text_of
@@ -29,6 +29,8 @@ from resilience.ratelimit._store import (
     SpendingBuckets,
     Store,
     measurement_of,
+    open_buckets,
+    open_windows,
     stored_key,
 )
 from resilience.ratelimit._waiting import within_deadline
@@ -70,6 +72,7 @@ class RateLimit(PolicyBase, Measured):
         strategy: How calls are counted. `"token-bucket"`, the default, refills evenly. `"fixed-window"`,
             `"moving-window"` and `"sliding-window-counter"` are the windows of that name in the package limits. They
             take one rate, without `burst` and `max_wait`.
+        lease: Take up to this many tokens ahead from Redis, or `"auto"`, and spend them without it. See `TokenBucket`.
         drain_on: An exception class, or a predicate of the result or exception. It says which outcomes mean that the
             other side counts differently and had too many calls. Such an outcome takes all tokens, and its
             `retry_after` is kept. Only for buckets in this process.
@@ -104,6 +107,7 @@ class RateLimit(PolicyBase, Measured):
         max_wait: float | str | timedelta = 0,
         shadow: bool = False,
         strategy: str = "token-bucket",
+        lease: int | str | None = None,
         drain_on: DrainOn | None = None,
         retry_after_max: float | str | timedelta = RETRY_AFTER_MAX,
         key: str = "",
@@ -119,6 +123,7 @@ class RateLimit(PolicyBase, Measured):
             retry_after_max=cast("float", retry_after_max),
             shadow=shadow,
             strategy=strategy,
+            lease=lease,
         )
         self.key = stored_key(key)
         self.events = Emitter()
@@ -153,7 +158,7 @@ class RateLimit(PolicyBase, Measured):
         if self.options.is_window:
             self._buckets = open_windows(self._store, self.options.strategy, self._quotas[0], self._clock)
         else:
-            self._buckets = open_buckets(self._store, self._quotas, self._clock)
+            self._buckets = open_buckets(self._store, self._quotas, self._clock, self.options.lease)
         self._take = self._buckets.take
         self._spend = self._buckets.spend if isinstance(self._buckets, SpendingBuckets) else self._spend_by_taking
 

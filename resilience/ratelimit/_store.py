@@ -15,6 +15,7 @@ from resilience.clock import Clock
 from resilience.errors import ConfigurationError, Problem
 from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._machine import Quota
+from resilience.ratelimit._options import MOST_LEASED
 
 __all__ = (
     "AcquiringBuckets",
@@ -22,6 +23,7 @@ __all__ = (
     "CountingBuckets",
     "DrainableBuckets",
     "JointStore",
+    "LeasingStore",
     "LocalBuckets",
     "PeekingBuckets",
     "RefundingBuckets",
@@ -31,6 +33,8 @@ __all__ = (
     "checked_cost",
     "checked_key",
     "measurement_of",
+    "open_buckets",
+    "open_windows",
     "stored_key",
 )
 
@@ -186,6 +190,57 @@ class WindowStore(Store, Protocol):
     def open_windows(self, strategy: str, quota: Quota, clock: Clock) -> Buckets:
         """Return the windows of `quota.name`, counted by `strategy`."""
         ...
+
+
+@runtime_checkable
+class LeasingStore(Store, Protocol):
+    """Opens buckets whose tokens are taken ahead."""
+
+    def open_leased(self, quota: Quota, clock: Clock, most: int) -> Buckets:
+        """Return the buckets of `quota.name`.
+
+        Args:
+            quota: The name, the rate and the size of the buckets.
+            clock: Returns seconds that never go back.
+            most: The most tokens of a key that this instance takes ahead.
+        """
+        ...
+
+
+def open_buckets(store: Store, quotas: tuple[Quota, ...], clock: Clock, lease: int | str | None = None) -> Buckets:
+    """Return the buckets of the quotas in `store`.
+
+    Args:
+        store: Where the buckets are kept.
+        quotas: One for each rate.
+        clock: Returns seconds that never go back.
+        lease: The most tokens of a bucket to take ahead, or `auto`; None for no lease.
+
+    Raises:
+        ConfigurationError: The store cannot keep several rates, or lease tokens.
+    """
+    if lease is not None:
+        if not isinstance(store, LeasingStore):
+            raise ConfigurationError(
+                [
+                    Problem(
+                        "lease", lease, "None unless the store is a RedisStore: the memory of a process needs no lease"
+                    )
+                ]
+            )
+        return store.open_leased(quotas[0], clock, lease if isinstance(lease, int) else MOST_LEASED)
+    if len(quotas) == 1:
+        return store.open(quotas[0], clock)
+    if isinstance(store, JointStore):
+        return store.open_joint(quotas, clock)
+    raise ConfigurationError([Problem("store", store, "a store that keeps several rates, by open_joint")])
+
+
+def open_windows(store: Store, strategy: str, quota: Quota, clock: Clock) -> Buckets:
+    """Return the windows of a quota in `store`. Raises `ConfigurationError` if it keeps none."""
+    if isinstance(store, WindowStore):
+        return store.open_windows(strategy, quota, clock)
+    raise ConfigurationError([Problem("store", store, f"a store that keeps {strategy}, by open_windows")])
 
 
 def measurement_of(name: str, buckets: Buckets, *, shadow: bool) -> Measurement:

@@ -62,7 +62,10 @@ class ConfiguredPolicies:
             key = section("limiter.*").key("rate", fold(name))
             raise ConfigurationError([Missing(variable(key), "a rate such as 100/second, here or in code")])
         shadow = configured is not None and configured.shadow
-        bucket = section("limiter.*").constructor(rate, burst, self._parts.store(), name=name, shadow=shadow)
+        lease = None if configured is None else configured.lease
+        bucket = section("limiter.*").constructor(
+            rate, burst, self._parts.store(), name=name, shadow=shadow, lease=lease
+        )
         bucket.events.log_to(self._log)
         return cast("TokenBucket", bucket)
 

@@ -19,6 +19,8 @@ from resilience.ratelimit.on_redis._joint import JointRedisBuckets
 from resilience.ratelimit.on_redis._rates import RatesRunner, RatesScript
 from resilience.ratelimit.on_redis._share import LocalShare, LocalShares
 from resilience.ratelimit.on_redis._windows import RedisWindows
+from resilience.ratelimit.on_redis.leases._buckets import LeasedBuckets
+from resilience.ratelimit.on_redis.leases._machine import LeaseRule
 from resilience.ratelimit.windows._memory import MemoryWindows
 from resilience.redis import LuaScript, OutageGuard, RedisConnection
 from resilience.redis._errors import raised
@@ -118,6 +120,16 @@ class RedisStore:
         codec = BucketCodec(quota, self.connection.options.prefix)
         return RedisBuckets(quota, codec, self._runner, self._runner.shares.open(quota, codec, clock))
 
+    def open_leased(self, quota: Quota, clock: Clock, most: int) -> LeasedBuckets:
+        """Return the buckets of `quota.name`, whose tokens are leased.
+
+        Args:
+            quota: The name, the rate and the size of the buckets.
+            clock: Returns seconds that never go back; paces the leases, and the decisions during an outage.
+            most: The most tokens of a key that this instance leases.
+        """
+        return LeasedBuckets(LeaseRule(quota, most), self.open(quota, clock), self.connection, self.outage, clock)
+
     def open_joint(self, quotas: tuple[Quota, ...], clock: Clock) -> JointRedisBuckets:
         """Return the buckets of several rates with one name. All rates of a key are one value on Redis."""
         shares = self._runner.shares
@@ -169,6 +181,12 @@ class RedisBuckets:
         """Count decisions from zero."""
         self._allowed = self._refused = 0
         self._share.buckets.forget_counts()
+
+    def remember(self, key: str, decision: Decision) -> None:
+        """Keep the level of a bucket for an outage, as a decision on a lease says."""
+        share = self._share
+        if len(share.levels) < share.most:
+            share.levels[self._codec.redis_key(key)] = decision
 
     def _counted(self, redis_key: bytes, decision: Decision) -> Decision:
         share = self._share

@@ -28,7 +28,7 @@ def hint(name: str) -> str:
     ("wrong", "fields"),
     [
         ("PIPELINE__P__TIMEOUT", "ENABLED, SECONDS, MARGIN, MAX_THREADS"),
-        ("LIMITER__LOGIN", "RATE, BURST, SHADOW"),
+        ("LIMITER__LOGIN", "RATE, BURST, SHADOW, LEASE"),
         (
             "REDIS",
             (
@@ -63,7 +63,7 @@ def test_a_section_that_does_not_exist_is_answered_with_those_that_do(wrong: str
     ("wrong", "known"),
     [
         ("PIPELINE__P__TIMEOUT__TTL", "PIPELINE__P__TIMEOUT__ is followed by ENABLED, SECONDS, MARGIN, MAX_THREADS"),
-        ("LIMITER__LOGIN__MAX_WAIT", "LIMITER__LOGIN__ is followed by RATE, BURST, SHADOW"),
+        ("LIMITER__LOGIN__MAX_WAIT", "LIMITER__LOGIN__ is followed by RATE, BURST, SHADOW, LEASE"),
     ],
 )
 def test_a_field_like_no_other_is_answered_with_all_of_its_section(wrong: str, known: str) -> None:

@@ -124,6 +124,7 @@ def test_a_policy_says_what_it_was_told() -> None:
         "retry_after_max": 300.0,
         "shadow": True,
         "strategy": "token-bucket",
+        "lease": None,
     }
 
 

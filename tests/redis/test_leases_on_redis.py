@@ -1,0 +1,360 @@
+"""Leases on a real server: decisions without a round trip, and tokens that come back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from lease_ledger import LeaseLedger
+from redis_process import RedisProcess
+
+from resilience import ConfigurationError, Pipeline, RateLimit, RateLimitedError
+from resilience.fleet import Fleet
+from resilience.ratelimit import MemoryStore, Rate, RedisStore, TokenBucket
+from resilience.ratelimit._machine import Quota
+from resilience.ratelimit.on_redis.leases._codec import LEASE, LeaseCodec
+from resilience.ratelimit.on_redis.leases._machine import LeaseRenewal, TokenLease
+from resilience.redis import RedisConnection
+
+pytestmark = pytest.mark.redis
+
+HOLDER = Path(__file__).parent.parent / "support" / "lease_holder.py"
+_INSTANCES = 4
+
+
+def scripts(server: RedisProcess) -> int:
+    """Return how many scripts the server has run, those of the fleet's rounds included."""
+    with contextlib.closing(server.client()) as client:
+        stats = client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha"))
+
+
+def until(is_so: Callable[[], object]) -> None:
+    """Wait until `is_so`, for 10 seconds at most."""
+    deadline = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def missing(server: RedisProcess, name: str, rate: str, burst: int, key: str = "k") -> int:
+    """Return how many tokens are missing on the server, as an instance without leases sees it."""
+    with contextlib.closing(RedisConnection.from_url(server.url, timeout=2)) as connection:
+        return burst - TokenBucket(rate, burst, RedisStore(connection), name=name).peek(key).remaining
+
+
+@pytest.fixture
+def connection(redis_server: RedisProcess) -> Iterator[RedisConnection]:
+    with contextlib.closing(RedisConnection.from_url(redis_server.url, timeout=2)) as opened:
+        yield opened
+
+
+def test_the_script_decides_as_the_ledger_of_the_tests(redis_server: RedisProcess) -> None:
+    """`lease.lua` and the ledger, with which the laws are tested, grant the same in any order of calls."""
+    quota = Quota("same", Rate(1, 86_400), 60)
+    codec, ledger = LeaseCodec(quota, "p"), LeaseLedger(quota, lambda: 0.0)
+    chance = random.Random(7)
+    with contextlib.closing(RedisConnection.from_url(redis_server.url, timeout=2)) as connection:
+        leases = [TokenLease(0.0) for _ in range(3)]
+        for number in range(1, 400):
+            which = chance.randrange(3)
+            lease, holder = leases[which], b"%d" % which
+            for _ in range(chance.randint(0, len(lease.tokens))):
+                lease.tokens.pop()
+            renewal = lease.begin(number, chance.randint(0, 30), 0.0) or LeaseRenewal(lease, number, 0, 0, 0.0)
+            lease.renewal = renewal
+            if chance.random() < 0.1:
+                renewal.number -= chance.randint(1, 5)  # held up
+            keys, arguments = codec.encode("k", holder, renewal)
+            answer = codec.decode(LEASE.run(connection.pool, keys, arguments))
+            granted, seconds = ledger.call(holder, renewal)
+            assert answer.granted == granted
+            assert answer.missing == pytest.approx(seconds, abs=60)
+            if chance.random() < 0.8:
+                lease.answered(renewal, granted, seconds, quota, 0.0, 0.5)
+            renewal.end()
+
+
+@pytest.mark.parametrize("lease", [50, "auto"])
+def test_threads_of_four_instances_spend_exactly_the_bucket(redis_server: RedisProcess, lease: int | str) -> None:
+    """The sum over all instances is the burst and the rate, and one decision in 25 makes a round trip."""
+    admitted = [0] * _INSTANCES
+    with contextlib.ExitStack() as stack:
+        connections = [
+            stack.enter_context(contextlib.closing(RedisConnection.from_url(redis_server.url, timeout=2)))
+            for _ in range(_INSTANCES)
+        ]
+        limiters = [
+            TokenBucket("500/second", 4000, RedisStore(each), name="exact", lease=lease) for each in connections
+        ]
+        gate = threading.Barrier(_INSTANCES + 1)
+
+        def spend(number: int) -> None:
+            acquire = limiters[number].acquire
+            gate.wait()
+            until_then = time.monotonic() + 1.5
+            while time.monotonic() < until_then:
+                admitted[number] += acquire("k").allowed
+
+        threads = [threading.Thread(target=spend, args=(number,)) for number in range(_INSTANCES)]
+        for thread in threads:
+            thread.start()
+        gate.wait()
+        began = time.monotonic()
+        for thread in threads:
+            thread.join()
+        passed = time.monotonic() - began
+        decisions = sum(
+            limiter.measure().counts["allowed"] + limiter.measure().counts["refused"] for limiter in limiters
+        )
+        assert scripts(redis_server) <= decisions / 25
+    assert sum(admitted) == sum(limiter.measure().counts["allowed"] for limiter in limiters)
+    assert sum(admitted) <= 4000 + 500 * passed + 1
+    assert sum(admitted) >= 4000 + 500 * (passed - 1)
+
+
+async def test_tasks_share_a_lease(redis_server: RedisProcess) -> None:
+    """Tasks spend one lease for each key; a cancelled caller takes the lease of the others along with it never."""
+    connection = RedisConnection.from_url(redis_server.url, timeout=2)
+    limiter = TokenBucket("1000/second", 5000, RedisStore(connection), name="tasks", lease=50)
+
+    async def spend(key: str) -> int:
+        return sum([(await limiter.aacquire(key)).allowed for _ in range(100)])
+
+    cancelled = [asyncio.ensure_future(limiter.aacquire("a")) for _ in range(10)]
+    await asyncio.sleep(0)
+    for each in cancelled:
+        each.cancel()
+    admitted = await asyncio.gather(*[spend(key) for key in "aabb" for _ in range(4)])
+    assert admitted == [100] * 16
+    assert scripts(redis_server) <= 1600 / 25 + 20  # the leases begin small
+    await connection.aclose()
+    assert missing(redis_server, "tasks", "1000/second", 5000, "b") <= 800 + 50  # a renewal was perhaps under way
+
+
+def test_a_quiet_key_takes_no_lease(redis_server: RedisProcess, connection: RedisConnection) -> None:
+    """A key with few calls is decided call by call, so its limit is exact."""
+    limiter = TokenBucket("100/second", 100, RedisStore(connection), name="quiet", lease=50)
+    for number in range(20):
+        assert limiter.acquire(f"k{number}").remaining == 99
+    with contextlib.closing(redis_server.client()) as client:
+        assert not list(client.scan_iter("*:leases*"))
+
+
+def test_a_refused_key_does_not_reach_the_server(redis_server: RedisProcess, connection: RedisConnection) -> None:
+    """A refusal holds: a flood on an empty bucket is refused without round trips, and knows when to come again."""
+    limiter = TokenBucket("1/minute", 30, RedisStore(connection), name="flood", lease=10)
+    assert sum(limiter.acquire("k").allowed for _ in range(40)) == 30
+    before, began = scripts(redis_server), time.monotonic()
+    refusals = [limiter.acquire("k") for _ in range(1000)]
+    assert not any(refusals)
+    assert refusals[-1].remaining == 0
+    assert 50 < (refusals[-1].retry_after or 0) <= 60
+    assert scripts(redis_server) - before <= 4 * (time.monotonic() - began) + 4
+    assert limiter.measure().counts == {"allowed": 30, "refused": 1010}
+
+
+def test_leases_return_when_the_connection_closes(redis_server: RedisProcess, connection: RedisConnection) -> None:
+    """Unspent tokens are in the bucket again after `close`, and the instance leases anew afterwards."""
+    limiter = TokenBucket("10/second", 1000, RedisStore(connection), name="closed", lease=20)
+    assert sum(limiter.acquire("k").allowed for _ in range(12)) == 12
+    assert missing(redis_server, "closed", "10/second", 1000) > 13
+    connection.close()
+    assert missing(redis_server, "closed", "10/second", 1000) <= 12
+    with contextlib.closing(redis_server.client()) as client:
+        assert not list(client.scan_iter("*:leases*"))
+    assert limiter.acquire("k").allowed
+
+
+@pytest.mark.realtime
+def test_an_idle_lease_returns_in_the_rounds_of_the_fleet(
+    redis_server: RedisProcess, connection: RedisConnection
+) -> None:
+    """An instance that is alive and makes no call gives its tokens back by itself."""
+    limiter = TokenBucket("10/second", 1000, RedisStore(connection), name="idle", lease=20)
+    assert sum(limiter.acquire("k").allowed for _ in range(12)) == 12
+    with contextlib.closing(redis_server.client()) as client:
+        assert list(client.scan_iter("*:leases"))
+        until(lambda: not list(client.scan_iter("*:leases*")))
+
+
+@pytest.mark.realtime
+def test_the_lease_of_a_killed_process_returns_by_its_end(
+    redis_server: RedisProcess, connection: RedisConnection
+) -> None:
+    """After kill -9 the tokens of the lease are in the bucket again when its time on the server is over."""
+    with subprocess.Popen(
+        [sys.executable, str(HOLDER), redis_server.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"leased\n"
+        holder.kill()
+    quota = Quota("held", Rate(10, 1), 1000)
+    codec, other = LeaseCodec(quota, "resilience"), TokenLease(0.0)
+
+    def look(number: int) -> float:
+        keys, arguments = codec.encode("k", b"other", LeaseRenewal(other, number, 0, 0, 0.0))
+        return codec.decode(LEASE.run(connection.pool, keys, arguments)).missing
+
+    assert TokenBucket("10/second", 1000, RedisStore(connection), name="held").acquire("k", 500).allowed
+    with contextlib.closing(redis_server.client(decode=True)) as client:
+        (record,) = map(str, client.hgetall(codec.keys("k")[1].decode()).values())
+        held = int(record.split(":")[1])
+        seen = [(time.monotonic(), look(1))]
+
+        def is_back() -> bool:
+            seen.append((time.monotonic(), look(len(seen) + 1)))
+            return not client.exists(codec.keys("k")[1])
+
+        until(is_back)
+    assert held > 1
+    # The rate has given a token each 0.1 s, and the lease came on top.
+    (before, at_first), (after, at_last) = seen[0], seen[-1]
+    assert at_first - at_last >= held * 0.1 + (after - before) - 1
+    assert at_first - at_last <= held * 0.1 + (after - before) + 1
+
+
+def test_a_refusal_finds_the_tokens_of_a_dead_instance(
+    redis_server: RedisProcess, connection: RedisConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that finds the bucket empty takes back leases that have ended, and gets its token."""
+    monkeypatch.setattr("resilience.ratelimit.on_redis.leases._codec.KEPT", 0.3)
+    codec, dead = LeaseCodec(Quota("dead", Rate(1, 3600), 30), "resilience"), TokenLease(0.0)
+    LEASE.run(connection.pool, *codec.encode("k", b"dead", LeaseRenewal(dead, 1, 0, 30, 0.0)))
+    assert missing(redis_server, "dead", "1/hour", 30) == 30
+    limiter = TokenBucket("1/hour", 30, RedisStore(connection), name="dead", lease=5)
+    assert not limiter.acquire("k").allowed
+    until(lambda: limiter.acquire("k").allowed)
+    assert missing(redis_server, "dead", "1/hour", 30) == 1
+
+
+def test_a_lease_is_spent_while_redis_is_away(own_redis_server: RedisProcess) -> None:
+    """During an outage the tokens at hand are spent first, and then the outage mode decides."""
+    with contextlib.closing(RedisConnection.from_url(own_redis_server.url, timeout=0.5, outage="deny")) as connection:
+        limiter = TokenBucket("10000/second", 10000, RedisStore(connection), name="away", lease="auto")
+        assert sum(limiter.acquire("k").allowed for _ in range(500)) == 500
+        own_redis_server.kill()
+        allowed = 0
+        while limiter.acquire("k").allowed:
+            allowed += 1
+        assert 1 <= allowed <= 1000
+        assert not limiter.acquire("k").allowed
+
+
+def test_a_forked_child_begins_without_a_lease(redis_server: RedisProcess, connection: RedisConnection) -> None:
+    """The lease is the parent's: the child asks for its own, under a name of its own."""
+    limiter = TokenBucket("10/second", 1000, RedisStore(connection), name="forked", lease=20)
+    assert sum(limiter.acquire("k").allowed for _ in range(12)) == 12
+    with contextlib.closing(redis_server.client()) as client:
+        parents = client.hgetall("{resilience:ratelimit:forked:k}:leases")
+    child = os.fork()
+    if child == 0:
+        try:
+            is_allowed = all(limiter.acquire("k").allowed for _ in range(12))
+            os._exit(0 if is_allowed else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with contextlib.closing(redis_server.client()) as client:
+        both = client.hgetall("{resilience:ratelimit:forked:k}:leases")
+    assert len(parents) == 1
+    assert len(both) == 2
+    assert both.items() > parents.items()
+
+
+def test_refunds_looks_and_turns(redis_server: RedisProcess, connection: RedisConnection) -> None:
+    """A refund makes a leased token spendable again, a look counts the tokens at hand, and a call can still wait."""
+    limiter = TokenBucket("10/second", 20, RedisStore(connection), name="rest", lease=20)
+    decisions = [limiter.acquire("k") for _ in range(12)]
+    left = limiter.peek("k").remaining
+    assert left == decisions[-1].remaining == 8 or left in (8, 9)
+    before = scripts(redis_server)
+    for decision in decisions[-3:]:
+        limiter.refund("k", decision)
+    assert limiter.peek("k").remaining in (left + 3, left + 4)
+    assert scripts(redis_server) - before <= 4
+    while limiter.acquire("k").allowed:
+        pass
+    booked = limiter.reserve("k", max_wait=5)
+    assert booked.allowed
+    assert 0 < booked.delay <= 0.3
+    booked.cancel()
+    limiter.reset("k")
+    assert missing(redis_server, "rest", "10/second", 20) == 0
+    assert limiter.acquire("k", 20).allowed
+    assert not limiter.acquire("k", 21).allowed
+
+
+def test_a_policy_spends_leases(redis_server: RedisProcess, connection: RedisConnection) -> None:
+    """The policy takes the same option, in both colours."""
+    limit = RateLimit("10/hour", store=RedisStore(connection), lease=5)
+    pipeline = Pipeline("leased", limit)
+    for _ in range(10):
+        assert pipeline.call(str.upper, "a") == "A"
+    with pytest.raises(RateLimitedError):
+        pipeline.call(str.upper, "a")
+
+    async def later() -> None:
+        async def answer() -> str:
+            return "b"
+
+        with pytest.raises(RateLimitedError):
+            await pipeline.acall(answer)
+        await connection.aclose()
+
+    asyncio.run(later())
+
+
+def test_two_loops_in_two_threads_spend_one_lease(redis_server: RedisProcess, connection: RedisConnection) -> None:
+    """Loops and threads share the lease of a key, and each waits for a renewal of another without blocking its loop."""
+    limiter = TokenBucket("1/hour", 2000, RedisStore(connection), name="loops", lease=50)
+    admitted: list[int] = []
+
+    async def spend() -> int:
+        counts = [sum([(await limiter.aacquire("k")).allowed for _ in range(100)]) for _ in range(3)]
+        await connection.aio_pool.aclose()
+        return sum(counts)
+
+    def run() -> None:
+        admitted.append(asyncio.run(spend()))
+
+    def block() -> None:
+        admitted.append(sum(limiter.acquire("k").allowed for _ in range(300)))
+
+    threads = [threading.Thread(target=each) for each in (run, run, block)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert admitted == [300, 300, 300]
+
+
+@pytest.mark.parametrize("lease", [0, -1, 10_001, 1.5, "many", True])
+def test_a_lease_that_is_none_is_refused(connection: RedisConnection, lease: object) -> None:
+    """The error names the option, the value and the rule."""
+    with pytest.raises(ConfigurationError, match=r"lease=.*: expected a whole number from 1 to 10,000, or auto"):
+        TokenBucket("100000/second", store=RedisStore(connection), lease=lease)  # type: ignore[arg-type]  # as a user may
+
+
+def test_leases_need_redis_one_rate_and_room(connection: RedisConnection) -> None:
+    """No lease in the memory of the process, of several rates, or above the burst."""
+    with pytest.raises(ConfigurationError, match=r"lease=.*RedisStore"):
+        TokenBucket("100/second", lease=50)
+    with pytest.raises(ConfigurationError, match=r"lease=.*RedisStore"):
+        RateLimit("100/second", store=MemoryStore(), lease="auto")
+    with pytest.raises(ConfigurationError, match=r"lease=.*several rates"):
+        TokenBucket("10/second;500/hour", store=RedisStore(connection), lease="auto")
+    with pytest.raises(ConfigurationError, match=r"lease=.*no more than the burst, which is 10"):
+        TokenBucket("100/second", burst=10, store=RedisStore(connection), lease=50)
+    limiter = TokenBucket("100/second", store=RedisStore(connection), lease=50)
+    assert limiter.with_rate("10/second").acquire("k").allowed
+    assert Fleet.of(connection).instances == 1
