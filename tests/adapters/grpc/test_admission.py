@@ -144,6 +144,18 @@ def test_rate_limit(serve: Any, stack: str, kind: str) -> None:
     assert shop.settled()
 
 
+def test_several_rates(serve: Any, stack: str) -> None:
+    """A server takes several rates: an RPC pays all or none, and the tightest one says when to come back."""
+    shop = serve(stack, {"SERVER__RATE_LIMIT": "500/hour;2/day", "SERVER__RATE_LIMIT_HEADERS": "true"})
+    for _ in range(2):
+        shop.call("unary_unary", "ok")
+    failed = shop.failure("unary_unary", "never")
+    told = dict(failed.trailing_metadata())
+    assert told["ratelimit-policy"] == '"default 500/hour";q=500;w=3600, "default 2/day";q=2;w=86400'
+    assert told["ratelimit"].startswith('"default 2/day";r=0;')
+    assert detail(failed, RetryInfo).retry_delay.ToSeconds() == pytest.approx(43_200, abs=30)
+
+
 def test_quotas_are_shown_with_an_abort(serve: Any, stack: str, kind: str) -> None:
     """An RPC that its handler aborts has the quota in its trailing metadata, like an RPC that succeeds."""
     shop = serve(stack, {"SERVER__RATE_LIMIT": "2/hour", "SERVER__RATE_LIMIT_HEADERS": "true"})
