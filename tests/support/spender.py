@@ -22,8 +22,8 @@ class Spent:
     answered: float
 
 
-def spend(url: str, skew: float, together: Barrier, admitted: Queue[Spent]) -> None:
-    """Take all tokens for two seconds, with a clock that is `skew` seconds off, and put their number in the queue."""
+def spend(url: str, seconds: float, skew: float, together: Barrier, admitted: Queue[Spent]) -> None:
+    """Take all tokens for some seconds, with a clock that is `skew` seconds off, and put their number in the queue."""
     real = time.time
     time.time = lambda: real() + skew
     connection = RedisConnection.from_url(url, timeout=2, outage="deny")
@@ -33,7 +33,7 @@ def spend(url: str, skew: float, together: Barrier, admitted: Queue[Spent]) -> N
     asked = time.monotonic()
     count = int(limiter.acquire("k").allowed)
     answered = time.monotonic()
-    while time.monotonic() < asked + 2:
+    while time.monotonic() < asked + seconds:
         if limiter.acquire("k"):
             count += 1
         else:
