@@ -17,7 +17,7 @@ from redis_process import RedisProcess, free_port
 from resilience.clock import SYSTEM_SLEEPER
 from resilience.errors import ConfigurationError, RateLimitedError
 from resilience.pipeline import Pipeline
-from resilience.ratelimit import MemoryStore, RateLimit, RedisStore, Store, TokenBucket
+from resilience.ratelimit import MemoryStore, Quota, Rate, RateLimit, RedisStore, Store, TokenBucket
 from resilience.redis import RedisConnection
 from resilience.timeout import Deadline
 
@@ -365,4 +365,32 @@ def test_without_redis(outage: str, left: tuple[bool, int | None], call: Caller)
     call(turn, "cancel")
     found = call(limiter, "peek", "k")
     assert (found.allowed, found.remaining if found.allowed else None) == left
+    connection.close()
+
+
+@pytest.mark.redis
+def test_a_payment_goes_back_when_a_connection_is_free(redis_server: RedisProcess) -> None:
+    """The thread that gives payments back waits longer for a connection than a caller would."""
+    connection = RedisConnection.from_url(
+        redis_server.url, timeout=0.2, connect_timeout=10, max_connections=1, outage="deny"
+    )
+    store = RedisStore(connection)
+    buckets = store.open(Quota("default", Rate(1, 3600), 1), time.monotonic)
+    buckets.take("k")
+    turn = buckets.take("k", 1, 7200.0)
+    assert turn.wait > 0
+    is_held, is_free = threading.Event(), threading.Event()
+
+    def hold(_link: object) -> bool:
+        is_held.set()
+        return is_free.wait(10)
+
+    holder = threading.Thread(target=connection.pool.run, args=(hold,))
+    holder.start()
+    assert is_held.wait(10)
+    buckets.give_back("k", turn)
+    time.sleep(0.5)  # more than a caller waits
+    is_free.set()
+    holder.join()
+    assert comes_true(lambda: buckets.peek("k").reset_after < 3700)
     connection.close()
