@@ -60,8 +60,7 @@ class Circuit(Measured):
         self.options = options
         self.events = Emitter()
         self.now: Clock = clock
-        self.after_fork()
-        renew_after_fork(self)
+        self.lock: AbstractContextManager[object] = threading.RLock()
         self._refusals = NOT_QUIET  # until the first refusal: a keyed policy gives the circuit its log later
         self._last_error: str | type | None = None  # the error itself would keep the frames of the call
         self._changes = 0  # of the state so far, each one from when the storage knows it
@@ -74,6 +73,7 @@ class Circuit(Measured):
         self.mode = Mode.configured(options.first_mode)
         self.rename(name)
         self._update_fast_permit()
+        renew_after_fork(self)
 
     def share(self, shared: FleetSide) -> None:
         """Be in step with the fleet from the next call on, which comes to `_admit_locked`."""
@@ -83,8 +83,9 @@ class Circuit(Measured):
             epoch.running.due = -math.inf
 
     def after_fork(self) -> None:
-        """Keep the state, with a new lock: a thread of the parent may have held the old one."""
-        self.lock: AbstractContextManager[object] = threading.RLock()
+        """Keep the state, with a new lock: a thread of the parent may have been in the midst of a change."""
+        self.lock = threading.RLock()
+        self._update_fast_permit()
 
     def after_test(self) -> None:
         """Begin in the first state and mode again. A storage, which holds the state of others too, is closed first."""
@@ -320,12 +321,12 @@ class Circuit(Measured):
 
     def _end_mode(self, now: float) -> None:
         if self.mode is not None and now >= self.mode.until:
-            self.enter_mode(None, now)
+            self.enter_mode(Mode.configured(self.options.first_mode), now)
 
     def mode_at(self, now: float) -> Mode | None:
         """Return the mode in force. A mode that has run out is ended by the next call, and hidden until then."""
         mode = self.mode  # one load
-        return None if mode is None or now >= mode.until else mode
+        return mode if mode is None or now < mode.until else Mode.configured(self.options.first_mode)
 
     def _counts_at(self, now: float) -> bool:
         """Return whether calls that end now count."""

@@ -91,6 +91,12 @@ class BudgetLease:
         self._sequence += 1
         return LeaseRequest(self._sequence, firsts, held, want)
 
+    def end(self, firsts: int, used: int) -> LeaseRequest:
+        """Return the last request, which keeps no more than the attempts in flight. There is no lease from now on."""
+        self._valid_until = _LONG_AGO
+        self._sequence += 1
+        return LeaseRequest(self._sequence, firsts, used, used)
+
     def answered(self, tokens: int) -> None:
         """Take the lease that the ledger has given; a negative one if the request was overtaken."""
         if tokens >= 0:

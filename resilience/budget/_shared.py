@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from resilience._support.names import fold
-from resilience.budget._lease_machine import BudgetLease, local_limit
+from resilience.budget._lease_machine import BudgetLease, LeaseRequest, local_limit
 from resilience.fleet import Fleet, FleetCall
 from resilience.fleet._machine import LIFETIME
 from resilience.redis import LuaScript
@@ -93,8 +93,11 @@ class SharedBudget:
             counts, options = state
             firsts, used = counts.calls - counts.retries, counts.retries + counts.extras
             request = self._lease.request(self._clock(), firsts, used, options.ratio)
+        return [self._call(request, options)]
+
+    def _call(self, request: LeaseRequest, options: BudgetOptions) -> FleetCall:
         rules = (round(options.ratio * _MILLION), options.minimum, int(LIFETIME * 1000))
-        return [FleetCall(_LEDGER, self._keys, (self._fleet.instance, *request, *rules))]
+        return FleetCall(_LEDGER, self._keys, (self._fleet.instance, *request, *rules))
 
     def answered(self, replies: Sequence[Reply], /) -> None:
         """Take the lease, or go on with the present one after an error reply."""
@@ -107,6 +110,16 @@ class SharedBudget:
 
     def unreachable(self) -> None:
         """Go on with the present lease until it ends."""
+
+    def leaving(self) -> Sequence[FleetCall]:
+        """Give back the lease, apart from the attempts in flight."""
+        with self._lock():
+            state = self._state()
+            if state is None:
+                return ()
+            counts, options = state
+            request = self._lease.end(counts.calls - counts.retries, counts.retries + counts.extras)
+        return [self._call(request, options)]
 
     def heard(self, message: bytes, /) -> None:
         """Hear nothing."""

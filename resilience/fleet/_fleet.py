@@ -22,7 +22,7 @@ from resilience.fleet import _machine
 from resilience.fleet._listener import listen
 from resilience.fleet._membership import Membership
 from resilience.fleet._partner import FleetCall, FleetPartner, Partners, asked, calls_of
-from resilience.fleet._wire import PATIENCE
+from resilience.fleet._wire import PATIENCE, channel_of
 from resilience.redis import LuaScript
 from resilience.redis._errors import MALFORMED, is_about_one_key, is_of_redis, unreadable
 from resilience.redis._exchange import Reply
@@ -256,12 +256,15 @@ class Fleet(Measured):
             raise unreadable(error) from error
 
     def _leave(self, membership: Membership) -> None:
-        """Make the last round of this instance, if it has ever made one."""
-        if self._beat.is_lost:
+        """Make the last round of this instance, unless Redis is lost or the instance has joined again."""
+        if self._beat.is_lost or self._membership is not None:
             return
         patience = self._connection.options.timeout
+        calls = [self._heartbeat(0)]
+        for partner in self._partners.alive():
+            calls += asked(partner, partner.leaving, ())
         try:
-            membership.wire.run(self._connection, [self._heartbeat(0)], self._messages(membership), patience)
+            membership.wire.run(self._connection, calls, self._messages(membership), patience)
         except Exception as error:
             if not is_of_redis(error):
                 raise
@@ -280,7 +283,7 @@ class Fleet(Measured):
 
     def channel(self, name: str) -> str:
         """Return the full name of a channel."""
-        return f"{self._prefix}:fleet:{name}"
+        return channel_of(self._connection, name)
 
     @property
     def partners(self) -> Partners:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-__all__ = ("BEAT", "LIFETIME", "Beat")
+__all__ = ("BEAT", "LIFETIME", "Beat", "HeldCount")
 
 BEAT: Final = 1.0
 """Seconds between two rounds of an instance."""
@@ -37,6 +37,36 @@ MAX_BACKOFF: Final = 4.0
 _JITTER: Final = 0.1
 
 
+class HeldCount:
+    """A count of instances, believed at once if it is higher, and after `HOLD` seconds if it is lower."""
+
+    __slots__ = ("_counts", "value")
+
+    def __init__(self) -> None:
+        self.value = 1
+        self._counts: deque[tuple[float, int]] = deque()
+
+    def restart(self, now: float) -> None:
+        """Take the present value as counted now, after a time without counts.
+
+        It is as good as new: the other instances come back within a beat, and not all before this one.
+        """
+        self._counts = deque([(now, self.value)])
+
+    def take(self, now: float, count: int) -> None:
+        """Take a new count, of one at least.
+
+        Of the last `HOLD` seconds those counts are kept that no later one exceeds: the first of them is the highest.
+        """
+        counts, count = self._counts, max(1, count)
+        while counts and counts[-1][1] <= count:
+            counts.pop()
+        counts.append((now, count))
+        while counts[0][0] + HOLD <= now:
+            counts.popleft()
+        self.value = counts[0][1]
+
+
 class Beat:
     """The rounds of one instance.
 
@@ -44,15 +74,19 @@ class Beat:
         now: The time in seconds, at which the first round is due.
     """
 
-    __slots__ = ("_backoff", "_counts", "_made_at", "due_at", "instances", "is_lost")
+    __slots__ = ("_backoff", "_count", "_made_at", "due_at", "is_lost")
 
     def __init__(self, now: float) -> None:
         self.due_at = now
-        self.instances = 1
         self.is_lost = False
         self._made_at = now - GAP
         self._backoff = 0.0
-        self._counts: deque[tuple[float, int]] = deque()
+        self._count = HeldCount()
+
+    @property
+    def instances(self) -> int:
+        """How many instances are alive, as far as this one believes."""
+        return self._count.value
 
     def nudge(self, now: float) -> None:
         """Make a round due now, unless Redis is lost."""
@@ -76,23 +110,11 @@ class Beat:
             count: How many instances were alive, this one included.
         """
         was_lost, self.is_lost, self._backoff = self.is_lost, False, 0.0
-        if (
-            was_lost
-        ):  # the last count is as good as new: the others come back within a beat, and not all before this one
-            self._counts = deque([(now, self.instances)])
+        if was_lost:
+            self._count.restart(now)
         self._made_at, self.due_at = now, now + BEAT * (1 + _JITTER * (2 * jitter - 1))
-        self._believe(now, max(1, count))
+        self._count.take(now, count)
         return was_lost
-
-    def _believe(self, now: float, count: int) -> None:
-        """Keep the counts of the last `HOLD` seconds that no later count exceeds: the first of them is the highest."""
-        counts = self._counts
-        while counts and counts[-1][1] <= count:
-            counts.pop()
-        counts.append((now, count))
-        while counts[0][0] + HOLD <= now:
-            counts.popleft()
-        self.instances = counts[0][1]
 
     def failed(self, now: float, jitter: float) -> bool:
         """Record a round that Redis did not answer; return whether Redis was not lost before.

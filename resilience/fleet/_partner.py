@@ -35,8 +35,8 @@ class FleetCall(NamedTuple):
 class FleetPartner(Protocol):
     """A part with state in the fleet, such as a shared breaker. The fleet keeps it by a weak reference.
 
-    The fleet calls `calls`, `answered` and `unreachable` in one thread, one round after the other. It calls `heard` in
-    another thread. An exception of a partner is logged and ends nothing.
+    The fleet calls all methods but `heard` in one thread, one round after the other. It calls `heard` in another
+    thread. An exception of a partner is logged and ends nothing.
     """
 
     def calls(self) -> Sequence[FleetCall]:
@@ -49,6 +49,13 @@ class FleetPartner(Protocol):
 
     def unreachable(self) -> None:
         """Learn that Redis did not answer in this round. The calls may have been made, or not."""
+        ...
+
+    def leaving(self) -> Sequence[FleetCall]:
+        """Return the calls with which this instance gives back what it holds: it leaves. The replies are dropped.
+
+        A partner that is called afterwards goes on without the fleet, or joins again.
+        """
         ...
 
     def heard(self, message: bytes, /) -> None:

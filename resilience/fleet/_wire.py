@@ -19,10 +19,15 @@ if TYPE_CHECKING:
 
     from resilience.redis import RedisConnection
 
-__all__ = ("PATIENCE", "Wire", "disconnect")
+__all__ = ("PATIENCE", "Wire", "channel_of", "disconnect")
 
 PATIENCE: Final = 1.0
 """The shortest time, in seconds, for which a round waits for each reply."""
+
+
+def channel_of(connection: RedisConnection, name: str) -> str:
+    """Return the full name of a channel. Redis has one set of channels for all its databases, so it has the number."""
+    return f"{connection.options.prefix}:fleet:{connection.database}:{name}"
 
 
 class Wire:

@@ -174,6 +174,11 @@ class RedisConnection:
         """Return a connection of no pool, which the caller owns and closes. Blocks for the time of connecting."""
         return self._connect()
 
+    @property
+    def database(self) -> int:
+        """The number of the database: keys are of one database, but the channels of a server are of all of them."""
+        return int(self._settings.get("db") or 0)
+
     def slot_of(self, key: bytes) -> Hashable:
         """Return the hash slot of `key`: one script call has keys of one slot. A server without cluster mode has one.
 

@@ -162,6 +162,9 @@ class QuietPartner:
     def unreachable(self) -> None:
         pass
 
+    def leaving(self) -> list[FleetCall]:
+        return []
+
     def heard(self, message: bytes, /) -> None:
         pass
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from breaker_instance import BreakerInstance, eventually, instances
 from redis_process import RedisProcess
+from shared_breakers import known_instances, sharing, trip
 
 from resilience import CircuitBreaker, CircuitOpenError, Keyed, Pipeline, Resilience
 from resilience.__main__ import main
@@ -23,34 +23,6 @@ from resilience.fleet import Fleet
 from resilience.redis import RedisConnection
 
 pytestmark = pytest.mark.redis
-
-
-@contextlib.contextmanager
-def sharing(url: str, count: int = 1, **options: Any) -> Iterator[list[CircuitBreaker]]:
-    """Yield breakers of instances in this process, after their first answer."""
-    connections = [RedisConnection.from_url(url) for _ in range(count)]
-    options = {"fail_max": 3, "reset_timeout": 30, "quorum": 0.5} | options
-    breakers = [CircuitBreaker(shared=connection, **options) for connection in connections]
-    for breaker in breakers:
-        Pipeline("payments", breaker).call(str)
-    try:
-        eventually(lambda: all(known_instances(each) >= count for each in breakers))
-        yield breakers
-    finally:
-        for connection in connections:
-            Fleet.of(connection).close()
-            connection.close()
-
-
-def known_instances(breaker: CircuitBreaker) -> int:
-    found: int = breaker.snapshot()["fleet"]["instances"]
-    return found
-
-
-def trip(breaker: CircuitBreaker) -> None:
-    for _ in range(3):
-        with contextlib.suppress(ConnectionError), breaker.calling():
-            raise ConnectionError
 
 
 def commands(server: RedisProcess) -> int:

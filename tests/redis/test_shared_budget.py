@@ -182,3 +182,21 @@ def test_four_processes_share_one_budget(own_redis_server: RedisProcess) -> None
         assert second.order("end", 2) == "done"
         assert second.order("enter", 2) == "done"
         assert second.order("spend", 50) == "2"
+
+
+def test_an_instance_that_closes_returns_its_lease(redis_server: RedisProcess) -> None:
+    """The lease is free for the others at once, apart from the attempts in flight."""
+    connection = RedisConnection.from_url(redis_server.url)
+    budget = RetryBudget("closing", minimum=4, shared=connection)
+    budget.enter()
+    assert budget.spend(retrying=False)
+    eventually(lambda: (budget.snapshot()["lease"] or 0) >= 1)
+    for _ in range(10):
+        if budget.spend_extra():
+            budget.release_extra()
+    with contextlib.closing(redis_server.client()) as client:
+        eventually(lambda: client.hget("{resilience:fleet:budget:closing}:leases", "leased") == b"4")
+        used = budget.retries + budget.extras
+        connection.close()
+        assert client.hget("{resilience:fleet:budget:closing}:leases", "leased") == b"%d" % used
+    assert budget.snapshot()["lease"] is None

@@ -43,6 +43,10 @@ class Partner:
         """Count the round."""
         self.failures += 1
 
+    def leaving(self) -> Sequence[FleetCall]:
+        """Give back nothing."""
+        return ()
+
     def heard(self, message: bytes) -> None:
         """Keep the message."""
         self.messages.append(message)

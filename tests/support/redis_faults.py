@@ -178,6 +178,9 @@ class Rounds:
 
     def unreachable(self) -> None: ...
 
+    def leaving(self) -> list[FleetCall]:
+        return []
+
     def heard(self, message: bytes, /) -> None: ...
 
 

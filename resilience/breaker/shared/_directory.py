@@ -35,4 +35,4 @@ def directory_key(prefix: str) -> bytes:
 
 def registration(prefix: str, name: str) -> FleetCall:
     """Return the call that adds `name`; with "" the call that returns all names."""
-    return FleetCall(DIRECTORY, (directory_key(prefix),), (name.encode("utf-8", "surrogatepass"), _KEPT_FOR, _MOST))
+    return FleetCall(DIRECTORY, (directory_key(prefix),), (name.encode(), _KEPT_FOR, _MOST))

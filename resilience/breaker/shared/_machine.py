@@ -41,6 +41,7 @@ from resilience.breaker._states import (
     Refusal,
     StateChange,
 )
+from resilience.fleet._machine import HeldCount
 
 __all__ = ("NO_RECORD", "Ask", "FleetRecord", "Override", "SharedMachine", "votes_needed")
 
@@ -76,6 +77,10 @@ class FleetRecord(NamedTuple):
     votes: int = 0
     trials: int = 0
     override: Override = Override()
+    instances: int = 0
+    """The live instances that have this breaker."""
+    is_new: bool = False
+    """Whether Redis had no record: it may have lost all its data."""
 
 
 NO_RECORD: Final = FleetRecord()
@@ -96,6 +101,8 @@ class Ask(TypedDict):
     author: str
     vote: int
     """The open time that this instance proposes; 0 if it does not vote."""
+    unvote: bool
+    """Whether to take back the vote of this instance."""
     needed: int
     rule: str
     close: bool
@@ -112,6 +119,8 @@ class Ask(TypedDict):
     drop: list[str]
     lease: int
     ttl: int
+    leave: bool
+    """Whether the instance leaves: it is in the count no more."""
 
 
 def votes_needed(quorum: float, instances: int) -> int:
@@ -135,6 +144,8 @@ class SharedMachine:
         """Whether Redis did not answer in the last round."""
         self.is_connected = False
         """Whether Redis has ever answered: before that the number of instances is unknown."""
+        self.instances = HeldCount()
+        """The live instances that have this breaker."""
         self.rule = ""
         """The rule by which the circuit has last changed its state: the reason of a vote."""
         self._ends = -math.inf  # of the override
@@ -142,6 +153,7 @@ class SharedMachine:
         self._wanted = 0
         self._next_want = -math.inf
         self._is_voting = False
+        self._has_voted = False  # until Redis knows that the vote has ended
         self._results: tuple[list[str], list[str]] = ([], [])  # until Redis has them
         self._dropped: list[str] = []
         self._trials: LeasedTrials | None = None
@@ -192,6 +204,7 @@ class SharedMachine:
         self._collect(now)
         self._asked_at = now
         self._is_voting = self._votes() and needed > 0 and self.is_connected
+        self._has_voted |= self._is_voting
         left = epoch.until - now if isinstance(epoch, Open) else 0.0
         reopen = plan.open_time.seconds(circuit.openings + 1, 0.0, float) if left <= 0 else left
         trials = self._leased
@@ -207,6 +220,7 @@ class SharedMachine:
             "why": override.reason,
             "author": override.author,
             "vote": max(1, _ms(reopen)) if self._is_voting else 0,
+            "unvote": self._has_voted and not self._is_voting,
             "needed": needed,
             "rule": self.rule[:_LONGEST_REASON],
             "close": isinstance(epoch, Closed | Ramp) and record.state != CLOSED,
@@ -222,16 +236,31 @@ class SharedMachine:
             "drop": [*self._dropped],
             "lease": _ms(LEASE),
             "ttl": _ms(LIFETIME),
+            "leave": False,
         }
+
+    def leave(self, now: float) -> Ask:
+        """Return the last question, in which this instance gives everything back, and decide alone from now on."""
+        tokens = [] if self._leased is None else [*self._leased.tokens]
+        asked = self.ask(now, 0)
+        asked["want"], asked["keep"], asked["leave"] = 0, [], True
+        asked["drop"] += tokens
+        self.unreachable(now)
+        return asked
 
     def answer(self, asked: Ask, record: FleetRecord, tokens: Sequence[str], now: float) -> StateChange | None:
         """Take the reply to `asked`: the record, and the slots that this instance got."""
-        self.is_away = False
-        self.is_connected = True
+        if self.is_away:
+            self.instances.restart(now)
+        self.is_away, self.is_connected = False, True
+        self.instances.take(now, record.instances)
+        self._has_voted &= asked["vote"] > 0 or not asked["unvote"]
         self._results = self._results[0][len(asked["ok"]) :], self._results[1][len(asked["failed"]) :]
         self._dropped = self._dropped[len(asked["drop"]) :]
         self._wanted = 0
         change = self.learn(record, now)
+        if tokens and record.epoch == self.record.epoch and self._can_try(now):
+            change = self._follow(record, now)  # its trials were cut off, or those of the process that forked it
         trials = self._leased
         if trials is not None and record.epoch == self.record.epoch and now < self._asked_at + LEASE:
             trials.leased_until = self._asked_at + LEASE  # counted from before the server did
@@ -246,7 +275,7 @@ class SharedMachine:
         """Take a record, of a reply or of a message. An old one changes nothing."""
         before = self.record
         if record.override.version > before.override.version:
-            self._ends = now + record.override.left
+            self._ends = now + record.override.left if record.override.word else -math.inf
         else:
             record = record._replace(override=before.override)
         if record.epoch < before.epoch:
@@ -267,6 +296,14 @@ class SharedMachine:
         self._seen = self._state_seen()
         return change
 
+    def _can_try(self, now: float) -> bool:
+        epoch = self.circuit.epoch
+        return isinstance(epoch, Open) and now >= epoch.until
+
+    def author(self, now: float) -> str | None:
+        """Return who has ordered the override in force; None without one."""
+        return self.record.override.author if now < self._ends else None
+
     def unreachable(self, now: float) -> None:
         """Decide alone from now on: Redis does not answer."""
         self.is_away = True
@@ -283,8 +320,12 @@ class SharedMachine:
             trials.tokens.clear()
         self._trials = None
         self._results, self._dropped, self._wanted = ([], []), [], 0
-        self._is_voting = False
+        self._is_voting = self._has_voted = False
         self.is_connected = False  # the new instance has counted no other
+        self.instances = HeldCount()
+        if self.record.state != CLOSED and isinstance(self.circuit.epoch, Closed | Ramp):
+            # The fork came between the record and its effect. A closed circuit would close the fleet.
+            self.circuit.open(now, self.record.reason, seconds=max(0.0, self._until - now))
 
     def _follow(self, record: FleetRecord, now: float) -> StateChange | None:
         circuit, epoch = self.circuit, self.circuit.epoch

@@ -11,9 +11,10 @@ from resilience.breaker._plan import DISABLED, FORCED_OPEN, METRICS_ONLY
 from resilience.breaker.shared._directory import registration
 from resilience.breaker.shared._machine import LEASE, LIFETIME, FleetRecord
 from resilience.breaker.shared._partner import fleet_name
-from resilience.breaker.shared._wire import SCRIPT, channel_of, keys_of, question, read_reply
+from resilience.breaker.shared._wire import SCRIPT, channel_of, keys_of, question, read_reply, text_of
 from resilience.errors import ConfigurationError, Problem, ResilienceError, one_line
 from resilience.fleet import FleetCall
+from resilience.fleet._wire import channel_of as full_channel
 from resilience.options import Refused, Text, checked, seconds
 from resilience.redis._errors import explain
 
@@ -43,6 +44,7 @@ _NOTHING: Final = {
     "why": "",
     "author": "",
     "vote": 0,
+    "unvote": False,
     "needed": _NEVER,
     "want": 0,
     "permits": 0,
@@ -56,6 +58,7 @@ _NOTHING: Final = {
     "drop": [],
     "lease": int(LEASE * 1000),
     "ttl": int(LIFETIME * 1000),
+    "leave": False,
 }
 """The question of a reader that is no instance."""
 _ACTIONS: Final[dict[str, str]] = {
@@ -202,18 +205,22 @@ class FleetBreakers:
         return found
 
     def _names(self) -> list[str]:
-        replies = cast("list[bytes]", self._run(registration(self._prefix, "")))
-        return sorted(each.decode("utf-8", "surrogatepass") for each in replies)
+        replies = cast("list[bytes | str]", self._run(registration(self._prefix, "")))
+        return sorted(text_of(each) for each in replies)
 
     def _ask(self, name: str, **more: object) -> FleetRecord:
-        channel = f"{self._prefix}:fleet:{channel_of(name)}"
-        argument = question(_NOTHING, channel=channel, **more)
-        return read_reply(self._run(FleetCall(SCRIPT, keys_of(self._prefix, name), (argument,))))[0]
+        argument = question(_NOTHING, channel=full_channel(self._connection, channel_of(name)), **more)
+        reply = self._run(FleetCall(SCRIPT, keys_of(self._prefix, name), (argument,)))
+        try:
+            return read_reply(reply)[0]
+        except ValueError:
+            raise ResilienceError(f"the record of breaker {one_line(name, 80)!r} cannot be read") from None
 
     def _changes(self, name: str) -> list[FleetChange]:
         key = keys_of(self._prefix, name)[3]
         rows = self._redis(lambda: self._connection.sync.lrange(cast("Any", key), 0, _KEPT - 1))
-        return [_change(name, json.loads(row)) for row in cast("list[bytes]", rows)]
+        found = (_change(name, row) for row in rows)
+        return [change for change in found if change is not None]
 
     def _run(self, call: FleetCall) -> Any:
         def run() -> Any:
@@ -241,7 +248,12 @@ def _state(name: str, record: FleetRecord) -> FleetState:
     return FleetState(name, *shown, override.word, override.left, override.reason, override.author)
 
 
-def _change(name: str, row: dict[str, Any]) -> FleetChange:
-    at = datetime.fromtimestamp(row["at"] / 1000, UTC)
-    duration = row["left"] / 1000 or None
-    return FleetChange(at, name, _ACTIONS.get(str(row["word"]), "unknown"), duration, row["why"], row["author"])
+def _change(name: str, text: bytes | str) -> FleetChange | None:
+    """Return the change that a row of the history holds; None if another program has written it."""
+    try:
+        row = json.loads(text)
+        at, duration = datetime.fromtimestamp(row["at"] / 1000, UTC), row["left"] / 1000 or None
+        action = _ACTIONS.get(str(row["word"]), "unknown")
+        return FleetChange(at, name, action, duration, one_line(row["why"]), one_line(row["author"]))
+    except (ValueError, KeyError, TypeError, OverflowError, OSError, RecursionError):
+        return None

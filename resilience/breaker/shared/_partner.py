@@ -30,7 +30,8 @@ _KIND: Final = ".breaker"
 def fleet_name(policy: str, key: str | None) -> str:
     """Return the name that instances and operators use: of a pipeline, followed by the key of a keyed breaker."""
     name = policy.removesuffix(_KIND) or policy
-    return name if not key else f"{name}/{key}"
+    name = name if not key else f"{name}/{key}"
+    return name.encode("utf-8", "backslashreplace").decode()  # a key is any text, and Redis takes bytes
 
 
 class SharedCircuit:
@@ -75,6 +76,8 @@ class SharedCircuit:
 
     def admit(self, now: float, patience: float) -> tuple[Permit | Refusal, StateChange | None]:
         """Decide about one call. Called under the lock of the circuit."""
+        if self._fleet is not None and not self._fleet.is_open and not self.machine.is_away:
+            self.machine.unreachable(now)  # closed, or a child got no thread: no round would bring a slot
         answer = self.machine.admit(now, patience)
         self.look(now)
         return answer
@@ -89,8 +92,8 @@ class SharedCircuit:
     @property
     def figures(self) -> dict[str, Any]:
         """The figures of a snapshot: what this instance knows of the fleet."""
-        record, fleet = self.machine.record, self._fleet
-        instances = 1 if fleet is None else fleet.instances
+        machine, circuit = self.machine, self._circuit()
+        record, instances = machine.record, machine.instances.value
         return {
             "name": self.name,
             "state": record.state,
@@ -98,8 +101,8 @@ class SharedCircuit:
             "votes": record.votes,
             "votes_needed": votes_needed(self._quorum, instances),
             "instances": instances,
-            "is_away": self.machine.is_away,
-            "author": record.override.author if record.override.word else None,
+            "is_away": machine.is_away,
+            "author": None if circuit is None else machine.author(circuit.now()),
         }
 
     # The partner of the fleet
@@ -111,7 +114,7 @@ class SharedCircuit:
             return ()
         with circuit.lock:
             now = circuit.now()
-            asked = self._asked = self.machine.ask(now, votes_needed(self._quorum, fleet.instances))
+            asked = self._asked = self.machine.ask(now, votes_needed(self._quorum, self.machine.instances.value))
         argument = question(asked, me=fleet.instance, channel=fleet.channel(self._channel))
         found = [FleetCall(SCRIPT, self._keys, (argument,))]
         if now >= self._registered + _REGISTERED:
@@ -129,15 +132,27 @@ class SharedCircuit:
             self.unreachable()
             return
         self._learn(functools.partial(self.machine.answer, asked, record, tokens))
-        if len(replies) > 1 and not isinstance(replies[1], Exception) and (circuit := self._circuit()) is not None:
+        if record.is_new:  # so the directory may be gone as well
+            self._registered = float("-inf")
+        elif len(replies) > 1 and not isinstance(replies[1], Exception) and (circuit := self._circuit()) is not None:
             self._registered = circuit.now()
 
     def unreachable(self) -> None:
         """Let the circuit decide alone."""
         circuit = self._circuit()
+        self._registered = float("-inf")  # Redis may come back without its data
         if circuit is not None:
             with circuit.lock:
                 self.machine.unreachable(circuit.now())
+
+    def leaving(self) -> Sequence[FleetCall]:
+        """Take back the vote, and give back the slots."""
+        circuit, fleet = self._circuit(), self._fleet
+        if circuit is None or fleet is None:
+            return ()
+        with circuit.lock:
+            asked = self.machine.leave(circuit.now())
+        return [FleetCall(SCRIPT, self._keys, (question(asked, me=fleet.instance),))]
 
     def heard(self, message: bytes, /) -> None:
         """Take the record of a message."""
@@ -168,7 +183,7 @@ class SharedCircuit:
         if kind is None:
             return
         facts: dict[str, object] = {"reason": after.reason, "epoch": after.epoch}
-        facts |= {"instances": 1 if self._fleet is None else self._fleet.instances, "retry_after": after.left or None}
+        facts |= {"instances": self.machine.instances.value, "retry_after": after.left or None}
         circuit.events.record(kind, circuit.name, now, "error" if after.state == OPEN else "info", **facts)
 
     def _override_mode(self, circuit: Circuit, now: float) -> None:

@@ -19,15 +19,22 @@ if TYPE_CHECKING:
 
     from resilience.redis._exchange import Reply
 
-__all__ = ("SCRIPT", "channel_of", "keys_of", "question", "read_record", "read_reply")
+__all__ = ("SCRIPT", "channel_of", "keys_of", "question", "read_record", "read_reply", "text_of")
 
 SCRIPT: Final = LuaScript(Path(__file__).with_name("record.lua").read_text(encoding="utf-8"))
 
 
+_PARTS: Final = ("record", "votes", "trials", "history", "instances")
+_LONGEST: Final = 20_000
+"""Characters of a record. One of ours has 3,000 at most, if its texts are all escapes."""
+_MOST: Final = 10**14
+"""No number of ours comes near: the largest ones are milliseconds of the server's clock."""
+
+
 def keys_of(prefix: str, name: str) -> tuple[bytes, ...]:
-    """Return the keys of the breaker `name`: record, votes, trials, history. All are in one slot of a cluster."""
+    """Return the keys of the breaker `name`, in the order of the script. All are in one slot of a cluster."""
     tag = f"{{{prefix}:fleet:breaker:{_safe(name)}}}"
-    return tuple(f"{tag}:{part}".encode("utf-8", "surrogatepass") for part in ("record", "votes", "trials", "history"))
+    return tuple(f"{tag}:{part}".encode() for part in _PARTS)
 
 
 def channel_of(name: str) -> str:
@@ -50,34 +57,44 @@ def read_reply(reply: Reply) -> tuple[FleetRecord, list[str]]:
     if not isinstance(reply, list) or not reply:
         raise ValueError("no record")
     record, *tokens = cast("list[bytes | str]", reply)
-    return read_record(record), [_text(token) for token in tokens]
+    return read_record(record), [text_of(token) for token in tokens]
 
 
 def read_record(text: bytes | str) -> FleetRecord:
     """Return the record that a reply or a message holds. Raises `ValueError` for anything else."""
     try:
-        found: dict[str, Any] = json.loads(text)
+        if len(text) > _LONGEST:
+            raise ValueError("no record of ours")
+        found: dict[str, Any] = json.loads(text if isinstance(text, str) else text.decode("utf-8", "replace"))
         override = Override(
-            int(found["version"]),
+            _whole(found["version"]),
             _one_of((*MODES, ""), found["word"]),
             _seconds(found["word_left"]),
             one_line(found["why"]),
             one_line(found["author"]),
         )
         return FleetRecord(
-            int(found["epoch"]),
+            _whole(found["epoch"]),
             _one_of((CLOSED, OPEN, HALF_OPEN), found["state"]),
             _seconds(found["left"]),
             one_line(found["reason"]),
-            int(found["ok"]),
-            int(found["failed"]),
-            int(found["openings"]),
-            int(found["votes"]),
-            int(found["trials"]),
+            _whole(found["ok"]),
+            _whole(found["failed"]),
+            _whole(found["openings"]),
+            _whole(found["votes"]),
+            _whole(found["trials"]),
             override,
+            _whole(found["instances"]),
+            found["is_new"] is True,
         )
-    except (KeyError, TypeError, OverflowError) as error:
+    except (KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError("no record") from error
+
+
+def _whole(value: float) -> int:
+    if not 0 <= value < _MOST:
+        raise ValueError("no number of ours")
+    return int(value)
 
 
 def _one_of(words: Sequence[str], value: object) -> str:
@@ -93,5 +110,6 @@ def _seconds(milliseconds: float) -> float:
     return milliseconds / 1000
 
 
-def _text(value: bytes | str) -> str:
-    return value if isinstance(value, str) else value.decode()
+def text_of(value: bytes | str) -> str:
+    """Return what a reply holds as text, whether the client decodes replies or not."""
+    return value if isinstance(value, str) else value.decode("utf-8", "replace")

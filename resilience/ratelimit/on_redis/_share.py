@@ -251,5 +251,9 @@ class LocalShares:
         for share in self._alive():
             share.away()
 
+    def leaving(self) -> Sequence[FleetCall]:
+        """Give back nothing."""
+        return ()
+
     def heard(self, message: bytes, /) -> None:
         """Hear nothing."""

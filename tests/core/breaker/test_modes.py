@@ -283,3 +283,17 @@ def test_repr_reads_well() -> None:
     assert repr(breaker) == "<CircuitBreaker 'b' open for 10.0 s>"
     breaker.set_mode("metrics_only")
     assert repr(breaker) == "<CircuitBreaker 'b' closed (metrics_only)>"
+
+
+@pytest.mark.parametrize("configured", ["automatic", "metrics_only"])
+def test_a_mode_with_an_expiry_gives_way_to_the_configured_one(configured: str) -> None:
+    """A breaker that was made to report only does not refuse calls because an operator's order for it has run out."""
+    clock = ManualClock()
+    breaker, _ = made(clock, mode=configured)
+    breaker.set_mode("disabled", expires=5)
+    clock.advance(5)
+    figures = breaker.snapshot()
+    assert (figures["mode"], breaker.mode) == (configured, configured)
+    failing(breaker, 2)
+    assert breaker.snapshot()["circuit"] == "open"
+    assert breaker.current_state == ("open" if configured == "automatic" else "closed")

@@ -17,7 +17,7 @@ from resilience.breaker import shared
 from resilience.breaker._machine import CircuitMachine
 from resilience.breaker._options import BreakerOptions
 from resilience.breaker._rules import OutcomeRules
-from resilience.breaker._states import CLOSED, OPEN, Permit, Refusal, Trial
+from resilience.breaker._states import CLOSED, HALF_OPEN, OPEN, Permit, Refusal, Trial
 from resilience.breaker.shared._machine import LEASE, FleetRecord, SharedMachine, votes_needed
 from resilience.breaker.shared._wire import keys_of, question, read_record, read_reply
 
@@ -430,7 +430,7 @@ def test_messages_are_read_or_refused() -> None:
     good = (
         '{"version":1,"word":"","word_left":0,"why":"a\\nb","author":"","epoch":1,"state":"open","left":5,"reason":""'
     )
-    good += ',"ok":0,"failed":0,"openings":1,"votes":0,"trials":0}'
+    good += ',"ok":0,"failed":0,"openings":1,"votes":0,"trials":0,"instances":1,"is_new":false}'
     assert read_record(good).override.reason == r"a\nb"
     for old, new in (
         ('"open"', '"opem"'),
@@ -444,3 +444,137 @@ def test_messages_are_read_or_refused() -> None:
     for reply in (None, [], 3, ["{}"], b"{}"):
         with pytest.raises(ValueError):
             read_reply(reply)
+
+
+@pytest.mark.parametrize("state", [OPEN, HALF_OPEN])
+def test_a_clock_that_goes_back_holds_nothing_up(server: Server, state: str) -> None:
+    """After a failover to a server whose clock is an hour behind, the fleet closes as soon as it would have.
+
+    The vote and the slots of an instance that died before it end as well.
+    """
+    fleet = fleet_of(server, 3, 1)
+    fleet[0].trip()
+    beat(fleet)
+    if state == HALF_OPEN:
+        server.now += 10.1
+        for _ in range(2):
+            fleet[0].call()
+        fleet[0].round(3)
+        assert server.taken == 2
+    alive = fleet[1:]
+    server.now -= 3600
+    for each in fleet:
+        each.offset += 3600
+    for _ in range(20):
+        server.now += 1
+        for each in alive:
+            each.call()
+            each.end(is_good=True)
+        beat(alive)
+    assert server.last.state == CLOSED
+    assert states(alive) == {CLOSED}
+
+
+def test_an_override_ends_on_a_clock_that_goes_back(server: Server) -> None:
+    """A new instance keeps an override of a minute for a minute, although the server's clock has gone back an hour."""
+    (each,) = fleet_of(server, 1)
+    order = {"word": "forced_open", "left": 60_000, "why": "drill", "author": "ann", "kept": 100, "kept_for": 1000}
+    server.ask(each.view.ask(each.now, 0), me="", set=order)
+    server.now -= 3600
+    new = Instance(server, "new", 0.0)
+    new.round(2)
+    assert new.view.record.override.left == pytest.approx(60.0)
+
+
+def test_votes_of_dead_instances_end_on_a_clock_that_goes_back(server: Server) -> None:
+    """A vote from before the clock went back is no vote any more."""
+    fleet = fleet_of(server, 4)
+    fleet[0].trip()
+    fleet[0].round(4)
+    server.now -= 3600
+    for each in fleet:
+        each.offset += 3600
+    fleet[1].trip()
+    beat(fleet[1:])
+    assert (server.last.state, server.last.votes) == (CLOSED, 1)
+
+
+def test_a_child_of_a_half_open_circuit_makes_trials(server: Server) -> None:
+    """A child that was forked while its parent had slots asks for slots of its own, and uses them."""
+    (parent,) = fleet_of(server, 1, 1)
+    parent.trip()
+    parent.round(1)
+    server.now += 10.1
+    parent.call()
+    parent.round(1)
+    parent.view.forget(parent.now)  # as in the child
+    parent.name = "child"
+    server.now += LEASE + 0.1
+    parent.call()
+    parent.round(2)
+    assert isinstance(parent.call(), Trial)
+
+
+def test_a_failed_trial_whose_lease_has_ended_is_tried_again(server: Server) -> None:
+    """The failure does not count in the fleet, and the instance that has opened by it makes further trials."""
+    (alone,) = fleet_of(server, 1, 1)
+    alone.trip()
+    alone.round(1)
+    server.now += 10.1
+    alone.call()
+    alone.round(1)
+    assert isinstance(alone.call(), Trial)
+    server.now += LEASE + 0.1  # the process stands still
+    alone.end(is_good=False)
+    alone.round(1)
+    assert (server.last.state, alone.circuit.epoch.state) == (HALF_OPEN, OPEN)
+    server.now += 10.1
+    alone.call()
+    alone.round(1)
+    assert isinstance(alone.call(), Trial)
+
+
+def test_a_fork_between_a_record_and_its_effect_closes_nothing(server: Server) -> None:
+    """A child that has the record, but not yet the open circuit, opens; it does not close the fleet."""
+    fleet = fleet_of(server, 2, 1)
+    fleet[0].trip()
+    fleet[0].round(2)
+    child = fleet[1]
+    child.view.record = server.last  # the first step of `learn`
+    child.view._until = child.now + server.last.left
+    child.view.forget(child.now)
+    child.round(2)
+    assert (server.last.state, child.circuit.epoch.state) == (OPEN, OPEN)
+
+
+def test_a_vote_is_taken_back(server: Server) -> None:
+    """A circuit that has closed again takes back its vote in its next round, also if Redis was away meanwhile."""
+    fleet = fleet_of(server, 4)
+    fleet[0].trip()
+    fleet[0].round(4)
+    assert server.last.votes == 1
+    fleet[0].circuit.close("closed by hand", fleet[0].now)
+    fleet[0].round(4, is_sent=False)
+    fleet[0].round(4)
+    assert server.last.votes == 0
+
+
+def test_an_instance_that_leaves_gives_everything_back(server: Server) -> None:
+    """Its vote, its slots and its place in the count end at once, and its circuit decides alone from then on."""
+    fleet = fleet_of(server, 3, 2)
+    fleet[0].trip()
+    fleet[0].round(3)
+    assert (server.last.votes, server.last.instances) == (1, 3)
+    server.ask(fleet[0].view.leave(fleet[0].now), me=fleet[0].name)
+    assert (server.last.votes, server.last.instances) == (0, 2)
+    fleet[1].trip()
+    fleet[2].trip()
+    beat(fleet[1:])
+    beat(fleet[1:])
+    server.now += 10.1
+    fleet[1].call()
+    fleet[1].round(2)
+    assert server.taken == 1
+    server.ask(fleet[1].view.leave(fleet[1].now), me=fleet[1].name)
+    assert server.taken == 0
+    assert isinstance(fleet[1].call(), Trial)
