@@ -107,6 +107,10 @@ class LeaseKeeper:
         for _, renewing in asked:
             renewing.renewal.end()
 
+    def leaving(self) -> Sequence[FleetCall]:
+        """Give back nothing in the round: `close` does it."""
+        return ()
+
     def heard(self, message: bytes, /) -> None:
         """Hear nothing."""
 
