@@ -200,4 +200,36 @@ REDIS_AIO = Case(
     largest=20_000,
 )
 
-CASES = (ACQUIRE, POLICY, REDIS, REDIS_AIO)
+
+def _leased(lease: int | str) -> Callable[[Session], Sample]:
+    def build(session: Session) -> Sample:
+        return samples.calls(TokenBucket(_PLENTY, store=_store(session), lease=lease).acquire, "client-7")
+
+    return build
+
+
+def _leased_aio(session: Session) -> Sample:
+    loop, store = session.new_loop(), _store(session)
+    session.stack.callback(lambda: loop.run_until_complete(store.connection.aclose()))
+    bucket = TokenBucket(_PLENTY, store=store, lease="auto")
+    return samples.awaits(session, lambda _number: bucket.aacquire("client-7"), loop)
+
+
+REDIS_LEASES = Case(
+    "redis-leases",
+    "One decision on Redis with leases",
+    Contender("bare call", lambda _session: samples.calls(work, 1)),
+    (
+        Contender('resilience, acquire(key), lease="auto"', _leased("auto"), "a lease covers 10,000 calls", 1000),
+        Contender('resilience, aacquire(key), lease="auto"', _leased_aio, "the same in one task", 1000),
+        Contender(
+            "resilience, acquire(key), lease=50", _leased(50), "one call in 38 asks for a lease, and waits for it"
+        ),
+    ),
+    note=(
+        "CPU time of the thread that calls, with its calls to the server. One key, one thread or one task. The server "
+        "is on loopback."
+    ),
+)
+
+CASES = (ACQUIRE, POLICY, REDIS, REDIS_AIO, REDIS_LEASES)

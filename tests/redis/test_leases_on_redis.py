@@ -17,7 +17,7 @@ import pytest
 from lease_ledger import LeaseLedger
 from redis_process import RedisProcess
 
-from resilience import ConfigurationError, Pipeline, RateLimit, RateLimitedError
+from resilience import ConfigurationError, Pipeline, RateLimit, RateLimitedError, Resilience
 from resilience.fleet import Fleet
 from resilience.ratelimit import MemoryStore, Rate, RedisStore, TokenBucket
 from resilience.ratelimit._machine import Quota
@@ -336,6 +336,41 @@ def test_two_loops_in_two_threads_spend_one_lease(redis_server: RedisProcess, co
     for thread in threads:
         thread.join()
     assert admitted == [300, 300, 300]
+
+
+def test_the_toolkit_leases_by_configuration_and_returns_when_it_closes(redis_server: RedisProcess) -> None:
+    """One variable makes a limiter or a policy lease; `close` returns the unspent tokens."""
+    variables = {
+        "RESILIENCE_REDIS__URL": redis_server.url,
+        "RESILIENCE_REDIS__TIMEOUT": "2s",
+        "RESILIENCE_LIMITER__SEARCHES__RATE": "10/second",
+        "RESILIENCE_LIMITER__SEARCHES__BURST": "1000",
+        "RESILIENCE_LIMITER__SEARCHES__LEASE": "20",
+        "RESILIENCE_PIPELINE__PAYMENTS__RATE_LIMIT__RATE": "10/second",
+        "RESILIENCE_PIPELINE__PAYMENTS__RATE_LIMIT__BURST": "1000",
+        "RESILIENCE_PIPELINE__PAYMENTS__RATE_LIMIT__LEASE": "AUTO",
+    }
+    toolkit = Resilience.from_env(variables)
+    searches, payments = toolkit.limiter("searches"), toolkit.pipeline("payments")
+    for _ in range(12):
+        assert searches.acquire("k").allowed
+        assert payments.call(str.upper, "a") == "A"
+    with contextlib.closing(redis_server.client()) as client:
+        assert len(list(client.scan_iter("*:leases"))) == 2
+        toolkit.close()
+        assert not list(client.scan_iter("*:leases*"))
+    for name, key in (("searches", "k"), ("payments.ratelimit", "")):
+        assert missing(redis_server, name, "10/second", 1000, key) <= 12
+
+
+@pytest.mark.parametrize(
+    "variable", ["RESILIENCE_LIMITER__SEARCHES__LEASE", "RESILIENCE_PIPELINE__PAYMENTS__RATE_LIMIT__LEASE"]
+)
+def test_a_configured_lease_needs_redis(variable: str) -> None:
+    """Without a URL of Redis the program does not start, and the error names the variable and the remedy."""
+    rate = variable.replace("LEASE", "RATE")
+    with pytest.raises(ConfigurationError, match=rf"{variable}=20: .*unless RESILIENCE_REDIS__URL is set"):
+        Resilience.from_env({rate: "100/second", variable: "20"})
 
 
 @pytest.mark.parametrize("lease", [0, -1, 10_001, 1.5, "many", True])
