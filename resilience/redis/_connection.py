@@ -5,20 +5,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 from resilience._support.fork import renew_after_fork
 from resilience._support.redaction import hidden
 from resilience.redis._bounded import Generations
-from resilience.redis._errors import CLUSTER, explain
+from resilience.redis._errors import CLUSTER, explain, is_redirect
 from resilience.redis._exchange import limit
 from resilience.redis._options import RedisOptions
 from resilience.redis._per_loop import PerLoop
 from resilience.redis._pool import ConnectionPool
-from resilience.redis._script import run_diagnosis
+from resilience.redis._script import ScriptCall, diagnosis_key, run_diagnosis
 from resilience.redis._settings import (
     AWAITING,
     BLOCKING,
@@ -28,8 +28,12 @@ from resilience.redis._settings import (
     for_own_pool,
     require_redis,
     settings_for,
+    settings_of_node,
 )
-from resilience.redis._url import place_of
+from resilience.redis._url import Endpoint, Topology, place_of
+from resilience.redis.cluster._cluster import Cluster, Shard
+from resilience.redis.cluster._diagnosis import diagnosis_of
+from resilience.redis.cluster._loader import TableLoader
 
 if TYPE_CHECKING:
     import redis
@@ -38,8 +42,11 @@ if TYPE_CHECKING:
     from redis.connection import AbstractConnection
 
     from resilience.redis._pool_aio import AsyncConnectionPool
+    from resilience.redis._sentinel import MasterSource
 
 __all__ = ("RedisConnection",)
+
+C = TypeVar("C", bound=ScriptCall)
 
 MAX_THREAD_LINKS = 4
 """Connections on which threads run scripts. Further threads share round trips: more connections cost more time of the
@@ -82,6 +89,7 @@ class RedisConnection:
 
     Args:
         options: The URL, the timeouts and the number of connections.
+        source: The shard of a cluster to which all connections lead; None for the servers of the URL.
 
     Raises:
         ConfigurationError: There is no URL, redis-py cannot read it, a certificate file is wrong, or redis is not
@@ -93,12 +101,18 @@ class RedisConnection:
         <RedisConnection redis://localhost/0>
     """
 
-    def __init__(self, options: RedisOptions) -> None:
+    def __init__(self, options: RedisOptions, *, source: MasterSource | None = None) -> None:
         self.options = options
         require_redis()
-        self._generations = Generations()
-        self._is_split = False
-        self._settings = settings_for(BLOCKING, options, self._generations)
+        self.cluster = self._cluster_of(options) if source is None else None
+        """The masters of the cluster that the URL names; None for any other URL, and for one of its shards."""
+        self._source = source or self.cluster
+        self._generations = Generations(is_asked=self._source is not None)
+        self._is_split = self._source is not None
+        self.is_redirect: Callable[[object], bool] = _never if self._source is None else is_redirect
+        """Whether a reply is an error with which a node names another one."""
+        self._connections: dict[Shard, RedisConnection] = {}
+        self._settings = settings_for(BLOCKING, options, self._generations, self._source)
         check_files(options)
         check_parameters(self._settings)
         self._clients = _Clients(self._build_aio, self._build_aio_pool)
@@ -107,13 +121,37 @@ class RedisConnection:
         """The objects that exist once for each connection, such as its fleet, by their class."""
         renew_after_fork(self)
 
+    def _cluster_of(self, options: RedisOptions) -> Cluster | None:
+        if options.url is None or (place := place_of(options.url)).topology is not Topology.CLUSTER:
+            return None
+        loader = TableLoader(place.endpoints, functools.partial(_connection_to, settings_of_node(options)))
+        return Cluster(loader, options.connect_timeout, self._shard_moved, self._shard_gone)
+
+    def at(self, shard: Shard) -> RedisConnection:
+        """Return the connections to one shard of the cluster, made at the first use."""
+        if shard.endpoint is None:
+            return self
+        known = self._connections.get(shard)
+        # `setdefault` is one step: two threads that come first get the same object, and another one has connected to
+        # nothing.
+        return known or self._connections.setdefault(shard, RedisConnection(self.options, source=shard))
+
+    def _shard_moved(self, shard: Shard) -> None:
+        if (known := self._connections.get(shard)) is not None:
+            known.evict()
+
+    def _shard_gone(self, shard: Shard) -> None:
+        if (known := self._connections.pop(shard, None)) is not None:
+            known.close()
+
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
         """Return the connection of a server.
 
         Args:
             url: Such as `redis://localhost:6379/0`; also `rediss://` (TLS) and `unix://`, and
-                `redis+sentinel://host1,host2/service` for a master that Sentinel knows.
+                `redis+sentinel://host1,host2/service` for a master that Sentinel knows, and
+                `redis+cluster://host1,host2` for a cluster, of which the URL names some nodes.
             options: The other fields of `RedisOptions`, such as `timeout` and `outage`.
 
         Raises:
@@ -182,14 +220,29 @@ class RedisConnection:
     def slot_of(self, key: bytes) -> Hashable:
         """Return the hash slot of `key`: one script call has keys of one slot. A server without cluster mode has one.
 
+        On the shards of a cluster each key counts as a slot of its own: while its slot is moved, a node refuses a call
+        for several keys of which it has some only.
+
         Args:
             key: The key as it is sent.
         """
         if not (self._is_split or self._generations.current.is_cluster_node):
             return None
+        if self._source is not None:
+            return key
         from redis.crc import key_slot  # noqa: PLC0415 - an extra
 
         return key_slot(key)
+
+    def routed(self, calls: Sequence[C]) -> Sequence[tuple[RedisConnection, Sequence[C]]]:
+        """Return script calls by the connection that leads to their keys: this one, or those of the shards.
+
+        Args:
+            calls: The keys and the arguments of each; the keys of a call are in one hash slot.
+        """
+        if self.cluster is None:
+            return ((self, calls),)
+        return [(self.at(shard), some) for shard, some in self.cluster.routed(calls)]
 
     def split_slots(self) -> None:
         """Send keys of different hash slots in different calls from now on: the server has refused them in one.
@@ -222,14 +275,24 @@ class RedisConnection:
         round trips at most, each within `options.timeout`. Does not raise because of Redis. The text may name the
         address of the server.
         """
+        if self.cluster is not None:
+            return diagnosis_of(self.cluster, self.options.prefix, self._diagnose_shard)
         from redis.exceptions import RedisError  # noqa: PLC0415 - an extra
 
         try:
-            run_diagnosis(self.sync, self.options.prefix)
+            run_diagnosis(self.sync, diagnosis_key(self.options.prefix))
         except (RedisError, OSError) as error:
             self.evict()
             return explain(error, self.options.prefix)
         return CLUSTER if self.is_cluster_node else None
+
+    def _diagnose_shard(self, shard: Shard, key: bytes) -> None:
+        connection = self.at(shard)
+        try:
+            run_diagnosis(connection.sync, key)
+        except Exception:
+            connection.evict()
+            raise
 
     def close(self) -> None:
         """Close the blocking client, and leave the fleet; using either again opens a new one.
@@ -238,6 +301,8 @@ class RedisConnection:
         """
         for companion in tuple(self.companions.values()):
             companion.close()
+        for connection in tuple(self._connections.values()):
+            connection.close()
         clients = self._clients
         with clients.lock:
             client, clients.sync = clients.sync, None
@@ -250,6 +315,8 @@ class RedisConnection:
     async def aclose(self) -> None:
         """Close the client of the running event loop, and the blocking one."""
         self.close()
+        for connection in tuple(self._connections.values()):
+            await connection.aclose()
         await self._clients.aio_pools.aclose()
         await self._clients.aio.aclose()
 
@@ -262,7 +329,7 @@ class RedisConnection:
         return client
 
     def _build_aio(self) -> redis.asyncio.Redis:
-        settings = settings_for(AWAITING, self.options, self._generations)
+        settings = settings_for(AWAITING, self.options, self._generations, self._source)
         return cast("redis.asyncio.Redis", self._build(AWAITING, settings))
 
     def _build_aio_pool(self) -> AsyncConnectionPool:
@@ -270,7 +337,7 @@ class RedisConnection:
 
         self._clients.is_used = True
         # The pool bounds connecting and each exchange as a whole: redis-py's timers would not know of a late loop.
-        settings = for_own_pool(AWAITING, settings_for(AWAITING, self.options, self._generations), None)
+        settings = for_own_pool(AWAITING, settings_for(AWAITING, self.options, self._generations, self._source), None)
         return AsyncConnectionPool(self.options, functools.partial(_aconnect, settings))
 
     def _connect(self) -> AbstractConnection:
@@ -289,6 +356,18 @@ class RedisConnection:
         where = urlsplit(self.options.url or "")
         hosts = ",".join(map(str, place_of(self.options.url or "").endpoints)) or where.hostname or ""
         return f"<RedisConnection {where.scheme}://{hosts}{where.path}>"
+
+
+def _never(_reply: object) -> bool:
+    return False
+
+
+def _connection_to(settings: Settings, endpoint: Endpoint, seconds: float) -> AbstractConnection:
+    """Return a connection to one node of a cluster, not connected yet."""
+    bounds = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
+    arguments: Settings = settings | bounds | {"host": endpoint.host, "port": endpoint.port}
+    connection: AbstractConnection = arguments.pop("connection_class")(**arguments)
+    return connection
 
 
 async def _aconnect(settings: Settings) -> AsyncConnection:

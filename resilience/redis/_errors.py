@@ -24,6 +24,7 @@ __all__ = (
     "failure_of",
     "is_about_one_key",
     "is_of_redis",
+    "is_redirect",
     "of_redis",
     "raised",
     "unreadable",
@@ -54,9 +55,11 @@ _FORBIDDEN = ("ACL failure in script", "The user executing the script can't run"
 _SCRIPT_FAILED = "user_script:"
 _ONE_KEY = frozenset({"WRONGTYPE", "SCRIPT"})
 
+_REDIRECTS = frozenset({"ASK", "MOVED"})
+
 CLUSTER: Final = (
-    "it is a node of a Redis Cluster, which refuses keys of other nodes; limiters need one server: name a server "
-    "without cluster mode, or a proxy that serves the whole cluster"
+    "it is a node of a Redis Cluster, which refuses keys of other nodes: name the cluster, as in "
+    "redis+cluster://host:6379, or a proxy that serves all of it"
 )
 _EXPLANATIONS: Final = {
     "READONLY": "it is a read-only replica, and limiters write: name the primary, or an address that follows it",
@@ -67,7 +70,11 @@ _EXPLANATIONS: Final = {
     "NOAUTH": "it refuses the user name and password of the URL",
     "NOPERM": "its ACL forbids what limiters need: +eval +evalsha +time +get +set +del ~{prefix}",
     "OOM": "its memory is full and its maxmemory-policy evicts nothing: raise maxmemory, or set volatile-ttl",
-} | dict.fromkeys(("MOVED", "ASK", "CLUSTERDOWN", "CROSSSLOT", "TRYAGAIN"), CLUSTER)
+    "CLUSTERDOWN": (
+        "the cluster serves no key of this slot, or no key at all while a master is missing: "
+        "set cluster-require-full-coverage to no, and give each master a replica"
+    ),
+} | dict.fromkeys(("MOVED", "ASK", "CROSSSLOT", "TRYAGAIN"), CLUSTER)
 
 
 class ExchangeFailure(enum.Enum):
@@ -107,6 +114,11 @@ def code_of(error: Exception) -> str | None:
 def is_about_one_key(error: Exception) -> bool:
     """Whether the server works and only this key cannot be used."""
     return code_of(error) in _ONE_KEY
+
+
+def is_redirect(reply: object) -> bool:
+    """Whether a reply is the error with which a node of a cluster names another one."""
+    return isinstance(reply, Exception) and code_of(reply) in _REDIRECTS
 
 
 def is_of_redis(error: Exception) -> bool:

@@ -10,7 +10,8 @@ from resilience.redis._url import place_of
 __all__ = ("EXPECTED_URL", "RedisOptions")
 
 EXPECTED_URL = (
-    "a Redis URL such as redis://host:6379/0 or redis+sentinel://host1,host2/service (percent-encode its password)"
+    "a Redis URL such as redis://host:6379/0, redis+sentinel://host1,host2/service or redis+cluster://host1,host2 "
+    "(percent-encode its password)"
 )
 
 
@@ -33,7 +34,8 @@ class RedisOptions(Options):
 
     Attributes:
         url: `redis://`, `rediss://` (TLS) or `unix://` for one server, `redis+sentinel://` or `rediss+sentinel://` for
-            the Sentinels that know the master. None keeps state in this process.
+            the Sentinels that know the master, `redis+cluster://` or `rediss+cluster://` for some nodes of a cluster.
+            None keeps state in this process.
         outage: How limiters decide while Redis is down. `local` limits in each process, by its share of the
             limit (one divided by the live instances); `allow` lets every call through; `deny` refuses every call.
         timeout: The longest time that one decision waits for Redis, in seconds. Default 50 ms, at most 60 s.
@@ -53,7 +55,7 @@ class RedisOptions(Options):
     url: str | None = option(
         None,
         RedisUrl(),
-        "Redis server, or Sentinels (redis+sentinel://)",
+        "Redis server, Sentinels (redis+sentinel://) or cluster (redis+cluster://)",
         none="state stays in this process",
         secret=True,
     )

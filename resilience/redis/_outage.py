@@ -41,6 +41,10 @@ def _nothing() -> None:
     return
 
 
+def _no_answer(_error: Exception) -> bool:
+    return False
+
+
 class OutageGuard(Measured):
     """Decides which calls may ask Redis, and reports each outage once.
 
@@ -56,6 +60,8 @@ class OutageGuard(Measured):
             connection was closed.
         clock: Returns seconds that never go back.
         facts: Further facts of the event of an outage, such as the outage mode.
+        where: Facts of both events that say which server of several it is. They may change.
+        is_answer: Whether an error of redis-py is the answer of a server that works. It goes on to the caller.
         evict: Called at an outage, and after each trial that failed. The connections that exist may lead to a server
             that is no longer the right one.
     """
@@ -69,8 +75,12 @@ class OutageGuard(Measured):
         clock: Clock = monotonic,
         evict: Callable[[], object] = _nothing,
         facts: Mapping[str, object] = MappingProxyType({}),
+        where: Mapping[str, object] = MappingProxyType({}),
+        is_answer: Callable[[Exception], bool] = _no_answer,
     ) -> None:
         self._facts = facts
+        self._where = where
+        self.is_answer = is_answer
         self._kind = kind
         self._events = events
         self._trial = trial
@@ -139,7 +149,7 @@ class OutageGuard(Measured):
                 self._outages += 1
                 # Facts name the kind of error only: its text may hold addresses, and listeners export what they get.
                 facts: dict[str, object] = {"error": type(error).__name__}
-                facts |= {"retry_after": self._availability.trial_after(now), **self._facts}
+                facts |= {"retry_after": self._availability.trial_after(now), **self._facts, **self._where}
                 if (code := code_of(error)) is not None:
                     facts["code"] = code
                 self._events.record(f"{self._kind}.outage", "redis", now, "error", **facts)
@@ -206,7 +216,7 @@ class OutageGuard(Measured):
             is_answered = True
         with self._lock:
             if self._availability.trial_succeeded(down) and is_answered:
-                self._events.record(f"{self._kind}.recovered", "redis", self._clock())
+                self._events.record(f"{self._kind}.recovered", "redis", self._clock(), "info", **self._where)
         self._events.deliver()
         return None
 
@@ -260,7 +270,7 @@ class RedisAttempt:
         if isinstance(error, NotAskedError):
             self._guard.not_asked(permit, error)
             return True
-        if isinstance(error, Exception) and is_of_redis(error):
+        if isinstance(error, Exception) and is_of_redis(error) and not self._guard.is_answer(error):
             self._guard.failed(permit, error)
             return True
         return False

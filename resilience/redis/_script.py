@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from resilience.redis._pool import ConnectionPool
 
-__all__ = ("Argument", "LuaScript", "ScriptCall", "run_diagnosis")
+__all__ = ("Argument", "AskingScript", "LuaScript", "ScriptCall", "diagnosis_key", "run_diagnosis")
 
 _CACHED_FRAMES = 1024
+_ASKING: Final = packed(b"ASKING")
 
 Argument: TypeAlias = bytes | int | str
 
@@ -97,6 +98,30 @@ class LuaScript:
         return before, after
 
 
+class AskingScript(LuaScript):
+    """A script for a node of a cluster that is about to get the slot of the keys: each call says that it knows that."""
+
+    def call(self, connection: AbstractConnection, calls: Sequence[ScriptCall]) -> list[Reply]:
+        """Return the reply to each of `calls`, blocking."""
+        replies = exchange(connection, _asking(self.by_hash(calls)))[1::2]
+        if unknown := _unknown_to_server(replies):
+            again = self.by_text([calls[number] for number in unknown])
+            _replace(replies, unknown, exchange(connection, _asking(again))[1::2])
+        return replies
+
+    async def acall(self, connection: AsyncConnection, calls: Sequence[ScriptCall]) -> list[Reply]:
+        """Return the reply to each of `calls`, suspending this task."""
+        replies = (await aexchange(connection, _asking(self.by_hash(calls))))[1::2]
+        if unknown := _unknown_to_server(replies):
+            again = self.by_text([calls[number] for number in unknown])
+            _replace(replies, unknown, (await aexchange(connection, _asking(again)))[1::2])
+        return replies
+
+
+def _asking(commands: Iterable[bytes]) -> list[bytes]:
+    return [each for command in commands for each in (_ASKING, command)]
+
+
 def _unknown_to_server(replies: Iterable[Reply]) -> list[int]:
     """Return the numbers of the calls that the server could not run because it does not know the script."""
     errors = [(number, reply) for number, reply in enumerate(replies) if isinstance(reply, Exception)]
@@ -128,7 +153,12 @@ return 1
 """)
 
 
-def run_diagnosis(client: redis.Redis, prefix: str) -> None:
+def diagnosis_key(prefix: str, tag: str = "") -> bytes:
+    """Return a key of no limiter. In a cluster, `tag` moves it to another slot."""
+    return f"{{{prefix}:ratelimit:.probe:{tag}}}".encode()
+
+
+def run_diagnosis(client: redis.Redis, key: bytes) -> None:
     """Run the commands that limiters need, on a key of no limiter, which lives for a second.
 
     PING says less: a read-only replica answers it, and so does a server whose memory is full, or whose ACL forbids
@@ -136,14 +166,14 @@ def run_diagnosis(client: redis.Redis, prefix: str) -> None:
 
     Args:
         client: The blocking client to use.
-        prefix: The start of every key of limiters.
+        key: A key of no limiter.
 
     Raises:
         Exception: redis-py's error if the server does not answer, or cannot serve limiters.
     """
     from redis.exceptions import NoScriptError  # noqa: PLC0415 - an extra
 
-    key, run = f"{{{prefix}:ratelimit:.probe:}}", client.execute_command
+    run = client.execute_command
     try:
         run("EVALSHA", _DIAGNOSIS.sha1, 1, key)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
     except NoScriptError:

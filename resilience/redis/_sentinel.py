@@ -11,7 +11,7 @@ Protocol: https://redis.io/docs/latest/develop/reference/sentinel-clients/
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from resilience.redis._errors import MALFORMED, is_of_redis
 from resilience.redis._exchange import Reply, aexchange, exchange, packed
@@ -23,11 +23,27 @@ if TYPE_CHECKING:
 else:
     _Base = _AsyncBase = object
 
-__all__ = ("Sentinels", "following", "following_async")
+__all__ = ("MasterSource", "Sentinels", "following", "following_async")
 
 _ROLE: Final = packed(b"ROLE")
 _LONGEST_HOST: Final = 253  # of a name in the DNS
 _LARGEST_PORT: Final = 65535
+
+
+class MasterSource(Protocol):
+    """Names the server to which a new connection leads."""
+
+    def master(self, within: float | None, /) -> Endpoint:
+        """Return the address, blocking. Raises an error of redis-py if there is none.
+
+        Args:
+            within: The time for each step, in seconds; None for the default.
+        """
+        ...
+
+    async def amaster(self, within: float | None, /) -> Endpoint:
+        """Return the address, suspending this task. Otherwise like `master`."""
+        ...
 
 
 class Sentinels:
@@ -128,18 +144,18 @@ def _check_role(endpoint: Endpoint, reply: Reply) -> None:
         return
     from redis.exceptions import ConnectionError as NotConnected  # noqa: PLC0415 - an extra
 
-    raise NotConnected(f"Sentinel names {endpoint}, which is a {_text(reply[0])}")
+    raise NotConnected(f"{endpoint} is named as the master, but it is a {_text(reply[0])}")
 
 
 class FollowingConnection(_Base):
     """The part that is added to a blocking class of connections."""
 
-    def __init__(self, *args: Any, sentinels: Sentinels, **settings: Any) -> None:
-        self._sentinels = sentinels
+    def __init__(self, *args: Any, source: MasterSource, **settings: Any) -> None:
+        self._source = source
         super().__init__(*args, **settings)
 
     def _connect(self) -> Any:  # a socket; redis-py's stubs say that the abstract method returns None
-        self.host, self.port = self._sentinels.master(self.socket_connect_timeout)
+        self.host, self.port = self._source.master(self.socket_connect_timeout)
         connect: Callable[[], Any] = super()._connect  # type: ignore[safe-super]  # abstract in the base alone
         return connect()
 
@@ -158,12 +174,12 @@ class FollowingConnection(_Base):
 class FollowingAsyncConnection(_AsyncBase):
     """The part that is added to an awaiting class of connections."""
 
-    def __init__(self, *args: Any, sentinels: Sentinels, **settings: Any) -> None:
-        self._sentinels = sentinels
+    def __init__(self, *args: Any, source: MasterSource, **settings: Any) -> None:
+        self._source = source
         super().__init__(*args, **settings)
 
     async def _connect(self) -> None:
-        self.host, self.port = await self._sentinels.amaster(self.socket_connect_timeout)
+        self.host, self.port = await self._source.amaster(self.socket_connect_timeout)
         connect: Callable[[], Awaitable[None]] = super()._connect  # type: ignore[safe-super]  # abstract in the base alone
         await connect()
 
@@ -180,10 +196,10 @@ class FollowingAsyncConnection(_AsyncBase):
 
 
 def following(kind: type[Any]) -> type[Any]:
-    """Return the blocking class `kind` whose connections lead to the master that the Sentinels name."""
+    """Return the blocking class `kind` whose connections lead to the master that its `source` names."""
     return type(f"Following{kind.__name__}", (FollowingConnection, kind), {})
 
 
 def following_async(kind: type[Any]) -> type[Any]:
-    """Return the awaiting class `kind` whose connections lead to the master that the Sentinels name."""
+    """Return the awaiting class `kind` whose connections lead to the master that its `source` names."""
     return type(f"Following{kind.__name__}", (FollowingAsyncConnection, kind), {})

@@ -15,7 +15,7 @@ from resilience._support.tls import client_context
 from resilience.errors import ConfigurationError, Problem
 from resilience.redis._bounded import Generations, bounded, bounded_async
 from resilience.redis._options import EXPECTED_URL, RedisOptions
-from resilience.redis._sentinel import Sentinels, following, following_async
+from resilience.redis._sentinel import MasterSource, Sentinels, following, following_async
 from resilience.redis._url import RedisPlace, Topology, place_of
 
 __all__ = (
@@ -27,6 +27,7 @@ __all__ = (
     "for_own_pool",
     "require_redis",
     "settings_for",
+    "settings_of_node",
 )
 
 BLOCKING = "redis"
@@ -47,13 +48,16 @@ def require_redis() -> None:
         raise ConfigurationError(f"shared state needs the redis package: {install}") from None
 
 
-def settings_for(module: str, options: RedisOptions, generations: Generations) -> Settings:
+def settings_for(
+    module: str, options: RedisOptions, generations: Generations, source: MasterSource | None = None
+) -> Settings:
     """Return the settings of a connection.
 
     Args:
         module: `BLOCKING` or `AWAITING`.
         options: The URL and the timeout.
         generations: Decides when the connection is too old.
+        source: Names the server of a cluster; None for any other URL.
 
     Raises:
         ConfigurationError: There is no URL, or redis-py cannot read it.
@@ -62,9 +66,15 @@ def settings_for(module: str, options: RedisOptions, generations: Generations) -
         raise ConfigurationError([Problem("url", None, EXPECTED_URL)])
     place = place_of(options.url)
     settings = _of_server(module, options, place, generations)
-    if place.topology is Topology.SENTINEL:
-        settings["sentinels"] = _sentinels(module, options, place)
+    if place.topology is not Topology.SINGLE:
+        settings["source"] = source or _sentinels(module, options, place)
     return settings
+
+
+def settings_of_node(options: RedisOptions) -> Settings:
+    """Return the settings of a blocking connection to one node of a cluster, whichever role it has."""
+    place = place_of(options.url or "")._replace(topology=Topology.SINGLE)
+    return for_own_pool(BLOCKING, _of_server(BLOCKING, options, place, Generations(is_asked=True)), None)
 
 
 def _of_server(module: str, options: RedisOptions, place: RedisPlace, generations: Generations) -> Settings:
@@ -156,7 +166,7 @@ def _connection_class(module: str, kind: object, topology: Topology) -> type[Any
     if not isinstance(kind, type):  # a parameter of the URL
         raise _unknown_parameter()
     found = bounded_async(kind) if module == AWAITING else bounded(kind)
-    if topology is Topology.SENTINEL:
+    if topology is not Topology.SINGLE:
         return following_async(found) if module == AWAITING else following(found)
     return found
 

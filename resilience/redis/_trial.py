@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from resilience.redis._errors import raised
@@ -41,10 +41,10 @@ class ScriptTrial:
     Args:
         connection: The Redis to ask.
         script: A script that callers run.
-        call: A key of no caller, and the arguments of the script.
+        call: Returns a key of no caller, and the arguments of the script.
     """
 
-    def __init__(self, connection: RedisConnection, script: LuaScript, call: ScriptCall) -> None:
+    def __init__(self, connection: RedisConnection, script: LuaScript, call: Callable[[], ScriptCall]) -> None:
         self._connection = connection
         self._script = script
         self._call = call
@@ -61,30 +61,32 @@ class ScriptTrial:
         pools = self._connection.pools_in_use
         if pools is None:
             return False
+        calls = (self._call(),)
         blocking, awaiting = pools
         if blocking is not None:
-            self._ask(blocking)
-        is_answered = self._ask_loops(awaiting)
+            self._ask(blocking, calls)
+        is_answered = self._ask_loops(awaiting, calls)
         if blocking is None and not is_answered:
             with contextlib.closing(self._connection.new_pool()) as own:
-                self._ask(own)
+                self._ask(own, calls)
         return True
 
-    def _ask(self, pool: ConnectionPool) -> None:
+    def _ask(self, pool: ConnectionPool, calls: Sequence[ScriptCall]) -> None:
         def use(connection: AbstractConnection) -> list[Reply]:
-            return self._script.call(connection, (self._call,))
+            return self._script.call(connection, calls)
 
         raised(pool.run(use, self._patience)[0])
 
-    async def _aask(self, connection: AsyncConnection) -> list[Reply]:
-        replies = await self._script.acall(connection, (self._call,))
-        raised(replies[0])
-        return replies
-
-    def _ask_loops(self, pools: Sequence[AsyncConnectionPool]) -> bool:
+    def _ask_loops(self, pools: Sequence[AsyncConnectionPool], calls: Sequence[ScriptCall]) -> bool:
         """Return whether a loop has got an answer. Raises the error of a loop that Redis does not serve."""
+
+        async def use(connection: AsyncConnection) -> list[Reply]:
+            replies = await self._script.acall(connection, calls)
+            raised(replies[0])
+            return replies
+
         answers: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        asked = sum(pool.ask_soon(self._aask, self._patience, answers.put) for pool in pools)
+        asked = sum(pool.ask_soon(use, self._patience, answers.put) for pool in pools)
         is_answered, until = False, time.monotonic() + self._patience_with_loops
         for _ in range(asked):
             try:

@@ -1,7 +1,8 @@
-"""The URL of a Redis: one server, or the Sentinels that know the master of a service.
+"""The URL of a Redis: one server, the Sentinels that know the master of a service, or nodes of a cluster.
 
     redis://user:password@host:6379/0                   one server
     redis+sentinel://host:26379,host:26379/service/0    Sentinels, the name of the master, and its database
+    redis+cluster://host:6379,host:6379                 some nodes of a cluster, which name the others
 
 `rediss` in place of `redis` means TLS; `valkey` and `valkeys` mean the same as `redis` and `rediss`. User, password and
 the parameters after `?` are those of each server: redis-py reads them.
@@ -19,14 +20,12 @@ from resilience._support.rules import Refused
 
 __all__ = ("Endpoint", "RedisPlace", "Topology", "place_of")
 
-_SCHEME = re.compile(r"(redis|rediss|valkey|valkeys)(\+sentinel)?|unix")
+_SCHEME = re.compile(r"(redis|rediss|valkey|valkeys)(\+sentinel|\+cluster)?|unix")
 _DATABASE = re.compile(r"/?[0-9]*")
 _NATIVE: Final = {"valkey": "redis", "valkeys": "rediss"}
 _SENTINEL_PORT = 26379
-_SCHEMES: Final = "the scheme is redis, rediss, redis+sentinel, rediss+sentinel or unix"
-_CLUSTER: Final = (
-    "clusters cannot be used: name a server without cluster mode, or a proxy that serves the whole cluster"
-)
+_NODE_PORT = 6379
+_SCHEMES: Final = "the scheme is redis, rediss, redis+sentinel, rediss+sentinel, redis+cluster, rediss+cluster or unix"
 
 
 class Topology(enum.Enum):
@@ -34,6 +33,7 @@ class Topology(enum.Enum):
 
     SINGLE = "one server"
     SENTINEL = "a master that Sentinel knows"
+    CLUSTER = "masters that share the keys by hash slots"
 
 
 class Endpoint(NamedTuple):
@@ -51,9 +51,9 @@ class RedisPlace(NamedTuple):
 
     Attributes:
         topology: How the servers belong together.
-        endpoints: The Sentinels, at least one; empty for one server.
+        endpoints: The Sentinels, or some nodes of the cluster, at least one; empty for one server.
         service: The name of the master for Sentinel; empty otherwise.
-        url: The URL of one server, for redis-py: its first host is not that of the master if Sentinel knows it.
+        url: The URL of one server, for redis-py: its first host is not that of the master if others name it.
     """
 
     topology: Topology
@@ -72,15 +72,18 @@ def place_of(url: str) -> RedisPlace:
     scheme, _, rest = url.partition("://")
     known = _SCHEME.fullmatch(scheme)
     if known is None:
-        raise Refused(_CLUSTER if "+cluster" in scheme else _SCHEMES)
+        raise Refused(_SCHEMES)
     native = _NATIVE.get(known[1], known[1]) or "unix"
     if known[2] is None:
         return _single(native, rest)
     credentials, hosts, path, query = _parts(rest)
-    endpoints = tuple(dict.fromkeys(_endpoint(each) for each in hosts.split(",")))
-    service, database = _sentinel_path(path)
+    is_cluster = known[2] == "+cluster"
+    port = _NODE_PORT if is_cluster else _SENTINEL_PORT
+    endpoints = tuple(dict.fromkeys(_endpoint(each, port) for each in hosts.split(",")))
+    service, database = _cluster_path(path) if is_cluster else _sentinel_path(path)
     first = f"{native}://{credentials}{endpoints[0]}/{database}{query}"
-    return RedisPlace(Topology.SENTINEL, endpoints, service, Secret(first))
+    topology = Topology.CLUSTER if is_cluster else Topology.SENTINEL
+    return RedisPlace(topology, endpoints, service, Secret(first))
 
 
 def _single(scheme: str, rest: str) -> RedisPlace:
@@ -90,7 +93,7 @@ def _single(scheme: str, rest: str) -> RedisPlace:
         _ = where.port  # reading the port checks it
     except ValueError:  # its text may contain the password, so none of it is passed on
         hint = (
-            "several hosts are Sentinels: redis+sentinel://host1,host2/service"
+            "several hosts are Sentinels (redis+sentinel://host1,host2/service) or a cluster (redis+cluster://host1,host2)"
             if "," in rest
             else "the port is no number"
         )
@@ -111,10 +114,10 @@ def _parts(rest: str) -> tuple[str, str, str, str]:
     return credentials + at, hosts, path, question + query
 
 
-def _endpoint(text: str) -> Endpoint:
+def _endpoint(text: str, port: int) -> Endpoint:
     try:
         where = urlsplit(f"//{text.strip()}")
-        found = Endpoint(where.hostname or "", _SENTINEL_PORT if where.port is None else where.port)
+        found = Endpoint(where.hostname or "", port if where.port is None else where.port)
     except ValueError:
         raise Refused("a host has a port that is no number; hosts are separated by commas") from None
     if not found.host or not found.port:
@@ -129,3 +132,9 @@ def _sentinel_path(path: str) -> tuple[str, str]:
     if not _DATABASE.fullmatch(database):
         raise Refused("after the name of the service comes the number of a database")
     return unquote(service), database or "0"
+
+
+def _cluster_path(path: str) -> tuple[str, str]:
+    if path not in ("", "0"):
+        raise Refused("a cluster has the database 0 only: redis+cluster://host1,host2")
+    return "", "0"

@@ -1,4 +1,4 @@
-"""URLs of one server and of Sentinels."""
+"""URLs of one server, of Sentinels and of a cluster."""
 
 from __future__ import annotations
 
@@ -34,6 +34,14 @@ HOSTS = "a.internal:7001,b.internal"
             "my/db",
             "redis://:p@a.internal:7001/3",
         ),
+        (
+            "redis+cluster://u:p@h:7000,i,h:7000?protocol=2",
+            Topology.CLUSTER,
+            (("h", 7000), ("i", 6379)),
+            "",
+            "redis://u:p@h:7000/0?protocol=2",
+        ),
+        ("valkeys+cluster://[::1]/0", Topology.CLUSTER, (("::1", 6379),), "", "rediss://[::1]:6379/0"),
         ("redis+sentinel://h,h:26379/s", Topology.SENTINEL, (("h", 26379),), "s", "redis://h:26379/0"),
     ],
 )
@@ -54,10 +62,17 @@ def test_readable_urls(
         ("redis+sentinel://h/s/one", "h/s/one", "after the name of the service comes the number of a database"),
         ("redis+sentinel://h:x,i/s", "h:x,i/s", "a host has a port that is no number"),
         ("redis+sentinel://,h/s", ",h/s", "a host or its port is missing"),
-        ("redis+cluster://:hunter2@h:1", "@h:1", "clusters cannot be used: name a server without cluster mode"),
+        ("redis+cluster://", "redis+cluster://", "a host or its port is missing"),
+        ("redis+cluster://:hunter2@h:1/3", "@h:1/3", "a cluster has the database 0 only"),
+        ("redis+cluster://u:hunter2@h:1,:2", "@h:1,:2", "a host or its port is missing"),
+        ("redis+clusters://h", "redis+clusters://h", "the scheme is redis, rediss, redis+sentinel,"),
         ("redis+sentinel://h:70000/s", "h:70000", "a host has a port that is no number"),
         ("redis+unix:///x", "redis+unix:///x", "the scheme is redis"),
-        ("redis://h:1,i:2/0", "h:1,i:2/0", "several hosts are Sentinels: redis+sentinel://host1,host2"),
+        (
+            "redis://h:1,i:2/0",
+            "h:1,i:2/0",
+            "several hosts are Sentinels (redis+sentinel:",
+        ),
         ("redis://h:port/0", "h:port/0", "the port is no number"),
         ("redis://h/x", "h/x", "the path is the number of a database"),
         ("unix://", "unix://", "a socket needs its path"),
@@ -81,3 +96,9 @@ def test_repr_names_all_hosts() -> None:
     """A connection can be logged: its text has all hosts and no password."""
     with contextlib.closing(RedisConnection.from_url("redis+sentinel://u:hunter2@h1:1,h2/s/0")) as connection:
         assert repr(connection) == "<RedisConnection redis+sentinel://h1:1,h2:26379/s/0>"
+
+
+def test_an_unknown_parameter_of_a_cluster() -> None:
+    """A parameter that redis-py does not know is refused when the connection is made, as for one server."""
+    with pytest.raises(ConfigurationError, match="a parameter after its \\? is unknown to redis-py"):
+        RedisConnection.from_url("redis+cluster://h:7000?nonsense=1")

@@ -147,7 +147,7 @@ def test_a_sentinel_that_names_a_replica(sentinel_group: SentinelGroup) -> None:
     with contextlib.closing(RedisConnection.from_url(url, timeout=TIMEOUT)) as connection:
         reason = connection.diagnose() or ""
     sentinel_group.run("SENTINEL", "REMOVE", "stale")
-    assert f"Sentinel names 127.0.0.1:{replica.port}, which is a slave" in reason
+    assert f"127.0.0.1:{replica.port} is named as the master, but it is a slave" in reason
 
 
 class QuietPartner:

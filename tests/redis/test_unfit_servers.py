@@ -330,7 +330,7 @@ def test_node_of_a_cluster(
     assert limiter.events[0].facts["code"] == "CLUSTERDOWN"
     told = [record.getMessage() for record in caplog.records if "Redis Cluster" in record.getMessage()]
     assert len(told) == 1
-    assert "without cluster mode" in told[0]
+    assert "redis+cluster://host:6379" in told[0]
 
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["known", "unknown"])

@@ -74,6 +74,11 @@ class RedisCluster(_Servers):
         super().__init__(binary, directory)
         self._masters = masters
 
+    @property
+    def url(self) -> str:
+        """The URL that names two of the masters."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers[:2])
+
     def start(self) -> None:
         """Start the masters, introduce them to one another, and wait until each knows that all slots are served."""
         buses = [free_port() for _ in range(self._masters)]

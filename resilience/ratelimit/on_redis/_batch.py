@@ -42,6 +42,10 @@ class BatchCaller(Protocol):
         """Wake the caller."""
         ...
 
+    def set_exception(self, error: Exception, /) -> None:
+        """Wake the caller, which raises `error`: the server has named another one."""
+        ...
+
 
 class BatchEntry:
     """Callers that want the same payment from the same bucket."""
@@ -74,6 +78,12 @@ class BatchEntry:
         decision = self._codec.decode_one(missing, self._cost, allowed=admitted > 0)
         if not caller.done():
             caller.set_result(decision)
+
+    def redirect(self, error: Exception) -> None:
+        """Wake the callers with an error of their own each: a shared one would collect their tracebacks."""
+        for caller in self._callers:
+            if not caller.done():
+                caller.set_exception(type(error)(*error.args))
 
     def settle(self, decisions: Iterable[Decision | None]) -> None:
         """Wake the callers."""
@@ -115,6 +125,11 @@ class SharedCall:
             else:
                 entry.answer(*outcome)
         return errors
+
+    def redirect(self, error: Exception) -> None:
+        """Wake the callers: they ask the server that `error` names."""
+        for entry in self._entries:
+            entry.redirect(error)
 
 
 class ScriptBatch:
@@ -170,7 +185,12 @@ class ScriptBatch:
 
     def answer(self, replies: Sequence[Reply]) -> None:
         """Wake the callers that have a decision; then raise an error of the others, one of the server if possible."""
-        errors = [error for shared, reply in zip(self._asked, replies, strict=True) for error in shared.answer(reply)]
+        errors: list[Exception] = []
+        for shared, reply in zip(self._asked, replies, strict=True):
+            if isinstance(reply, Exception) and self._connection.is_redirect(reply):
+                shared.redirect(reply)
+            else:
+                errors += shared.answer(reply)
         if errors:
             raise next((error for error in errors if not is_about_one_key(error)), errors[0])
 

@@ -40,16 +40,18 @@ class ThreadCaller:
     """A thread that waits for its decision, or for the lead of its batch.
 
     Attributes:
+        error: The error that names another server, if the server has done so.
         decision: The decision; None if there is none yet, or if the thread has to decide without Redis.
         leads: The batch that this thread takes to Redis, if any.
         following: The thread to wake after this one.
         has_left: Whether the thread stopped waiting before it was woken.
     """
 
-    __slots__ = ("_arrival", "_is_done", "decision", "following", "has_left", "leads")
+    __slots__ = ("_arrival", "_is_done", "decision", "error", "following", "has_left", "leads")
 
     def __init__(self) -> None:
         self.decision: Decision | None = None
+        self.error: Exception | None = None
         self.leads: ThreadBatch | None = None
         self.following: ThreadCaller | None = None
         self.has_left = self._is_done = False
@@ -63,6 +65,10 @@ class ThreadCaller:
     def set_result(self, result: Decision | None) -> None:
         """Record the decision. The thread goes on when it is woken."""
         self.decision, self._is_done = result, True
+
+    def set_exception(self, error: Exception) -> None:
+        """Record the error. The thread raises it when it is woken."""
+        self.error, self._is_done = error, True
 
     def wake(self) -> None:
         """Let the thread go on. A second call is of no effect."""
@@ -147,6 +153,9 @@ class ThreadBatches:
             permit: The permit to ask Redis.
             call: The bucket, and the arguments of the script.
             cost: Tokens that the caller wants.
+
+        Raises:
+            ResponseError: Of redis-py: the server has named another one.
         """
         caller = ThreadCaller()
         try:
@@ -164,6 +173,8 @@ class ThreadBatches:
             caller.leads = None  # the batch and its leader are no cycle of references any more
             # At the end: a thread that wakes earlier would find the interpreter taken, and sleep once more.
             caller.pass_on()
+        if caller.error is not None:
+            raise caller.error
         return caller.decision
 
     def _join(

@@ -8,7 +8,6 @@ from resilience.ratelimit._decision import Decision, JointDecision
 from resilience.ratelimit._joint_memory import JointMemoryBuckets
 from resilience.ratelimit._machine import Quota
 from resilience.ratelimit.on_redis._rates import RatesRunner, RatesScript
-from resilience.redis._exchange import Reply, exchange, packed
 
 __all__ = ("JointRedisBuckets",)
 
@@ -39,25 +38,25 @@ class JointRedisBuckets:
         """Pay `cost` tokens of each rate, blocking this thread for one round trip. Never raises because of Redis."""
         self._join()
         decision = self._script.decide(key, cost, allowance)
-        return self._counted(self._without_redis(key, cost, allowance) if decision is None else decision)
+        return self._counted(self.without_redis(key, cost, allowance) if decision is None else decision)
 
     async def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
         """Pay `cost` tokens of each rate, suspending this task for one round trip. Otherwise like `take`."""
         self._join()
         decision = await self._script.adecide(key, cost, allowance)
-        return self._counted(self._without_redis(key, cost, allowance) if decision is None else decision)
+        return self._counted(self.without_redis(key, cost, allowance) if decision is None else decision)
 
     def peek(self, key: str = "", cost: int = 1) -> Decision:
         """Return whether `cost` tokens of each rate would be paid now, blocking this thread for one round trip."""
         found = self._script.decide(key, cost, pays=False)
-        return self._without_redis(key, cost, None) if found is None else found
+        return self.without_redis(key, cost, None) if found is None else found
 
     async def apeek(self, key: str = "", cost: int = 1) -> Decision:
         """Return whether `cost` tokens of each rate would be paid now, suspending this task for one round trip."""
         found = await self._script.adecide(key, cost, pays=False)
-        return self._without_redis(key, cost, None) if found is None else found
+        return self.without_redis(key, cost, None) if found is None else found
 
-    def _without_redis(self, key: str, cost: int, allowance: float | None) -> Decision:
+    def without_redis(self, key: str, cost: int, allowance: float | None) -> Decision:
         """Decide as the `outage` option says; take nothing if `allowance` is None."""
         outage = self._runner.connection.options.outage
         if outage == "local":
@@ -104,11 +103,6 @@ class JointRedisBuckets:
     def reset(self, key: str = "") -> None:
         """Fill the buckets of `key`, here and on Redis if it can be reached. Blocks for up to the timeout."""
         self._local().reset(key)
-        command = packed(b"DEL", self._script.codec.redis_key(key))
         with self._runner.outage.attempt() as attempt:
             if attempt.may_try:
-                self._runner.connection.pool.run(lambda link: _asked(exchange(link, (command,))))
-
-
-def _asked(replies: list[Reply]) -> list[Reply]:
-    return [reply for reply in replies if not isinstance(reply, Exception)]
+                self._runner.deletion.run(self._runner.connection.pool, (self._script.codec.redis_key(key),), ())

@@ -29,6 +29,7 @@ __all__ = ("RatesCodec", "RatesRunner", "RatesScript")
 
 _SCRIPT = Path(__file__).with_name("rates.lua")
 _WITHDRAW = Path(__file__).with_name("withdraw.lua")
+_WINDOWS = Path(__file__).with_name("windows.lua")
 _MAX_EXACT = 2**52
 
 
@@ -95,13 +96,16 @@ class RatesRunner:
     Args:
         connection: Gives the connections.
         outage: Records whether Redis answered.
+        kind: The class of the scripts.
     """
 
-    def __init__(self, connection: RedisConnection, outage: OutageGuard) -> None:
+    def __init__(self, connection: RedisConnection, outage: OutageGuard, kind: type[LuaScript] = LuaScript) -> None:
         self.connection = connection
         self.outage = outage
-        self.script = LuaScript(_SCRIPT.read_text(encoding="utf-8"))
-        self.withdrawals = Withdrawals(connection, LuaScript(_WITHDRAW.read_text(encoding="utf-8")), outage)
+        self.script = kind(_SCRIPT.read_text(encoding="utf-8"))
+        self.windows = kind(_WINDOWS.read_text(encoding="utf-8"))
+        self.deletion = kind("return redis.call('DEL', KEYS[1])")
+        self.withdrawals = Withdrawals(connection, kind(_WITHDRAW.read_text(encoding="utf-8")), outage)
 
     @functools.cached_property
     def shielded(self) -> ShieldedCalls:

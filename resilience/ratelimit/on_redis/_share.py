@@ -223,14 +223,18 @@ class LocalShares:
         calls = [call for share in self._alive() for call in share.unsettled()] if self._is_local else []
         if not calls:
             return
-        with contextlib.closing(self._connection.new_pool()) as pool:
+        for server, some in self._connection.routed(calls):
+            self._settle(server, some)
+
+    def _settle(self, server: RedisConnection, calls: Sequence[BucketCall]) -> None:
+        with contextlib.closing(server.new_pool()) as pool:
             for start in range(0, len(calls), _AT_ONCE):
                 some = calls[start : start + _AT_ONCE]
 
                 def use(connection: AbstractConnection, some: Sequence[BucketCall] = some) -> object:
                     return _SETTLE.call(connection, some)
 
-                pool.run(use, self._connection.options.connect_timeout)
+                pool.run(use, server.options.connect_timeout)
 
     def _alive(self) -> list[LocalShare]:
         return [share for known in list(self._shares) if (share := known()) is not None]

@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from resilience.clock import Clock, monotonic
 from resilience.errors import ConfigurationError, Problem
 from resilience.events import Emitter
 from resilience.ratelimit._decision import Decision, JointDecision
-from resilience.ratelimit._joint_memory import JointMemoryBuckets
 from resilience.ratelimit._machine import Quota
 from resilience.ratelimit._rate import as_rate
 from resilience.ratelimit.on_redis._batch_threads import ThreadBatches
-from resilience.ratelimit.on_redis._codec import BucketCodec
+from resilience.ratelimit.on_redis._cluster import ClusterBuckets, ClusterRunners
+from resilience.ratelimit.on_redis._codec import BucketCall, BucketCodec
 from resilience.ratelimit.on_redis._joint import JointRedisBuckets
 from resilience.ratelimit.on_redis._rates import RatesRunner, RatesScript
 from resilience.ratelimit.on_redis._share import LocalShare, LocalShares
 from resilience.ratelimit.on_redis._windows import RedisWindows
 from resilience.ratelimit.on_redis.leases._buckets import LeasedBuckets
 from resilience.ratelimit.on_redis.leases._machine import LeaseRule
-from resilience.ratelimit.windows._memory import MemoryWindows
 from resilience.redis import LuaScript, OutageGuard, RedisConnection
 from resilience.redis._errors import raised
-from resilience.redis._exchange import Reply, exchange, packed
+from resilience.redis._exchange import Reply
 from resilience.redis._outage import RedisAttempt
+from resilience.redis._script import AskingScript
 from resilience.redis._trial import ScriptTrial
+from resilience.redis.cluster._trial import ShardTrial, UnassignedTrial
 
 if TYPE_CHECKING:
     from redis.connection import AbstractConnection
 
     from resilience.ratelimit.on_redis._batch_aio import TaskBatches
+    from resilience.redis.cluster._cluster import Cluster, Shard
 
 __all__ = ("TOKEN_BUCKET", "RedisBuckets", "RedisStore")
 
@@ -43,6 +47,7 @@ _TRIAL = Quota(".probe", as_rate("1000/second"), 1000)
 
 TOKEN_BUCKET: Final = Path(__file__).with_name("token_bucket.lua")
 """The script that decides for buckets."""
+_ANYWHERE: Final[Mapping[str, object]] = MappingProxyType({})
 _REFUND = Path(__file__).with_name("refund.lua")
 
 
@@ -50,15 +55,23 @@ class _ScriptRunner:
     """The parts that all buckets of one store share: the connection, the script, the outage and the batches."""
 
     def __init__(
-        self, connection: RedisConnection, outage: OutageGuard, script: LuaScript, shares: LocalShares
+        self,
+        connection: RedisConnection,
+        outage: OutageGuard,
+        shares: LocalShares,
+        kind: type[LuaScript] = LuaScript,
     ) -> None:
         self.connection = connection
         self.shares = shares
         self.outage = outage
-        self.script = script
-        self.refunds = LuaScript(_REFUND.read_text(encoding="utf-8"))
-        self.rates = RatesRunner(connection, outage)
+        self.script = kind(TOKEN_BUCKET.read_text(encoding="utf-8"))
+        self.refunds = kind(_REFUND.read_text(encoding="utf-8"))
+        self.rates = RatesRunner(connection, outage, kind)
         self.thread_batches = ThreadBatches(connection, self.script)
+
+    def asking(self) -> _ScriptRunner:
+        """Return a runner for calls whose slot the server is about to get."""
+        return _ScriptRunner(self.connection, self.outage, self.shares, AskingScript)
 
     @functools.cached_property
     def task_batches(self) -> TaskBatches:
@@ -101,24 +114,65 @@ class RedisStore:
             raise ConfigurationError([Problem("connection", connection, "a RedisConnection")])
         self.connection = connection
         self.events = Emitter()
-        script = LuaScript(TOKEN_BUCKET.read_text(encoding="utf-8"))
-        call = BucketCodec(_TRIAL, connection.options.prefix).encode("", 1, 0.0)
-        shares = LocalShares(connection, ScriptTrial(connection, script, call))
-        self.outage = OutageGuard(
+        self._clock = clock
+        if (cluster := connection.cluster) is None:
+            self._runner = self._make_runner(connection, self._trial_of(connection, lambda: self._trial_call("")))
+            self._shards: ClusterRunners[_ScriptRunner] | None = None
+        else:
+            self._runner = self._make_runner(connection, UnassignedTrial(connection, cluster), cluster.unassigned.facts)
+            make = functools.partial(self._runner_of_shard, cluster)
+            self._shards = ClusterRunners(connection, cluster, self._runner, make, _ScriptRunner.asking)
+        self.outage = self._shards or self._runner.outage
+
+    def _make_runner(
+        self, connection: RedisConnection, trial: Callable[[], bool], where: Mapping[str, object] = _ANYWHERE
+    ) -> _ScriptRunner:
+        """Return the parts for one server.
+
+        Args:
+            connection: The connections to it.
+            trial: Asks it during an outage.
+            where: Which server of a cluster it is, for events.
+        """
+        shares = LocalShares(self.connection, trial)
+        outage = OutageGuard(
             "ratelimit",
             self.events,
             shares.trial,
-            clock=clock,
+            clock=self._clock,
             evict=connection.evict,
             facts={"outage": connection.options.outage},
+            where=where,
+            is_answer=connection.is_redirect,
         )
-        shares.watch(self.outage)
-        self._runner = _ScriptRunner(connection, self.outage, script, shares)
+        shares.watch(outage)
+        return _ScriptRunner(connection, outage, shares)
 
-    def open(self, quota: Quota, clock: Clock) -> RedisBuckets:
+    def _runner_of_shard(self, cluster: Cluster, shard: Shard) -> _ScriptRunner:
+        connection = self.connection.at(shard)
+
+        def call() -> BucketCall:
+            return self._trial_call(cluster.tag_at(shard, lambda tag: self._trial_call(tag)[0][0]))
+
+        trial = ShardTrial(cluster, shard, self._trial_of(connection, call))
+        return self._make_runner(connection, trial, shard.facts)
+
+    def _trial_of(self, connection: RedisConnection, call: Callable[[], BucketCall]) -> ScriptTrial:
+        return ScriptTrial(connection, LuaScript(TOKEN_BUCKET.read_text(encoding="utf-8")), call)
+
+    def _trial_call(self, tag: str) -> BucketCall:
+        return BucketCodec(_TRIAL, self.connection.options.prefix).encode(tag, 1, 0.0)
+
+    def open(self, quota: Quota, clock: Clock) -> RedisBuckets | ClusterBuckets[_ScriptRunner]:
         """Return the buckets of `quota.name`. `clock` paces only the decisions of this process during an outage."""
         codec = BucketCodec(quota, self.connection.options.prefix)
-        return RedisBuckets(quota, codec, self._runner, self._runner.shares.open(quota, codec, clock))
+
+        def open_at(runner: _ScriptRunner) -> RedisBuckets:
+            return RedisBuckets(quota, codec, runner, runner.shares.open(quota, codec, clock))
+
+        if self._shards is None:
+            return open_at(self._runner)
+        return ClusterBuckets(self._shards, open_at, codec.redis_key)
 
     def open_leased(self, quota: Quota, clock: Clock, most: int) -> LeasedBuckets:
         """Return the buckets of `quota.name`, whose tokens are leased.
@@ -128,18 +182,25 @@ class RedisStore:
             clock: Returns seconds that never go back; paces the leases, and the decisions during an outage.
             most: The most tokens of a key that this instance leases.
         """
-        return LeasedBuckets(LeaseRule(quota, most), self.open(quota, clock), self.connection, self.outage, clock)
+        if self._shards is not None:
+            reason = "None with redis+cluster://, where the key and its leases may move to another master"
+            raise ConfigurationError([Problem("lease", most, reason)])
+        codec, runner = BucketCodec(quota, self.connection.options.prefix), self._runner
+        exact = RedisBuckets(quota, codec, runner, runner.shares.open(quota, codec, clock))
+        return LeasedBuckets(LeaseRule(quota, most), exact, self.connection, runner.outage, clock)
 
-    def open_joint(self, quotas: tuple[Quota, ...], clock: Clock) -> JointRedisBuckets:
+    def open_joint(self, quotas: tuple[Quota, ...], clock: Clock) -> JointRedisBuckets | ClusterBuckets[_ScriptRunner]:
         """Return the buckets of several rates with one name. All rates of a key are one value on Redis."""
-        shares = self._runner.shares
 
-        def open_local() -> JointMemoryBuckets:
-            return shares.open_joint(quotas, clock)
+        def open_at(runner: _ScriptRunner) -> JointRedisBuckets:
+            shares = runner.shares
+            return JointRedisBuckets(quotas, runner.rates, lambda: shares.open_joint(quotas, clock), shares.join)
 
-        return JointRedisBuckets(quotas, self._runner.rates, open_local, shares.join)
+        if self._shards is None:
+            return open_at(self._runner)
+        return ClusterBuckets(self._shards, open_at, BucketCodec(quotas[0], self.connection.options.prefix).redis_key)
 
-    def open_windows(self, strategy: str, quota: Quota, clock: Clock) -> RedisWindows:
+    def open_windows(self, strategy: str, quota: Quota, clock: Clock) -> RedisWindows | ClusterBuckets[_ScriptRunner]:
         """Return the windows of `quota.name`.
 
         Args:
@@ -147,12 +208,16 @@ class RedisStore:
             quota: The amount and the period.
             clock: Paces only the decisions of this process during an outage.
         """
-        shares = self._runner.shares
 
-        def open_local() -> MemoryWindows:
-            return shares.open_windows(strategy, quota, clock)
+        def open_at(runner: _ScriptRunner) -> RedisWindows:
+            shares = runner.shares
+            return RedisWindows(
+                strategy, quota, runner.rates, lambda: shares.open_windows(strategy, quota, clock), shares.join
+            )
 
-        return RedisWindows(strategy, quota, self._runner.rates, open_local, shares.join)
+        if self._shards is None:
+            return open_at(self._runner)
+        return ClusterBuckets(self._shards, open_at, BucketCodec(quota, self.connection.options.prefix).redis_key)
 
 
 class RedisBuckets:
@@ -276,6 +341,10 @@ class RedisBuckets:
         found = await self._rates.adecide(key, cost, pays=False)
         return self._peek_locally(key, cost) if found is None else found
 
+    def without_redis(self, key: str, cost: int, allowance: float | None) -> Decision:
+        """Decide as the `outage` option says; take nothing if `allowance` is None."""
+        return self._peek_locally(key, cost) if allowance is None else self._decide_locally(key, cost, allowance)
+
     def _peek_locally(self, key: str, cost: int) -> Decision:
         """Decide without Redis and without taking anything, as the `outage` option says."""
         outage = self._runner.connection.options.outage
@@ -330,10 +399,10 @@ class RedisBuckets:
     def reset(self, key: str = "") -> None:
         """Fill the bucket of `key`, here and on Redis if it can be reached. Blocks for up to the timeout."""
         self._share.reset(key)
-        command = packed(b"DEL", self._codec.redis_key(key))
+        script, calls = self._runner.rates.deletion, (((self._codec.redis_key(key),), ()),)
 
         def delete(connection: AbstractConnection) -> list[Reply]:
-            return exchange(connection, (command,))
+            return script.call(connection, calls)
 
         with self._outage.attempt() as attempt:
             if attempt.may_try:

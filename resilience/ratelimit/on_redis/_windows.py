@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from resilience.ratelimit._decision import Decision
 from resilience.ratelimit._machine import Quota
@@ -15,17 +14,13 @@ from resilience.ratelimit.on_redis._rates import RatesRunner
 from resilience.ratelimit.windows._decision import WindowDecision
 from resilience.ratelimit.windows._machine import Found
 from resilience.ratelimit.windows._memory import MemoryWindows
-from resilience.redis import LuaScript
 from resilience.redis._errors import MALFORMED, raised, unreadable
-from resilience.redis._exchange import exchange, packed
 
 if TYPE_CHECKING:
     from resilience.redis._exchange import Reply
     from resilience.redis._script import ScriptCall
 
 __all__ = ("RedisWindows", "share_of_window")
-
-_SCRIPT: Final = LuaScript(Path(__file__).with_name("windows.lua").read_text(encoding="utf-8"))
 
 
 def share_of_window(quota: Quota, instances: int) -> Quota:
@@ -80,16 +75,16 @@ class RedisWindows:
         call, runner = self._encode(key, cost, pays=pays), self._runner
         with runner.outage.attempt() as attempt:
             if attempt.may_try:
-                return self._decode(_SCRIPT.run(runner.connection.pool, *call), cost)
-        return self._without_redis(key, cost, pays=pays)
+                return self._decode(runner.windows.run(runner.connection.pool, *call), cost)
+        return self.without_redis(key, cost, 0.0 if pays else None)
 
     async def _adecide(self, key: str, cost: int, *, pays: bool) -> Decision:
         self._join()
         call, runner = self._encode(key, cost, pays=pays), self._runner
         with runner.outage.attempt() as attempt:
             if attempt.may_try:
-                return self._decode(raised(await runner.shielded.run(_SCRIPT, call)), cost)
-        return self._without_redis(key, cost, pays=pays)
+                return self._decode(raised(await runner.shielded.run(runner.windows, call)), cost)
+        return self.without_redis(key, cost, 0.0 if pays else None)
 
     def _key(self, key: str) -> bytes:
         return self._codec.redis_key(key) + self._suffix
@@ -111,12 +106,12 @@ class RedisWindows:
         fits = bool(allowed) and cost <= self._quota.burst
         return WindowDecision.from_window(self._quota, cost, Found(fits, used / 1e3, retry / 1e6, reset / 1e6))
 
-    def _without_redis(self, key: str, cost: int, *, pays: bool) -> Decision:
-        """Decide as the `outage` option says."""
+    def without_redis(self, key: str, cost: int, allowance: float | None) -> Decision:
+        """Decide as the `outage` option says; count nothing if `allowance` is None."""
         outage = self._runner.connection.options.outage
         if outage == "local":
             local = self._local()
-            return local.take(key, cost) if pays else local.peek(key, cost)
+            return local.peek(key, cost) if allowance is None else local.take(key, cost)
         if outage == "allow":
             return WindowDecision.from_window(self._quota, cost, Found(True, 0.0, 0.0, 0.0))
         wait = self._runner.outage.trial_after
@@ -132,13 +127,18 @@ class RedisWindows:
     def give_back(self, key: str, decision: Decision) -> None:
         """Do nothing: no call waits for a window."""
 
+    def refund(self, key: str, decision: Decision) -> None:
+        """Do nothing: windows give nothing back."""
+
+    async def arefund(self, key: str, decision: Decision) -> None:
+        """Do nothing: windows give nothing back."""
+
     def reset(self, key: str = "") -> None:
         """Forget the calls of `key`, here and on Redis if it can be reached. Blocks for up to the timeout."""
         self._local().reset(key)
-        command = packed(b"DEL", self._key(key))
         with self._runner.outage.attempt() as attempt:
             if attempt.may_try:
-                raised(self._runner.connection.pool.run(lambda link: exchange(link, (command,)))[0])
+                self._runner.deletion.run(self._runner.connection.pool, (self._key(key),), ())
 
     def forget_counts(self) -> None:
         """Count decisions from zero."""

@@ -81,7 +81,8 @@ class Withdrawals:
                     if attempt.may_try:
                         patience = self._connection.options.connect_timeout  # no caller waits behind this thread
                         for reply in self._connection.pool.run(self._asking(calls), patience):
-                            raised(reply)
+                            if not self._connection.is_redirect(reply):  # of a moved slot: the payment stands
+                                raised(reply)
         except BaseException:
             self._ended()
             raise

@@ -20,7 +20,7 @@ LOCKS: dict[str, Callable[[RedisStore], Any]] = {
     "connection": lambda store: store.connection._clients.lock,
     "pool": lambda store: store.connection.pool._lock,
     "batches": lambda store: store._runner.thread_batches._lock,
-    "outage": lambda store: store.outage._lock,
+    "outage": lambda store: store._runner.outage._lock,
 }
 
 

@@ -89,7 +89,7 @@ async def test_decoded_replies(redis_server: RedisProcess, parameter: str) -> No
     refund = bucket.acquire("k")
     bucket.refund("k", refund)
     assert bucket.acquire("k").remaining == 7
-    assert await asyncio.to_thread(store.outage._trial)
+    assert await asyncio.to_thread(store._runner.outage._trial)
     await store.connection.aclose()
 
 

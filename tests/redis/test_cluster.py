@@ -1,0 +1,129 @@
+"""A cluster of three masters, named by `redis+cluster://`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from redis_groups import RedisCluster
+
+from resilience.ratelimit import RedisStore, TokenBucket
+from resilience.redis import RedisConnection
+
+pytestmark = [pytest.mark.redis, pytest.mark.servers]
+
+TIMEOUT = "2s"  # no test here is about a server that is away
+KEYS = [f"caller-{number}" for number in range(30)]
+
+
+@contextlib.contextmanager
+def connected(cluster: RedisCluster, outage: str = "local") -> Iterator[RedisConnection]:
+    """Provide a connection whose URL names two of the nodes."""
+    with contextlib.closing(RedisConnection.from_url(cluster.url, timeout=TIMEOUT, outage=outage)) as connection:
+        yield connection
+
+
+def reads(cluster: RedisCluster) -> list[int]:
+    """Return how often each master has read from a client since the last call of this function by the test."""
+    found = []
+    for number in range(len(cluster.servers)):
+        with contextlib.closing(cluster.servers[number].client()) as client:
+            client.ping()  # connecting takes reads as well
+            found.append(int(client.info("stats")["total_reads_processed"]))
+    return found
+
+
+def calls(cluster: RedisCluster, command: str) -> int:
+    """Return how often the masters ran a command."""
+    found = 0
+    for server in cluster.servers:
+        with contextlib.closing(server.client()) as client:
+            rows: Any = client.info("commandstats")
+            found += int(rows.get(f"cmdstat_{command}", {}).get("calls", 0))
+    return found
+
+
+def test_two_instances_share_each_limit(redis_cluster: RedisCluster) -> None:
+    """On every master, two instances, one blocking and one on an event loop, admit exactly the limit of each key."""
+    assert {redis_cluster.owner_of(f"{{resilience:ratelimit:shared:{key}}}") for key in KEYS} == {0, 1, 2}
+    with connected(redis_cluster) as one, connected(redis_cluster) as other:
+        blocking = TokenBucket("7/hour", store=RedisStore(one), name="shared")
+        awaiting = TokenBucket("7/hour", store=RedisStore(other), name="shared")
+
+        async def ask() -> list[bool]:
+            found = [bool(decision) for decision in await asyncio.gather(*map(awaiting.aacquire, KEYS * 3))]
+            found += [bool(await awaiting.aacquire(key)) for key in KEYS]
+            await other.aclose()
+            return found
+
+        admitted = [bool(blocking.acquire(key)) for key in KEYS * 4]
+        admitted += asyncio.run(ask())
+        assert sum(admitted) == 7 * len(KEYS)
+        assert not blocking.acquire(KEYS[0])
+
+
+def test_keys_of_one_turn_take_one_round_trip_to_each_master(redis_cluster: RedisCluster) -> None:
+    """64 keys asked for in one turn are 64 script calls, in one read of each master."""
+    keys = [f"caller-{number}" for number in range(64)]
+    with connected(redis_cluster, outage="allow") as connection:  # no fleet, whose rounds would be counted
+        bucket = TokenBucket("1000/hour", store=RedisStore(connection), name="turn")
+
+        async def ask() -> tuple[list[int], int]:
+            await asyncio.gather(*map(bucket.aacquire, keys))
+            await asyncio.gather(*map(bucket.aacquire, keys))  # the connections and the scripts are there
+            ran, before = calls(redis_cluster, "evalsha"), reads(redis_cluster)
+            baseline = [after - first for first, after in zip(before, reads(redis_cluster), strict=True)]
+            before = reads(redis_cluster)
+            decisions = await asyncio.gather(*map(bucket.aacquire, keys))
+            after = reads(redis_cluster)
+            assert {decision.remaining for decision in decisions} == {997}
+            await connection.aclose()
+            spent = [last - first - own for first, last, own in zip(before, after, baseline, strict=True)]
+            return spent, calls(redis_cluster, "evalsha") - ran
+
+        spent, ran = asyncio.run(ask())
+    assert spent == [1, 1, 1]
+    assert ran == 64
+
+
+@pytest.mark.parametrize("is_awaiting", [False, True], ids=["blocking", "awaiting"])
+def test_every_operation_finds_the_master_of_its_key(redis_cluster: RedisCluster, *, is_awaiting: bool) -> None:
+    """Looks, refunds, waits, resets and several rates work on each master, by calls that name another one first."""
+    with connected(redis_cluster) as connection, asyncio.Runner() as runner:
+        store = RedisStore(connection)
+        bucket = TokenBucket("20/second", burst=2, store=store, name="operations")
+        several = TokenBucket("100/second;3/hour", store=store, name="several")
+
+        def run(blocking: Callable[..., Any], awaiting: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+            return runner.run(awaiting(*arguments, **named)) if is_awaiting else blocking(*arguments, **named)
+
+        for key in KEYS[:8]:
+            assert run(bucket.peek, bucket.apeek, key).remaining == 2
+            paid = run(bucket.acquire, bucket.aacquire, key, 2)
+            assert paid.remaining == 0
+            run(bucket.refund, bucket.arefund, key, paid)
+            assert run(bucket.peek, bucket.apeek, key).remaining == 2
+            run(bucket.acquire, bucket.aacquire, key, 2)
+            assert run(bucket.acquire, bucket.aacquire, key, 2, wait=5).allowed
+            assert [bool(run(several.acquire, several.aacquire, key)) for _ in range(4)] == [True, True, True, False]
+            bucket.reset(key)
+            several.reset(key)
+            assert run(bucket.peek, bucket.apeek, key).remaining == 2
+            assert run(several.peek, several.apeek, key).remaining == 3
+        runner.run(connection.aclose())
+
+
+def test_the_diagnosis_of_a_cluster(redis_cluster: RedisCluster) -> None:
+    """A cluster whose masters serve all slots has nothing wrong with it, whichever node is named."""
+    for server in redis_cluster.servers:
+        with contextlib.closing(
+            RedisConnection.from_url(f"redis+cluster://127.0.0.1:{server.port}", timeout=TIMEOUT)
+        ) as connection:
+            assert connection.diagnose() is None
+            assert connection.cluster is not None
+            assert [shard.endpoint.port for shard in connection.cluster.shards if shard.endpoint] == sorted(
+                each.port for each in redis_cluster.servers
+            )
