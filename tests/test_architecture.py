@@ -406,6 +406,7 @@ LARGER_PACKAGES = {
     "resilience/envelope": "tables, catalogue, lock file, wire formats and reading are ideas of their own",
     "resilience/pool": "two colours over one machine: leases, callbacks, lending and the face of each",
     "resilience/ratelimit": "memory, Redis and batches of both colours below one bucket",
+    "resilience/ratelimit/on_redis": "one bucket, several rates, windows and clusters; batches of both colours",
     "resilience/redis": "connections of both colours, pools of both colours, scripts and outages",
     "resilience/server": "each guard of a request is an idea of its own",
     "adapters/resilience_fastapi": "each layer around an ASGI application is an idea of its own",

@@ -22,7 +22,7 @@ from resilience.limits_strategy._memory import cells_beside
 from resilience.limits_strategy._recent import RecentAnswers
 from resilience.limits_strategy._script import arguments_for, decision_from, script_key
 from resilience.ratelimit import Decision, Quota
-from resilience.ratelimit.on_redis._store import TOKEN_BUCKET
+from resilience.ratelimit.on_redis._buckets import TOKEN_BUCKET
 
 if TYPE_CHECKING:
     from limits.storage import StorageTypes

@@ -22,7 +22,7 @@ from resilience import Resilience
 from resilience import __main__ as command_line
 from resilience.events import Event
 from resilience.ratelimit import Decision, RedisStore, TokenBucket
-from resilience.ratelimit.on_redis._store import TOKEN_BUCKET
+from resilience.ratelimit.on_redis._buckets import TOKEN_BUCKET
 from resilience.redis import LuaScript, OutageGuard, RedisConnection
 from resilience.redis._bounded import Generations
 from resilience.redis._errors import code_of, explain, is_about_one_key
