@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from redis_groups import RedisCluster
 
-from resilience.ratelimit import RedisStore, TokenBucket
+from resilience.clock import monotonic
+from resilience.errors import ConfigurationError
+from resilience.ratelimit import Quota, Rate, RedisStore, TokenBucket
 from resilience.redis import RedisConnection
 
 pytestmark = [pytest.mark.redis, pytest.mark.servers]
@@ -127,3 +129,23 @@ def test_the_diagnosis_of_a_cluster(redis_cluster: RedisCluster) -> None:
             assert [shard.endpoint.port for shard in connection.cluster.shards if shard.endpoint] == sorted(
                 each.port for each in redis_cluster.servers
             )
+
+
+@pytest.mark.parametrize("strategy", ["fixed-window", "moving-window", "sliding-window-counter"])
+async def test_windows_are_on_the_master_of_their_key(redis_cluster: RedisCluster, strategy: str) -> None:
+    """Calls of both colours count in the windows of each key, on whichever master it is."""
+    with connected(redis_cluster, outage="deny") as connection:
+        store = RedisStore(connection)
+        opened = store.open_windows(strategy, Quota("windows", Rate(2, 3600), 2), monotonic)
+        for key in KEYS:
+            found = [opened.take(key), await opened.atake(key), opened.take(key), await opened.apeek(key)]
+            assert [each.allowed for each in found] == [True, True, False, False]
+            opened.reset(key)
+            assert opened.peek(key).remaining == 2
+        await connection.aclose()
+
+
+def test_leases_need_one_server(redis_cluster: RedisCluster) -> None:
+    """The error names the option: a key, and what was leased from it, may move to another master."""
+    with connected(redis_cluster) as connection, pytest.raises(ConfigurationError, match=r"lease=10.*redis\+cluster"):
+        TokenBucket("100/second", store=RedisStore(connection), lease=10)
