@@ -23,8 +23,8 @@ from typing import Final
 
 __all__ = ("BEAT", "LIFETIME", "Beat", "HeldCount")
 
-BEAT: Final = 1.0
-"""Seconds between two rounds of an instance."""
+BEAT: Final = 0.9
+"""Seconds between two rounds of an instance: with its jitter, the next one comes within a second."""
 LIFETIME: Final = 5.0
 """Seconds after its last beat in which an instance counts as alive."""
 HOLD: Final = 2.5

@@ -11,7 +11,7 @@ rules of a local circuit, the number of votes, and the times of the rounds. The 
 - Redis is one core that works off what arrives, in the order of arrival (`fleet_server.Core`). A script takes 1/126,000
   of a second, whichever script it is. A message takes 4 us for each subscriber. Reading and writing are in these times.
 - The network takes 0.25 ms in each direction, and loses nothing. A decision waits for at most 50 ms.
-- A round is two scripts: the heartbeat, and the record of one shared breaker. It comes each second, up to a tenth
+- A round is two scripts: the heartbeat, and the record of one shared breaker. It comes each 0.9 s, up to a tenth
   sooner or later, and at once after a trip.
 - The calls of an instance are a Poisson process. A failing call fails within 50 ms.
 - The instances of a limit get equal numbers of calls, unless a table says otherwise. Else, and for a breaker, they get
@@ -32,6 +32,8 @@ if str(HERE := Path(__file__).resolve().parent) not in sys.path:  # PYTHONSAFEPA
 from fleet_breakers import SCRIPTS, Sharing, play_flaky, play_trip
 from fleet_limits import Load, exact, leased, play_limit
 from fleet_server import Costs
+
+from resilience.fleet._machine import BEAT
 
 __all__ = ("FLEET", "FleetTable", "main")
 
@@ -122,7 +124,7 @@ def _redis(sizes: Sequence[int]) -> Iterator[Row]:
     costs = Costs()
     for size in sizes:
         limit = play_limit(Load(size, overload_seconds=3), leased)
-        rounds, leases, decisions = size * SCRIPTS, limit.overload, size * Load(size).overload
+        rounds, leases, decisions = round(size * SCRIPTS / BEAT), limit.overload, size * Load(size).overload
         for name, number, each in (
             ("rounds, all the time", rounds, costs.script),
             ("leases of one limit, in overload", leases, costs.script),
