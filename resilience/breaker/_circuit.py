@@ -392,5 +392,9 @@ class Circuit(Measured):
         return AUTOMATIC if mode is None else mode.word
 
     def measure(self) -> Measurement:
-        """Return the counts since the start, the state and the mode."""
-        return _report.measurement_of(self.name, self.machine, self.mode_at(self.now()))
+        """Return the counts since the start, the state and the mode, and the state of the fleet of a shared circuit."""
+        now = self.now()
+        found = _report.measurement_of(self.name, self.machine, self.mode_at(now))
+        if self.shared is None:
+            return found
+        return found._replace(levels={**found.levels, **self.shared.levels(now)})

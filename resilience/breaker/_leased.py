@@ -30,6 +30,10 @@ class FleetSide(Protocol):
         """The figures of a snapshot."""
         ...
 
+    def levels(self, now: float) -> Mapping[str, float]:
+        """Return a 1 for each of the fleet's states that concern this circuit. Takes no lock."""
+        ...
+
     def join(self, name: str, key: str | None) -> None:
         """Follow the fleet from now on. Never blocks for Redis."""
 

@@ -46,6 +46,24 @@ _BREAKER = (
         ("breaker",),
         each(same("forced_open", "disabled", "metrics_only"), of_levels=True),
     ),
+    Metric(
+        "resilience.breaker.fleet_states",
+        GAUGE,
+        "{circuit}",
+        "Shared circuits that the fleet keeps open or half-open, that have an override of an operator in force "
+        "(override), and that decide without the fleet (alone).",
+        ("policy", "state"),
+        ("breaker",),
+        each(
+            {
+                "fleet open": "open",
+                "fleet half-open": "half_open",
+                "fleet override": "override",
+                "fleet alone": "alone",
+            },
+            of_levels=True,
+        ),
+    ),
 )
 _RETRY = (
     Metric(

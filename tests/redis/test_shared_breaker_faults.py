@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -22,6 +23,7 @@ from resilience.breaker.shared import FleetBreakers
 from resilience.errors import ResilienceError
 from resilience.fleet import Fleet
 from resilience.redis import RedisConnection
+from resilience.telemetry import Readings
 
 pytestmark = pytest.mark.redis
 
@@ -120,7 +122,8 @@ def test_a_message_with_garbage_is_ignored(
 ) -> None:
     """A message that is no record changes nothing and writes no line into the log; the next one counts."""
     with sharing(redis_server.url) as (breaker,):
-        (channel,) = (each for each in client.pubsub_channels("*breaker*"))
+        eventually(lambda: client.pubsub_channels("*breaker*"))
+        (channel,) = client.pubsub_channels("*breaker*")
         assert client.publish(channel, message) == 1
         operator = operator_of(redis_server)
         eventually(operator.states)
@@ -260,3 +263,25 @@ def test_an_instance_that_closes_takes_its_vote_along(redis_server: RedisProcess
         eventually(lambda: operator.states()[0].votes == 1)
         connection_of(breakers[0]).close()
         eventually(lambda: operator.states()[0].votes == 0, 4)  # a vote alone would last for 5 seconds
+
+
+def test_metrics_say_that_the_fleet_holds_a_circuit(own_redis_server: RedisProcess) -> None:
+    """An operator sees whether an instance is open by itself or by the fleet, overridden, or without the fleet."""
+    gc.collect()  # the circuits of other tests
+    with sharing(own_redis_server.url, 3, reset_timeout=60) as breakers:
+        readings = Readings()
+
+        def points() -> dict[str, float]:
+            (family,) = (each for each in readings.collect() if each.metric.name == "resilience.breaker.fleet_states")
+            return {labels[1]: value for labels, value in family.points if labels[0] == "payments.breaker" and value}
+
+        assert points() == {}
+        trip(breakers[0])
+        eventually(lambda: breakers[0].snapshot()["fleet"]["votes"] == 1)
+        assert points() == {}
+        trip(breakers[1])
+        eventually(lambda: points() == {"open": 3})
+        operator_of(own_redis_server).force_open("payments", **ORDER)
+        eventually(lambda: points() == {"open": 3, "override": 3})
+        own_redis_server.kill()
+        eventually(lambda: points() == {"override": 3, "alone": 3})

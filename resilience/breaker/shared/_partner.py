@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from resilience._support.fork import renew_after_fork
 from resilience.breaker._plan import Mode
-from resilience.breaker._states import CLOSED, OPEN, Permit, Refusal, StateChange
+from resilience.breaker._states import CLOSED, HALF_OPEN, OPEN, Permit, Refusal, StateChange
 from resilience.breaker.shared._directory import registration
 from resilience.breaker.shared._machine import Ask, FleetRecord, SharedMachine, votes_needed
 from resilience.breaker.shared._wire import SCRIPT, channel_of, keys_of, question, read_record, read_reply
@@ -104,6 +104,17 @@ class SharedCircuit:
             "is_away": machine.is_away,
             "author": None if circuit is None else machine.author(circuit.now()),
         }
+
+    def levels(self, now: float) -> Mapping[str, float]:
+        """Return whether the fleet holds this circuit open or half-open, whether an override is in force, and so on."""
+        machine, fleet = self.machine, self._fleet
+        if fleet is None:
+            return {}
+        is_alone = machine.is_away or not fleet.is_open
+        state = CLOSED if is_alone else machine.record.state
+        found = {"open": state == OPEN, "half-open": state == HALF_OPEN, "alone": is_alone}
+        found["override"] = machine.author(now) is not None
+        return {f"fleet {name}": int(is_so) for name, is_so in found.items()}
 
     # The partner of the fleet
 
