@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import json
 import platform
 import sys
 import warnings
@@ -54,18 +55,29 @@ class Finding(NamedTuple):
     text: str
 
 
-def configure(_parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments: there are none."""
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--json", action="store_true", help="print JSON: each subject is ok, fail or absent")
 
 
-def run(_arguments: argparse.Namespace, paint: Paint) -> CommandOutput:
+def run(arguments: argparse.Namespace, paint: Paint) -> CommandOutput:
     """Check Python, extras, configuration and Redis. The status is 0 only when nothing is wrong."""
     findings = list(_findings())
+    if arguments.json:
+        return _as_json(findings)
     width = max(len(finding.subject) for finding in findings)
     lines = [_line(finding, width, paint) for finding in findings]
     wrong = sum(finding.is_fine is False for finding in findings)
     lines.append("\n" + (f"{wrong} thing{'s' * (wrong > 1)} to fix." if wrong else "All is well."))
     return CommandOutput("\n".join(lines) + "\n", status=1 if wrong else 0)
+
+
+def _as_json(findings: list[Finding]) -> CommandOutput:
+    words = {True: "ok", False: "fail", None: "absent"}
+    rows = [{"subject": each.subject, "status": words[each.is_fine], "text": each.text} for each in findings]
+    is_well = all(each.is_fine is not False for each in findings)
+    text = json.dumps({"is_well": is_well, "findings": rows}, indent=2)
+    return CommandOutput(f"{text}\n", status=0 if is_well else 1)
 
 
 def _line(finding: Finding, width: int, paint: Paint) -> str:

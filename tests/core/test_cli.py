@@ -316,6 +316,22 @@ def test_doctor_finds_a_bad_configuration(capsys: pytest.CaptureFixture[str], mo
     assert "1 thing to fix." in out
 
 
+def test_doctor_prints_json_for_programs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--json` has the same findings and the same status, each as one object: ok, fail or absent."""
+    status, out, _ = _main(capsys, "doctor", "--json")
+    found = json.loads(out)
+    assert (status, found["is_well"]) == (0, True)
+    words = {each["subject"]: each["status"] for each in found["findings"]}
+    assert (words["python"], words["redis server"]) == ("ok", "absent")
+    monkeypatch.setenv(ATTEMPTS, "a\nb\x1b[31m")
+    status, out, _ = _main(capsys, "doctor", "--json")
+    found = json.loads(out)
+    assert (status, found["is_well"]) == (1, False)
+    (failed,) = (each for each in found["findings"] if each["status"] == "fail")
+    assert (failed["subject"], ATTEMPTS in failed["text"]) == ("configuration", True)
+    assert "\x1b" not in failed["text"]
+
+
 def test_doctor_finds_a_typing_mistake(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """What a start would only warn about, a check-up reports."""
     monkeypatch.setenv("RESILIENCE_SERVER__RATELIMIT", "1")
