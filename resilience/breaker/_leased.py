@@ -13,8 +13,6 @@ __all__ = ("WAITS", "FleetSide", "LeasedTrials")
 
 WAITS: Final = "waits for a trial slot of the fleet"
 _NEVER: Final = 1 << 62
-_UNUSED: Final = 1.0
-"""Seconds for which a slot waits for a call before another instance can have it."""
 
 
 class FleetSide(Protocol):
@@ -95,8 +93,11 @@ class LeasedTrials(HalfOpen):
         self._counted = self.successes, self.trial_failures
         return self._take(self.successes - successes), self._take(self.trial_failures - failures)
 
-    def take_unused(self, now: float) -> list[str]:
-        """Return the slots that no call has used for a while, those of lost trials, and all if the lease has ended."""
+    def take_unused(self, now: float, patience: float) -> list[str]:
+        """Return the slots that no call has used for `patience` seconds, and all slots if the lease has ended.
+
+        The slot of a trial that never reported is unused again.
+        """
         if now >= self.leased_until:  # this process has stood still: other instances may have the slots by now
             self.in_flight.clear()
             self.available = 0
@@ -104,7 +105,7 @@ class LeasedTrials(HalfOpen):
         for trial in [trial for trial, lease_end in self.in_flight.items() if lease_end <= now]:
             del self.in_flight[trial]
             self.available += 1
-        if not self.available or now < self._unused_from + _UNUSED:
+        if not self.available or now < self._unused_from + patience:
             return []
         unused, self.available = self.available, 0
         return self._take(unused)

@@ -52,6 +52,12 @@ LIFETIME: Final = 86_400.0
 _LONGEST_REASON: Final = 200
 _PAUSE: Final = 0.1
 """Seconds between two questions for a slot."""
+_PATIENCE: Final = 1.0
+_LONGEST_PATIENCE: Final = 3600.0
+"""Seconds for which a slot waits for a call of this instance while another one wants it: the first time, and at most.
+
+Doubled each time that it was in vain: instances with few calls must not take the slot from each other for ever.
+"""
 
 
 class Override(NamedTuple):
@@ -81,6 +87,8 @@ class FleetRecord(NamedTuple):
     """The live instances that have this breaker."""
     is_new: bool = False
     """Whether Redis had no record: it may have lost all its data."""
+    is_wanted: bool = False
+    """Whether an instance has lately asked for a slot in vain."""
 
 
 NO_RECORD: Final = FleetRecord()
@@ -156,6 +164,7 @@ class SharedMachine:
         self._has_voted = False  # until Redis knows that the vote has ended
         self._results: tuple[list[str], list[str]] = ([], [])  # until Redis has them
         self._dropped: list[str] = []
+        self._patience = _PATIENCE
         self._trials: LeasedTrials | None = None
         self._asked_at = -math.inf
         self._seen: tuple[object, int, int] = (circuit.epoch, 0, 0)
@@ -360,12 +369,21 @@ class SharedMachine:
             assert trials is not None  # noqa: S101 - for the type checker
             ok, failed = trials.take_results()
             self._results = [*self._results[0], *ok], [*self._results[1], *failed]
+            if ok or failed:
+                self._patience = _PATIENCE
             if trials is present:
-                self._dropped += trials.take_unused(now)
+                self._dropped += self._unused(trials, now)
             else:
                 self._dropped += trials.tokens
                 trials.tokens.clear()
         self._trials = present
+
+    def _unused(self, trials: LeasedTrials, now: float) -> list[str]:
+        """Take the slots that are to go back: no call has used them for a while, and another instance wants one."""
+        unused = trials.take_unused(now, self._patience if self.record.is_wanted else math.inf)
+        if unused:
+            self._patience = min(_LONGEST_PATIENCE, 2 * self._patience)
+        return unused
 
 
 def _ms(seconds: float) -> int:

@@ -86,6 +86,7 @@ def read_record(text: bytes | str) -> FleetRecord:
             override,
             _whole(found["instances"]),
             found["is_new"] is True,
+            found["is_wanted"] is True,
         )
     except (KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError("no record") from error

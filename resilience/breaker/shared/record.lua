@@ -14,7 +14,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local names = {'epoch', 'state', 'until', 'ends', 'ok', 'failed', 'fence', 'reason', 'openings',
-               'version', 'word', 'word_until', 'why', 'author', 'at'}
+               'version', 'word', 'word_until', 'why', 'author', 'at', 'vain'}
 local texts = {state = 'closed', reason = '', word = '', why = '', author = ''}
 local words = {
   state = {closed = true, open = true, ['half-open'] = true},
@@ -47,7 +47,7 @@ end
 
 -- The server's clock went back, as it may at a failover: the times in the record move along.
 if now < record.at then
-  for _, name in ipairs({'until', 'ends', 'word_until'}) do
+  for _, name in ipairs({'until', 'ends', 'word_until', 'vain'}) do
     record[name] = record[name] - (record.at - now)
   end
   record.at, is_changed = now, true
@@ -161,6 +161,9 @@ if record.state == 'half-open' and ask.want > 0 then
     tokens[#tokens + 1] = token
     is_changed = true
   end
+  if #tokens == 0 and now > record.vain + 500 then
+    record.vain, is_changed = now, true  -- those who have unused slots learn it
+  end
   redis.call('PEXPIRE', KEYS[3], 2 * ask.lease)
 end
 
@@ -180,7 +183,7 @@ local text = cjson.encode({
   ok = record.ok, failed = record.failed, openings = record.openings, votes = votes,
   trials = record.state == 'half-open' and redis.call('ZCARD', KEYS[3]) or 0, version = record.version,
   word = word_left > 0 and record.word or '', word_left = word_left, why = record.why, author = record.author,
-  instances = instances, is_new = is_new
+  instances = instances, is_new = is_new, is_wanted = now < record.vain + 3000
 })
 if is_news and ask.channel then
   redis.pcall('PUBLISH', ask.channel, text)  -- an ACL may forbid the channel: then the rounds bring the news

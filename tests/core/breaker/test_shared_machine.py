@@ -334,7 +334,7 @@ def test_without_redis_each_circuit_decides_alone(server: Server) -> None:
 
 
 def test_an_unused_slot_goes_to_another_instance(server: Server) -> None:
-    """A slot that no call uses for a second is given back."""
+    """A slot that no call uses for a second is given back, if another instance has asked in vain."""
     fleet = fleet_of(server, 2, 1)
     fleet[0].trip()
     beat(fleet)
@@ -343,6 +343,12 @@ def test_an_unused_slot_goes_to_another_instance(server: Server) -> None:
     fleet[0].call()
     fleet[0].round(2)
     server.now += 1.1
+    fleet[0].round(2)
+    fleet[0].round(2)
+    assert server.taken == 2
+    fleet[1].call()
+    fleet[1].round(2)
+    fleet[0].round(2)  # learns it
     fleet[0].round(2)
     fleet[1].call()
     fleet[1].round(2)
@@ -430,7 +436,7 @@ def test_messages_are_read_or_refused() -> None:
     good = (
         '{"version":1,"word":"","word_left":0,"why":"a\\nb","author":"","epoch":1,"state":"open","left":5,"reason":""'
     )
-    good += ',"ok":0,"failed":0,"openings":1,"votes":0,"trials":0,"instances":1,"is_new":false}'
+    good += ',"ok":0,"failed":0,"openings":1,"votes":0,"trials":0,"instances":1,"is_new":false,"is_wanted":false}'
     assert read_record(good).override.reason == r"a\nb"
     for old, new in (
         ('"open"', '"opem"'),
@@ -578,3 +584,26 @@ def test_an_instance_that_leaves_gives_everything_back(server: Server) -> None:
     server.ask(fleet[1].view.leave(fleet[1].now), me=fleet[1].name)
     assert server.taken == 0
     assert isinstance(fleet[1].call(), Trial)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("pause", [3, 20])
+def test_a_dependency_with_few_calls_is_found_again(server: Server, size: int, pause: int) -> None:
+    """A fleet whose instances call in turn, each once in `pause` seconds or less, still makes its trials and closes.
+
+    The call that asks for a slot is refused, so the slot has to wait for the next call.
+    """
+    fleet = fleet_of(server, size, 1)
+    fleet[0].trip()
+    beat(fleet)
+    beat(fleet)
+    server.now += 10.1
+    for second in range(40 * pause):
+        server.now += 1
+        beat(fleet)
+        if second % pause == 0:
+            each = fleet[second // pause % size]
+            each.call()
+            each.end(is_good=True)
+            each.round(size)  # a nudge
+    assert states(fleet) == {CLOSED}
