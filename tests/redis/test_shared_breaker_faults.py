@@ -232,6 +232,20 @@ def test_a_child_forked_in_the_midst_of_a_trip_refuses(redis_server: RedisProces
     assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
 
 
+def test_a_child_forked_in_the_midst_of_an_opening_by_the_fleet_refuses(redis_server: RedisProcess) -> None:
+    """A child that has the open record, but whose circuit has not followed it yet, refuses its first call."""
+    with sharing(redis_server.url) as (breaker,):
+        shared: Any = breaker._circuit.shared
+        closed = shared.machine.record
+        with breaker._circuit.lock:
+            shared.machine.record = closed._replace(epoch=closed.epoch + 1, state="open", left=30.0)
+            shared.machine._until = breaker._circuit.now() + 30
+            if not (child := os.fork()):
+                os._exit(0 if not passes(breaker) else 1)
+            shared.machine.record = closed
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def trip_but_one(breaker: CircuitBreaker) -> None:
     for _ in range(2):
         with contextlib.suppress(ConnectionError), breaker.calling():

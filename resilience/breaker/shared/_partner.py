@@ -61,6 +61,7 @@ class SharedCircuit:
         circuit = self._circuit()
         if circuit is not None:
             self.machine.forget(circuit.now())
+            circuit.after_fork()  # again, if it was before: the state may be another one now
 
     @property
     def is_joined(self) -> bool:
