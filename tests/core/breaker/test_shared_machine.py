@@ -130,6 +130,7 @@ class Instance:
 
 @pytest.fixture(scope="module")
 def server(redis_process: RedisProcess) -> Iterator[Server]:
+    redis_process.ready()  # an earlier test may have killed it
     client = redis_process.client()
     yield Server(client)
     client.delete(*KEYS, CLOCK)
