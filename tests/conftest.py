@@ -185,6 +185,19 @@ def redis_cluster(_redis_cluster: RedisCluster) -> RedisCluster:
     return _redis_cluster
 
 
+@pytest.fixture
+def make_redis_cluster(tmp_path: Path) -> Iterator[Callable[[int], RedisCluster]]:
+    """Start clusters whose processes the test may kill: of so many masters."""
+    with contextlib.ExitStack() as stack:
+
+        def make(masters: int) -> RedisCluster:
+            cluster = RedisCluster(_group_binary(), tmp_path, masters)
+            stack.enter_context(running(cluster))
+            return cluster
+
+        yield make
+
+
 @pytest.fixture(scope="session")
 def _sentinel_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelGroup]:
     group = SentinelGroup(_group_binary(), tmp_path_factory.mktemp("sentinel"))

@@ -190,7 +190,16 @@ def _away(_who: str, facts: Facts) -> str:
     code = facts.get("code")
     why = f"{error_type(facts.get('error'))}{f', {one_line(code, _LONGEST_NAME)}' if code else ''}"
     mode = f"; rate limits follow outage={facts.get('outage')}" if "outage" in facts else ""
-    return f"Redis is away ({why}){mode}{_next(facts, 'next try')}"
+    return f"{_redis(facts)} is away ({why}){mode}{_next(facts, 'next try')}"
+
+
+def _back(_who: str, facts: Facts) -> str:
+    return f"{_redis(facts)} answers again; rate limits follow it"
+
+
+def _redis(facts: Facts) -> str:
+    """Return the name of the server: on a cluster, each master has its own outages."""
+    return f"Redis at {one_line(facts['node'], _LONGEST_NAME)}" if "node" in facts else "Redis"
 
 
 def _fleet_lost(_who: str, facts: Facts) -> str:
@@ -328,7 +337,7 @@ LINES: Mapping[str, EventLine] = {
     "pool.timed_out": EventLine(_S, _WARNING, _no_connection),
     "ratelimit.drained": EventLine(_S, _WARNING, _drained),
     "ratelimit.outage": EventLine(_T, _ERROR, _away),
-    "ratelimit.recovered": EventLine(_T, _WARNING, lambda _who, _facts: "Redis answers again; rate limits follow it"),
+    "ratelimit.recovered": EventLine(_T, _WARNING, _back),
     "ratelimit.rejected": EventLine(_S, _WARNING, _over_rate),
     "retry.exhausted": EventLine(_S, _WARNING, _gave_up),
     "retry.scheduled": EventLine(Volume.DETAIL, _INFO, _scheduled),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 from weakref import ref
 
-from resilience.fleet._wire import Wire
+from resilience.fleet._wires import Wires
 
 __all__ = ("Membership", "RoundMaker")
 
@@ -28,7 +28,7 @@ class Membership:
     """The round thread and the listening thread of a fleet, and the means to wake and to end them."""
 
     def __init__(self) -> None:
-        self.wire = Wire()
+        self.wire = Wires()
         self.is_nudged = False
         self.is_closing = False
         self.listened_to: frozenset[str] = frozenset()

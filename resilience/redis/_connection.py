@@ -176,6 +176,22 @@ class RedisConnection:
             clients.sync = client
             return client
 
+    def client_of(self, key: bytes) -> redis.Redis:
+        """Return the blocking client of the server that has `key`, for a few commands of an operator.
+
+        On a cluster this loads the table of slots first, within `options.connect_timeout`.
+
+        Args:
+            key: The key of the command.
+
+        Raises:
+            ConnectionError: Of redis-py: no node of the cluster names its slots.
+        """
+        if self.cluster is None:
+            return self.sync
+        self.cluster.refresh(None)
+        return self.at(self.cluster.shard_with(key)).sync
+
     @property
     def aio(self) -> redis.asyncio.Redis:
         """The client of the running event loop, closed with it."""

@@ -81,16 +81,29 @@ class RedisCluster(_Servers):
 
     def start(self) -> None:
         """Start the masters, introduce them to one another, and wait until each knows that all slots are served."""
-        buses = [free_port() for _ in range(self._masters)]
+        self._buses = buses = [free_port() for _ in range(self._masters)]
         for number, bus in enumerate(buses):
-            timing = ("--cluster-node-timeout", "1000", "--cluster-allow-replica-migration", "no")
-            self.add("--cluster-enabled", "yes", "--cluster-port", str(bus), *timing)
+            self._add_node(bus)
             first, last = SLOTS * number // self._masters, SLOTS * (number + 1) // self._masters - 1
             self.run(number, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             self.run(number, "CLUSTER", "ADDSLOTSRANGE", first, last)
         for server, bus in zip(self.servers[1:], buses[1:], strict=True):
             self.run(0, "CLUSTER", "MEET", "127.0.0.1", server.port, bus)
         self.wait_until_ok()
+
+    def _add_node(self, bus: int) -> RedisProcess:
+        timing = ("--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0")
+        mode = ("--cluster-enabled", "yes", "--cluster-allow-replica-migration", "no")
+        return self.add(*mode, "--cluster-port", str(bus), *timing)
+
+    def add_replica(self, number: int) -> RedisProcess:
+        """Start a replica of the master `number`, and wait until it is in step with it."""
+        replica = self._add_node(free_port())
+        self.run(-1, "CLUSTER", "MEET", "127.0.0.1", self.servers[number].port, self._buses[number])
+        wait_until(lambda: self.run(-1, "CLUSTER", "REPLICATE", self.run(number, "CLUSTER", "MYID")))
+        with contextlib.closing(replica.client()) as client:
+            wait_until(lambda: client.info("replication")["master_link_status"] == "up")
+        return replica
 
     def wait_until_ok(self) -> None:
         """Wait until every node says that the cluster serves all slots and knows every other node."""
@@ -114,9 +127,9 @@ class RedisCluster(_Servers):
                 return next(n for n, server in enumerate(self.servers) if server.port == row[2][1])
         raise LookupError(key)
 
-    def raw_slots(self) -> list[Any]:
-        """Return the reply to CLUSTER SLOTS of the first master."""
-        with contextlib.closing(self.servers[0].client()) as client:
+    def raw_slots(self, number: int = 0) -> list[Any]:
+        """Return the reply to CLUSTER SLOTS of one master."""
+        with contextlib.closing(self.servers[number].client()) as client:
             client.response_callbacks.clear()
             rows: list[Any] = client.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]  # see above
             return rows

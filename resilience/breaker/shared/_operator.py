@@ -218,13 +218,14 @@ class FleetBreakers:
 
     def _changes(self, name: str) -> list[FleetChange]:
         key = keys_of(self._prefix, name)[3]
-        rows = self._redis(lambda: self._connection.sync.lrange(cast("Any", key), 0, _KEPT - 1))
+        rows = self._redis(lambda: self._connection.client_of(key).lrange(cast("Any", key), 0, _KEPT - 1))
         found = (_change(name, row) for row in rows)
         return [change for change in found if change is not None]
 
     def _run(self, call: FleetCall) -> Any:
         def run() -> Any:
-            return self._connection.sync.eval(call.script.text, len(call.keys), *call.keys, *call.arguments)
+            client = self._connection.client_of(call.keys[0])
+            return client.eval(call.script.text, len(call.keys), *call.keys, *call.arguments)
 
         return self._redis(run)
 

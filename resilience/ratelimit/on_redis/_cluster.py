@@ -3,8 +3,9 @@
 Each shard has its own connections, batches and outage guard (`ScriptRunner`). So the keys of one turn take one round
 trip to each master that has some of them, and a master that is away makes only its own keys local.
 
-A node that answers MOVED or ASK has decided nothing. The call goes once more, to the node that was named. If that node
-names another one in turn, or if half of the timeout is over, the call is decided without Redis.
+A node that answers MOVED or ASK has decided nothing, and the call goes to the node that was named. The first call of a
+process may be redirected twice: any node names the master of the slot, which is about to give the slot away. If nodes
+go on naming others, or if half of the timeout is over, the call is decided without Redis.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = ("ClusterBuckets", "ClusterRunners", "ServerBuckets")
 T = TypeVar("T")
 
 _CACHED_KEYS: Final = 4096
+_MOST_REDIRECTIONS: Final = 3
 
 
 class ServerBuckets(CountingBuckets, PeekingBuckets, RefundingBuckets, Protocol):
@@ -143,57 +145,53 @@ class ClusterBuckets(Generic[R]):
                     self._past_refused += left.refused
         return self._opened.setdefault(shard, self._open_at(self._runners.of(shard)))
 
-    def _named_by(self, shard: Shard, error: Exception) -> ServerBuckets | None:
-        """Return the buckets of the shard that `shard` has named; None if it named no address."""
+    def _named_by(self, shard: Shard, error: Exception) -> tuple[Shard, ServerBuckets] | None:
+        """Return the shard that `shard` has named, and the buckets there; None if it named no address."""
         try:
             redirection = redirection_of(error, shard.endpoint)
         except MALFORMED:
             return None
         target = self._cluster.follow(redirection)
         if redirection.is_final:
-            return self._opened.get(target) or self._open(target)
+            return target, self._opened.get(target) or self._open(target)
         known = self._opened_asking.get(target)
-        return known or self._opened_asking.setdefault(target, self._open_at(self._runners.asking(target)))
+        return target, known or self._opened_asking.setdefault(target, self._open_at(self._runners.asking(target)))
 
-    # --- one call, and one redirection ---
+    # --- one call, and its redirections ---
 
     def _run(self, key: str, ask: Callable[[ServerBuckets], T], otherwise: Callable[[ServerBuckets], T]) -> T:
         """Return what the shard of `key` answers to `ask`, blocking; `otherwise` if shards name one another."""
         since = time.monotonic()
-        shard, buckets = self._home(key)
-        try:
-            return ask(buckets)
-        except Exception as error:
-            if not is_redirect(error):
-                raise
-            target = self._named_by(shard, error)
-        if target is not None and time.monotonic() - since < self._half:
+        home = place = self._home(key)
+        for _ in range(1 + _MOST_REDIRECTIONS):
             try:
-                return ask(target)
+                return ask(place[1])
             except Exception as error:
                 if not is_redirect(error):
                     raise
-        return otherwise(buckets)
+                named = self._named_by(place[0], error)
+            if named is None or time.monotonic() - since >= self._half:
+                break
+            place = named
+        return otherwise(home[1])
 
     async def _arun(
         self, key: str, ask: Callable[[ServerBuckets], Awaitable[T]], otherwise: Callable[[ServerBuckets], T]
     ) -> T:
         """Return what the shard of `key` answers, suspending this task. Otherwise like `_run`."""
         since = time.monotonic()
-        shard, buckets = self._home(key)
-        try:
-            return await ask(buckets)
-        except Exception as error:
-            if not is_redirect(error):
-                raise
-            target = self._named_by(shard, error)
-        if target is not None and time.monotonic() - since < self._half:
+        home = place = self._home(key)
+        for _ in range(1 + _MOST_REDIRECTIONS):
             try:
-                return await ask(target)
+                return await ask(place[1])
             except Exception as error:
                 if not is_redirect(error):
                     raise
-        return otherwise(buckets)
+                named = self._named_by(place[0], error)
+            if named is None or time.monotonic() - since >= self._half:
+                break
+            place = named
+        return otherwise(home[1])
 
     def take(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:
         """Pay `cost` tokens, blocking this thread for one round trip. Never raises because of Redis."""

@@ -57,7 +57,7 @@ class Shard:
 
     def __init__(self, endpoint: Endpoint | None) -> None:
         self.endpoint = endpoint
-        self.facts: dict[str, object] = {"node": str(endpoint or "unassigned slots")}
+        self.facts: dict[str, object] = {"node": str(endpoint or "any node")}
 
     def master(self, _within: float | None) -> Endpoint:
         """Return the address of the master."""
@@ -125,6 +125,12 @@ class Cluster:
         """Return the shard that serves `slot`. Takes no lock."""
         return self._owners[slot]
 
+    def shard_with(self, key: bytes) -> Shard:
+        """Return the shard that has `key`."""
+        from redis.crc import key_slot  # noqa: PLC0415 - an extra
+
+        return self._owners[key_slot(key)]
+
     def follow(self, redirection: Redirection) -> Shard:
         """Return the shard that a node names, and correct the table. Never blocks."""
         with self._lock:
@@ -179,11 +185,9 @@ class Cluster:
 
     def routed(self, calls: Sequence[C]) -> list[tuple[Shard, list[C]]]:
         """Return the calls by the shard of their keys."""
-        from redis.crc import key_slot  # noqa: PLC0415 - an extra
-
         found: dict[Shard, list[C]] = {}
         for call in calls:
-            found.setdefault(self._owners[key_slot(call[0][0])], []).append(call)
+            found.setdefault(self.shard_with(call[0][0]), []).append(call)
         return list(found.items())
 
     # --- the source of masters for the slots without one ---
