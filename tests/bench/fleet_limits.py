@@ -1,12 +1,14 @@
 """One limit over a fleet, in virtual time: a script for each decision, or leases.
 
 Every instance is visited 20 times a second, with the calls that have come since: a Poisson number. The bucket on
-Redis, the outage of an instance and its share of the limit are the product's own (`Quota`, `Availability`, `share_of`).
+Redis, the leases, the outage of an instance and its share of the limit are the product's own (`Quota`, `TokenLease`,
+`Availability`, `share_of`).
 """
 
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -16,8 +18,10 @@ from typing import Protocol
 from fleet_server import Core, Costs
 
 from resilience.ratelimit._machine import Quota
+from resilience.ratelimit._options import MOST_LEASED
 from resilience.ratelimit._rate import Rate
 from resilience.ratelimit.on_redis._share import share_of
+from resilience.ratelimit.on_redis.leases._machine import LeaseRule, TokenLease
 from resilience.redis._machine import Availability, Down
 
 __all__ = ("LimitSeen", "Load", "Spender", "exact", "leased", "play_limit")
@@ -68,6 +72,10 @@ class SharedBucket:
         if taken:
             self._full_at = quota.spend(self._full_at, now, taken).full_at
         return taken
+
+    def missing(self, now: float) -> float:
+        """Return the seconds until the bucket is full."""
+        return max(0.0, self._full_at - now)
 
     def give_back(self, tokens: int) -> None:
         """Return tokens that were not used."""
@@ -131,50 +139,43 @@ def exact(fleet: Fleet) -> Spender:
 
 
 class LeaseSpender:
-    """Tokens taken ahead and spent without Redis.
-
-    The instance asks for the calls of `horizon` seconds, as an exponential mean over a second says. It gets at most
-    `share` times its even share of that time, and nothing from an empty bucket. After a refusal it does not ask for a
-    while. What is unspent after `ttl` goes back with the next request.
-    """
-
-    horizon, ttl, share, hold = 1.0, 2.0, 2.0, 0.25
+    """Tokens taken ahead and spent without Redis: the lease is the product's own, with `lease="auto"`."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._most = max(1, round(self.share / fleet.quota.interval * self.horizon / fleet.instances))
-        self._tokens = 0
-        self._ends = 0.0
-        self._demand = 0.0
-        self._seen = 0.0
-        self._silent_until = 0.0
+        self._rule = LeaseRule(fleet.quota, MOST_LEASED)
+        self._lease = TokenLease(0.0)
+        self._numbers = itertools.count(1)
 
     def spend(self, calls: int, now: float) -> int:
-        """Spend the lease, and take another one if it is used up."""
-        self._demand += calls - self._demand * min(1.0, now - self._seen)
-        self._seen = now
-        admitted = 0
-        while admitted < calls:
-            if now >= self._ends and self._tokens:
-                self._fleet.bucket.give_back(self._tokens)
-                self._tokens = 0
-            if not self._tokens and not self._ask(now):
-                break
-            spent = min(calls - admitted, self._tokens)
-            self._tokens -= spent
-            admitted += spent
-        return admitted
+        """Spend the lease, and ask for more as `LeasedBuckets` does."""
+        lease = self._lease
+        for admitted in range(calls):
+            if lease.spend(1, now):
+                if len(lease.tokens) <= lease.low:
+                    self._renew(0, now)
+                continue
+            if now >= lease.ask_at:
+                lease.ask(1)
+                self._renew(1, now)
+            if not lease.spend(1, now):
+                lease.ask(calls - admitted - 1)
+                return admitted
+        return calls
 
-    def _ask(self, now: float) -> bool:
-        if now < self._silent_until:
-            return False
-        wanted = max(1, min(round(self._demand * self.horizon), self._most))
-        done = self._fleet.core.run("leases", now)
-        self._tokens = self._fleet.bucket.take(wanted, done)
-        self._ends = done + self.ttl
-        if self._tokens < wanted:
-            self._silent_until = now + self.hold * (0.5 + self._fleet.chance.random())
-        return self._tokens > 0
+    def _renew(self, least: int, now: float) -> None:
+        fleet, lease = self._fleet, self._lease
+        size = self._rule.size(lease.level(now), fleet.instances)
+        renewal = lease.begin(next(self._numbers), max(least, size), now)
+        if renewal is None:
+            return
+        done = fleet.core.lease(now)
+        fleet.bucket.give_back(renewal.back)
+        granted = fleet.bucket.take(renewal.wanted, done)
+        missing = fleet.bucket.missing(done)
+        pause = self._rule.pause(renewal.wanted, missing, fleet.instances, fleet.chance.random())
+        lease.answered(renewal, granted, missing, pause, now)
+        renewal.end()
 
 
 def leased(fleet: Fleet) -> Spender:

@@ -3,13 +3,13 @@
 A model in virtual time. It reads no clock and its chance has a seed, so the figures are the same on each machine.
 `run.py --only fleet --write` puts them on docs/performance.md.
 
-What is the product's own code: the arithmetic of the bucket, the outage of an instance and its share of a limit, the
-rules of a local circuit, the number of votes, and the times of the rounds. The rule of the leases is the model's
-(`fleet_limits.LeaseSpender`). What is assumed:
+What is the product's own code: the arithmetic of the bucket, the leases, the outage of an instance and its share of a
+limit, the rules of a local circuit, the number of votes, and the times of the rounds. What is assumed:
 
 - An instance is one process. It has one connection for its rounds, and one for messages.
 - Redis is one core that works off what arrives, in the order of arrival (`fleet_server.Core`). A script takes 1/126,000
-  of a second, whichever script it is. A message takes 4 us for each subscriber. Reading and writing are in these times.
+  of a second, and that of a lease 1.7 times as long. A message takes 4 us for each subscriber. Reading and writing are
+  in these times.
 - The network takes 0.25 ms in each direction, and loses nothing. A decision waits for at most 50 ms.
 - A round is two scripts: the heartbeat, and the record of one shared breaker. It comes each 0.9 s, up to a tenth
   sooner or later, and at once after a trip.
@@ -127,7 +127,7 @@ def _redis(sizes: Sequence[int]) -> Iterator[Row]:
         rounds, leases, decisions = round(size * SCRIPTS / BEAT), limit.overload, size * Load(size).overload
         for name, number, each in (
             ("rounds, all the time", rounds, costs.script),
-            ("leases of one limit, in overload", leases, costs.script),
+            ("leases of one limit, in overload", leases, costs.lease),
             ("the same limit without leases", decisions, costs.script),
             ("one trip of a breaker, messages", size, costs.delivery),
         ):

@@ -65,10 +65,10 @@ _FLEET = """
 ## A fleet on one Redis
 
 These figures are not measured. They come from a model in virtual time with seeded randomness, because no test starts
-10,000 processes. `python tests/bench/fleet_model.py` prints them on any machine, in less than a minute. The first lines
+10,000 processes. `python tests/bench/fleet_model.py` prints them on any machine, in a minute. The first lines
 of that file list its assumptions: most of all, that Redis runs 126,000 scripts a second on its one core. An instance is
-one process: a service with four workers has four instances on each machine. The rows about leases show a rule of the
-model: an instance takes tokens ahead, for a second of its calls, and spends them without Redis."""
+one process: a service with four workers has four instances on each machine. The rows about leases are limits with
+`lease="auto"`."""
 
 SECTIONS = {"scenarios": _SCENARIOS, "fleet": _FLEET}
 """The last sections of the page, which are played and not measured."""

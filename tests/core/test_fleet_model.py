@@ -28,13 +28,16 @@ def test_a_script_for_each_decision_spends_no_token_too_many() -> None:
 
 
 def test_leases_cost_a_tenth_of_the_operations() -> None:
-    """With leases an instance asks at most four times a second, and the fleet exceeds its limit by those alone."""
+    """With leases an instance asks at most four times a second, and the fleet exceeds its limit by those alone.
+
+    The calm calls are half of the limit, so the leases hold half a second of it when the overload begins.
+    """
     seen = play_limit(FLEET_OF_100, leased)
     assert seen.refused_calm == 0
     assert seen.calm < 200
     assert seen.overload < 400
     assert 0.93 < seen.steady < 1.05
-    assert 0 < seen.over < 0.3
+    assert 0 < seen.over < 0.5
     assert seen.jain > 0.8
 
 

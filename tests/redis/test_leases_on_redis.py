@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from interrupts import TimeLimitError, every_interrupt, in_another_thread
 from lease_ledger import LeaseLedger
 from redis_process import RedisProcess
 
@@ -58,8 +59,10 @@ def connection(redis_server: RedisProcess) -> Iterator[RedisConnection]:
         yield opened
 
 
-def test_the_script_decides_as_the_ledger_of_the_tests(redis_server: RedisProcess) -> None:
+@pytest.mark.parametrize("server", ["redis_server", "oldest_redis_server"])
+def test_the_script_decides_as_the_ledger_of_the_tests(request: pytest.FixtureRequest, server: str) -> None:
     """`lease.lua` and the ledger, with which the laws are tested, grant the same in any order of calls."""
+    redis_server: RedisProcess = request.getfixturevalue(server)
     quota = Quota("same", Rate(1, 86_400), 60)
     codec, ledger = LeaseCodec(quota, "p"), LeaseLedger(quota, lambda: 0.0)
     chance = random.Random(7)
@@ -80,7 +83,7 @@ def test_the_script_decides_as_the_ledger_of_the_tests(redis_server: RedisProces
             assert answer.granted == granted
             assert answer.missing == pytest.approx(seconds, abs=60)
             if chance.random() < 0.8:
-                lease.answered(renewal, granted, seconds, quota, 0.0, 0.5)
+                lease.answered(renewal, granted, seconds, 0.0, 0.0)
             renewal.end()
 
 
@@ -269,6 +272,38 @@ def test_a_forked_child_begins_without_a_lease(redis_server: RedisProcess, conne
     assert len(parents) == 1
     assert len(both) == 2
     assert both.items() > parents.items()
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("kind", [TimeLimitError])
+def test_interrupts(redis_server: RedisProcess, kind: type[BaseException]) -> None:
+    """No interrupt of a call that asks for a lease keeps later calls from a decision, or gives a token twice."""
+    names = (f"struck-{number}" for number in range(1_000_000))
+
+    def make() -> tuple[Callable[[], object], Callable[[], object]]:
+        connection = RedisConnection.from_url(redis_server.url, outage="deny", timeout=2, max_connections=2)
+        limiter = TokenBucket("1/second", 8, RedisStore(connection), name=next(names), lease=2)
+        assert limiter.acquire("k")
+
+        def check() -> None:
+            with contextlib.closing(connection):
+                began = time.monotonic()
+                admitted = in_another_thread(lambda: sum(limiter.acquire("k").allowed for _ in range(12)), 20)
+                assert 1 <= admitted <= 7 + 1 + (time.monotonic() - began)
+
+        return (lambda: limiter.acquire("k")), check
+
+    assert len(every_interrupt(make, kind)) > 20
+
+
+def test_an_unusable_record_costs_no_call(redis_server: RedisProcess, connection: RedisConnection) -> None:
+    """If a stranger has overwritten the leases of a key, its calls are decided one by one, and Redis is not down."""
+    store = RedisStore(connection)
+    limiter = TokenBucket("10/second", 100, store, name="wrong", lease=20)
+    with contextlib.closing(redis_server.client()) as client:
+        client.set("{resilience:ratelimit:wrong:k}:leases", "a text")
+        assert [limiter.acquire("k").remaining for _ in range(5)] == [99, 98, 97, 96, 95]
+        assert not store.outage.is_down
 
 
 def test_refunds_looks_and_turns(redis_server: RedisProcess, connection: RedisConnection) -> None:

@@ -103,7 +103,8 @@ class LeasedBuckets:
         self._clock = clock
         self._codec = LeaseCodec(rule.quota, connection.options.prefix)
         self._keeper = LeaseKeeper.of(connection)
-        self._table = LeaseTable(rule, lambda: self._keeper.instances, clock)
+        # A renewal takes `timeout` at most, unless its event loop stands still.
+        self._table = LeaseTable(rule, lambda: self._keeper.instances, clock, 2 * connection.options.timeout)
         self._allowed = self._refused = 0
         self._keeper.add(self)
 

@@ -16,8 +16,8 @@ call has a number. The server answers each number once, and keeps the number wit
 next call names an older number, and the server takes back the tokens of that answer. So a lost answer loses no token.
 
 Refusals. An answer with fewer tokens than were wanted means that the bucket is empty. The instance then asks no more
-until the wanted tokens may have come back, for `PAUSE` at most, or until the server has the first one again, for
-`LONGEST_PAUSE` at most. It refuses calls meanwhile. So a flood on a refused key does not reach the server.
+until the wanted tokens may have come back for all instances, for `PAUSE` at most, or until the server has the first one
+again, for `LONGEST_PAUSE` at most. It refuses calls meanwhile. So a flood on a refused key does not reach the server.
 
 The end. An instance spends a lease for `LIFETIME` from the moment in which it asked for the lease, on its own clock.
 The server keeps the lease for `KEPT` from the moment of the answer, which is longer. In between, the instance reports
@@ -26,8 +26,9 @@ server knows the spent tokens only from reports. So the tokens that a dead insta
 return as well, and are admitted twice: at most one lease for each instance that dies. An instance that was only late
 reports its spent tokens, and the bucket pays them again.
 
-States. `renewal` is the call under way, at most one for each key. A renewal that is older than `LIFETIME` was
-abandoned: its event loop was closed. The lock of the table guards the begin of a renewal, its answer, and the keys.
+States. `renewal` is the call under way, at most one for each key. A renewal that is older than the patience of the
+table was abandoned: its event loop was closed, or an interrupt came before it was sent. The lock of the table guards
+the begin of a renewal, its answer, and the keys.
 """
 
 from __future__ import annotations
@@ -95,6 +96,20 @@ class LeaseRule(NamedTuple):
         share = _SHARE * HORIZON / self.quota.interval / max(1, instances)
         size = math.floor(min(level, self.most, self.quota.burst, share) + 1e-9)
         return size if size >= _FEWEST else 0
+
+    def pause(self, wanted: int, missing: float, instances: int, jitter: float) -> float:
+        """Return how many seconds an instance asks no more, after an answer with fewer tokens than it wanted.
+
+        Args:
+            wanted: The tokens that it wanted.
+            missing: Seconds until the bucket is full.
+            instances: Live instances, which ask as well.
+            jitter: From 0 to 1: where the pause lies between its shortest and its longest.
+        """
+        quota = self.quota
+        first = max(0.0, missing + quota.interval - quota.capacity)
+        whole = min(PAUSE, (wanted - 1) * quota.interval * max(1, instances)) * (0.5 + jitter)
+        return max(min(first, LONGEST_PAUSE), whole)
 
 
 class LeaseRenewal:
@@ -227,10 +242,10 @@ class TokenLease:
         self._asked, self._counted_tokens = 0, left
         return self._demand.level
 
-    def may_begin(self, now: float) -> bool:
-        """Whether a renewal may begin: there is none under way."""
+    def may_begin(self, now: float, patience: float) -> bool:
+        """Whether a renewal may begin: there is none under way that is younger than `patience` seconds."""
         under_way = self.renewal
-        return not self.is_dropped and (under_way is None or now - under_way.sent_at > LIFETIME)
+        return not self.is_dropped and (under_way is None or now - under_way.sent_at > patience)
 
     def begin(self, number: int, size: int, now: float) -> LeaseRenewal | None:
         """Begin a renewal, after which the instance holds `size` tokens; None if there would be nothing to say.
@@ -267,18 +282,15 @@ class TokenLease:
         level = self.level(now)
         return self.is_empty and now >= self.ask_at and level < _FORGOTTEN
 
-    def answered(
-        self, renewal: LeaseRenewal, granted: int, missing: float, quota: Quota, now: float, jitter: float
-    ) -> None:
+    def answered(self, renewal: LeaseRenewal, granted: int, missing: float, pause: float, now: float) -> None:
         """Take the answer to a renewal. A renewal that was given up changes nothing: the server takes its grant back.
 
         Args:
             renewal: The call.
             granted: Tokens that the server has granted.
             missing: Seconds until the bucket is full.
-            quota: The bucket.
+            pause: Seconds for which to ask no more, if these are fewer tokens than it wanted.
             now: The present time.
-            jitter: From 0 to 1: where the pause after an empty bucket lies between its shortest and its longest.
         """
         if self.renewal is not renewal or self.is_dropped:
             return
@@ -290,7 +302,5 @@ class TokenLease:
         self.ends_at = renewal.sent_at + LIFETIME
         if granted == renewal.wanted:
             self.low = len(self.tokens) // 4 or -1
-            return
-        first = max(0.0, missing + quota.interval - quota.capacity)
-        whole = min(PAUSE, (renewal.wanted - 1) * quota.interval) * (0.5 + jitter)
-        self.ask_at = now + max(min(first, LONGEST_PAUSE), whole)
+        else:
+            self.ask_at = now + pause

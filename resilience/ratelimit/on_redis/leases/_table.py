@@ -13,7 +13,7 @@ from typing import NamedTuple
 from resilience._support.fork import renew_after_fork
 from resilience.clock import Clock
 from resilience.ratelimit.on_redis.leases._codec import LeaseAnswer
-from resilience.ratelimit.on_redis.leases._machine import LeaseRenewal, LeaseRule, TokenLease
+from resilience.ratelimit.on_redis.leases._machine import LIFETIME, LeaseRenewal, LeaseRule, TokenLease
 
 __all__ = ("LeaseTable", "Renewing")
 
@@ -38,16 +38,18 @@ class LeaseTable:
         rule: How large a lease may be.
         instances: Returns the number of live instances.
         clock: Returns seconds that never go back.
+        patience: Seconds after which a renewal without an answer has been abandoned.
 
     Attributes:
         instance: The name of this holder of leases, among all limiters of all processes.
         leases: The lease of each key.
     """
 
-    def __init__(self, rule: LeaseRule, instances: Callable[[], int], clock: Clock) -> None:
+    def __init__(self, rule: LeaseRule, instances: Callable[[], int], clock: Clock, patience: float = LIFETIME) -> None:
         self._rule = rule
         self._instances = instances
         self._clock = clock
+        self._patience = patience
         self.after_fork()
         renew_after_fork(self)
 
@@ -82,7 +84,7 @@ class LeaseTable:
         now = self._clock()
         for key in tuple(islice(self.leases, _CANDIDATES)):
             lease = self.leases.pop(key)
-            if lease.may_begin(now):
+            if lease.may_begin(now, self._patience):
                 self._put_aside(key, lease)
                 return True
             self.leases[key] = lease  # at the end: others are tried first
@@ -118,15 +120,15 @@ class LeaseTable:
             now: The present time.
         """
         with self._lock:
-            if not lease.may_begin(now):
+            if not lease.may_begin(now, self._patience):
                 return None
             return lease.begin(next(self._numbers), max(least, self.size(lease, now)), now)
 
     def settle(self, renewal: LeaseRenewal, answer: LeaseAnswer) -> None:
         """Take the answer to a renewal."""
         with self._lock:
-            now = self._clock()
-            renewal.lease.answered(renewal, *answer, self._rule.quota, now, self._random())
+            pause = self._rule.pause(renewal.wanted, answer.missing, self._instances(), self._random())
+            renewal.lease.answered(renewal, *answer, pause, self._clock())
         renewal.end()
 
     def idle(self, most: int) -> list[Renewing]:
@@ -163,5 +165,5 @@ class LeaseTable:
 
     def _returning(self, key: str, lease: TokenLease) -> list[Renewing]:
         now = self._clock()
-        renewal = lease.begin(next(self._numbers), 0, now) if lease.may_begin(now) else None
+        renewal = lease.begin(next(self._numbers), 0, now) if lease.may_begin(now, self._patience) else None
         return [] if renewal is None else [Renewing(key, renewal)]
