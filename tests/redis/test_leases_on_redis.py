@@ -423,6 +423,10 @@ def test_leases_need_redis_one_rate_and_room(connection: RedisConnection) -> Non
         RateLimit("100/second", store=MemoryStore(), lease="auto")
     with pytest.raises(ConfigurationError, match=r"lease=.*several rates"):
         TokenBucket("10/second;500/hour", store=RedisStore(connection), lease="auto")
+    with pytest.raises(ConfigurationError, match=r"lease=.*moving-window"):
+        RateLimit("10/second", strategy="moving-window", store=RedisStore(connection), lease="auto")
+    with pytest.raises(ConfigurationError, match=r"lease=.*redis\+cluster"):
+        TokenBucket("10/second", store=RedisStore(RedisConnection.from_url("redis+cluster://127.0.0.1:1")), lease=5)
     with pytest.raises(ConfigurationError, match=r"lease=.*no more than the burst, which is 10"):
         TokenBucket("100/second", burst=10, store=RedisStore(connection), lease=50)
     limiter = TokenBucket("100/second", store=RedisStore(connection), lease=50)
