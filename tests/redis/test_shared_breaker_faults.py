@@ -6,10 +6,13 @@ import contextlib
 import gc
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -17,7 +20,7 @@ from breaker_instance import eventually
 from redis_process import RedisProcess
 from shared_breakers import sharing, trip
 
-from resilience import CircuitBreaker, CircuitOpenError, Keyed, Pipeline
+from resilience import CircuitBreaker, CircuitOpenError, Keyed, Pipeline, RetryBudget
 from resilience.breaker._circuit import Circuit
 from resilience.breaker.shared import FleetBreakers
 from resilience.errors import ResilienceError
@@ -299,3 +302,30 @@ def test_metrics_say_that_the_fleet_holds_a_circuit(own_redis_server: RedisProce
         eventually(lambda: points() == {"open": 3, "override": 3})
         own_redis_server.kill()
         eventually(lambda: points() == {"override": 3, "alone": 3})
+
+
+def test_the_rights_of_the_page_are_enough(redis_server: RedisProcess, client: redis.Redis) -> None:
+    """A user of Redis with the rights that the page names shares breakers and budgets, and orders overrides."""
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "shared-breaker.md").read_text(encoding="utf-8")
+    (rights,) = re.findall(r"`(\+eval [^`]*)`", page)
+    user = ("on", ">pw", *rights.split())
+    client.execute_command("ACL", "SETUSER", "app", *user)  # type: ignore[no-untyped-call]  # redis-py leaves it
+    where = urlsplit(redis_server.url)
+    url = f"redis://app:pw@{where.hostname}:{redis_server.port}{where.path}"
+    try:
+        with sharing(url, 2, quorum=1) as breakers:
+            eventually(lambda: client.pubsub_channels("*breaker*"))
+            operator = FleetBreakers(RedisConnection.from_url(url, timeout=2))
+            eventually(operator.states)
+            operator.disable("payments", **ORDER)
+            assert operator.history()[0].author == "ann"
+            operator.reset("payments", reason="done", author="ann")
+            eventually(lambda: breakers[0].mode == "automatic")
+            trip(breakers[0])
+            eventually(lambda: breakers[1].current_state == "open")
+            budget = RetryBudget("with-rights", shared=connection_of(breakers[0]))
+            budget.enter()
+            budget.spend(retrying=False)
+            eventually(lambda: budget.snapshot()["lease"] is not None)
+    finally:
+        client.execute_command("ACL", "DELUSER", "app")  # type: ignore[no-untyped-call]  # redis-py leaves it
