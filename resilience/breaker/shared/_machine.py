@@ -53,10 +53,11 @@ _LONGEST_REASON: Final = 200
 _PAUSE: Final = 0.1
 """Seconds between two questions for a slot."""
 _PATIENCE: Final = 1.0
-_LONGEST_PATIENCE: Final = 3600.0
+_LONGEST_PATIENCE: Final = 60.0
 """Seconds for which a slot waits for a call of this instance while another one wants it: the first time, and at most.
 
-Doubled each time that it was in vain: instances with few calls must not take the slot from each other for ever.
+Doubled each time that it was in vain, until the fleet closes: instances with few calls must not take the slot from each
+other for ever, and one with few calls must not keep it for long from one with many.
 """
 
 
@@ -301,6 +302,8 @@ class SharedMachine:
             return None
         self._until = until
         self._wanted, self._next_want = 0, -math.inf
+        if record.state == CLOSED:
+            self._patience = _PATIENCE
         change = self._follow(record, now)
         self._seen = self._state_seen()
         return change

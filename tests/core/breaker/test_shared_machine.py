@@ -608,3 +608,38 @@ def test_a_dependency_with_few_calls_is_found_again(server: Server, size: int, p
             each.end(is_good=True)
             each.round(size)  # a nudge
     assert states(fleet) == {CLOSED}
+
+
+def test_patience_for_few_calls_ends_with_the_outage(server: Server) -> None:
+    """Each slot that goes back unused waits longer the next time; once the fleet has closed, it is a second again."""
+    fleet = fleet_of(server, 2, 1)
+
+    def open_the_fleet() -> None:
+        fleet[0].trip()
+        beat(fleet)
+        beat(fleet)
+        server.now += 10.1
+        fleet[0].call()
+        fleet[0].call()
+        fleet[0].round(2)
+
+    def beats_until(other: Instance) -> int:
+        """Return how many beats pass until `other`, which asks in vain, has both slots."""
+        for beats in range(200):
+            if other.view._leased is not None and other.view._leased.tokens:
+                return beats
+            server.now += 0.9
+            other.call()
+            other.call()
+            beat(fleet)
+        raise AssertionError("it never got a slot")
+
+    open_the_fleet()
+    waits = [beats_until(fleet[number % 2]) for number in (1, 2, 3, 4, 5, 6)]
+    assert waits[0] < 5 < waits[5]
+    fleet[0].circuit.close("closed by hand", fleet[0].now)
+    beat(fleet)
+    beat(fleet)
+    assert states(fleet) == {CLOSED}
+    open_the_fleet()
+    assert beats_until(fleet[1]) <= waits[0] + 1
