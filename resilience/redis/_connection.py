@@ -23,7 +23,7 @@ from resilience.redis._settings import (
     AWAITING,
     BLOCKING,
     Settings,
-    check_files,
+    check_companions,
     check_parameters,
     for_own_pool,
     require_redis,
@@ -113,7 +113,7 @@ class RedisConnection:
         """Whether a reply is an error with which a node names another one."""
         self._connections: dict[Shard, RedisConnection] = {}
         self._settings = settings_for(BLOCKING, options, self._generations, self._source)
-        check_files(options)
+        check_companions(options)
         check_parameters(self._settings)
         self._clients = _Clients(self._build_aio, self._build_aio_pool)
         self._inherited: list[_Clients] = []

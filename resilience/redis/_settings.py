@@ -10,7 +10,7 @@ import contextlib
 from importlib import import_module
 from typing import Any, TypeAlias
 
-from resilience._support.redaction import Secret
+from resilience._support.redaction import HIDDEN, Secret
 from resilience._support.tls import client_context
 from resilience.errors import ConfigurationError, Problem
 from resilience.redis._bounded import Generations, bounded, bounded_async
@@ -22,7 +22,7 @@ __all__ = (
     "AWAITING",
     "BLOCKING",
     "Settings",
-    "check_files",
+    "check_companions",
     "check_parameters",
     "for_own_pool",
     "require_redis",
@@ -100,24 +100,36 @@ def _files(options: RedisOptions) -> dict[str, str]:
     return {name: path for name, path in files.items() if path is not None}
 
 
-def check_files(options: RedisOptions) -> None:
-    """Read the certificate files once: a wrong one would fail every connection, and would look like an outage.
+def check_companions(options: RedisOptions) -> None:
+    """Check the options that belong to a kind of URL, and read the certificate files once.
+
+    A wrong file would fail every connection, and would look like an outage. An option beside a URL of another kind
+    would protect nothing.
 
     Raises:
-        ConfigurationError: A file is missing or wrong, or the URL has no TLS.
+        ConfigurationError: A file is missing or wrong, or an option does not belong to the URL.
     """
-    if options.url is None or not _files(options):
+    if options.url is None:
         return
-    if not place_of(options.url).has_tls:
-        given = ((name, getattr(options, name)) for name in ("tls_ca", "tls_certificate", "tls_key"))
-        raise ConfigurationError(
-            [
-                Problem(name, path, "None beside a URL without TLS, which would be rediss://")
-                for name, path in given
-                if path is not None
-            ]
-        )
-    client_context(None, options.tls_ca, options.tls_certificate, options.tls_key, prefix="tls_")
+    place = place_of(options.url)
+    kinds = (
+        (place.has_tls, ("tls_ca", "tls_certificate", "tls_key"), "a URL without TLS, which would be rediss://"),
+        (
+            place.topology is Topology.SENTINEL,
+            ("sentinel_username", "sentinel_password"),
+            "a URL without Sentinels, which would be redis+sentinel://",
+        ),
+    )
+    problems = [
+        Problem(name, HIDDEN if name == "sentinel_password" else getattr(options, name), f"None beside {kind}")
+        for belongs, names, kind in kinds
+        for name in names
+        if not belongs and getattr(options, name) is not None
+    ]
+    if problems:
+        raise ConfigurationError(problems)
+    if _files(options):
+        client_context(None, options.tls_ca, options.tls_certificate, options.tls_key, prefix="tls_")
 
 
 def _sentinels(module: str, options: RedisOptions, place: RedisPlace) -> Sentinels:

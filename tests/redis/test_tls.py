@@ -87,3 +87,12 @@ def test_files_need_a_url_with_tls(pki: Path) -> None:
     environ = {"RESILIENCE_REDIS__URL": "redis://localhost/0", "RESILIENCE_REDIS__TLS_CA": str(pki / "ca.pem")}
     with pytest.raises(ConfigurationError, match=r"RESILIENCE_REDIS__TLS_CA=.*rediss://"):
         Resilience.from_env(environ).limiter("k", "1/second")
+
+
+@pytest.mark.parametrize("name", ["sentinel_username", "sentinel_password"])
+def test_credentials_of_sentinels_need_a_url_with_sentinels(name: str) -> None:
+    """Beside another URL they would protect nothing: the error names the variable, and no password."""
+    environ = {"RESILIENCE_REDIS__URL": "redis://localhost/0", f"RESILIENCE_REDIS__{name.upper()}": "s3cret"}
+    with pytest.raises(ConfigurationError, match=rf"RESILIENCE_REDIS__{name.upper()}=.*redis\+sentinel://") as refused:
+        Resilience.from_env(environ).limiter("k", "1/second")
+    assert ("s3cret" in str(refused.value)) == (name == "sentinel_username")
