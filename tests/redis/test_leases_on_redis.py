@@ -160,6 +160,7 @@ def test_a_refused_key_does_not_reach_the_server(redis_server: RedisProcess, con
     assert sum(limiter.acquire("k").allowed for _ in range(40)) == 30
     before, began = scripts(redis_server), time.monotonic()
     refusals = [limiter.acquire("k") for _ in range(1000)]
+    assert not any(limiter.peek("k") for _ in range(100))
     assert not any(refusals)
     assert refusals[-1].remaining == 0
     assert 50 < (refusals[-1].retry_after or 0) <= 60

@@ -302,14 +302,18 @@ class LeasedBuckets:
         self._exact.forget_counts()
 
     def peek(self, key: str = "", cost: int = 1) -> Decision:
-        """Return whether `cost` tokens would be paid now: with no round trip if they are leased."""
+        """Return whether `cost` tokens would be paid now: with no round trip if they are leased, or refused here."""
         found, at_hand = self._seen(key, cost)
-        return found or self._with_leased(self._exact.peek(key, max(1, cost - at_hand)), cost, at_hand)
+        if found is not None:
+            return found
+        return self._with_leased(self._exact.peek(key, max(1, cost - at_hand)), cost, at_hand)
 
     async def apeek(self, key: str = "", cost: int = 1) -> Decision:
         """Return whether `cost` tokens would be paid now, suspending this task if they are not leased."""
         found, at_hand = self._seen(key, cost)
-        return found or self._with_leased(await self._exact.apeek(key, max(1, cost - at_hand)), cost, at_hand)
+        if found is not None:
+            return found
+        return self._with_leased(await self._exact.apeek(key, max(1, cost - at_hand)), cost, at_hand)
 
     def _seen(self, key: str, cost: int) -> tuple[Decision | None, int]:
         """Return the decision that this process can make alone, and the tokens at hand."""
