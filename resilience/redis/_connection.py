@@ -167,7 +167,10 @@ class RedisConnection:
 
     @property
     def sync(self) -> redis.Redis:
-        """The client for blocking code, safe to share between threads."""
+        """The client for blocking code, safe to share between threads. On a cluster it is one of any master.
+
+        Such a master answers MOVED for keys of the others: use `client_of`, or a `redis.RedisCluster` of your own.
+        """
         clients = self._clients
         if (client := clients.sync) is not None:
             return client
@@ -177,7 +180,7 @@ class RedisConnection:
             return client
 
     def client_of(self, key: bytes) -> redis.Redis:
-        """Return the blocking client of the server that has `key`, for a few commands of an operator.
+        """Return the blocking client of the server that has `key`, for a few commands that are no limits.
 
         On a cluster this loads the table of slots first, within `options.connect_timeout`.
 
@@ -194,7 +197,7 @@ class RedisConnection:
 
     @property
     def aio(self) -> redis.asyncio.Redis:
-        """The client of the running event loop, closed with it."""
+        """The client of the running event loop, closed with it. On a cluster it is one of any master, as `sync` is."""
         return self._clients.aio.current()
 
     @property

@@ -23,10 +23,13 @@ _DECISIONS = 16_000
 class Deciders:
     """Processes that make decisions at the same time."""
 
-    def __init__(self, number: int, url: str, keys: int) -> None:
+    def __init__(self, number: int, url: str, keys: int, tasks: int = 64) -> None:
         self._processes = [
             subprocess.Popen(
-                [sys.executable, _SCRIPT, url, str(keys)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                [sys.executable, _SCRIPT, url, str(keys), str(tasks)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
             )
             for _ in range(number)
         ]

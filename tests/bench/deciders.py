@@ -1,7 +1,7 @@
-"""One of several processes that ask one Redis for decisions: `python deciders.py URL KEYS`, then a number a line.
+"""One of several processes that ask one Redis for decisions: `python deciders.py URL KEYS [TASKS]`, then numbers.
 
-Each line on the standard input is a number of decisions, made by 64 tasks. The answer is the CPU time that they took,
-in nanoseconds.
+Each line on the standard input is a number of decisions, made by 64 tasks, or by TASKS. The answer is the CPU time that
+they took, in nanoseconds.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ __all__ = ("TASKS",)
 TASKS = 64
 
 
-async def decide(bucket: TokenBucket, keys: list[str], number: int) -> None:
-    """Make that many decisions, at most `TASKS` at a time."""
+async def decide(bucket: TokenBucket, keys: list[str], number: int, tasks: int) -> None:
+    """Make that many decisions, at most `tasks` at a time."""
     turn, left = itertools.cycle(keys), itertools.repeat(None, number)
 
     async def one() -> None:
         for _ in left:
             await bucket.aacquire(next(turn))
 
-    await asyncio.gather(*(one() for _ in range(TASKS)))
+    await asyncio.gather(*(one() for _ in range(tasks)))
 
 
-def main(url: str, keys: int) -> None:
+def main(url: str, keys: int, tasks: int = TASKS) -> None:
     """Answer each line."""
     connection = RedisConnection.from_url(url, timeout=5)  # the bound is for outages, as in `cases_limiter.py`
     bucket = TokenBucket("1000000000/second", store=RedisStore(connection))
@@ -39,10 +39,10 @@ def main(url: str, keys: int) -> None:
     with asyncio.Runner() as runner:
         for line in sys.stdin:
             begin = time.process_time_ns()
-            runner.run(decide(bucket, named, int(line)))
+            runner.run(decide(bucket, named, int(line), tasks))
             print(time.process_time_ns() - begin, flush=True)
         runner.run(connection.aclose())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))

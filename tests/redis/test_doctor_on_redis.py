@@ -6,6 +6,7 @@ import contextlib
 import re
 
 import pytest
+from redis_groups import RedisCluster
 from redis_process import RedisProcess
 
 from resilience import __main__ as command_line
@@ -50,3 +51,31 @@ def test_live_instances_are_counted(
         client.zadd("{resilience:fleet}:instances", {"dead": 1, "alive": 10**15})
     command_line.main(["doctor"])
     assert "1 live instance of the fleet 'resilience'" in capsys.readouterr().out
+
+
+@pytest.mark.servers
+def test_a_cluster(
+    redis_cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Doctor names each master with its slots, and the slots without a master: then something is to fix."""
+    monkeypatch.setenv("RESILIENCE_REDIS__URL", redis_cluster.url)
+    monkeypatch.setenv("RESILIENCE_REDIS__TIMEOUT", "2s")
+    command_line.main(["doctor"])
+    text = capsys.readouterr().out
+    assert "a cluster of 3 masters, which serve all slots" in text
+    for server, slots in zip(redis_cluster.servers, ("0-5460", "5461-10921", "10922-16383"), strict=True):
+        master = rf"127\.0\.0\.1:{server.port}, slots {slots}: (Redis|Valkey) \d+\.\d+\.\d+, PING \d+\.\d ms"
+        assert re.search(master, text)
+    assert "0 live instances of the fleet 'resilience'" in text
+    assert "without one master, the same for its slots only" in text
+
+    slot = 7
+    redis_cluster.run(0, "CLUSTER DELSLOTS", slot)
+    try:
+        assert command_line.main(["doctor"]) == 1
+        text = capsys.readouterr().out
+        assert "cannot serve limiters: " in text
+        assert "no master serves the slots 7" in text
+    finally:
+        redis_cluster.run(0, "CLUSTER ADDSLOTS", slot)
+        redis_cluster.wait_until_ok()
