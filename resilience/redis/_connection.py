@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import threading
 from collections.abc import Callable, Hashable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
@@ -13,10 +12,10 @@ from urllib.parse import urlsplit
 from resilience._support.fork import renew_after_fork
 from resilience._support.redaction import hidden
 from resilience.redis._bounded import Generations
+from resilience.redis._clients import Clients
 from resilience.redis._errors import CLUSTER, explain, is_redirect
 from resilience.redis._exchange import limit
 from resilience.redis._options import RedisOptions
-from resilience.redis._per_loop import PerLoop
 from resilience.redis._pool import ConnectionPool
 from resilience.redis._script import ScriptCall, diagnosis_key, run_diagnosis
 from resilience.redis._settings import (
@@ -25,12 +24,13 @@ from resilience.redis._settings import (
     Settings,
     check_companions,
     check_parameters,
+    connection_to,
     for_own_pool,
     require_redis,
     settings_for,
     settings_of_node,
 )
-from resilience.redis._url import Endpoint, Topology, place_of
+from resilience.redis._url import Topology, place_of
 from resilience.redis.cluster._cluster import Cluster, Shard
 from resilience.redis.cluster._diagnosis import diagnosis_of
 from resilience.redis.cluster._loader import TableLoader
@@ -59,23 +59,6 @@ class Companion(Protocol):
     def close(self) -> None:
         """End with the connection. Blocks for `options.timeout` at most."""
         ...
-
-
-class _Clients:
-    """The clients of one process. A forked child starts with new ones."""
-
-    __slots__ = ("aio", "aio_pools", "is_used", "lock", "pool", "sync")
-
-    def __init__(
-        self, build_aio: Callable[[], redis.asyncio.Redis], build_aio_pool: Callable[[], AsyncConnectionPool]
-    ) -> None:
-        # Guards the clients; held while a client is built, which does no I/O. Re-entrant, for finalizers.
-        self.lock = threading.RLock()
-        self.sync: redis.Redis | None = None
-        self.pool: ConnectionPool | None = None
-        self.is_used = False
-        self.aio = PerLoop(build_aio, self.lock)
-        self.aio_pools = PerLoop(build_aio_pool, self.lock)
 
 
 class RedisConnection:
@@ -115,8 +98,8 @@ class RedisConnection:
         self._settings = settings_for(BLOCKING, options, self._generations, self._source)
         check_companions(options)
         check_parameters(self._settings)
-        self._clients = _Clients(self._build_aio, self._build_aio_pool)
-        self._inherited: list[_Clients] = []
+        self._clients = Clients(self._build_aio, self._build_aio_pool)
+        self._inherited: list[Clients] = []
         self.companions: dict[type[object], Companion] = {}
         """The objects that exist once for each connection, such as its fleet, by their class."""
         renew_after_fork(self)
@@ -124,7 +107,7 @@ class RedisConnection:
     def _cluster_of(self, options: RedisOptions) -> Cluster | None:
         if options.url is None or (place := place_of(options.url)).topology is not Topology.CLUSTER:
             return None
-        loader = TableLoader(place.endpoints, functools.partial(_connection_to, settings_of_node(options)))
+        loader = TableLoader(place.endpoints, functools.partial(connection_to, settings_of_node(options)))
         return Cluster(loader, options.connect_timeout, self._shard_moved, self._shard_gone)
 
     def at(self, shard: Shard) -> RedisConnection:
@@ -163,7 +146,7 @@ class RedisConnection:
     def after_fork(self) -> None:
         """Let go of the parent's clients without closing them: the child shares their sockets with the parent."""
         self._inherited.append(self._clients)
-        self._clients = _Clients(self._build_aio, self._build_aio_pool)
+        self._clients = Clients(self._build_aio, self._build_aio_pool)
 
     @property
     def sync(self) -> redis.Redis:
@@ -379,14 +362,6 @@ class RedisConnection:
 
 def _never(_reply: object) -> bool:
     return False
-
-
-def _connection_to(settings: Settings, endpoint: Endpoint, seconds: float) -> AbstractConnection:
-    """Return a connection to one node of a cluster, not connected yet."""
-    bounds = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
-    arguments: Settings = settings | bounds | {"host": endpoint.host, "port": endpoint.port}
-    connection: AbstractConnection = arguments.pop("connection_class")(**arguments)
-    return connection
 
 
 async def _aconnect(settings: Settings) -> AsyncConnection:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from importlib import import_module
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from resilience._support.redaction import HIDDEN, Secret
 from resilience._support.tls import client_context
@@ -16,7 +16,10 @@ from resilience.errors import ConfigurationError, Problem
 from resilience.redis._bounded import Generations, bounded, bounded_async
 from resilience.redis._options import EXPECTED_URL, RedisOptions
 from resilience.redis._sentinel import MasterSource, Sentinels, following, following_async
-from resilience.redis._url import RedisPlace, Topology, place_of
+from resilience.redis._url import Endpoint, RedisPlace, Topology, place_of
+
+if TYPE_CHECKING:
+    from redis.connection import AbstractConnection
 
 __all__ = (
     "AWAITING",
@@ -24,6 +27,7 @@ __all__ = (
     "Settings",
     "check_companions",
     "check_parameters",
+    "connection_to",
     "for_own_pool",
     "require_redis",
     "settings_for",
@@ -155,6 +159,14 @@ def for_own_pool(module: str, settings: Settings, timeout: float | None) -> Sett
     never = import_module(f"{module}.retry").Retry(NoBackoff(), 0, supported_errors=())
     bounds = {name: timeout for name in ("socket_timeout", "socket_connect_timeout") if name in settings}
     return settings | bounds | {"retry": never, "retry_on_error": []}
+
+
+def connection_to(settings: Settings, endpoint: Endpoint, seconds: float) -> AbstractConnection:
+    """Return a connection to one node of a cluster, not connected yet."""
+    bounds = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
+    arguments: Settings = settings | bounds | {"host": endpoint.host, "port": endpoint.port}
+    connection: AbstractConnection = arguments.pop("connection_class")(**arguments)
+    return connection
 
 
 def check_parameters(settings: Settings) -> None:
