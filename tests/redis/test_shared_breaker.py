@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import time
@@ -19,6 +20,7 @@ from resilience import CircuitBreaker, CircuitOpenError, Keyed, Pipeline, Resili
 from resilience.__main__ import main
 from resilience.breaker.shared import FleetBreakers
 from resilience.errors import ConfigurationError, ResilienceError
+from resilience.events import Event
 from resilience.fleet import Fleet
 from resilience.redis import RedisConnection
 
@@ -177,8 +179,15 @@ def test_an_override_reaches_all_and_ends(redis_server: RedisProcess) -> None:
             breakers[1].call(str)
         operator.reset("payments.breaker", reason="done", author="bob")
         eventually(lambda: all(each.mode == "automatic" for each in breakers))
+        modes: list[list[object]] = [[], []]
+
+        def note(heard: list[object], event: Event) -> None:
+            heard.append(event.facts.get("after"))
+
+        for breaker, heard in zip(breakers, modes, strict=True):
+            breaker.events.subscribe(functools.partial(note, heard))
         operator.metrics_only("payments", expires=0.3, reason="look", author="bob")
-        eventually(lambda: all(each.mode == "metrics_only" for each in breakers))
+        eventually(lambda: all("metrics_only" in heard for heard in modes))
         eventually(lambda: all(each.mode == "automatic" for each in breakers))
         assert [(each.action, each.author) for each in operator.history()] == [
             ("metrics-only", "bob"),
