@@ -204,26 +204,31 @@ def test_the_lease_of_a_killed_process_returns_by_its_end(
     quota = Quota("held", Rate(10, 1), 1000)
     codec, other = LeaseCodec(quota, "resilience"), TokenLease(0.0)
 
-    def look(number: int) -> float:
-        keys, arguments = codec.encode("k", b"other", LeaseRenewal(other, number, 0, 0, 0.0))
-        return codec.decode(LEASE.run(connection.pool, keys, arguments)).missing
-
-    assert TokenBucket("10/second", 1000, RedisStore(connection), name="held").acquire("k", 500).allowed
     with contextlib.closing(redis_server.client(decode=True)) as client:
-        (record,) = map(str, client.hgetall(codec.keys("k")[1].decode()).values())
-        held = int(record.split(":")[1])
-        seen = [(time.monotonic(), look(1))]
 
-        def is_back() -> bool:
-            seen.append((time.monotonic(), look(len(seen) + 1)))
-            return not client.exists(codec.keys("k")[1])
+        def server_time() -> float:
+            seconds, micros = client.time()
+            return float(seconds) + micros / 1e6
 
-        until(is_back)
-    assert held > 1
+        def look(number: int) -> tuple[float, float, float]:
+            keys, arguments = codec.encode("k", b"other", LeaseRenewal(other, number, 0, 0, 0.0))
+            begun = server_time()
+            return codec.decode(LEASE.run(connection.pool, keys, arguments)).missing, begun, server_time()
+
+        # Another instance empties the bucket further, without a lease.
+        assert TokenBucket("10/second", 1000, RedisStore(connection), name="held").acquire("k", 500).allowed
+        _, leases, ends = (key.decode() for key in codec.keys("k"))
+        ((dead, record),) = client.hgetall(leases).items()
+        held, end = int(str(record).split(":")[1]), float(client.zscore(ends, dead) or 0) / 1e6
+        seen = [look(1)]
+        until(lambda: server_time() > end + 0.5)  # no call comes right at the end
+        seen.append(look(2))
+        assert not client.exists(leases, ends)
+    assert held >= 5
     # The rate has given a token each 0.1 s, and the lease came on top.
-    (before, at_first), (after, at_last) = seen[0], seen[-1]
-    assert at_first - at_last >= held * 0.1 + (after - before) - 1
-    assert at_first - at_last <= held * 0.1 + (after - before) + 1
+    (at_first, first_begun, first_ended), (at_last, last_begun, last_ended) = seen[0], seen[-1]
+    assert held * 0.1 + last_begun - first_ended - 0.001 <= at_first - at_last
+    assert at_first - at_last <= held * 0.1 + last_ended - first_begun + 0.001
 
 
 def test_a_refusal_finds_the_tokens_of_a_dead_instance(

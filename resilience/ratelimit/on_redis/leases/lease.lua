@@ -22,6 +22,7 @@ local instance, held, number = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local count, kept, back = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local wanted, lifetime = tonumber(ARGV[10]), tonumber(ARGV[11])
 local most_at_once = 100
+local shortest_kept, longest_kept = 60000, 86400000 -- milliseconds
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -87,7 +88,10 @@ if not last or last < number then
   if kept + granted > 0 then
     redis.call('HSET', KEYS[2], instance, string.format('%.0f:%.0f:%.0f', number, kept + granted, granted))
     redis.call('ZADD', KEYS[3], now + lifetime, instance)
-    local kept_for = math.max(expiry, math.ceil(lifetime / 1000)) + 1 -- a full bucket takes no lease back
+    -- After its end a lease waits for the next call about one, while other calls may empty the bucket. When the bucket has
+    -- had the time to fill up from empty, there is not much left to take back.
+    local filling = math.min(longest_kept, math.ceil(capacity / refill / 1000))
+    local kept_for = math.ceil(lifetime / 1000) + math.max(shortest_kept, filling)
     redis.call('PEXPIRE', KEYS[2], kept_for)
     redis.call('PEXPIRE', KEYS[3], kept_for)
   elseif last then
