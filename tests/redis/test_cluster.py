@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from limits import aio, parse, storage
 from redis_groups import RedisCluster
 
 from resilience.clock import monotonic
 from resilience.errors import ConfigurationError
+from resilience.limits_strategy import AsyncTokenBucketRateLimiter, TokenBucketRateLimiter
 from resilience.ratelimit import Quota, Rate, RedisStore, TokenBucket
 from resilience.redis import RedisConnection
 
@@ -151,3 +153,23 @@ def test_leases_need_one_server(redis_cluster: RedisCluster) -> None:
     """The error names the option: a key, and what was leased from it, may move to another master."""
     with connected(redis_cluster) as connection, pytest.raises(ConfigurationError, match=r"lease=10.*redis\+cluster"):
         TokenBucket("100/second", store=RedisStore(connection), lease=10)
+
+
+def test_the_strategy_of_limits_on_its_own_cluster_storage(redis_cluster: RedisCluster) -> None:
+    """The strategy `token-bucket` admits exactly the limit of each key on limits' own storage of a cluster."""
+    item = parse("3/hour")
+    kept = storage.RedisClusterStorage(redis_cluster.url)
+    blocking = TokenBucketRateLimiter(kept)
+    for key in KEYS[:6]:
+        assert [blocking.hit(item, key) for _ in range(4)] == [True, True, True, False]
+    kept.storage.close()
+
+    async def ask() -> None:
+        kept = aio.storage.RedisClusterStorage(f"async+{redis_cluster.url}", implementation="redispy")
+        awaiting = AsyncTokenBucketRateLimiter(kept)
+        for key in KEYS[6:12]:
+            assert [await awaiting.hit(item, key) for _ in range(4)] == [True, True, True, False]
+        bridge: Any = kept.bridge  # limits has no public close
+        await bridge.storage.aclose()
+
+    asyncio.run(ask())
