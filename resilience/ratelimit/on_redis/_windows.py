@@ -54,11 +54,11 @@ class RedisWindows:
         self._suffix = f":{strategy}:{quota.rate.amount}/{quota.rate.period_seconds}".encode()
         self.allowed = self.refused = 0
 
-    def take(self, key: str = "", cost: int = 1, _allowance: float = 0.0) -> Decision:
+    def take(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:  # noqa: ARG002 - a window gives no turns
         """Count a call of `cost` if it fits, blocking this thread for one round trip. Never raises because of Redis."""
         return self._counted(self._decide(key, cost, pays=True))
 
-    async def atake(self, key: str = "", cost: int = 1, _allowance: float = 0.0) -> Decision:
+    async def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:  # noqa: ARG002 - a window gives no turns
         """Count a call of `cost` if it fits, suspending this task for one round trip. Otherwise like `take`."""
         return self._counted(await self._adecide(key, cost, pays=True))
 

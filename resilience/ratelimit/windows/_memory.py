@@ -60,7 +60,7 @@ class MemoryWindows:
         self._start = f"{strategy}\0{rate}\0"
         self.allowed = self.refused = 0
 
-    def take(self, key: str = "", cost: int = 1, _allowance: float = 0.0) -> Decision:
+    def take(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:  # noqa: ARG002 - a window gives no turns
         """Count a call of `cost` if it fits."""
         decision = self._decide(key, cost, pays=True)
         if decision.allowed:
@@ -69,7 +69,7 @@ class MemoryWindows:
             self.refused += 1
         return decision
 
-    async def atake(self, key: str = "", cost: int = 1, _allowance: float = 0.0) -> Decision:
+    async def atake(self, key: str = "", cost: int = 1, allowance: float = 0.0) -> Decision:  # noqa: ARG002 - a window gives no turns
         """Count a call of `cost` if it fits; never suspends."""
         return self.take(key, cost)
 
