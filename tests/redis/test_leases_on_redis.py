@@ -436,3 +436,54 @@ def test_leases_need_redis_one_rate_and_room(connection: RedisConnection) -> Non
     limiter = TokenBucket("100/second", store=RedisStore(connection), lease=50)
     assert limiter.with_rate("10/second").acquire("k").allowed
     assert Fleet.of(connection).instances == 1
+
+
+LOOPS = {
+    "gevent": """
+from gevent import monkey; monkey.patch_all()
+def spend(limiter):
+    admitted = []
+    def ask():
+        admitted.extend([bool(limiter.acquire("k")) for _ in range(20)])
+    threads = [threading.Thread(target=ask) for _ in range(20)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    return sum(admitted)
+""",
+    "uvloop": """
+import asyncio, uvloop
+def spend(limiter):
+    async def ask():
+        admitted = [bool(await limiter.aacquire("k")) for _ in range(20)]
+        return sum(admitted)
+    async def ask_all():
+        admitted = await asyncio.gather(*[ask() for _ in range(20)])
+        await connection.aclose()
+        return sum(admitted)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(ask_all())
+""",
+}
+SPENDER = """{spend}
+import sys, threading, time
+from resilience.ratelimit import RedisStore, TokenBucket
+from resilience.redis import RedisConnection
+connection = RedisConnection.from_url(sys.argv[1], timeout=2)
+limiter = TokenBucket("100/second", 300, RedisStore(connection), name="loops", lease=50)
+since = time.monotonic()
+limiter.acquire("warm-up")
+admitted = spend(limiter)
+print(300 <= admitted <= 300 + 100 * (time.monotonic() - since) + 1)
+connection.close()
+"""
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_leases_on_other_loops(redis_server: RedisProcess, loop: str) -> None:
+    """Patched threads, and tasks of uvloop, spend leases and admit no more than the bucket."""
+    pytest.importorskip(loop)
+    program = SPENDER.format(spend=LOOPS[loop])
+    command = [sys.executable, "-c", program, redis_server.url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+    assert scripts(redis_server) < 200
