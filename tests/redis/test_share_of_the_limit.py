@@ -49,6 +49,7 @@ def test_a_store_that_needs_no_count_joins_no_fleet(redis_server: RedisProcess, 
     assert repr(Fleet.of(connection)).endswith("1 alive>")
 
 
+@pytest.mark.realtime  # a level is forgotten in two seconds
 def test_a_share_begins_at_the_last_known_level(own_redis_server: RedisProcess) -> None:
     """A bucket that Redis knew as empty is empty in the outage, and one that is not known is full."""
     connection = RedisConnection.from_url(own_redis_server.url, timeout=2)
@@ -59,6 +60,7 @@ def test_a_share_begins_at_the_last_known_level(own_redis_server: RedisProcess) 
     assert limiter.acquire("unknown").remaining == 9
 
 
+@pytest.mark.realtime  # a level is forgotten in two seconds
 async def test_a_share_of_tasks_begins_at_the_last_known_level(own_redis_server: RedisProcess) -> None:
     """The decisions of tasks are known to the share as well."""
     connection = RedisConnection.from_url(own_redis_server.url, timeout=2)
