@@ -43,8 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Let a test that has to be quick, or talks to processes, try again, once, and be listed as `RERUN`.
 
     A machine that stands still for half a second, or gives away the port it has just named, fails it with nothing
-    wrong; twice in a row there is something. tox gives all other tests a second try too, so that a stolen processor
-    stops no release; a test without these marks that is listed as `RERUN` has a fault to find.
+    wrong; twice in a row there is something. All other tests are right or wrong the first time; but see `twice.py`.
     """
     for item in items:
         if item.get_closest_marker("realtime") or item.get_closest_marker("servers"):
