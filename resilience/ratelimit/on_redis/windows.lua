@@ -71,15 +71,16 @@ if strategy == 'sliding-window-counter' then
   return found(allowed, used, retry, current > 0 and left + period or previous > 0 and left or 0)
 end
 
+local kind = redis.call('TYPE', key).ok -- another kind is no window: it is overwritten, but not by a look
 local function call_at(position)
+  if kind ~= 'list' then
+    return nil
+  end
   local call = redis.call('LINDEX', key, position)
   local came, before, after = string.match(call or '', '^(%d+):(%d+):(%d+)$')
   return tonumber(came), tonumber(before), tonumber(after)
 end
 
-if redis.call('TYPE', key).ok ~= 'list' then
-  redis.call('DEL', key)
-end
 local first, from = call_at(0)
 if first and first + period <= now then -- some are over: find the first one that counts
   local low, high = 1, redis.call('LLEN', key)
@@ -109,6 +110,9 @@ if excess > 0 then
   return found(false, used, retry, last + period - now)
 end
 if pays then
+  if kind ~= 'list' and kind ~= 'none' then
+    redis.call('DEL', key)
+  end
   local before = last and total or 0
   redis.call('RPUSH', key, format('%.0f:%.0f:%.0f', now, before, before + cost))
   redis.call('PEXPIRE', key, format('%.0f', math.ceil(period / 1000) + 1))
