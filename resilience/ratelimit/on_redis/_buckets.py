@@ -93,9 +93,9 @@ class RedisBuckets:
 
     def remember(self, key: str, decision: Decision) -> None:
         """Keep the level of a bucket for an outage, as a decision on a lease says."""
-        share = self._share
-        if len(share.levels) < share.most:
-            share.levels[self._codec.redis_key(key)] = decision
+        share, redis_key = self._share, self._codec.redis_key(key)
+        if len(share.levels) < share.most or redis_key in share.levels:
+            share.levels[redis_key] = decision
 
     def _counted(self, redis_key: bytes, decision: Decision) -> Decision:
         share = self._share
