@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,17 +20,6 @@ from resilience.ratelimit import MemoryStore, RateLimit, RedisStore, Store, Toke
 from resilience.redis import RedisConnection
 from resilience.server import ServerGate, ServerOptions
 from resilience.testing import ManualClock
-
-
-@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    if request.param == "memory":
-        yield MemoryStore()
-        return
-    server: RedisProcess = request.getfixturevalue("redis_server")
-    connection = RedisConnection.from_url(server.url, timeout=5, outage="deny")
-    yield RedisStore(connection)
-    connection.close()
 
 
 async def test_the_tightest_rate_decides(store: Store) -> None:

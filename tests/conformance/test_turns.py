@@ -17,23 +17,12 @@ from redis_process import RedisProcess, free_port
 from resilience.clock import SYSTEM_SLEEPER
 from resilience.errors import ConfigurationError, RateLimitedError
 from resilience.pipeline import Pipeline
-from resilience.ratelimit import MemoryStore, Quota, Rate, RateLimit, RedisStore, Store, TokenBucket
+from resilience.ratelimit import Quota, Rate, RateLimit, RedisStore, Store, TokenBucket
 from resilience.redis import RedisConnection
 from resilience.timeout import Deadline
 
 T = TypeVar("T")
 Interrupts = Callable[[Callable[[], object]], None]
-
-
-@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    if request.param == "memory":
-        yield MemoryStore()
-        return
-    server: RedisProcess = request.getfixturevalue("redis_server")
-    connection = RedisConnection.from_url(server.url, timeout=5, outage="deny")
-    yield RedisStore(connection)
-    connection.close()
 
 
 class Caller:

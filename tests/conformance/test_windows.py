@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,17 +24,6 @@ from resilience.redis import RedisConnection
 from resilience.testing import ManualClock
 
 WINDOWS = ("fixed-window", "moving-window", "sliding-window-counter")
-
-
-@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    if request.param == "memory":
-        yield MemoryStore()
-        return
-    server: RedisProcess = request.getfixturevalue("redis_server")
-    connection = RedisConnection.from_url(server.url, timeout=5, outage="deny")
-    yield RedisStore(connection)
-    connection.close()
 
 
 def windows(store: Any, strategy: str, amount: int = 5) -> Any:
