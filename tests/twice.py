@@ -23,7 +23,21 @@ def main(arguments: list[str]) -> int:
     sys.stdout.write("\nThe tests that failed run again, by themselves. If one passes now, look for the cause.\n")
     sys.stdout.flush()
     again = subprocess.run([*command, *_ALONE], check=False).returncode
-    return 0 if again == pytest.ExitCode.OK else status
+    return _coverage(arguments) if again == pytest.ExitCode.OK else status
+
+
+def _coverage(arguments: list[str]) -> int:
+    """Return whether the first run has reached the coverage that the arguments ask for: a failed test hides that."""
+    bounds = [each.partition("=")[2] for each in arguments if each.startswith("--cov-fail-under=")]
+    report = [
+        sys.executable,
+        "-m",
+        "coverage",
+        "report",
+        "--format=total",
+        *(f"--fail-under={each}" for each in bounds),
+    ]
+    return subprocess.run(report, check=False).returncode if bounds else 0
 
 
 if __name__ == "__main__":
